@@ -1,0 +1,53 @@
+"""Ternary and binary text-generation models, from fine-tuned checkpoint to CPU library.
+
+    model = tbt_compile.prepare(model, recipe="2-2-2")     # train it as before
+    frozen = tbt_compile.freeze(model)                     # packed codes and scales
+    compiled = tbt_compile.lower(frozen, target="host")    # bit-serial operators through TVM
+    compiled.generate(input_ids)
+
+Names are imported on first use, so that a device that only runs a compiled folder needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Encoding": "tbt_compile.encoding",
+    "Recipe": "tbt_compile.recipe",
+    "TbtError": "tbt_compile.errors",
+    "prepare": "tbt_compile.prepare",
+    "plan": "tbt_compile.prepare",
+    "QuantPlan": "tbt_compile.passes.plan",
+    "freeze": "tbt_compile.freeze",
+    "FrozenModel": "tbt_compile.freeze",
+    "lower": "tbt_compile.lower",
+    "load": "tbt_compile.loading",
+    "CompiledModel": "tbt_compile.runtime.compiled",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+if TYPE_CHECKING:
+    from tbt_compile.encoding import Encoding
+    from tbt_compile.errors import TbtError
+    from tbt_compile.freeze import FrozenModel, freeze
+    from tbt_compile.loading import load
+    from tbt_compile.lower import lower
+    from tbt_compile.passes.plan import QuantPlan
+    from tbt_compile.prepare import plan, prepare
+    from tbt_compile.recipe import Recipe
+    from tbt_compile.runtime.compiled import CompiledModel
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'tbt_compile' has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,165 @@
+"""Recipes: how a model is to be quantized, in the paper's E-W-A notation plus named options."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from tbt_compile.encoding import SUPPORTED_BITS
+from tbt_compile.errors import RecipeError, did_you_mean
+
+_NOTATION = re.compile(r"(\d+)-(\d+)-(\d+)")
+_CHOICES = {
+    "ste": ("clipped", "identity"),
+    "gelu": ("signed", "nonnegative"),
+    "weight_method": ("stats", "l2"),
+    "activation_method": ("learned", "statistical"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is quantized to how many bits, and by which method.
+
+    `embedding_bits`, `weight_bits` and `activation_bits` are the paper's E-W-A: 1 is binary, 2 ternary, 8
+    eight-bit integers and 32 not quantized.
+
+    Attributes:
+        output_projection_activation_bits: bits of the input of the output projection (`lm_head`). Its
+            weight is at `embedding_bits` when it is tied to the embedding, else at `weight_bits`.
+        exclude: `fnmatch` patterns; a module whose dotted name matches one is left in full precision.
+        center_weights: subtract the row mean before quantizing a weight (Eq. 8 and 9).
+        center_activations: subtract the token mean before quantizing a signed activation (X' of Eq. 11-14).
+        ste: gradient of weights; "clipped" is Eq. 10, "identity" passes every gradient through.
+        gelu: category of GELU outputs. "signed" follows the data flow (GELU reaches -0.17);
+            "nonnegative" treats them as the paper's first category and clips what is below zero.
+        weight_method: "stats" is Eq. 8-9, "l2" is TWN/BWN (Eq. 1-5), both per output row.
+        activation_method: "learned" is Eq. 11-14, "statistical" applies Eq. 1-5 per token.
+
+    >>> Recipe.parse("2-2-8")
+    Recipe.parse('2-2-8')
+    >>> Recipe.parse("1-1-1", gelu="nonnegative").gelu
+    'nonnegative'
+    """
+
+    embedding_bits: int = 2
+    weight_bits: int = 2
+    activation_bits: int = 2
+    output_projection_activation_bits: int = 8
+    exclude: tuple[str, ...] = ()
+    center_weights: bool = True
+    center_activations: bool = True
+    ste: str = "clipped"
+    gelu: str = "signed"
+    weight_method: str = "stats"
+    activation_method: str = "learned"
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_bits", "weight_bits", "activation_bits", "output_projection_activation_bits"):
+            bits = getattr(self, name)
+            if bits not in SUPPORTED_BITS or isinstance(bits, bool):
+                raise RecipeError(
+                    f"recipe field {name}={bits!r}: expected 1 (binary), 2 (ternary), 8 or 32 (not quantized)"
+                )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise RecipeError(
+                    f"recipe field {name}={getattr(self, name)!r}: expected one of {', '.join(choices)}"
+                )
+        if isinstance(self.exclude, str):
+            raise RecipeError(f"recipe field exclude={self.exclude!r}: expected a sequence of name patterns")
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+
+    @classmethod
+    def parse(cls, text: str | Recipe, **options: Any) -> Recipe:
+        """A recipe from E-W-A notation ("2-2-8") or a registered name ("twn-2-2-2"), with named options.
+
+        Raises:
+            RecipeError: the text is neither, or an option is unknown or out of range.
+        """
+        base = text if isinstance(text, Recipe) else _lookup(text)
+        known = {field.name for field in fields(cls)}
+        for name in options:
+            if name not in known:
+                raise RecipeError(
+                    f"unknown recipe option {name!r}: expected one of {', '.join(sorted(known))}."
+                    + did_you_mean(name, known)
+                )
+        return replace(base, **options)
+
+    @property
+    def notation(self) -> str:
+        """The paper's E-W-A notation, without the options."""
+        return f"{self.embedding_bits}-{self.weight_bits}-{self.activation_bits}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, as JSON-ready values."""
+        return {**asdict(self), "exclude": list(self.exclude)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The inverse of `to_dict`; fields that are absent take their defaults.
+
+        Raises:
+            RecipeError: a field is unknown or out of range.
+        """
+        return cls.parse(cls(), **values)
+
+    def __repr__(self) -> str:
+        plain = Recipe(self.embedding_bits, self.weight_bits, self.activation_bits)
+        options = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(plain, field.name)
+        ]
+        return f"Recipe.parse({', '.join([repr(self.notation), *options])})"
+
+    def __str__(self) -> str:
+        return self.notation
+
+
+def names() -> tuple[str, ...]:
+    """Names of the registered recipes."""
+    return tuple(sorted(_REGISTRY))
+
+
+def register(name: str, recipe: Recipe) -> Recipe:
+    """Add a named recipe, so that `Recipe.parse(name)` finds it.
+
+    Raises:
+        RecipeError: the name is taken by another recipe.
+    """
+    if _REGISTRY.get(name, recipe) != recipe:
+        raise RecipeError(f"recipe name {name!r} is already taken by {_REGISTRY[name]!r}: choose another name")
+    _REGISTRY[name] = recipe
+    return recipe
+
+
+def _lookup(text: str) -> Recipe:
+    if text in _REGISTRY:
+        return _REGISTRY[text]
+    match = _NOTATION.fullmatch(str(text).strip())
+    if not match:
+        raise RecipeError(
+            f"recipe {text!r} is not understood: expected embedding-weight-activation bits such as '2-2-2' "
+            f"or '1-1-8', or one of {', '.join(names())}." + did_you_mean(str(text), names())
+        )
+    return Recipe(*(int(bits) for bits in match.groups()))
+
+
+_REGISTRY: dict[str, Recipe] = {}
+for _notation in ("2-2-2", "2-2-8", "1-1-1", "1-1-8"):
+    _bits = [int(bits) for bits in _notation.split("-")]
+    register(f"tbt-{_notation}", Recipe(*_bits))
+    # The released training code: no mean subtraction and a straight-through estimator without clipping.
+    register(
+        f"tbt-released-{_notation}",
+        Recipe(*_bits, center_weights=False, center_activations=False, ste="identity"),
+    )
+    _baseline = "twn" if _bits[1] == 2 else "bwn"
+    register(
+        f"{_baseline}-{_notation}",
+        Recipe(*_bits, weight_method="l2", activation_method="statistical", center_weights=False,
+               center_activations=False, ste="identity"),
+    )  # fmt: skip
