@@ -1,0 +1,1 @@
+"""From packed codes to CPU code through TVM (`tbt_compile.codegen`)."""

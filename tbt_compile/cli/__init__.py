@@ -1,0 +1,10 @@
+"""The `tbt` command."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line (imported on use, so that `import tbt_compile.cli` stays cheap)."""
+    from tbt_compile.cli.app import run
+
+    run()
