@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# No module may have the name of a function exported here: importing it would replace the function.
 _EXPORTS = {
     "Encoding": "tbt_compile.encoding",
     "Recipe": "tbt_compile.recipe",
     "TbtError": "tbt_compile.errors",
-    "prepare": "tbt_compile.prepare",
-    "plan": "tbt_compile.prepare",
+    "prepare": "tbt_compile.preparation",
+    "plan": "tbt_compile.preparation",
     "QuantPlan": "tbt_compile.passes.plan",
-    "freeze": "tbt_compile.freeze",
-    "FrozenModel": "tbt_compile.freeze",
-    "lower": "tbt_compile.lower",
+    "freeze": "tbt_compile.freezing",
+    "FrozenModel": "tbt_compile.freezing",
+    "lower": "tbt_compile.lowering",
     "load": "tbt_compile.loading",
     "CompiledModel": "tbt_compile.runtime.compiled",
 }
@@ -34,11 +35,11 @@ __all__ = ["__version__", *_EXPORTS]
 if TYPE_CHECKING:
     from tbt_compile.encoding import Encoding
     from tbt_compile.errors import TbtError
-    from tbt_compile.freeze import FrozenModel, freeze
+    from tbt_compile.freezing import FrozenModel, freeze
     from tbt_compile.loading import load
-    from tbt_compile.lower import lower
+    from tbt_compile.lowering import lower
     from tbt_compile.passes.plan import QuantPlan
-    from tbt_compile.prepare import plan, prepare
+    from tbt_compile.preparation import plan, prepare
     from tbt_compile.recipe import Recipe
     from tbt_compile.runtime.compiled import CompiledModel
 

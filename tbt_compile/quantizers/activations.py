@@ -1,0 +1,199 @@
+"""Activation quantizers: learned scales (Eq. 11-14), eight-bit dynamic, and the statistical baseline."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbt_compile.encoding import Encoding
+from tbt_compile.quantizers.ops import QuantTensor
+from tbt_compile.quantizers.weights import l2_scale, l2_threshold, round_weight, row_mean
+
+SMALLEST_SCALE = 1e-6
+
+
+def round_activation(x: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
+    """Codes of x by comparison with multiples of the scale (ties as in round-half-even).
+
+    >>> round_activation(torch.tensor([-0.6, -0.5, 0.5, 0.6]), torch.tensor(1.0), Encoding.TERNARY)
+    tensor([-1.,  0.,  0.,  1.])
+    >>> round_activation(torch.tensor([0.5, 0.6, 1.4, 1.5]), torch.tensor(1.0), Encoding.TERNARY012)
+    tensor([0., 1., 1., 2.])
+    """
+    if encoding is Encoding.BINARY:
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    half = 0.5 * scale
+    above = (x > half).to(x.dtype)
+    if encoding is Encoding.TERNARY:
+        return above - (x < -half).to(x.dtype)
+    if encoding is Encoding.TERNARY012:
+        return above + (x >= 1.5 * scale).to(x.dtype)
+    return above
+
+
+class _RoundStraightThrough(torch.autograd.Function):
+    """`round(clip(x / scale))` with the gradients that make `codes * scale` follow Eq. 12 and 14."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.encoding = encoding
+        return round_activation(x, scale, encoding)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale = ctx.saved_tensors
+        low, high = ctx.encoding.minimum, ctx.encoding.maximum
+        inside = (x >= low * scale) & (x <= high * scale)
+        grad_x = grad * inside / scale
+        # Eq. 14, signed: d value / d scale is Sign(X') alone, so the codes themselves do not depend on it.
+        if ctx.encoding is Encoding.BINARY:
+            return grad_x, None, None
+        return grad_x, -(grad_x * x).sum() / scale, None
+
+
+class _RoundDynamic(torch.autograd.Function):
+    """Eight-bit codes `round_half_even(x * inverse)`; inside the range the gradient of the value is 1."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inverse: Tensor, encoding: Encoding) -> Tensor:
+        codes = torch.round(x * inverse)
+        ctx.save_for_backward(inverse)
+        ctx.clipped_below = None
+        if not encoding.signed:
+            ctx.clipped_below = codes < 0
+            codes = codes.clamp_min(0)
+        return codes
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (inverse,) = ctx.saved_tensors
+        grad_x = grad * inverse
+        return (grad_x if ctx.clipped_below is None else grad_x.masked_fill(ctx.clipped_below, 0)), None, None
+
+
+def quantize_dynamic(x: Tensor, encoding: Encoding) -> QuantTensor:
+    """Symmetric eight-bit quantization with one scale per token (row of the last dimension).
+
+    >>> quantize_dynamic(torch.tensor([[1.0, -0.5, 0.25]]), Encoding.INT8).codes
+    tensor([[127., -64.,  32.]])
+    """
+    detached = x.detach()
+    peak = (detached.abs() if encoding.signed else detached.clamp_min(0)).amax(-1, keepdim=True)
+    inverse = torch.where(peak > 0, encoding.maximum / peak, torch.zeros_like(peak))
+    return QuantTensor(_RoundDynamic.apply(x, inverse, encoding), peak / encoding.maximum)
+
+
+class _QuantizeStatistical(torch.autograd.Function):
+    """Eq. 1-5 with one threshold and scale per token, identity straight-through gradient of the value."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
+        codes = round_weight(x, 2.0 * l2_threshold(x), encoding)
+        scale = l2_scale(x, codes)
+        ctx.save_for_backward(scale)
+        ctx.mark_non_differentiable(scale)
+        return codes, scale
+
+    @staticmethod
+    def backward(ctx: Any, grad_codes: Tensor, _grad_scale: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = ctx.saved_tensors
+        return grad_codes / scale.clamp_min(torch.finfo(scale.dtype).tiny), None
+
+
+class _LearnedScale(torch.autograd.Function):
+    """The scale as the forward pass uses it: kept positive, its gradient multiplied by an LSQ factor."""
+
+    @staticmethod
+    def forward(ctx: Any, scale: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return scale.clamp_min(SMALLEST_SCALE)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # Straight through the clamp: a scale that touched the bound must be able to grow again.
+        return grad * ctx.factor, None
+
+
+class ActivationQuantizer(nn.Module):
+    """Quantizes an activation `[..., D]` with a learned scale, Eq. 11-14.
+
+    The forward value is `codes * scale`; its gradient is 1 to x inside the clipping range and 0 outside,
+    and to the scale Eq. 12 (ternary) or 14 (binary), multiplied by `1 / sqrt(numel * maximum)` as in LSQ.
+    Signed activations are first centred per token (`center`), so that a result never depends on the batch.
+    Eight-bit encodings find their scale per token and have nothing to learn; 32 bits return x itself.
+
+    Parameters and buffers:
+        scale: float32 scalar, positive. `initialized`: bool scalar, saved with the model; until it is set
+        the scale is found from the first tensor seen: twice the mean magnitude over `sqrt(maximum)`
+        (LSQ) for ternary, the mean magnitude for binary.
+
+    >>> quantizer = ActivationQuantizer(Encoding.TERNARY, center=False)
+    >>> quantizer.set_scale(1.0)
+    >>> quantizer(torch.tensor([[-2.0, -0.4, 0.6, 3.0]])).value
+    tensor([[-1.,  0.,  1.,  1.]], grad_fn=<MulBackward0>)
+    """
+
+    scale: nn.Parameter
+    initialized: Tensor
+
+    def __init__(self, encoding: Encoding, *, center: bool = True, method: str = "learned") -> None:
+        super().__init__()
+        self.encoding, self.method = encoding, method
+        self.center = center and encoding in (Encoding.BINARY, Encoding.TERNARY)
+        if self.learned:
+            self.scale = nn.Parameter(torch.ones(()))
+            self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+            self._ready = False  # mirrors `initialized`, so that a forward pass reads no tensor on an accelerator
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is a scale to train: neither dynamic, nor statistical, nor unquantized."""
+        return self.encoding.quantized and not self.encoding.dynamic and self.method == "learned"
+
+    def forward(self, x: Tensor) -> QuantTensor:
+        if not self.encoding.quantized:
+            return QuantTensor(x, None)
+        if self.encoding.dynamic:
+            return quantize_dynamic(x, self.encoding)
+        if self.center:
+            x = x - row_mean(x)
+        if self.method == "statistical":
+            # The baseline knows no non-negative category: it wastes a level there, as in Fig. 2 (d).
+            return QuantTensor(*_QuantizeStatistical.apply(x, Encoding.for_weight(self.encoding.bits)))
+        if not self._ready:
+            if not self.initialized:
+                self.initialize(x)
+            self._ready = True
+        factor = 1.0 / math.sqrt(max(1, x.numel()) * self.encoding.maximum)
+        scale = _LearnedScale.apply(self.scale, factor)
+        return QuantTensor(_RoundStraightThrough.apply(x, scale, self.encoding), scale)
+
+    @property
+    def effective_scale(self) -> Tensor:
+        """The scale that the forward pass uses: `scale`, kept positive."""
+        return self.scale.detach().clamp_min(SMALLEST_SCALE)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set the scale from the (centred) tensor x, leaving out exact zeros such as masked positions."""
+        seen = x[x != 0].abs().float()
+        mean = float(seen.mean()) if seen.numel() else 1.0
+        binary = self.encoding.bits == 1
+        self.set_scale(mean if binary else 2.0 * mean / math.sqrt(self.encoding.maximum))
+
+    @torch.no_grad()
+    def set_scale(self, value: float) -> None:
+        """Set the scale (a positive number) and mark it as initialised."""
+        self.scale.fill_(max(float(value), SMALLEST_SCALE))
+        self.initialized.fill_(True)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._ready = False
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return f"{self.encoding.value}, center={self.center}, method={self.method!r}"

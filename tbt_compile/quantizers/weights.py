@@ -1,0 +1,114 @@
+"""Weight quantizers: statistics of each output row, no learned parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbt_compile.encoding import Encoding
+from tbt_compile.quantizers.ops import QuantTensor
+
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+def row_mean(weight: Tensor) -> Tensor:
+    """Mean over the last dimension `[..., 1]`, summed in float64 so that no engine's order shows."""
+    return weight.mean(-1, keepdim=True, dtype=torch.float64).to(weight.dtype)
+
+
+def stats_scale(centered: Tensor, encoding: Encoding) -> Tensor:
+    """Scale per row `[N, 1]` of Eq. 8 (ternary, 4/3 of the mean magnitude) or Eq. 9 (binary, the mean).
+
+    >>> stats_scale(torch.tensor([[1.0, -1.0, 2.0, -2.0]]), Encoding.TERNARY)
+    tensor([[2.]])
+    """
+    magnitude = row_mean(centered.abs())
+    return magnitude * (4.0 / 3.0) if encoding is Encoding.TERNARY else magnitude
+
+
+def l2_threshold(weight: Tensor) -> Tensor:
+    """TWN's threshold, Eq. 2: 0.7 of the mean magnitude of the row `[N, 1]`."""
+    return row_mean(weight.abs()) * 0.7
+
+
+def l2_scale(weight: Tensor, codes: Tensor) -> Tensor:
+    """Scale of Eq. 3 and 5: the mean magnitude of what is not coded as zero, `[N, 1]`."""
+    kept = codes.abs()
+    total = (weight.abs() * kept).sum(-1, keepdim=True, dtype=torch.float64)
+    return (total / kept.sum(-1, keepdim=True).clamp_min(1)).to(weight.dtype)
+
+
+def round_weight(weight: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
+    """Codes of a (centred) weight by comparison with multiples of its scale; ties go to zero."""
+    if encoding is Encoding.BINARY:
+        return torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
+    if encoding is Encoding.TERNARY:
+        half = 0.5 * scale
+        return (weight > half).to(weight.dtype) - (weight < -half).to(weight.dtype)
+    return torch.round(weight / scale.clamp_min(_SMALLEST)).clamp(encoding.minimum, encoding.maximum)
+
+
+class _QuantizeWeight(torch.autograd.Function):
+    """Codes with the straight-through gradient of Eq. 10; the scale is a constant of the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, encoding: Encoding, center: bool, method: str, clipped: bool
+    ) -> tuple[Tensor, Tensor]:
+        centered = weight - row_mean(weight) if center and encoding is not Encoding.INT8 else weight
+        if encoding is Encoding.INT8:
+            scale = weight.abs().amax(-1, keepdim=True) / encoding.maximum
+            codes = round_weight(weight, scale, encoding)
+        elif method == "stats":
+            scale = stats_scale(centered, encoding)
+            codes = round_weight(centered, scale, encoding)
+        else:
+            # Eq. 1 compares with Delta where Eq. 8 compares with half a scale.
+            codes = round_weight(centered, 2.0 * l2_threshold(centered), encoding)
+            scale = l2_scale(centered, codes)
+        ctx.save_for_backward(centered, scale)
+        ctx.clipped = clipped and encoding is not Encoding.INT8
+        ctx.mark_non_differentiable(scale)
+        return codes, scale
+
+    @staticmethod
+    def backward(ctx: Any, grad_codes: Tensor, _grad_scale: Tensor) -> tuple[Tensor | None, ...]:
+        centered, scale = ctx.saved_tensors
+        grad = grad_codes / scale.clamp_min(_SMALLEST)
+        if ctx.clipped:
+            grad = grad * (centered.abs() < scale)
+        return grad, None, None, None, None
+
+
+class WeightQuantizer(nn.Module):
+    """Quantizes a weight `[N, K]` row by row to `QuantTensor(codes [N, K], scale [N, 1])`.
+
+    Ternary is Eq. 8, binary Eq. 9, gradients Eq. 10: `d value / d weight` is 1 where
+    `|weight - mean| < scale` and 0 elsewhere (`ste="identity"`: 1 everywhere). `method="l2"` gives TWN and
+    BWN (Eq. 1-5). Eight bits use the largest magnitude of the row, 32 bits return the weight itself.
+
+    >>> quantizer = WeightQuantizer(Encoding.TERNARY)
+    >>> quantizer(torch.tensor([[1.0, -1.0, 2.0, -2.0, 0.0, 0.0]])).value
+    tensor([[ 1.3333, -1.3333,  1.3333, -1.3333,  0.0000,  0.0000]])
+    >>> WeightQuantizer(Encoding.BINARY)(torch.tensor([[3.0, 1.0, 0.0, 0.0]])).value
+    tensor([[ 1.,  1., -1., -1.]])
+    """
+
+    def __init__(
+        self, encoding: Encoding, *, center: bool = True, method: str = "stats", ste: str = "clipped"
+    ) -> None:
+        super().__init__()
+        self.encoding, self.center, self.method, self.ste = encoding, center, method, ste
+
+    def forward(self, weight: Tensor) -> QuantTensor:
+        if not self.encoding.quantized:
+            return QuantTensor(weight, None)
+        codes, scale = _QuantizeWeight.apply(
+            weight, self.encoding, self.center, self.method, self.ste == "clipped"
+        )
+        return QuantTensor(codes, scale)
+
+    def extra_repr(self) -> str:
+        return f"{self.encoding.value}, center={self.center}, method={self.method!r}, ste={self.ste!r}"

@@ -1,0 +1,57 @@
+"""Recipes: notation, options, the registry, and what they refuse."""
+
+import pytest
+
+from tbt_compile.encoding import Encoding
+from tbt_compile.errors import RecipeError, TbtError
+from tbt_compile.recipe import Recipe, names, register
+
+
+@pytest.mark.parametrize("embedding", [1, 2, 8, 32])
+@pytest.mark.parametrize("weight", [1, 2, 8, 32])
+@pytest.mark.parametrize("activation", [1, 2, 8, 32])
+def test_every_mix_of_bits_parses_and_prints(embedding, weight, activation):
+    text = f"{embedding}-{weight}-{activation}"
+    recipe = Recipe.parse(text)
+    assert (recipe.embedding_bits, recipe.weight_bits, recipe.activation_bits) == (embedding, weight, activation)
+    assert str(recipe) == text
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert eval(repr(recipe), {"Recipe": Recipe}) == recipe
+
+
+@pytest.mark.parametrize("text", ["2-2", "two", "2-2-3", "2-2-2-2", "", "4-4-4", "0-1-1"])
+def test_a_wrong_recipe_is_refused_and_says_what_was_expected(text):
+    with pytest.raises(RecipeError, match="expected"):
+        Recipe.parse(text)
+
+
+def test_options_are_checked():
+    assert Recipe.parse("2-2-2", ste="identity").ste == "identity"
+    with pytest.raises(RecipeError, match="Did you mean center_weights"):
+        Recipe.parse("2-2-2", center_weight=False)
+    with pytest.raises(RecipeError, match="one of clipped, identity"):
+        Recipe.parse("2-2-2", ste="hard")
+    with pytest.raises(RecipeError, match="sequence of name patterns"):
+        Recipe.parse("2-2-2", exclude="lm_head")
+
+
+def test_named_recipes():
+    assert Recipe.parse("tbt-1-1-8") == Recipe.parse("1-1-8")
+    assert Recipe.parse("bwn-1-1-1").weight_method == "l2"
+    assert not Recipe.parse("tbt-released-2-2-2").center_weights
+    assert {"twn-2-2-2", "bwn-1-1-1", "tbt-2-2-2"} <= set(names())
+    with pytest.raises(RecipeError, match="Did you mean"):
+        Recipe.parse("tbt-2-2-9")
+    with pytest.raises(RecipeError, match="already taken"):
+        register("tbt-2-2-2", Recipe(1, 1, 1))
+    assert issubclass(RecipeError, TbtError)
+
+
+def test_encodings_of_the_papers_activation_categories():
+    assert Encoding.for_activation(2, signed=True).levels == (-1, 0, 1)
+    assert Encoding.for_activation(2, signed=False).levels == (0, 1, 2)
+    assert Encoding.for_activation(1, signed=True).levels == (-1, 1)
+    assert Encoding.for_activation(1, signed=False).levels == (0, 1)
+    assert Encoding.for_weight(8).bits == 8
+    with pytest.raises(RecipeError, match="4 bits"):
+        Encoding.for_weight(4)
