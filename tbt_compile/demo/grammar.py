@@ -1,0 +1,162 @@
+"""Seeded generator of short news items with one-sentence summaries.
+
+Some people, towns and companies are reserved: their names never stand in a training item, although each single word of
+them does. A model that only remembers names cannot write about them, one that copies from the item can.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from dataclasses import dataclass, field
+
+from tbt_compile.demo import words
+from tbt_compile.demo.events import ASIDES, EVENTS, LEXICON, SPORTS, VEHICLES, Event
+
+_ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
+_SLOT = re.compile(r"\{(\w+)\}")
+
+RESERVED_SHARE = 5
+"""One name in this many is kept out of the training items."""
+
+
+@dataclass(frozen=True)
+class NewsItem:
+    """A news item of two to four sentences, its summary, the kind of event and every name that occurs in it."""
+
+    source: str
+    target: str
+    kind: str
+    names: frozenset[str]
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a full name ("Anna Berger", "Port Marlow", "Norvik Steel") is kept out of the training items.
+
+    The choice depends on the name alone, so it is the same in every split and for every seed.
+
+    >>> is_reserved("Anna Berger"), is_reserved("Otto Berger")
+    (False, True)
+    """
+    return " " in name and zlib.crc32(name.encode()) % RESERVED_SHARE == 0
+
+
+@dataclass
+class _Names:
+    """Draws full names for one item, never the same one twice."""
+
+    rng: random.Random
+    reserved: bool
+    used: set[str] = field(default_factory=set)
+
+    def draw(self, kind: str) -> str:
+        """A full name that is not in use yet; only reserved ones when `reserved`, only others when not."""
+        while True:
+            name = self._candidate(kind)
+            if name not in self.used and is_reserved(name) == (self.reserved and " " in name):
+                self.used.add(name)
+                return name
+
+    def _candidate(self, kind: str) -> str:
+        if kind == "person":
+            return f"{self.rng.choice(words.FIRST_NAMES)} {self.rng.choice(words.SURNAMES)}"
+        if kind == "company":
+            return f"{self.rng.choice(words.COMPANY_STEMS)} {self.rng.choice(words.SECTORS)}"
+        stem = self.rng.choice(words.TOWN_STEMS)
+        return f"{self.rng.choice(words.TOWN_PREFIXES)} {stem}" if self.rng.random() < 0.4 else stem
+
+
+_NAME_SLOTS = {
+    "person": "person",
+    "other": "person",
+    "company": "company",
+    "company2": "company",
+    "town": "town",
+    "town2": "town",
+    "other_town": "town",
+}
+
+_WORD_SLOTS: dict[str, tuple[str, ...]] = {
+    "day": words.WEEKDAYS,
+    "month": words.MONTHS,
+    "workers": words.WORKERS,
+    "food": words.FOODS,
+    "illness": words.ILLNESSES,
+    "goods": words.GOODS,
+    "product": words.PRODUCTS,
+    "crop": words.CROPS,
+    "building": words.BUILDINGS,
+    "artist": words.ARTISTS,
+    "author": words.AUTHORS,
+    "mood": words.MOODS,
+    "sport": SPORTS,
+    "vehicles": VEHICLES,
+}
+
+
+def _choose(template: str, rng: random.Random) -> str:
+    return _ALTERNATIVES.sub(lambda match: rng.choice(match.group(1).split("|")), template)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:].replace(" ,", ",") + "."
+
+
+def _fill_facts(templates: list[str], names: _Names, rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
+    """Values for every slot of the templates: (as worded in the item, as worded in the summary)."""
+    told: dict[str, str] = {}
+    kept: dict[str, str] = {}
+    for slot in dict.fromkeys(slot for template in templates for slot in _SLOT.findall(template)):
+        if slot in _NAME_SLOTS:
+            value = names.draw(_NAME_SLOTS[slot])
+        elif slot in LEXICON:
+            kept[slot] = rng.choice(tuple(LEXICON[slot]))
+            told[slot] = rng.choice(LEXICON[slot][kept[slot]])
+            continue
+        elif slot in _WORD_SLOTS:
+            value = rng.choice(_WORD_SLOTS[slot])
+        else:  # a number: n, or the smaller m of a result
+            value = str(rng.randint(10, 99) if slot == "n" else rng.randint(2, 9))
+        told[slot] = kept[slot] = value
+    return told, kept
+
+
+def _aside(template: str, names: _Names, rng: random.Random, taken_number: str | None) -> str:
+    told, _ = _fill_facts([template], names, rng)
+    while told.get("n") is not None and told["n"] == taken_number:
+        told["n"] = str(rng.randint(10, 99))
+    return _sentence(_choose(template, rng).format(**told))
+
+
+def make_item(rng: random.Random, event: Event, reserved: bool) -> NewsItem:
+    """One item about `event`; with `reserved`, all its two-word names are ones that training items never hold."""
+    names = _Names(rng, reserved)
+    telling = [rng.choice(event.leads)] + ([rng.choice(event.details)] if event.details else [])
+    told, kept = _fill_facts(telling + [event.summary], names, rng)
+    sentences = [_sentence(_choose(template, rng).format(**told)) for template in telling]
+    asides = [
+        _aside(template, names, rng, told.get("n")) for template in rng.sample(ASIDES, k=rng.choice((1, 2, 2)))
+    ]
+    for aside in asides:
+        sentences.insert(rng.randint(0, len(sentences)), aside)
+    return NewsItem(" ".join(sentences), event.summary.format(**kept).lower(), event.kind, frozenset(names.used))
+
+
+def make_items(
+    count: int, seed: int, reserved_share: float = 0.0, avoid: frozenset[str] = frozenset()
+) -> list[NewsItem]:
+    """`count` different items.
+
+    `reserved_share` of them are about reserved names (0 for training). `avoid` holds sources and summaries that must
+    not come up again: pass those of the other splits.
+    """
+    rng = random.Random(seed)
+    seen = set(avoid)
+    items: list[NewsItem] = []
+    while len(items) < count:
+        item = make_item(rng, rng.choice(EVENTS), rng.random() < reserved_share)
+        if item.source not in seen and item.target not in avoid:
+            seen.add(item.source)
+            items.append(item)
+    return items
