@@ -6,5 +6,9 @@ FOLDERS = {"tbt_compile": "tbt_compile", "tbt_compile.passes": "passes", "tbt_co
 
 setup(
     package_dir=FOLDERS,
-    packages=[name for root, folder in FOLDERS.items() for name in (root, *(f"{root}.{sub}" for sub in find_packages(folder)))],
+    packages=[
+        name
+        for root, folder in FOLDERS.items()
+        for name in (root, *(f"{root}.{sub}" for sub in find_packages(folder)))
+    ],
 )

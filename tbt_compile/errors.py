@@ -47,10 +47,11 @@ class GenerationError(TbtError):
 
 
 def did_you_mean(wrong: str, known: Iterable[str], count: int = 3) -> str:
-    """The tail of a message about an unknown name: near matches, or nothing.
+    """The tail of a message about an unknown name: near matches, or nothing. Swapped letters come first.
 
-    >>> did_you_mean("cortex-a27", ["cortex-a72", "haswell"])
-    ' Did you mean cortex-a72?'
+    >>> did_you_mean("cortex-a27", ["cortex-a78", "cortex-a72", "haswell"])
+    ' Did you mean cortex-a72 or cortex-a78?'
     """
-    matches = get_close_matches(wrong, list(known), n=count, cutoff=0.6)
+    matches = get_close_matches(wrong, list(known), n=4 * count, cutoff=0.6)
+    matches = sorted(matches, key=lambda name: sorted(name) != sorted(wrong))[:count]
     return f" Did you mean {' or '.join(matches)}?" if matches else ""

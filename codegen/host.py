@@ -1,0 +1,142 @@
+"""The machine at hand: which CPU it is, and whether code built for a target can run on it."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from functools import lru_cache
+
+from tbt_compile.codegen.target import ALIASES, TRIPLES, TargetSpec, known_cpus, parse_target
+from tbt_compile.errors import TargetError
+
+# Features that compiled code may use. Others (memory keys, monitor/wait ...) come with a CPU's name, are often hidden
+# by virtual machines, and are never emitted for plain arithmetic.
+_X86 = (
+    *(
+        "cmov",
+        "cx16",
+        "sahf",
+        "popcnt",
+        "lzcnt",
+        "bmi",
+        "bmi2",
+        "adx",
+        "movbe",
+        "fma",
+        "fma4",
+        "xop",
+        "tbm",
+        "f16c",
+    ),
+    *(
+        "sse",
+        "sse2",
+        "sse3",
+        "ssse3",
+        "sse4.1",
+        "sse4.2",
+        "sse4a",
+        "avx",
+        "avx2",
+        "gfni",
+        "vpclmulqdq",
+        "pclmul",
+    ),
+    *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512ifma", "avx512vbmi", "avx512vbmi2"),
+    *("avx512vnni", "avx512bitalg", "avx512vpopcntdq", "avx512bf16", "avx512fp16", "avxvnni", "avxvnniint8"),
+    *("avxifma", "avxneconvert", "avx512vp2intersect"),
+)
+# Bits of the two words in which the Linux kernel tells an AArch64 program what the CPU has (AT_HWCAP, AT_HWCAP2).
+_HWCAP = {
+    "fp-armv8": 0,
+    "neon": 1,
+    "crc": 7,
+    "lse": 8,
+    "fullfp16": 10,
+    "rdm": 12,
+    "jsconv": 13,
+    "complxnum": 14,
+}
+_HWCAP |= {"rcpc": 15, "dotprod": 20, "sve": 22, "fp16fml": 23, "rcpc-immo": 26}
+_HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14}
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+
+
+@lru_cache(maxsize=1)
+def host_arch() -> str:
+    """ "x86_64" or "aarch64".
+
+    Raises:
+        TargetError: this machine is something else, or does not run Linux.
+    """
+    arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    if arch not in TRIPLES or platform.system() != "Linux":
+        raise TargetError(
+            f"this machine is {platform.machine()} with {platform.system()}; libraries can be built for, and run on, "
+            f"Linux on {' and '.join(sorted(TRIPLES))}. Name a target to build for another machine"
+        )
+    return arch
+
+
+@lru_cache(maxsize=1)
+def host_features() -> frozenset[str]:
+    """LLVM's names of the features of this CPU that compiled code may use."""
+    if host_arch() == "aarch64":
+        getauxval = ctypes.CDLL(None).getauxval
+        getauxval.restype, getauxval.argtypes = ctypes.c_ulong, (ctypes.c_ulong,)
+        words = ((_HWCAP, getauxval(_AT_HWCAP)), (_HWCAP2, getauxval(_AT_HWCAP2)))
+        return frozenset(name for table, word in words for name, bit in table.items() if word >> bit & 1)
+    from tvm_ffi import get_global_func
+
+    seen = get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    return frozenset(str(name) for name, on in seen.items() if bool(on)) & frozenset(_X86)
+
+
+@lru_cache(maxsize=1)
+def host_target() -> TargetSpec:
+    """This machine's CPU by name, corrected by what it really has (a virtual machine may hide features)."""
+    from tvm.target.codegen import llvm_get_system_cpu
+
+    arch, has = host_arch(), host_features()
+    name = str(llvm_get_system_cpu())
+    name = ALIASES.get(name, name)
+    if name not in known_cpus(arch):
+        name = "x86-64" if arch == "x86_64" else "generic"
+    plain = parse_target({"mcpu": name, "mtriple": TRIPLES[arch]})
+    usable = _usable(arch)
+    known = {feature for cpu in known_cpus(arch) for feature in _spec(cpu, arch).features}
+    extra = sorted(f"+{feature}" for feature in (has & known) - plain.features)
+    hidden = sorted(f"-{feature}" for feature in (plain.features & usable) - has)
+    return parse_target({**plain.as_dict(), "mattr": [*extra, *hidden]}) if extra or hidden else plain
+
+
+def missing_features(spec: TargetSpec) -> list[str]:
+    """Features that code for `spec` may use and this machine does not have (same architecture assumed)."""
+    return sorted((spec.features & _usable(spec.arch)) - host_features())
+
+
+def check_runnable(spec: TargetSpec) -> None:
+    """Raise unless code built for `spec` can run on this machine.
+
+    Raises:
+        TargetError: naming the other architecture or the features that are missing, and what to build for instead.
+    """
+    if spec.arch != host_arch():
+        raise TargetError(
+            f"the model was compiled for {spec.mcpu} ({spec.arch}) and this machine is {host_arch()}; "
+            "compile it again with target 'host' to run it here, or copy it to such a machine"
+        )
+    missing = missing_features(spec)
+    if missing:
+        raise TargetError(
+            f"the model was compiled for {spec.mcpu}, and this machine ({host_target().mcpu}) lacks "
+            f"{', '.join(missing)}; compile it again with target 'host', or '{host_target().mcpu}'"
+        )
+
+
+def _usable(arch: str) -> frozenset[str]:
+    return frozenset(_X86) if arch == "x86_64" else frozenset(_HWCAP) | frozenset(_HWCAP2)
+
+
+def _spec(cpu: str, arch: str) -> TargetSpec:
+    return parse_target({"mcpu": cpu, "mtriple": TRIPLES[arch]})
