@@ -6,58 +6,22 @@ import ctypes
 import platform
 from functools import lru_cache
 
+from tbt_compile.codegen import llvm_cpus
 from tbt_compile.codegen.target import ALIASES, TRIPLES, TargetSpec, known_cpus, parse_target
 from tbt_compile.errors import TargetError
 
-# Features that compiled code may use. Others (memory keys, monitor/wait ...) come with a CPU's name, are often hidden
-# by virtual machines, and are never emitted for plain arithmetic.
-_X86 = (
-    *(
-        "cmov",
-        "cx16",
-        "sahf",
-        "popcnt",
-        "lzcnt",
-        "bmi",
-        "bmi2",
-        "adx",
-        "movbe",
-        "fma",
-        "fma4",
-        "xop",
-        "tbm",
-        "f16c",
-    ),
-    *(
-        "sse",
-        "sse2",
-        "sse3",
-        "ssse3",
-        "sse4.1",
-        "sse4.2",
-        "sse4a",
-        "avx",
-        "avx2",
-        "gfni",
-        "vpclmulqdq",
-        "pclmul",
-    ),
-    *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512ifma", "avx512vbmi", "avx512vbmi2"),
-    *("avx512vnni", "avx512bitalg", "avx512vpopcntdq", "avx512bf16", "avx512fp16", "avxvnni", "avxvnniint8"),
-    *("avxifma", "avxneconvert", "avx512vp2intersect"),
-)
-# Bits of the two words in which the Linux kernel tells an AArch64 program what the CPU has (AT_HWCAP, AT_HWCAP2).
-_HWCAP = {
-    "fp-armv8": 0,
-    "neon": 1,
-    "crc": 7,
-    "lse": 8,
-    "fullfp16": 10,
-    "rdm": 12,
-    "jsconv": 13,
-    "complxnum": 14,
-}
-_HWCAP |= {"rcpc": 15, "dotprod": 20, "sve": 22, "fp16fml": 23, "rcpc-immo": 26}
+# Features that compiled code may use. Others (memory keys, monitor/wait ...) come with a CPU's name, are
+# often hidden by virtual machines, and are never emitted for plain arithmetic.
+_X86_NAMES = """
+cmov cx16 sahf popcnt lzcnt bmi bmi2 adx movbe fma fma4 xop tbm sse sse2 sse3 ssse3 sse4.1 sse4.2 sse4a
+avx avx2 f16c gfni pclmul vpclmulqdq avxvnni avxvnniint8 avxifma avxneconvert
+avx512f avx512bw avx512cd avx512dq avx512vl avx512ifma avx512vbmi avx512vbmi2 avx512vnni avx512bitalg
+avx512vpopcntdq avx512bf16 avx512fp16 avx512vp2intersect
+"""
+_X86 = frozenset(_X86_NAMES.split())
+# Bits of the two words in which the Linux kernel tells an AArch64 program what the CPU has.
+_HWCAP = {"fp-armv8": 0, "neon": 1, "crc": 7, "lse": 8, "fullfp16": 10, "rdm": 12, "jsconv": 13}
+_HWCAP |= {"complxnum": 14, "rcpc": 15, "dotprod": 20, "sve": 22, "fp16fml": 23, "rcpc-immo": 26}
 _HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14}
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
 
@@ -72,8 +36,8 @@ def host_arch() -> str:
     arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     if arch not in TRIPLES or platform.system() != "Linux":
         raise TargetError(
-            f"this machine is {platform.machine()} with {platform.system()}; libraries can be built for, and run on, "
-            f"Linux on {' and '.join(sorted(TRIPLES))}. Name a target to build for another machine"
+            f"this machine is {platform.machine()} with {platform.system()}; libraries can be built for, and "
+            f"run on, Linux on {' and '.join(sorted(TRIPLES))}. Name a target to build for another machine"
         )
     return arch
 
@@ -86,25 +50,20 @@ def host_features() -> frozenset[str]:
         getauxval.restype, getauxval.argtypes = ctypes.c_ulong, (ctypes.c_ulong,)
         words = ((_HWCAP, getauxval(_AT_HWCAP)), (_HWCAP2, getauxval(_AT_HWCAP2)))
         return frozenset(name for table, word in words for name, bit in table.items() if word >> bit & 1)
-    from tvm_ffi import get_global_func
-
-    seen = get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
-    return frozenset(str(name) for name, on in seen.items() if bool(on)) & frozenset(_X86)
+    return llvm_cpus.system_x86_features() & _X86
 
 
 @lru_cache(maxsize=1)
 def host_target() -> TargetSpec:
     """This machine's CPU by name, corrected by what it really has (a virtual machine may hide features)."""
-    from tvm.target.codegen import llvm_get_system_cpu
-
     arch, has = host_arch(), host_features()
-    name = str(llvm_get_system_cpu())
+    name = llvm_cpus.system_name()
     name = ALIASES.get(name, name)
     if name not in known_cpus(arch):
         name = "x86-64" if arch == "x86_64" else "generic"
     plain = parse_target({"mcpu": name, "mtriple": TRIPLES[arch]})
     usable = _usable(arch)
-    known = {feature for cpu in known_cpus(arch) for feature in _spec(cpu, arch).features}
+    known = {f for cpu in known_cpus(arch) for f in llvm_cpus.features(cpu, TRIPLES[arch])}
     extra = sorted(f"+{feature}" for feature in (has & known) - plain.features)
     hidden = sorted(f"-{feature}" for feature in (plain.features & usable) - has)
     return parse_target({**plain.as_dict(), "mattr": [*extra, *hidden]}) if extra or hidden else plain
@@ -119,7 +78,7 @@ def check_runnable(spec: TargetSpec) -> None:
     """Raise unless code built for `spec` can run on this machine.
 
     Raises:
-        TargetError: naming the other architecture or the features that are missing, and what to build for instead.
+        TargetError: naming the other architecture or the missing features, and what to build for instead.
     """
     if spec.arch != host_arch():
         raise TargetError(
@@ -135,8 +94,4 @@ def check_runnable(spec: TargetSpec) -> None:
 
 
 def _usable(arch: str) -> frozenset[str]:
-    return frozenset(_X86) if arch == "x86_64" else frozenset(_HWCAP) | frozenset(_HWCAP2)
-
-
-def _spec(cpu: str, arch: str) -> TargetSpec:
-    return parse_target({"mcpu": cpu, "mtriple": TRIPLES[arch]})
+    return _X86 if arch == "x86_64" else frozenset(_HWCAP) | frozenset(_HWCAP2)

@@ -1,8 +1,8 @@
 """From TVM object code to a shared library, for this machine or another, without a C compiler.
 
-The library needs nothing but the C and maths libraries and TVM's own runtime, all of which the process that loads it
-has already; so it is linked with no standard library at all. That makes linking quick and the library independent of
-the C library's version.
+The library needs nothing but the C and maths libraries and TVM's own runtime, all of which the process that
+loads it has already; so it is linked with no standard library at all. That makes linking quick and the
+library independent of the C library's version.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def linker_command(spec: TargetSpec) -> list[str]:
             return [name]
     package = f"gcc-{spec.arch.replace('_', '-')}-linux-gnu"
     raise TargetError(
-        f"no linker for {spec.arch} was found; `pip install ziglang` brings one for every architecture, or install a "
-        f"C compiler of the system ({package} on Debian and Ubuntu)"
+        f"no linker for {spec.arch} was found; `pip install ziglang` brings one for every architecture, "
+        f"or install a C compiler of the system ({package} on Debian and Ubuntu)"
     )
 
 
@@ -80,6 +80,6 @@ def _check_machine(linked: Path, path: Path, spec: TargetSpec) -> None:
     machine = int.from_bytes(head[18:20], "little")
     if head[:4] != b"\x7fELF" or machine != _ELF_MACHINES[spec.arch]:
         raise LoweringError(
-            f"{path.name} was to be linked for {spec.arch} but holds ELF machine {machine}; build the module with "
-            f"the target {spec.as_dict()}"
+            f"{path.name} was to be linked for {spec.arch} but holds ELF machine {machine}; build the module "
+            f"with the target {spec.as_dict()}"
         )

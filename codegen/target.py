@@ -1,8 +1,8 @@
 """Compilation targets: from what a user writes to one CPU, its triple and its features.
 
-TVM 0.27 no longer reads `"llvm -mcpu=..."`, does not infer the triple from the CPU (it would build x86 code for an
-ARM CPU), and builds for "generic" when it does not know the name. So names are read and checked here, against the
-list of CPUs that the LLVM inside TVM knows.
+TVM 0.27 no longer reads `"llvm -mcpu=..."`, does not infer the triple from the CPU (it would build x86 code
+for an ARM CPU), and builds for "generic" when it does not know the name. So names are read and checked here,
+against the list of CPUs that the LLVM inside TVM knows.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
+from tbt_compile.codegen import llvm_cpus
+from tbt_compile.codegen.isa import Isa
 from tbt_compile.errors import TargetError, did_you_mean
 
 TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
@@ -59,30 +61,9 @@ class TargetSpec:
         return self.triple.split("-", 1)[0]
 
     @property
-    def vector_bits(self) -> int:
-        """Width of the widest fixed-size vector register (SVE counts as the 128 bits it always has)."""
-        if "avx512f" in self.features:
-            return 512
-        return 256 if "avx2" in self.features else 128
-
-    @property
-    def popcount(self) -> str:
-        """How vectors are popcounted.
-
-        "vpopcntdq": one instruction per vector of 32- or 64-bit lanes. "cnt": one per vector of bytes (NEON).
-        "pshufb": two byte shuffles per vector. "scalar": no useful vector form.
-        """
-        if "avx512vpopcntdq" in self.features:
-            return "vpopcntdq"
-        if "neon" in self.features:
-            return "cnt"
-        return "pshufb" if "avx2" in self.features else "scalar"
-
-    @property
-    def int8_dot(self) -> str:
-        """Instructions that multiply bytes and add four products: "vnni", "avxvnni", "dotprod" or "none"."""
-        table = (("avx512vnni", "vnni"), ("avxvnni", "avxvnni"), ("dotprod", "dotprod"))
-        return next((name for feature, name in table if feature in self.features), "none")
+    def isa(self) -> Isa:
+        """Vector width and instructions, as the kernel schedules see them."""
+        return Isa.from_features(self.mcpu, self.features)
 
     def as_dict(self) -> dict[str, Any]:
         """The form that TVM takes and that JSON can hold; `parse_target` reads it back."""
@@ -102,8 +83,8 @@ def parse_target(target: str | Mapping[str, Any] | TargetSpec = "host") -> Targe
 
     >>> str(parse_target("cortex-a72"))
     'llvm -mcpu=cortex-a72 -mtriple=aarch64-unknown-linux-gnu'
-    >>> parse_target("llvm -mcpu=znver4").popcount
-    'vpopcntdq'
+    >>> parse_target("llvm -mcpu=znver4").isa.vector_bits
+    512
     """
     if isinstance(target, TargetSpec):
         return target
@@ -133,18 +114,13 @@ def list_targets() -> list[TargetSpec]:
     return [_resolve(cpu, TRIPLES[arch], ()) for arch in sorted(TRIPLES) for cpu in known_cpus(arch)]
 
 
-@lru_cache
+@cache
 def known_cpus(arch: str) -> tuple[str, ...]:
     """Names of the 64-bit CPUs that LLVM knows for `arch`, sorted."""
-    from tvm.target import Target
-    from tvm.target.codegen import llvm_get_cpu_archlist
-
-    listed = {str(name) for name in llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": TRIPLES[arch]}))}
-    names = sorted(listed | {name for name in _UNLISTED[arch] if _is_cpu(name, arch)})
-    if arch == "x86_64":
-        # LLVM lists 32-bit processors too, and spells many names a second time with underscores.
-        names = [n for n in names if "_" not in n and "64bit" in _features_of(n, TRIPLES[arch], ())]
-    return tuple(names)
+    triple = TRIPLES[arch]
+    names = llvm_cpus.listed_names(triple) | set(_UNLISTED[arch])
+    # LLVM lists 32-bit processors too, and spells many names a second time with underscores.
+    return tuple(sorted(name for name in names if "_" not in name and llvm_cpus.is_known(name, triple)))
 
 
 def _read_options(words: list[str], target: str) -> dict[str, Any]:
@@ -176,7 +152,7 @@ def _from_options(options: dict[str, Any], target: str) -> TargetSpec:
     cpu = ALIASES.get(cpu, cpu)
     triple = options.get("mtriple")
     arch = _arch_of_cpu(cpu) if triple is None else _arch_of_triple(str(triple))
-    if not _is_cpu(cpu, arch):
+    if not llvm_cpus.is_known(cpu, TRIPLES[arch]):
         raise TargetError(_unknown_cpu(cpu, (arch,)))
     attributes = options.get("mattr", ())
     parts = attributes.split(",") if isinstance(attributes, str) else [str(part) for part in attributes]
@@ -184,28 +160,11 @@ def _from_options(options: dict[str, Any], target: str) -> TargetSpec:
 
 
 def _resolve(cpu: str, triple: str, mattr: tuple[str, ...]) -> TargetSpec:
-    return TargetSpec(cpu, triple, mattr, _features_of(cpu, triple, mattr))
-
-
-@cache
-def _features_of(cpu: str, triple: str, mattr: tuple[str, ...]) -> frozenset[str]:
-    from tvm.target import Target
-    from tvm.target.codegen import llvm_get_cpu_features
-
-    target = Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu, "mattr": list(mattr)})
-    return frozenset(str(name) for name in llvm_get_cpu_features(target))
-
-
-def _is_cpu(cpu: str, arch: str) -> bool:
-    from tvm.target.codegen import llvm_is_valid_cpu
-
-    return bool(llvm_is_valid_cpu(cpu, TRIPLES[arch])) and (
-        arch != "x86_64" or "64bit" in _features_of(cpu, TRIPLES[arch], ())
-    )
+    return TargetSpec(cpu, triple, mattr, llvm_cpus.features(cpu, triple, mattr))
 
 
 def _arch_of_cpu(cpu: str) -> str:
-    arches = [arch for arch in sorted(TRIPLES) if _is_cpu(cpu, arch)]
+    arches = [arch for arch in sorted(TRIPLES) if llvm_cpus.is_known(cpu, TRIPLES[arch])]
     if not arches:
         raise TargetError(_unknown_cpu(cpu, tuple(sorted(TRIPLES))))
     if len(arches) > 1:
@@ -224,7 +183,7 @@ def _arch_of_triple(triple: str) -> str:
 
 
 def _check_feature(part: str, arch: str) -> str:
-    known = {name for cpu in known_cpus(arch) for name in _features_of(cpu, TRIPLES[arch], ())}
+    known = {name for cpu in known_cpus(arch) for name in llvm_cpus.features(cpu, TRIPLES[arch])}
     sign, name = part[:1], part[1:]
     if sign not in ("+", "-"):
         raise TargetError(f"feature {part!r} must begin with '+' (on) or '-' (off), as in -mattr=+dotprod")
