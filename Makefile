@@ -1,0 +1,47 @@
+# Everything happens in .venv, which the first command creates. No C compiler and no system package is needed.
+#   make demo   train a small summarizer, compile it at two bits and at one, and compare
+#   make test   run the tests
+#   make lint   ruff and mypy
+
+PYTHON ?= python3
+VENV ?= .venv
+# The CPU build of PyTorch. Without this index pip takes the default build, which works too and is far larger.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# One thread per process: the tests run in two processes, and more threads than cores make everything slower.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.stamp-run
+	$(BIN)/tbt demo $(DEMO_ARGS)
+
+test: $(VENV)/.stamp-test
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+lint: $(VENV)/.stamp-test
+	$(BIN)/ruff check .
+	$(BIN)/python .ci/typecheck
+
+clean:
+	rm -rf $(VENV) .typecheck build dist *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# PyTorch goes first and alone, so that only it is looked for in its own index.
+$(VENV)/.stamp-torch: $(VENV)/bin/python constraints.txt
+	$(PIP) install --no-deps --retries 1 --timeout 20 --extra-index-url $(TORCH_INDEX) -c constraints.txt torch
+	touch $@
+
+$(VENV)/.stamp-run: $(VENV)/.stamp-torch pyproject.toml setup.py
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-run
+	$(PIP) install -c constraints.txt -e '.[test]'
+	touch $@
