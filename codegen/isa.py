@@ -1,0 +1,65 @@
+"""What the kernel schedules need to know about an instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+WORD_BITS = 64
+VECTORS_PER_BLOCK = 4
+
+
+@dataclass(frozen=True)
+class Isa:
+    """Vector width, register count and the instructions that change a schedule.
+
+    Attributes:
+        name: LLVM's name of the CPU.
+        vector_bits: width of the widest vector register (128, 256 or 512).
+        registers: number of vector registers (16 or 32).
+        has_popcount: whether one instruction counts the bits of every 64-bit lane (VPOPCNTDQ). Without it
+            counts are kept per byte and widened rarely.
+        dot: "vnni" (512-bit VPDPBUSD), or "none".
+    """
+
+    name: str
+    vector_bits: int
+    registers: int
+    has_popcount: bool
+    dot: str = "none"
+
+    @property
+    def word_lanes(self) -> int:
+        """64-bit lanes in a vector."""
+        return self.vector_bits // WORD_BITS
+
+    @property
+    def float_lanes(self) -> int:
+        """32-bit lanes in a vector."""
+        return self.vector_bits // 32
+
+    @property
+    def block(self) -> int:
+        """Weight columns stored next to each other by `layouts.interleave`."""
+        return VECTORS_PER_BLOCK * self.word_lanes
+
+    @classmethod
+    def from_features(cls, name: str, features: Collection[str]) -> Isa:
+        """The schedule parameters for a CPU with these LLVM features.
+
+        >>> Isa.from_features("haswell", ["avx2"]).vector_bits
+        256
+        """
+        if "avx512bw" in features:
+            dot = "vnni" if "avx512vnni" in features else "none"
+            return cls(name, 512, 32, "avx512vpopcntdq" in features, dot)
+        if "neon" in features:
+            return cls(name, 128, 32, False)
+        return cls(name, 256 if "avx2" in features else 128, 16, False)
+
+    @classmethod
+    def of(cls, cpu: str, triple: str) -> Isa:
+        """The schedule parameters for an LLVM CPU name and target triple."""
+        from tbt_compile.codegen.tvm_api import cpu_features
+
+        return cls.from_features(cpu, cpu_features(cpu, triple))

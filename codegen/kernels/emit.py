@@ -1,0 +1,176 @@
+"""A small vocabulary for writing kernels: arguments, loops, vectors and registers.
+
+Kernels are Python functions that emit statements. A Python loop is unrolled into the program, `loop` becomes a
+loop of it; vectors have explicit types, so nothing depends on an auto-vectorizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from tbt_compile.codegen.tvm_api import Buffer, Expr, IRBuilder, PrimFunc, T
+
+Shape = Sequence[Expr | int]
+
+Body = Callable[[Expr], None]
+"""Emits the body of a loop, given the loop variable."""
+
+_OPAQUE = 8  # relax.OpPatternKind: never fused into a neighbour
+
+
+def function(name: str, body: Callable[[], None]) -> PrimFunc:
+    """The PrimFunc whose arguments and statements `body` emits."""
+    with IRBuilder() as builder:
+        with T.prim_func(is_private=True, s_tir=True):
+            T.func_name(name)
+            T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
+            body()
+    return builder.get()
+
+
+def symbol(name: str) -> Expr:
+    """A dimension that is only known at run time."""
+    return IRBuilder.name(name, T.int64())
+
+
+def argument(name: str, shape: Shape, dtype: str) -> Buffer:
+    """The next tensor argument."""
+    handle = T.arg(name, T.handle())
+    return IRBuilder.name(name, T.match_buffer(handle, tuple(shape), dtype))
+
+
+def scalar_argument(name: str) -> Expr:
+    """The next argument, an int64 passed by value."""
+    return T.arg(name, T.int64())
+
+
+def scratch(name: str, shape: Shape, dtype: str) -> Buffer:
+    """Uninitialised memory that lives until the enclosing loop or function ends."""
+    return IRBuilder.name(name, T.alloc_buffer(tuple(shape), dtype))
+
+
+def loop(name: str, *bounds: Expr | int) -> _Loop:
+    """`with loop("i", n) as i` or `loop("i", start, stop)`."""
+    return _Loop(name, T.serial(*bounds))
+
+
+def parallel(name: str, extent: Expr | int) -> _Loop:
+    """A loop whose iterations are shared out among the threads of TVM's pool."""
+    return _Loop(name, T.parallel(extent))
+
+
+class _Loop:
+    """Gives the loop variable its name in the printed program."""
+
+    def __init__(self, name: str, frame: Expr) -> None:
+        self.name = name
+        self.frame = frame
+
+    def __enter__(self) -> Expr:
+        return IRBuilder.name(self.name, self.frame.__enter__())
+
+    def __exit__(self, *error: object) -> None:
+        self.frame.__exit__(*error)
+
+
+@contextmanager
+def when(condition: Expr | bool) -> Iterator[None]:
+    """Statements under a condition; a Python bool is decided now."""
+    if isinstance(condition, bool):
+        if condition:
+            yield
+        else:
+            with T.If(T.bool(False)), T.Then():
+                yield
+        return
+    with T.If(condition), T.Then():
+        yield
+
+
+def branch(condition: Expr | bool, yes: Callable[[], None], no: Callable[[], None]) -> None:
+    """If and else; only one side is emitted when the condition is a Python bool."""
+    if isinstance(condition, bool):
+        (yes if condition else no)()
+        return
+    with T.If(condition):
+        with T.Then():
+            yes()
+        with T.Else():
+            no()
+
+
+def let(value: Expr) -> Expr:
+    """Computes a value once and names it. (TVM's analyzer cannot take one that holds a vector comparison.)"""
+    return T.Bind(value)
+
+
+def vector(dtype: str, lanes: int) -> str:
+    """Name of a vector type; one lane is a scalar."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """The same scalar in every lane."""
+    return value if lanes == 1 else T.Broadcast(value, lanes)
+
+
+def constant(value: float, dtype: str, lanes: int = 1) -> Expr:
+    """A constant in every lane."""
+    return splat(T.cast(value, dtype) if lanes else value, lanes)
+
+
+def load(buffer: Buffer, *index: Expr | int, lanes: int = 1) -> Expr:
+    """`lanes` neighbours along the last dimension, starting at `index`."""
+    return buffer[_at(index, lanes)]
+
+
+def store(buffer: Buffer, value: Expr, *index: Expr | int, lanes: int = 1) -> None:
+    """Writes `lanes` neighbours along the last dimension, starting at `index`."""
+    T.buffer_store(buffer, value, list(_at(index, lanes)))
+
+
+def _at(index: Sequence[Expr | int], lanes: int) -> tuple[Expr | int, ...]:
+    return tuple(index) if lanes == 1 else (*index[:-1], T.Ramp(index[-1], 1, lanes))
+
+
+class Register:
+    """A scalar or vector variable; LLVM keeps it in a register as long as there are enough of them."""
+
+    def __init__(self, name: str, dtype: str, lanes: int = 1, initial: Expr | None = None) -> None:
+        self.lanes = lanes
+        self.buffer = scratch(name, (lanes,), dtype)
+        if initial is not None:
+            self.set(initial)
+
+    def get(self) -> Expr:
+        """The current value."""
+        return load(self.buffer, 0, lanes=self.lanes)
+
+    def set(self, value: Expr) -> None:
+        """Assigns a value."""
+        store(self.buffer, value, 0, lanes=self.lanes)
+
+    def add(self, value: Expr) -> None:
+        """Adds to the value."""
+        self.set(self.get() + value)
+
+
+def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:
+    """Converts every lane."""
+    return T.cast(value, vector(dtype, lanes))
+
+
+def bits_of(condition: Expr, lanes: int) -> Expr:
+    """The truth of 8, 16, 32 or 64 lanes as one unsigned integer, lane 0 in bit 0."""
+    return T.reinterpret(f"uint{lanes}", T.cast(condition, f"uint1x{lanes}"))
+
+
+def reduce_lanes(value: Expr, dtype: str, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+    """Combines all lanes of a vector in a fixed order: halves, then quarters, down to one lane."""
+    while lanes > 1:
+        lanes //= 2
+        value = let(value)
+        half = vector(dtype, lanes)
+        value = combine(T.vectorlow(half, value), T.vectorhigh(half, value))
+    return let(value)

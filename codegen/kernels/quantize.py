@@ -1,0 +1,148 @@
+"""Quantize a row of floats and pack it into bit-planes, 64 codes at a time.
+
+Codes are defined by comparisons, so that every engine agrees on them (a is the learned scale, x' = x - mean(x) when
+the row is centred):
+
+    BINARY      sign plane: x' < 0                         TERNARY     nonzero: |x'| > a/2, sign: x' < -a/2
+    BINARY01    value plane: x > a/2                       TERNARY012  codes 1: x > a/2, 2: x >= 3a/2
+    INT8        round half even of x * (127 / max|x|)      UINT8       of x * (255 / max(x, 0)), not below 0
+
+A comparison of 64 lanes, read back as one 64-bit integer, is a word of a plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tbt_compile.codegen.isa import WORD_BITS
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.bitproduct import PLANE_WEIGHTS, plane_count
+from tbt_compile.codegen.tvm_api import Expr, T
+from tbt_compile.encoding import Encoding
+
+Load = Callable[[Expr, int], Expr]
+"""`load(k, lanes)`: float32 elements k .. k + lanes - 1 of the row."""
+Put = Callable[[Expr, list[Expr]], None]
+"""`put(word, planes)`: stores one uint64 of each plane."""
+
+_SUM_LANES = 16
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """How rows of one operand become codes.
+
+    Attributes:
+        encoding: any quantized encoding.
+        center: subtract the row mean first; only for BINARY and TERNARY.
+    """
+
+    encoding: Encoding
+    center: bool = False
+
+    @property
+    def centred(self) -> bool:
+        """Non-negative and 8-bit codes are never centred."""
+        return self.center and self.encoding in (Encoding.BINARY, Encoding.TERNARY)
+
+
+def row_mean(load: Load, length: Expr | int) -> Expr:
+    """The float32 mean of a row, summed in float64 in a fixed order."""
+    total = _fold(load, length, "float64", lambda a, b: a + b, lambda v: v, 0.0)
+    return emit.let(T.cast(total / T.cast(length, "float64"), "float32"))
+
+
+def row_scale(load: Load, length: Expr | int, encoding: Encoding) -> tuple[Expr, Expr]:
+    """Dynamic scale of an 8-bit row and its reciprocal: (max / levels, levels / max or 0)."""
+    levels = T.float32(127.0 if encoding is Encoding.INT8 else 255.0)
+    magnitude = T.abs if encoding is Encoding.INT8 else lambda v: v
+    largest = _fold(load, length, "float32", T.max, magnitude, 0.0)
+    zero = T.float32(0)
+    inverse = emit.let(T.Select(largest > zero, levels / T.max(largest, T.float32(1e-38)), zero))
+    return emit.let(largest / levels), inverse
+
+
+def code_bytes(values: Expr, lanes: int, inverse: Expr, encoding: Encoding) -> Expr:
+    """8-bit codes of float lanes, as int8 lanes (INT8) or uint8 lanes (UINT8)."""
+    scaled = T.nearbyint(values * emit.splat(inverse, lanes))
+    if encoding is Encoding.UINT8:
+        scaled = T.max(scaled, emit.splat(T.float32(0), lanes))
+    whole = emit.cast(scaled, "int32", lanes)
+    return emit.cast(whole, "int8" if encoding is Encoding.INT8 else "uint8", lanes)
+
+
+def pack_row(load: Load, length: Expr | int, scale: Expr, form: RowFormat, put: Put) -> Expr | None:
+    """Packs a row of `length` floats through `put`.
+
+    Returns the row's dynamic scale, or None for an encoding with a learned scale.
+    """
+    mean = row_mean(load, length) if form.centred else None
+    dynamic, factor = row_scale(load, length, form.encoding) if form.encoding.dynamic else (None, scale)
+
+    def word(index: Expr, values: Expr) -> None:
+        put(index, _planes(emit.let(values), mean, factor, form.encoding))
+
+    with emit.loop("word", length // WORD_BITS) as index:
+        word(index, load(index * WORD_BITS, WORD_BITS))
+    with emit.when(length % WORD_BITS != 0):
+        neutral = mean if mean is not None else T.float32(0)
+        start = length // WORD_BITS * WORD_BITS
+        padded = emit.scratch("padded", (WORD_BITS,), "float32")
+        emit.store(padded, emit.splat(neutral, WORD_BITS), 0, lanes=WORD_BITS)
+        with emit.loop("k", length % WORD_BITS) as k:
+            emit.store(padded, load(start + k, 1), k)
+        word(length // WORD_BITS, emit.load(padded, 0, lanes=WORD_BITS))
+    return dynamic
+
+
+def conditions(values: Expr, lanes: int, mean: Expr | None, scale: Expr, encoding: Encoding) -> list[Expr]:
+    """For each plane of a 1 or 2 bit encoding, which lanes have their bit set."""
+    if mean is not None:
+        values = emit.let(values - emit.splat(mean, lanes))
+    half = emit.splat(T.float32(0.5) * scale, lanes)
+    if encoding is Encoding.BINARY:
+        return [values < emit.splat(T.float32(0), lanes)]
+    if encoding is Encoding.BINARY01:
+        return [values > half]
+    if encoding is Encoding.TERNARY:
+        minus = emit.splat(T.float32(-0.5) * scale, lanes)
+        return [T.abs(values) > half, values < minus]
+    two = values >= emit.splat(T.float32(1.5) * scale, lanes)
+    return [T.And(values > half, values < emit.splat(T.float32(1.5) * scale, lanes)), two]
+
+
+def _planes(values: Expr, mean: Expr | None, factor: Expr, encoding: Encoding) -> list[Expr]:
+    if not encoding.dynamic:
+        truths = conditions(values, WORD_BITS, mean, factor, encoding)
+        return [emit.bits_of(truth, WORD_BITS) for truth in truths]
+    codes = emit.let(T.reinterpret(f"int8x{WORD_BITS}", code_bytes(values, WORD_BITS, factor, encoding)))
+    zero = emit.splat(T.int8(0), WORD_BITS)
+    masks = [1 << bit if bit < 7 else -128 for bit in range(plane_count(encoding))]
+    return [emit.bits_of((codes & emit.splat(T.int8(mask), WORD_BITS)) != zero, WORD_BITS) for mask in masks]
+
+
+def plane_weights(encoding: Encoding) -> tuple[int, ...]:
+    """Value of a set bit in each plane of a positional encoding."""
+    return PLANE_WEIGHTS[encoding]
+
+
+def _fold(
+    load: Load,
+    length: Expr | int,
+    dtype: str,
+    combine: Callable[[Expr, Expr], Expr],
+    change: Callable[[Expr], Expr],
+    initial: float,
+) -> Expr:
+    """Combines all elements: 16 lanes side by side, then the lanes, then the rest one by one."""
+    start = T.float64(initial) if dtype == "float64" else T.float32(initial)
+    lanes = emit.Register("lanes", dtype, _SUM_LANES, emit.splat(start, _SUM_LANES))
+    with emit.loop("k", length // _SUM_LANES) as k:
+        values = emit.cast(change(load(k * _SUM_LANES, _SUM_LANES)), dtype, _SUM_LANES)
+        lanes.set(combine(lanes.get(), values))
+    total = emit.Register("total", dtype, 1, emit.reduce_lanes(lanes.get(), dtype, _SUM_LANES, combine))
+    with emit.loop("k", length % _SUM_LANES) as k:
+        tail = load(length // _SUM_LANES * _SUM_LANES + k, 1)
+        total.set(combine(total.get(), T.cast(change(tail), dtype)))
+    return emit.let(total.get())

@@ -1,0 +1,162 @@
+"""The inner loop: a register tile of rows x column vectors, accumulated over the words of K."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.bitproduct import BitProduct, Term, plane_count
+from tbt_compile.codegen.tvm_api import Expr, T
+
+ReadRow = Callable[[Expr, int], Expr]
+"""`read(word, plane)`: one uint64 of a row."""
+ReadColumn = Callable[[Expr, int], Expr]
+"""`read(word, plane)`: one uint64 in each lane, one lane per column."""
+
+_BYTE_LIMIT = 255
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A vector of neighbouring columns."""
+
+    read: ReadColumn
+    lanes: int
+
+
+def tile_shape(product: BitProduct, isa: Isa, most_vectors: int) -> tuple[int, int]:
+    """(rows, vectors) of a tile whose accumulators fit the register file, for many rows."""
+    budget = isa.registers * 5 // 8
+    for rows, vectors in ((4, 4), (4, 2), (2, 2), (4, 1), (2, 1)):
+        if vectors <= most_vectors and rows * vectors * len(product.coefficients) <= budget:
+            return rows, vectors
+    return 1, 1
+
+
+def row_tile_vectors(product: BitProduct, isa: Isa, most_vectors: int) -> int:
+    """Vectors of a one-row tile."""
+    budget = isa.registers * 5 // 8
+    return next((v for v in (4, 2, 1) if v <= most_vectors and v * len(product.coefficients) <= budget), 1)
+
+
+def dot_tile(
+    product: BitProduct, words: Expr | int, rows: list[ReadRow], columns: list[Columns], isa: Isa
+) -> list[list[Expr]]:
+    """int32 vectors [row][column vector] of popcount sums; without the terms that depend on the row only."""
+    counters = {
+        (r, c, coefficient): _Counter(column.lanes, isa)
+        for r in range(len(rows))
+        for c, column in enumerate(columns)
+        for coefficient in product.coefficients
+    }
+    shared = {
+        (c, term.coefficient): _Counter(column.lanes, isa)
+        for c, column in enumerate(columns)
+        for term in product.columns
+    }
+    everything = [*counters.values(), *shared.values()]
+
+    def step(word: Expr) -> None:
+        row_words = [
+            [emit.let(read(word, plane)) for plane in range(plane_count(product.x))] for read in rows
+        ]
+        for c, column in enumerate(columns):
+            w = [emit.let(column.read(word, plane)) for plane in range(product.w.planes)]
+            for term in product.columns:
+                shared[c, term.coefficient].count(term.bits((), w))
+            for r, planes in enumerate(row_words):
+                x = [emit.splat(plane, column.lanes) for plane in planes]
+                for term in product.terms:
+                    counters[r, c, term.coefficient].count(term.bits(x, w))
+
+    _accumulate(words, step, everything, _longest_run(product, isa))
+
+    def total(r: int, c: int) -> Expr:
+        parts = [(t.coefficient, shared[c, t.coefficient]) for t in product.columns]
+        parts += [(coefficient, counters[r, c, coefficient]) for coefficient in product.coefficients]
+        lanes = columns[c].lanes
+        result = None
+        for coefficient, counter in parts:
+            value = counter.value() * emit.splat(T.int32(coefficient), lanes)
+            result = value if result is None else result + value
+        return emit.let(result)
+
+    return [[total(r, c) for c in range(len(columns))] for r in range(len(rows))]
+
+
+def row_terms(product: BitProduct, planes: list[Expr]) -> Expr:
+    """What one word of a row adds to all of its dot products; `planes` as passed to `put`."""
+    total: Expr = T.int32(0)
+    for weight, plane in zip(product.row, planes, strict=True):
+        if weight:
+            total = total + T.cast(T.popcount(plane), "int32") * T.int32(weight)
+    return total
+
+
+def _longest_run(product: BitProduct, isa: Isa) -> int | None:
+    """Words that can be counted before a byte counter may overflow; None for 64-bit counters."""
+    if isa.has_popcount:
+        return None
+    per_word = max(_repeats(product.terms), _repeats(product.columns)) * 8
+    return _BYTE_LIMIT // per_word
+
+
+def _repeats(terms: tuple[Term, ...]) -> int:
+    coefficients = [term.coefficient for term in terms]
+    return max((coefficients.count(value) for value in coefficients), default=1)
+
+
+def _accumulate(
+    words: Expr | int, step: Callable[[Expr], None], counters: list[_Counter], run: int | None
+) -> None:
+    if run is None or (isinstance(words, int) and words <= run):
+        with emit.loop("word", words) as word:
+            step(word)
+        for counter in counters:
+            counter.widen()
+        return
+    with emit.loop("run", (words + run - 1) // run) as index:
+        with emit.loop("word", T.min(run, words - index * run)) as word:
+            step(index * run + word)
+        for counter in counters:
+            counter.widen()
+
+
+class _Counter:
+    """Counts set bits per 64-bit lane.
+
+    With a popcount instruction for 64-bit lanes it adds those. Otherwise it counts per byte, which is what AVX2 and
+    NEON can do cheaply, and `widen` moves the bytes into the 64-bit lanes.
+    """
+
+    def __init__(self, lanes: int, isa: Isa) -> None:
+        self.lanes = lanes
+        self.bytewise = not isa.has_popcount and lanes > 1
+        self.total = emit.Register("total", "uint64", lanes, emit.splat(T.uint64(0), lanes))
+        if self.bytewise:
+            octets = lanes * 8
+            self.octets = emit.Register("octets", "uint8", octets, emit.splat(T.uint8(0), octets))
+
+    def count(self, bits: Expr) -> None:
+        """Adds the set bits of every lane."""
+        if self.bytewise:
+            self.octets.add(T.popcount(T.reinterpret(f"uint8x{self.lanes * 8}", bits)))
+        else:
+            self.total.add(T.popcount(bits))
+
+    def widen(self) -> None:
+        """Empties the byte counters into the 64-bit ones."""
+        if not self.bytewise:
+            return
+        value = emit.let(T.reinterpret(f"uint64x{self.lanes}", self.octets.get()))
+        for bits, mask in ((8, 0x00FF00FF00FF00FF), (16, 0x0000FFFF0000FFFF), (32, 0x00000000FFFFFFFF)):
+            keep = emit.splat(T.uint64(mask), self.lanes)
+            value = emit.let((value & keep) + ((value >> emit.splat(T.uint64(bits), self.lanes)) & keep))
+        self.total.add(value)
+        self.octets.set(emit.splat(T.uint8(0), self.lanes * 8))
+
+    def value(self) -> Expr:
+        """The count as int32 lanes."""
+        return emit.cast(self.total.get(), "int32", self.lanes)

@@ -1,0 +1,103 @@
+"""Bit-plane layouts of codes, in numpy.
+
+The stored layout ("planes") does not depend on the instruction set: code k of a row sits in bit k % 64 of
+word k // 64 of each plane, and the padding bits of the last word are zero.
+
+    BINARY      1 plane: sign (1 means -1)
+    TERNARY     2 planes: nonzero, sign (set only where nonzero)
+    BINARY01    1 plane: value
+    TERNARY012  2 planes: bit 0 and bit 1 of the value
+
+`interleave` turns stored weight planes into the layout that the kernels of one instruction set read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tbt_compile.codegen.isa import WORD_BITS, Isa
+from tbt_compile.encoding import Encoding
+from tbt_compile.errors import LoweringError
+
+Words = npt.NDArray[np.uint64]
+Codes = npt.NDArray[np.int8]
+
+
+def words_for(length: int) -> int:
+    """64-bit words that hold `length` bits."""
+    return -(-length // WORD_BITS)
+
+
+def pack_planes(codes: npt.NDArray[np.integer], encoding: Encoding) -> Words:
+    """Codes [..., K] of any integer dtype -> uint64 planes [..., P, W], W = ceil(K / 64).
+
+    Raises:
+        LoweringError: the encoding has no bit-planes, or a code is outside it.
+    """
+    if encoding.planes == 0:
+        raise LoweringError(f"{encoding.name} codes have no bit-planes: expected a 1 or 2 bit encoding")
+    codes = np.asarray(codes)
+    if not np.isin(codes, encoding.levels).all():
+        raise LoweringError(f"codes outside {encoding.name}: expected only {encoding.levels}")
+    planes = {
+        Encoding.BINARY: (codes < 0,),
+        Encoding.TERNARY: (codes != 0, codes < 0),
+        Encoding.BINARY01: (codes > 0,),
+        Encoding.TERNARY012: ((codes & 1) != 0, (codes & 2) != 0),
+    }[encoding]
+    return _bits_to_words(np.stack(planes, axis=-2))
+
+
+def unpack_planes(planes: Words, length: int, encoding: Encoding) -> Codes:
+    """Planes [..., P, W] -> int8 codes [..., K] with K = `length`; the inverse of `pack_planes`.
+
+    Raises:
+        LoweringError: the number of planes or words does not fit the encoding and length.
+    """
+    expected = (encoding.planes, words_for(length))
+    if encoding.planes == 0 or planes.shape[-2:] != expected:
+        raise LoweringError(
+            f"planes of shape {planes.shape} cannot hold {length} {encoding.name} codes: "
+            f"expected the last two dimensions to be {expected}"
+        )
+    octets = np.ascontiguousarray(planes).astype("<u8").view(np.uint8)
+    bits = np.unpackbits(octets, axis=-1, bitorder="little")[..., :length].astype(np.int8)
+    if encoding is Encoding.BINARY:
+        return 1 - 2 * bits[..., 0, :]
+    if encoding is Encoding.TERNARY:
+        return bits[..., 0, :] - 2 * bits[..., 1, :]
+    if encoding is Encoding.BINARY01:
+        return bits[..., 0, :]
+    return bits[..., 0, :] + 2 * bits[..., 1, :]
+
+
+def interleaved_shape(rows: int, length: int, encoding: Encoding, isa: Isa) -> tuple[int, int, int, int]:
+    """Shape [blocks, W, P, block] of an interleaved weight matrix with N = `rows` and K = `length`."""
+    return -(-rows // isa.block), words_for(length), encoding.planes, isa.block
+
+
+def interleave(planes: Words, isa: Isa) -> Words:
+    """Weight planes [N, P, W] -> [ceil(N / block), W, P, block], N padded with zero rows.
+
+    One vector load then reads the same word of neighbouring output columns, so that a product needs no
+    horizontal sums, and a block is one contiguous stream.
+    """
+    rows, count, words = planes.shape
+    blocks = -(-rows // isa.block)
+    padded = np.zeros((blocks * isa.block, count, words), np.uint64)
+    padded[:rows] = planes
+    return np.ascontiguousarray(padded.reshape(blocks, isa.block, count, words).transpose(0, 3, 2, 1))
+
+
+def deinterleave(weights: Words, rows: int) -> Words:
+    """The inverse of `interleave`: [blocks, W, P, block] -> planes [N, P, W] with N = `rows`."""
+    blocks, words, count, block = weights.shape
+    return np.ascontiguousarray(weights.transpose(0, 3, 2, 1).reshape(blocks * block, count, words)[:rows])
+
+
+def _bits_to_words(bits: npt.NDArray[np.bool_]) -> Words:
+    pad = -bits.shape[-1] % WORD_BITS
+    padded = np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, pad)])
+    octets = np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little"))
+    return octets.view("<u8").astype(np.uint64)

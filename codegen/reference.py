@@ -1,0 +1,67 @@
+"""The kernels' results, computed plainly in numpy.
+
+These follow the numeric definitions word for word and share nothing with the generated code: codes from
+comparisons, exact int64 sums, then float32 scale and bias.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tbt_compile.encoding import Encoding
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+_F32 = np.float32
+
+
+def centre(x: Floats) -> Floats:
+    """x minus the mean of its last dimension; the mean is found in float64 and rounded to float32."""
+    mean = (x.astype(np.float64).sum(-1, keepdims=True) / x.shape[-1]).astype(_F32)
+    return (x - mean).astype(_F32)
+
+
+def quantize(
+    x: Floats, encoding: Encoding, scale: float, center: bool = False
+) -> tuple[Integers, Floats]:
+    """Codes [..., D] and scales: [..., 1] for 8-bit encodings, else the learned one as a 0-d array."""
+    a = _F32(scale)
+    x = x.astype(_F32)
+    if center and encoding in (Encoding.BINARY, Encoding.TERNARY):
+        x = centre(x)
+    half, three_halves = _F32(0.5) * a, _F32(1.5) * a
+    if encoding is Encoding.BINARY:
+        return np.where(x >= 0, 1, -1).astype(np.int64), np.asarray(a)
+    if encoding is Encoding.TERNARY:
+        return (x > half).astype(np.int64) - (x < -half), np.asarray(a)
+    if encoding is Encoding.BINARY01:
+        return (x > half).astype(np.int64), np.asarray(a)
+    if encoding is Encoding.TERNARY012:
+        return np.where(x >= three_halves, 2, (x > half).astype(np.int64)), np.asarray(a)
+    return _quantize_bytes(x, encoding)
+
+
+def _quantize_bytes(x: Floats, encoding: Encoding) -> tuple[Integers, Floats]:
+    levels = _F32(127 if encoding is Encoding.INT8 else 255)
+    values = np.abs(x) if encoding is Encoding.INT8 else np.maximum(x, 0)
+    largest = values.max(-1, keepdims=True, initial=0).astype(_F32)
+    inverse = np.where(largest > 0, levels / np.where(largest > 0, largest, 1), 0).astype(_F32)
+    codes = np.rint(x * inverse)
+    if encoding is Encoding.UINT8:
+        codes = np.maximum(codes, 0)
+    return codes.astype(np.int64), (largest / levels).astype(_F32)
+
+
+def linear(
+    codes: Integers,
+    scale: Floats,
+    weight_codes: Integers,
+    weight_scale: Floats,
+    bias: Floats | None = None,
+) -> Floats:
+    """Codes [M, K] with scale () or [M, 1], weight codes [N, K] with scale [N] -> float32 [M, N]."""
+    total = codes.astype(np.int64) @ weight_codes.astype(np.int64).T
+    y = (total.astype(_F32) * (scale * weight_scale[None, :]).astype(_F32)).astype(_F32)
+    return y if bias is None else (y + bias).astype(_F32)

@@ -1,0 +1,59 @@
+"""Every name of TVM that this package uses, in one place.
+
+TVM moves its Python API between minor versions (tir became tirx, NDArray became runtime.Tensor, the script
+builder changed package). When it moves again, this is the only file to change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import ir, relax, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target
+from tvm.target import codegen as _llvm
+from tvm.tirx.script import builder as T
+
+IRModule = ir.IRModule
+PrimFunc = tirx.PrimFunc
+PassContext = tvm.transform.PassContext
+
+Expr = Any
+"""A scalar or vector expression of the program being built."""
+Buffer = Any
+"""A tensor argument or a scratch buffer of the program being built."""
+
+# Scratch buffers below this many bytes live on the stack, where LLVM turns them into registers; larger ones
+# come from TVM's per-thread workspace pool.
+STACK_BYTES = 1024
+
+
+def cpu_features(cpu: str, triple: str) -> frozenset[str]:
+    """LLVM's feature names for a CPU, such as "avx512bw" or "neon"."""
+    return frozenset(_llvm.llvm_get_cpu_features(Target({"kind": "llvm", "mcpu": cpu, "mtriple": triple})))
+
+
+def compile_functions(functions: dict[str, PrimFunc], target: Target) -> Any:
+    """Builds a runtime module whose entries are the given functions."""
+    named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
+    return tvm.compile(IRModule(named), target=target)
+
+
+__all__ = [
+    "STACK_BYTES",
+    "Buffer",
+    "Expr",
+    "IRBuilder",
+    "IRModule",
+    "PassContext",
+    "PrimFunc",
+    "T",
+    "Target",
+    "compile_functions",
+    "cpu_features",
+    "ir",
+    "relax",
+    "tirx",
+    "tvm",
+]
