@@ -1,0 +1,73 @@
+"""Remove what the export leaves behind and the compiler has no use for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.lowering.context import LoweringContext
+from tbt_compile.passes.lowering.match import ATEN, is_call
+
+IDENTITIES = {
+    ATEN.alias.default,
+    ATEN.detach.default,
+    ATEN.detach_.default,
+    ATEN.lift_fresh_copy.default,
+}
+
+
+def is_identity(node: fx.Node) -> bool:
+    """Whether a node returns its first operand: copies, and dropout outside training."""
+    if is_call(node, ATEN.dropout.default):
+        return node.args[2] is False or node.args[1] == 0.0
+    return node.op == "call_function" and node.target in IDENTITIES
+
+
+def drop_empty_operands(cat: fx.Node) -> bool:
+    """Take 1-D empty tensors out of a concatenation.
+
+    A dynamic cache starts from one; torch allows the mix of ranks for old times' sake, Relax does not.
+    """
+    operands = cat.args[0]
+    assert isinstance(operands, (list, tuple))
+    kept = [operand for operand in operands if not _is_empty_vector(operand)]
+    if len(kept) == len(operands):
+        return False
+    if len(kept) == 1:
+        cat.replace_all_uses_with(kept[0])  # type: ignore[arg-type]
+        cat.graph.erase_node(cat)
+    else:
+        cat.args = (kept, *cat.args[1:])
+    return True
+
+
+def _is_empty_vector(node: object) -> bool:
+    value = node.meta["val"] if isinstance(node, fx.Node) else None
+    return value is not None and value.ndim == 1 and value.shape[0] == 0
+
+
+@dataclass(frozen=True)
+class CleanUp:
+    """Drops identities, empty concatenation operands, assertions and dead code.
+
+    Needs: an exported program in eval mode. Leaves: an equivalent graph without those nodes.
+    """
+
+    name: str = "clean-up"
+
+    def apply(self, context: LoweringContext) -> PassResult:
+        changes = 0
+        for node in list(context.graph.nodes):
+            if is_identity(node):
+                node.replace_all_uses_with(node.args[0])
+                context.graph.erase_node(node)
+                changes += 1
+            elif is_call(node, ATEN._assert_tensor_metadata.default):
+                context.graph.erase_node(node)
+                changes += 1
+            elif is_call(node, ATEN.cat.default):
+                changes += drop_empty_operands(node)
+        context.graph.eliminate_dead_code()
+        return PassResult(changes)

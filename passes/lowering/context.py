@@ -1,0 +1,52 @@
+"""The state that the lowering pipeline hands from pass to pass: one export unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+
+@dataclass(frozen=True)
+class CacheSlot:
+    """Where the keys and values of one attention layer enter and leave a unit.
+
+    Attributes:
+        key_input, value_input: names of the placeholders, or None when the unit only makes them.
+        key_output, value_output: positions in the unit's outputs, or None when it only reads them.
+    """
+
+    key_input: str | None = None
+    value_input: str | None = None
+    key_output: int | None = None
+    value_output: int | None = None
+
+
+@dataclass
+class LoweringContext:
+    """One unit (encoder, first step, step) on its way to TVM.
+
+    Attributes:
+        name: of the unit; it becomes the name of the compiled function.
+        program: the exported program; its graph is rewritten in place.
+        caches: the attention caches that cross the unit's border.
+    """
+
+    name: str
+    program: torch.export.ExportedProgram
+    caches: tuple[CacheSlot, ...] = ()
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph being rewritten."""
+        return self.program.graph_module.graph
+
+    def graphs(self) -> Mapping[str, fx.GraphModule]:
+        """The one graph, under the name of the unit."""
+        return {self.name: self.program.graph_module}
+
+    def describe(self) -> str:
+        """The caches; the graph speaks for itself."""
+        return "\n".join(str(slot) for slot in self.caches)

@@ -1,0 +1,55 @@
+"""Fold quantize, packed weight, product, scales and bias of a linear layer into one operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.lowering.context import LoweringContext
+from tbt_compile.passes.lowering.match import ATEN, TBT, factors, is_call, is_scale_of, quantize_of, replace
+
+
+def fuse(linear: fx.Node) -> bool:
+    """Rewrite `linear(codes(x), unpack(w)) * (scale(x) * scale(w).T) [+ bias]` around one linear node."""
+    quantize, unpack = quantize_of(linear.args[0], 0), linear.args[1]
+    if quantize is None or not is_call(unpack, TBT.unpack.default) or len(linear.users) != 1:
+        return False
+    scaled = next(iter(linear.users))
+    scales = factors(scaled) and factors(scaled.args[1])
+    if not scales or not is_scale_of(scales[0], quantize) or not is_call(scales[1], ATEN.transpose.int):
+        return False
+    weight_scale = scales[1].args[0]
+    bias, last = _bias(scaled)
+    x, x_scale, x_encoding, center = quantize.args
+    packed, weight_encoding, columns = unpack.args  # type: ignore[union-attr]
+    operands = (x, x_scale, packed, weight_scale, bias, x_encoding, weight_encoding, center, columns)
+    replace(last, TBT.bit_linear.default, operands)
+    return True
+
+
+def _bias(scaled: fx.Node) -> tuple[fx.Node | None, fx.Node]:
+    """The bias added to the scaled product, if that is all that is done with it, and the last node."""
+    users = list(scaled.users)
+    if len(users) == 1 and is_call(users[0], ATEN.add.Tensor) and users[0].args[0] is scaled:
+        addend = users[0].args[1]
+        if isinstance(addend, fx.Node) and addend.op == "placeholder" and addend.meta["val"].ndim == 1:
+            return addend, users[0]
+    return None, scaled
+
+
+@dataclass(frozen=True)
+class FuseLinear:
+    """Replaces every quantized linear layer by `tbt::bit_linear`.
+
+    Needs: a cleaned-up graph of a frozen model. Leaves: no `aten::linear` on codes.
+    """
+
+    name: str = "fuse-linear"
+
+    def apply(self, context: LoweringContext) -> PassResult:
+        linears = [node for node in context.graph.nodes if is_call(node, ATEN.linear.default)]
+        fused = sum(fuse(node) for node in linears)
+        context.graph.eliminate_dead_code()
+        return PassResult(fused, f"{len(linears) - fused} linear layers stay in floating point")

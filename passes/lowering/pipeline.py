@@ -1,0 +1,27 @@
+"""The lowering pipeline, from the exported graph of a frozen model to operators that have kernels."""
+
+from __future__ import annotations
+
+from tbt_compile.passes.base import Pipeline
+from tbt_compile.passes.lowering.check import CheckFused
+from tbt_compile.passes.lowering.clean_up import CleanUp
+from tbt_compile.passes.lowering.context import LoweringContext
+from tbt_compile.passes.lowering.fuse_attention import FuseAttention
+from tbt_compile.passes.lowering.fuse_embedding import FuseEmbedding
+from tbt_compile.passes.lowering.fuse_linear import FuseLinear
+from tbt_compile.passes.lowering.pack_caches import PackCaches
+
+
+def lowering_pipeline() -> Pipeline[LoweringContext]:
+    """The passes in order; the dump of a phase is named after its pass."""
+    return Pipeline(
+        "lowering",
+        [
+            CleanUp(),
+            FuseLinear(),
+            FuseEmbedding(),
+            FuseAttention(),
+            PackCaches(),
+            CheckFused(),
+        ],
+    )

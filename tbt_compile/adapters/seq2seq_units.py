@@ -1,0 +1,143 @@
+"""Export units of an encoder-decoder model: what is compiled instead of the model's own generation loop.
+
+Three functions of tensors alone, with dynamic batch and sequence lengths: the encoder, the first decoder
+step, which also makes the keys and values of cross-attention, and every later step. Caches go in and out
+as arguments, so that a unit has no state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
+
+# Lengths of the examples used for capture; all different, so that no two dimensions are taken for one.
+_BATCH, _SOURCE, _PREFIX = 2, 9, 3
+
+
+class Encoder(nn.Module):
+    """(input_ids [B, S], attention_mask [B, S]) -> hidden states [B, S, D]."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = model.get_encoder()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+class FirstStep(nn.Module):
+    """(decoder_input_ids [B, T], hidden states [B, S, D], attention_mask [B, S]) -> logits and both caches.
+
+    Logits `[B, 1, V]` are those of the last position.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, decoder_input_ids: Tensor, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        output = self.model(
+            attention_mask=attention_mask,
+            encoder_outputs=(hidden,),
+            decoder_input_ids=decoder_input_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        halves = (cache.self_attention_cache.layers, cache.cross_attention_cache.layers)
+        tensors = [tensor for layers in halves for layer in layers for tensor in (layer.keys, layer.values)]
+        return (output.logits[:, -1:], *tensors)
+
+
+class Step(nn.Module):
+    """(decoder_input_ids [B, 1], attention_mask [B, S], caches) -> logits [B, 1, V] and the grown self cache.
+
+    `caches` is a flat list, keys and values of each layer in turn, self-attention before cross-attention.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, decoder_input_ids: Tensor, attention_mask: Tensor, caches: list[Tensor]) -> tuple[Tensor, ...]:
+        pairs = list(zip(caches[::2], caches[1::2], strict=True))
+        layers = len(pairs) // 2
+        cache = EncoderDecoderCache(DynamicCache(pairs[:layers]), DynamicCache(pairs[layers:]))
+        for layer in range(layers):
+            cache.is_updated[layer] = True
+        # Only the shape of the hidden states is read once the cross-attention cache is filled.
+        hidden = torch.zeros(*attention_mask.shape, 1).expand(-1, -1, self.model.config.hidden_size)
+        output = self.model(
+            attention_mask=attention_mask,
+            encoder_outputs=(hidden,),
+            decoder_input_ids=decoder_input_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        grown = cache.self_attention_cache.layers
+        return (output.logits, *(tensor for layer in grown for tensor in (layer.keys, layer.values)))
+
+
+@dataclass(frozen=True)
+class Seq2SeqUnits:
+    """The captured units of one model, and the number of decoder layers whose caches they exchange."""
+
+    encoder: LoweringContext
+    first_step: LoweringContext
+    step: LoweringContext
+    layers: int
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter((self.encoder, self.first_step, self.step))
+
+
+def export_units(model: PreTrainedModel) -> Seq2SeqUnits:
+    """Capture the three units of a frozen encoder-decoder model in eval mode.
+
+    Raises:
+        LoweringError: the model has no encoder and decoder.
+    """
+    if not getattr(model.config, "is_encoder_decoder", False):
+        raise LoweringError(
+            f"{type(model).__name__} is not an encoder-decoder model: only those are compiled for generation so "
+            "far. The frozen model runs in eager mode, and a plain module is compiled to a callable"
+        )
+    model.eval()
+    ids = torch.randint(3, model.config.vocab_size, (_BATCH, _SOURCE))
+    mask = torch.ones_like(ids)
+    mask[1, -2:] = 0
+    prefix = torch.randint(3, model.config.vocab_size, (_BATCH, _PREFIX))
+    pair = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    with torch.no_grad():
+        hidden = Encoder(model)(ids, mask)
+        first = FirstStep(model)(prefix, hidden, mask)
+        caches = [tensor.contiguous() for tensor in first[1:]]
+        encoder = _export(Encoder(model), (ids, mask), (pair, pair))
+        first_step = _export(FirstStep(model), (prefix, hidden, mask), (pair, pair, pair))
+        cache_dims = [{0: Dim.DYNAMIC, 2: Dim.DYNAMIC}] * len(caches)
+        step = _export(
+            Step(model), (prefix[:, :1].contiguous(), mask, caches), ({0: Dim.DYNAMIC}, pair, cache_dims)
+        )
+    layers = len(caches) // 4
+    made = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(2 * layers))
+    names = [f"caches_{i}" for i in range(4 * layers)]
+    grown = tuple(CacheSlot(names[2 * i], names[2 * i + 1], 1 + 2 * i, 2 + 2 * i) for i in range(layers))
+    read = tuple(CacheSlot(names[2 * i], names[2 * i + 1]) for i in range(layers, 2 * layers))
+    return Seq2SeqUnits(
+        LoweringContext("encoder", encoder),
+        LoweringContext("first_step", first_step, made),
+        LoweringContext("step", step, grown + read),
+        layers,
+    )
+
+
+def _export(unit: nn.Module, args: tuple, dims: tuple) -> torch.export.ExportedProgram:  # type: ignore[type-arg]
+    return torch.export.export(unit.eval(), args, dynamic_shapes=dims, strict=False)

@@ -1,0 +1,172 @@
+"""Torch forms of the compiled operators: what the fusion passes put in the graph.
+
+Each one has the shapes and the meaning of the kernel it is lowered to, and an eager implementation made of
+`tbt_compile.torch_ops`, so that a fused graph can be run and compared before any code is generated.
+
+Attention operands are packed when they enter the cache. Rows of keys are `[B, H, T, R]`; values of learned
+encodings are packed along the tokens, `[B, H, ceil(T / 64), planes, D]`; 8-bit operands keep one byte per
+code and the token's float32 scale in the last four bytes of the row, `[B, H, T, D + 4]`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tbt_compile.encoding import Encoding
+from tbt_compile.quantizers.ops import QuantTensor, quantized_embedding, quantized_linear, quantized_matmul
+from tbt_compile.torch_ops import pack_bits, quantize, unpack, unpack_bits, words_for
+
+SCALE_BYTES = 4
+
+
+@torch.library.custom_op("tbt::bit_linear", mutates_args=())
+def bit_linear(
+    x: Tensor,
+    x_scale: Tensor,
+    packed: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    x_encoding: str,
+    weight_encoding: str,
+    center: bool,
+    columns: int,
+) -> Tensor:
+    """Quantize x `[..., K]`, multiply with the packed weight `[N, ...]`, scale and add the bias."""
+    codes = QuantTensor(*quantize(x, x_scale, x_encoding, center))
+    return quantized_linear(codes, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale), bias)
+
+
+@bit_linear.register_fake
+def _(x, x_scale, packed, weight_scale, bias, x_encoding, weight_encoding, center, columns):  # type: ignore[no-untyped-def]
+    return x.new_empty((*x.shape[:-1], packed.shape[0]))
+
+
+@torch.library.custom_op("tbt::bit_embedding", mutates_args=())
+def bit_embedding(ids: Tensor, packed: Tensor, weight_scale: Tensor, weight_encoding: str, columns: int) -> Tensor:
+    """Rows `ids` (int64) of a packed weight as real values `[*ids.shape, columns]`."""
+    return quantized_embedding(ids, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale))
+
+
+@bit_embedding.register_fake
+def _(ids, packed, weight_scale, weight_encoding, columns):  # type: ignore[no-untyped-def]
+    return weight_scale.new_empty((*ids.shape, columns))
+
+
+@torch.library.custom_op("tbt::pack_keys", mutates_args=())
+def pack_keys(keys: Tensor, scale: Tensor, encoding: str, center: bool) -> Tensor:
+    """Quantize keys `[B, H, T, D]` and pack each row: int64 `[B, H, T, planes * words]` or int8 rows."""
+    codes, scales = quantize(keys, scale, encoding, center)
+    kind = Encoding(encoding)
+    if kind.dynamic:
+        return _byte_rows(codes, scales, kind)
+    return pack_bits(codes, kind).flatten(-2)
+
+
+@pack_keys.register_fake
+def _(keys, scale, encoding, center):  # type: ignore[no-untyped-def]
+    kind, width = Encoding(encoding), keys.shape[-1]
+    if kind.dynamic:
+        return keys.new_empty((*keys.shape[:-1], width + SCALE_BYTES), dtype=torch.int8)
+    return keys.new_empty((*keys.shape[:-1], kind.planes * words_for(width)), dtype=torch.int64)
+
+
+@torch.library.custom_op("tbt::pack_values", mutates_args=())
+def pack_values(values: Tensor, scale: Tensor, encoding: str, center: bool) -> Tensor:
+    """Quantize values `[B, H, T, D]` and pack them along the tokens: int64 `[B, H, words, planes, D]`."""
+    codes, scales = quantize(values, scale, encoding, center)
+    kind = Encoding(encoding)
+    if kind.dynamic:
+        return _byte_rows(codes, scales, kind)
+    return pack_bits(codes.transpose(-1, -2), kind).permute(0, 1, 4, 3, 2).contiguous()
+
+
+@pack_values.register_fake
+def _(values, scale, encoding, center):  # type: ignore[no-untyped-def]
+    kind = Encoding(encoding)
+    batch, heads, length, width = values.shape
+    if kind.dynamic:
+        return values.new_empty((batch, heads, length, width + SCALE_BYTES), dtype=torch.int8)
+    return values.new_empty((batch, heads, words_for(length), kind.planes, width), dtype=torch.int64)
+
+
+@torch.library.custom_op("tbt::append_values", mutates_args=())
+def append_values(
+    past: Tensor, past_keys: Tensor, values: Tensor, scale: Tensor, encoding: str, center: bool
+) -> Tensor:
+    """Packed values of `past` followed by those of `values`; `past_keys` tells how many tokens are past."""
+    kind = Encoding(encoding)
+    codes, _ = quantize(values, scale, encoding, center)
+    old = unpack_bits(past.permute(0, 1, 4, 3, 2), kind, past_keys.shape[2])
+    both = torch.cat([old, codes.transpose(-1, -2)], dim=-1)
+    return pack_bits(both, kind).permute(0, 1, 4, 3, 2).contiguous()
+
+
+@append_values.register_fake
+def _(past, past_keys, values, scale, encoding, center):  # type: ignore[no-untyped-def]
+    length = words_for(past_keys.shape[2] + values.shape[2])
+    return past.new_empty((past.shape[0], past.shape[1], length, past.shape[3], past.shape[4]))
+
+
+@torch.library.custom_op("tbt::attention_scores", mutates_args=())
+def attention_scores(
+    query: Tensor,
+    query_scale: Tensor,
+    keys: Tensor,
+    key_scale: Tensor,
+    query_encoding: str,
+    key_encoding: str,
+    center: bool,
+) -> Tensor:
+    """QK^T of a real query `[B, H, Q, D]`, quantized here, and packed keys: `[B, H, Q, T]`."""
+    codes = QuantTensor(*quantize(query, query_scale, query_encoding, center))
+    return quantized_matmul(codes, _key_rows(keys, key_scale, Encoding(key_encoding), query.shape[-1]), True)
+
+
+@attention_scores.register_fake
+def _(query, query_scale, keys, key_scale, query_encoding, key_encoding, center):  # type: ignore[no-untyped-def]
+    return query.new_empty((*query.shape[:-1], keys.shape[2]))
+
+
+@torch.library.custom_op("tbt::attention_context", mutates_args=())
+def attention_context(
+    weights: Tensor,
+    weights_scale: Tensor,
+    values: Tensor,
+    value_scale: Tensor,
+    weights_encoding: str,
+    value_encoding: str,
+    center: bool,
+) -> Tensor:
+    """PV of attention weights `[B, H, Q, T]`, quantized here, and packed values: `[B, H, Q, D]`."""
+    codes = QuantTensor(*quantize(weights, weights_scale, weights_encoding, center))
+    kind = Encoding(value_encoding)
+    if kind.dynamic:
+        return quantized_matmul(codes, _byte_tensor(values, kind), False)
+    unpacked = unpack_bits(values.permute(0, 1, 4, 3, 2), kind, weights.shape[-1]).transpose(-1, -2)
+    return quantized_matmul(codes, QuantTensor(unpacked, value_scale), False)
+
+
+@attention_context.register_fake
+def _(weights, weights_scale, values, value_scale, weights_encoding, value_encoding, center):  # type: ignore[no-untyped-def]
+    width = values.shape[-1] - (SCALE_BYTES if Encoding(value_encoding).dynamic else 0)
+    return weights.new_empty((*weights.shape[:-1], width))
+
+
+def _byte_rows(codes: Tensor, scales: Tensor, encoding: Encoding) -> Tensor:
+    stored = codes.to(torch.int8 if encoding.signed else torch.uint8).view(torch.int8)
+    return torch.cat([stored, scales.contiguous().view(torch.int8)], dim=-1)
+
+
+def _byte_tensor(rows: Tensor, encoding: Encoding) -> QuantTensor:
+    width = rows.shape[-1] - SCALE_BYTES
+    scales = rows[..., width:].contiguous().view(torch.float32)
+    codes = rows[..., :width].contiguous().view(torch.int8 if encoding.signed else torch.uint8)
+    return QuantTensor(codes.float(), scales)
+
+
+def _key_rows(keys: Tensor, scale: Tensor, encoding: Encoding, width: int) -> QuantTensor:
+    if encoding.dynamic:
+        return _byte_tensor(keys, encoding)
+    words = keys.unflatten(-1, (encoding.planes, -1))
+    return QuantTensor(unpack_bits(words, encoding, width), scale)

@@ -1,0 +1,76 @@
+"""What a quantizer becomes when a model is frozen: packed weight codes, and a scale that no longer trains."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tbt_compile import torch_ops
+from tbt_compile.encoding import Encoding
+from tbt_compile.quantizers import ActivationQuantizer, QuantTensor, WeightQuantizer
+
+
+def _constant(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+class FrozenWeight(nn.Module):
+    """Takes the place of a `WeightQuantizer`: returns the packed codes whatever weight it is given.
+
+    Parameters (none of them trains):
+        packed: int64 words `[N, planes, ceil(K / 64)]`, or int8 `[N, K]` for 8 bits.
+        scale: float32 `[N, 1]`.
+    """
+
+    def __init__(self, packed: Tensor, scale: Tensor, encoding: Encoding, columns: int) -> None:
+        super().__init__()
+        self.encoding, self.columns = encoding, columns
+        self.packed = _constant(packed)
+        self.scale = _constant(scale)
+
+    @classmethod
+    def from_quantizer(cls, quantizer: WeightQuantizer, weight: Tensor) -> FrozenWeight:
+        """Quantize the weight `[N, K]` for the last time."""
+        with torch.no_grad():
+            codes, scale = quantizer(weight.detach().float())
+        assert scale is not None, "a weight in full precision is not frozen"
+        return cls(
+            torch_ops.pack(codes, quantizer.encoding), scale.clone(), quantizer.encoding, weight.shape[1]
+        )
+
+    @classmethod
+    def empty(cls, encoding: Encoding, rows: int, columns: int) -> FrozenWeight:
+        """A place for packed codes that are loaded later."""
+        if encoding is Encoding.INT8:
+            packed = torch.empty(rows, columns, dtype=torch.int8)
+        else:
+            packed = torch.empty(rows, encoding.planes, torch_ops.words_for(columns), dtype=torch.int64)
+        return cls(packed, torch.empty(rows, 1), encoding, columns)
+
+    def forward(self, weight: Tensor | None = None) -> QuantTensor:
+        codes = torch.ops.tbt.unpack(self.packed, self.encoding.value, self.columns)
+        return QuantTensor(codes, self.scale)
+
+    def extra_repr(self) -> str:
+        return f"{self.encoding.value}, rows={self.packed.shape[0]}, columns={self.columns}"
+
+
+class FrozenActivation(nn.Module):
+    """Takes the place of an `ActivationQuantizer`; `scale` is a float32 scalar (unused at 8 bits)."""
+
+    def __init__(self, encoding: Encoding, center: bool, scale: Tensor) -> None:
+        super().__init__()
+        self.encoding, self.center = encoding, center
+        self.scale = _constant(scale.detach().clone())
+
+    @classmethod
+    def from_quantizer(cls, quantizer: ActivationQuantizer) -> FrozenActivation:
+        """Keep the scale as training left it."""
+        scale = quantizer.effective_scale if quantizer.learned else torch.ones(())
+        return cls(quantizer.encoding, quantizer.center, scale)
+
+    def forward(self, x: Tensor) -> QuantTensor:
+        return QuantTensor(*torch.ops.tbt.quantize(x, self.scale, self.encoding.value, self.center))
+
+    def extra_repr(self) -> str:
+        return f"{self.encoding.value}, center={self.center}"
