@@ -21,7 +21,11 @@ def is_call(node: Any, target: Any) -> bool:
 
 def quantize_of(node: Any, output: int) -> fx.Node | None:
     """The `tbt::quantize` node of which `node` is output 0 (codes) or 1 (scale); else None."""
-    if is_call(node, operator.getitem) and node.args[1] == output and is_call(node.args[0], TBT.quantize.default):
+    if (
+        is_call(node, operator.getitem)
+        and node.args[1] == output
+        and is_call(node.args[0], TBT.quantize.default)
+    ):
         return node.args[0]
     return None
 

@@ -34,9 +34,7 @@ def pack_slot(graph: fx.Graph, slot: CacheSlot) -> int:
     return packed_keys + _pack_half(graph, value_input, slot.value_output, key_input)
 
 
-def _pack_half(
-    graph: fx.Graph, cached: fx.Node | None, output: int | None, past_keys: fx.Node | None
-) -> int:
+def _pack_half(graph: fx.Graph, cached: fx.Node | None, output: int | None, past_keys: fx.Node | None) -> int:
     """Pack the keys of a cache (`past_keys` None) or its values."""
     source = _output(graph, output) if output is not None else cached
     assert source is not None, "a cache slot without an input has an output"

@@ -43,7 +43,9 @@ class FirstStep(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, decoder_input_ids: Tensor, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, decoder_input_ids: Tensor, hidden: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, ...]:
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         output = self.model(
             attention_mask=attention_mask,
@@ -67,7 +69,9 @@ class Step(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, decoder_input_ids: Tensor, attention_mask: Tensor, caches: list[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, decoder_input_ids: Tensor, attention_mask: Tensor, caches: list[Tensor]
+    ) -> tuple[Tensor, ...]:
         pairs = list(zip(caches[::2], caches[1::2], strict=True))
         layers = len(pairs) // 2
         cache = EncoderDecoderCache(DynamicCache(pairs[:layers]), DynamicCache(pairs[layers:]))

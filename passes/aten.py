@@ -1,0 +1,113 @@
+"""Vocabulary of the exported graph: which ATen operators belong together, and who owns a node."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
+MATMUL = frozenset({aten.matmul.default, aten.bmm.default, aten.mm.default})
+LINEAR = frozenset({aten.linear.default, aten.addmm.default})
+EMBEDDING = frozenset({aten.embedding.default})
+
+# Operators that hand on the values of their first argument, or some of them: order, shape and type may change.
+VIEW = frozenset(
+    {
+        operator.getitem,
+        aten._to_copy.default,
+        aten.alias.default,
+        aten.chunk.default,
+        aten.clone.default,
+        aten.contiguous.default,
+        aten.detach.default,
+        aten.expand.default,
+        aten.flatten.using_ints,
+        aten.index.Tensor,
+        aten.index_select.default,
+        aten.narrow.default,
+        aten.permute.default,
+        aten.repeat.default,
+        aten.repeat_interleave.self_int,
+        aten.reshape.default,
+        aten.select.int,
+        aten.slice.Tensor,
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+        aten.squeeze.default,
+        aten.squeeze.dim,
+        aten.t.default,
+        aten.to.device,
+        aten.to.dtype,
+        aten.to.dtype_layout,
+        aten.transpose.int,
+        aten.type_as.default,
+        aten.unbind.int,
+        aten.unflatten.int,
+        aten.unsqueeze.default,
+        aten.view.default,
+        aten.view_as.default,
+    }
+)
+
+# Operators that keep a non-negative tensor non-negative although they change its values.
+DROPOUT = frozenset({aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default})
+
+# What may stand between QK^T and its softmax, or between a softmax and PV: scaling, masking, shapes, dropout.
+BETWEEN_PRODUCTS = (
+    VIEW
+    | DROPOUT
+    | {
+        aten.add.Tensor,
+        aten.add_.Tensor,
+        aten.clamp.default,
+        aten.div.Scalar,
+        aten.div.Tensor,
+        aten.div_.Tensor,
+        aten.masked_fill.Scalar,
+        aten.masked_fill.Tensor,
+        aten.masked_fill_.Scalar,
+        aten.maximum.default,
+        aten.mul.Scalar,
+        aten.mul.Tensor,
+        aten.mul_.Tensor,
+        aten.nan_to_num.default,
+        aten.sub.Tensor,
+        aten.tanh.default,
+        aten.where.ScalarOther,
+        aten.where.ScalarSelf,
+        aten.where.self,
+    }
+)
+
+
+def owner(node: fx.Node) -> str:
+    """Dotted name of the innermost module whose forward made this node; "" for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [name for name, _ in stack.values()]
+    return names[-1] if names else ""
+
+
+def owner_class(node: fx.Node) -> str:
+    """Class name (without its module path) of the module that `owner` names."""
+    stack = node.meta.get("nn_module_stack") or {}
+    classes = [kind if isinstance(kind, str) else kind.__name__ for _, kind in stack.values()]
+    return classes[-1].rpartition(".")[2] if classes else ""
+
+
+def common_owner(*names: str) -> str:
+    """The innermost module that contains all of the named ones.
+
+    >>> common_owner("decoder.attn", "decoder.attn.softmax")
+    'decoder.attn'
+    """
+    parts = [name.split(".") if name else [] for name in names]
+    shared = []
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return ".".join(shared)

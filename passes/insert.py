@@ -1,0 +1,126 @@
+"""Insertion of quantizers in the captured graph: the reference that the eager model has to equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import fx, nn
+
+from tbt_compile.passes.aten import aten
+from tbt_compile.passes.attention_trace import OPERANDS, replace_product, untranspose
+from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.plan import Operand, QuantPlan
+from tbt_compile.passes.sites import Call, SiteKind
+from tbt_compile.quantizers import (
+    ActivationQuantizer,
+    WeightQuantizer,
+    quantized_embedding,
+    quantized_linear,
+)
+from tbt_compile.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tbt_compile.passes.context import PrepareContext
+
+# Module of the graph that holds the quantizers, so that no name of the model can collide.
+HOLDER = "quantizers"
+
+Place = Callable[[str], str]  # operand name -> target of its quantizer in the graph
+
+
+def build_quantizer(operand: Operand, recipe: Recipe) -> nn.Module:
+    """The quantizer of one operand, with the options of the recipe."""
+    if operand.is_weight:
+        return WeightQuantizer(
+            operand.encoding, center=recipe.center_weights, method=recipe.weight_method, ste=recipe.ste
+        )
+    return ActivationQuantizer(
+        operand.encoding, center=recipe.center_activations, method=recipe.activation_method
+    )
+
+
+def build_quantizers(plan: QuantPlan) -> dict[tuple[str, str], nn.Module]:
+    """All quantizers of a plan by (module name, operand name)."""
+    return {
+        (site.fqn, operand.name): build_quantizer(operand, plan.recipe)
+        for site in plan
+        for operand in site.operands
+    }
+
+
+def insert_linear(graph: fx.Graph, call: Call, place: Place) -> None:
+    """Replace `linear(x, w, b)`, or `addmm(b, x, w)` with w transposed, by its quantized form."""
+    node = call.node
+    with graph.inserting_before(node):
+        weight: fx.Node = call.operands["weight"]
+        if node.target is aten.linear.default:
+            bias = node.args[2] if len(node.args) > 2 else None
+        else:
+            bias, weight = node.args[0], graph.call_function(aten.t.default, (weight,))
+        x = graph.call_module(place("input"), (call.operands["input"],))
+        w = graph.call_module(place("weight"), (weight,))
+        output = graph.call_function(quantized_linear, (x, w, bias))
+    _replace(graph, node, output)
+
+
+def insert_embedding(graph: fx.Graph, call: Call, place: Place) -> None:
+    """Replace `embedding(w, ids, padding_idx)` by its quantized form."""
+    node = call.node
+    padding = node.args[2] if len(node.args) > 2 and node.args[2] != -1 else None
+    with graph.inserting_before(node):
+        w = graph.call_module(place("weight"), (call.operands["weight"],))
+        output = graph.call_function(quantized_embedding, (node.args[1], w, padding))
+    _replace(graph, node, output)
+
+
+def insert_attention(graph: fx.Graph, call: Call, place: Place) -> None:
+    """Replace both products of an attention by their quantized forms."""
+    scores, output = call.node, call.output
+    query, key, probabilities, value = (call.operands[name] for name in OPERANDS)
+    rank = key.meta["val"].dim()
+    prefix = place("").rstrip(".") + "."
+    replace_product(graph, scores, query, untranspose(graph, scores, key, rank), prefix, OPERANDS[:2])
+    replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:])
+
+
+def _replace(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
+    new.meta = dict(old.meta)
+    old.replace_all_uses_with(new)
+    graph.erase_node(old)
+
+
+_INSERT = {
+    SiteKind.LINEAR: insert_linear,
+    SiteKind.OUTPUT_PROJECTION: insert_linear,
+    SiteKind.EMBEDDING: insert_embedding,
+    SiteKind.ATTENTION: insert_attention,
+}
+
+
+@dataclass(frozen=True)
+class InsertQuantizers:
+    """Rewrite the captured graph to its quantized form.
+
+    Needs: graph, sites and plan. Leaves: `context.quantizers`, and in the graph a `call_module` of a
+    quantizer on every planned operand and quantized operations on their results. The model is unchanged.
+    """
+
+    name: str = "insert-quantizers"
+
+    def apply(self, context: PrepareContext) -> PassResult:
+        module = context.captured
+        context.quantizers = build_quantizers(context.planned)
+        module.add_submodule(HOLDER, nn.Module())
+        found = {(site.kind, site.fqn): site for site in context.sites}
+        for number, planned in enumerate(context.planned):
+            prefix = f"{HOLDER}.{number}_{planned.fqn.replace('.', '_')}"
+            for operand in planned.operands:
+                module.add_submodule(
+                    f"{prefix}.{operand.name}", context.quantizers[planned.fqn, operand.name]
+                )
+            for call in found[planned.kind, planned.fqn].calls:
+                _INSERT[planned.kind](module.graph, call, lambda name, prefix=prefix: f"{prefix}.{name}")
+        module.graph.eliminate_dead_code()
+        return PassResult(len(context.quantizers), "quantizers inserted")

@@ -1,0 +1,48 @@
+"""Example inputs of a transformers model, from its config alone."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tbt_compile.errors import CaptureError
+
+BATCH, SOURCE, TARGET = 2, 7, 5
+
+
+def example_inputs(model: PreTrainedModel) -> dict[str, Tensor | bool]:
+    """Token ids, a mask with padding on the right and, for encoder-decoders, decoder ids.
+
+    Batch 2, 7 source and 5 target tokens, the same on every call. The cache is off: the graph of a whole
+    sequence shows everything that there is to quantize.
+
+    Raises:
+        CaptureError: the model takes no token ids (images, audio): its inputs have to be given.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
+    if "input_ids" not in accepted or not vocabulary:
+        raise CaptureError(
+            f"{type(model).__name__} does not take token ids, so that its example inputs cannot be derived from "
+            "the config: pass example_inputs={'name': tensor, ...} as its forward takes them"
+        )
+    inputs: dict[str, Tensor | bool] = {"input_ids": _ids(SOURCE, vocabulary)}
+    if "attention_mask" in accepted:
+        mask = torch.ones(BATCH, SOURCE, dtype=torch.int64)
+        mask[1, -2:] = 0
+        inputs["attention_mask"] = mask
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = _ids(TARGET, vocabulary)
+    if "use_cache" in accepted:
+        inputs["use_cache"] = False
+    return {
+        name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in inputs.items()
+    }
+
+
+def _ids(length: int, vocabulary: int) -> Tensor:
+    """Token ids `[2, length]` spread over the vocabulary."""
+    return (torch.arange(BATCH * length).view(BATCH, length) * 7 + 3) % vocabulary

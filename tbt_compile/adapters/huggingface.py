@@ -1,0 +1,65 @@
+"""Knowledge about models of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tbt_compile.adapters import attention
+from tbt_compile.adapters.base import Adapter
+from tbt_compile.adapters.conv1d import QuantizedConv1D
+from tbt_compile.adapters.example_inputs import example_inputs
+from tbt_compile.modules.family import convert
+from tbt_compile.recipe import Recipe
+
+
+class HuggingFaceAdapter(Adapter):
+    """Models that derive from `PreTrainedModel`."""
+
+    def example_inputs(self, model: nn.Module) -> dict[str, Any]:
+        """Token ids and masks from the config."""
+        return example_inputs(_pretrained(model))
+
+    @contextmanager
+    def capturing(self, model: nn.Module) -> Iterator[None]:
+        """Eager attention: the others hide softmax and products in one operator."""
+        pretrained = _pretrained(model)
+        before = pretrained.config._attn_implementation
+        pretrained.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            pretrained.set_attn_implementation(before)
+
+    def output_projection(self, model: nn.Module) -> str | None:
+        """The name of the model's output embeddings."""
+        head = _pretrained(model).get_output_embeddings()
+        return next((name for name, module in model.named_modules() if module is head), None)
+
+    def attention_function(self, module: nn.Module) -> Callable[..., Any] | None:
+        """The eager attention function of the module's own file."""
+        return attention.eager_function(module)
+
+    def convert(self, module: nn.Module, quantizers: dict[str, nn.Module]) -> bool:
+        """Also Conv1D, the linear layer of GPT-2."""
+        if isinstance(module, Conv1D):
+            convert(module, QuantizedConv1D, quantizers)
+            return True
+        return super().convert(module, quantizers)
+
+    def finish(self, model: nn.Module, recipe: Recipe) -> None:
+        """Switch the model to quantized attention and keep the recipe in its config, where it is saved."""
+        attention.register()
+        pretrained = _pretrained(model)
+        pretrained.set_attn_implementation(attention.IMPLEMENTATION)
+        pretrained.config.tbt_recipe = recipe.to_dict()
+
+
+def _pretrained(model: nn.Module) -> PreTrainedModel:
+    assert isinstance(model, PreTrainedModel)
+    return model

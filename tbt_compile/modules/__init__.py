@@ -1,0 +1,29 @@
+"""Eager modules with quantizers inside, and how to find them in a prepared model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from tbt_compile.modules.attention import QuantizedAttention
+from tbt_compile.modules.embedding import QuantizedEmbedding
+from tbt_compile.modules.linear import QuantizedLinear
+
+__all__ = ["QuantizedAttention", "QuantizedEmbedding", "QuantizedLinear", "is_prepared", "iter_quantized"]
+
+
+def iter_quantized(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every quantized module of a prepared model as (dotted name, module).
+
+    A linear-like module has `input_quantizer` and `weight_quantizer`, an embedding `weight_quantizer`, an
+    attention core `query`, `key`, `probabilities` and `value`.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedAttention) or hasattr(module, "weight_quantizer"):
+            yield name, module
+
+
+def is_prepared(model: nn.Module) -> bool:
+    """Whether the model holds quantizers."""
+    return next(iter_quantized(model), None) is not None

@@ -1,0 +1,79 @@
+"""Turning a module into its quantized form without leaving its class family.
+
+A `BartScaledWordEmbedding` becomes an instance of a class that derives from both it and
+`QuantizedEmbedding`, in this order, so that `super().forward` inside the user's class reaches the quantized
+look-up. Parameters, buffers and names stay what they were; quantizers are added as children.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch import nn
+
+from tbt_compile.errors import PlanError
+
+
+def convert(module: nn.Module, quantized: type[nn.Module], quantizers: dict[str, nn.Module]) -> None:
+    """Make `module` an instance of its own class and of `quantized`, with the given quantizers as children.
+
+    Raises:
+        PlanError: the class of the module computes without calling the `forward` that `quantized` replaces,
+            or already has an attribute with the name of a quantizer.
+    """
+    base = type(module)
+    original = next(kind for kind in quantized.__mro__[1:] if kind.__module__ != quantized.__module__)
+    if not _cooperates(base, original):
+        raise PlanError(
+            f"{base.__name__} overrides the forward of {original.__name__} without calling it, so that its "
+            "quantizers would have no effect: exclude it in the recipe or call super().forward in it"
+        )
+    for name in quantizers:
+        if hasattr(module, name):
+            raise PlanError(
+                f"{base.__name__} already has an attribute {name!r}, the name of a quantizer: rename it"
+            )
+    module.__class__ = quantized_class(base, quantized)
+    for name, quantizer in quantizers.items():
+        module.add_module(name, quantizer)
+
+
+def _cooperates(base: type, original: type) -> bool:
+    """Whether calling `base.forward` ends in `original.forward`: each override calls `super()`."""
+    for kind in base.__mro__:
+        if kind is original:
+            return True
+        forward = kind.__dict__.get("forward")
+        if forward is not None and "__class__" not in forward.__code__.co_freevars:
+            return False
+    return False
+
+
+@functools.cache
+def quantized_class(base: type, quantized: type, *, outermost: bool = False) -> type:
+    """The class that derives from both: `quantized` after `base`, or before it with `outermost`.
+
+    It is `quantized` itself when `base` adds nothing.
+    """
+    if base in quantized.__mro__:
+        return quantized
+    bases = (quantized, base) if outermost else (base, quantized)
+    members = {
+        "__reduce_ex__": _reduce,
+        "__module__": base.__module__,
+        "__doc__": base.__doc__,
+        "_family": (base, quantized, outermost),
+    }
+    return type(f"Quantized{base.__name__}", bases, members)
+
+
+def _reduce(module: Any, _protocol: int) -> tuple[Any, ...]:
+    """Pickle and copy by the two parent classes: the class itself is made at run time and has no address."""
+    state = module.__getstate__() if hasattr(module, "__getstate__") else module.__dict__
+    return _rebuild, module._family, state
+
+
+def _rebuild(base: type, quantized: type, outermost: bool) -> Any:
+    kind = quantized_class(base, quantized, outermost=outermost)
+    return kind.__new__(kind)

@@ -1,0 +1,22 @@
+"""The quantized form of `nn.Linear`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer, quantized_linear
+
+
+class QuantizedLinear(nn.Linear):
+    """`nn.Linear` on quantized operands: `[..., K] -> [..., N]`.
+
+    Children: `input_quantizer` and `weight_quantizer`. `weight` [N, K] and `bias` stay trainable parameters
+    in full precision under their own names.
+    """
+
+    input_quantizer: ActivationQuantizer
+    weight_quantizer: WeightQuantizer
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The product of the quantized input and weight, plus the bias."""
+        return quantized_linear(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)

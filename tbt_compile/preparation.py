@@ -1,0 +1,75 @@
+"""`plan` and `prepare`: from a full-precision model to one that trains with quantizers in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from tbt_compile.adapters import adapter_for
+from tbt_compile.errors import PlanError
+from tbt_compile.modules import is_prepared
+from tbt_compile.passes.capture import split_example_inputs
+from tbt_compile.passes.context import PrepareContext
+from tbt_compile.passes.pipeline import PLAN, PREPARE
+from tbt_compile.passes.plan import QuantPlan
+from tbt_compile.recipe import Recipe
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def plan(
+    model: nn.Module,
+    recipe: str | Recipe = "2-2-2",
+    example_inputs: Any = None,
+    *,
+    dump: str | Path | None = None,
+) -> QuantPlan:
+    """What `prepare` would do to the model, and why; the model is not changed.
+
+    Arguments and errors are those of `prepare`.
+    """
+    return PLAN.run(make_context(model, recipe, example_inputs), dump).planned
+
+
+def prepare(
+    model: ModelT,
+    recipe: str | Recipe = "2-2-2",
+    example_inputs: Any = None,
+    *,
+    dump: str | Path | None = None,
+) -> ModelT:
+    """Put quantizers into a model, in place, and return it.
+
+    The model keeps its class, parameter names and tied weights, and trains, generates and saves as before.
+    Build the optimizer afterwards: the quantizers bring parameters of their own (learned scales).
+
+    Args:
+        model: a transformers model or any `nn.Module` that `torch.export` can capture.
+        recipe: the paper's E-W-A notation, the name of a registered recipe, or a `Recipe`.
+        example_inputs: a tensor, a tuple of arguments, or a dict by argument name. Models of transformers
+            need none: they are made from the config.
+        dump: a folder that every phase of the pipeline writes its graph and findings to.
+
+    Raises:
+        RecipeError: the recipe is not understood.
+        CaptureError: example inputs are missing or do not fit, or the model cannot be captured.
+        PlanError: the model is prepared already, has nothing to quantize, or holds a module that cannot be
+            quantized and is not excluded.
+    """
+    PREPARE.run(make_context(model, recipe, example_inputs), dump)
+    return model
+
+
+def make_context(
+    model: nn.Module, recipe: str | Recipe = "2-2-2", example_inputs: Any = None
+) -> PrepareContext:
+    """The state that the pipelines start from. Raises the errors of `prepare`."""
+    if is_prepared(model):
+        raise PlanError(f"this {type(model).__name__} is prepared already: prepare a full-precision model")
+    adapter = adapter_for(model)
+    chosen = Recipe.parse(recipe)
+    inputs = adapter.example_inputs(model) if example_inputs is None else example_inputs
+    args, kwargs = split_example_inputs(model, inputs)
+    return PrepareContext(model, chosen, adapter, args, kwargs)
