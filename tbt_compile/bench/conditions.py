@@ -1,0 +1,44 @@
+"""What a figure depends on and what a reader has to know about it: the machine and the versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("tbt-compile", "apache-tvm", "torch", "transformers", "ctranslate2")
+
+
+def conditions() -> dict[str, Any]:
+    """CPU, instruction set, cores, load and versions, ready for JSON."""
+    from tbt_compile.codegen.host import host_target
+
+    host = host_target()
+    return {
+        "cpu": _cpu_name(),
+        "llvm_cpu": host.mcpu,
+        "arch": host.arch,
+        "vector_bits": host.isa.vector_bits,
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

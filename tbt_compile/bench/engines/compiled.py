@@ -1,0 +1,62 @@
+"""This package: prepared, calibrated on random tokens, frozen, compiled, and run from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tbt_compile.bench.job import Job
+from tbt_compile.bench.shapes import get_shape, random_model, source_ids
+
+
+def available() -> str:
+    """Always there."""
+    return ""
+
+
+def build(job: Job) -> None:
+    """Compile to a folder. The process that measures never sees PyTorch."""
+    import torch
+
+    import tbt_compile
+
+    shape = get_shape(job.shape)
+    model = tbt_compile.prepare(random_model(shape), recipe=job.recipe)
+    ids = torch.tensor([source_ids(shape, min(64, job.source_length))])
+    model.train()
+    with torch.no_grad():
+        # Activation scales start from the first batch that is seen.
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=ids)
+    frozen = tbt_compile.freeze(model.eval())
+    tbt_compile.lower(frozen, target=job.target, num_threads=job.threads).save(_folder(job))
+
+
+def load(job: Job) -> CompiledRunner:
+    """The compiled folder."""
+    return CompiledRunner(job)
+
+
+class CompiledRunner:
+    """A compiled model and one source text."""
+
+    def __init__(self, job: Job) -> None:
+        import numpy as np
+
+        import tbt_compile
+
+        folder = _folder(job)
+        self.size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        self.model = tbt_compile.load(folder)
+        self.ids = np.array([source_ids(get_shape(job.shape), job.source_length)], dtype=np.int64)
+        self.mask = np.ones_like(self.ids)
+
+    def generate(self, count: int) -> None:
+        """Greedy search, with the end token held back until `count` tokens are there."""
+        made = self.model.generate(
+            self.ids, attention_mask=self.mask, num_beams=1, max_new_tokens=count, min_new_tokens=count
+        )
+        if made.shape[1] != count + 1:
+            raise RuntimeError(f"{count} tokens were to be generated, and {made.shape[1] - 1} were")
+
+
+def _folder(job: Job) -> Path:
+    return Path(job.folder) / "compiled"

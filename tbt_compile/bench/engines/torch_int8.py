@@ -1,0 +1,45 @@
+"""PyTorch's dynamic quantization: linear weights as 8-bit integers, activations quantized as they come."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from tbt_compile.bench.engines.torch_float import TorchRunner, available
+from tbt_compile.bench.job import Job
+from tbt_compile.bench.shapes import get_shape, random_model
+
+__all__ = ["available", "build", "load"]
+
+
+class _ByteCounter(io.RawIOBase):
+    """A file that only counts, so that a size on disk needs no disk."""
+
+    count = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        size = memoryview(data).nbytes  # type: ignore[arg-type]
+        self.count += size
+        return size
+
+
+def build(job: Job) -> None:
+    """Nothing to prepare: quantizing takes a second."""
+
+
+def load(job: Job) -> TorchRunner:
+    """The same model with every `nn.Linear` replaced."""
+    import torch
+
+    with warnings.catch_warnings():
+        # PyTorch announces that these functions and types will move to another package.
+        warnings.simplefilter("ignore")
+        model = torch.ao.quantization.quantize_dynamic(
+            random_model(get_shape(job.shape)), {torch.nn.Linear}, dtype=torch.qint8, inplace=True
+        )
+    file = _ByteCounter()
+    torch.save(model.state_dict(), file)
+    return TorchRunner(model, job, file.count)

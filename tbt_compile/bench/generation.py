@@ -1,0 +1,125 @@
+"""The generation benchmark: one text, greedy, one row per engine, the engines taking turns."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tbt_compile.bench.conditions import conditions
+from tbt_compile.bench.engines import ENGINES, get_engine
+from tbt_compile.bench.job import Job, Row
+from tbt_compile.bench.process import Worker, build
+from tbt_compile.bench.shapes import get_shape
+from tbt_compile.errors import TbtError
+from tbt_compile.recipe import Recipe
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        recipes: E-W-A notations, one row each.
+        peers: whether the other engines get rows.
+        repeats: measurements of each kind; figures are their medians.
+    """
+
+    shape: str = "bart-base"
+    recipes: tuple[str, ...] = ("1-1-1", "2-2-2", "2-2-8")
+    peers: bool = True
+    threads: int = 1
+    source_length: int = 512
+    new_tokens: int = 64
+    repeats: int = 5
+    target: str = "host"
+
+    def check(self) -> None:
+        """Raise `TbtError` for anything that could not be measured."""
+        shape = get_shape(self.shape)
+        for recipe in self.recipes:
+            Recipe.parse(recipe)
+        for name in ("threads", "source_length", "new_tokens", "repeats"):
+            if getattr(self, name) < 1:
+                raise TbtError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("source_length", "new_tokens"):
+            if getattr(self, name) >= shape.positions:
+                raise TbtError(
+                    f"{name} {getattr(self, name)} is too long for shape {self.shape!r}, which has "
+                    f"{shape.positions} positions"
+                )
+        if not self.recipes and not self.peers:
+            raise TbtError("nothing to measure: name a recipe or leave the peers in")
+
+
+def run(
+    settings: Settings, progress: Callable[[str, float], None] = lambda _text, _share: None
+) -> dict[str, Any]:
+    """Measure every row; `progress` is told what is going on and which share of the work is done.
+
+    Returns:
+        {"conditions": ..., "settings": ..., "rows": [...]}, ready for JSON.
+    """
+    settings.check()
+    with tempfile.TemporaryDirectory(prefix="tbt-bench-") as folder, ExitStack() as workers:
+        rows: list[Row] = []
+        ready: list[tuple[Row, Worker]] = []
+        jobs = _jobs(settings, Path(folder))
+        for index, job in enumerate(jobs):
+            row = Row(f"{job.engine} {job.recipe}".strip(), skipped=get_engine(job.engine).available())
+            rows.append(row)
+            if row.skipped:
+                continue
+            progress(f"preparing {row.name}", 0.4 * index / len(jobs))
+            build(job)
+            ready.append((row, workers.enter_context(closing(Worker(job)))))
+        _take_turns(ready, settings, progress)
+    return {"conditions": conditions(), "settings": asdict(settings), "rows": [asdict(row) for row in rows]}
+
+
+def _jobs(settings: Settings, folder: Path) -> list[Job]:
+    chosen = [(engine, "") for engine in ENGINES if engine != "tbt"] if settings.peers else []
+    chosen += [("tbt", recipe) for recipe in settings.recipes]
+    jobs = []
+    for index, (engine, recipe) in enumerate(chosen):
+        place = folder / str(index)
+        place.mkdir()
+        work = (settings.threads, settings.source_length, settings.new_tokens, settings.target)
+        jobs.append(Job(engine, recipe, settings.shape, *work, str(place)))
+    return jobs
+
+
+def _take_turns(
+    ready: Sequence[tuple[Row, Worker]], settings: Settings, progress: Callable[[str, float], None]
+) -> None:
+    for repeat in range(settings.repeats):
+        for index, (row, worker) in enumerate(ready):
+            done = (repeat * len(ready) + index) / (settings.repeats * len(ready))
+            progress(f"measuring {row.name} ({repeat + 1} of {settings.repeats})", 0.4 + 0.6 * done)
+            row.samples.setdefault("first_token_s", []).append(worker.seconds(1))
+            row.samples.setdefault("all_tokens_s", []).append(worker.seconds(settings.new_tokens + 1))
+    for row, worker in ready:
+        _fill(row, worker, settings)
+
+
+def _fill(row: Row, worker: Worker, settings: Settings) -> None:
+    # No engine can be asked for its encoder alone in the same way as the others; two lengths give it for all.
+    first, everything = row.samples["first_token_s"], row.samples["all_tokens_s"]
+    token = median(long - short for long, short in zip(everything, first, strict=True)) / settings.new_tokens
+    row.token_ms = 1000 * token
+    row.encoder_ms = 1000 * (median(first) - token)
+    row.tokens_per_second = 1 / token
+    row.size_mib = worker.size_bytes / _MIB
+    row.peak_mib = worker.peak_bytes / _MIB
+
+
+def best_int8_peer(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of the fastest 8-bit peer per token, if one was measured."""
+    measured = [row for row in rows if "int8" in row["name"] and not row["skipped"]]
+    return min(measured, key=lambda row: row["token_ms"], default=None)

@@ -1,0 +1,91 @@
+"""Model shapes by name. Speed does not depend on what the weights are, so they are random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tbt_compile.errors import TbtError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of an encoder-decoder model.
+
+    Attributes:
+        family: "bart" (post-norm) or "mbart" (pre-norm).
+        layers: of the encoder, and as many of the decoder.
+    """
+
+    name: str
+    family: str
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    positions: int = 1024
+
+    def config_fields(self) -> dict[str, Any]:
+        """Arguments for `BartConfig` or `MBartConfig`."""
+        return {
+            "vocab_size": self.vocab_size,
+            "d_model": self.width,
+            "encoder_layers": self.layers,
+            "decoder_layers": self.layers,
+            "encoder_attention_heads": self.heads,
+            "decoder_attention_heads": self.heads,
+            "encoder_ffn_dim": self.feed_forward,
+            "decoder_ffn_dim": self.feed_forward,
+            "max_position_embeddings": self.positions,
+            "bos_token_id": 0,
+            "pad_token_id": 1,
+            "eos_token_id": 2,
+            "decoder_start_token_id": 2,
+            "forced_eos_token_id": None,
+        }
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("tiny", "bart", 1000, 64, 2, 4, 128, positions=256),
+        Shape("bart-base", "bart", 50265, 768, 6, 12, 3072),
+        Shape("mbart-large", "mbart", 250027, 1024, 12, 16, 4096),
+    )
+}
+
+
+def get_shape(name: str) -> Shape:
+    """The shape called `name`.
+
+    Raises:
+        TbtError: there is none; near matches are named.
+    """
+    if name not in SHAPES:
+        known = ", ".join(SHAPES)
+        raise TbtError(f"unknown shape {name!r}; known are {known}.{did_you_mean(name, SHAPES)}")
+    return SHAPES[name]
+
+
+def random_model(shape: Shape) -> Any:
+    """A `transformers` model of this shape with random weights, in eval mode."""
+    import torch
+    from transformers import (
+        BartConfig,
+        BartForConditionalGeneration,
+        MBartConfig,
+        MBartForConditionalGeneration,
+    )
+
+    torch.manual_seed(0)
+    fields = shape.config_fields()
+    if shape.family == "mbart":
+        return MBartForConditionalGeneration(MBartConfig(**fields)).eval()
+    return BartForConditionalGeneration(BartConfig(**fields)).eval()
+
+
+def source_ids(shape: Shape, length: int) -> list[int]:
+    """One source text of `length` tokens: no padding, no special token but the last."""
+    spread = range(4, shape.vocab_size)
+    return [spread[(7919 * i) % len(spread)] for i in range(length - 1)] + [2]
