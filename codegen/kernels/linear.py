@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tbt_compile.codegen.isa import VECTORS_PER_BLOCK, Isa
+from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.bitproduct import BitProduct, bit_product, plane_count
-from tbt_compile.codegen.kernels.quantize import RowFormat, pack_row
-from tbt_compile.codegen.kernels.tile import Columns, dot_tile, row_terms, row_tile_vectors, tile_shape
-from tbt_compile.codegen.layouts import interleaved_shape, words_for
+from tbt_compile.codegen.kernels.bitproduct import bit_product
+from tbt_compile.codegen.kernels.rows import PackedRows, store_existing
+from tbt_compile.codegen.kernels.tile import Columns
+from tbt_compile.codegen.layouts import interleaved_shape
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
 
@@ -64,9 +64,6 @@ class _Linear:
 
     def __init__(self, spec: LinearSpec) -> None:
         self.spec = spec
-        self.product: BitProduct = bit_product(spec.activation, spec.weight)
-        self.words = words_for(spec.k)
-        self.planes = plane_count(spec.activation)
         self.rows = emit.symbol("m")
         self.x = emit.argument("x", (self.rows, spec.k), "float32")
         self.act_scale = emit.argument("act_scale", (1,), "float32")
@@ -75,23 +72,27 @@ class _Linear:
         self.w_scale = emit.argument("w_scale", (spec.n,), "float32")
         self.bias: Buffer | None = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
         self.y = emit.argument("y", (self.rows, spec.n), "float32")
-        self.packed = emit.scratch("packed", (_CHUNK_ROWS, self.words, self.planes), "uint64")
-        self.row_sums = emit.scratch("row_sums", (_CHUNK_ROWS,), "int32")
-        self.row_scales = emit.scratch("row_scales", (_CHUNK_ROWS,), "float32")
+        self.packed = PackedRows(bit_product(spec.activation, spec.weight), spec.isa, spec.k, _CHUNK_ROWS)
 
     def emit(self) -> None:
         """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
+        scale = emit.let(self.act_scale[0])
         with emit.loop("chunk", T.ceildiv(self.rows, _CHUNK_ROWS)) as chunk:
             first = chunk * _CHUNK_ROWS
             count = emit.let(T.min(T.int64(_CHUNK_ROWS), self.rows - first))
             with emit.loop("row", count) as row:
-                self.pack(first + row, row)
+                self.packed.pack(
+                    row,
+                    lambda k, lanes: emit.load(self.x, first + row, k, lanes=lanes),
+                    scale,
+                    self.spec.center,
+                )
             self.share_out(count, lambda block: self.block(first, count, block))
 
     def share_out(self, count: Expr, body: emit.Body) -> None:
         """Runs `body` for every weight block, on all threads where there is enough work for them."""
         blocks = int(self.w.shape[0])
-        row_work = blocks * self.spec.isa.block * self.words * len(self.product.terms)
+        row_work = blocks * self.spec.isa.block * self.packed.words * len(self.packed.product.terms)
         fewest = -(-_PARALLEL_WORDS // row_work)
 
         def serial() -> None:
@@ -109,74 +110,28 @@ class _Linear:
             many = True
         emit.branch(many, threads, serial)
 
-    def pack(self, source: Expr, row: Expr) -> None:
-        """Quantizes one row into `packed`, `row_sums` and `row_scales`."""
-        spec = self.spec
-        scale = emit.let(self.act_scale[0])
-        sums = emit.Register("sums", "int32", 1, T.int32(spec.k * self.product.per_element))
-
-        def put(word: Expr, planes: list[Expr]) -> None:
-            for index, plane in enumerate(planes):
-                emit.store(self.packed, plane, row, word, index)
-            if self.product.row:
-                stored = [self.packed[row, word, index] for index in range(self.planes)]
-                sums.add(row_terms(self.product, stored))
-
-        form = RowFormat(spec.activation, spec.center)
-        dynamic = pack_row(
-            lambda k, lanes: emit.load(self.x, source, k, lanes=lanes), spec.k, scale, form, put
-        )
-        emit.store(self.row_sums, sums.get(), row)
-        emit.store(self.row_scales, scale if dynamic is None else dynamic, row)
-
     def block(self, first: Expr, count: Expr, block: Expr) -> None:
-        """One weight block against all packed rows: register tiles, then the rows left over."""
-        isa = self.spec.isa
-        most = -(-self.spec.n // isa.word_lanes)
-        height, width = tile_shape(self.product, isa, most)
-        if height > 1:
-            with emit.loop("tile", count // height) as index:
-                self.tiles(first, index * height, height, block, width)
-        start = count // height * height if height > 1 else T.int64(0)
-        with emit.loop("row", count - start) as row:
-            self.tiles(first, start + row, 1, block, row_tile_vectors(self.product, isa, most))
+        """One weight block against all packed rows."""
 
-    def tiles(self, first: Expr, row: Expr, height: int, block: Expr, width: int) -> None:
-        """The columns of a block, `width` vectors at a time, for `height` rows from `row` on."""
-        with emit.loop("part", VECTORS_PER_BLOCK // width) as part:
-            self.tile(first, row, height, block, part, width)
+        def columns_at(offset: Expr, lanes: int) -> Columns:
+            return Columns(lambda word, plane: emit.load(self.w, block, word, plane, offset, lanes=lanes), lanes)
 
-    def tile(self, first: Expr, row: Expr, height: int, block: Expr, part: Expr, width: int) -> None:
-        lanes = self.spec.isa.word_lanes
-        offsets = [(part * width + v) * lanes for v in range(width)]
-        rows = [lambda word, plane, r=r: self.packed[row + r, word, plane] for r in range(height)]
-        columns = [
-            Columns(lambda word, plane, o=o: emit.load(self.w, block, word, plane, o, lanes=lanes), lanes)
-            for o in offsets
-        ]
-        sums = dot_tile(self.product, self.words, rows, columns, self.spec.isa)
-        for r in range(height):
-            scale = emit.let(self.row_scales[row + r])
-            row_sum = emit.let(self.row_sums[row + r])
-            for v, offset in enumerate(offsets):
-                total = emit.let(sums[r][v] + emit.splat(row_sum, lanes))
-                self.finish(first + row + r, block * self.spec.isa.block + offset, total, scale)
+        def finish(row: Expr, offset: Expr, lanes: int, total: Expr, scale: Expr) -> None:
+            self.finish(first + row, block * self.spec.isa.block + offset, lanes, total, scale)
 
-    def finish(self, m: Expr, n: Expr, total: Expr, scale: Expr) -> None:
+        self.packed.multiply(count, columns_at, self.spec.isa.block, finish)
+
+    def finish(self, m: Expr, n: Expr, lanes: int, total: Expr, scale: Expr) -> None:
         """Scale, bias and store of one vector of outputs; only the columns that exist."""
-        lanes = self.spec.isa.word_lanes
         size = self.spec.n
-
-        def whole() -> None:
-            emit.store(self.y, self.scaled(total, scale, n, lanes), m, n, lanes=lanes)
-
-        def partial() -> None:
-            spill = emit.scratch("spill", (lanes,), "int32")
-            emit.store(spill, total, 0, lanes=lanes)
-            with emit.loop("lane", T.min(T.int64(lanes), T.max(T.int64(0), size - n))) as lane:
-                emit.store(self.y, self.scaled(spill[lane], scale, n + lane, 1), m, n + lane)
-
-        emit.branch(True if size % self.spec.isa.block == 0 else n + lanes <= size, whole, partial)
+        store_existing(
+            True if size % self.spec.isa.block == 0 else n + lanes <= size,
+            lanes,
+            size - n,
+            total,
+            lambda values: emit.store(self.y, self.scaled(values, scale, n, lanes), m, n, lanes=lanes),
+            lambda lane, value: emit.store(self.y, self.scaled(value, scale, n + lane, 1), m, n + lane),
+        )
 
     def scaled(self, total: Expr, scale: Expr, n: Expr, lanes: int) -> Expr:
         weight = emit.load(self.w_scale, n, lanes=lanes)

@@ -1,0 +1,89 @@
+"""Embedding lookup from packed weights: y[m, :] = codes[ids[m], :] * scale[ids[m]].
+
+It reads the interleaved layout of `linear`, so that an embedding that is tied to the output projection is stored
+once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tbt_compile.codegen.isa import WORD_BITS, Isa
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.layouts import interleaved_shape
+from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
+from tbt_compile.encoding import Encoding
+
+_LANES = 16
+
+
+@dataclass(frozen=True)
+class EmbeddingSpec:
+    """An embedding table.
+
+    Attributes:
+        n: rows of the table.
+        k: features.
+        weight: BINARY, TERNARY or INT8.
+        isa: fixes the weight layout; it must be the one `linear` uses.
+    """
+
+    n: int
+    k: int
+    weight: Encoding
+    isa: Isa
+
+
+def embedding(spec: EmbeddingSpec) -> PrimFunc:
+    """Rows of a table for M ids, M known at run time.
+
+    Arguments:
+        ids: int64 [M], each in [0, N); the caller checks them
+        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.interleave`, or int8 [N, K] if
+            the weight is INT8
+        w_scale: float32 [N]
+        y: float32 [M, K], the output
+    """
+    return emit.function("embedding", lambda: _embedding(spec))
+
+
+def _embedding(spec: EmbeddingSpec) -> None:
+    count = emit.symbol("m")
+    ids = emit.argument("ids", (count,), "int64")
+    packed = spec.weight is not Encoding.INT8
+    shape = interleaved_shape(spec.n, spec.k, spec.weight, spec.isa) if packed else (spec.n, spec.k)
+    w = emit.argument("w", shape, "uint64" if packed else "int8")
+    w_scale = emit.argument("w_scale", (spec.n,), "float32")
+    y = emit.argument("y", (count, spec.k), "float32")
+    block = spec.isa.block
+
+    def codes(row: Expr, k: Expr, lanes: int) -> Expr:
+        if not packed:
+            return emit.cast(emit.load(w, row, k, lanes=lanes), "int32", lanes)
+        planes = [
+            _bits(w[row // block, k // WORD_BITS, plane, row % block], k % WORD_BITS, lanes)
+            for plane in range(spec.weight.planes)
+        ]
+        if spec.weight is Encoding.TERNARY:
+            return planes[0] - planes[1] * emit.splat(T.int32(2), lanes)
+        return emit.splat(T.int32(1), lanes) - planes[0] * emit.splat(T.int32(2), lanes)
+
+    with emit.loop("m", count) as m:
+        row = emit.let(ids[m])
+        scale = emit.let(w_scale[row])
+
+        def write(k: Expr, lanes: int) -> None:
+            values = emit.cast(codes(row, k, lanes), "float32", lanes) * emit.splat(scale, lanes)
+            emit.store(y, values, m, k, lanes=lanes)
+
+        with emit.loop("group", spec.k // _LANES) as group:
+            write(group * _LANES, _LANES)
+        with emit.loop("rest", spec.k % _LANES) as rest:
+            write(spec.k // _LANES * _LANES + rest, 1)
+
+
+def _bits(word: Expr, first: Expr, lanes: int) -> Expr:
+    """Bits first .. first + lanes - 1 of a word as int32 lanes; they never cross a word."""
+    low = emit.splat(T.cast(word >> T.cast(first, "uint64"), "int32"), lanes)
+    lane = T.Ramp(T.int32(0), T.int32(1), lanes) if lanes > 1 else T.int32(0)
+    return (low >> lane) & emit.splat(T.int32(1), lanes)
