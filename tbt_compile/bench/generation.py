@@ -58,9 +58,10 @@ class Settings:
             raise TbtError("nothing to measure: name a recipe or leave the peers in")
 
 
-def run(
-    settings: Settings, progress: Callable[[str, float], None] = lambda _text, _share: None
-) -> dict[str, Any]:
+Progress = Callable[[str, float], None]
+
+
+def run(settings: Settings, progress: Progress = lambda _text, _share: None) -> dict[str, Any]:
     """Measure every row; `progress` is told what is going on and which share of the work is done.
 
     Returns:
@@ -95,9 +96,7 @@ def _jobs(settings: Settings, folder: Path) -> list[Job]:
     return jobs
 
 
-def _take_turns(
-    ready: Sequence[tuple[Row, Worker]], settings: Settings, progress: Callable[[str, float], None]
-) -> None:
+def _take_turns(ready: Sequence[tuple[Row, Worker]], settings: Settings, progress: Progress) -> None:
     for repeat in range(settings.repeats):
         for index, (row, worker) in enumerate(ready):
             done = (repeat * len(ready) + index) / (settings.repeats * len(ready))

@@ -38,7 +38,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
         self._process = subprocess.Popen(
             _command("serve"),
             stdin=subprocess.PIPE,

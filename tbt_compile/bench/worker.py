@@ -46,7 +46,7 @@ def _work(answers: TextIO) -> None:
 
 
 def _own_standard_output() -> TextIO:
-    """Keep the real standard output for answers, and send everything else that is printed to standard error."""
+    """Keep the real standard output for answers; what else is printed goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers

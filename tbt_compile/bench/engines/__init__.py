@@ -1,8 +1,8 @@
-"""The engines that are compared, one per file, each with the same four functions.
+"""The engines that are compared, one per file, each with the same three functions.
 
-`available()` says why the engine cannot run here ("" when it can), `build(job)` writes what it needs to a folder
-in a process that is thrown away, `load(job)` makes it ready, and what `load` returns can `generate(n)` tokens
-greedily from the source text, reading it anew each time.
+`available()` says why the engine cannot run here ("" when it can), `build(job)` writes what it needs to a
+folder in a process that is thrown away, `load(job)` makes it ready, and what `load` returns can `generate(n)`
+tokens greedily from the source text, reading it anew each time.
 """
 
 from __future__ import annotations
