@@ -16,6 +16,13 @@ Shape = Sequence[Expr | int]
 Body = Callable[[Expr], None]
 """Emits the body of a loop, given the loop variable."""
 
+Load = Callable[[Expr, int], Expr]
+"""`load(k, lanes)`: elements k .. k + lanes - 1 of a row."""
+Chunk = Callable[[Expr, int], None]
+"""`chunk(k, lanes)`: emits the work for elements k .. k + lanes - 1."""
+Start = Callable[[int, Expr, int], Expr]
+"""`start(plane, k, lanes)`: the words that new bits are added to."""
+
 _OPAQUE = 8  # relax.OpPatternKind: never fused into a neighbour
 
 
@@ -128,6 +135,17 @@ def load(buffer: Buffer, *index: Expr | int, lanes: int = 1) -> Expr:
 def store(buffer: Buffer, value: Expr, *index: Expr | int, lanes: int = 1) -> None:
     """Writes `lanes` neighbours along the last dimension, starting at `index`."""
     T.buffer_store(buffer, value, list(_at(index, lanes)))
+
+
+def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
+    """`lanes` elements in memory order that start at the first element of row `index` and may cross rows."""
+    rows = T.decl_buffer((*buffer.shape[:-2], buffer.shape[-2] * buffer.shape[-1]), buffer.dtype, data=buffer.data)
+    return load(rows, *index[:-1], index[-1] * buffer.shape[-1], lanes=lanes)
+
+
+def pick(value: Expr, lanes: Sequence[int]) -> Expr:
+    """The given lanes of a vector, in that order."""
+    return T.Shuffle([value], [T.int32(lane) for lane in lanes])
 
 
 def _at(index: Sequence[Expr | int], lanes: int) -> tuple[Expr | int, ...]:

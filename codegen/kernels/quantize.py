@@ -17,12 +17,10 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import WORD_BITS
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.bitproduct import PLANE_WEIGHTS, plane_count
+from tbt_compile.codegen.kernels.bitproduct import plane_count
 from tbt_compile.codegen.tvm_api import Expr, T
 from tbt_compile.encoding import Encoding
 
-Load = Callable[[Expr, int], Expr]
-"""`load(k, lanes)`: float32 elements k .. k + lanes - 1 of the row."""
 Put = Callable[[Expr, list[Expr]], None]
 """`put(word, planes)`: stores one uint64 of each plane."""
 
@@ -47,13 +45,13 @@ class RowFormat:
         return self.center and self.encoding in (Encoding.BINARY, Encoding.TERNARY)
 
 
-def row_mean(load: Load, length: Expr | int) -> Expr:
+def row_mean(load: emit.Load, length: Expr | int) -> Expr:
     """The float32 mean of a row, summed in float64 in a fixed order."""
     total = _fold(load, length, "float64", lambda a, b: a + b, lambda v: v, 0.0)
     return emit.let(T.cast(total / T.cast(length, "float64"), "float32"))
 
 
-def row_scale(load: Load, length: Expr | int, encoding: Encoding) -> tuple[Expr, Expr]:
+def row_scale(load: emit.Load, length: Expr | int, encoding: Encoding) -> tuple[Expr, Expr]:
     """Dynamic scale of an 8-bit row and its reciprocal: (max / levels, levels / max or 0)."""
     levels = T.float32(127.0 if encoding is Encoding.INT8 else 255.0)
     magnitude = T.abs if encoding is Encoding.INT8 else lambda v: v
@@ -72,7 +70,7 @@ def code_bytes(values: Expr, lanes: int, inverse: Expr, encoding: Encoding) -> E
     return emit.cast(whole, "int8" if encoding is Encoding.INT8 else "uint8", lanes)
 
 
-def pack_row(load: Load, length: Expr | int, scale: Expr, form: RowFormat, put: Put) -> Expr | None:
+def pack_row(load: emit.Load, length: Expr | int, scale: Expr, form: RowFormat, put: Put) -> Expr | None:
     """Packs a row of `length` floats through `put`.
 
     Returns the row's dynamic scale, or None for an encoding with a learned scale.
@@ -122,13 +120,8 @@ def _planes(values: Expr, mean: Expr | None, factor: Expr, encoding: Encoding) -
     return [emit.bits_of((codes & emit.splat(T.int8(mask), WORD_BITS)) != zero, WORD_BITS) for mask in masks]
 
 
-def plane_weights(encoding: Encoding) -> tuple[int, ...]:
-    """Value of a set bit in each plane of a positional encoding."""
-    return PLANE_WEIGHTS[encoding]
-
-
 def _fold(
-    load: Load,
+    load: emit.Load,
     length: Expr | int,
     dtype: str,
     combine: Callable[[Expr, Expr], Expr],

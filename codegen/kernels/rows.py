@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import BitProduct, plane_count
-from tbt_compile.codegen.kernels.quantize import Load, RowFormat, pack_row
+from tbt_compile.codegen.kernels.quantize import RowFormat, pack_row
 from tbt_compile.codegen.kernels.tile import Columns, dot_tile, row_terms, row_tile_vectors, tile_shape
 from tbt_compile.codegen.tvm_api import Expr, T
 
@@ -35,7 +35,7 @@ class PackedRows:
         self.sums = emit.scratch("row_sums", (capacity,), "int32")
         self.scales = emit.scratch("row_scales", (capacity,), "float32")
 
-    def pack(self, row: Expr, load: Load, scale: Expr, center: bool) -> None:
+    def pack(self, row: Expr, load: emit.Load, scale: Expr, center: bool) -> None:
         """Quantizes and packs one row; `scale` is the learned one and not used by 8-bit encodings."""
         constant = T.cast(self.length, "int32") * T.int32(self.product.per_element)
         total = emit.Register("row_sum", "int32", 1, constant)

@@ -1,0 +1,214 @@
+"""Keys and values in packed form, so that a cache stays at 1, 2 or 8 bits per element.
+
+Keys are packed along the head dimension D (what Q.K^T sums over), values along the sequence T (what P.V sums over).
+Their scales are learned, so packing when a token is appended gives the same bits as packing everything at once.
+8-bit codes keep one row per token: D bytes of codes and then the row's float32 scale in 4 bytes, little-endian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tbt_compile.codegen.isa import WORD_BITS, Isa
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.quantize import (
+    RowFormat,
+    code_bytes,
+    conditions,
+    pack_row,
+    row_mean,
+    row_scale,
+)
+from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+from tbt_compile.encoding import Encoding
+
+SCALE_BYTES = 4
+
+
+@dataclass(frozen=True)
+class PackSpec:
+    """Keys or values of attention heads.
+
+    Attributes:
+        d: head dimension.
+        encoding: BINARY, TERNARY, BINARY01, TERNARY012 or INT8.
+        center: subtract each token's mean over D, for signed 1 and 2 bit encodings.
+        isa: instruction set to schedule for.
+    """
+
+    d: int
+    encoding: Encoding
+    center: bool
+    isa: Isa
+
+    @property
+    def row_format(self) -> RowFormat:
+        """How one token's D elements become codes."""
+        return RowFormat(self.encoding, self.center)
+
+
+def pack_keys(spec: PackSpec) -> PrimFunc:
+    """Packs keys along D.
+
+    Arguments:
+        x: float32 [B, H, T, D]
+        scale: float32 [1]; not read for INT8
+        out: uint64 [B, H, T, P * ceil(D / 64)], planes major; for INT8 int8 [B, H, T, D + 4]
+    """
+    return emit.function("pack_keys", lambda: _pack_rows(spec))
+
+
+def pack_values(spec: PackSpec) -> PrimFunc:
+    """Packs values along T.
+
+    Arguments:
+        x: float32 [B, H, T, D]
+        scale: float32 [1]; not read for INT8
+        out: uint64 [B, H, ceil(T / 64), P, D], token t in bit t % 64 of word t // 64; for INT8 as `pack_keys`
+    """
+    if spec.encoding is Encoding.INT8:
+        return emit.function("pack_values", lambda: _pack_rows(spec))
+    return emit.function("pack_values", lambda: _pack_columns(spec))
+
+
+def append_values(spec: PackSpec) -> PrimFunc:
+    """Packs Q new tokens behind `past` packed ones. INT8 values need no such function: concatenate the rows.
+
+    Arguments:
+        old: uint64 [B, H, ceil(past / 64), P, D]
+        new: float32 [B, H, Q, D]
+        scale: float32 [1]
+        past: int64 by value
+        out: uint64 [B, H, ceil((past + Q) / 64), P, D], the output
+    """
+    return emit.function("append_values", lambda: _append_columns(spec))
+
+
+def _pack_rows(spec: PackSpec) -> None:
+    batch, heads, tokens = (emit.symbol(name) for name in ("b", "h", "t"))
+    x = emit.argument("x", (batch, heads, tokens, spec.d), "float32")
+    scale = emit.argument("scale", (1,), "float32")
+    words = words_for(spec.d)
+    dynamic = spec.encoding.dynamic
+    width = spec.d + SCALE_BYTES if dynamic else words * spec.encoding.planes
+    out = emit.argument("out", (batch, heads, tokens, width), "int8" if dynamic else "uint64")
+    a = emit.let(scale[0])
+    with emit.loop("b", batch) as b, emit.loop("h", heads) as h, emit.loop("t", tokens) as t:
+
+        def load(d: Expr, lanes: int) -> Expr:
+            return emit.load(x, b, h, t, d, lanes=lanes)
+
+        def put(word: Expr, planes: list[Expr]) -> None:
+            for index, plane in enumerate(planes):
+                emit.store(out, plane, b, h, t, index * words + word)
+
+        if dynamic:
+            byte_row(spec, load, out, (b, h, t))
+        else:
+            pack_row(load, spec.d, a, spec.row_format, put)
+
+
+def byte_row(spec: PackSpec, load: emit.Load, out: Buffer, at: tuple[Expr, ...]) -> None:
+    """Writes one row of 8-bit codes and its scale."""
+    lanes = spec.isa.float_lanes
+    scale, inverse = row_scale(load, spec.d, spec.encoding)
+
+    def write(d: Expr, lanes: int) -> None:
+        emit.store(out, code_bytes(load(d, lanes), lanes, inverse, spec.encoding), *at, d, lanes=lanes)
+
+    with emit.loop("group", spec.d // lanes) as group:
+        write(group * lanes, lanes)
+    with emit.loop("rest", spec.d % lanes) as rest:
+        write(spec.d // lanes * lanes + rest, 1)
+    emit.store(out, T.reinterpret("int8x4", scale), *at, spec.d, lanes=SCALE_BYTES)
+
+
+def _pack_columns(spec: PackSpec) -> None:
+    batch, heads, tokens, words = (emit.symbol(name) for name in ("b", "h", "t", "tw"))
+    x = emit.argument("x", (batch, heads, tokens, spec.d), "float32")
+    scale = emit.argument("scale", (1,), "float32")
+    out = emit.argument("out", (batch, heads, words, spec.encoding.planes, spec.d), "uint64")
+    a = emit.let(scale[0])
+    with emit.loop("b", batch) as b, emit.loop("h", heads) as h, emit.loop("word", words) as word:
+        first = word * WORD_BITS
+        count = emit.let(T.min(T.int64(WORD_BITS), tokens - first))
+        _fill_word(spec, x, a, out, (b, h), first, count, word, T.int64(0), None)
+
+
+def _append_columns(spec: PackSpec) -> None:
+    batch, heads, fresh = (emit.symbol(name) for name in ("b", "h", "q"))
+    old_words, new_words = emit.symbol("old_words"), emit.symbol("new_words")
+    tail = (spec.encoding.planes, spec.d)
+    old = emit.argument("old", (batch, heads, old_words, *tail), "uint64")
+    new = emit.argument("new", (batch, heads, fresh, spec.d), "float32")
+    scale = emit.argument("scale", (1,), "float32")
+    past = emit.scalar_argument("past")
+    out = emit.argument("out", (batch, heads, new_words, *tail), "uint64")
+    a = emit.let(scale[0])
+    kept = emit.let(past // WORD_BITS)
+    with emit.loop("b", batch) as b, emit.loop("h", heads) as h:
+        with emit.loop("word", kept) as word, emit.loop("plane", tail[0]) as plane:
+            _for_columns(
+                spec,
+                lambda d, lanes: emit.store(
+                    out, emit.load(old, b, h, word, plane, d, lanes=lanes), b, h, word, plane, d, lanes=lanes
+                ),
+            )
+        with emit.loop("more", new_words - kept) as more:
+            word = kept + more
+            begin = emit.let(T.max(T.int64(0), past - word * WORD_BITS))
+            first = emit.let(word * WORD_BITS + begin - past)
+            count = emit.let(T.min(WORD_BITS - begin, fresh - first))
+
+            def start(plane: int, d: Expr, lanes: int) -> Expr:
+                nothing = emit.splat(T.uint64(0), lanes)
+                return T.if_then_else(begin > 0, emit.load(old, b, h, kept, plane, d, lanes=lanes), nothing)
+
+            _fill_word(spec, new, a, out, (b, h), first, count, word, begin, start)
+
+
+def _for_columns(spec: PackSpec, body: emit.Chunk) -> None:
+    lanes = spec.isa.word_lanes
+    with emit.loop("group", spec.d // lanes) as group:
+        body(group * lanes, lanes)
+    with emit.loop("rest", spec.d % lanes) as rest:
+        body(spec.d // lanes * lanes + rest, 1)
+
+
+def _fill_word(
+    spec: PackSpec,
+    x: Buffer,
+    scale: Expr,
+    out: Buffer,
+    head: tuple[Expr, Expr],
+    first: Expr,
+    count: Expr,
+    word: Expr,
+    begin: Expr,
+    start: emit.Start | None,
+) -> None:
+    """Sets bits begin .. begin + count - 1 of one word from tokens first .. first + count - 1 of x."""
+    means = emit.scratch("means", (WORD_BITS,), "float32")
+    centred = spec.row_format.centred
+    if centred:
+        with emit.loop("t", count) as t:
+            mean = row_mean(lambda d, lanes: emit.load(x, *head, first + t, d, lanes=lanes), spec.d)
+            emit.store(means, mean, t)
+
+    def fill(d: Expr, lanes: int) -> None:
+        planes = range(spec.encoding.planes)
+        zero = emit.splat(T.uint64(0), lanes)
+        words = [
+            emit.Register("word", "uint64", lanes, start(plane, d, lanes) if start else zero) for plane in planes
+        ]
+        with emit.loop("t", count) as t:
+            values = emit.let(emit.load(x, *head, first + t, d, lanes=lanes))
+            truths = conditions(values, lanes, means[t] if centred else None, scale, spec.encoding)
+            bit = emit.let(T.uint64(1) << T.cast(begin + t, "uint64"))
+            for register, truth in zip(words, truths, strict=True):
+                register.set(register.get() | T.Select(truth, emit.splat(bit, lanes), zero))
+        for plane in planes:
+            emit.store(out, words[plane].get(), *head, word, plane, d, lanes=lanes)
+
+    _for_columns(spec, fill)
