@@ -58,8 +58,9 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        self._process.communicate()
-        self._errors.close()
+        if not self._errors.closed:
+            self._process.communicate()
+            self._errors.close()
 
     def _ask(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -71,9 +72,10 @@ class Worker:
         except BrokenPipeError:
             answer = ""
         if not answer:
-            self._process.wait()
+            self._process.communicate()
             self._errors.seek(0)
             said = self._errors.read().strip()[-2000:]
+            self._errors.close()
             raise WorkerError(f"measuring {self.job.engine} {self.job.recipe} failed: {said}")
         return json.loads(answer)  # type: ignore[no-any-return]
 

@@ -1,0 +1,137 @@
+"""The generation benchmark: what is measured, what is left out with a reason, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import Any
+
+import pytest
+
+from tbt_compile.bench import generation, process
+from tbt_compile.bench.engines import ENGINES, get_engine
+from tbt_compile.bench.generation import Settings, best_int8_peer
+from tbt_compile.bench.job import Job
+from tbt_compile.bench.process import Worker, WorkerError
+from tbt_compile.bench.shapes import SHAPES, get_shape, source_ids
+from tbt_compile.errors import RecipeError, TbtError
+
+SMALL = Settings(shape="tiny", recipes=("2-2-2",), source_length=40, new_tokens=6, repeats=2)
+
+
+class FakeWorker:
+    """Takes 100 ms to the first token and 10 ms for each token, and holds 3 MiB."""
+
+    def __init__(self, job: Job) -> None:
+        self.size_bytes = 2**20
+        self.peak_bytes = 3 * 2**20
+
+    def seconds(self, count: int) -> float:
+        return 0.09 + 0.01 * count
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    built: list[str] = []
+    monkeypatch.setattr(generation, "Worker", FakeWorker)
+    monkeypatch.setattr(generation, "build", lambda job: built.append(job.engine))
+    monkeypatch.setattr("tbt_compile.bench.engines.ctranslate.available", lambda: "")
+    return built
+
+
+def test_figures_follow_from_two_lengths(fake: list[str]) -> None:
+    rows = generation.run(SMALL)["rows"]
+    assert [row["name"] for row in rows] == [*list(ENGINES)[:3], "tbt 2-2-2"]
+    assert fake == list(ENGINES)
+    for row in rows:
+        assert row["encoder_ms"] == pytest.approx(90)
+        assert row["token_ms"] == pytest.approx(10)
+        assert row["tokens_per_second"] == pytest.approx(100)
+        assert (row["size_mib"], row["peak_mib"]) == (1, 3)
+        assert len(row["samples"]["first_token_s"]) == len(row["samples"]["all_tokens_s"]) == 2
+
+
+def test_progress_goes_from_nothing_to_nearly_all(fake: list[str]) -> None:
+    shares: list[float] = []
+    generation.run(SMALL, lambda text, share: shares.append(share))
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert 0.8 < shares[-1] < 1
+
+
+def test_a_missing_engine_is_a_row_with_a_reason(fake: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(generation, "Worker", FakeWorker)
+    monkeypatch.setattr(generation, "build", lambda job: None)
+    find_spec = importlib.util.find_spec
+    without = lambda name: None if name == "ctranslate2" else find_spec(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    rows = {row["name"]: row for row in generation.run(SMALL)["rows"]}
+    assert "tbt-compile[bench]" in rows["CTranslate2 int8"]["skipped"]
+    assert rows["torch fp32"]["skipped"] == ""
+    assert best_int8_peer(list(rows.values()))["name"] == "torch int8 dynamic"
+
+
+def test_the_best_peer_is_the_fastest_8_bit_one() -> None:
+    def row(name: str, token_ms: float, skipped: str = "") -> dict[str, Any]:
+        return {"name": name, "token_ms": token_ms, "skipped": skipped}
+
+    rows = [row("torch fp32", 1), row("a int8", 3), row("b int8", 2), row("c int8", 0, "absent"), row("tbt", 0.1)]
+    best = best_int8_peer(rows)
+    assert best is not None
+    assert best["name"] == "b int8"
+    assert best_int8_peer(rows[:1]) is None
+
+
+def test_real_processes_measure_real_models() -> None:
+    result = generation.run(Settings(**{**SMALL.__dict__, "repeats": 1}))
+    json.dumps(result)
+    assert result["conditions"]["versions"]["torch"]
+    rows = {row["name"]: row for row in result["rows"]}
+    for row in rows.values():
+        if not row["skipped"]:
+            assert row["samples"]["all_tokens_s"][0] > 0
+            assert row["peak_mib"] > 10
+    assert rows["torch fp32"]["size_mib"] > rows["torch int8 dynamic"]["size_mib"] > rows["tbt 2-2-2"]["size_mib"]
+
+
+def test_a_failing_process_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job("tbt", "2-2-2", "tiny", 1, 8, 2, "host", "/nonexistent")
+    with pytest.raises(WorkerError, match="measuring tbt 2-2-2 failed"):
+        Worker(job)
+    broken = Job("tbt", "2-2-2", "no-such-shape", 1, 8, 2, "host", "/nonexistent")
+    with pytest.raises(WorkerError, match=r"preparing tbt 2-2-2 failed(.|\n)*unknown shape"):
+        process.build(broken)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"shape": "bart-bse"}, TbtError, "bart-base"),
+        ({"recipes": ("2-2-3",)}, RecipeError, "3"),
+        ({"threads": 0}, TbtError, "threads must be at least 1"),
+        ({"repeats": -1}, TbtError, "repeats must be at least 1"),
+        ({"source_length": 256}, TbtError, "256 positions"),
+        ({"new_tokens": 1000}, TbtError, "new_tokens 1000 is too long"),
+        ({"recipes": (), "peers": False}, TbtError, "nothing to measure"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(
+    change: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        generation.run(Settings(**{**SMALL.__dict__, **change}))
+
+
+def test_every_engine_exists_and_every_source_is_valid() -> None:
+    for name in ENGINES:
+        engine = get_engine(name)
+        assert all(callable(getattr(engine, function)) for function in ("available", "build", "load"))
+    for shape in SHAPES.values():
+        ids = source_ids(get_shape(shape.name), 100)
+        assert len(ids) == 100
+        assert ids[-1] == 2
+        assert 4 <= min(ids[:-1]) <= max(ids) < shape.vocab_size
