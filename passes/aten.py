@@ -14,7 +14,7 @@ MATMUL = frozenset({aten.matmul.default, aten.bmm.default, aten.mm.default})
 LINEAR = frozenset({aten.linear.default, aten.addmm.default})
 EMBEDDING = frozenset({aten.embedding.default})
 
-# Operators that hand on the values of their first argument, or some of them: order, shape and type may change.
+# Operators that hand on values of their first argument; order, shape and type may change.
 VIEW = frozenset(
     {
         operator.getitem,

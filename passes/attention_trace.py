@@ -40,7 +40,7 @@ class _CallTracer(fx.Tracer):
         self._function, self._module = function, module
         self._tensors, self._constants = tuple(tensors), dict(constants)
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return True
 
     def create_args_for_root(
@@ -70,8 +70,8 @@ def trace_call(
         return tracer.trace(module)
     except (TypeError, NameError, RuntimeError, ValueError, AttributeError) as error:
         raise CaptureError(
-            f"the attention of {type(module).__name__} cannot be traced: {error}. Its forward must not branch on "
-            "the values or sizes of tensors; exclude the module in the recipe to leave it in full precision"
+            f"the attention of {type(module).__name__} cannot be traced: {error}. Its forward must not "
+            "branch on values or sizes of tensors; exclude the module in the recipe to keep it in fp32"
         ) from error
 
 
@@ -87,8 +87,8 @@ def quantize_products(graph: fx.Graph, module: nn.Module, prefix: str, rank: int
     softmaxes = [node for node in graph.nodes if _is_softmax(node, module)]
     if len(softmaxes) != 1:
         raise PlanError(
-            f"the attention of {type(module).__name__} has {len(softmaxes)} softmax calls, expected one: put each "
-            "attention into a module of its own"
+            f"the attention of {type(module).__name__} has {len(softmaxes)} softmax calls, expected one: put "
+            "each attention into a module of its own"
         )
     softmax = softmaxes[0]
     scores = _nearest_product(softmax.all_input_nodes, module, upwards=True)

@@ -32,16 +32,18 @@ def split_example_inputs(model: nn.Module, example_inputs: Any) -> Inputs:
     Raises:
         CaptureError: an argument is unknown, missing, or given twice.
     """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(example_inputs, Tensor):
-        args, kwargs = (example_inputs,), {}
+        args = (example_inputs,)
     elif isinstance(example_inputs, Mapping):
-        args, kwargs = (), dict(example_inputs)
+        kwargs = dict(example_inputs)
     elif isinstance(example_inputs, (tuple, list)):
-        args, kwargs = tuple(example_inputs), {}
+        args = tuple(example_inputs)
     else:
         raise CaptureError(
-            f"example_inputs is a {type(example_inputs).__name__}: expected a tensor, a tuple of arguments or a "
-            "dict from argument names to tensors"
+            f"example_inputs is a {type(example_inputs).__name__}: expected a tensor, a tuple of arguments "
+            "or a dict from argument names to tensors"
         )
     signature = inspect.signature(model.forward)
     name = type(model).__name__
@@ -58,8 +60,8 @@ def split_example_inputs(model: nn.Module, example_inputs: Any) -> Inputs:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise CaptureError(
-            f"the example inputs do not fit {name}.forward{signature}: {error}; pass every argument that has no "
-            "default"
+            f"the example inputs do not fit {name}.forward{signature}: {error}; pass every argument that has "
+            "no default"
         ) from error
     return args, kwargs
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,10 +23,9 @@ from tbt_compile.recipe import Recipe
 if TYPE_CHECKING:
     from tbt_compile.passes.context import PrepareContext
 
-# Module of the graph that holds the quantizers, so that no name of the model can collide.
+# Module of the graph that holds the quantizers, so that no name of the model can collide. The functions
+# below take the prefix of one site, such that `<prefix>weight` is the quantizer of its weight.
 HOLDER = "quantizers"
-
-Place = Callable[[str], str]  # operand name -> target of its quantizer in the graph
 
 
 def build_quantizer(operand: Operand, recipe: Recipe) -> nn.Module:
@@ -50,7 +48,7 @@ def build_quantizers(plan: QuantPlan) -> dict[tuple[str, str], nn.Module]:
     }
 
 
-def insert_linear(graph: fx.Graph, call: Call, place: Place) -> None:
+def insert_linear(graph: fx.Graph, call: Call, prefix: str) -> None:
     """Replace `linear(x, w, b)`, or `addmm(b, x, w)` with w transposed, by its quantized form."""
     node = call.node
     with graph.inserting_before(node):
@@ -59,28 +57,27 @@ def insert_linear(graph: fx.Graph, call: Call, place: Place) -> None:
             bias = node.args[2] if len(node.args) > 2 else None
         else:
             bias, weight = node.args[0], graph.call_function(aten.t.default, (weight,))
-        x = graph.call_module(place("input"), (call.operands["input"],))
-        w = graph.call_module(place("weight"), (weight,))
+        x = graph.call_module(prefix + "input", (call.operands["input"],))
+        w = graph.call_module(prefix + "weight", (weight,))
         output = graph.call_function(quantized_linear, (x, w, bias))
     _replace(graph, node, output)
 
 
-def insert_embedding(graph: fx.Graph, call: Call, place: Place) -> None:
+def insert_embedding(graph: fx.Graph, call: Call, prefix: str) -> None:
     """Replace `embedding(w, ids, padding_idx)` by its quantized form."""
     node = call.node
     padding = node.args[2] if len(node.args) > 2 and node.args[2] != -1 else None
     with graph.inserting_before(node):
-        w = graph.call_module(place("weight"), (call.operands["weight"],))
+        w = graph.call_module(prefix + "weight", (call.operands["weight"],))
         output = graph.call_function(quantized_embedding, (node.args[1], w, padding))
     _replace(graph, node, output)
 
 
-def insert_attention(graph: fx.Graph, call: Call, place: Place) -> None:
+def insert_attention(graph: fx.Graph, call: Call, prefix: str) -> None:
     """Replace both products of an attention by their quantized forms."""
     scores, output = call.node, call.output
     query, key, probabilities, value = (call.operands[name] for name in OPERANDS)
     rank = key.meta["val"].dim()
-    prefix = place("").rstrip(".") + "."
     replace_product(graph, scores, query, untranspose(graph, scores, key, rank), prefix, OPERANDS[:2])
     replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:])
 
@@ -115,12 +112,10 @@ class InsertQuantizers:
         module.add_submodule(HOLDER, nn.Module())
         found = {(site.kind, site.fqn): site for site in context.sites}
         for number, planned in enumerate(context.planned):
-            prefix = f"{HOLDER}.{number}_{planned.fqn.replace('.', '_')}"
+            prefix = f"{HOLDER}.{number}_{planned.fqn.replace('.', '_')}."
             for operand in planned.operands:
-                module.add_submodule(
-                    f"{prefix}.{operand.name}", context.quantizers[planned.fqn, operand.name]
-                )
+                module.add_submodule(prefix + operand.name, context.quantizers[planned.fqn, operand.name])
             for call in found[planned.kind, planned.fqn].calls:
-                _INSERT[planned.kind](module.graph, call, lambda name, prefix=prefix: f"{prefix}.{name}")
+                _INSERT[planned.kind](module.graph, call, prefix)
         module.graph.eliminate_dead_code()
         return PassResult(len(context.quantizers), "quantizers inserted")

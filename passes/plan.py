@@ -192,8 +192,9 @@ def _plan_site(
     weight = Operand("weight", Encoding.for_weight(weight_bits), why)
     if site.kind is SiteKind.EMBEDDING:
         return SitePlan(site.kind, site.fqn, (weight,), tied_to)
-    projection = site.kind is SiteKind.OUTPUT_PROJECTION
-    bits = recipe.output_projection_activation_bits if projection else recipe.activation_bits
+    bits = recipe.activation_bits
+    if site.kind is SiteKind.OUTPUT_PROJECTION and bits != 32:
+        bits = recipe.output_projection_activation_bits
     return SitePlan(site.kind, site.fqn, (_activation(site, "input", bits, signs), weight), tied_to)
 
 

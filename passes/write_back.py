@@ -60,8 +60,8 @@ class WriteBack:
             }
             if not adapter.convert(module, quantizers):
                 raise PlanError(
-                    f"module {site.fqn!r} is a {type(module).__name__}, which has no quantized form: exclude it in "
-                    "the recipe or replace it by nn.Linear"
+                    f"module {site.fqn!r} is a {type(module).__name__}, which has no quantized form: exclude "
+                    "it in the recipe or replace it by nn.Linear"
                 )
         adapter.finish(model, context.recipe)
         return PassResult(len(context.planned.sites), f"{len(cores)} attention cores")

@@ -18,12 +18,23 @@ IMPLEMENTATION = "tbt"
 
 
 def eager_function(module: nn.Module) -> Callable[..., Any] | None:
-    """The `eager_attention_forward` of the file that defines the class of an attention module, or a parent."""
+    """The `eager_attention_forward` that the module calls through transformers' attention interface.
+
+    It is in the file that defines the module's class or a parent of it; None for a module that computes its
+    attention in its own forward.
+    """
     for kind in type(module).__mro__:
+        forward = inspect.unwrap(kind.__dict__.get("forward", _no_forward))
+        if "ALL_ATTENTION_FUNCTIONS" not in forward.__code__.co_names:
+            continue
         function = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
         if function is not None:
             return function
     return None
+
+
+def _no_forward() -> None:
+    """Stands for the forward of a class that defines none."""
 
 
 @functools.cache

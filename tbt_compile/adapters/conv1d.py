@@ -18,10 +18,13 @@ class QuantizedConv1D(Conv1D):
     input_quantizer: ActivationQuantizer
     weight_quantizer: WeightQuantizer
 
+    @property
+    def weight_rows(self) -> Tensor | None:
+        """The weight as [N, K]; None once its float values have been dropped for packed ones."""
+        return None if self.weight is None else self.weight.t()
+
     def forward(self, x: Tensor) -> Tensor:
         """The product of the quantized input and weight, plus the bias."""
-        rows = x.view(-1, x.size(-1))
-        output = quantized_linear(
-            self.input_quantizer(rows), self.weight_quantizer(self.weight.t()), self.bias
-        )
+        rows = self.input_quantizer(x.view(-1, x.size(-1)))
+        output = quantized_linear(rows, self.weight_quantizer(self.weight_rows), self.bias)
         return output.view(*x.size()[:-1], self.nf)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tbt_compile.adapters import attention
+from tbt_compile.adapters import attention, pretrained
 from tbt_compile.adapters.base import Adapter
 from tbt_compile.adapters.conv1d import QuantizedConv1D
 from tbt_compile.adapters.example_inputs import example_inputs
@@ -28,13 +28,13 @@ class HuggingFaceAdapter(Adapter):
     @contextmanager
     def capturing(self, model: nn.Module) -> Iterator[None]:
         """Eager attention: the others hide softmax and products in one operator."""
-        pretrained = _pretrained(model)
-        before = pretrained.config._attn_implementation
-        pretrained.set_attn_implementation("eager")
+        checked = _pretrained(model)
+        before = checked.config._attn_implementation
+        checked.set_attn_implementation("eager")
         try:
             yield
         finally:
-            pretrained.set_attn_implementation(before)
+            checked.set_attn_implementation(before)
 
     def output_projection(self, model: nn.Module) -> str | None:
         """The name of the model's output embeddings."""
@@ -52,12 +52,20 @@ class HuggingFaceAdapter(Adapter):
             return True
         return super().convert(module, quantizers)
 
+    def stored_recipe(self, model: nn.Module) -> Recipe | None:
+        """The recipe in the model's config."""
+        return pretrained.stored_recipe(_pretrained(model).config)
+
+    def restore(self, model: nn.Module) -> None:
+        """Scales from the folder of the model, when the weights there are those of the model."""
+        pretrained.restore_quantizers(_pretrained(model))
+
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
         """Switch the model to quantized attention and keep the recipe in its config, where it is saved."""
         attention.register()
-        pretrained = _pretrained(model)
-        pretrained.set_attn_implementation(attention.IMPLEMENTATION)
-        pretrained.config.tbt_recipe = recipe.to_dict()
+        checked = _pretrained(model)
+        checked.set_attn_implementation(attention.IMPLEMENTATION)
+        checked.config.tbt_recipe = recipe.to_dict()
 
 
 def _pretrained(model: nn.Module) -> PreTrainedModel:

@@ -112,7 +112,7 @@ def named_inputs(
         kind = signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_POSITIONAL:
             raise CaptureError(
-                f"the forward of {type(module).__name__} takes *{name}: an attention block needs named arguments"
+                f"the forward of {type(module).__name__} takes *{name}: attention needs named arguments"
             )
         named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
     return named

@@ -15,6 +15,11 @@ class QuantizedEmbedding(nn.Embedding):
 
     weight_quantizer: WeightQuantizer
 
+    @property
+    def weight_rows(self) -> Tensor | None:
+        """The weight as [N, D]; None once its float values have been dropped for packed ones."""
+        return self.weight
+
     def forward(self, input: Tensor) -> Tensor:
         """Rows of the quantized weight, as real values."""
-        return quantized_embedding(input, self.weight_quantizer(self.weight), self.padding_idx)
+        return quantized_embedding(input, self.weight_quantizer(self.weight_rows), self.padding_idx)

@@ -7,7 +7,6 @@ look-up. Parameters, buffers and names stay what they were; quantizers are added
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from torch import nn
@@ -50,14 +49,16 @@ def _cooperates(base: type, original: type) -> bool:
     return False
 
 
-@functools.cache
-def quantized_class(base: type, quantized: type, *, outermost: bool = False) -> type:
+def quantized_class(base: type, quantized: type, *, outermost: bool = False) -> type[nn.Module]:
     """The class that derives from both: `quantized` after `base`, or before it with `outermost`.
 
     It is `quantized` itself when `base` adds nothing.
     """
     if base in quantized.__mro__:
         return quantized
+    known = _CLASSES.get((base, quantized))
+    if known is not None:
+        return known
     bases = (quantized, base) if outermost else (base, quantized)
     members = {
         "__reduce_ex__": _reduce,
@@ -65,7 +66,12 @@ def quantized_class(base: type, quantized: type, *, outermost: bool = False) -> 
         "__doc__": base.__doc__,
         "_family": (base, quantized, outermost),
     }
-    return type(f"Quantized{base.__name__}", bases, members)
+    made = type(f"Quantized{base.__name__}", bases, members)
+    _CLASSES[base, quantized] = made
+    return made
+
+
+_CLASSES: dict[tuple[type, type], type] = {}
 
 
 def _reduce(module: Any, _protocol: int) -> tuple[Any, ...]:
@@ -75,5 +81,5 @@ def _reduce(module: Any, _protocol: int) -> tuple[Any, ...]:
 
 
 def _rebuild(base: type, quantized: type, outermost: bool) -> Any:
-    kind = quantized_class(base, quantized, outermost=outermost)
+    kind: Any = quantized_class(base, quantized, outermost=outermost)
     return kind.__new__(kind)

@@ -17,6 +17,13 @@ class QuantizedLinear(nn.Linear):
     input_quantizer: ActivationQuantizer
     weight_quantizer: WeightQuantizer
 
+    @property
+    def weight_rows(self) -> Tensor | None:
+        """The weight as [N, K]; None once its float values have been dropped for packed ones."""
+        return self.weight
+
     def forward(self, input: Tensor) -> Tensor:
         """The product of the quantized input and weight, plus the bias."""
-        return quantized_linear(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
+        return quantized_linear(
+            self.input_quantizer(input), self.weight_quantizer(self.weight_rows), self.bias
+        )

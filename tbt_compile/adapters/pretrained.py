@@ -1,0 +1,122 @@
+"""Prepared models in transformers' own folders: what `save_pretrained` writes, read back exactly.
+
+The recipe is in `config.json` as `tbt_recipe`, the scales of the quantizers are among the weights.
+`from_pretrained` builds the full-precision model and leaves the scales out; `prepare` puts them back in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+
+from tbt_compile.errors import FormatError
+from tbt_compile.modules import iter_quantized
+from tbt_compile.quantizers import ActivationQuantizer
+from tbt_compile.recipe import Recipe
+
+
+def stored_recipe(config: PreTrainedConfig) -> Recipe | None:
+    """The recipe that a config carries, if it comes from a prepared model."""
+    values = getattr(config, "tbt_recipe", None)
+    return None if values is None else Recipe.from_dict(values)
+
+
+def restore_quantizers(model: PreTrainedModel) -> bool:
+    """Load the quantizers' state from the folder that the model came from; whether there was one to load.
+
+    Scales belong to the weights that they were trained with: a model whose quantized weights are not those
+    of the folder (built from its config alone, or trained further) keeps its own.
+
+    Raises:
+        FormatError: the folder holds the same weights but not all of the scales.
+    """
+    quantizers = {
+        name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)
+    }
+    states = {name: [f"{name}.{key}" for key in module.state_dict()] for name, module in quantizers.items()}
+    quantized = {f"{name}.weight" for name, _ in iter_quantized(model)}
+    weights = {name: weight for name, weight in model.state_dict().items() if name in quantized}
+    folder = str(model.name_or_path)
+    saved = saved_tensors(folder, [*weights, *(key for keys in states.values() for key in keys)])
+    same = [torch.equal(saved[key], weight.cpu()) for key, weight in weights.items() if key in saved]
+    if not same or not all(same):
+        return False
+    for name, module in quantizers.items():
+        missing = [key for key in states[name] if key not in saved]
+        if missing:
+            raise FormatError(
+                f"{folder} has the weights of this prepared model but no {missing[0]!r}: expected all scales "
+                "of its quantizers; save the prepared model again with save_pretrained"
+            )
+        module.load_state_dict({key.removeprefix(f"{name}."): saved[key] for key in states[name]})
+    return True
+
+
+def saved_tensors(folder: str, names: Iterable[str]) -> dict[str, Tensor]:
+    """Those of the named tensors that the safetensors files of a folder, or of a cached repository, hold."""
+    wanted, found = set(names), {}
+    for path in _weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in wanted.intersection(file.keys()):
+                found[name] = file.get_tensor(name)
+    return found
+
+
+def _weight_files(folder: str) -> list[str]:
+    single = _find(folder, SAFE_WEIGHTS_NAME)
+    if single is not None:
+        return [single]
+    index = _find(folder, SAFE_WEIGHTS_INDEX_NAME)
+    if index is None:
+        return []
+    shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+    paths = [_find(folder, shard) for shard in sorted(shards)]
+    return [path for path in paths if path is not None]
+
+
+def _find(folder: str, name: str) -> str | None:
+    if not folder:
+        return None
+    if Path(folder).is_dir():
+        path = Path(folder) / name
+        return str(path) if path.exists() else None
+    cached = try_to_load_from_cache(folder, name)
+    return cached if isinstance(cached, str) else None
+
+
+def load_float(folder: str | Path) -> PreTrainedModel:
+    """The full-precision model of a folder saved from a prepared one, without its quantizers.
+
+    Raises:
+        FormatError: the folder does not exist or was not saved from a prepared model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise FormatError(
+            f"{folder} has no model to load: expected a folder written by save_pretrained"
+        ) from error
+    names = config.architectures or []
+    if stored_recipe(config) is None or not names:
+        raise FormatError(
+            f"{folder} was not saved from a prepared model: its config names no recipe; load it with "
+            "from_pretrained and call prepare with a recipe"
+        )
+    # The report of unexpected weights would list every scale, all of which `prepare` reads afterwards.
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model = getattr(transformers, names[0]).from_pretrained(folder)
+    finally:
+        logging.set_verbosity(level)
+    assert isinstance(model, PreTrainedModel)
+    return model
