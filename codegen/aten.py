@@ -1,0 +1,43 @@
+"""ATen operators of exported graphs that TVM's importer does not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from tbt_compile.codegen.tvm_api import Expr, relax
+
+
+def convert_device(node: fx.Node, importer: Any) -> Expr:
+    """`aten::to.device(x, device, dtype)`: there is one device, so this is a cast or nothing."""
+    x, dtype = importer.env[node.args[0]], str(node.args[2]).removeprefix("torch.")
+    return x if x.ty.dtype == dtype else importer.block_builder.emit(relax.op.astype(x, dtype))
+
+
+def convert_where_scalar_other(node: fx.Node, importer: Any) -> Expr:
+    """`aten::where.ScalarOther(condition, x, number)`."""
+    condition, x, number = importer.env[node.args[0]], importer.env[node.args[1]], node.args[2]
+    return importer.block_builder.emit(relax.op.where(condition, x, relax.const(number, x.ty.dtype)))
+
+
+def convert_where_scalar_self(node: fx.Node, importer: Any) -> Expr:
+    """`aten::where.ScalarSelf(condition, number, x)`."""
+    condition, number, x = importer.env[node.args[0]], node.args[1], importer.env[node.args[2]]
+    return importer.block_builder.emit(relax.op.where(condition, relax.const(number, x.ty.dtype), x))
+
+
+def convert_full_bool(node: fx.Node, importer: Any) -> Expr:
+    """`aten::new_ones` of a dtype given by keyword, of any shape."""
+    dtype = str(node.kwargs.get("dtype") or torch.float32).removeprefix("torch.")
+    shape = [importer.env[size] if isinstance(size, fx.Node) else size for size in node.args[1]]  # type: ignore[union-attr]
+    return importer.block_builder.emit(relax.op.full(shape, relax.const(1, dtype), dtype))
+
+
+CONVERTERS = {
+    "to.device": convert_device,
+    "where.ScalarOther": convert_where_scalar_other,
+    "where.ScalarSelf": convert_where_scalar_self,
+    "new_ones.default": convert_full_bool,
+}

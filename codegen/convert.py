@@ -1,0 +1,165 @@
+"""From operators of the lowered graph to calls of kernels in Relax.
+
+Each converter takes an FX node and the importer, finds the operands' shapes, makes the kernel for them (one
+per distinct spec) and emits a call with the kernel's outputs allocated by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import mul
+from typing import Any
+
+from torch import fx
+
+from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.kernels import attention, attention_pack, embedding, linear
+from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.tvm_api import Expr, PrimFunc, relax
+from tbt_compile.encoding import Encoding
+
+Converter = Callable[[fx.Node, Any], Expr]
+SCALE_BYTES = 4
+
+
+@dataclass
+class Kernels:
+    """Makes kernels on demand, for one instruction set, and remembers what was made.
+
+    Attributes:
+        isa: what the schedules are for.
+        made: the kernels by the name under which the compiled library holds them; for reports.
+    """
+
+    isa: Isa
+    made: dict[str, PrimFunc] = field(default_factory=dict)
+
+    def call(
+        self, importer: Any, spec: Any, build: Callable[[Any], PrimFunc], args: Sequence[Expr], shape: Sequence[Any],
+        dtype: str = "float32",
+    ) -> Expr:  # fmt: skip
+        """Emit a call of `build(spec)` that returns one tensor."""
+        name = kernel_name(build.__name__, spec)
+        if name not in self.made:
+            self.made[name] = build(spec)
+        function = importer.block_builder.add_func(self.made[name], name)
+        return importer.block_builder.emit(
+            relax.call_tir(function, list(args), relax.TensorType(list(shape), dtype))
+        )
+
+    def converters(self) -> dict[str, Converter]:
+        """The converters by operator name, as the importer looks them up."""
+        return {
+            "bit_linear.default": self.bit_linear,
+            "bit_embedding.default": self.bit_embedding,
+            "pack_keys.default": self.pack_keys,
+            "pack_values.default": self.pack_values,
+            "append_values.default": self.append_values,
+            "attention_scores.default": self.attention_scores,
+            "attention_context.default": self.attention_context,
+        }
+
+    def bit_linear(self, node: fx.Node, importer: Any) -> Expr:
+        """`tbt::bit_linear` over all leading dimensions as rows."""
+        x, x_scale, packed, weight_scale, bias = (_operand(importer, argument) for argument in node.args[:5])
+        x_encoding, weight_encoding, center, columns = node.args[5:]
+        shape = list(x.ty.shape)
+        rows, outputs = _product(shape[:-1]), int(weight_scale.ty.shape[0])
+        weight = Encoding(weight_encoding)
+        spec = linear.LinearSpec(
+            outputs, int(columns), Encoding(x_encoding), weight, bool(center), bias is not None, self.isa
+        )
+        args = [_reshape(importer, x, [rows, columns]), x_scale, packed, weight_scale]
+        build = linear.linear
+        y = self.call(importer, spec, build, args if bias is None else [*args, bias], [rows, outputs])
+        return _reshape(importer, y, [*shape[:-1], outputs])
+
+    def bit_embedding(self, node: fx.Node, importer: Any) -> Expr:
+        """`tbt::bit_embedding` over ids of any shape."""
+        ids, packed, weight_scale = (_operand(importer, argument) for argument in node.args[:3])
+        encoding, columns = node.args[3:]
+        shape = list(ids.ty.shape)
+        count, rows = _product(shape), int(weight_scale.ty.shape[0])
+        spec = embedding.EmbeddingSpec(rows, int(columns), Encoding(encoding), self.isa)
+        args = [_reshape(importer, ids, [count]), packed, weight_scale]
+        y = self.call(importer, spec, embedding.embedding, args, [count, columns])
+        return _reshape(importer, y, [*shape, columns])
+
+    def pack_keys(self, node: fx.Node, importer: Any) -> Expr:
+        """`tbt::pack_keys`."""
+        keys, scale = (_operand(importer, argument) for argument in node.args[:2])
+        encoding, center = Encoding(node.args[2]), bool(node.args[3])
+        *lead, width = keys.ty.shape
+        spec = attention_pack.PackSpec(int(width), encoding, center, self.isa)
+        if encoding.dynamic:
+            row, dtype = int(width) + SCALE_BYTES, "int8"
+        else:
+            row, dtype = encoding.planes * words_for(int(width)), "uint64"
+        return self.call(importer, spec, attention_pack.pack_keys, [keys, scale], [*lead, row], dtype)
+
+    def pack_values(self, node: fx.Node, importer: Any) -> Expr:
+        """`tbt::pack_values`; 8-bit values are stored like keys."""
+        values, scale = (_operand(importer, argument) for argument in node.args[:2])
+        encoding, center = Encoding(node.args[2]), bool(node.args[3])
+        if encoding.dynamic:
+            return self.pack_keys(node, importer)
+        batch, heads, length, width = values.ty.shape
+        spec = attention_pack.PackSpec(int(width), encoding, center, self.isa)
+        shape = [batch, heads, words_for(length), encoding.planes, width]
+        return self.call(importer, spec, attention_pack.pack_values, [values, scale], shape, "uint64")
+
+    def append_values(self, node: fx.Node, importer: Any) -> Expr:
+        """`tbt::append_values`; the number of past tokens is read off the packed keys."""
+        past, past_keys, values, scale = (_operand(importer, argument) for argument in node.args[:4])
+        encoding, center = Encoding(node.args[4]), bool(node.args[5])
+        batch, heads, length, width = values.ty.shape
+        past_length = past_keys.ty.shape[2]
+        spec = attention_pack.PackSpec(int(width), encoding, center, self.isa)
+        shape = [batch, heads, words_for(past_length + length), encoding.planes, width]
+        args = [past, values, scale, relax.prim_value(past_length)]
+        return self.call(importer, spec, attention_pack.append_values, args, shape, "uint64")
+
+    def attention_scores(self, node: fx.Node, importer: Any) -> Expr:
+        """`tbt::attention_scores`."""
+        query, query_scale, keys, key_scale = (_operand(importer, argument) for argument in node.args[:4])
+        *lead, width = query.ty.shape
+        spec = attention.AttentionSpec(
+            int(width), Encoding(node.args[4]), Encoding(node.args[5]), bool(node.args[6]), self.isa
+        )
+        args = [query, query_scale, keys, key_scale]
+        return self.call(importer, spec, attention.qk, args, [*lead, keys.ty.shape[2]])
+
+    def attention_context(self, node: fx.Node, importer: Any) -> Expr:
+        """`tbt::attention_context`."""
+        weights, weights_scale, values, value_scale = (_operand(importer, a) for a in node.args[:4])
+        encoding = Encoding(node.args[5])
+        width = int(values.ty.shape[-1]) - (SCALE_BYTES if encoding.dynamic else 0)
+        spec = attention.AttentionSpec(width, Encoding(node.args[4]), encoding, bool(node.args[6]), self.isa)
+        args = [weights, weights_scale, values, value_scale]
+        return self.call(importer, spec, attention.pv, args, [*list(weights.ty.shape)[:-1], width])
+
+
+def kernel_name(operator: str, spec: Any) -> str:
+    """A readable name that tells two specs of an operator apart: "linear_768_768_ternary_binary_1_1"."""
+    parts = [operator]
+    for name, value in vars(spec).items():
+        if name == "isa":
+            continue
+        parts.append(value.value if isinstance(value, Encoding) else str(int(value) if isinstance(value, bool) else value))
+    return "_".join(parts).replace(".", "p").replace("-", "m")
+
+
+def _operand(importer: Any, argument: Any) -> Expr:
+    return importer.env[argument] if isinstance(argument, fx.Node) else argument
+
+
+def _product(shape: Sequence[Any]) -> Any:
+    return reduce(mul, shape, 1)
+
+
+def _reshape(importer: Any, x: Expr, shape: list[Any]) -> Expr:
+    if len(x.ty.shape) == len(shape):
+        return x
+    return importer.block_builder.emit(relax.op.reshape(x, shape))

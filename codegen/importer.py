@@ -1,0 +1,88 @@
+"""Lowered units to one Relax module: import each graph, then give its functions names of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tbt_compile.codegen import aten
+from tbt_compile.codegen.bind import bind_parameters
+from tbt_compile.codegen.convert import Kernels
+from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.parameters import Parameter
+from tbt_compile.codegen.relax_api import from_exported_program, rename_functions
+from tbt_compile.codegen.tvm_api import IRModule, relax
+from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lowering import LoweringContext
+
+
+@dataclass(frozen=True)
+class ImportedUnits:
+    """A Relax module with one function per unit.
+
+    Attributes:
+        module: the functions of the units, by their names, and the kernels that they call.
+        parameters: for each unit, its tensor arguments after the user inputs, in order.
+        tensors: every parameter's tensor by name, as it is stored.
+        inputs: for each unit, how many user inputs it has.
+        kernels: names of the bit-serial and vector kernels that were made.
+    """
+
+    module: IRModule
+    parameters: dict[str, list[Parameter]]
+    tensors: dict[str, torch.Tensor]
+    inputs: dict[str, int]
+    kernels: list[str]
+
+
+def import_units(units: list[LoweringContext], isa: Isa, known: dict[int, str]) -> ImportedUnits:
+    """Import lowered units into one Relax module; `known` names the frozen model's tensors by address.
+
+    Raises:
+        LoweringError: a unit holds an operator that TVM cannot import.
+    """
+    kernels = Kernels(isa)
+    functions: dict[Any, Any] = {}
+    parameters, inputs = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    for unit in units:
+        parameters[unit.name], used = bind_parameters(unit, isa, known)
+        tensors.update(used)
+        total = sum(1 for node in unit.graph.nodes if node.op == "placeholder")
+        inputs[unit.name] = total - len(parameters[unit.name])
+        merge(functions, import_unit(unit, kernels), unit.name)
+    return ImportedUnits(IRModule(functions), parameters, tensors, inputs, sorted(kernels.made))
+
+
+def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:
+    """One unit as a Relax module whose entry is `main`."""
+    try:
+        return from_exported_program(
+            unit.program,
+            keep_params_as_input=True,
+            custom_convert_map={**aten.CONVERTERS, **kernels.converters()},
+            run_ep_decomposition=False,
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        raise LoweringError(
+            f"the {unit.name} cannot be imported into TVM: {error}. Write the graph with `dump=` to see the "
+            "operators it is made of"
+        ) from error
+
+
+def merge(functions: dict[Any, Any], module: IRModule, unit: str) -> None:
+    """Add the functions of a unit: the entry under the unit's name, kernels shared, others prefixed."""
+    taken = {variable.name_hint: variable for variable in functions}
+    names = {}
+    for variable, function in module.functions.items():
+        name = variable.name_hint
+        if isinstance(function, relax.Function):
+            names[name] = unit
+        elif function.attrs and "op_pattern" in function.attrs:
+            names[name] = name  # one of our kernels: its name says exactly what it computes
+        else:
+            names[name] = f"{unit}_{name}"
+    for variable, function in rename_functions(module, names, taken).items():
+        functions.setdefault(variable, function)

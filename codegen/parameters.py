@@ -1,0 +1,64 @@
+"""What the tensors of an export unit become in the compiled function.
+
+Each parameter keeps one stored form, the same for every instruction set (float32, or packed words), and is
+brought into the layout that the kernels read once, when a compiled model is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.layouts import interleave, interleaved_shape
+from tbt_compile.encoding import Encoding
+
+WEIGHT = "weight"
+SCALE = "scale"
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor argument of a compiled function.
+
+    Attributes:
+        name: of the tensor in the frozen model's state.
+        role: `WEIGHT` (packed codes), `SCALE` (flattened to one dimension) or `PLAIN` (as it is stored).
+        dtype: of the argument.
+        shape: of the argument, in the layout that the kernels read.
+        encoding: of a weight; else None.
+    """
+
+    name: str
+    role: str
+    dtype: str
+    shape: tuple[int, ...]
+    encoding: Encoding | None = None
+
+    @classmethod
+    def weight(cls, name: str, stored: tuple[int, ...], encoding: Encoding, columns: int, isa: Isa) -> Parameter:
+        """Packed codes `[N, planes, words]`, or bytes `[N, K]` at 8 bits, which need no interleaving."""
+        if encoding is Encoding.INT8:
+            return cls(name, WEIGHT, "int8", stored, encoding)
+        return cls(name, WEIGHT, "uint64", interleaved_shape(stored[0], columns, encoding, isa), encoding)
+
+    def arrange(self, stored: npt.NDArray[Any], isa: Isa) -> npt.NDArray[Any]:
+        """The stored tensor in the layout of the argument."""
+        if self.role == WEIGHT and self.encoding is not Encoding.INT8:
+            return interleave(stored.view(np.uint64), isa)
+        return np.ascontiguousarray(stored.reshape(self.shape))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        encoding = {"encoding": self.encoding.value} if self.encoding else {}
+        return {"name": self.name, "role": self.role, "dtype": self.dtype, "shape": list(self.shape), **encoding}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Parameter:
+        """The inverse of `to_dict`."""
+        encoding = Encoding(values["encoding"]) if "encoding" in values else None
+        return cls(values["name"], values["role"], values["dtype"], tuple(values["shape"]), encoding)
