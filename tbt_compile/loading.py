@@ -1,0 +1,37 @@
+"""`load`: a saved folder, frozen or compiled, back into a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tbt_compile import storage
+from tbt_compile.errors import FormatError
+
+if TYPE_CHECKING:
+    from tbt_compile.freezing import FrozenModel
+    from tbt_compile.runtime.compiled import CompiledModel
+
+
+def load(path: str | Path, model: Any = None, num_threads: int | None = None) -> FrozenModel | CompiledModel:
+    """Load a folder written by `FrozenModel.save` or `CompiledModel.save`.
+
+    Args:
+        path: the folder.
+        model: for a frozen model that is not of transformers, an instance of its class; changed in place.
+        num_threads: for a compiled model, threads to run it with (default: TVM's choice).
+
+    Raises:
+        FormatError: the folder is missing, truncated or altered, or of another format version.
+        TargetError: a compiled model was built for another machine.
+    """
+    kind = storage.peek_kind(path)
+    if kind == "compiled":
+        from tbt_compile.runtime.compiled import CompiledModel
+
+        return CompiledModel.load(path, num_threads=num_threads)
+    if kind == "frozen":
+        from tbt_compile.frozen_folder import load_frozen
+
+        return load_frozen(Path(path), model)
+    raise FormatError(f"{path} holds a model of kind {kind!r}: expected 'frozen' or 'compiled'")
