@@ -3,51 +3,30 @@
     scores[b, h, q, t] = float(sum_d cq * ck) * (sq * sk)
     out[b, h, q, d]    = float(sum_t cp * cv) * (sp * sv)
 
-Q and P arrive as floats and are quantized here; K and V arrive packed (`attention_pack`).
+Q and P arrive as floats and are quantized here; K and V arrive packed (`attention_pack`). 8-bit operands are the
+business of `attention_int8`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.attention_int8 import pv_int8, qk_int8
+from tbt_compile.codegen.kernels.attention_spec import AttentionSpec, chunks, row_of, share_heads
 from tbt_compile.codegen.kernels.bitproduct import bit_product
 from tbt_compile.codegen.kernels.rows import PackedRows, store_existing
 from tbt_compile.codegen.kernels.tile import Columns
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
-from tbt_compile.encoding import Encoding
+from tbt_compile.errors import LoweringError
 
 _CHUNK_ROWS = 16
-_PARALLEL_ELEMENTS = 1 << 24
 _MOST_SHUFFLED = 8
 
 
-@dataclass(frozen=True)
-class AttentionSpec:
-    """One of the two products of attention.
-
-    Attributes:
-        d: head dimension.
-        left: encoding of Q or P: BINARY, TERNARY, BINARY01 or TERNARY012.
-        right: encoding of K or V: the same choice.
-        center_left: subtract the mean of each row of Q or P (signed encodings only).
-        isa: instruction set to schedule for.
-        groups: query heads that share one key and value head.
-    """
-
-    d: int
-    left: Encoding
-    right: Encoding
-    center_left: bool
-    isa: Isa
-    groups: int = 1
-
-
 def qk(spec: AttentionSpec) -> PrimFunc:
-    """Attention scores.
+    """Attention scores; with 8-bit keys, `qk_int8`.
 
     Arguments:
         q: float32 [B, H * groups, Q, D]
@@ -55,12 +34,17 @@ def qk(spec: AttentionSpec) -> PrimFunc:
         k: uint64 [B, H, T, P * ceil(D / 64)] from `pack_keys`
         k_scale: float32 [1]
         scores: float32 [B, H * groups, Q, T], the output
+
+    Raises:
+        LoweringError: one operand has 8 bits and the other has not.
     """
+    if _both_dynamic(spec):
+        return qk_int8(spec)
     return emit.function("qk", lambda: _qk(spec))
 
 
 def pv(spec: AttentionSpec) -> PrimFunc:
-    """Weighted sums of values.
+    """Weighted sums of values; with 8-bit values, `pv_int8`.
 
     Arguments:
         p: float32 [B, H * groups, Q, T]
@@ -68,22 +52,21 @@ def pv(spec: AttentionSpec) -> PrimFunc:
         v: uint64 [B, H, ceil(T / 64), P, D] from `pack_values` or `append_values`
         v_scale: float32 [1]
         out: float32 [B, H * groups, Q, D], the output
+
+    Raises:
+        LoweringError: one operand has 8 bits and the other has not.
     """
+    if _both_dynamic(spec):
+        return pv_int8(spec)
     return emit.function("pv", lambda: _pv(spec))
 
 
-def share_heads(work: Expr, batch: Expr, heads: Expr, body: Callable[[Expr, Expr], None]) -> None:
-    """Runs `body(b, h)` for every head, on all threads if `work` (elements) is worth it."""
-
-    def threads() -> None:
-        with emit.parallel("head", batch * heads) as head:
-            body(head // heads, head % heads)
-
-    def serial() -> None:
-        with emit.loop("b", batch) as b, emit.loop("h", heads) as h:
-            body(b, h)
-
-    emit.branch(work >= _PARALLEL_ELEMENTS, threads, serial)
+def _both_dynamic(spec: AttentionSpec) -> bool:
+    if spec.left.dynamic != spec.right.dynamic:
+        raise LoweringError(
+            f"attention of {spec.left.name} with {spec.right.name}: expected both operands at 8 bits, or neither"
+        )
+    return spec.left.dynamic
 
 
 def _qk(spec: AttentionSpec) -> None:
@@ -104,7 +87,7 @@ def _qk(spec: AttentionSpec) -> None:
 
         def chunk(first: Expr, count: Expr) -> None:
             with emit.loop("row", count) as row:
-                load = _row_of(q, b, h, first + row)
+                load = row_of(q, b, h, first + row)
                 rows.pack(row, load, scale, spec.center_left)
             with emit.loop("block", T.ceildiv(tokens, block)) as index:
                 start = emit.let(index * block)
@@ -128,7 +111,7 @@ def _qk(spec: AttentionSpec) -> None:
 
             return finish
 
-        _chunks(queries, chunk)
+        chunks(queries, _CHUNK_ROWS, chunk)
 
     share_heads(batch * heads * queries * tokens * spec.d, batch, heads * spec.groups, head)
 
@@ -157,22 +140,12 @@ def _pv(spec: AttentionSpec) -> None:
                 emit.store(out, value, b, h, first + row, offset, lanes=lanes)
 
             with emit.loop("row", count) as row:
-                rows.pack(row, _row_of(p, b, h, first + row), scale, spec.center_left)
+                rows.pack(row, row_of(p, b, h, first + row), scale, spec.center_left)
             rows.multiply(count, columns_at, spec.d, finish)
 
-        _chunks(queries, chunk)
+        chunks(queries, _CHUNK_ROWS, chunk)
 
     share_heads(batch * heads * queries * tokens * spec.d, batch, heads * spec.groups, head)
-
-
-def _chunks(count: Expr, body: Callable[[Expr, Expr], None]) -> None:
-    with emit.loop("chunk", T.ceildiv(count, _CHUNK_ROWS)) as chunk:
-        first = chunk * _CHUNK_ROWS
-        body(first, emit.let(T.min(T.int64(_CHUNK_ROWS), count - first)))
-
-
-def _row_of(x: Buffer, *at: Expr) -> emit.Load:
-    return lambda k, lanes: emit.load(x, *at, k, lanes=lanes)
 
 
 def _scaled(total: Expr, scale: Expr, lanes: int) -> Expr:

@@ -11,19 +11,12 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.quantize import (
-    RowFormat,
-    code_bytes,
-    conditions,
-    pack_row,
-    row_mean,
-    row_scale,
-)
+from tbt_compile.codegen.kernels.attention_spec import SCALE_BYTES
+from tbt_compile.codegen.kernels.byterows import for_lanes, write_codes
+from tbt_compile.codegen.kernels.quantize import RowFormat, conditions, pack_row, row_mean
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
-
-SCALE_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -32,7 +25,7 @@ class PackSpec:
 
     Attributes:
         d: head dimension.
-        encoding: BINARY, TERNARY, BINARY01, TERNARY012 or INT8.
+        encoding: any quantized encoding.
         center: subtract each token's mean over D, for signed 1 and 2 bit encodings.
         isa: instruction set to schedule for.
     """
@@ -53,8 +46,8 @@ def pack_keys(spec: PackSpec) -> PrimFunc:
 
     Arguments:
         x: float32 [B, H, T, D]
-        scale: float32 [1]; not read for INT8
-        out: uint64 [B, H, T, P * ceil(D / 64)], planes major; for INT8 int8 [B, H, T, D + 4]
+        scale: float32 [1]; not read for 8-bit encodings
+        out: uint64 [B, H, T, P * ceil(D / 64)], planes major; for 8 bits int8 [B, H, T, D + 4]
     """
     return emit.function("pack_keys", lambda: _pack_rows(spec))
 
@@ -64,16 +57,16 @@ def pack_values(spec: PackSpec) -> PrimFunc:
 
     Arguments:
         x: float32 [B, H, T, D]
-        scale: float32 [1]; not read for INT8
-        out: uint64 [B, H, ceil(T / 64), P, D], token t in bit t % 64 of word t // 64; for INT8 as `pack_keys`
+        scale: float32 [1]; not read for 8-bit encodings
+        out: uint64 [B, H, ceil(T / 64), P, D], token t in bit t % 64 of word t // 64; for 8 bits as `pack_keys`
     """
-    if spec.encoding is Encoding.INT8:
+    if spec.encoding.dynamic:
         return emit.function("pack_values", lambda: _pack_rows(spec))
     return emit.function("pack_values", lambda: _pack_columns(spec))
 
 
 def append_values(spec: PackSpec) -> PrimFunc:
-    """Packs Q new tokens behind `past` packed ones. INT8 values need no such function: concatenate the rows.
+    """Packs Q new tokens behind `past` packed ones. 8-bit values need no such function: concatenate the rows.
 
     Arguments:
         old: uint64 [B, H, ceil(past / 64), P, D]
@@ -104,24 +97,10 @@ def _pack_rows(spec: PackSpec) -> None:
                 emit.store(out, plane, b, h, t, index * words + word)
 
         if dynamic:
-            byte_row(spec, load, out, (b, h, t))
+            row_scale = write_codes(load, spec.d, spec.encoding, spec.isa, out, b, h, t)
+            emit.store(out, T.reinterpret("int8x4", row_scale), b, h, t, spec.d, lanes=SCALE_BYTES)
         else:
             pack_row(load, spec.d, a, spec.row_format, put)
-
-
-def byte_row(spec: PackSpec, load: emit.Load, out: Buffer, at: tuple[Expr, ...]) -> None:
-    """Writes one row of 8-bit codes and its scale."""
-    lanes = spec.isa.float_lanes
-    scale, inverse = row_scale(load, spec.d, spec.encoding)
-
-    def write(d: Expr, lanes: int) -> None:
-        emit.store(out, code_bytes(load(d, lanes), lanes, inverse, spec.encoding), *at, d, lanes=lanes)
-
-    with emit.loop("group", spec.d // lanes) as group:
-        write(group * lanes, lanes)
-    with emit.loop("rest", spec.d % lanes) as rest:
-        write(spec.d // lanes * lanes + rest, 1)
-    emit.store(out, T.reinterpret("int8x4", scale), *at, spec.d, lanes=SCALE_BYTES)
 
 
 def _pack_columns(spec: PackSpec) -> None:
@@ -149,8 +128,9 @@ def _append_columns(spec: PackSpec) -> None:
     kept = emit.let(past // WORD_BITS)
     with emit.loop("b", batch) as b, emit.loop("h", heads) as h:
         with emit.loop("word", kept) as word, emit.loop("plane", tail[0]) as plane:
-            _for_columns(
-                spec,
+            for_lanes(
+                spec.d,
+                spec.isa.word_lanes,
                 lambda d, lanes: emit.store(
                     out, emit.load(old, b, h, word, plane, d, lanes=lanes), b, h, word, plane, d, lanes=lanes
                 ),
@@ -166,14 +146,6 @@ def _append_columns(spec: PackSpec) -> None:
                 return T.if_then_else(begin > 0, emit.load(old, b, h, kept, plane, d, lanes=lanes), nothing)
 
             _fill_word(spec, new, a, out, (b, h), first, count, word, begin, start)
-
-
-def _for_columns(spec: PackSpec, body: emit.Chunk) -> None:
-    lanes = spec.isa.word_lanes
-    with emit.loop("group", spec.d // lanes) as group:
-        body(group * lanes, lanes)
-    with emit.loop("rest", spec.d % lanes) as rest:
-        body(spec.d // lanes * lanes + rest, 1)
 
 
 def _fill_word(
@@ -211,4 +183,4 @@ def _fill_word(
         for plane in planes:
             emit.store(out, words[plane].get(), *head, word, plane, d, lanes=lanes)
 
-    _for_columns(spec, fill)
+    for_lanes(spec.d, spec.isa.word_lanes, fill)

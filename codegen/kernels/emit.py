@@ -144,7 +144,7 @@ def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
 
 
 def pick(value: Expr, lanes: Sequence[int]) -> Expr:
-    """The given lanes of a vector, in that order."""
+    """The given lanes of a vector, in that order; one lane gives a scalar."""
     return T.Shuffle([value], [T.int32(lane) for lane in lanes])
 
 
@@ -189,6 +189,5 @@ def reduce_lanes(value: Expr, dtype: str, lanes: int, combine: Callable[[Expr, E
     while lanes > 1:
         lanes //= 2
         value = let(value)
-        half = vector(dtype, lanes)
-        value = combine(T.vectorlow(half, value), T.vectorhigh(half, value))
+        value = combine(pick(value, range(lanes)), pick(value, range(lanes, 2 * lanes)))
     return let(value)
