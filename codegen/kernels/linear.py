@@ -7,46 +7,22 @@ The integer sum is exact. sx is the learned scale, or the row's own one for 8-bi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import bit_product
+from tbt_compile.codegen.kernels.linear_int8 import linear_int8
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec, share_columns
 from tbt_compile.codegen.kernels.rows import PackedRows, store_existing
 from tbt_compile.codegen.kernels.tile import Columns
 from tbt_compile.codegen.layouts import interleaved_shape
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
+from tbt_compile.errors import LoweringError
 
 _CHUNK_ROWS = 64
-_PARALLEL_WORDS = 1 << 19
-
-
-@dataclass(frozen=True)
-class LinearSpec:
-    """A linear layer.
-
-    Attributes:
-        n: output features.
-        k: input features.
-        activation: any quantized encoding.
-        weight: BINARY or TERNARY.
-        center: subtract the row mean of signed 1 and 2 bit activations.
-        has_bias: whether there is a bias argument.
-        isa: instruction set to schedule for; it also fixes the weight layout.
-    """
-
-    n: int
-    k: int
-    activation: Encoding
-    weight: Encoding
-    center: bool
-    has_bias: bool
-    isa: Isa
 
 
 def linear(spec: LinearSpec) -> PrimFunc:
-    """A linear layer over M rows, M known at run time.
+    """A linear layer over M rows, M known at run time; with INT8 weights, `linear_int8`.
 
     Arguments:
         x: float32 [M, K]
@@ -55,7 +31,16 @@ def linear(spec: LinearSpec) -> PrimFunc:
         w_scale: float32 [N]
         bias: float32 [N], only if `has_bias`
         y: float32 [M, N], the output
+
+    Raises:
+        LoweringError: the weights have 8 bits and the activations have not.
     """
+    if spec.weight is Encoding.INT8:
+        if not spec.activation.dynamic:
+            raise LoweringError(
+                f"a linear layer of {spec.activation.name} activations and INT8 weights: expected 8-bit activations"
+            )
+        return linear_int8(spec)
     return emit.function("linear", lambda: _Linear(spec).emit())
 
 
@@ -87,28 +72,9 @@ class _Linear:
                     scale,
                     self.spec.center,
                 )
-            self.share_out(count, lambda block: self.block(first, count, block))
-
-    def share_out(self, count: Expr, body: emit.Body) -> None:
-        """Runs `body` for every weight block, on all threads where there is enough work for them."""
-        blocks = int(self.w.shape[0])
-        row_work = blocks * self.spec.isa.block * self.packed.words * len(self.packed.product.terms)
-        fewest = -(-_PARALLEL_WORDS // row_work)
-
-        def serial() -> None:
-            with emit.loop("block", blocks) as block:
-                body(block)
-
-        def threads() -> None:
-            with emit.parallel("block", blocks) as block:
-                body(block)
-
-        many: Expr | bool = count >= fewest
-        if blocks == 1 or fewest > _CHUNK_ROWS:
-            many = False
-        elif fewest <= 1:
-            many = True
-        emit.branch(many, threads, serial)
+            blocks, *_, columns = (int(size) for size in self.w.shape)
+            work = blocks * columns * self.packed.words * len(self.packed.product.terms)
+            share_columns(count, _CHUNK_ROWS, blocks, work, lambda block: self.block(first, count, block))
 
     def block(self, first: Expr, count: Expr, block: Expr) -> None:
         """One weight block against all packed rows."""
