@@ -1,0 +1,69 @@
+"""Greedy and beam search over a decoder, equal to transformers' `generate` without sampling; numpy only.
+
+    settings = GenerationSettings.from_dict(generation_config).replace(num_beams=4, max_new_tokens=60)
+    tokens = generate(session, settings, batch)
+
+The decoder is anything that follows `DecoderSession`.
+"""
+
+from __future__ import annotations
+
+from numpy.typing import ArrayLike
+
+from tbt_compile.errors import GenerationError
+from tbt_compile.runtime.generation.beam import BeamResult, beam_search
+from tbt_compile.runtime.generation.greedy import OnTokens, greedy_search
+from tbt_compile.runtime.generation.prompt import as_token_matrix, decoder_prompt
+from tbt_compile.runtime.generation.session import DecoderSession, Scores, Tokens
+from tbt_compile.runtime.generation.settings import GenerationSettings
+
+__all__ = [
+    "BeamResult",
+    "DecoderSession",
+    "GenerationSettings",
+    "OnTokens",
+    "Scores",
+    "Tokens",
+    "beam_search",
+    "decoder_prompt",
+    "generate",
+    "greedy_search",
+]
+
+
+def generate(
+    session: DecoderSession,
+    settings: GenerationSettings,
+    batch: int,
+    *,
+    decoder_input_ids: ArrayLike | None = None,
+    encoder_input_ids: ArrayLike | None = None,
+    on_tokens: OnTokens | None = None,
+) -> Tokens:
+    """The tokens that transformers' `generate(do_sample=False)` returns for the same logits and settings.
+
+    Args:
+        session: at its start, with one row per input.
+        batch: number of inputs.
+        decoder_input_ids: integers [batch, q] that the output begins with; by default the start token.
+        encoder_input_ids: integers [batch, length], only needed by `encoder_no_repeat_ngram_size` and
+            `encoder_repetition_penalty`.
+        on_tokens: greedy search only; called after every step with the new tokens, int64 [batch].
+
+    Returns:
+        int64 [batch * num_return_sequences, length], the prompt included, padded after the end token.
+
+    Raises:
+        GenerationError: an argument does not fit the settings, the batch or the model.
+    """
+    prompt = decoder_prompt(settings, batch, decoder_input_ids)
+    source = None if encoder_input_ids is None else as_token_matrix("encoder_input_ids", encoder_input_ids)
+    if source is not None and len(source) != batch:
+        raise GenerationError(f"encoder_input_ids has {len(source)} rows: expected one per input ({batch})")
+    if settings.num_beams == 1:
+        return greedy_search(session, prompt, settings, encoder_input_ids=source, on_tokens=on_tokens)
+    if on_tokens is not None:
+        raise GenerationError(
+            "on_tokens needs num_beams=1: a beam search may still replace any token until its end"
+        )
+    return beam_search(session, prompt, settings, encoder_input_ids=source).sequences

@@ -1,0 +1,124 @@
+"""Beam search, with the bookkeeping of transformers' vectorised one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tbt_compile.errors import GenerationError
+from tbt_compile.runtime.generation.hypotheses import Finished, Mask, Running
+from tbt_compile.runtime.generation.log_softmax import log_softmax
+from tbt_compile.runtime.generation.processors import build_rules
+from tbt_compile.runtime.generation.session import DecoderSession, Scores, Tokens, checked_step, nan_error
+from tbt_compile.runtime.generation.settings import GenerationSettings, Lengths
+from tbt_compile.runtime.generation.topk import best_continuations
+
+
+class BeamResult(NamedTuple):
+    """What a beam search found, the sequences of one input adjacent and best first.
+
+    Attributes:
+        sequences: int64 [batch * num_return_sequences, length], the prompt first.
+        scores: float32 [batch * num_return_sequences], the sum of the tokens' log-probabilities over the
+            number of new tokens to the power `length_penalty`.
+    """
+
+    sequences: Tokens
+    scores: Scores
+
+
+def beam_search(
+    session: DecoderSession,
+    prompt: Tokens,
+    settings: GenerationSettings,
+    *,
+    encoder_input_ids: Tokens | None = None,
+) -> BeamResult:
+    """The sequences with the best scores, following `num_beams` open ones per input.
+
+    Of equal scores the lower beam is taken first, and within a beam the lower token. transformers leaves ties
+    to torch.topk, which promises no order: there alone the two can differ, in the sequence itself or in the
+    copies that fill up `num_return_sequences` when fewer sequences exist.
+
+    The session is given beams only after the first step, and inputs whose result is final are dropped from it:
+    neither changes a result, both save work.
+
+    Args:
+        session: at its start, with one row per row of `prompt`.
+        prompt: int64 [batch, q], the first decoder tokens.
+        settings: any `num_beams`.
+        encoder_input_ids: int64 [batch, length], for the rules that look at the input.
+
+    Raises:
+        GenerationError: the prompt is too long, the session's logits are malformed or NaN, a setting does not
+            fit the vocabulary, or the vocabulary is too small for so many beams.
+    """
+    length = prompt.shape[1]
+    lengths = settings.lengths(length)
+    beams = settings.num_beams
+    ends = np.array(settings.eos_token_id, np.int64)
+    # So many that `beams` of them do not end the sequence, whatever the best ones do.
+    kept = max(2, 1 + len(ends)) * beams
+    scores = checked_step(session, prompt)
+    vocabulary = scores.shape[1]
+    if vocabulary * beams < kept:
+        raise GenerationError(f"num_beams={beams} is too many for a vocabulary of {vocabulary} tokens")
+    rules = build_rules(settings, lengths, vocabulary, encoder_input_ids)
+    running = Running.start(prompt, beams, lengths.maximum, _padding(settings))
+    finished = Finished.start(running, lengths.prompt)
+    while True:
+        rows_per_input = len(scores) // len(running.inputs)
+        log_softmax(scores)
+        if rules:
+            so_far = running.ids[:, :rows_per_input, :length].reshape(-1, length)
+            row_inputs = running.inputs.repeat(rows_per_input)
+            for rule in rules:
+                rule(so_far, scores, row_inputs)
+        per_beam = scores.repeat(beams // rows_per_input, axis=0) if rows_per_input < beams else scores
+        best = best_continuations(per_beam.reshape(-1, beams, vocabulary), running.scores, kept)
+        if np.isnan(best.scores).any():
+            raise nan_error(length)
+        length += 1
+        ended = (best.tokens[:, :, None] == ends).any(axis=2) | (length == lengths.maximum)
+        finished.update(running, best, ended, length, settings.length_penalty)
+        if length == lengths.maximum:
+            break
+        origins = running.advance(best, ended, length)
+        is_open = _can_improve(settings, lengths, running, finished, length)
+        if not is_open.any():
+            break
+        rows = np.arange(len(origins))[:, None] * rows_per_input + np.minimum(origins, rows_per_input - 1)
+        running.keep(is_open)
+        rows = rows[is_open].reshape(-1)
+        if not np.array_equal(rows, np.arange(len(scores))):
+            session.reorder(rows)
+        scores = checked_step(session, running.ids[:, :, length - 1].reshape(-1, 1))
+    return BeamResult(*finished.best(settings.num_return_sequences))
+
+
+def _can_improve(
+    settings: GenerationSettings, lengths: Lengths, running: Running, finished: Finished, length: int
+) -> Mask:
+    """Per open input: can going on still change its result?
+
+    The score that its best open beam may reach is guessed from its present sum of log-probabilities: divided
+    by the present length, or by the longest one when `early_stopping` is "never" and length is rewarded.
+    """
+    optimistic = settings.early_stopping == "never" and settings.length_penalty > 0
+    new_tokens = (lengths.maximum if optimistic else length) - lengths.prompt
+    is_open = finished.improvable(running, new_tokens**settings.length_penalty)
+    if settings.early_stopping is True:
+        is_open &= ~finished.done[running.inputs].all(axis=1)
+    return is_open
+
+
+def _padding(settings: GenerationSettings) -> int:
+    """The token after the end of a sequence.
+
+    A padding token of 0 (T5's) is replaced by the first end token: so it is in transformers, where `pad or
+    eos[0]` takes the 0 for a missing one. Without end tokens no sequence ends early.
+    """
+    if not settings.eos_token_id:
+        return -1
+    return settings.pad_token_id or settings.eos_token_id[0]

@@ -1,0 +1,83 @@
+"""Greedy search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tbt_compile.runtime.generation.processors import build_rules
+from tbt_compile.runtime.generation.session import DecoderSession, Tokens, checked_step, nan_error
+from tbt_compile.runtime.generation.settings import GenerationSettings
+
+OnTokens = Callable[[Tokens], None]
+_SHRINK_BELOW = 0.75
+"""Share of unfinished rows under which finished ones are dropped: dropping copies the caches of the rest."""
+
+
+def greedy_search(
+    session: DecoderSession,
+    prompt: Tokens,
+    settings: GenerationSettings,
+    *,
+    encoder_input_ids: Tokens | None = None,
+    on_tokens: OnTokens | None = None,
+) -> Tokens:
+    """The most probable token at every step; of equal ones the lowest.
+
+    Args:
+        session: at its start, with one row per row of `prompt`.
+        prompt: int64 [batch, q], the first decoder tokens.
+        settings: `num_beams` is 1.
+        encoder_input_ids: int64 [batch, length], for the rules that look at the input.
+        on_tokens: called after every step with the new tokens, int64 [batch], padding in finished rows.
+
+    Returns:
+        int64 [batch, length], the prompt first, padded after the end token.
+
+    Raises:
+        GenerationError: the prompt is too long, the session's logits are malformed or NaN, or a setting does
+            not fit the vocabulary.
+    """
+    batch, length = prompt.shape
+    lengths = settings.lengths(length)
+    ends = np.array(settings.eos_token_id, np.int64)
+    pad = _padding(settings)
+    output = np.full((batch, lengths.maximum), pad, np.int64)
+    output[:, :length] = prompt
+    inputs = np.arange(batch)
+    live = np.ones(batch, bool)
+    scores = checked_step(session, prompt)
+    rules = build_rules(settings, lengths, scores.shape[1], encoder_input_ids)
+    while True:
+        if rules:
+            so_far = output[inputs, :length]
+            for rule in rules:
+                rule(so_far, scores, inputs)
+        chosen = scores.argmax(axis=1)
+        if np.isnan(scores[np.arange(len(chosen)), chosen]).any():
+            raise nan_error(length)
+        chosen[~live] = pad
+        output[inputs, length] = chosen
+        length += 1
+        if on_tokens is not None:
+            on_tokens(output[:, length - 1].copy())
+        live &= (chosen[:, None] != ends).all(axis=1)
+        remaining = np.count_nonzero(live)
+        if length == lengths.maximum or not remaining:
+            return output[:, :length]
+        if remaining < _SHRINK_BELOW * len(live):
+            rows = np.flatnonzero(live)
+            session.reorder(rows)
+            inputs, chosen, live = inputs[rows], chosen[rows], live[rows]
+        scores = checked_step(session, chosen[:, None])
+
+
+def _padding(settings: GenerationSettings) -> int:
+    """The token after the end of a sequence: the padding token, else the first end token.
+
+    Without end tokens no sequence ends early and the value is never seen.
+    """
+    if settings.pad_token_id is not None or not settings.eos_token_id:
+        return settings.pad_token_id or 0
+    return settings.eos_token_id[0]

@@ -1,0 +1,116 @@
+"""Checks and canonical forms of single generation settings.
+
+Every function takes the setting's name and the value as a user wrote it (JSON lists, numpy integers, a single
+id where several are possible) and returns an immutable canonical value, or raises a `GenerationError` that
+names the setting.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tbt_compile.errors import GenerationError
+
+
+def integer(name: str, value: Any, minimum: int = 0) -> int:
+    """An integer not below `minimum`; booleans are refused because they are nearly always a mistake."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise GenerationError(f"{name}={value!r}: expected an integer") from None
+    if number < minimum:
+        raise GenerationError(f"{name}={value!r}: expected an integer of at least {minimum}")
+    return number
+
+
+def count(name: str, value: Any) -> int:
+    """A positive integer."""
+    return integer(name, value, minimum=1)
+
+
+def number(name: str, value: Any) -> float:
+    """A finite float."""
+    if isinstance(value, (bool, str, bytes)):
+        raise GenerationError(f"{name}={value!r}: expected a number")
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise GenerationError(f"{name}={value!r}: expected a number") from None
+    if not math.isfinite(result):
+        raise GenerationError(f"{name}={value!r}: expected a finite number")
+    return result
+
+
+def positive_number(name: str, value: Any) -> float:
+    """A finite float above zero."""
+    result = number(name, value)
+    if result <= 0:
+        raise GenerationError(f"{name}={value!r}: expected a number above zero")
+    return result
+
+
+def flag(name: str, value: Any) -> bool:
+    """A boolean."""
+    if not isinstance(value, bool):
+        raise GenerationError(f"{name}={value!r}: expected True or False")
+    return value
+
+
+def early_stopping(name: str, value: Any) -> bool | str:
+    """True, False or "never"."""
+    if value == "never" or isinstance(value, bool):
+        return value
+    raise GenerationError(f"{name}={value!r}: expected True, False or 'never'")
+
+
+def token_ids(name: str, value: Any) -> tuple[int, ...]:
+    """One token id or several, as a tuple."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
+        return tuple(integer(name, item) for item in value)
+    return (integer(name, value),)
+
+
+def id_or_ids(name: str, value: Any) -> int | tuple[int, ...]:
+    """One token id for every row, or a tuple with one per row."""
+    ids = token_ids(name, value)
+    return ids if isinstance(value, Iterable) else ids[0]
+
+
+def token_sequences(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
+    """Several token sequences, none of them empty."""
+    return tuple(_sequence(name, item) for item in _items(name, value))
+
+
+def sequence_bias(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """Pairs (token sequence, bias), from a dictionary or from a list of pairs."""
+    pairs = []
+    for item in value.items() if isinstance(value, Mapping) else _items(name, value):
+        if not isinstance(item, (list, tuple)) or len(item) != 2:
+            raise GenerationError(f"{name}={value!r}: expected pairs (token sequence, bias)")
+        pairs.append((_sequence(name, item[0]), number(name, item[1])))
+    return tuple(pairs)
+
+
+def start_and_factor(name: str, value: Any) -> tuple[int, float]:
+    """A pair (number of tokens, factor)."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise GenerationError(f"{name}={value!r}: expected a pair (start, factor)")
+    return integer(name, value[0]), positive_number(name, value[1])
+
+
+def _items(name: str, value: Any) -> Iterable[Any]:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise GenerationError(f"{name}={value!r}: expected a list of token sequences")
+    return value
+
+
+def _sequence(name: str, value: Any) -> tuple[int, ...]:
+    ids = token_ids(name, value) if isinstance(value, Iterable) else ()
+    if not ids:
+        raise GenerationError(f"{name}: {value!r} is not a non-empty list of token ids")
+    return ids
