@@ -16,12 +16,12 @@ from torch import fx
 
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import attention, attention_pack, embedding, linear
+from tbt_compile.codegen.kernels.attention_spec import SCALE_BYTES, AttentionSpec
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, relax
 from tbt_compile.encoding import Encoding
 
 Converter = Callable[[fx.Node, Any], Expr]
-SCALE_BYTES = 4
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Kernels:
         """`tbt::attention_scores`."""
         query, query_scale, keys, key_scale = (_operand(importer, argument) for argument in node.args[:4])
         *lead, width = query.ty.shape
-        spec = attention.AttentionSpec(
+        spec = AttentionSpec(
             int(width), Encoding(node.args[4]), Encoding(node.args[5]), bool(node.args[6]), self.isa
         )
         args = [query, query_scale, keys, key_scale]
@@ -136,7 +136,7 @@ class Kernels:
         weights, weights_scale, values, value_scale = (_operand(importer, a) for a in node.args[:4])
         encoding = Encoding(node.args[5])
         width = int(values.ty.shape[-1]) - (SCALE_BYTES if encoding.dynamic else 0)
-        spec = attention.AttentionSpec(width, Encoding(node.args[4]), encoding, bool(node.args[6]), self.isa)
+        spec = AttentionSpec(width, Encoding(node.args[4]), encoding, bool(node.args[6]), self.isa)
         args = [weights, weights_scale, values, value_scale]
         return self.call(importer, spec, attention.pv, args, [*list(weights.ty.shape)[:-1], width])
 

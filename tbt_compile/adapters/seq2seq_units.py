@@ -7,7 +7,9 @@ as arguments, so that a unit has no state.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +101,7 @@ class Seq2SeqUnits:
     step: LoweringContext
     layers: int
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[LoweringContext]:
         return iter((self.encoder, self.first_step, self.step))
 
 
@@ -145,3 +147,26 @@ def export_units(model: PreTrainedModel) -> Seq2SeqUnits:
 
 def _export(unit: nn.Module, args: tuple, dims: tuple) -> torch.export.ExportedProgram:  # type: ignore[type-arg]
     return torch.export.export(unit.eval(), args, dynamic_shapes=dims, strict=False)
+
+
+def decode_settings(model: PreTrainedModel) -> dict[str, Any]:
+    """What the decode engine has to know beside the compiled functions, as JSON-ready values."""
+    config = model.config
+    generation = {
+        name: value
+        for name, value in model.generation_config.to_diff_dict().items()
+        if isinstance(value, (bool, int, float, str, list)) and name != "transformers_version"
+    }
+    # Relative positions have no largest length.
+    limit = None if config.model_type == "t5" else getattr(config, "max_position_embeddings", None)
+    return {
+        "generation": generation,
+        "vocabulary": int(config.vocab_size),
+        "layers": _decoder_layers(config),
+        "max_positions": limit,
+    }
+
+
+def _decoder_layers(config: Any) -> int:
+    names = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+    return next(int(getattr(config, name)) for name in names if getattr(config, name, None))

@@ -1,0 +1,103 @@
+"""`lower`: from a prepared or frozen model to a library for one CPU."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from tbt_compile.errors import LoweringError
+from tbt_compile.freezing import FrozenModel, freeze
+
+if TYPE_CHECKING:
+    from tbt_compile.codegen.target import TargetSpec
+    from tbt_compile.runtime.compiled import CompiledModel
+
+log = logging.getLogger(__name__)
+
+
+def lower(
+    model: nn.Module | FrozenModel,
+    target: str | Mapping[str, Any] | TargetSpec = "host",
+    num_threads: int | None = None,
+    *,
+    dump: str | Path | None = None,
+) -> CompiledModel:
+    """Compile a model for a CPU: export units -> graph passes -> Relax -> TIR kernels -> LLVM.
+
+    Batch and sequence lengths stay dynamic. Which kernels were made is logged (level INFO) and recorded in
+    the manifest of the saved folder.
+
+    Args:
+        model: a prepared model, which is frozen first, or a frozen one. An encoder-decoder model of
+            transformers.
+        target: "host", a CPU name, "llvm -mcpu=NAME", or a dict (see `tbt targets`). A model compiled for
+            another machine can be saved and not run here.
+        num_threads: threads to run with; by default one per core.
+        dump: a folder that every phase of the pipeline writes its graphs to.
+
+    Raises:
+        TargetError: the target is unknown.
+        PlanError: the model is not prepared, or was never run.
+        LoweringError: the model holds something that has no compiled operator.
+    """
+    from tbt_compile.codegen.build import compile_units
+    from tbt_compile.codegen.target import parse_target
+
+    spec = parse_target(target)
+    frozen = model if isinstance(model, FrozenModel) else freeze(model)
+    start = time.perf_counter()
+    units, settings = _units(frozen, dump)
+    known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
+    library, imported = compile_units(units, spec, known, dump)
+    log.info(
+        "compiled %s for %s (%s) in %.1f s with the kernels %s",
+        type(frozen.module).__name__,
+        spec.mcpu,
+        spec.isa,
+        time.perf_counter() - start,
+        ", ".join(imported.kernels),
+    )
+    description = {
+        "recipe": frozen.recipe.to_dict(),
+        "class": type(frozen.module).__name__.removeprefix("Quantized"),
+        "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
+        "target": spec.as_dict(),
+        "kernels": imported.kernels,
+        "functions": {
+            name: [parameter.to_dict() for parameter in parameters]
+            for name, parameters in imported.parameters.items()
+        },
+        **settings,
+    }
+    tensors = {name: tensor.detach().cpu().numpy() for name, tensor in imported.tensors.items()}
+    from tbt_compile.runtime.compiled import CompiledModel
+
+    return CompiledModel(library, description, tensors, num_threads=num_threads)
+
+
+def _units(frozen: FrozenModel, dump: str | Path | None) -> tuple[list[Any], dict[str, Any]]:
+    """The model's export units after the lowering passes, and what the decode engine has to know."""
+    from transformers import PreTrainedModel
+
+    from tbt_compile.adapters.seq2seq_units import decode_settings, export_units
+    from tbt_compile.passes.lowering import lowering_pipeline
+
+    if not isinstance(frozen.module, PreTrainedModel):
+        raise LoweringError(
+            f"{type(frozen.module).__name__} is not a transformers model: encoder-decoder models of transformers "
+            "are compiled; run other frozen models in eager mode"
+        )
+    units = list(export_units(frozen.module))
+    for unit in units:
+        lowering_pipeline().run(unit, None if dump is None else Path(dump) / unit.name)
+    return units, decode_settings(frozen.module)
+
+
+def _named_tensors(module: nn.Module) -> list[tuple[str, Any]]:
+    return [*module.named_parameters(), *module.named_buffers()]

@@ -1,0 +1,1 @@
+"""Running compiled models: needs numpy and TVM, not torch."""

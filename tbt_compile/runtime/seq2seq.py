@@ -1,0 +1,74 @@
+"""One batch being decoded by the compiled functions of an encoder-decoder model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tbt_compile.errors import GenerationError
+from tbt_compile.runtime.machine import Machine, take_rows, tensor
+
+Tokens = npt.NDArray[np.int64]
+
+
+class Seq2SeqSession:
+    """Runs the encoder at once, then serves the decoder step by step (see `DecoderSession`).
+
+    Args:
+        machine: with the functions `encoder`, `first_step` and `step`.
+        layers: decoder layers; each has two caches, of keys and values.
+        input_ids, attention_mask: int64 [B, S].
+        max_positions: most tokens that the decoder can hold, or None.
+    """
+
+    def __init__(
+        self, machine: Machine, layers: int, input_ids: Tokens, attention_mask: Tokens, max_positions: int | None
+    ) -> None:
+        self._machine = machine
+        self._layers = layers
+        self._max_positions = max_positions
+        self._mask = tensor(attention_mask)
+        self._hidden = machine.call("encoder", tensor(input_ids), self._mask)[0]
+        self._items = np.arange(len(input_ids))
+        self._length = 0
+        self._self_caches: list[Any] = []
+        self._cross_caches: list[Any] = []
+
+    def step(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        """Append tokens [rows, q] to every row; logits [rows, V] of the last position.
+
+        Raises:
+            GenerationError: the sequences would be longer than the model's position embeddings.
+        """
+        self._length += tokens.shape[1]
+        if self._max_positions is not None and self._length > self._max_positions:
+            raise GenerationError(
+                f"{self._length} decoder tokens are more than the model's {self._max_positions} positions: "
+                "lower max_new_tokens or max_length"
+            )
+        if not self._self_caches:
+            logits, *caches = self._machine.call("first_step", tensor(tokens), self._hidden, self._mask)
+            self._self_caches = caches[: 2 * self._layers]
+            self._cross_caches = caches[2 * self._layers :]
+        else:
+            for column in range(tokens.shape[1]):
+                logits, *self._self_caches = self._machine.call(
+                    "step",
+                    tensor(tokens[:, column : column + 1]),
+                    self._mask,
+                    *self._self_caches,
+                    *self._cross_caches,
+                )
+        return logits.numpy()[:, 0]
+
+    def reorder(self, rows: Tokens) -> None:
+        """Replace the rows; what belongs to the source is only copied when a row changes its source."""
+        self._self_caches = [take_rows(cache, rows) for cache in self._self_caches]
+        items = self._items[rows]
+        if not np.array_equal(items, self._items):
+            self._items = items
+            self._mask = take_rows(self._mask, rows)
+            self._hidden = take_rows(self._hidden, rows)
+            self._cross_caches = [take_rows(cache, rows) for cache in self._cross_caches]
