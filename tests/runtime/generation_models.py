@@ -91,8 +91,8 @@ def model(name: str) -> Any:
             "tie_word_embeddings": False,
         }
         built = transformers.T5ForConditionalGeneration(transformers.T5Config(**tokens, **t5))
-    # The two searches compute different numbers of rows together. In double precision that does not change the
-    # logits, which both round to float32.
+    # The two searches compute different numbers of rows together. In double precision that does not change
+    # the logits, which both round to float32.
     built.eval().double()
     with torch.no_grad():
         ids, mask = batch()

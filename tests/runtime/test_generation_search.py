@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -244,6 +245,31 @@ def test_everything_banned_is_an_error_with_renormalization() -> None:
     settings = BASE.replace(suppress_tokens=list(range(12)), renormalize_logits=True, num_beams=2)
     with pytest.raises(GenerationError, match="every token is banned"):
         generate(TableSession(random_table(1)), settings, 1)
+
+
+class TimedSession(TableSession):
+    """Notes the time between the end of one step and the beginning of the next."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(np.zeros((inputs, 1, 1)))
+        self.logits = np.random.default_rng(0).standard_normal((8, 50265)).astype(np.float32)
+        self.gaps: list[float] = []
+        self.end = 0.0
+
+    def step(self, tokens: Tokens) -> Scores:
+        if self.end:
+            self.gaps.append(time.perf_counter() - self.end)
+        logits = np.roll(self.logits, len(self.gaps), axis=0)[: len(tokens)]
+        self.end = time.perf_counter()
+        return logits
+
+
+@pytest.mark.parametrize(("num_beams", "milliseconds"), [(1, 0.2), (4, 3.0)])
+def test_search_is_quick_beside_a_step(num_beams: int, milliseconds: float) -> None:
+    """10 to 15 times what it takes on an idle machine: only a full sort or a loop over tokens is slower."""
+    session = TimedSession(1)
+    generate(session, BASE.replace(num_beams=num_beams, max_new_tokens=60, min_new_tokens=60), 1)
+    assert np.median(session.gaps) * 1e3 < milliseconds
 
 
 def test_needs_neither_torch_nor_transformers() -> None:

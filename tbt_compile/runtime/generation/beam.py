@@ -41,8 +41,8 @@ def beam_search(
     to torch.topk, which promises no order: there alone the two can differ, in the sequence itself or in the
     copies that fill up `num_return_sequences` when fewer sequences exist.
 
-    The session is given beams only after the first step, and inputs whose result is final are dropped from it:
-    neither changes a result, both save work.
+    The session is given beams only after the first step, and inputs whose result is final are dropped from
+    it: neither changes a result, both save work.
 
     Args:
         session: at its start, with one row per row of `prompt`.
