@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from tbt_compile import storage
 from tbt_compile.adapters import adapter_for
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared, iter_quantized
@@ -95,10 +94,21 @@ def freeze(model: nn.Module) -> FrozenModel:
                 setattr(module, name, FrozenActivation.from_quantizer(quantizer))
             elif isinstance(quantizer, WeightQuantizer) and quantizer.encoding.quantized:
                 setattr(module, name, _pack(module, quantizer, packed))
-    for _, module in iter_quantized(frozen):
-        if isinstance(getattr(module, "weight_quantizer", None), FrozenWeight):
-            module.register_parameter("weight", None)
+    drop_float_weights(frozen)
     return FrozenModel(frozen, recipe or Recipe())
+
+
+def drop_float_weights(model: nn.Module) -> None:
+    """Set every float weight that has packed codes to None, under each name that the model knows it by."""
+    packed = {
+        id(module.weight)
+        for _, module in iter_quantized(model)
+        if isinstance(getattr(module, "weight_quantizer", None), FrozenWeight)
+    }
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in packed:
+                module.register_parameter(name, None)
 
 
 def _freezes(quantizer: ActivationQuantizer) -> bool:

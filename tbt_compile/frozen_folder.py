@@ -104,8 +104,9 @@ def _kind(module: nn.Module) -> SiteKind:
 
 def _install_quantizers(model: nn.Module, recipe: Recipe, described: list[dict[str, Any]]) -> None:
     """Convert the modules as `prepare` would, with frozen quantizers that wait for their tensors."""
+    from tbt_compile.freezing import drop_float_weights
+
     sites, quantizers = [], {}
-    packed: list[tuple[str, str]] = []
     for entry in described:
         kind = SiteKind(entry["kind"])
         fqn = entry["module"].removesuffix(f".{CHILD}") if kind is SiteKind.ATTENTION else entry["module"]
@@ -115,14 +116,11 @@ def _install_quantizers(model: nn.Module, recipe: Recipe, described: list[dict[s
             encoding = Encoding(values["encoding"])
             operands.append(Operand(operand, encoding, "as saved"))
             quantizers[fqn, operand] = _empty_quantizer(encoding, values, recipe, operand)
-            if isinstance(quantizers[fqn, operand], FrozenWeight):
-                packed.append((entry["module"], "weight"))
         sites.append(SitePlan(kind, fqn, tuple(operands)))
     plan = QuantPlan(type(model).__name__, recipe, tuple(sites), ())
     context = PrepareContext(model, recipe, adapter_for(model), plan=plan, quantizers=quantizers)
     WriteBack().apply(context)
-    for name, attribute in packed:
-        model.get_submodule(name).register_parameter(attribute, None)
+    drop_float_weights(model)
 
 
 def _empty_quantizer(encoding: Encoding, values: dict[str, Any], recipe: Recipe, operand: str) -> nn.Module:
