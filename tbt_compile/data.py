@@ -45,7 +45,9 @@ class TextData:
             yield pair.target
 
 
-def read_pairs(path: str | Path, source_field: str = "source", target_field: str = "target") -> list[TextPair]:
+def read_pairs(
+    path: str | Path, source_field: str = "source", target_field: str = "target"
+) -> list[TextPair]:
     """Read a JSON-lines file, one object with two texts per line; blank lines are passed over.
 
     Raises:
@@ -53,11 +55,15 @@ def read_pairs(path: str | Path, source_field: str = "source", target_field: str
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"data file {path} does not exist: expected JSON lines with {source_field!r} and {target_field!r}")
+        raise DataError(
+            f"data file {path} does not exist: expected JSON lines with {source_field!r} and {target_field!r}"
+        )
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"data file {path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it to UTF-8") from error
+        raise DataError(
+            f"data file {path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it to UTF-8"
+        ) from error
     pairs = [
         _parse_line(line, f"{path}, line {number}", source_field, target_field)
         for number, line in enumerate(lines, start=1)
@@ -78,7 +84,10 @@ def _parse_line(line: str, where: str, source_field: str, target_field: str) -> 
 
 def _pair(record: Any, where: str, source_field: str, target_field: str) -> TextPair:
     if not isinstance(record, Mapping):
-        raise DataError(f"{where}: expected an object with fields {source_field!r} and {target_field!r}, got {type(record).__name__}")
+        raise DataError(
+            f"{where}: expected an object with fields {source_field!r} and {target_field!r}, got "
+            f"{type(record).__name__}"
+        )
     return TextPair(*(_text(record, name, where) for name in (source_field, target_field)))
 
 
@@ -87,7 +96,9 @@ def _text(record: Mapping[str, Any], name: str, where: str) -> str:
     value: Any = record
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise DataError(f"{where}: field {name!r} is missing (fields there: {', '.join(map(str, record)) or 'none'})")
+            raise DataError(
+                f"{where}: field {name!r} is missing (fields there: {', '.join(map(str, record)) or 'none'})"
+            )
         value = value[part]
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: field {name!r} must be a text that is not empty, got {value!r}")
@@ -108,7 +119,10 @@ def load_folder(folder: str | Path, source_field: str = "source", target_field: 
     """
     folder = Path(folder)
     if not (folder / "train.jsonl").is_file():
-        raise DataError(f"data folder {folder} holds no train.jsonl: expected JSON lines with {source_field!r} and {target_field!r}")
+        raise DataError(
+            f"data folder {folder} holds no train.jsonl: expected JSON lines with {source_field!r} and "
+            f"{target_field!r}"
+        )
     files = {split: folder / f"{split}.jsonl" for split in SPLITS}
     return TextData(
         **{
@@ -137,7 +151,8 @@ def load_hub(
     except Exception as error:  # the library raises many unrelated types for one cause
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise DataError(
-            f"data set {name!r} could not be fetched ({reason}). Without a network, only data sets that are in the "
+            f"data set {name!r} could not be fetched ({reason}). Without a network, only data sets that "
+            "are in the "
             f"local cache can be had by name: check the name, or give a folder with train.jsonl instead"
         ) from error
     if "train" not in splits:
@@ -170,7 +185,9 @@ def load_data(where: str | Path, source_field: str = "source", target_field: str
 
 
 class PairDataset(Dataset[dict[str, list[int]]]):
-    """Text pairs as token ids, cut to the given lengths: `input_ids` and `labels`, both ending with end-of-text."""
+    """Text pairs as token ids, cut to the given lengths: `input_ids` and `labels`, both ending with
+    end-of-text.
+    """
 
     def __init__(
         self,
@@ -204,7 +221,9 @@ def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Joins rows of a `PairDataset` to a padded batch: input_ids, attention_mask and labels, each int64 [B, T]."""
+    """Joins rows of a `PairDataset` to a padded batch: input_ids, attention_mask and labels, each int64 [B,
+    T].
+    """
 
     pad_token_id: int
 

@@ -1,7 +1,8 @@
 """Small tokenizers trained on the spot: whole words for the demo, byte-level BPE for real text.
 
-Both put the special tokens at the ids that BART uses (0 begin, 1 padding, 2 end, 3 unknown), end every text with
-the end token, and are ordinary `PreTrainedTokenizerFast` objects: `save_pretrained` and `AutoTokenizer` work.
+Both put the special tokens at the ids that BART uses (0 begin, 1 padding, 2 end, 3 unknown), end every text
+with the end token, and are ordinary `PreTrainedTokenizerFast` objects: `save_pretrained` and
+`AutoTokenizer` work.
 """
 
 from __future__ import annotations
@@ -27,20 +28,24 @@ def train_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.train_from_iterator(
-        texts, trainers.WordLevelTrainer(special_tokens=SPECIAL_TOKENS, show_progress=False, vocab_size=1_000_000)
+        texts,
+        trainers.WordLevelTrainer(special_tokens=SPECIAL_TOKENS, show_progress=False, vocab_size=1_000_000),
     )
     return _wrap(tokenizer)
 
 
 def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with at most `vocab_size` tokens: any text can be written, and reads back exactly.
+    """A byte-level BPE tokenizer with at most `vocab_size` tokens: any text can be written, and reads back
+    exactly.
 
     Raises:
         DataError: `vocab_size` does not even hold the 256 bytes and the special tokens.
     """
     smallest = 256 + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
-        raise DataError(f"tokenizer size {vocab_size} is too small: byte-level BPE needs at least {smallest} tokens")
+        raise DataError(
+            f"tokenizer size {vocab_size} is too small: byte-level BPE needs at least {smallest} tokens"
+        )
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,8 +1,9 @@
-"""What can happen in the demo's news: event kinds with several tellings each, and sentences that are beside the point.
+"""What can happen in the demo's news: event kinds with several tellings each, and sentences that are beside
+the point.
 
-Template language: ``{slot}`` is filled with a fact of the item, ``[a|b|c]`` with any one of the alternatives.
-The summary of an event is always told in one way, with words of its own: a model has to find the telling among the
-other sentences, keep the right facts and reword the rest.
+Template language: ``{slot}`` is filled with a fact of the item, ``[a|b|c]`` with any one of the
+alternatives. The summary of an event is always told in one way, with words of its own: a model has to find
+the telling among the other sentences, keep the right facts and reword the rest.
 """
 
 from __future__ import annotations
@@ -49,7 +50,18 @@ LEXICON: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-SPORTS = ("football", "hockey", "tennis", "handball", "rugby", "volleyball", "basketball", "cricket", "baseball", "polo")
+SPORTS = (
+    "football",
+    "hockey",
+    "tennis",
+    "handball",
+    "rugby",
+    "volleyball",
+    "basketball",
+    "cricket",
+    "baseball",
+    "polo",
+)
 VEHICLES = ("buses", "trams", "ferries", "ambulances", "trucks", "planes", "trains", "boats")
 
 EVENTS: tuple[Event, ...] = (
@@ -74,8 +86,8 @@ EVENTS: tuple[Event, ...] = (
     Event(
         "appointment",
         (
-            "{company} [named|appointed|picked] {person} as its [chief executive|new president|next chairman]",
-            "{person} will [succeed|replace|follow] {other} as [president|chairman|chief executive] of {company}",
+            "{company} [named|appointed|picked] {person} as [chief executive|new president|next chairman]",
+            "{person} will [succeed|replace|follow] {other} as [president|chairman] of {company}",
             "the board of {company} [settled|agreed] on {person} to take the place of {other}",
         ),
         "{person} to lead {company}",
@@ -83,7 +95,7 @@ EVENTS: tuple[Event, ...] = (
     Event(
         "resignation",
         (
-            "{person} [stepped down|resigned|retired] as [president|chairman|chief executive] of {company} on {day}",
+            "{person} [stepped down|resigned|retired] as [president|chairman] of {company} on {day}",
             "the board of {company} accepted the [resignation|farewell letter] of {person} on {day}",
         ),
         "{person} quits top job at {company}",
@@ -109,7 +121,7 @@ EVENTS: tuple[Event, ...] = (
         "recall",
         (
             "{company} asked [owners|customers] to return {product} that [catch fire|break easily|overheat]",
-            "{product} [made|sold] by {company} must go back to the shop because they [overheat|break easily|catch fire]",
+            "{product} [made|sold] by {company} must go back because they [overheat|break easily|catch fire]",
         ),
         "{company} recalls faulty {product}",
     ),
@@ -117,7 +129,7 @@ EVENTS: tuple[Event, ...] = (
         "bankruptcy",
         (
             "{company} [can no longer pay|is unable to pay] its [debts|bills|creditors]",
-            "a judge [appointed|named] an administrator for {company} , which [ran out of money|owes millions]",
+            "a judge [appointed|named] an administrator for {company} , which [is penniless|owes millions]",
         ),
         "{company} goes bankrupt",
     ),
@@ -168,7 +180,7 @@ EVENTS: tuple[Event, ...] = (
     Event(
         "theft",
         (
-            "[thieves|burglars|masked men] [took|carried off|made away with] {n} {goods} from the {building} in {town}",
+            "[thieves|burglars] [took|carried off|made away with] {n} {goods} from the {building} in {town}",
             "{n} {goods} [vanished|disappeared|are missing] from the {building} in {town}",
         ),
         "{n} {goods} stolen from {town} {building}",
@@ -184,15 +196,15 @@ EVENTS: tuple[Event, ...] = (
     Event(
         "good study",
         (
-            "[researchers|scientists] in {town} [found|reported] that {food} [lower|cut|reduce] the risk of {illness}",
-            "people who eat {food} are [less likely|unlikely] to get {illness} , [researchers|scientists] in {town} say",
+            "[researchers|scientists] in {town} found that {food} [lower|cut|reduce] the risk of {illness}",
+            "people who eat {food} are less likely to get {illness} , [researchers|scientists] in {town} say",
         ),
         "study says {food} may prevent {illness}",
     ),
     Event(
         "bad study",
         (
-            "[researchers|scientists] in {town} [found|reported] that {food} [raise|increase|double] the risk of {illness}",
+            "[researchers|scientists] in {town} found that {food} [raise|increase] the risk of {illness}",
             "people who eat {food} are more likely to get {illness} , [researchers|scientists] in {town} say",
         ),
         "study says {food} may cause {illness}",
@@ -200,7 +212,7 @@ EVENTS: tuple[Event, ...] = (
     Event(
         "strike",
         (
-            "{workers} in {town} [walked out|stopped work|downed tools] on {day} [over wages|over long hours|to demand better pay]",
+            "{workers} in {town} [walked out|stopped work] on {day} over [wages|long hours|bonus pay]",
             "a dispute over [wages|long hours] made {workers} in {town} [walk out|stop work] on {day}",
         ),
         "{workers} go on strike in {town}",
@@ -268,7 +280,7 @@ EVENTS: tuple[Event, ...] = (
     Event(
         "opening",
         (
-            "the first [visitors|guests] [entered|admired] the [modern|brand new] {building} of {town} on {day}",
+            "the first [visitors|guests] [entered|admired] the [modern|finished] {building} of {town}",
             "after {n} years of work the {building} of {town} is [ready|complete]",
         ),
         "{town} opens its new {building}",
@@ -291,14 +303,14 @@ EVENTS: tuple[Event, ...] = (
     ),
 )
 
-# Sentences that never belong in a summary. Their people, towns, companies and numbers are other ones than the event's.
+# Sentences that never belong in a summary. Their names and numbers are other ones than the event's.
 ASIDES: tuple[str, ...] = (
     "[neighbor|witness|analyst|lawyer] {person} [said|sounded] {mood} [about the news|afterwards]",
     "[spokesman|spokeswoman] {person} [declined|refused] to [comment|answer questions]",
     "the [governor|minister|bishop] , {person} , was {mood} [about the news|afterwards]",
-    "the [weather|sky] in {town} was [warm|cold|windy|rainy|cloudy|sunny|mild] [all week|that morning|that evening]",
+    "the [weather|sky] in {town} was [warm|cold|rainy|cloudy|sunny|mild] [all week|that morning]",
     "it was the [second|third|fourth|fifth] [such|similar] [case|story|report] in {n} [weeks|months]",
-    "[experts|critics|observers] had [expected|predicted|feared] [this|as much] for [weeks|months|a long time]",
+    "[experts|critics|observers] had [expected|predicted|feared] [this|as much] for [weeks|months]",
     "something [similar|comparable] [happened|occurred] in {town} {n} years ago",
     "{person} of the {town} [herald|gazette|tribune|chronicle] broke the story",
     "[further|more|fresh] [details|facts|information] will [follow|be published] on {day}",

@@ -1,7 +1,8 @@
 """Seeded generator of short news items with one-sentence summaries.
 
-Some people, towns and companies are reserved: their names never stand in a training item, although each single word of
-them does. A model that only remembers names cannot write about them, one that copies from the item can.
+Some people, towns and companies are reserved: their names never stand in a training item, although each
+single word of them does. A model that only remembers names cannot write about them, one that copies from
+the item can.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ RESERVED_SHARE = 5
 
 @dataclass(frozen=True)
 class NewsItem:
-    """A news item of two to four sentences, its summary, the kind of event and every name that occurs in it."""
+    """A news item of two to four sentences, its summary, the kind of event and every name that occurs in
+    it.
+    """
 
     source: str
     target: str
@@ -103,7 +106,9 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:].replace(" ,", ",") + "."
 
 
-def _fill_facts(templates: list[str], names: _Names, rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
+def _fill_facts(
+    templates: list[str], names: _Names, rng: random.Random
+) -> tuple[dict[str, str], dict[str, str]]:
     """Values for every slot of the templates: (as worded in the item, as worded in the summary)."""
     told: dict[str, str] = {}
     kept: dict[str, str] = {}
@@ -130,17 +135,22 @@ def _aside(template: str, names: _Names, rng: random.Random, taken_number: str |
 
 
 def make_item(rng: random.Random, event: Event, reserved: bool) -> NewsItem:
-    """One item about `event`; with `reserved`, all its two-word names are ones that training items never hold."""
+    """One item about `event`; with `reserved`, all its two-word names are ones that training items never
+    hold.
+    """
     names = _Names(rng, reserved)
     telling = [rng.choice(event.leads)] + ([rng.choice(event.details)] if event.details else [])
-    told, kept = _fill_facts(telling + [event.summary], names, rng)
+    told, kept = _fill_facts([*telling, event.summary], names, rng)
     sentences = [_sentence(_choose(template, rng).format(**told)) for template in telling]
     asides = [
-        _aside(template, names, rng, told.get("n")) for template in rng.sample(ASIDES, k=rng.choice((1, 2, 2)))
+        _aside(template, names, rng, told.get("n"))
+        for template in rng.sample(ASIDES, k=rng.choice((1, 2, 2)))
     ]
     for aside in asides:
         sentences.insert(rng.randint(0, len(sentences)), aside)
-    return NewsItem(" ".join(sentences), event.summary.format(**kept).lower(), event.kind, frozenset(names.used))
+    return NewsItem(
+        " ".join(sentences), event.summary.format(**kept).lower(), event.kind, frozenset(names.used)
+    )
 
 
 def make_items(
@@ -148,8 +158,8 @@ def make_items(
 ) -> list[NewsItem]:
     """`count` different items.
 
-    `reserved_share` of them are about reserved names (0 for training). `avoid` holds sources and summaries that must
-    not come up again: pass those of the other splits.
+    `reserved_share` of them are about reserved names (0 for training). `avoid` holds sources and summaries
+    that must not come up again: pass those of the other splits.
     """
     rng = random.Random(seed)
     seen = set(avoid)

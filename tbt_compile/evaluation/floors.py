@@ -1,0 +1,51 @@
+"""What can be scored without understanding: copying the first sentence, or always writing the same text.
+
+A score is only worth something above these floors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from tbt_compile.data import TextPair
+from tbt_compile.evaluation.rouge import RougeScores, rouge
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
+
+
+def lead_sentence(text: str) -> str:
+    """The first sentence of a text.
+
+    >>> lead_sentence("Shares fell 3.5 percent. Nobody knew why.")
+    'Shares fell 3.5 percent.'
+    """
+    return _SENTENCE_END.split(text.strip(), maxsplit=1)[0]
+
+
+def lead_copy_floor(pairs: Sequence[TextPair]) -> RougeScores:
+    """The score of copying the first sentence of each source."""
+    return rouge([lead_sentence(pair.source) for pair in pairs], [pair.target for pair in pairs])
+
+
+def constant_floor(
+    train: Sequence[TextPair], test: Sequence[TextPair], sample: int = 200
+) -> tuple[str, RougeScores]:
+    """The best text to write for every test source, chosen on training targets, and its score.
+
+    Candidates are the training targets of a sample and the most frequent words, from one word to the usual
+    length. Both are judged on another sample of training targets.
+    """
+    judges = [pair.target for pair in train[sample : 2 * sample]] or [pair.target for pair in train]
+    frequent = [
+        word
+        for word, _ in Counter(
+            word for pair in train for word in dict.fromkeys(pair.target.split())
+        ).most_common(12)
+    ]
+    candidates = [pair.target for pair in train[:sample]] + [
+        " ".join(frequent[:size]) for size in range(1, 13)
+    ]
+    best = max(dict.fromkeys(candidates), key=lambda text: rouge([text] * len(judges), judges).rouge1)
+    return best, rouge([best] * len(test), [pair.target for pair in test])

@@ -1,0 +1,77 @@
+"""One model, one set of pairs, every figure that is worth writing down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tbt_compile.data import TextPair
+from tbt_compile.evaluation.bleu import bleu
+from tbt_compile.evaluation.generation import Generated, Progress, generate_texts
+from tbt_compile.evaluation.rouge import rouge
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model on a test set (ROUGE and BLEU between 0 and 100, lengths in tokens)."""
+
+    sentences: int
+    num_beams: int
+    rouge1: float
+    rouge2: float
+    rougeL: float  # noqa: N815
+    bleu: float
+    bleu_signature: str
+    mean_length: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every figure, as JSON-ready values."""
+        return asdict(self)
+
+
+def evaluate_model(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[TextPair],
+    *,
+    max_source_length: int,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    batch_size: int = 50,
+    progress: Progress | None = None,
+    title: str = "evaluating",
+) -> tuple[Evaluation, Generated]:
+    """Generate a text for every pair and score it against the target; also returns the texts."""
+    generated = generate_texts(
+        model,
+        tokenizer,
+        [pair.source for pair in pairs],
+        max_source_length=max_source_length,
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        batch_size=batch_size,
+        progress=progress,
+        title=title,
+    )
+    return score(generated, [pair.target for pair in pairs], num_beams), generated
+
+
+def score(generated: Generated, references: Sequence[str], num_beams: int) -> Evaluation:
+    """The figures of texts that were generated already."""
+    rouge_scores = rouge(generated.texts, references)
+    bleu_score = bleu(generated.texts, references)
+    return Evaluation(
+        sentences=len(references),
+        num_beams=num_beams,
+        rouge1=rouge_scores.rouge1,
+        rouge2=rouge_scores.rouge2,
+        rougeL=rouge_scores.rougeL,
+        bleu=bleu_score.score,
+        bleu_signature=bleu_score.signature,
+        mean_length=generated.mean_length,
+        seconds=generated.seconds,
+    )

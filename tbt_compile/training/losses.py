@@ -1,0 +1,85 @@
+"""The terms of the distillation loss, each a mean over what is not padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tbt_compile.data import IGNORED_LABEL
+from tbt_compile.training.settings import LossWeights
+
+
+class DistillationTerms(NamedTuple):
+    """The terms before weighting, scalars; None where the weight is 0."""
+
+    logits: Tensor | None
+    labels: Tensor | None
+    hidden: Tensor | None
+    attention: Tensor | None
+
+    def weighted(self, weights: LossWeights) -> Tensor:
+        """The loss to minimise."""
+        return torch.stack([getattr(weights, name) * term for name, term in self.present().items()]).sum()
+
+    def present(self) -> dict[str, Tensor]:
+        """The terms that were computed, by name."""
+        return {name: term for name, term in self._asdict().items() if term is not None}
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of the student's distribution under the teacher's, for logits `[N, V]`, mean over N.
+
+    Multiplied by the squared temperature, so that gradients keep their size when it changes.
+
+    >>> uniform = torch.zeros(1, 2)
+    >>> round(soft_cross_entropy(uniform, uniform).item(), 4)
+    0.6931
+    """
+    log_student = F.log_softmax(student / temperature, dim=-1)
+    return -(F.softmax(teacher / temperature, dim=-1) * log_student).sum(-1).mean() * temperature**2
+
+
+def hidden_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], keep: Tensor) -> Tensor:
+    """Mean squared error of hidden states `[B, T, D]` where `keep` (bool `[B, T]`), summed over layers."""
+    return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)]).sum()
+
+
+def attention_mse(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], queries: Tensor, keys: Tensor
+) -> Tensor:
+    """Mean squared error of attention maps `[B, H, Q, K]` between kept queries `[B, Q]` and keys `[B, K]`."""
+    keep = (queries[:, None, :, None] & keys[:, None, None, :]).expand_as(student[0])
+    return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)]).sum()
+
+
+def distillation_terms(
+    student: Any, teacher: Any, labels: Tensor, attention_mask: Tensor, weights: LossWeights
+) -> DistillationTerms:
+    """The terms with a weight above zero, from the outputs of two encoder-decoder models on one batch.
+
+    Args:
+        student, teacher: outputs with `logits`, the student's `loss` on the labels, and, where their
+            weights ask for it, hidden states and attention maps.
+        labels: int64 `[B, T]`, -100 where there is padding. attention_mask: `[B, S]`, 0 where there is
+            padding.
+    """
+    written, read = labels != IGNORED_LABEL, attention_mask.bool()
+    logits = hidden = attention = None
+    if weights.logits:
+        logits = soft_cross_entropy(student.logits[written], teacher.logits[written], weights.temperature)
+    if weights.hidden:
+        hidden = hidden_mse(student.encoder_hidden_states, teacher.encoder_hidden_states, read)
+        hidden = hidden + hidden_mse(student.decoder_hidden_states, teacher.decoder_hidden_states, written)
+    if weights.attention:
+        attention = attention_mse(student.encoder_attentions, teacher.encoder_attentions, read, read)
+        attention = attention + attention_mse(
+            student.decoder_attentions, teacher.decoder_attentions, written, written
+        )
+        attention = attention + attention_mse(
+            student.cross_attentions, teacher.cross_attentions, written, read
+        )
+    return DistillationTerms(logits, student.loss if weights.labels else None, hidden, attention)

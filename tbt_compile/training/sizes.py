@@ -1,0 +1,80 @@
+"""Shapes of models that are trained from nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerBase
+
+from tbt_compile.errors import did_you_mean
+from tbt_compile.training.settings import TrainingError
+
+INIT_GAIN = 0.9
+"""Standard deviation of a new weight times the square root of the width: layers keep the size of what they
+are given.
+"""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Shape of a BART: width, layers of encoder and decoder each, attention heads, inner width, dropout."""
+
+    width: int
+    layers: int
+    heads: int
+    inner: int
+    dropout: float = 0.0
+
+
+MODEL_SIZES: dict[str, ModelSize] = {
+    "tiny": ModelSize(width=128, layers=2, heads=4, inner=512),
+    "small": ModelSize(width=256, layers=3, heads=4, inner=1024, dropout=0.1),
+    "base": ModelSize(width=768, layers=6, heads=12, inner=3072, dropout=0.1),
+}
+
+
+def new_model(
+    size: str | ModelSize, tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int = 0
+) -> BartForConditionalGeneration:
+    """A BART with random weights for texts of up to `max_length` tokens.
+
+    BART's own initialisation (0.02) is for models pretrained on large data: a small one trained from
+    nothing with it never learns to look at its source. The embeddings are not scaled by sqrt(width), which
+    would drown the positions and keep copying from being learned.
+
+    Raises:
+        TrainingError: there is no size of that name.
+    """
+    if isinstance(size, str):
+        if size not in MODEL_SIZES:
+            raise TrainingError(
+                f"unknown model size {size!r}: expected one of {', '.join(MODEL_SIZES)}."
+                + did_you_mean(size, MODEL_SIZES)
+            )
+        size = MODEL_SIZES[size]
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=size.width,
+        encoder_layers=size.layers,
+        decoder_layers=size.layers,
+        encoder_attention_heads=size.heads,
+        decoder_attention_heads=size.heads,
+        encoder_ffn_dim=size.inner,
+        decoder_ffn_dim=size.inner,
+        max_position_embeddings=max_length,
+        init_std=INIT_GAIN / math.sqrt(size.width),
+        scale_embedding=False,
+        dropout=size.dropout,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.eos_token_id,
+        forced_eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BartForConditionalGeneration(config)

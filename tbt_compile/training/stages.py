@@ -1,0 +1,149 @@
+"""The two stages of training, each in its own folder: a full-precision teacher, then a low-bit student."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from tbt_compile.data import PairDataset, TextPair
+from tbt_compile.evaluation.generation import Progress
+from tbt_compile.preparation import load_prepared, prepare
+from tbt_compile.recipe import Recipe
+from tbt_compile.training.distillation import DistillationTrainer
+from tbt_compile.training.loop import fit
+from tbt_compile.training.progress import quiet
+from tbt_compile.training.record import TrainingRecord
+from tbt_compile.training.settings import LossWeights, TrainSettings
+
+
+def train_teacher(
+    model: PreTrainedModel,
+    pairs: Sequence[TextPair],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    max_source_length: int,
+    max_target_length: int,
+    settings: TrainSettings | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+    title: str = "teacher",
+) -> PreTrainedModel:
+    """Train a full-precision encoder-decoder on text pairs and save it, with its tokenizer, in `folder`.
+
+    With `resume`, an interrupted run goes on from its last checkpoint, and a finished one is loaded.
+
+    Raises:
+        TrainingError: the folder holds a run with other settings, data or shape.
+    """
+    settings = settings or TrainSettings()
+    asked = {
+        "stage": "teacher",
+        "model": _shape(model),
+        **_common(pairs, max_source_length, max_target_length, settings),
+    }
+    record = TrainingRecord(Path(folder), asked)
+    if record.open(resume) is not None:
+        return load_teacher(folder)
+    dataset = PairDataset(pairs, tokenizer, max_source_length, max_target_length)
+    return fit(model, dataset, tokenizer, record, settings, progress=progress, title=title)
+
+
+def distill(
+    teacher: PreTrainedModel,
+    recipe: str | Recipe,
+    pairs: Sequence[TextPair],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    max_source_length: int,
+    max_target_length: int,
+    settings: TrainSettings | None = None,
+    weights: LossWeights | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+    title: str | None = None,
+) -> PreTrainedModel:
+    """Prepare a copy of the teacher with `recipe`, train it to follow the teacher, and save it in `folder`.
+
+    The student starts from the teacher's weights; its learned scales start from the first batch. `resume`
+    as for `train_teacher`. The result is a prepared model, ready for `tbt_compile.freeze` and `lower`.
+
+    Raises:
+        TrainingError: the folder holds a run with other settings, or the teacher is no encoder-decoder.
+        RecipeError: the recipe is not understood.
+    """
+    settings, weights, recipe = settings or TrainSettings(), weights or LossWeights(), Recipe.parse(recipe)
+    asked = {
+        "stage": "student",
+        "recipe": recipe.to_dict(),
+        "weights": asdict(weights),
+        "model": _shape(teacher),
+        "teacher": _fingerprint(teacher),
+        **_common(pairs, max_source_length, max_target_length, settings),
+    }
+    record = TrainingRecord(Path(folder), asked)
+    if record.open(resume) is not None:
+        with quiet():
+            return load_prepared(folder).eval()
+    dataset = PairDataset(pairs, tokenizer, max_source_length, max_target_length)
+    return fit(
+        prepare(copy.deepcopy(teacher), recipe),
+        dataset,
+        tokenizer,
+        record,
+        settings,
+        trainer_class=DistillationTrainer,
+        teacher=teacher,
+        weights=weights,
+        progress=progress,
+        title=title or f"student {recipe}",
+    )
+
+
+def load_teacher(folder: str | Path) -> PreTrainedModel:
+    """The full-precision model of a folder, in evaluation mode."""
+    with quiet():
+        return AutoModelForSeq2SeqLM.from_pretrained(str(folder)).eval()
+
+
+def _common(
+    pairs: Sequence[TextPair], max_source_length: int, max_target_length: int, settings: TrainSettings
+) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(f"{pair.source}\0{pair.target}\0".encode())
+    return {
+        "data": f"{len(pairs)} pairs, sha256 {digest.hexdigest()[:16]}",
+        "max_source_length": max_source_length,
+        "max_target_length": max_target_length,
+        "settings": settings.to_dict(),
+    }
+
+
+def _fingerprint(model: PreTrainedModel) -> str:
+    """A short digest of every weight: a student of another teacher is another run."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _shape(model: PreTrainedModel) -> dict[str, Any]:
+    names = (
+        "vocab_size",
+        "d_model",
+        "encoder_layers",
+        "decoder_layers",
+        "encoder_attention_heads",
+        "encoder_ffn_dim",
+    )
+    return {"class": type(model).__name__, **{name: getattr(model.config, name, None) for name in names}}
