@@ -1,0 +1,197 @@
+"""The float32 operators between the quantized ones, one row at a time.
+
+Element k of a row always goes to lane k % lanes, whatever the number of rows and, for softmax, however many exact
+zeros follow. So a row's result never depends on the batch it is in or on padding to its right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.kernels import emit, float_math
+from tbt_compile.codegen.kernels.byterows import for_lanes
+from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+from tbt_compile.errors import LoweringError
+
+_PARALLEL_ELEMENTS = 1 << 19
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """Normalisation over the last dimension.
+
+    Attributes:
+        d: size of that dimension.
+        eps: added to the variance or mean square.
+        isa: instruction set to schedule for.
+        residual: whether a second input is added to x first.
+    """
+
+    d: int
+    eps: float
+    isa: Isa
+    residual: bool = False
+
+
+@dataclass(frozen=True)
+class ActivationSpec:
+    """An elementwise function.
+
+    Attributes:
+        function: one of `ACTIVATIONS`.
+        d: size of the last dimension.
+        isa: instruction set to schedule for.
+    """
+
+    function: str
+    d: int
+    isa: Isa
+
+
+def layer_norm(spec: NormSpec) -> PrimFunc:
+    """(x - mean) / sqrt(variance + eps) * gamma + beta for M rows.
+
+    Arguments:
+        x: float32 [M, D]
+        residual: float32 [M, D], only if `spec.residual`; the norm is of x + residual
+        gamma: float32 [D]
+        beta: float32 [D]
+        y: float32 [M, D], the output
+    """
+    return emit.function("layer_norm", lambda: _norm(spec, centred=True))
+
+
+def rms_norm(spec: NormSpec) -> PrimFunc:
+    """x / sqrt(mean of x^2 + eps) * gamma for M rows.
+
+    Arguments: as `layer_norm`, without beta.
+    """
+    return emit.function("rms_norm", lambda: _norm(spec, centred=False))
+
+
+def activation(spec: ActivationSpec) -> PrimFunc:
+    """An elementwise function of M rows.
+
+    Arguments:
+        x: float32 [M, D]
+        y: float32 [M, D], the output
+
+    Raises:
+        LoweringError: the function is not one of `ACTIVATIONS`.
+    """
+    if spec.function not in ACTIVATIONS:
+        raise LoweringError(f"activation {spec.function!r}: expected one of {', '.join(ACTIVATIONS)}")
+    return emit.function(spec.function, lambda: _activation(spec))
+
+
+def share_rows(rows: Expr, elements: Expr, body: emit.Body) -> None:
+    """Runs `body` for every row, on all threads if there are many elements."""
+
+    def threads() -> None:
+        with emit.parallel("row", rows) as row:
+            body(row)
+
+    def serial() -> None:
+        with emit.loop("row", rows) as row:
+            body(row)
+
+    emit.branch(elements >= _PARALLEL_ELEMENTS, threads, serial)
+
+
+def row_total(spec: NormSpec, value: emit.Load) -> Expr:
+    """The sum of `value(k, lanes)` over a row: lane by lane, then the lanes, then the last few elements."""
+    lanes = spec.isa.float_lanes
+    sums = emit.Register("sums", "float32", lanes, emit.splat(T.float32(0), lanes))
+    rest = emit.Register("rest", "float32", 1, T.float32(0))
+    for_lanes(spec.d, lanes, lambda k, count: (sums if count == lanes else rest).add(value(k, count)))
+    return emit.let(emit.reduce_lanes(sums.get(), "float32", lanes, lambda a, b: a + b) + rest.get())
+
+
+def _norm(spec: NormSpec, centred: bool) -> None:
+    rows = emit.symbol("m")
+    x = emit.argument("x", (rows, spec.d), "float32")
+    other = emit.argument("residual", (rows, spec.d), "float32") if spec.residual else None
+    gamma = emit.argument("gamma", (spec.d,), "float32")
+    beta = emit.argument("beta", (spec.d,), "float32") if centred else None
+    y = emit.argument("y", (rows, spec.d), "float32")
+    size = T.float32(spec.d)
+
+    def row(m: Expr) -> None:
+        source = _summed(spec, x, other, y, m)
+        mean = emit.let(row_total(spec, source) / size) if centred else T.float32(0)
+
+        def deviation(k: Expr, lanes: int) -> Expr:
+            return source(k, lanes) - emit.splat(mean, lanes) if centred else source(k, lanes)
+
+        def square(k: Expr, lanes: int) -> Expr:
+            value = emit.let(deviation(k, lanes))
+            return value * value
+
+        spread = row_total(spec, square) / size
+        factor = emit.let(T.float32(1) / T.sqrt(spread + T.float32(spec.eps)))
+
+        def write(k: Expr, lanes: int) -> None:
+            value = deviation(k, lanes) * emit.splat(factor, lanes) * emit.load(gamma, k, lanes=lanes)
+            if beta is not None:
+                value = value + emit.load(beta, k, lanes=lanes)
+            emit.store(y, value, m, k, lanes=lanes)
+
+        for_lanes(spec.d, spec.isa.float_lanes, write)
+
+    share_rows(rows, rows * spec.d, row)
+
+
+def _summed(spec: NormSpec, x: Buffer, other: Buffer | None, y: Buffer, m: Expr) -> emit.Load:
+    """The loader of row m; with a residual the sum is kept in y, which is overwritten at the end."""
+    if other is None:
+        return lambda k, lanes: emit.load(x, m, k, lanes=lanes)
+
+    def add(k: Expr, lanes: int) -> None:
+        total = emit.load(x, m, k, lanes=lanes) + emit.load(other, m, k, lanes=lanes)
+        emit.store(y, total, m, k, lanes=lanes)
+
+    for_lanes(spec.d, spec.isa.float_lanes, add)
+    return lambda k, lanes: emit.load(y, m, k, lanes=lanes)
+
+
+def _activation(spec: ActivationSpec) -> None:
+    rows = emit.symbol("m")
+    x = emit.argument("x", (rows, spec.d), "float32")
+    y = emit.argument("y", (rows, spec.d), "float32")
+    function = ACTIVATIONS[spec.function]
+
+    def row(m: Expr) -> None:
+        def write(k: Expr, lanes: int) -> None:
+            emit.store(y, function(emit.let(emit.load(x, m, k, lanes=lanes)), lanes), m, k, lanes=lanes)
+
+        for_lanes(spec.d, spec.isa.float_lanes, write)
+
+    share_rows(rows, rows * spec.d, row)
+
+
+def _gelu(x: Expr, lanes: int) -> Expr:
+    half, one = emit.splat(T.float32(0.5), lanes), emit.splat(T.float32(1), lanes)
+    return half * x * (one + float_math.erf(x * emit.splat(T.float32(0.7071067811865476), lanes), lanes))
+
+
+def _gelu_tanh(x: Expr, lanes: int) -> Expr:
+    cubic = emit.splat(T.float32(0.044715), lanes) * (x * x * x)
+    inner = emit.splat(T.float32(0.7978845608028654), lanes) * (x + cubic)
+    half, one = emit.splat(T.float32(0.5), lanes), emit.splat(T.float32(1), lanes)
+    return half * x * (one + float_math.tanh(inner, lanes))
+
+
+def _silu(x: Expr, lanes: int) -> Expr:
+    return x / (emit.splat(T.float32(1), lanes) + float_math.exp(-x, lanes))
+
+
+ACTIVATIONS: dict[str, Callable[[Expr, int], Expr]] = {
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": _silu,
+    "tanh": float_math.tanh,
+    "exp": float_math.exp,
+    "erf": float_math.erf,
+}

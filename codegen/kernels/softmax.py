@@ -1,0 +1,101 @@
+"""Softmax over the last dimension, whose length is known at run time.
+
+    y[t] = exp(v[t] - max v) / sum exp(v - max v),      v = x * scale + mask
+
+The last, incomplete vector of a row is filled with -inf, whose exponential is an exact zero: sums are taken in the
+same order with and without masked positions at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.kernels import emit, float_math
+from tbt_compile.codegen.kernels.float_ops import share_rows
+from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+
+
+@dataclass(frozen=True)
+class SoftmaxSpec:
+    """Softmax of attention scores.
+
+    Attributes:
+        isa: instruction set to schedule for.
+        scale: constant factor of the scores.
+        mask: whether a mask is added after scaling.
+    """
+
+    isa: Isa
+    scale: float = 1.0
+    mask: bool = False
+
+
+def softmax(spec: SoftmaxSpec) -> PrimFunc:
+    """Softmax of scaled and masked scores.
+
+    Arguments:
+        x: float32 [B, H, Q, T]
+        mask: float32 [B, 1, Q or 1, T], only if `spec.mask`; masked positions hold -inf or float32's least number.
+            A row that is -inf everywhere gives NaN.
+        y: float32 [B, H, Q, T], the output
+    """
+    return emit.function("softmax", lambda: _softmax(spec))
+
+
+def _softmax(spec: SoftmaxSpec) -> None:
+    batch, heads, queries, tokens = (emit.symbol(name) for name in ("b", "h", "q", "t"))
+    x = emit.argument("x", (batch, heads, queries, tokens), "float32")
+    mask_rows = emit.symbol("mask_rows")
+    mask = emit.argument("mask", (batch, 1, mask_rows, tokens), "float32") if spec.mask else None
+    y = emit.argument("y", (batch, heads, queries, tokens), "float32")
+    rows = batch * heads * queries
+
+    def row(index: Expr) -> None:
+        b, h, q = index // queries // heads, index // queries % heads, index % queries
+        mask_row = T.min(q, mask_rows - 1)
+
+        def load(t: Expr, lanes: int) -> Expr:
+            value = emit.load(x, b, h, q, t, lanes=lanes)
+            if spec.scale != 1.0:
+                value = value * emit.splat(T.float32(spec.scale), lanes)
+            return value if mask is None else value + emit.load(mask, b, 0, mask_row, t, lanes=lanes)
+
+        softmax_row(spec.isa, load, tokens, y, b, h, q)
+
+    share_rows(rows, rows * tokens, row)
+
+
+def softmax_row(isa: Isa, load: emit.Load, length: Expr, y: Buffer, *at: Expr) -> None:
+    """Writes the softmax of one row to y[at, 0 .. length - 1]."""
+    lanes = isa.float_lanes
+    whole = emit.let(length // lanes)
+    rest = emit.let(length % lanes)
+    lowest = T.float32("-inf")
+    tail = emit.scratch("tail", (lanes,), "float32")
+    emit.store(tail, emit.splat(lowest, lanes), 0, lanes=lanes)
+    with emit.loop("k", rest) as k:
+        emit.store(tail, load(whole * lanes + k, 1), k)
+
+    largest = emit.Register("largest", "float32", lanes, emit.load(tail, 0, lanes=lanes))
+    with emit.loop("group", whole) as group:
+        largest.set(T.max(largest.get(), load(group * lanes, lanes)))
+    most = emit.reduce_lanes(largest.get(), "float32", lanes, T.max)
+    sums = emit.Register("sums", "float32", lanes, emit.splat(T.float32(0), lanes))
+
+    def weight(values: Expr) -> Expr:
+        result = emit.let(float_math.exp(values - emit.splat(most, lanes), lanes))
+        sums.add(result)
+        return result
+
+    with emit.loop("group", whole) as group:
+        emit.store(y, weight(load(group * lanes, lanes)), *at, group * lanes, lanes=lanes)
+    with emit.when(rest > 0):
+        emit.store(tail, weight(emit.load(tail, 0, lanes=lanes)), 0, lanes=lanes)
+    total = emit.reduce_lanes(sums.get(), "float32", lanes, lambda a, b: a + b)
+    factor = emit.let(T.float32(1) / total)
+    with emit.loop("group", whole) as group:
+        value = emit.load(y, *at, group * lanes, lanes=lanes)
+        emit.store(y, value * emit.splat(factor, lanes), *at, group * lanes, lanes=lanes)
+    with emit.loop("k", rest) as k:
+        emit.store(y, tail[k] * factor, *at, whole * lanes + k)
