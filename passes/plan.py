@@ -151,10 +151,11 @@ def make_plan(
             planned.append(_plan_site(site, recipe, signs, owners, model))
     if obstacles:
         fqn, reason = next(iter(obstacles.items()))
-        more = f" ({len(obstacles) - 1} more modules are concerned.)" if len(obstacles) > 1 else ""
+        others = f"; the same goes for {', '.join(list(obstacles)[1:])}" if len(obstacles) > 1 else ""
+        where = f"module {fqn!r} of {type(model).__name__}" if fqn else type(model).__name__
         raise PlanError(
-            f"module {fqn!r} of {type(model).__name__} cannot be quantized: {reason}, or leave it in full "
-            f"precision with exclude=({fqn!r},) in the recipe.{more}"
+            f"{where} cannot be quantized: {reason}, or leave it in full precision with exclude=({fqn!r},) "
+            f"in the recipe{others}"
         )
     if not planned:
         found = f"all {len(kept)} candidates are excluded or kept" if kept else "its graph has none"

@@ -1,4 +1,4 @@
-"""What `prepare` promises of a transformers model: same class, names and ties; same function when it is a no-op."""
+"""What `prepare` keeps of a transformers model: class, names, ties; its function when it is a no-op."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph with quantizers inserted and the eager model that is written back are one and the same function."""
+"""The graph with quantizers inserted and the eager model that is written back compute the same function."""
 
 from __future__ import annotations
 
