@@ -53,12 +53,12 @@ class Parameter:
         return np.ascontiguousarray(stored.reshape(self.shape))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """JSON-ready values, without the name."""
         encoding = {"encoding": self.encoding.value} if self.encoding else {}
-        return {"name": self.name, "role": self.role, "dtype": self.dtype, "shape": list(self.shape), **encoding}
+        return {"role": self.role, "dtype": self.dtype, "shape": list(self.shape), **encoding}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Parameter:
+    def from_dict(cls, name: str, values: dict[str, Any]) -> Parameter:
         """The inverse of `to_dict`."""
         encoding = Encoding(values["encoding"]) if "encoding" in values else None
-        return cls(values["name"], values["role"], values["dtype"], tuple(values["shape"]), encoding)
+        return cls(name, values["role"], values["dtype"], tuple(values["shape"]), encoding)

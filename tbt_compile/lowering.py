@@ -69,8 +69,13 @@ def lower(
         "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
         "target": spec.as_dict(),
         "kernels": imported.kernels,
+        "parameters": {
+            parameter.name: parameter.to_dict()
+            for parameters in imported.parameters.values()
+            for parameter in parameters
+        },
         "functions": {
-            name: [parameter.to_dict() for parameter in parameters]
+            name: [parameter.name for parameter in parameters]
             for name, parameters in imported.parameters.items()
         },
         **settings,

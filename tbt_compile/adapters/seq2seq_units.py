@@ -159,6 +159,8 @@ def decode_settings(model: PreTrainedModel) -> dict[str, Any]:
     }
     # Relative positions have no largest length.
     limit = None if config.model_type == "t5" else getattr(config, "max_position_embeddings", None)
+    if limit is not None:  # caps the default length, as in transformers
+        generation["max_position_embeddings"] = int(limit)
     return {
         "generation": generation,
         "vocabulary": int(config.vocab_size),

@@ -154,9 +154,13 @@ class CompiledModel:
             from tbt_compile.runtime.machine import Machine
 
             check_runnable(self.target)
+            parameters = {
+                name: Parameter.from_dict(name, values)
+                for name, values in self.description["parameters"].items()
+            }
             functions = {
-                name: [Parameter.from_dict(parameter) for parameter in parameters]
-                for name, parameters in self.description["functions"].items()
+                name: [parameters[parameter] for parameter in names]
+                for name, names in self.description["functions"].items()
             }
             self._machine = Machine(self._library, functions, self._stored(), self.target.isa)
             if self._source is not None:
