@@ -26,15 +26,17 @@ _ERF_SMALL = (
     0.004917549900710583,
     -0.0005631415988318622,
 )
-# ln(1 - erf(x)) for 1 <= x <= 3.95, behind which erf is 1 in float32
+# log2(1 - erf(x)) for 1 <= x <= 3.95, behind which erf is 1 in float32
 _ERF_LARGE = (
-    -0.00267170462757349,
-    -1.1174384355545044,
-    -0.6544889807701111,
-    -0.08863415569067001,
-    0.014778112061321735,
-    -0.001150420866906643,
+    -0.0038544549606740475,
+    -1.612122893333435,
+    -0.9442279934883118,
+    -0.1278720498085022,
+    0.02132030948996544,
+    -0.0016597064677625895,
 )
+# (2^r - 1) / r for |r| <= 1/2, to 1e-7: enough where the result is subtracted from 1
+_EXP2 = (0.6931470036506653, 0.24022240936756134, 0.0555073507130146, 0.009671619161963463, 0.0013264591107144952)
 _ERF_END = 3.95
 _LOG2_E = 1.4426950408889634
 # ln(2) in two parts, the first with few bits, so that n * ln(2) is exact enough
@@ -54,9 +56,7 @@ def exp(x: Expr, lanes: int) -> Expr:
     whole = emit.let(T.nearbyint(bounded * _f32(_LOG2_E, lanes)))
     rest = emit.let(bounded - whole * _f32(_LN2_HIGH, lanes) - whole * _f32(_LN2_LOW, lanes))
     value = _polynomial(_EXP, rest, lanes) * (rest * rest) + rest + _f32(1.0, lanes)
-    exponent = (emit.cast(whole, "int32", lanes) + emit.splat(T.int32(127), lanes)) << emit.splat(T.int32(23), lanes)
-    power = T.reinterpret(emit.vector("float32", lanes), exponent)
-    return T.Select(x < _f32(_EXP_LEAST, lanes), _f32(0.0, lanes), value * power)
+    return T.Select(x < _f32(_EXP_LEAST, lanes), _f32(0.0, lanes), value * _power_of_two(whole, lanes))
 
 
 def erf(x: Expr, lanes: int) -> Expr:
@@ -64,7 +64,11 @@ def erf(x: Expr, lanes: int) -> Expr:
     x = emit.let(x)
     size = emit.let(T.min(T.abs(x), _f32(_ERF_END, lanes)))
     small = x * _polynomial(_ERF_SMALL, emit.let(size * size), lanes) + x
-    tail = emit.let(_f32(1.0, lanes) - exp(_polynomial(_ERF_LARGE, size, lanes), lanes))
+    log = _polynomial(_ERF_LARGE, size, lanes)
+    whole = emit.let(T.nearbyint(log))
+    rest = emit.let(log - whole)
+    rounded = _polynomial(_EXP2, rest, lanes) * rest + _f32(1.0, lanes)
+    tail = emit.let(_f32(1.0, lanes) - rounded * _power_of_two(whole, lanes))
     large = T.Select(x < _f32(0.0, lanes), -tail, tail)
     return T.Select(size < _f32(1.0, lanes), small, large)
 
@@ -72,6 +76,12 @@ def erf(x: Expr, lanes: int) -> Expr:
 def tanh(x: Expr, lanes: int) -> Expr:
     """The hyperbolic tangent, with an absolute error of at most `TANH_ABSOLUTE_ERROR`."""
     return _f32(1.0, lanes) - _f32(2.0, lanes) / (exp(x * _f32(2.0, lanes), lanes) + _f32(1.0, lanes))
+
+
+def _power_of_two(whole: Expr, lanes: int) -> Expr:
+    """2^n for whole numbers n in float32 lanes, -126 <= n <= 127."""
+    biased = emit.cast(whole, "int32", lanes) + emit.splat(T.int32(127), lanes)
+    return T.reinterpret(emit.vector("float32", lanes), biased << emit.splat(T.int32(23), lanes))
 
 
 def _f32(value: float, lanes: int) -> Expr:
