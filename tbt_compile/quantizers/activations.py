@@ -24,7 +24,7 @@ def round_activation(x: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
     tensor([0., 1., 1., 2.])
     """
     if encoding is Encoding.BINARY:
-        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+        return (x >= 0).to(x.dtype) * 2.0 - 1.0  # torch.where with two numbers takes four times as long
     half = 0.5 * scale
     above = (x > half).to(x.dtype)
     if encoding is Encoding.TERNARY:

@@ -43,7 +43,7 @@ def l2_scale(weight: Tensor, codes: Tensor) -> Tensor:
 def round_weight(weight: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
     """Codes of a (centred) weight by comparison with multiples of its scale; ties go to zero."""
     if encoding is Encoding.BINARY:
-        return torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
+        return (weight >= 0).to(weight.dtype) * 2.0 - 1.0
     if encoding is Encoding.TERNARY:
         half = 0.5 * scale
         return (weight > half).to(weight.dtype) - (weight < -half).to(weight.dtype)
