@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tbt_compile.data import pad_right
+from tbt_compile.freezing import FrozenModel
 
 Progress = Callable[[str, float], None]
 """Told what is going on and the share that is done, between 0 and 1."""
@@ -51,8 +51,7 @@ def generate_texts(
     """Generate one text per source, in batches of similar length.
 
     Args:
-        model: a transformers model, or anything with its `generate` on integer arrays, such as a
-            `CompiledModel`.
+        model: a transformers model, prepared or not, a `FrozenModel`, or a `CompiledModel`.
     """
     rows = tokenizer(list(sources), truncation=True, max_length=max_source_length)["input_ids"]
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
@@ -114,14 +113,19 @@ def _generate(
     ids = pad_right(rows, int(tokenizer.pad_token_id or 0))
     mask = pad_right([[1] * len(row) for row in rows], 0)
     options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-    if not isinstance(model, nn.Module):
-        return model.generate(ids.numpy(), attention_mask=mask.numpy(), **options).tolist()
+    if isinstance(model, FrozenModel):
+        model = model.module
+    if not isinstance(model, PreTrainedModel):
+        return _lists(model.generate(ids.numpy(), attention_mask=mask.numpy(), **options))
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
     try:
-        return model.generate(
-            ids.to(device), attention_mask=mask.to(device), do_sample=False, **options
-        ).tolist()
+        return _lists(model.generate(**inputs, do_sample=False, **options))
     finally:
         model.train(was_training)
+
+
+def _lists(tokens: Any) -> list[list[int]]:
+    """Rows of an integer array or tensor."""
+    return [[int(token) for token in row] for row in tokens.tolist()]

@@ -89,7 +89,7 @@ def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrai
 def _with_order(trainer_class: type[Seq2SeqTrainer], order: TrainingOrder) -> type[Seq2SeqTrainer]:
     """The trainer class with its order of examples replaced: the whole run is one pass over `order`."""
 
-    class Ordered(trainer_class):  # type: ignore[valid-type, misc]
+    class Ordered(trainer_class):
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002
             return order
 

@@ -1,0 +1,201 @@
+"""The demo from its first sentence to its last figure, in one folder, taking up whatever is there already."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+import tbt_compile
+from tbt_compile import storage
+from tbt_compile.bench.conditions import conditions
+from tbt_compile.demo.rows import DemoRow, Measured, measure
+from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, DemoTask, build_task
+from tbt_compile.evaluation import RougeScores
+from tbt_compile.evaluation.generation import Progress
+from tbt_compile.runtime.compiled import LIBRARY
+from tbt_compile.training import LossWeights, TrainSettings, distill, new_model, train_teacher
+from tbt_compile.training.record import write_json
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Sizes and lengths of the demo; the defaults fit fifteen minutes on two cores."""
+
+    train_items: int = 40_000
+    test_items: int = 500
+    seed: int = 1
+    size: str = "tiny"
+    teacher: TrainSettings = field(default_factory=lambda: TrainSettings(steps=700, save_every=100))
+    students: tuple[tuple[str, TrainSettings], ...] = (
+        ("2-2-2", TrainSettings(steps=700, save_every=100)),
+        ("1-1-1", TrainSettings(steps=1200, save_every=100)),
+    )
+    weights: LossWeights = field(default_factory=LossWeights)
+    target: str = "host"
+    num_threads: int | None = None
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Rows of the table, the floors that a score has to beat, samples, and the machine it ran on."""
+
+    rows: tuple[DemoRow, ...]
+    lead_copy: RougeScores
+    constant: RougeScores
+    samples: tuple[dict[str, str], ...]
+    conditions: dict[str, Any]
+
+
+# How much of the whole time each stage takes, for the progress bar.
+_SHARES = {"data": 0.02, "teacher": 0.14, "teacher row": 0.02, "student": 0.32, "student rows": 0.09}
+
+
+def run(
+    output: str | Path,
+    resume: bool = True,
+    progress: Progress | None = None,
+    settings: DemoSettings | None = None,
+) -> DemoResult:
+    """Train, distil, freeze, lower and evaluate; every stage is written to `output` as it is done.
+
+    Args:
+        output: folder for the data, the tokenizer, one folder per model, rows/ and results.json.
+        resume: go on with what is in the folder; otherwise everything is made anew.
+        progress: told what is going on and the share that is done.
+
+    Raises:
+        TrainingError: the folder holds a demo with other settings.
+    """
+    settings, output = settings or DemoSettings(), Path(output)
+    if not resume:
+        shutil.rmtree(output / "rows", ignore_errors=True)
+    stages = _Stages(progress)
+    stages.report("writing news items", 0.0)
+    task = build_task(output, settings.train_items, settings.test_items, settings.seed, resume)
+    stages.next("data")
+    common = {
+        "max_source_length": MAX_SOURCE_LENGTH,
+        "max_target_length": MAX_TARGET_LENGTH,
+        "resume": resume,
+        "progress": stages.report,
+    }
+    model = new_model(settings.size, task.tokenizer, MAX_SOURCE_LENGTH, settings.seed)
+    teacher = train_teacher(
+        model, task.data.train, task.tokenizer, output / "teacher", settings=settings.teacher, **common
+    )
+    stages.next("teacher")
+    rows = _rows_of(output, ("teacher",), lambda: [_teacher_row(teacher, task, output, stages.report)])
+    stages.next("teacher row")
+    for recipe, training in settings.students:
+        student = distill(
+            teacher, recipe, task.data.train, task.tokenizer, output / f"student-{recipe}",
+            settings=training, weights=settings.weights, **common,
+        )  # fmt: skip
+        stages.next("student")
+        names = (f"{recipe}-torch", f"{recipe}-compiled")
+        rows += _rows_of(
+            output,
+            names,
+            lambda r=recipe, s=student: _student_rows(r, s, task, output, settings, stages.report),
+        )
+        stages.next("student rows")
+    return _finish(output, rows, task)
+
+
+class _Stages:
+    """Turns the progress of each stage into that of the whole demo."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress, self.done, self.ahead = progress, 0.0, _SHARES["data"]
+        self.order = list(_SHARES)
+
+    def report(self, text: str, share: float) -> None:
+        if self.progress is not None:
+            self.progress(text, min(1.0, self.done + share * self.ahead))
+
+    def next(self, finished: str) -> None:
+        self.done += _SHARES[finished]
+        following = self.order.index(finished) + 1
+        self.ahead = _SHARES[self.order[following] if following < len(self.order) else "student"]
+
+
+def _rows_of(
+    output: Path, names: tuple[str, ...], make: Callable[[], list[Measured]]
+) -> list[dict[str, Any]]:
+    """Rows that were measured before, or those that `make` measures now, each in a file of its own."""
+    files = [output / "rows" / f"{name}.json" for name in names]
+    if not all(file.is_file() for file in files):
+        (output / "rows").mkdir(parents=True, exist_ok=True)
+        for file, measured in zip(files, make(), strict=True):
+            write_json(file, {"row": measured.row.to_dict(), "texts": measured.greedy.texts})
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def _teacher_row(teacher: PreTrainedModel, task: DemoTask, output: Path, progress: Progress) -> Measured:
+    weights = output / "teacher" / "model.safetensors"
+    return measure(
+        "teacher", "torch", teacher, task.tokenizer, task.data.test,
+        weights=weights, with_beam=False, progress=progress,
+    )  # fmt: skip
+
+
+def _student_rows(
+    recipe: str,
+    student: PreTrainedModel,
+    task: DemoTask,
+    output: Path,
+    settings: DemoSettings,
+    progress: Progress,
+) -> list[Measured]:
+    eager = measure(
+        recipe, "torch", student, task.tokenizer, task.data.test,
+        weights=output / f"student-{recipe}" / "model.safetensors", with_beam=True, progress=progress,
+    )  # fmt: skip
+    progress(f"{recipe}: packing and compiling", 0.5)
+    frozen = tbt_compile.freeze(student)
+    frozen.save(output / f"packed-{recipe}", tokenizer=task.tokenizer)
+    folder = output / f"compiled-{recipe}"
+    tbt_compile.lower(frozen, settings.target, settings.num_threads).save(folder, tokenizer=task.tokenizer)
+    compiled = tbt_compile.load(folder, num_threads=settings.num_threads)
+    return [
+        eager,
+        measure(
+            recipe, "compiled", compiled, task.tokenizer, task.data.test,
+            weights=folder / storage.TENSORS, library=folder / LIBRARY, with_beam=True,
+            reference=eager, progress=progress,
+        ),
+    ]  # fmt: skip
+
+
+def _finish(output: Path, rows: list[dict[str, Any]], task: DemoTask) -> DemoResult:
+    samples = tuple(
+        {"item": pair.source, "summary": pair.target}
+        | {f"{row['row']['name']}, {row['row']['engine']}": row["texts"][index] for row in rows}
+        for index, pair in enumerate(task.data.test[:3])
+    )
+    result = DemoResult(
+        rows=tuple(DemoRow(**row["row"]) for row in rows),
+        lead_copy=task.lead_copy,
+        constant=task.constant,
+        samples=samples,
+        conditions=conditions(),
+    )
+    write_json(output / "results.json", result_to_dict(result))
+    return result
+
+
+def result_to_dict(result: DemoResult) -> dict[str, Any]:
+    """Everything in the result, as JSON-ready values."""
+    return {
+        "rows": [row.to_dict() for row in result.rows],
+        "lead_copy": vars(result.lead_copy),
+        "constant": vars(result.constant),
+        "samples": list(result.samples),
+        "conditions": result.conditions,
+    }

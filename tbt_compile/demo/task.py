@@ -1,0 +1,64 @@
+"""The demo's data set and tokenizer, written to a folder, with the scores that need no understanding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from tbt_compile.data import TextData, TextPair, load_folder, write_pairs
+from tbt_compile.demo.grammar import NewsItem, make_items
+from tbt_compile.evaluation import RougeScores, constant_floor, lead_copy_floor
+from tbt_compile.tokenization import load_tokenizer, train_word_tokenizer
+
+MAX_SOURCE_LENGTH = 64
+"""Tokens, more than the longest item has."""
+MAX_TARGET_LENGTH = 16
+UNSEEN_SHARE = 0.5
+"""Share of the test items that are about people, towns and companies which no training item names."""
+
+
+@dataclass(frozen=True)
+class DemoTask:
+    """News items and summaries, their tokenizer, and what copying or repeating alone would score."""
+
+    data: TextData
+    tokenizer: PreTrainedTokenizerBase
+    lead_copy: RougeScores
+    constant: RougeScores
+
+
+def build_items(train: int, test: int, seed: int) -> tuple[list[NewsItem], list[NewsItem]]:
+    """Training and test items: no item or summary in common, and half of the test with names of its own."""
+    train_items = make_items(train, seed)
+    known = frozenset(text for item in train_items for text in (item.source, item.target))
+    return train_items, make_items(test, seed + 1, UNSEEN_SHARE, known)
+
+
+def build_task(folder: str | Path, train: int, test: int, seed: int, resume: bool = True) -> DemoTask:
+    """Make the data set and the tokenizer, or read what an earlier call wrote to the folder.
+
+    Raises:
+        DataError: a file in the folder is faulty.
+    """
+    folder = Path(folder)
+    if not (resume and (folder / "tokenizer" / "tokenizer.json").is_file()):
+        _write(folder, train, test, seed)
+    data = load_folder(folder / "data")
+    return DemoTask(
+        data,
+        load_tokenizer(folder / "tokenizer"),
+        lead_copy_floor(data.test),
+        constant_floor(data.train, data.test)[1],
+    )
+
+
+def _write(folder: Path, train: int, test: int, seed: int) -> None:
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for split, items in zip(("train", "test"), build_items(train, test, seed), strict=True):
+        write_pairs(
+            folder / "data" / f"{split}.jsonl", [TextPair(item.source, item.target) for item in items]
+        )
+    # Last, because its presence says that the folder is complete.
+    train_word_tokenizer(load_folder(folder / "data").texts()).save_pretrained(folder / "tokenizer")
