@@ -95,7 +95,8 @@ def test_real_processes_measure_real_models() -> None:
         if not row["skipped"]:
             assert row["samples"]["all_tokens_s"][0] > 0
             assert row["peak_mib"] > 10
-    assert rows["torch fp32"]["size_mib"] > rows["torch int8 dynamic"]["size_mib"] > rows["tbt 2-2-2"]["size_mib"]
+    assert rows["torch fp32"]["size_mib"] > rows["torch int8 dynamic"]["size_mib"]
+    assert rows["tbt 2-2-2"]["peak_mib"] < rows["torch fp32"]["peak_mib"]
 
 
 def test_a_failing_process_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tbt_compile.bench.job import Job
 from tbt_compile.bench.shapes import get_shape, random_model, source_ids
+from tbt_compile.torchless import hide_torch
 
 
 def available() -> str:
@@ -27,7 +28,7 @@ def build(job: Job) -> None:
         # Activation scales start from the first batch that is seen.
         model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=ids)
     frozen = tbt_compile.freeze(model.eval())
-    tbt_compile.lower(frozen, target=job.target, num_threads=job.threads).save(_folder(job))
+    tbt_compile.lower(frozen, target=job.target).save(_folder(job))
 
 
 def load(job: Job) -> CompiledRunner:
@@ -43,9 +44,10 @@ class CompiledRunner:
 
         import tbt_compile
 
+        hide_torch()
         folder = _folder(job)
         self.size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        self.model = tbt_compile.load(folder)
+        self.model = tbt_compile.load(folder, num_threads=job.threads)
         self.ids = np.array([source_ids(get_shape(job.shape), job.source_length)], dtype=np.int64)
         self.mask = np.ones_like(self.ids)
 

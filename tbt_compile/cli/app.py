@@ -1,0 +1,52 @@
+"""The command line: one file per command, and one place where errors become a line of text."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tbt_compile.cli import bench, demo, evaluate, lower, run, targets, train
+from tbt_compile.cli.console import fail
+from tbt_compile.errors import TbtError
+
+EPILOG = "Start with: tbt demo"
+
+app = typer.Typer(
+    name="tbt",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo.demo)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(lower.lower)
+app.command(name="run")(run.run_text)
+app.add_typer(bench.app, name="bench")
+app.command()(targets.targets)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+) -> None:
+    """Train text-generation models at one or two bits, and compile them to fast CPU libraries.
+
+    **demo** shows the whole path on a small model of its own. For your own model and data: **train** distils
+    a low-bit student from a full-precision checkpoint, **evaluate** scores it, **lower** compiles it, **run**
+    generates text with what was compiled.
+    """
+
+
+def main() -> None:
+    """Run the command line; an expected error becomes one line and exit code 2."""
+    try:
+        app()
+    except TbtError as error:
+        if "--debug" in sys.argv:
+            raise
+        fail(str(error))

@@ -1,0 +1,93 @@
+"""`tbt bench`: speed and memory beside what people use today."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
+
+app = typer.Typer(no_args_is_help=True, help="Measure speed and memory, side by side with other engines.")
+
+
+@app.callback()
+def bench() -> None:
+    """Measure speed and memory, side by side with other engines."""
+
+
+@app.command()
+def generate(
+    shape: Annotated[str, typer.Option(help="Model shape: tiny, bart-base or mbart-large.")] = "bart-base",
+    recipe: Annotated[
+        str, typer.Option(help="Recipes to measure, with commas between; '' for the other engines alone.")
+    ] = "1-1-1,2-2-2,2-2-8",
+    peers: Annotated[bool, typer.Option(help="Measure PyTorch and CTranslate2 too.")] = True,
+    threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
+    source_length: Annotated[int, typer.Option(help="Tokens of the source text.")] = 512,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate, greedily.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Measurements of each kind; figures are medians.")] = 5,
+    target: Annotated[str, typer.Option(help="What to compile for; it has to run on this machine.")] = "host",
+    json_path: JsonOption = None,
+) -> None:
+    """Generate text with random weights and compare engines.
+
+    Every engine has a process of its own and they take turns. *encoder* is the time to the first token less
+    one token's; *memory* is the most that the process held while it generated, libraries included.
+
+    Examples:
+
+        tbt bench generate --shape bart-base --recipe 2-2-2 --json out.json
+
+        tbt bench generate --shape tiny --source-length 64 --new-tokens 16 --repeats 3
+    """
+    from tbt_compile.bench.generation import Settings, run
+
+    settings = Settings(
+        shape=shape,
+        recipes=tuple(part.strip() for part in recipe.split(",") if part.strip()),
+        peers=peers,
+        threads=threads,
+        source_length=source_length,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        target=target,
+    )
+    with progress_bar("starting") as progress:
+        result = run(settings, progress)
+    write_json(result, json_path)
+    if str(json_path) != "-":
+        _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from tbt_compile.bench.generation import best_int8_peer
+
+    settings, machine = result["settings"], result["conditions"]
+    best = best_int8_peer(result["rows"])
+    table = Table(
+        title=f"{settings['shape']}, {settings['source_length']} source tokens, "
+        f"{settings['new_tokens']} new ones, {settings['threads']} thread(s)",
+        caption=f"{machine['cpu']} ({machine['llvm_cpu']}, {machine['vector_bits']}-bit vectors), load "
+        f"{machine['load_average']}, " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()),
+    )
+    table.add_column("engine")
+    for heading in ("encoder ms", "ms/token", "tokens/s", "size MiB", "memory MiB", "token vs. best int8"):
+        table.add_column(heading, justify="right")
+    for row in result["rows"]:
+        if row["skipped"]:
+            table.add_row(row["name"], f"skipped: {row['skipped']}")
+            continue
+        versus = f"{best['token_ms'] / row['token_ms']:.2f}x" if best else ""
+        figures = (
+            f"{row['encoder_ms']:.1f}",
+            f"{row['token_ms']:.2f}",
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['size_mib']:.1f}",
+            f"{row['peak_mib']:.0f}",
+            versus,
+        )
+        table.add_row(row["name"], *figures)
+    out.print(table)

@@ -1,0 +1,96 @@
+"""`tbt evaluate`: ROUGE and BLEU of a model at any stage, trained, packed or compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tbt_compile.cli.console import JsonOption, out, progress_bar, spinner, write_json
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Folder of a model: trained, packed or compiled.")],
+    data: Annotated[str, typer.Option(help="Folder with test.jsonl, a .jsonl file, or a data set's name.")],
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    limit: Annotated[int, typer.Option(help="Score at most so many pairs.", min=1)] = 500,
+    num_beams: Annotated[int, typer.Option(help="1 is greedy search.", min=1)] = 1,
+    max_source_length: Annotated[
+        int | None, typer.Option(help="Cut sources to this many tokens (default: what the model can read).")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.", min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(help="Texts at a time.", min=1)] = 50,
+    source_field: Annotated[str, typer.Option(help="Name of the source text in the data.")] = "source",
+    target_field: Annotated[str, typer.Option(help="Name of the target text in the data.")] = "target",
+    texts: Annotated[
+        Path | None, typer.Option(help="Write every source, target and generated text to this file.")
+    ] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Generate a text for every test pair and score it: ROUGE-1/2/L and BLEU.
+
+    The folder may be a full-precision model, a trained student, a packed or a compiled model; it has to hold
+    its tokenizer.
+
+    Examples:
+
+        tbt evaluate trained/student-2-2-2 --data my-data
+
+        tbt evaluate compiled --data my-data --num-beams 4 --json scores.json
+    """
+    from tbt_compile.cli.models import longest_source, open_model, tokenizer_of
+    from tbt_compile.errors import FormatError
+    from tbt_compile.evaluation import evaluate_model
+
+    pairs = _pairs(data, split, source_field, target_field)[:limit]
+    with spinner(f"loading {folder}"):
+        model = open_model(folder)
+        tokenizer = tokenizer_of(folder)
+    if tokenizer is None:
+        raise FormatError(f"{folder} has no tokenizer.json: save the model's tokenizer there too")
+    with progress_bar("evaluating") as progress:
+        scores, generated = evaluate_model(
+            model,
+            tokenizer,
+            pairs,
+            max_source_length=max_source_length or longest_source(model),
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    write_json({"folder": str(folder), "data": data, "split": split, **scores.to_dict()}, json_path)
+    if texts is not None:
+        rows = zip(pairs, generated.texts, strict=True)
+        write_json([{**vars(pair), "generated": text} for pair, text in rows], texts)
+    if str(json_path) != "-":
+        _show(folder, scores)
+
+
+def _pairs(data: str, split: str, source_field: str, target_field: str) -> Any:
+    from tbt_compile.data import SPLITS, load_data, read_pairs
+    from tbt_compile.errors import DataError, did_you_mean
+
+    if data.endswith(".jsonl"):
+        return read_pairs(data, source_field, target_field)
+    if split not in SPLITS:
+        raise DataError(
+            f"unknown split {split!r}; known are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
+        )
+    pairs = getattr(load_data(data, source_field, target_field), split)
+    if not pairs:
+        raise DataError(f"{data} has no {split} split; choose another with --split")
+    return pairs
+
+
+def _show(folder: Path, scores: Any) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{folder}: {scores.sentences} texts, {scores.num_beams} beam(s)")
+    headings = ("ROUGE-1", "ROUGE-2", "ROUGE-L", "BLEU", "mean length", "ms per text")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    figures = (scores.rouge1, scores.rouge2, scores.rougeL, scores.bleu, scores.mean_length)
+    table.add_row(*(f"{figure:.1f}" for figure in figures), f"{1000 * scores.seconds / scores.sentences:.1f}")
+    out.print(table)

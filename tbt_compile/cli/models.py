@@ -1,0 +1,111 @@
+"""Opening what a command is pointed at: any stage of a model on its way from checkpoint to library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tbt_compile import storage
+from tbt_compile.errors import FormatError, RecipeError
+
+
+def stage_of(folder: Path) -> str:
+    """What a folder holds: "compiled", "frozen", "prepared" (trained with quantizers) or "float".
+
+    Raises:
+        FormatError: there is no folder, or no model in it.
+    """
+    if not folder.is_dir():
+        raise FormatError(
+            f"there is no folder {folder}: expected one that `tbt train`, `tbt lower` or `save_pretrained` "
+            "wrote"
+        )
+    if (folder / storage.MANIFEST).is_file():
+        return storage.peek_kind(folder)
+    config = folder / "config.json"
+    if not config.is_file():
+        raise FormatError(f"{folder} holds no model: expected {storage.MANIFEST} or config.json in it")
+    try:
+        fields = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{config} is damaged ({error}): save the model again") from error
+    return "prepared" if "tbt_recipe" in fields else "float"
+
+
+def open_model(folder: Path) -> Any:
+    """The model in a folder, at whatever stage it is, ready to generate.
+
+    Raises:
+        FormatError: the folder holds no model or a damaged one.
+        TargetError: it was compiled for another machine.
+    """
+    stage = stage_of(folder)
+    if stage in ("compiled", "frozen"):
+        import tbt_compile
+
+        return tbt_compile.load(folder)
+    if stage == "prepared":
+        from tbt_compile.preparation import load_prepared
+
+        return load_prepared(folder).eval()
+    from tbt_compile.training.stages import load_teacher
+
+    return load_teacher(folder)
+
+
+def open_for_lowering(source: Path, recipe: str | None) -> Any:
+    """A frozen or prepared model.
+
+    Args:
+        recipe: for a full-precision checkpoint only, which is quantized on the spot.
+
+    Raises:
+        FormatError: the folder holds no model, or one that is compiled already.
+        RecipeError: a full-precision checkpoint without a recipe, or a recipe where the folder has its own.
+    """
+    stage = stage_of(source)
+    if stage == "compiled":
+        raise FormatError(f"{source} is compiled already; name the folder that it was compiled from")
+    if stage == "float":
+        if recipe is None:
+            raise RecipeError(
+                f"{source} is a full-precision model: train it with `tbt train --recipe`, or add --recipe "
+                "here to quantize it without training (its text will be poor)"
+            )
+        return _quantized_on_the_spot(open_model(source), recipe)
+    if recipe is not None:
+        raise RecipeError(f"--recipe {recipe} cannot be applied: {source} has a recipe already; leave it out")
+    return open_model(source)
+
+
+def tokenizer_of(source: Path) -> Any | None:
+    """The tokenizer saved in a model's folder, if there is one."""
+    if not (source / "tokenizer.json").is_file():
+        return None
+    from tbt_compile.tokenization import load_tokenizer
+
+    return load_tokenizer(source)
+
+
+def longest_source(model: Any, otherwise: int = 512) -> int:
+    """How many tokens a source may have: the model's positions."""
+    description = getattr(model, "description", None)
+    if description is not None:
+        return int(description.get("max_positions") or otherwise)
+    config = getattr(getattr(model, "module", model), "config", None)
+    return int(getattr(config, "max_position_embeddings", None) or otherwise)
+
+
+def _quantized_on_the_spot(model: Any, recipe: str) -> Any:
+    import torch
+
+    import tbt_compile
+
+    model = tbt_compile.prepare(model, recipe=recipe)
+    ids = torch.arange(3, min(67, model.config.vocab_size))[None]
+    model.train()
+    with torch.no_grad():
+        # Activation scales start from the first batch that is seen.
+        model(input_ids=ids, labels=ids)
+    return model.eval()

@@ -1,0 +1,81 @@
+"""`tbt targets`: what can be built for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tbt_compile.cli.console import JsonOption, out, write_json
+
+_USUAL = (
+    *("x86-64-v3", "haswell", "znver3", "alderlake", "skylake-avx512", "cascadelake", "icelake-server"),
+    *(
+        "sapphirerapids",
+        "znver4",
+        "znver5",
+        "cortex-a53",
+        "cortex-a72",
+        "cortex-a76",
+        "neoverse-n1",
+        "apple-m1",
+    ),
+)
+
+
+def targets(
+    everything: Annotated[
+        bool, typer.Option("--all", help="List every CPU, not only the usual ones.")
+    ] = False,
+    json_path: JsonOption = None,
+) -> None:
+    """List the CPUs that models can be compiled for.
+
+    Any name in the first column is a value for `--target`; so is `host`, for the machine at hand.
+
+    Examples:
+
+        tbt targets
+
+        tbt targets --all --json targets.json
+    """
+    from tbt_compile.torchless import hide_torch
+
+    hide_torch()
+    from tbt_compile.codegen.host import host_target
+    from tbt_compile.codegen.target import ALIASES, list_targets
+
+    host = host_target()
+    specs = [spec for spec in list_targets() if everything or spec.mcpu in {*_USUAL, host.mcpu}]
+    rows = [_row(spec, [alias for alias, name in ALIASES.items() if name == spec.mcpu]) for spec in specs]
+    write_json({"host": {**_row(host, []), "mattr": list(host.mattr)}, "targets": rows}, json_path)
+    if str(json_path) == "-":
+        return
+    from rich.table import Table
+
+    table = Table(title=f"This machine is {host.mcpu} ({host.arch})")
+    for heading in ("CPU", "architecture", "vector bits", "bits counted by", "also called"):
+        table.add_column(heading)
+    for row in rows:
+        style = "bold green" if row["cpu"] == host.mcpu else None
+        cells = (row["cpu"], row["arch"], str(row["vector_bits"]), row["popcount"], ", ".join(row["aliases"]))
+        table.add_row(*cells, style=style)
+    out.print(table)
+    if not everything:
+        out.print("`tbt targets --all` lists the others.")
+
+
+def _row(spec: Any, aliases: list[str]) -> dict[str, Any]:
+    if spec.isa.has_popcount:
+        popcount = "vector instruction"
+    elif spec.arch == "aarch64":
+        popcount = "byte instruction"
+    else:
+        popcount = "shuffles" if "ssse3" in spec.features else "scalar instruction"
+    return {
+        "cpu": spec.mcpu,
+        "arch": spec.arch,
+        "vector_bits": spec.isa.vector_bits,
+        "popcount": popcount,
+        "aliases": aliases,
+    }

@@ -1,0 +1,143 @@
+"""`tbt train`: a low-bit student from a full-precision model, or from nothing but text pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
+
+if TYPE_CHECKING:
+    from tbt_compile.training.run import TrainResult
+
+_MODEL, _DATA, _OPTIMIZER, _LOSS = "Model", "Data", "Optimization", "Loss terms"
+
+
+def train(
+    data: Annotated[
+        str, typer.Option(help="Folder with train.jsonl, or a data set's name.", rich_help_panel=_DATA)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for models and scores.")],
+    recipe: Annotated[
+        str, typer.Option(help="Bits of embeddings, weights and activations: 1, 2, 8 or 32 each.")
+    ] = "2-2-2",
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a fine-tuned full-precision model.", rich_help_panel=_MODEL),
+    ] = None,
+    size: Annotated[
+        str,
+        typer.Option(help="Without --teacher: train one, tiny, small or base.", rich_help_panel=_MODEL),
+    ] = "tiny",
+    vocab_size: Annotated[
+        int, typer.Option(help="Without --teacher: tokens of its tokenizer.", rich_help_panel=_MODEL)
+    ] = 8000,
+    source_field: Annotated[str, typer.Option(rich_help_panel=_DATA)] = "source",
+    target_field: Annotated[str, typer.Option(rich_help_panel=_DATA)] = "target",
+    source_length: Annotated[
+        int, typer.Option(help="Cut sources to this many tokens.", min=2, rich_help_panel=_DATA)
+    ] = 64,
+    target_length: Annotated[
+        int, typer.Option(help="Cut targets to this many tokens.", min=2, rich_help_panel=_DATA)
+    ] = 64,
+    test_sentences: Annotated[
+        int, typer.Option(help="Pairs to score at the end; 0: none.", min=0, rich_help_panel=_DATA)
+    ] = 500,
+    epochs: Annotated[float, typer.Option(help="Of the student.", rich_help_panel=_OPTIMIZER)] = 3.0,
+    steps: Annotated[
+        int | None, typer.Option(help="Of the student, instead of epochs.", rich_help_panel=_OPTIMIZER)
+    ] = None,
+    teacher_epochs: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = 3.0,
+    teacher_steps: Annotated[int | None, typer.Option(rich_help_panel=_OPTIMIZER)] = None,
+    batch_size: Annotated[int, typer.Option(rich_help_panel=_OPTIMIZER)] = 64,
+    learning_rate: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = 2e-3,
+    save_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints.", rich_help_panel=_OPTIMIZER)
+    ] = 200,
+    seed: Annotated[int, typer.Option(rich_help_panel=_OPTIMIZER)] = 0,
+    logits: Annotated[
+        float, typer.Option(help="Weight of the teacher's distributions.", rich_help_panel=_LOSS)
+    ] = 1.0,
+    hidden: Annotated[
+        float, typer.Option(help="Weight of the teacher's hidden states.", rich_help_panel=_LOSS)
+    ] = 1.0,
+    attention: Annotated[
+        float, typer.Option(help="Weight of the teacher's attention maps.", rich_help_panel=_LOSS)
+    ] = 0.0,
+    labels: Annotated[float, typer.Option(help="Weight of the reference text.", rich_help_panel=_LOSS)] = 0.0,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run.")] = True,
+    json_path: JsonOption = None,
+) -> None:
+    """Distil a low-bit student from a full-precision teacher.
+
+    --data is a folder with train.jsonl and, for scores, test.jsonl: {"source": ..., "target": ...} per line.
+    The output folder gets *student-RECIPE*, which `tbt lower` compiles. When the command is interrupted, the
+    same command goes on from the last checkpoint.
+
+    Examples:
+
+        tbt train --data my-data --teacher my-bart --recipe 2-2-2 --output trained
+
+        tbt train --data my-data --size small --teacher-epochs 10 --epochs 10 --output trained
+    """
+    from tbt_compile.training import LossWeights, TrainJob, TrainSettings
+    from tbt_compile.training import train as run
+
+    common = {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "save_every": save_every,
+        "seed": seed,
+    }
+    job = TrainJob(
+        data=data,
+        output=output,
+        recipe=recipe,
+        teacher=teacher,
+        size=size,
+        vocab_size=vocab_size,
+        max_source_length=source_length,
+        max_target_length=target_length,
+        teacher_settings=TrainSettings(epochs=teacher_epochs, steps=teacher_steps, **common),
+        student_settings=TrainSettings(epochs=epochs, steps=steps, **common),
+        weights=LossWeights(logits=logits, labels=labels, hidden=hidden, attention=attention),
+        source_field=source_field,
+        target_field=target_field,
+        test_sentences=test_sentences,
+        resume=resume,
+    )
+    with progress_bar("starting") as progress:
+        result = run(job, progress)
+    figures = {
+        "teacher_folder": str(result.teacher_folder),
+        "student_folder": str(result.student_folder),
+        "teacher": result.teacher_scores,
+        "student": result.student_scores,
+    }
+    write_json(figures, json_path)
+    if str(json_path) != "-":
+        _show(result, recipe)
+
+
+def _show(result: TrainResult, recipe: str) -> None:
+    from rich.table import Table
+
+    if result.student_scores:
+        table = Table(title=f"{result.student_scores['sentences']} test texts")
+        table.add_column("model")
+        names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "bleu": "BLEU"}
+        for heading in names.values():
+            table.add_column(heading, justify="right")
+        rows = (("teacher", result.teacher_scores), (f"student {recipe}", result.student_scores))
+        for name, scores in rows:
+            table.add_row(name, *(f"{scores[key]:.1f}" for key in names))
+        out.print(table)
+    out.print(f"The student is in {result.student_folder}", markup=False, highlight=False, soft_wrap=True)
+    out.print(
+        f"Compile it: tbt lower {result.student_folder} --output compiled",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
