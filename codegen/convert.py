@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import mul
-from typing import Any
+from typing import Any, cast
 
 from torch import fx
 
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import attention, attention_pack, embedding, linear
-from tbt_compile.codegen.kernels.attention_spec import SCALE_BYTES, AttentionSpec
-from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.kernels.attention_spec import AttentionSpec
+from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, relax
 from tbt_compile.encoding import Encoding
 
@@ -37,9 +37,14 @@ class Kernels:
     made: dict[str, PrimFunc] = field(default_factory=dict)
 
     def call(
-        self, importer: Any, spec: Any, build: Callable[[Any], PrimFunc], args: Sequence[Expr], shape: Sequence[Any],
+        self,
+        importer: Any,
+        spec: Any,
+        build: Callable[[Any], PrimFunc],
+        args: Sequence[Expr],
+        shape: Sequence[Any],
         dtype: str = "float32",
-    ) -> Expr:  # fmt: skip
+    ) -> Expr:
         """Emit a call of `build(spec)` that returns one tensor."""
         name = kernel_name(build.__name__, spec)
         if name not in self.made:
@@ -64,12 +69,12 @@ class Kernels:
     def bit_linear(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::bit_linear` over all leading dimensions as rows."""
         x, x_scale, packed, weight_scale, bias = (_operand(importer, argument) for argument in node.args[:5])
-        x_encoding, weight_encoding, center, columns = node.args[5:]
+        x_encoding, weight_encoding, center, columns = cast("tuple[str, str, bool, int]", node.args[5:])
         shape = list(x.ty.shape)
         rows, outputs = _product(shape[:-1]), int(weight_scale.ty.shape[0])
         weight = Encoding(weight_encoding)
         spec = linear.LinearSpec(
-            outputs, int(columns), Encoding(x_encoding), weight, bool(center), bias is not None, self.isa
+            outputs, columns, Encoding(x_encoding), weight, center, bias is not None, self.isa
         )
         args = [_reshape(importer, x, [rows, columns]), x_scale, packed, weight_scale]
         build = linear.linear
@@ -79,10 +84,10 @@ class Kernels:
     def bit_embedding(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::bit_embedding` over ids of any shape."""
         ids, packed, weight_scale = (_operand(importer, argument) for argument in node.args[:3])
-        encoding, columns = node.args[3:]
+        encoding, columns = cast("tuple[str, int]", node.args[3:])
         shape = list(ids.ty.shape)
         count, rows = _product(shape), int(weight_scale.ty.shape[0])
-        spec = embedding.EmbeddingSpec(rows, int(columns), Encoding(encoding), self.isa)
+        spec = embedding.EmbeddingSpec(rows, columns, Encoding(encoding), self.isa)
         args = [_reshape(importer, ids, [count]), packed, weight_scale]
         y = self.call(importer, spec, embedding.embedding, args, [count, columns])
         return _reshape(importer, y, [*shape, columns])
@@ -145,9 +150,10 @@ def kernel_name(operator: str, spec: Any) -> str:
     """A readable name that tells two specs of an operator apart: "linear_768_768_ternary_binary_1_1"."""
     parts = [operator]
     for name, value in vars(spec).items():
-        if name == "isa":
-            continue
-        parts.append(value.value if isinstance(value, Encoding) else str(int(value) if isinstance(value, bool) else value))
+        if isinstance(value, Encoding):
+            parts.append(value.value)
+        elif name != "isa":
+            parts.append(str(int(value) if isinstance(value, bool) else value))
     return "_".join(parts).replace(".", "p").replace("-", "m")
 
 

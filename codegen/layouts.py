@@ -20,6 +20,9 @@ from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
+SCALE_BYTES = 4
+"""Bytes at the end of a row of 8-bit codes that hold its float32 scale, little-endian."""
+
 Words = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int8]
 

@@ -40,7 +40,9 @@ class Parameter:
     encoding: Encoding | None = None
 
     @classmethod
-    def weight(cls, name: str, stored: tuple[int, ...], encoding: Encoding, columns: int, isa: Isa) -> Parameter:
+    def weight(
+        cls, name: str, stored: tuple[int, ...], encoding: Encoding, columns: int, isa: Isa
+    ) -> Parameter:
         """Packed codes `[N, planes, words]`, or bytes `[N, K]` at 8 bits, which need no interleaving."""
         if encoding is Encoding.INT8:
             return cls(name, WEIGHT, "int8", stored, encoding)

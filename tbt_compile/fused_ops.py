@@ -13,11 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers.ops import QuantTensor, quantized_embedding, quantized_linear, quantized_matmul
-from tbt_compile.torch_ops import pack_bits, quantize, unpack, unpack_bits, words_for
-
-SCALE_BYTES = 4
+from tbt_compile.torch_ops import pack_bits, quantize, unpack, unpack_bits
 
 
 @torch.library.custom_op("tbt::bit_linear", mutates_args=())
@@ -43,7 +42,9 @@ def _(x, x_scale, packed, weight_scale, bias, x_encoding, weight_encoding, cente
 
 
 @torch.library.custom_op("tbt::bit_embedding", mutates_args=())
-def bit_embedding(ids: Tensor, packed: Tensor, weight_scale: Tensor, weight_encoding: str, columns: int) -> Tensor:
+def bit_embedding(
+    ids: Tensor, packed: Tensor, weight_scale: Tensor, weight_encoding: str, columns: int
+) -> Tensor:
     """Rows `ids` (int64) of a packed weight as real values `[*ids.shape, columns]`."""
     return quantized_embedding(ids, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale))
 

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tbt_compile.codegen import layouts
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers.activations import quantize_dynamic, round_activation
 from tbt_compile.quantizers.weights import row_mean
-
-WORD = 64
 
 
 @torch.library.custom_op("tbt::quantize", mutates_args=())
@@ -64,36 +63,13 @@ def pack(codes: Tensor, encoding: Encoding) -> Tensor:
     return codes.to(torch.int8) if encoding is Encoding.INT8 else pack_bits(codes, encoding)
 
 
-def words_for(length: int) -> int:
-    """64-bit words that hold `length` bits."""
-    return (length + WORD - 1) // WORD
-
-
 def pack_bits(codes: Tensor, encoding: Encoding) -> Tensor:
-    """Codes `[..., K]` to bit-planes, int64 `[..., planes, ceil(K / 64)]`; code k is bit `k % 64` of its word.
-
-    Planes: binary (negative), ternary (nonzero, negative), {0, 1} (value), {0, 1, 2} (low bit, high bit).
-    """
-    planes = torch.stack(_bit_planes(codes, encoding), dim=-2)
-    padded = torch.nn.functional.pad(planes, (0, -planes.shape[-1] % WORD))
-    return torch.from_numpy(np.packbits(padded.numpy(), axis=-1, bitorder="little")).view(torch.int64)
+    """Codes `[..., K]` to bit-planes, int64 `[..., planes, ceil(K / 64)]` (see `codegen.layouts`)."""
+    planes = layouts.pack_planes(codes.to(torch.int8).numpy(), encoding)
+    return torch.from_numpy(planes.view(np.int64))
 
 
 def unpack_bits(words: Tensor, encoding: Encoding, length: int) -> Tensor:
     """The inverse of `pack_bits`: float32 codes `[..., length]`."""
-    raw = words.contiguous().view(torch.uint8).numpy()
-    bits = torch.from_numpy(np.unpackbits(raw, axis=-1, count=length, bitorder="little")).float()
-    first = bits[..., 0, :]
-    if encoding is Encoding.BINARY:
-        return 1 - 2 * first
-    if encoding is Encoding.BINARY01:
-        return first
-    return first + (2 if encoding is Encoding.TERNARY012 else -2) * bits[..., 1, :]
-
-
-def _bit_planes(codes: Tensor, encoding: Encoding) -> list[Tensor]:
-    if encoding is Encoding.BINARY:
-        return [codes < 0]
-    if encoding is Encoding.TERNARY:
-        return [codes != 0, codes < 0]
-    return [codes == 1, codes == 2] if encoding is Encoding.TERNARY012 else [codes == 1]
+    planes = words.contiguous().numpy().view(np.uint64)
+    return torch.from_numpy(layouts.unpack_planes(planes, length, encoding)).float()

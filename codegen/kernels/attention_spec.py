@@ -10,9 +10,6 @@ from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
-SCALE_BYTES = 4
-"""Bytes at the end of a row of 8-bit codes that hold its float32 scale, little-endian."""
-
 _PARALLEL_ELEMENTS = 1 << 24
 
 

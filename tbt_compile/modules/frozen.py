@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tbt_compile import torch_ops
+from tbt_compile.codegen.layouts import words_for
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers import ActivationQuantizer, QuantTensor, WeightQuantizer
 
@@ -44,7 +45,7 @@ class FrozenWeight(nn.Module):
         if encoding is Encoding.INT8:
             packed = torch.empty(rows, columns, dtype=torch.int8)
         else:
-            packed = torch.empty(rows, encoding.planes, torch_ops.words_for(columns), dtype=torch.int64)
+            packed = torch.empty(rows, encoding.planes, words_for(columns), dtype=torch.int64)
         return cls(packed, torch.empty(rows, 1), encoding, columns)
 
     def forward(self, weight: Tensor | None = None) -> QuantTensor:
