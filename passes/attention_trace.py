@@ -96,8 +96,8 @@ def quantize_products(graph: fx.Graph, module: nn.Module, prefix: str, rank: int
     if scores is None or output is None:
         raise PlanError(f"the softmax of {type(module).__name__} does not stand between two matmuls")
     query, key = scores.args[0], scores.args[1]
-    probabilities, value = output.args[0], output.args[1]
     replace_product(graph, scores, query, untranspose(graph, scores, key, rank), prefix, OPERANDS[:2])
+    probabilities, value = output.args[0], output.args[1]
     replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:])
     if isinstance(key, fx.Node) and not key.users:
         graph.erase_node(key)

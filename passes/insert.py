@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from tbt_compile.passes.context import PrepareContext
 
 # Module of the graph that holds the quantizers, so that no name of the model can collide. The functions
-# below take the prefix of one site, such that `<prefix>weight` is the quantizer of its weight.
+# below take the prefix of one site, such that `<prefix>weight` is the quantizer of its weight, and read the
+# operands from the nodes: an earlier replacement may have changed them since the sites were found.
 HOLDER = "quantizers"
 
 
@@ -52,33 +53,35 @@ def insert_linear(graph: fx.Graph, call: Call, prefix: str) -> None:
     """Replace `linear(x, w, b)`, or `addmm(b, x, w)` with w transposed, by its quantized form."""
     node = call.node
     with graph.inserting_before(node):
-        weight: fx.Node = call.operands["weight"]
         if node.target is aten.linear.default:
-            bias = node.args[2] if len(node.args) > 2 else None
+            x, weight, bias = (*node.args, None)[:3]
         else:
-            bias, weight = node.args[0], graph.call_function(aten.t.default, (weight,))
-        x = graph.call_module(prefix + "input", (call.operands["input"],))
-        w = graph.call_module(prefix + "weight", (weight,))
-        output = graph.call_function(quantized_linear, (x, w, bias))
+            bias, x, weight = node.args[:3]
+            weight = graph.call_function(aten.t.default, (weight,))
+        x = graph.call_module(f"{prefix}input", (x,))
+        weight = graph.call_module(f"{prefix}weight", (weight,))
+        output = graph.call_function(quantized_linear, (x, weight, bias))
     _replace(graph, node, output)
 
 
 def insert_embedding(graph: fx.Graph, call: Call, prefix: str) -> None:
     """Replace `embedding(w, ids, padding_idx)` by its quantized form."""
     node = call.node
-    padding = node.args[2] if len(node.args) > 2 and node.args[2] != -1 else None
+    weight, ids, padding = (*node.args, -1)[:3]
     with graph.inserting_before(node):
-        w = graph.call_module(prefix + "weight", (call.operands["weight"],))
-        output = graph.call_function(quantized_embedding, (node.args[1], w, padding))
+        weight = graph.call_module(f"{prefix}weight", (weight,))
+        output = graph.call_function(quantized_embedding, (ids, weight, None if padding == -1 else padding))
     _replace(graph, node, output)
 
 
 def insert_attention(graph: fx.Graph, call: Call, prefix: str) -> None:
     """Replace both products of an attention by their quantized forms."""
     scores, output = call.node, call.output
-    query, key, probabilities, value = (call.operands[name] for name in OPERANDS)
-    rank = key.meta["val"].dim()
-    replace_product(graph, scores, query, untranspose(graph, scores, key, rank), prefix, OPERANDS[:2])
+    query, key = scores.args[:2]
+    assert isinstance(key, fx.Node), "an operand of a product is a tensor"
+    features_last = untranspose(graph, scores, key, key.meta["val"].dim())
+    replace_product(graph, scores, query, features_last, prefix, OPERANDS[:2])
+    probabilities, value = output.args[:2]
     replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:])
 
 

@@ -13,11 +13,10 @@ from tbt_compile.errors import CaptureError
 BATCH, SOURCE, TARGET = 2, 7, 5
 
 
-def example_inputs(model: PreTrainedModel) -> dict[str, Tensor | bool]:
+def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     """Token ids, a mask with padding on the right and, for encoder-decoders, decoder ids.
 
-    Batch 2, 7 source and 5 target tokens, the same on every call. The cache is off: the graph of a whole
-    sequence shows everything that there is to quantize.
+    Batch 2, 7 source and 5 target tokens, the same on every call.
 
     Raises:
         CaptureError: the model takes no token ids (images, audio): its inputs have to be given.
@@ -29,18 +28,14 @@ def example_inputs(model: PreTrainedModel) -> dict[str, Tensor | bool]:
             f"{type(model).__name__} does not take token ids, so that its example inputs cannot be derived "
             "from the config: pass example_inputs={'name': tensor, ...} as its forward takes them"
         )
-    inputs: dict[str, Tensor | bool] = {"input_ids": _ids(SOURCE, vocabulary)}
+    inputs: dict[str, Tensor] = {"input_ids": _ids(SOURCE, vocabulary)}
     if "attention_mask" in accepted:
         mask = torch.ones(BATCH, SOURCE, dtype=torch.int64)
         mask[1, -2:] = 0
         inputs["attention_mask"] = mask
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = _ids(TARGET, vocabulary)
-    if "use_cache" in accepted:
-        inputs["use_cache"] = False
-    return {
-        name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in inputs.items()
-    }
+    return {name: value.to(model.device) for name, value in inputs.items()}
 
 
 def _ids(length: int, vocabulary: int) -> Tensor:

@@ -27,14 +27,26 @@ class HuggingFaceAdapter(Adapter):
 
     @contextmanager
     def capturing(self, model: nn.Module) -> Iterator[None]:
-        """Eager attention: the others hide softmax and products in one operator."""
+        """Eager attention, because the others hide softmax and products in one operator; and no cache.
+
+        The graph of a whole sequence shows everything that there is to quantize, and a cache is no output
+        that can be exported.
+        """
         checked = _pretrained(model)
-        before = checked.config._attn_implementation
+        implementation = checked.config._attn_implementation
+        configs = {
+            id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)
+        }
+        caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
         checked.set_attn_implementation("eager")
+        for config in caching:
+            config.use_cache = False
         try:
             yield
         finally:
-            checked.set_attn_implementation(before)
+            checked.set_attn_implementation(implementation)
+            for config in caching:
+                config.use_cache = True
 
     def output_projection(self, model: nn.Module) -> str | None:
         """The name of the model's output embeddings."""

@@ -1,0 +1,208 @@
+"""Plain modules: MLPs, attention blocks, and blocks whose code depends on masks or mode."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from models import MLP, AttentionBlock, Classifier
+from torch import Tensor, nn
+
+import tbt_compile
+from tbt_compile.errors import CaptureError, PlanError
+from tbt_compile.modules import iter_quantized
+from tbt_compile.modules.attention import QuantizedAttention
+from tbt_compile.recipe import Recipe
+
+X = torch.randn(3, 5, 16)
+NO_OP = Recipe.parse("32-32-32")
+
+
+def test_mlp_keeps_class_and_trains() -> None:
+    model = MLP()
+    assert tbt_compile.prepare(model, "2-2-2", torch.randn(2, 8)) is model
+    assert type(model) is MLP
+    assert [name for name, _ in iter_quantized(model)] == ["first", "second"]
+    model(torch.randn(4, 8)).sum().backward()
+    assert model.first.weight.grad is not None
+    assert model.second.input_quantizer.encoding is tbt_compile.Encoding.TERNARY012
+
+
+@pytest.mark.parametrize("model", [MLP(), Classifier()], ids=["mlp", "classifier"])
+def test_no_op_quantizers_change_nothing(model: nn.Module) -> None:
+    x = torch.randn(2, 8) if isinstance(model, MLP) else X
+    model.eval()
+    expected = model(x)
+    expected.sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    tbt_compile.prepare(model, NO_OP, x)
+    found = model(x)
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            assert parameter.grad is not None
+            assert torch.equal(parameter.grad, gradients[name]), name
+
+
+def test_a_mask_may_come_and_go() -> None:
+    """Prepared with no mask, called with one and without: each pattern is traced when it comes."""
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 4 + [False]])
+    reference, model = Classifier().eval(), Classifier().eval()
+    model.load_state_dict(reference.state_dict())
+    tbt_compile.prepare(model, NO_OP, X)
+    for call in (
+        {"x": X},
+        {"x": X, "mask": mask},
+        {"x": X, "mask": None},
+        {"x": X[:1, :2], "mask": mask[:1, :2]},
+    ):
+        assert torch.equal(model(**call), reference(**call))
+    assert torch.equal(model(X, mask), reference(X, mask))
+
+
+def test_dropout_follows_the_mode() -> None:
+    model = tbt_compile.prepare(AttentionBlock(dropout=0.5), "2-2-8", X)
+    model.train()
+    assert not torch.equal(model(X), model(X))
+    model.eval()
+    assert torch.equal(model(X), model(X))
+
+
+def test_attention_block_computes_on_codes() -> None:
+    model = tbt_compile.prepare(Classifier(), "2-2-2", X)
+    core = model.attention.tbt_attention
+    assert isinstance(core, QuantizedAttention)
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in ("query", "key", "probabilities", "value"):
+        core.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name: seen.update({name: (args[0], output.codes)})
+        )
+    model(X)
+    assert (
+        seen["query"][0].shape == seen["key"][0].shape == (3, 2, 5, 8)
+    )  # features last, before K is transposed
+    assert seen["probabilities"][0].shape == (3, 2, 5, 5)
+    assert set(seen["probabilities"][1].unique().tolist()) <= {0.0, 1.0, 2.0}
+    assert set(seen["value"][1].unique().tolist()) <= {-1.0, 0.0, 1.0}
+
+
+def test_a_second_transformation_may_rewrite_the_traced_core() -> None:
+    model = tbt_compile.prepare(Classifier().eval(), "2-2-2", X)
+    before = model(X)
+    core = model.attention.tbt_attention
+    called: list[str] = []
+
+    def rewrite(graph: torch.fx.Graph) -> None:
+        for node in graph.nodes:
+            if node.op == "call_module" and str(node.target).startswith("tbt_attention."):
+                called.append(str(node.target))
+
+    core.rewrite = rewrite
+    assert torch.equal(model(X), before)
+    assert not called
+    core.forget()
+    assert torch.equal(model(X), before)
+    assert called == [f"tbt_attention.{name}" for name in ("query", "key", "probabilities", "value")]
+
+
+def test_quantizers_may_be_replaced_after_the_first_call() -> None:
+    model = tbt_compile.prepare(Classifier().eval(), "2-2-2", X)
+    before = model(X)
+
+    class Swapped(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner, self.calls = inner, 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.inner(x)
+
+    core = model.attention.tbt_attention
+    core.value = Swapped(core.value)
+    assert torch.equal(model(X), before)
+    assert core.value.calls == 1
+
+
+class _Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = (x @ x.transpose(-2, -1) / math.sqrt(16)).softmax(-1)
+        if x.shape[1] > 3:
+            weights = weights * 0.5
+        return weights @ self.value(x)
+
+
+class _Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x @ x.transpose(-2, -1)).softmax(-1) @ self.value(x)
+        return (x @ x.transpose(-2, -1)).softmax(-1) @ x
+
+
+class _Variadic(_Two):
+    def forward(self, *tensors: Tensor) -> Tensor:
+        (x,) = tensors
+        return (x @ x.transpose(-2, -1)).softmax(-1) @ self.value(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (_Branching(), CaptureError, "must not branch on values or sizes"),
+        (_Two(), PlanError, "has 2 softmax calls, expected one"),
+        (_Variadic(), CaptureError, r"takes \*tensors: attention needs named arguments"),
+    ],
+)
+def test_blocks_that_cannot_be_traced_are_refused_before_anything_changes(
+    model: nn.Module, error: type[Exception], message: str
+) -> None:
+    classes = [type(module) for module in model.modules()]
+    with pytest.raises(error, match=message):
+        tbt_compile.prepare(model, "2-2-2", X)
+    assert [type(module) for module in model.modules()] == classes
+    assert not list(iter_quantized(model))
+
+
+def test_inputs_that_are_no_tensors_are_refused_by_name() -> None:
+    class Listed(AttentionBlock):
+        def forward(self, x: Tensor, mask: object = None) -> Tensor:
+            return super().forward(x + mask[0])  # type: ignore[index]
+
+    with pytest.raises(CaptureError, match="'mask' of the attention Listed is a list"):
+        tbt_compile.prepare(Listed(), "2-2-2", (X, [X]))
+
+
+class _Shadow(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.weight * 2, self.bias)
+
+
+class _Cooperating(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * 2
+
+
+def test_subclasses_of_linear() -> None:
+    x = torch.randn(2, 8)
+    model = nn.Sequential(_Cooperating(8, 8), nn.ReLU())
+    tbt_compile.prepare(model, "2-2-2", x)
+    assert isinstance(model[0], _Cooperating)
+    layer = model[0]
+    expected = nn.Linear.forward(layer, layer.input_quantizer(x).value) * 0  # shape only
+    assert model(x).shape == expected.shape
+    codes = layer.weight_quantizer(layer.weight_rows).value
+    quantized = nn.functional.linear(layer.input_quantizer(x).value, codes, layer.bias)
+    torch.testing.assert_close(model(x), torch.relu(2 * quantized))
+    shadow = nn.Sequential(_Shadow(8, 8), nn.ReLU())
+    with pytest.raises(PlanError, match="cannot be quantized"):
+        tbt_compile.prepare(shadow, "2-2-2", x)
