@@ -77,13 +77,16 @@ def freeze(model: nn.Module) -> FrozenModel:
     """
     if not is_prepared(model):
         raise PlanError(
-            f"this {type(model).__name__} has no quantizers: call tbt_compile.prepare(model) and train it first"
+            f"this {type(model).__name__} has no quantizers: call tbt_compile.prepare(model) and train it, "
+            "then freeze it"
         )
-    unset = [name for name, quantizer in _activations(model) if quantizer.learned and not quantizer.initialized]
+    unset = [
+        name for name, quantizer in _activations(model) if quantizer.learned and not quantizer.initialized
+    ]
     if unset:
         raise PlanError(
-            f"{len(unset)} activation scales were never set (the first is {unset[0]}): train the model, or run "
-            "one batch through it, before freezing"
+            f"{len(unset)} activation scales were never set (the first is {unset[0]}): train the model, or "
+            "run one batch through it, before freezing"
         )
     recipe = adapter_for(model).stored_recipe(model)
     frozen = copy.deepcopy(model).eval().requires_grad_(False)

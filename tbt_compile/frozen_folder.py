@@ -143,7 +143,9 @@ def _empty_model(path: Path, name: str) -> nn.Module:
         )
     kind = getattr(transformers, name, None)
     if kind is None:
-        raise FormatError(f"{path} holds a {name}, which transformers {transformers.__version__} does not have")
+        raise FormatError(
+            f"{path} holds a {name}, which transformers {transformers.__version__} does not have"
+        )
     config = kind.config_class.from_pretrained(path)
     with torch.device("meta"):
         model = kind(config)
@@ -184,7 +186,8 @@ def _load_tensors(model: nn.Module, arrays: dict[str, Any], tied: dict[str, str]
         if stored not in loaded or loaded[stored].shape != present.shape:
             found = list(loaded[stored].shape) if stored in loaded else "nothing"
             raise FormatError(
-                f"{path} does not fit the model: {name} should be {list(present.shape)}, the folder has {found}"
+                f"{path} does not fit the model: {name} should be {list(present.shape)}, and the folder has "
+                f"{found}"
             )
         owner_name, _, attribute = name.rpartition(".")
         owner = model.get_submodule(owner_name)

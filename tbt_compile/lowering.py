@@ -95,8 +95,8 @@ def _units(frozen: FrozenModel, dump: str | Path | None) -> tuple[list[Any], dic
 
     if not isinstance(frozen.module, PreTrainedModel):
         raise LoweringError(
-            f"{type(frozen.module).__name__} is not a transformers model: encoder-decoder models of transformers "
-            "are compiled; run other frozen models in eager mode"
+            f"{type(frozen.module).__name__} is not an encoder-decoder model of transformers, and only those "
+            "are compiled: run the frozen model in eager mode"
         )
     units = list(export_units(frozen.module))
     for unit in units:

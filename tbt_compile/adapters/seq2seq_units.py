@@ -113,8 +113,8 @@ def export_units(model: PreTrainedModel) -> Seq2SeqUnits:
     """
     if not getattr(model.config, "is_encoder_decoder", False):
         raise LoweringError(
-            f"{type(model).__name__} is not an encoder-decoder model: only those are compiled for generation so "
-            "far. The frozen model runs in eager mode, and a plain module is compiled to a callable"
+            f"{type(model).__name__} is not an encoder-decoder model, and only those are compiled: freeze it "
+            "and run the frozen model in eager mode"
         )
     model.eval()
     ids = torch.randint(3, model.config.vocab_size, (_BATCH, _SOURCE))

@@ -37,7 +37,11 @@ class CompiledModel:
     """
 
     def __init__(
-        self, library: Any, description: dict[str, Any], tensors: dict[str, Array], num_threads: int | None = None
+        self,
+        library: Any,
+        description: dict[str, Any],
+        tensors: dict[str, Array],
+        num_threads: int | None = None,
     ) -> None:
         self.description = description
         self.target: TargetSpec = parse_target(description["target"])
@@ -146,7 +150,8 @@ class CompiledModel:
         return model
 
     def __str__(self) -> str:
-        return f"{self.description['class']} at {self.recipe}, compiled for {self.target.mcpu} ({self.target.arch})"
+        name = self.description["class"]
+        return f"{name} at {self.recipe}, compiled for {self.target.mcpu} ({self.target.arch})"
 
     def _ready(self) -> Machine:
         """The machine, made at first use; a model compiled for another machine never gets that far."""
@@ -182,7 +187,8 @@ class CompiledModel:
         mask = np.ones(ids.shape, np.int64) if attention_mask is None else np.asarray(attention_mask)
         if ids.ndim != 2 or 0 in ids.shape or ids.dtype.kind not in "iu":
             raise GenerationError(
-                f"input_ids has shape {list(ids.shape)} and type {ids.dtype}: expected integers [batch, length]"
+                f"input_ids has shape {list(ids.shape)} and type {ids.dtype}: expected integers "
+                "[batch, length], both at least 1"
             )
         if mask.shape != ids.shape:
             raise GenerationError(
@@ -195,8 +201,11 @@ class CompiledModel:
             )
         if limit is not None and ids.shape[1] > limit:
             raise GenerationError(
-                f"the source has {ids.shape[1]} tokens, and the model has {limit} positions: cut it, or split it"
+                f"the source has {ids.shape[1]} tokens, and the model has {limit} positions: cut it, or "
+                "split it"
             )
         if not mask.astype(bool).any(axis=1).all():
-            raise GenerationError("attention_mask leaves no token of a source: expected at least one 1 per row")
+            raise GenerationError(
+                "attention_mask leaves no token of a source: expected at least one 1 per row"
+            )
         return ids.astype(np.int64), mask.astype(np.int64)

@@ -37,10 +37,13 @@ class Machine:
             for parameter in parameters:
                 if parameter.name not in arranged:
                     arranged[parameter.name] = tensor(parameter.arrange(tensors[parameter.name], isa))
-        self.nbytes = sum(int(np.prod(value.shape)) * np.dtype(str(value.dtype)).itemsize for value in arranged.values())
+        self.nbytes = sum(
+            int(np.prod(value.shape)) * np.dtype(str(value.dtype)).itemsize for value in arranged.values()
+        )
         self._functions = {name: self._machine[name] for name in functions}
         self._arguments = {
-            name: [arranged[parameter.name] for parameter in parameters] for name, parameters in functions.items()
+            name: [arranged[parameter.name] for parameter in parameters]
+            for name, parameters in functions.items()
         }
 
     def call(self, name: str, *inputs: Tensor) -> list[Tensor]:

@@ -24,7 +24,12 @@ class Seq2SeqSession:
     """
 
     def __init__(
-        self, machine: Machine, layers: int, input_ids: Tokens, attention_mask: Tokens, max_positions: int | None
+        self,
+        machine: Machine,
+        layers: int,
+        input_ids: Tokens,
+        attention_mask: Tokens,
+        max_positions: int | None,
     ) -> None:
         self._machine = machine
         self._layers = layers
