@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.attention_spec import 
 from tbt_compile.codegen.kernels.byterows import for_lanes, write_codes
 from tbt_compile.codegen.kernels.quantize import RowFormat, conditions, pack_row, row_mean
 from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
