@@ -88,8 +88,8 @@ def _describe(node: fx.Node, name: str, tensor: torch.Tensor, isa: Isa) -> Param
     for user in node.users:
         arguments: tuple[Any, ...] = user.args
         position = next((i for i, argument in enumerate(arguments) if argument is node), None)
-        if user.target in _WEIGHTS and position == _WEIGHTS[user.target][0]:  # type: ignore[index]
-            _, encoding, columns = _WEIGHTS[user.target]  # type: ignore[index]
+        if user.target in _WEIGHTS and position == _WEIGHTS[user.target][0]:
+            _, encoding, columns = _WEIGHTS[user.target]
             return Parameter.weight(
                 name, tuple(tensor.shape), Encoding(arguments[encoding]), arguments[columns], isa
             )

@@ -43,11 +43,10 @@ def save_frozen(frozen: FrozenModel, path: Path, tokenizer: Any) -> Path:
         "tied": tied,
     }
     with tempfile.TemporaryDirectory() as work:
-        if hasattr(frozen.module, "config"):
-            frozen.module.config.save_pretrained(work)
-            frozen.module.generation_config.save_pretrained(work)  # type: ignore[union-attr]
-        if tokenizer is not None:
-            tokenizer.save_pretrained(work)
+        configs: list[Any] = [getattr(frozen.module, name, None) for name in ("config", "generation_config")]
+        for part in (*configs, tokenizer):
+            if hasattr(part, "save_pretrained"):
+                part.save_pretrained(work)
         files = {str(file.relative_to(work)): file for file in Path(work).rglob("*") if file.is_file()}
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         return storage.write_folder(path, "frozen", manifest, arrays, files)
@@ -80,18 +79,17 @@ def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
     """Every quantized module with the encodings of its operands, as JSON-ready values."""
     described = []
     for name, module in iter_quantized(model):
-        operands = {}
+        operands: dict[str, dict[str, Any]] = {}
         for child, quantizer in module.named_children():
+            encoding = getattr(quantizer, "encoding", None)
             if isinstance(quantizer, FrozenWeight):
                 rows = quantizer.scale.shape[0]
-                operands[child] = {
-                    "encoding": quantizer.encoding.value,
-                    "shape": [rows, quantizer.columns],
-                }
+                shape = [rows, quantizer.columns]
+                operands[child] = {"encoding": quantizer.encoding.value, "shape": shape}
             elif isinstance(quantizer, FrozenActivation):
                 operands[child] = {"encoding": quantizer.encoding.value, "center": quantizer.center}
-            elif hasattr(quantizer, "encoding"):
-                operands[child] = {"encoding": quantizer.encoding.value}
+            elif isinstance(encoding, Encoding):
+                operands[child] = {"encoding": encoding.value}
         described.append({"module": name, "kind": _kind(module).value, "operands": operands})
     return described
 
@@ -158,7 +156,7 @@ def _empty_model(path: Path, name: str) -> nn.Module:
 
 def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers, those that share memory under each of their names."""
-    named = dict(model.named_parameters(remove_duplicate=False))
+    named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     named.update(model.named_buffers(remove_duplicate=False))
     return named
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001 (a fake implementation takes every argument of its operator)
 """Torch operators that a frozen model is made of; each survives `torch.export` as one node.
 
 A frozen model runs in eager mode through these (the reference), and the lowering passes fuse them into the

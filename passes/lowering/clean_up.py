@@ -21,7 +21,7 @@ IDENTITIES = {
 def is_identity(node: fx.Node) -> bool:
     """Whether a node returns its first operand: copies, and dropout outside training."""
     if is_call(node, ATEN.dropout.default):
-        return node.args[2] is False or node.args[1] == 0.0
+        return node.args[2] is False or bool(node.args[1] == 0.0)
     return node.op == "call_function" and node.target in IDENTITIES
 
 

@@ -29,7 +29,7 @@ def pack_slot(graph: fx.Graph, slot: CacheSlot) -> int:
     if value_input is not None:
         for user in list(value_input.users):
             if is_call(user, ATEN.sym_size.int):  # packed values no longer tell how many tokens they hold
-                user.replace_input_with(value_input, key_input)  # type: ignore[arg-type]
+                user.replace_input_with(value_input, key_input)
     packed_keys = _pack_half(graph, key_input, slot.key_output, None)
     return packed_keys + _pack_half(graph, value_input, slot.value_output, key_input)
 
@@ -59,7 +59,7 @@ def _pack_half(graph: fx.Graph, cached: fx.Node | None, output: int | None, past
 def _append(pack: fx.Node, source: fx.Node, cached: fx.Node, past_keys: fx.Node | None) -> fx.Node:
     """Replace `pack(cat([cached, new]))` by an operator that appends packed tokens to a packed cache."""
     assert is_call(source, ATEN.cat.default), f"{source.name}: a cache grows by concatenation"
-    past, new = source.args[0]  # type: ignore[misc]
+    past, new = source.args[0]  # type: ignore[misc,str-unpack]
     assert past is cached, f"{source.name}: new tokens follow the cache"
     _, scale, encoding, center = pack.args
     _set_packed_shape(cached, pack)

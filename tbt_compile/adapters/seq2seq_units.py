@@ -145,7 +145,7 @@ def export_units(model: PreTrainedModel) -> Seq2SeqUnits:
     )
 
 
-def _export(unit: nn.Module, args: tuple, dims: tuple) -> torch.export.ExportedProgram:  # type: ignore[type-arg]
+def _export(unit: nn.Module, args: tuple[Any, ...], dims: tuple[Any, ...]) -> torch.export.ExportedProgram:
     return torch.export.export(unit.eval(), args, dynamic_shapes=dims, strict=False)
 
 

@@ -48,7 +48,7 @@ class FrozenWeight(nn.Module):
             packed = torch.empty(rows, encoding.planes, words_for(columns), dtype=torch.int64)
         return cls(packed, torch.empty(rows, 1), encoding, columns)
 
-    def forward(self, weight: Tensor | None = None) -> QuantTensor:
+    def forward(self, _weight: Tensor | None = None) -> QuantTensor:
         codes = torch.ops.tbt.unpack(self.packed, self.encoding.value, self.columns)
         return QuantTensor(codes, self.scale)
 
