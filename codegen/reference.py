@@ -65,3 +65,29 @@ def linear(
     total = codes.astype(np.int64) @ weight_codes.astype(np.int64).T
     y = (total.astype(_F32) * (scale * weight_scale[None, :]).astype(_F32)).astype(_F32)
     return y if bias is None else (y + bias).astype(_F32)
+
+
+def attention_scores(q: Integers, q_scale: Floats, k: Integers, k_scale: Floats) -> Floats:
+    """Codes [..., Q, D] and [..., T, D] -> float32 [..., Q, T].
+
+    Scales are 0-d, or [..., Q, 1] and [..., T, 1] when they were found per token.
+    """
+    total = q.astype(np.int64) @ np.swapaxes(k, -1, -2).astype(np.int64)
+    columns = k_scale if k_scale.ndim == 0 else np.swapaxes(k_scale, -1, -2)
+    return (total.astype(_F32) * (q_scale * columns).astype(_F32)).astype(_F32)
+
+
+def attention_context(p: Integers, p_scale: Floats, v: Integers, v_scale: Floats) -> Floats:
+    """Codes [..., Q, T] and [..., T, D] -> float32 [..., Q, D].
+
+    A per-token v scale [..., T, 1] is applied before the sum over T, which is then taken in float32 in order.
+    """
+    if v_scale.ndim == 0:
+        total = p.astype(np.int64) @ v.astype(np.int64)
+        return (total.astype(_F32) * (p_scale * v_scale).astype(_F32)).astype(_F32)
+    values = (v_scale * v.astype(_F32)).astype(_F32)
+    weights = p.astype(_F32)
+    total = np.zeros((*p.shape[:-1], v.shape[-1]), _F32)
+    for t in range(v.shape[-2]):
+        total = (total + weights[..., t : t + 1] * values[..., t : t + 1, :]).astype(_F32)
+    return (p_scale * total).astype(_F32)

@@ -1,0 +1,75 @@
+"""Compiling and running single kernels in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from tbt_compile.codegen.host import host_target, missing_features
+from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.target import parse_target
+from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, tvm
+
+SEEDS = st.integers(0, 2**32 - 1)
+TIES = np.float32([0.0, -0.0, 0.25, -0.25, 0.5, -0.5, 0.75, -0.75, 1.5])
+"""Values at and next to the thresholds of a scale of 0.5."""
+
+
+def runnable(*names: str) -> list[str]:
+    """Those of the CPUs whose code this machine can run, the machine itself first."""
+    host = host_target()
+    specs = [parse_target(name) for name in names]
+    others = [spec.mcpu for spec in specs if spec.arch == host.arch and not missing_features(spec)]
+    return list(dict.fromkeys([host.mcpu, *others]))
+
+
+def isa_of(cpu: str) -> Isa:
+    """Schedule parameters of a CPU."""
+    return parse_target(cpu).isa
+
+
+def build(function: PrimFunc, cpu: str) -> Any:
+    """One kernel compiled for a CPU."""
+    return compile_functions({"kernel": function}, Target(parse_target(cpu).as_dict()))
+
+
+@lru_cache(maxsize=None)
+def kernel(builder: Callable[[Any], PrimFunc], spec: Any, cpu: str) -> Callable[..., Any]:
+    """`builder(spec)` compiled for a CPU; each one only once."""
+    return build(builder(spec), cpu)["kernel"]
+
+
+def call(function: Callable[..., Any], inputs: Sequence[Any], shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Runs a kernel on arrays and integers; returns its output, which starts out as rubbish."""
+    output = tvm.runtime.tensor(np.full(shape, 99).astype(dtype))
+    arguments = [
+        value if isinstance(value, int) else tvm.runtime.tensor(np.ascontiguousarray(value)) for value in inputs
+    ]
+    function(*arguments, output)
+    return output.numpy()
+
+
+def floats(seed: int, *shape: int) -> np.ndarray:
+    """Random float32 values, about half of them exact ties or zeros."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(shape).astype(np.float32)
+    return np.where(rng.random(shape) < 0.5, rng.choice(TIES, shape), values)
+
+
+def powers(seed: int, *shape: int) -> np.ndarray:
+    """Random powers of two: scaling by them is exact."""
+    return (2.0 ** np.random.default_rng(seed).integers(-4, 4, shape)).astype(np.float32)
+
+
+def codes(seed: int, encoding: Any, *shape: int) -> np.ndarray:
+    """Random codes of an encoding, int64."""
+    return np.random.default_rng(seed).choice(encoding.levels, shape)
+
+
+def scalar(value: float) -> np.ndarray:
+    """A learned scale as kernels take it: float32 [1]."""
+    return np.float32([value])
