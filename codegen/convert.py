@@ -68,33 +68,33 @@ class Kernels:
 
     def bit_linear(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::bit_linear` over all leading dimensions as rows."""
-        x, x_scale, packed, weight_scale, bias = (_operand(importer, argument) for argument in node.args[:5])
+        x, x_scale, packed, weight_scale, bias = (operand(importer, argument) for argument in node.args[:5])
         x_encoding, weight_encoding, center, columns = cast("tuple[str, str, bool, int]", node.args[5:])
         shape = list(x.ty.shape)
-        rows, outputs = _product(shape[:-1]), int(weight_scale.ty.shape[0])
+        rows, outputs = product(shape[:-1]), int(weight_scale.ty.shape[0])
         weight = Encoding(weight_encoding)
         spec = linear.LinearSpec(
             outputs, columns, Encoding(x_encoding), weight, center, bias is not None, self.isa
         )
-        args = [_reshape(importer, x, [rows, columns]), x_scale, packed, weight_scale]
+        args = [reshape(importer, x, [rows, columns]), x_scale, packed, weight_scale]
         build = linear.linear
         y = self.call(importer, spec, build, args if bias is None else [*args, bias], [rows, outputs])
-        return _reshape(importer, y, [*shape[:-1], outputs])
+        return reshape(importer, y, [*shape[:-1], outputs])
 
     def bit_embedding(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::bit_embedding` over ids of any shape."""
-        ids, packed, weight_scale = (_operand(importer, argument) for argument in node.args[:3])
+        ids, packed, weight_scale = (operand(importer, argument) for argument in node.args[:3])
         encoding, columns = cast("tuple[str, int]", node.args[3:])
         shape = list(ids.ty.shape)
-        count, rows = _product(shape), int(weight_scale.ty.shape[0])
+        count, rows = product(shape), int(weight_scale.ty.shape[0])
         spec = embedding.EmbeddingSpec(rows, columns, Encoding(encoding), self.isa)
-        args = [_reshape(importer, ids, [count]), packed, weight_scale]
+        args = [reshape(importer, ids, [count]), packed, weight_scale]
         y = self.call(importer, spec, embedding.embedding, args, [count, columns])
-        return _reshape(importer, y, [*shape, columns])
+        return reshape(importer, y, [*shape, columns])
 
     def pack_keys(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::pack_keys`."""
-        keys, scale = (_operand(importer, argument) for argument in node.args[:2])
+        keys, scale = (operand(importer, argument) for argument in node.args[:2])
         encoding, center = Encoding(node.args[2]), bool(node.args[3])
         *lead, width = keys.ty.shape
         spec = attention_pack.PackSpec(int(width), encoding, center, self.isa)
@@ -106,7 +106,7 @@ class Kernels:
 
     def pack_values(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::pack_values`; 8-bit values are stored like keys."""
-        values, scale = (_operand(importer, argument) for argument in node.args[:2])
+        values, scale = (operand(importer, argument) for argument in node.args[:2])
         encoding, center = Encoding(node.args[2]), bool(node.args[3])
         if encoding.dynamic:
             return self.pack_keys(node, importer)
@@ -117,7 +117,7 @@ class Kernels:
 
     def append_values(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::append_values`; the number of past tokens is read off the packed keys."""
-        past, past_keys, values, scale = (_operand(importer, argument) for argument in node.args[:4])
+        past, past_keys, values, scale = (operand(importer, argument) for argument in node.args[:4])
         encoding, center = Encoding(node.args[4]), bool(node.args[5])
         batch, heads, length, width = values.ty.shape
         past_length = past_keys.ty.shape[2]
@@ -128,7 +128,7 @@ class Kernels:
 
     def attention_scores(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::attention_scores`."""
-        query, query_scale, keys, key_scale = (_operand(importer, argument) for argument in node.args[:4])
+        query, query_scale, keys, key_scale = (operand(importer, argument) for argument in node.args[:4])
         *lead, width = query.ty.shape
         spec = AttentionSpec(
             int(width), Encoding(node.args[4]), Encoding(node.args[5]), bool(node.args[6]), self.isa
@@ -138,7 +138,7 @@ class Kernels:
 
     def attention_context(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::attention_context`."""
-        weights, weights_scale, values, value_scale = (_operand(importer, a) for a in node.args[:4])
+        weights, weights_scale, values, value_scale = (operand(importer, a) for a in node.args[:4])
         encoding = Encoding(node.args[5])
         width = int(values.ty.shape[-1]) - (SCALE_BYTES if encoding.dynamic else 0)
         spec = AttentionSpec(width, Encoding(node.args[4]), encoding, bool(node.args[6]), self.isa)
@@ -157,15 +157,18 @@ def kernel_name(operator: str, spec: Any) -> str:
     return "_".join(parts).replace(".", "p").replace("-", "m")
 
 
-def _operand(importer: Any, argument: Any) -> Expr:
+def operand(importer: Any, argument: Any) -> Expr:
+    """The Relax expression of an FX node; anything else as it is."""
     return importer.env[argument] if isinstance(argument, fx.Node) else argument
 
 
-def _product(shape: Sequence[Any]) -> Any:
+def product(shape: Sequence[Any]) -> Any:
+    """The number of elements of a shape, symbolic if one dimension is."""
     return reduce(mul, shape, 1)
 
 
-def _reshape(importer: Any, x: Expr, shape: list[Any]) -> Expr:
+def reshape(importer: Any, x: Expr, shape: list[Any]) -> Expr:
+    """`x` with leading dimensions joined or split; nothing is copied."""
     if len(x.ty.shape) == len(shape):
         return x
     return importer.block_builder.emit(relax.op.reshape(x, shape))

@@ -10,6 +10,7 @@ import torch
 from tbt_compile.codegen import aten
 from tbt_compile.codegen.bind import bind_parameters
 from tbt_compile.codegen.convert import Kernels
+from tbt_compile.codegen.convert_float import float_converters
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.parameters import Parameter
 from tbt_compile.codegen.relax_api import from_exported_program, rename_functions
@@ -58,11 +59,12 @@ def import_units(units: list[LoweringContext], isa: Isa, known: dict[int, str]) 
 
 def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:
     """One unit as a Relax module whose entry is `main`."""
+    converters = {**aten.CONVERTERS, **kernels.converters(), **float_converters(kernels)}
     try:
         return from_exported_program(
             unit.program,
             keep_params_as_input=True,
-            custom_convert_map={**aten.CONVERTERS, **kernels.converters()},
+            custom_convert_map=converters,
             run_ep_decomposition=False,
         )
     except (AssertionError, KeyError, ValueError) as error:

@@ -30,8 +30,36 @@ def rename_functions(module: IRModule, names: dict[str, str], taken: dict[str, A
 
 
 def compile_module(module: IRModule, target: Target) -> Any:
-    """Build a Relax module with TVM's CPU pipeline into an executable for the virtual machine."""
-    return tvm.compile(module, target=target)
+    """Build a Relax module into an executable for the virtual machine."""
+    with target:
+        lowered = tvm.transform.Sequential(passes())(module)
+    return tvm.compile(lowered, target=target, relax_pipeline=tvm.transform.Sequential([]))
+
+
+def passes() -> list[Any]:
+    """TVM's CPU pipeline, except that a reshape stays an operator and becomes a view without a search.
+
+    TVM looks for reshapes among all functions of one input and one output, and stops at functions that are
+    not written as schedulable blocks, as our kernels are not.
+    """
+    transform = relax.transform
+    return [
+        transform.LegalizeOps(skip_ops=["relax.reshape"]),
+        transform.AnnotateTIROpPattern(),
+        transform.FoldConstant(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+        transform.ToNonDataflow(),
+        transform.RemovePurityChecking(),
+        transform.CallTIRRewrite(),
+        transform.StaticPlanBlockMemory(),
+        transform.LowerAllocTensor(),
+        transform.KillAfterLastUse(),
+        transform.LowerRuntimeBuiltin(),
+        transform.ComputePrimValue(),
+        transform.VMShapeLower(),
+        transform.AttachGlobalSymbol(),
+    ]
 
 
 @relax.expr_functor.mutator

@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001 (a fake implementation takes every argument of its operator)
 """Torch forms of the compiled operators: what the fusion passes put in the graph.
 
 Each one has the shapes and the meaning of the kernel it is lowered to, and an eager implementation made of
@@ -152,6 +153,29 @@ def attention_context(
 def _(weights, weights_scale, values, value_scale, weights_encoding, value_encoding, center):  # type: ignore[no-untyped-def]
     width = values.shape[-1] - (SCALE_BYTES if Encoding(value_encoding).dynamic else 0)
     return weights.new_empty((*weights.shape[:-1], width))
+
+
+@torch.library.custom_op("tbt::masked_softmax", mutates_args=())
+def masked_softmax(scores: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Softmax of `scores * scale + mask` over the last dimension; scores `[B, H, Q, T]`, mask `[B, 1, Q, T]`."""
+    scaled = scores * scale
+    return torch.softmax(scaled if mask is None else scaled + mask, dim=-1)
+
+
+@masked_softmax.register_fake
+def _(scores, mask, scale):  # type: ignore[no-untyped-def]
+    return torch.empty_like(scores)
+
+
+@torch.library.custom_op("tbt::add_layer_norm", mutates_args=())
+def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Layer normalisation of `x + residual` `[..., D]` over the last dimension."""
+    return torch.nn.functional.layer_norm(x + residual, (x.shape[-1],), weight, bias, eps)
+
+
+@add_layer_norm.register_fake
+def _(x, residual, weight, bias, eps):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x)
 
 
 def _byte_rows(codes: Tensor, scales: Tensor, encoding: Encoding) -> Tensor:

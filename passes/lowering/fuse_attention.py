@@ -8,7 +8,16 @@ from torch import fx
 
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, TBT, factors, is_call, is_scale_of, quantize_of, replace
+from tbt_compile.passes.lowering.match import (
+    ATEN,
+    TBT,
+    factors,
+    is_call,
+    is_scale_of,
+    only_user,
+    quantize_of,
+    replace,
+)
 
 
 def fuse_scores(matmul: fx.Node) -> bool:
@@ -17,7 +26,7 @@ def fuse_scores(matmul: fx.Node) -> bool:
     if query is None or not is_call(transposed, ATEN.transpose.int):
         return False
     key = quantize_of(transposed.args[0], 0)  # type: ignore[union-attr]
-    scaled = _only_user(matmul)
+    scaled = only_user(matmul)
     scales = factors(scaled) and factors(scaled.args[1])  # type: ignore[union-attr]
     if key is None or not scales or not is_scale_of(scales[0], query) or not is_scale_of(scales[1], key):
         return False
@@ -31,27 +40,23 @@ def fuse_scores(matmul: fx.Node) -> bool:
 def fuse_context(matmul: fx.Node) -> bool:
     """Rewrite `(codes(p) @ codes(v)) * (scale(p) * scale(v))`, or `(codes(p) @ value(v)) * scale(p)`."""
     weights = quantize_of(matmul.args[0], 0)
-    scaled = _only_user(matmul)
+    scaled = only_user(matmul)
     if weights is None or scaled is None or factors(scaled) is None:
         return False
     value = quantize_of(matmul.args[1], 0)
     if value is not None:  # one scale for all values
         scales = factors(scaled.args[1])
-        matched = scales and is_scale_of(scales[0], weights) and is_scale_of(scales[1], value)
+        matched = scales is not None and is_scale_of(scales[0], weights) and is_scale_of(scales[1], value)
     else:  # one scale per token, along the sum
         codes, scale = factors(matmul.args[1]) or (None, None)
         value = quantize_of(codes, 0)
-        matched = value and is_scale_of(scale, value) and is_scale_of(scaled.args[1], weights)
+        matched = value is not None and is_scale_of(scale, value) and is_scale_of(scaled.args[1], weights)
     if value is None or not matched:
         return False
     packed = _packed(value, TBT.pack_values.default)
     operands = (weights.args[0], weights.args[1], packed, value.args[1], weights.args[2], value.args[2])
     replace(scaled, TBT.attention_context.default, (*operands, weights.args[3]))
     return True
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _packed(quantize: fx.Node, pack: object) -> fx.Node:

@@ -42,6 +42,11 @@ def is_scale_of(node: Any, quantize: fx.Node) -> bool:
     return quantize_of(node, 1) is quantize
 
 
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The one node that reads this one; None when there are more, or none."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
 def replace(old: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
     """Put a call of `target` in the place of `old`, with its shape and the module it comes from."""
     graph = old.graph

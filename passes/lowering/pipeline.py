@@ -9,6 +9,8 @@ from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.lowering.fuse_attention import FuseAttention
 from tbt_compile.passes.lowering.fuse_embedding import FuseEmbedding
 from tbt_compile.passes.lowering.fuse_linear import FuseLinear
+from tbt_compile.passes.lowering.fuse_norm import FuseNorm
+from tbt_compile.passes.lowering.fuse_softmax import FuseSoftmax
 from tbt_compile.passes.lowering.pack_caches import PackCaches
 
 
@@ -21,6 +23,8 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
             FuseLinear(),
             FuseEmbedding(),
             FuseAttention(),
+            FuseSoftmax(),
+            FuseNorm(),
             PackCaches(),
             CheckFused(),
         ],

@@ -1,0 +1,86 @@
+"""Floating-point operators of the lowered graph as calls of vectorised kernels."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import fx
+
+from tbt_compile.codegen.convert import Converter, Kernels, operand, product, reshape
+from tbt_compile.codegen.kernels import float_ops, softmax
+from tbt_compile.codegen.tvm_api import Expr
+
+
+def float_converters(kernels: Kernels) -> dict[str, Converter]:
+    """The converters by operator name, as the importer looks them up."""
+    return {
+        "masked_softmax.default": partial(masked_softmax, kernels),
+        "softmax.int": partial(plain_softmax, kernels),
+        "add_layer_norm.default": partial(add_layer_norm, kernels),
+        "layer_norm.default": partial(layer_norm, kernels),
+        "gelu.default": partial(gelu, kernels),
+        "silu.default": partial(activation, kernels, "silu"),
+    }
+
+
+def masked_softmax(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
+    """`tbt::masked_softmax`."""
+    scores, mask = operand(importer, node.args[0]), operand(importer, node.args[1])
+    spec = softmax.SoftmaxSpec(kernels.isa, float(node.args[2]), mask is not None)  # type: ignore[arg-type]
+    args = [scores] if mask is None else [scores, mask]
+    return kernels.call(importer, spec, softmax.softmax, args, list(scores.ty.shape))
+
+
+def plain_softmax(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
+    """`aten::softmax` over the last dimension; others are left to TVM."""
+    x = operand(importer, node.args[0])
+    shape = list(x.ty.shape)
+    if node.args[1] not in (-1, len(shape) - 1):
+        return importer._softmax(node)
+    rows = [1, 1, product(shape[:-1]), shape[-1]]
+    spec = softmax.SoftmaxSpec(kernels.isa)
+    y = kernels.call(importer, spec, softmax.softmax, [reshape(importer, x, rows)], rows)
+    return reshape(importer, y, shape)
+
+
+def add_layer_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
+    """`tbt::add_layer_norm`."""
+    x, residual, weight, bias = (operand(importer, argument) for argument in node.args[:4])
+    shape, rows = list(x.ty.shape), _rows(x)
+    spec = float_ops.NormSpec(int(shape[-1]), float(node.args[4]), kernels.isa, residual=True)  # type: ignore[arg-type]
+    args = [reshape(importer, x, rows), reshape(importer, residual, rows), weight, bias]
+    return reshape(importer, kernels.call(importer, spec, float_ops.layer_norm, args, rows), shape)
+
+
+def layer_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
+    """`aten::layer_norm` over the last dimension with weight and bias; others are left to TVM."""
+    x = operand(importer, node.args[0])
+    if len(node.args[1]) != 1 or len(node.args) < 4 or node.args[2] is None or node.args[3] is None:  # type: ignore[arg-type]
+        return importer._layer_norm(node)
+    weight, bias = operand(importer, node.args[2]), operand(importer, node.args[3])
+    eps = float(node.args[4]) if len(node.args) > 4 else 1e-5  # type: ignore[arg-type]
+    shape, rows = list(x.ty.shape), _rows(x)
+    spec = float_ops.NormSpec(int(shape[-1]), eps, kernels.isa)
+    args = [reshape(importer, x, rows), weight, bias]
+    return reshape(importer, kernels.call(importer, spec, float_ops.layer_norm, args, rows), shape)
+
+
+def gelu(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
+    """`aten::gelu`, exact or by tanh."""
+    tanh = node.kwargs.get("approximate", "none") == "tanh"
+    return activation(kernels, "gelu_tanh" if tanh else "gelu", node, importer)
+
+
+def activation(kernels: Kernels, function: str, node: fx.Node, importer: Any) -> Expr:
+    """An elementwise function."""
+    x = operand(importer, node.args[0])
+    shape, rows = list(x.ty.shape), _rows(x)
+    spec = float_ops.ActivationSpec(function, int(shape[-1]), kernels.isa)
+    y = kernels.call(importer, spec, float_ops.activation, [reshape(importer, x, rows)], rows)
+    return reshape(importer, y, shape)
+
+
+def _rows(x: Expr) -> list[Any]:
+    shape = list(x.ty.shape)
+    return [product(shape[:-1]), shape[-1]]
