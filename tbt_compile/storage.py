@@ -1,8 +1,8 @@
 """Model folders: `manifest.json`, tensors in safetensors, and whatever else belongs to the model.
 
-The manifest carries the format version and the size and SHA-256 of every file, so that a truncated or
-altered folder is refused before anything is built from it. A folder appears complete or not at all: it is
-written under a temporary name and then renamed. Needs neither torch nor TVM.
+The manifest carries the format version, the size and SHA-256 of every file and a checksum of itself, so
+that a truncated or altered folder is refused before anything is built from it. A folder appears complete
+or not at all: it is written under a temporary name and then renamed. Needs neither torch nor TVM.
 
 Float tensors are stored without loss as the deflated transposition of their bytes (as HDF5's shuffle
 filter does): exponents of neighbouring weights are alike, which saves about a sixth. Packed words are
@@ -33,6 +33,7 @@ FORMAT = "tbt-compile"
 VERSION = 1
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
+CHECKSUM = "checksum"
 SHUFFLED = "shuffle-deflate"
 
 Array = npt.NDArray[Any]
@@ -78,6 +79,7 @@ def write_folder(
             "tensors": described,
             "files": checks,
         }
+        record[CHECKSUM] = _manifest_checksum(record)
         (work / MANIFEST).write_text(json.dumps(record, separators=(",", ":")), encoding="utf-8")
         _replace(work, path)
     finally:
@@ -100,6 +102,8 @@ def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         )
     if kind is not None and manifest.get("kind") != kind:
         raise FormatError(f"{path} holds a {manifest.get('kind')} model: expected a {kind} one")
+    if manifest.get(CHECKSUM) != _manifest_checksum(manifest):
+        raise _altered(path / MANIFEST)
     for name, expected in manifest["files"].items():
         _check_file(path / name, expected)
     return manifest
@@ -132,7 +136,7 @@ def read_tensors(path: str | Path, manifest: Mapping[str, Any]) -> dict[str, Arr
     described = manifest["tensors"]
     try:
         with safe_open(Path(path) / TENSORS, framework="np") as stored:
-            return {name: _decode(stored.get_tensor(name), entry) for name, entry in described.items()}
+            return {name: decode(stored.get_tensor(name), entry) for name, entry in described.items()}
     except (SafetensorError, zlib.error, KeyError) as error:
         raise FormatError(f"{Path(path) / TENSORS} is damaged ({error}): save the model again") from error
 
@@ -145,22 +149,27 @@ def folder_bytes(path: str | Path) -> int:
 def _write_tensors(file: Path, tensors: Mapping[str, Array]) -> dict[str, Any]:
     described, stored = {}, {}
     for name, tensor in tensors.items():
-        entry = {"dtype": tensor.dtype.name, "shape": list(tensor.shape)}
-        if tensor.dtype.kind == "f":
-            entry["coding"] = SHUFFLED
-        described[name], stored[name] = entry, _encode(tensor)
+        described[name], stored[name] = describe(tensor), encode(tensor)
     save_file(stored, file)
     return described
 
 
-def _encode(tensor: Array) -> Array:
+def describe(tensor: Array) -> dict[str, Any]:
+    """What the manifest says of a tensor: its dtype and shape, and the coding if it has one."""
+    coding = {"coding": SHUFFLED} if tensor.dtype.kind == "f" else {}
+    return {"dtype": tensor.dtype.name, "shape": list(tensor.shape), **coding}
+
+
+def encode(tensor: Array) -> Array:
+    """The stored form of a tensor: a float one as deflated bytes, any other one as it is."""
     if tensor.dtype.kind != "f":
-        return np.ascontiguousarray(tensor)
-    raw = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).reshape(-1, tensor.itemsize)
+        return np.array(tensor, order="C")
+    raw = np.array(tensor, order="C").reshape(-1).view(np.uint8).reshape(-1, tensor.itemsize)
     return np.frombuffer(zlib.compress(np.ascontiguousarray(raw.T).tobytes(), 6), np.uint8)
 
 
-def _decode(stored: Array, entry: Mapping[str, Any]) -> Array:
+def decode(stored: Array, entry: Mapping[str, Any]) -> Array:
+    """The inverse of `encode`, for what `describe` said of the tensor."""
     if entry.get("coding") != SHUFFLED:
         return stored
     dtype = np.dtype(entry["dtype"])
@@ -171,6 +180,12 @@ def _decode(stored: Array, entry: Mapping[str, Any]) -> Array:
 def _fingerprint(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         return {"bytes": file.stat().st_size, "sha256": _sha256(stream)}
+
+
+def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's canonical text, its own checksum left out."""
+    rest = {name: value for name, value in manifest.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, separators=(",", ":")).encode()).hexdigest()
 
 
 def _sha256(stream: BinaryIO) -> str:
@@ -189,7 +204,11 @@ def _check_file(file: Path, expected: Mapping[str, Any]) -> None:
             f"{file} has {size} bytes instead of {expected['bytes']}: it is truncated, copy the folder again"
         )
     if _fingerprint(file)["sha256"] != expected["sha256"]:
-        raise FormatError(f"{file} was altered: its checksum is not the recorded one, copy the folder again")
+        raise _altered(file)
+
+
+def _altered(file: Path) -> FormatError:
+    return FormatError(f"{file} was altered: its checksum is not the recorded one, copy the folder again")
 
 
 def _replace(work: Path, path: Path) -> None:
