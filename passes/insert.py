@@ -118,7 +118,8 @@ class InsertQuantizers:
             prefix = f"{HOLDER}.{number}_{planned.fqn.replace('.', '_')}."
             for operand in planned.operands:
                 module.add_submodule(prefix + operand.name, context.quantizers[planned.fqn, operand.name])
-            for call in found[planned.kind, planned.fqn].calls:
+            site = found.get((planned.kind, planned.fqn))
+            for call in site.calls if site is not None else ():
                 _INSERT[planned.kind](module.graph, call, prefix)
         module.graph.eliminate_dead_code()
         return PassResult(len(context.quantizers), "quantizers inserted")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +138,7 @@ def make_plan(
         PlanError: there is nothing to quantize, or a module cannot be quantized and is not excluded.
     """
     planned, kept, obstacles = [], [], {}
-    owners = _embedding_owners(model, sites)
+    owners = _embedding_owners(model, sites, recipe.exclude)
     for site in sites:
         pattern = excluded_by(site.fqn, recipe.exclude)
         if pattern is not None:
@@ -164,17 +164,39 @@ def make_plan(
             f"an attention of matmul, softmax, matmul, but {found}"
         )
     kept = list(dict.fromkeys(kept))
+    planned += _aliases(model, recipe, planned, owners)
     kept += remaining_parameters(model, [(site.fqn, site.operands) for site in planned], kept)
     return QuantPlan(type(model).__name__, recipe, tuple(planned), tuple(kept))
 
 
-def _embedding_owners(model: nn.Module, sites: list[FoundSite]) -> dict[int, str]:
-    """First embedding module of every embedding weight, by identity of the parameter."""
+def _embedding_owners(model: nn.Module, sites: list[FoundSite], exclude: tuple[str, ...]) -> dict[int, str]:
+    """First quantized embedding module of every embedding weight, by identity of the parameter."""
     owners: dict[int, str] = {}
     for site in sites:
-        if site.kind is SiteKind.EMBEDDING and site.keep is None and site.obstacle is None:
+        usable = site.keep is None and site.obstacle is None and excluded_by(site.fqn, exclude) is None
+        if site.kind is SiteKind.EMBEDDING and usable:
             owners.setdefault(id(model.get_submodule(site.fqn).weight), site.fqn)
     return owners
+
+
+def _aliases(
+    model: nn.Module, recipe: Recipe, planned: list[SitePlan], owners: dict[int, str]
+) -> list[SitePlan]:
+    """Embedding modules that the graph never calls but that share the weight of a planned one.
+
+    BART keeps its embedding as `model.shared` and calls copies of it. Whoever looks tokens up through the
+    original has to get the same values.
+    """
+    sites = {site.fqn: site for site in planned}
+    found = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Embedding) or name in sites or excluded_by(name, recipe.exclude):
+            continue
+        owner = owners.get(id(module.weight))
+        if owner is not None:
+            weight = replace(sites[owner].operand("weight"), reason=f"tied to {owner}")
+            found.append(SitePlan(SiteKind.EMBEDDING, name, (weight,), owner))
+    return found
 
 
 def _plan_site(

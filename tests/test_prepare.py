@@ -181,6 +181,21 @@ def test_excluded_attention_of_a_prepared_model_stays_eager() -> None:
     assert generate(model).shape[1] == 9
 
 
+def test_the_original_of_a_shared_embedding_is_quantized_too() -> None:
+    """Nothing calls it in a usual forward, but inputs_embeds and resizing go through it."""
+    model = tbt_compile.prepare(bart(layers=1), "2-2-2")
+    inputs = batch(model)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    with torch.no_grad():
+        by_ids = model(input_ids=ids, attention_mask=mask, decoder_input_ids=ids).logits
+        embedded = model.get_input_embeddings()(ids)
+        by_vectors = model(inputs_embeds=embedded, attention_mask=mask, decoder_input_ids=ids).logits
+    assert torch.equal(by_ids, by_vectors)
+    model.resize_token_embeddings(100, mean_resizing=False)
+    assert model.model.encoder.embed_tokens is model.model.shared
+    assert {"lm_head", "model.shared"} <= {name for name, _ in iter_quantized(model)}
+
+
 def test_tied_weights_have_the_same_codes_and_untied_ones_their_own_bits() -> None:
     model = tbt_compile.prepare(bart(layers=1), "1-2-2")
     embedding, head = model.model.encoder.embed_tokens, model.lm_head

@@ -27,6 +27,7 @@ def test_mlp_keeps_class_and_trains() -> None:
     model(torch.randn(4, 8)).sum().backward()
     assert model.first.weight.grad is not None
     assert model.second.input_quantizer.encoding is tbt_compile.Encoding.TERNARY012
+    assert model.tbt_recipe == Recipe.parse("2-2-2")
 
 
 @pytest.mark.parametrize("model", [MLP(), Classifier()], ids=["mlp", "classifier"])

@@ -68,12 +68,12 @@ class Adapter:
         return True
 
     def stored_recipe(self, model: nn.Module) -> Recipe | None:
-        """The recipe that the model was saved with, if it was loaded from a prepared model's folder."""
-        del model
-        return None
+        """The recipe that the model was prepared with, or, before that, saved with."""
+        return getattr(model, "tbt_recipe", None)
 
     def restore(self, model: nn.Module) -> None:
         """Load the state of the quantizers of a prepared model from the folder that it was loaded from."""
 
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
-        """Last step of preparing, after all modules are converted."""
+        """Last step of preparing, after all modules are converted; remembers the recipe."""
+        model.tbt_recipe = recipe  # type: ignore[assignment]

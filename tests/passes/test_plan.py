@@ -146,3 +146,10 @@ def test_lookup_of_a_site_that_is_not_there() -> None:
         plan["third"]
     with pytest.raises(KeyError):
         plan["first"].operand("query")
+
+
+def test_a_shared_embedding_that_is_excluded_in_one_place_is_tied_elsewhere() -> None:
+    plan = tbt_compile.plan(bart(layers=1), Recipe.parse("2-2-2", exclude=("model.encoder", "model.shared")))
+    assert plan["lm_head"].tied_to == "model.decoder.embed_tokens"
+    assert plan["model.decoder.embed_tokens"].tied_to is None
+    assert "model.shared" not in [site.fqn for site in plan]
