@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit, float_math
-from tbt_compile.codegen.kernels.float_ops import share_rows
+from tbt_compile.codegen.kernels.attention_spec import share_heads
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+
+_COST = 32
+"""Work on one element, counted in packed multiplications."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,20 @@ def _softmax(spec: SoftmaxSpec) -> None:
     mask_rows = emit.symbol("mask_rows")
     mask = emit.argument("mask", (batch, 1, mask_rows, tokens), "float32") if spec.mask else None
     y = emit.argument("y", (batch, heads, queries, tokens), "float32")
-    rows = batch * heads * queries
 
-    def row(index: Expr) -> None:
-        b, h, q = index // queries // heads, index // queries % heads, index % queries
-        mask_row = T.min(q, mask_rows - 1)
+    def head(b: Expr, h: Expr) -> None:
+        with emit.loop("q", queries) as q:
+            mask_row = emit.let(T.min(q, mask_rows - 1)) if spec.mask else T.int64(0)
 
-        def load(t: Expr, lanes: int) -> Expr:
-            value = emit.load(x, b, h, q, t, lanes=lanes)
-            if spec.scale != 1.0:
-                value = value * emit.splat(T.float32(spec.scale), lanes)
-            return value if mask is None else value + emit.load(mask, b, 0, mask_row, t, lanes=lanes)
+            def load(t: Expr, lanes: int) -> Expr:
+                value = emit.load(x, b, h, q, t, lanes=lanes)
+                if spec.scale != 1.0:
+                    value = value * emit.splat(T.float32(spec.scale), lanes)
+                return value if mask is None else value + emit.load(mask, b, 0, mask_row, t, lanes=lanes)
 
-        softmax_row(spec.isa, load, tokens, y, b, h, q)
+            softmax_row(spec.isa, load, tokens, y, b, h, q)
 
-    share_rows(rows, rows * tokens, row)
+    share_heads(batch * heads * queries * tokens * _COST, batch, heads, head)
 
 
 def softmax_row(isa: Isa, load: emit.Load, length: Expr, y: Buffer, *at: Expr) -> None:
