@@ -157,7 +157,7 @@ def _(weights, weights_scale, values, value_scale, weights_encoding, value_encod
 
 @torch.library.custom_op("tbt::masked_softmax", mutates_args=())
 def masked_softmax(scores: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Softmax of `scores * scale + mask` over the last dimension; scores `[B, H, Q, T]`, mask `[B, 1, Q, T]`."""
+    """Softmax of `scores * scale + mask` over the last dimension; `[B, H, Q, T]` and mask `[B, 1, Q, T]`."""
     scaled = scores * scale
     return torch.softmax(scaled if mask is None else scaled + mask, dim=-1)
 
