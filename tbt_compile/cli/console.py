@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tbt_compile.errors import TbtError
@@ -33,13 +35,19 @@ def fail(message: str) -> NoReturn:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar that is told (what is going on, share done between 0 and 1); it disappears when it is done."""
+    """A bar that is told (what is going on, share done between 0 and 1); it disappears when it is done.
+
+    Where there is no terminal (a log file), it is a line of text now and then.
+    """
+    if not err.is_terminal:
+        yield _PlainProgress()
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(title, total=1.0)
 
         def update(text: str, share: float) -> None:
-            bar.update(task, description=text, completed=share)
+            bar.update(task, description=escape(text), completed=share)
 
         yield update
 
@@ -47,10 +55,31 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
 @contextmanager
 def spinner(title: str) -> Iterator[None]:
     """For work whose share done is not known."""
+    if not err.is_terminal:
+        yield
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:
-        bar.add_task(title, total=None)
+        bar.add_task(escape(title), total=None)
         yield
+
+
+class _PlainProgress:
+    """Prints what is going on when it is something new, else twice a minute."""
+
+    SECONDS = 30.0
+
+    def __init__(self) -> None:
+        self.subject = ""
+        self.printed = 0.0
+
+    def __call__(self, text: str, share: float) -> None:
+        subject = text.partition(":")[0]
+        now = time.monotonic()
+        if subject == self.subject and now - self.printed < self.SECONDS:
+            return
+        self.subject, self.printed = subject, now
+        err.print(f"{share:4.0%} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def write_json(data: Any, path: Path | None) -> None:

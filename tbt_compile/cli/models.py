@@ -45,6 +45,9 @@ def open_model(folder: Path) -> Any:
         import tbt_compile
 
         return tbt_compile.load(folder)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     if stage == "prepared":
         from tbt_compile.preparation import load_prepared
 

@@ -67,11 +67,11 @@ def targets(
 
 def _row(spec: Any, aliases: list[str]) -> dict[str, Any]:
     if spec.isa.has_popcount:
-        popcount = "vector instruction"
+        popcount = "vectors"
     elif spec.arch == "aarch64":
-        popcount = "byte instruction"
+        popcount = "bytes"
     else:
-        popcount = "shuffles" if "ssse3" in spec.features else "scalar instruction"
+        popcount = "shuffles" if "ssse3" in spec.features else "words"
     return {
         "cpu": spec.mcpu,
         "arch": spec.arch,

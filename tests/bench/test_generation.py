@@ -79,7 +79,13 @@ def test_the_best_peer_is_the_fastest_8_bit_one() -> None:
     def row(name: str, token_ms: float, skipped: str = "") -> dict[str, Any]:
         return {"name": name, "token_ms": token_ms, "skipped": skipped}
 
-    rows = [row("torch fp32", 1), row("a int8", 3), row("b int8", 2), row("c int8", 0, "absent"), row("tbt", 0.1)]
+    rows = [
+        row("torch fp32", 1),
+        row("a int8", 3),
+        row("b int8", 2),
+        row("c int8", 0, "absent"),
+        row("tbt", 0.1),
+    ]
     best = best_int8_peer(rows)
     assert best is not None
     assert best["name"] == "b int8"

@@ -1,0 +1,148 @@
+"""The command line as a whole: help, errors, `targets`, `bench` and `demo` without their long work."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tbt_compile.bench.job import Row
+from tbt_compile.cli import console
+from tbt_compile.errors import TbtError
+
+COMMANDS = ("demo", "train", "evaluate", "lower", "run", "bench generate", "targets")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_and_gives_examples(tbt, command: str) -> None:
+    result = tbt(*command.split(), "--help")
+    assert result.code == 0
+    assert f"tbt {command}" in result.out
+    assert "Examples:" in result.out
+    assert "--json" in result.out
+
+
+def test_help_of_the_whole_names_every_command(tbt) -> None:
+    result = tbt("--help")
+    assert result.code == 0
+    assert all(command.split()[0] in result.out for command in COMMANDS)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, tbt_compile.cli.app; "
+        "heavy = {'torch', 'transformers', 'tvm', 'datasets', 'numpy', 'tokenizers'} & set(sys.modules); "
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_expected_error_is_one_line_and_code_2(tbt) -> None:
+    result = tbt("bench", "generate", "--shape", "bart-bse")
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("error: unknown shape 'bart-bse'")
+    assert result.err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tbt_compile.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["tbt", "--debug", "bench", "generate", "--shape", "bart-bse"])
+    with pytest.raises(TbtError, match="bart-bse"):
+        main()
+
+
+def test_targets_lists_the_usual_ones_or_all(tbt, tmp_path: Path) -> None:
+    usual = tbt("targets")
+    assert usual.code == 0
+    assert "cortex-a72" in usual.out
+    assert "raspberrypi4" in usual.out
+    everything = tbt("targets", "--all", "--json", "-").json()
+    assert {"x86_64", "aarch64"} == {row["arch"] for row in everything["targets"]}
+    assert everything["host"]["cpu"] in usual.out
+    file = tmp_path / "targets.json"
+    assert tbt("targets", "--json", file).code == 0
+    assert len(json.loads(file.read_text())["targets"]) < len(everything["targets"])
+
+
+def test_a_file_that_cannot_be_written_is_an_error(tbt, tmp_path: Path) -> None:
+    result = tbt("targets", "--json", tmp_path / "no" / "folder.json")
+    assert result.code == 2
+    assert "cannot write" in result.err
+
+
+def bench_result(settings: Any) -> dict[str, Any]:
+    row = {"encoder_ms": 100.0, "tokens_per_second": 50.0, "size_mib": 10.0, "peak_mib": 99.0, "samples": {}}
+    rows = [
+        Row("torch int8 dynamic", token_ms=20.0, **row),
+        Row("CTranslate2 int8", skipped="ctranslate2 is not installed"),
+        *(Row(f"tbt {recipe}", token_ms=5.0, **row) for recipe in settings.recipes),
+    ]
+    machine = {"cpu": "a CPU", "llvm_cpu": "znver4", "vector_bits": 512, "load_average": 0.1, "versions": {}}
+    return {
+        "conditions": machine,
+        "settings": dict(vars(settings)),
+        "rows": [vars(row) for row in rows],
+    }
+
+
+def test_bench_generate_shows_and_writes_every_row(
+    tbt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fake(settings: Any, progress: Any) -> dict[str, Any]:
+        asked.append(settings)
+        progress("measuring", 0.5)
+        return bench_result(settings)
+
+    monkeypatch.setattr("tbt_compile.bench.generation.run", fake)
+    file = tmp_path / "out.json"
+    arguments = ["--shape", "tiny", "--recipe", "1-1-1, 2-2-2", "--threads", 2, "--no-peers", "--json", file]
+    result = tbt("bench", "generate", *arguments)
+    assert result.code == 0, result.err
+    assert asked[0].recipes == ("1-1-1", "2-2-2")
+    assert (asked[0].threads, asked[0].peers) == (2, False)
+    assert "tbt 2-2-2" in result.out
+    assert "4.00x" in result.out
+    assert "ctranslate2 is not installed" in result.out
+    assert len(json.loads(file.read_text())["rows"]) == 4
+
+
+def test_demo_shows_its_table(tbt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tbt_compile.demo import DemoResult, DemoRow
+    from tbt_compile.evaluation import RougeScores
+
+    rows = (
+        DemoRow("teacher", "torch", 96, 90, 95, 8, 4.6, 20),
+        DemoRow("2-2-2", "compiled", 92, 85, 91, 8, 0.5, 1.5, same_greedy=0.996, same_beam=0.99),
+    )
+    item = {"item": "a news item", "summary": "news", "2-2-2, compiled": "new"}
+    floors = (RougeScores(40, 20, 39), RougeScores(20, 5, 19))
+    result = DemoResult(rows, *floors, samples=(item, item), conditions={})
+    calls = []
+    module = importlib.import_module("tbt_compile.demo.run")
+    monkeypatch.setattr(module, "run", lambda *arguments: calls.append(arguments) or result)
+    shown = tbt("demo", "--output", tmp_path, "--no-resume", "--json", tmp_path / "demo.json")
+    assert shown.code == 0, shown.err
+    assert calls[0][:2] == (tmp_path, False)
+    assert "99.6% / 99.0%" in shown.out
+    assert "ROUGE-1 40.0" in shown.out
+    assert f"tbt run {tmp_path}/compiled-2-2-2" in shown.out
+    assert json.loads((tmp_path / "demo.json").read_text())["rows"][1]["same_greedy"] == 0.996
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress_bar("starting") as progress:
+        progress("teacher: step 1 of 9", 0.1)
+        progress("teacher: step 2 of 9", 0.2)
+        progress("student: step 1 of 9", 0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.strip() for line in lines] == ["10% teacher: step 1 of 9", "50% student: step 1 of 9"]

@@ -1,0 +1,177 @@
+"""The commands that take a model: train, evaluate, lower and run, on one small student."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tbt_compile
+from tbt_compile.cli.models import longest_source, open_model, stage_of, tokenizer_of
+
+OTHER_CPU = "haswell" if os.uname().machine == "aarch64" else "cortex-a72"
+
+
+def test_train_writes_a_student_and_goes_on_where_it_was(tbt, data: Path, tmp_path: Path) -> None:
+    arguments = [
+        "train",
+        "--data",
+        data,
+        "--output",
+        tmp_path / "out",
+        "--recipe",
+        "1-1-1",
+        "--batch-size",
+        8,
+    ]
+    arguments += ["--vocab-size", 300, "--teacher-steps", 1, "--steps", 1, "--test-sentences", 2]
+    first = tbt(*arguments)
+    assert first.code == 0, first.err
+    assert "student 1-1-1" in first.out
+    assert f"tbt lower {tmp_path}/out/student-1-1-1" in first.out
+    weights = tmp_path / "out" / "student-1-1-1" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = tbt(*arguments, "--json", "-")
+    assert again.code == 0, again.err
+    assert again.json()["student"]["sentences"] == 2
+    assert weights.stat().st_mtime_ns == before
+    other = tbt(*arguments[:-4], "--steps", 2)
+    assert other.code == 2
+    assert "steps" in other.err
+
+
+def test_every_stage_of_a_model_is_recognised(trained: Path, compiled: Path, tmp_path: Path) -> None:
+    student = trained / "student-2-2-2"
+    frozen = tbt_compile.freeze(open_model(student)).save(tmp_path / "frozen")
+    stages = {trained / "teacher": "float", student: "prepared", frozen: "frozen", compiled: "compiled"}
+    for folder, stage in stages.items():
+        assert stage_of(folder) == stage
+        assert longest_source(open_model(folder)) == 64
+    assert tokenizer_of(frozen) is None
+    assert tokenizer_of(compiled) is not None
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student-2-2-2", "compiled"])
+def test_evaluate_scores_any_stage(
+    tbt, trained: Path, compiled: Path, data: Path, tmp_path: Path, stage: str
+) -> None:
+    folder = compiled if stage == "compiled" else trained / stage
+    texts = tmp_path / "texts.json"
+    arguments = ["evaluate", folder, "--data", data, "--limit", 3, "--max-new-tokens", 4, "--texts", texts]
+    result = tbt(*arguments)
+    assert result.code == 0, result.err
+    assert "ROUGE-L" in result.out
+    scores = tbt(*arguments, "--num-beams", 2, "--json", "-").json()
+    assert (scores["sentences"], scores["num_beams"], scores["split"]) == (3, 2, "test")
+    assert 0 <= scores["rouge1"] <= 100
+    written = json.loads(texts.read_text())
+    assert [set(row) for row in written] == [{"source", "target", "generated"}] * 3
+
+
+def test_eager_and_compiled_write_the_same(
+    tbt, trained: Path, compiled: Path, data: Path, tmp_path: Path
+) -> None:
+    written = []
+    for folder in (trained / "student-2-2-2", compiled):
+        texts = tmp_path / "texts.json"
+        result = tbt(
+            "evaluate", folder, "--data", data / "train.jsonl", "--max-new-tokens", 8, "--texts", texts
+        )
+        assert result.code == 0, result.err
+        written.append(json.loads(texts.read_text()))
+    assert written[0] == written[1]
+
+
+def test_evaluate_names_what_is_wrong_with_the_data(tbt, compiled: Path, data: Path, tmp_path: Path) -> None:
+    faulty = tmp_path / "faulty.jsonl"
+    faulty.write_text('{"source": "one"}\n')
+    for arguments, words in (
+        (["--data", faulty], ["line 1", "'target'"]),
+        (["--data", data, "--split", "tset"], ["unknown split 'tset'", "test"]),
+        (["--data", data, "--split", "validation"], ["no validation split"]),
+        (["--data", tmp_path / "nothing"], ["does not exist"]),
+    ):
+        result = tbt("evaluate", compiled, *arguments)
+        assert result.code == 2
+        assert all(word in result.err for word in words), result.err
+
+
+def test_lower_for_another_machine(tbt, trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "other"
+    result = tbt(
+        "lower", trained / "student-2-2-2", "-o", output, "--target", f"llvm -mcpu={OTHER_CPU}", "--json", "-"
+    )
+    assert result.code == 0, result.err
+    assert result.json()["target"]["mcpu"] == OTHER_CPU
+    assert result.json()["size_mib"] > 0.1
+    assert (output / "tokenizer.json").is_file()
+    run = tbt("run", output, "one two")
+    assert run.code == 2
+    assert f"compiled for {OTHER_CPU}" in run.err
+    assert "'host'" in run.err
+
+
+def test_lower_refuses_what_it_cannot_compile(tbt, trained: Path, compiled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    student = trained / "student-2-2-2"
+    for arguments, words in (
+        ([student, "--target", "cortex-a27"], ["unknown CPU 'cortex-a27'", "cortex-a72"]),
+        ([student, "--recipe", "1-1-1"], ["has a recipe already"]),
+        ([trained / "teacher"], ["full-precision", "tbt train"]),
+        ([trained / "teacher", "--recipe", "2-2-3"], ["3"]),
+        ([compiled], ["compiled already"]),
+        ([tmp_path / "nothing"], ["no folder"]),
+        ([trained], ["holds no model"]),
+    ):
+        result = tbt("lower", *arguments, "--output", out)
+        assert result.code == 2
+        assert all(word in result.err for word in words), result.err
+        assert result.err.count("\n") == 1
+        assert not out.exists()
+
+
+def test_run_takes_texts_or_lines(tbt, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["one two three", "four five"]
+    model, tokenizer = open_model(compiled), tokenizer_of(compiled)
+    expected = []
+    for text in texts:
+        tokens = model.generate(np.array([tokenizer(text)["input_ids"]]), num_beams=2, max_new_tokens=6)
+        expected.append(tokenizer.decode(tokens[0].tolist(), skip_special_tokens=True))
+    given = tbt("run", compiled, *texts, "--num-beams", 2, "--max-new-tokens", 6, "--json", "-")
+    assert [row["text"] for row in given.json()] == expected
+    assert all(row["seconds"] > 0 for row in given.json())
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one two three\n\nfour five\n"))
+    piped = tbt("run", compiled, "--num-beams", 2, "--max-new-tokens", 6)
+    assert piped.out == "".join(f"{text}\n" for text in expected)
+
+
+def test_run_names_what_is_missing(tbt, trained: Path, compiled: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert "there is no text" in tbt("run", compiled).err
+    assert "manifest.json" in tbt("run", tmp_path / "nothing", "one").err
+    packed = tbt_compile.freeze(open_model(trained / "student-2-2-2")).save(tmp_path / "packed")
+    assert "tbt lower" in tbt("run", packed, "one").err
+    bare = open_model(compiled).save(tmp_path / "bare")
+    assert "tokenizer.json" in tbt("run", bare, "one").err
+    shutil.copytree(compiled, tmp_path / "cut")
+    library = tmp_path / "cut" / "model.so"
+    library.write_bytes(library.read_bytes()[:-10])
+    assert "truncated" in tbt("run", tmp_path / "cut", "one").err
+
+
+def test_run_needs_neither_torch_nor_transformers(compiled: Path) -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, transformers=None); "
+        "from tbt_compile.cli import main; sys.argv = ['tbt', 'run', sys.argv[1], 'one two']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(compiled)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
