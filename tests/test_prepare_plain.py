@@ -204,6 +204,39 @@ def test_subclasses_of_linear() -> None:
     codes = layer.weight_quantizer(layer.weight_rows).value
     quantized = nn.functional.linear(layer.input_quantizer(x).value, codes, layer.bias)
     torch.testing.assert_close(model(x), torch.relu(2 * quantized))
-    shadow = nn.Sequential(_Shadow(8, 8), nn.ReLU())
-    with pytest.raises(PlanError, match="cannot be quantized"):
-        tbt_compile.prepare(shadow, "2-2-2", x)
+
+
+class _Hidden(nn.Linear):
+    """Uses its own weight as it is, so that only the module can tell that its forward is not nn.Linear's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.weight, self.bias)
+
+
+class _NoLinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (_Shadow(8, 8), "module '1' of Sequential cannot be quantized.*use nn.Linear"),
+        (_Hidden(8, 8), "_Hidden overrides the forward of Linear without calling it"),
+        (_NoLinear(), "module '1' is a _NoLinear, which has no quantized form"),
+    ],
+)
+def test_a_module_without_a_quantized_form_is_refused_before_anything_changes(
+    second: nn.Module, message: str
+) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), second)
+    with pytest.raises(PlanError, match=message):
+        tbt_compile.prepare(model, "2-2-2", torch.randn(2, 8))
+    assert type(model[0]) is nn.Linear
+    assert not list(iter_quantized(model))
+    tbt_compile.prepare(model, Recipe.parse("2-2-2", exclude=("1",)), torch.randn(2, 8))
+    assert [name for name, _ in iter_quantized(model)] == ["0"]

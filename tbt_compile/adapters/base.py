@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tbt_compile.errors import CaptureError
 from tbt_compile.modules import QuantizedEmbedding, QuantizedLinear
-from tbt_compile.modules.family import convert
 from tbt_compile.recipe import Recipe
 
 
@@ -53,19 +52,11 @@ class Adapter:
         del module
         return None
 
-    def convert(self, module: nn.Module, quantizers: dict[str, nn.Module]) -> bool:
-        """Turn a linear or embedding module into its quantized form in place; False for an unknown class.
-
-        Raises:
-            PlanError: the class overrides the computation, so that quantizers would have no effect.
-        """
+    def quantized_form(self, module: nn.Module) -> type[nn.Module] | None:
+        """The class that a linear or embedding module is converted to; None for an unknown kind."""
         if isinstance(module, nn.Linear):
-            convert(module, QuantizedLinear, quantizers)
-        elif isinstance(module, nn.Embedding):
-            convert(module, QuantizedEmbedding, quantizers)
-        else:
-            return False
-        return True
+            return QuantizedLinear
+        return QuantizedEmbedding if isinstance(module, nn.Embedding) else None
 
     def stored_recipe(self, model: nn.Module) -> Recipe | None:
         """The recipe that the model was prepared with, or, before that, saved with."""

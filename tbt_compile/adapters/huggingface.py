@@ -14,7 +14,6 @@ from tbt_compile.adapters import attention, pretrained
 from tbt_compile.adapters.base import Adapter
 from tbt_compile.adapters.conv1d import QuantizedConv1D
 from tbt_compile.adapters.example_inputs import example_inputs
-from tbt_compile.modules.family import convert
 from tbt_compile.recipe import Recipe
 
 
@@ -57,12 +56,9 @@ class HuggingFaceAdapter(Adapter):
         """The eager attention function of the module's own file."""
         return attention.eager_function(module)
 
-    def convert(self, module: nn.Module, quantizers: dict[str, nn.Module]) -> bool:
+    def quantized_form(self, module: nn.Module) -> type[nn.Module] | None:
         """Also Conv1D, the linear layer of GPT-2."""
-        if isinstance(module, Conv1D):
-            convert(module, QuantizedConv1D, quantizers)
-            return True
-        return super().convert(module, quantizers)
+        return QuantizedConv1D if isinstance(module, Conv1D) else super().quantized_form(module)
 
     def stored_recipe(self, model: nn.Module) -> Recipe | None:
         """The recipe in the model's config."""

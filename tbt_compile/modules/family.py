@@ -7,6 +7,7 @@ look-up. Parameters, buffers and names stay what they were; quantizers are added
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -14,8 +15,8 @@ from torch import nn
 from tbt_compile.errors import PlanError
 
 
-def convert(module: nn.Module, quantized: type[nn.Module], quantizers: dict[str, nn.Module]) -> None:
-    """Make `module` an instance of its own class and of `quantized`, with the given quantizers as children.
+def check_convertible(module: nn.Module, quantized: type[nn.Module], names: Iterable[str]) -> None:
+    """Whether `convert` can do its work on a module.
 
     Raises:
         PlanError: the class of the module computes without calling the `forward` that `quantized` replaces,
@@ -28,12 +29,19 @@ def convert(module: nn.Module, quantized: type[nn.Module], quantizers: dict[str,
             f"{base.__name__} overrides the forward of {original.__name__} without calling it, so that its "
             "quantizers would have no effect: exclude it in the recipe or call super().forward in it"
         )
-    for name in quantizers:
+    for name in names:
         if hasattr(module, name):
             raise PlanError(
                 f"{base.__name__} already has an attribute {name!r}, the name of a quantizer: rename it"
             )
-    module.__class__ = quantized_class(base, quantized)
+
+
+def convert(module: nn.Module, quantized: type[nn.Module], quantizers: Mapping[str, nn.Module]) -> None:
+    """Make `module` an instance of its own class and of `quantized`, with the given quantizers as children.
+
+    Needs a module that `check_convertible` accepts.
+    """
+    module.__class__ = quantized_class(type(module), quantized)
     for name, quantizer in quantizers.items():
         module.add_module(name, quantizer)
 
