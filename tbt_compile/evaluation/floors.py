@@ -30,22 +30,25 @@ def lead_copy_floor(pairs: Sequence[TextPair]) -> RougeScores:
 
 
 def constant_floor(
-    train: Sequence[TextPair], test: Sequence[TextPair], sample: int = 200
+    train: Sequence[TextPair], test: Sequence[TextPair], sample: int = 300
 ) -> tuple[str, RougeScores]:
     """The best text to write for every test source, chosen on training targets, and its score.
 
-    Candidates are the training targets of a sample and the most frequent words, from one word to the usual
-    length. Both are judged on another sample of training targets.
+    Candidates are the training targets of a sample and the most frequent words, from one to a dozen. They are
+    judged by the words they share with the targets of another sample.
     """
-    judges = [pair.target for pair in train[sample : 2 * sample]] or [pair.target for pair in train]
-    frequent = [
-        word
-        for word, _ in Counter(
-            word for pair in train for word in dict.fromkeys(pair.target.split())
-        ).most_common(12)
-    ]
-    candidates = [pair.target for pair in train[:sample]] + [
-        " ".join(frequent[:size]) for size in range(1, 13)
-    ]
-    best = max(dict.fromkeys(candidates), key=lambda text: rouge([text] * len(judges), judges).rouge1)
+    targets = [pair.target for pair in train]
+    judges = [Counter(target.lower().split()) for target in targets[sample : 2 * sample] or targets]
+    counts = Counter(word for target in targets for word in dict.fromkeys(target.split()))
+    frequent = [word for word, _ in counts.most_common(12)]
+    candidates = targets[:sample] + [" ".join(frequent[:size]) for size in range(1, len(frequent) + 1)]
+    best = max(dict.fromkeys(candidates), key=lambda text: _mean_overlap(text, judges))
     return best, rouge([best] * len(test), [pair.target for pair in test])
+
+
+def _mean_overlap(text: str, judges: Sequence[Counter[str]]) -> float:
+    """Mean F-measure of the words of a text: ROUGE-1 without stemming, fast enough for many candidates."""
+    words = Counter(text.lower().split())
+    return sum(2 * (words & judge).total() / (words.total() + judge.total()) for judge in judges) / len(
+        judges
+    )

@@ -46,11 +46,13 @@ def silence(trainer: Any) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from showing a bar for every file that it reads or writes."""
-    enabled = logging.is_progress_bar_enabled()
+    """Keep transformers from showing bars for files that it reads and writes, and remarks on checkpoints."""
+    enabled, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if enabled:
             logging.enable_progress_bar()

@@ -1,0 +1,85 @@
+"""What `DistillationTrainer` does with student, teacher and batches."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import gpt2
+from training.small import LENGTHS, PAIRS, SETTINGS, model, student, tokenizer
+from transformers import PreTrainedModel, Seq2SeqTrainingArguments
+
+import tbt_compile
+from tbt_compile.data import PairCollator, PairDataset
+from tbt_compile.modules import is_prepared
+from tbt_compile.training import DistillationTrainer, LossWeights, TrainingError, new_model
+from tbt_compile.training.sizes import ModelSize
+
+
+def trainer(
+    student: PreTrainedModel, teacher: PreTrainedModel, folder: Path, **options: Any
+) -> DistillationTrainer:
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(folder), report_to="none", dataloader_pin_memory=False, disable_tqdm=True, use_cpu=True
+    )
+    return DistillationTrainer(student, teacher, arguments, **options)
+
+
+def batch(rows: int = 4) -> dict[str, torch.Tensor]:
+    dataset = PairDataset(PAIRS, tokenizer(), *LENGTHS.values())
+    return PairCollator(pad_token_id=1)([dataset[index] for index in range(rows)])
+
+
+def test_the_teacher_is_frozen_and_the_student_follows_it(tmp_path: Path) -> None:
+    teacher = model()
+    before = copy.deepcopy(teacher.state_dict())
+    trained = student(tmp_path, teacher=teacher, settings=replace(SETTINGS, steps=30, learning_rate=1e-2))
+    assert is_prepared(trained)
+    assert all(torch.equal(weight, before[name]) for name, weight in teacher.state_dict().items())
+    untrained = tbt_compile.prepare(copy.deepcopy(teacher), "1-1-1")
+    with torch.no_grad():
+        first = trainer(untrained.eval(), teacher, tmp_path).compute_loss(untrained, batch())
+        last = trainer(trained.eval(), teacher, tmp_path).compute_loss(trained, batch())
+    assert last < 0.9 * first
+
+
+def test_the_loss_does_not_depend_on_padding(tmp_path: Path) -> None:
+    teacher = model().eval()
+    pupil = tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2").eval()
+    distilling = trainer(pupil, teacher, tmp_path, weights=LossWeights(labels=0.5, attention=1.0))
+    short = batch()
+    padded = {
+        name: torch.nn.functional.pad(
+            tensor, (0, 3), value={"input_ids": 1, "attention_mask": 0}.get(name, -100)
+        )
+        for name, tensor in short.items()
+    }
+    with torch.no_grad():
+        pupil(**short)  # the first batch sets the scales
+        first, second = (distilling.compute_loss(pupil, inputs) for inputs in (short, padded))
+    assert second.item() == pytest.approx(first.item(), rel=1e-5)
+
+
+def test_evaluation_reports_the_same_loss(tmp_path: Path) -> None:
+    teacher = model().eval()
+    pupil = tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2").eval()
+    dataset = PairDataset(PAIRS[:4], tokenizer(), *LENGTHS.values())
+    distilling = trainer(
+        pupil, teacher, tmp_path, eval_dataset=dataset, data_collator=PairCollator(1), weights=LossWeights()
+    )
+    with torch.no_grad():
+        expected = distilling.compute_loss(pupil, batch()).item()
+    assert distilling.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    wider = new_model(ModelSize(width=32, layers=1, heads=2, inner=32), tokenizer(), max_length=40)
+    with pytest.raises(TrainingError, match=r"differ in hidden_size \(16 and 32\)"):
+        trainer(model(), wider, tmp_path)
+    decoder = gpt2()
+    with pytest.raises(TrainingError, match="the student GPT2LMHeadModel is no encoder-decoder"):
+        trainer(decoder, decoder, tmp_path)

@@ -1,0 +1,103 @@
+"""A run that was killed and taken up again ends exactly where an uninterrupted one does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training.small import SETTINGS, model, student, teacher
+from transformers import PreTrainedModel
+
+from tbt_compile.errors import TbtError
+from tbt_compile.modules import is_prepared
+from tbt_compile.training import TrainingError
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the package may catch it."""
+
+
+def kill_at(step: int) -> Callable[[str, float], None]:
+    def progress(text: str, share: float) -> None:
+        if f"step {step} of" in text:
+            raise Killed
+
+    return progress
+
+
+def require_equal(first: PreTrainedModel, second: PreTrainedModel) -> None:
+    states = first.state_dict(), second.state_dict()
+    assert states[0].keys() == states[1].keys()
+    for name, weight in states[0].items():
+        assert torch.equal(weight, states[1][name]), name
+
+
+@pytest.mark.parametrize("stage", [teacher, student])
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
+    stage: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    whole = stage(tmp_path / "whole")
+    with pytest.raises(Killed):
+        stage(tmp_path / "killed", progress=kill_at(8))
+    assert (tmp_path / "killed" / "checkpoints" / "checkpoint-5").is_dir()
+    torch.manual_seed(99)  # whatever the new process's random numbers are, they must not matter
+    steps: list[str] = []
+    resumed = stage(tmp_path / "killed", progress=lambda text, share: steps.append(text))
+    assert "step 6 of 12" in steps[0]
+    require_equal(whole, resumed)
+    record = json.loads((tmp_path / "killed" / "training.json").read_text())
+    assert record["outcome"]["resumed_at"] == 5
+    assert not (tmp_path / "killed" / "checkpoints").exists()
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    whole = teacher(tmp_path / "whole")
+    with pytest.raises(Killed):
+        teacher(tmp_path / "killed", progress=kill_at(12))
+    newest = tmp_path / "killed" / "checkpoints" / "checkpoint-10"
+    broken = newest.with_name("checkpoint-11")
+    shutil.copytree(newest, broken)
+    (broken / "trainer_state.json").write_text('{"global_step": 1')
+    require_equal(whole, teacher(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize("stage", [teacher, student])
+def test_a_finished_run_is_loaded_and_not_repeated(
+    stage: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    trained = stage(tmp_path)
+    reports: list[str] = []
+    loaded = stage(tmp_path, progress=lambda text, share: reports.append(text))
+    assert reports == []
+    assert is_prepared(loaded) == is_prepared(trained)
+    require_equal(trained, loaded)
+
+
+def test_starting_over_forgets_the_earlier_run(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        teacher(tmp_path, progress=kill_at(8))
+    steps: list[str] = []
+    again = teacher(tmp_path, resume=False, progress=lambda text, share: steps.append(text))
+    assert "step 1 of 12" in steps[0]
+    require_equal(again, teacher(tmp_path))
+
+
+def test_other_settings_are_refused_with_what_differs(tmp_path: Path) -> None:
+    teacher(tmp_path)
+    with pytest.raises(TrainingError, match=r"holds a run with settings=.*resume=False") as caught:
+        teacher(tmp_path, settings=replace(SETTINGS, learning_rate=1e-4))
+    assert isinstance(caught.value, TbtError)
+
+
+def test_a_student_of_another_teacher_is_another_run(tmp_path: Path) -> None:
+    student(tmp_path)
+    other = model()
+    with torch.no_grad():
+        other.model.shared.weight[5] += 1.0
+    with pytest.raises(TrainingError, match="holds a run with teacher="):
+        student(tmp_path, teacher=other)
