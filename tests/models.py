@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +28,8 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+import tbt_compile
 
 VOCABULARY, WIDTH, INNER, HEADS, LAYERS, POSITIONS = 96, 32, 64, 2, 2, 64
 PAD, BOS, EOS = 1, 0, 2
@@ -138,6 +142,16 @@ Builder = Callable[..., PreTrainedModel]
 SEQ2SEQ: dict[str, Builder] = {"bart": bart, "mbart": mbart, "marian": marian, "t5": t5, "t5_gated": t5_gated}
 DECODERS: dict[str, Builder] = {"gpt2": gpt2, "opt": opt, "llama": llama}
 FAMILIES: dict[str, Builder] = {**SEQ2SEQ, **DECODERS}
+
+
+def prepared(family: str, recipe: str = "2-2-2", layers: int = LAYERS) -> Any:
+    """A prepared model that has not seen a batch. The capture is done once per process, a call copies."""
+    return copy.deepcopy(_prepared(family, recipe, layers))
+
+
+@functools.cache
+def _prepared(family: str, recipe: str, layers: int) -> PreTrainedModel:
+    return tbt_compile.prepare(FAMILIES[family](layers=layers), recipe)
 
 
 def batch(model: PreTrainedModel, rows: int = 3, source: int = 9, target: int = 6) -> dict[str, Tensor]:

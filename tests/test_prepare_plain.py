@@ -128,6 +128,27 @@ def test_quantizers_may_be_replaced_after_the_first_call() -> None:
     assert core.value.calls == 1
 
 
+class _Permuted(nn.Module):
+    """Makes K^T in one step with the split into heads, so that no transpose stands before the product."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        rows, tokens, width = q.shape
+        q, v = (x.view(rows, tokens, 2, width // 2).permute(0, 2, 1, 3) for x in (q, v))
+        k = k.view(rows, tokens, 2, width // 2).permute(0, 2, 3, 1)
+        return torch.matmul(torch.softmax(torch.matmul(q, k), -1), v)
+
+
+def test_a_key_that_was_never_transposed_is_quantized_with_its_features_last() -> None:
+    tensors = [torch.randn(2, 5, 16) for _ in range(3)]
+    model = tbt_compile.prepare(_Permuted(), "2-2-8", tuple(tensors))
+    shapes: list[torch.Size] = []
+    model.tbt_attention.key.register_forward_hook(lambda module, args, output: shapes.append(args[0].shape))
+    model(*tensors)
+    assert shapes == [(2, 2, 5, 8)]
+    expected = _Permuted()(*tensors)
+    assert torch.equal(tbt_compile.prepare(_Permuted(), NO_OP, tuple(tensors))(*tensors), expected)
+
+
 class _Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import FAMILIES, AttentionBlock, bart, batch, generate
+from models import FAMILIES, AttentionBlock, bart, batch, generate, prepared
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -22,7 +22,7 @@ from tbt_compile.preparation import load_prepared
 
 def trained(family: str, recipe: str = "2-2-2") -> PreTrainedModel:
     """A prepared model after one batch, so that its scales are no longer what a new model starts with."""
-    model = tbt_compile.prepare(FAMILIES[family](layers=1), recipe)
+    model = prepared(family, recipe, layers=1)
     model.train()
     model(**batch(model)).loss.backward()
     with torch.no_grad():
@@ -144,6 +144,6 @@ def test_torch_save_keeps_a_plain_block() -> None:
 
 def test_state_dict_goes_into_another_prepared_model() -> None:
     model = trained("bart")
-    other = tbt_compile.prepare(bart(layers=1), "2-2-2")
+    other = prepared("bart", layers=1)
     other.load_state_dict(model.state_dict())
     assert_same(model, other)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import FAMILIES, SEQ2SEQ, Classifier, bart, batch
+from models import FAMILIES, Classifier, bart, batch, prepared
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
@@ -29,7 +29,7 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_step_moves_weights_and_scales(family: str) -> None:
-    model = tbt_compile.prepare(FAMILIES[family](layers=1), "2-2-2").train()
+    model = prepared(family).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     model(**batch(model)).loss.backward()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -61,13 +61,14 @@ def test_loss_falls() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradient_checkpointing_gives_the_same_gradients(family: str) -> None:
-    model = tbt_compile.prepare(FAMILIES[family](use_cache=False), "2-2-2").train()
+    model = prepared(family).train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         for name in ("dropout", "activation_dropout", "attention_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
+    model.config.use_cache = False
     inputs = batch(model)
     model(**inputs)
     expected = gradients(model, inputs)
@@ -100,7 +101,7 @@ class _Pairs(Dataset[dict[str, Tensor]]):
 
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_seq2seq_trainer_trains_evaluates_and_saves(family: str, tmp_path: Path) -> None:
-    model = tbt_compile.prepare(SEQ2SEQ[family](layers=1), "2-2-2")
+    model = prepared(family, layers=1)
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(tmp_path),
         max_steps=2,
