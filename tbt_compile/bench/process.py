@@ -77,7 +77,8 @@ class Worker:
             said = self._errors.read().strip()[-2000:]
             self._errors.close()
             raise WorkerError(f"measuring {self.job.engine} {self.job.recipe} failed: {said}")
-        return json.loads(answer)  # type: ignore[no-any-return]
+        answered: dict[str, Any] = json.loads(answer)
+        return answered
 
 
 def _command(mode: str) -> list[str]:

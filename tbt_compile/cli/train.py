@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,12 +86,9 @@ def train(
     from tbt_compile.training import LossWeights, TrainJob, TrainSettings
     from tbt_compile.training import train as run
 
-    common = {
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "save_every": save_every,
-        "seed": seed,
-    }
+    common = TrainSettings(
+        batch_size=batch_size, learning_rate=learning_rate, save_every=save_every, seed=seed
+    )
     job = TrainJob(
         data=data,
         output=output,
@@ -100,8 +98,8 @@ def train(
         vocab_size=vocab_size,
         max_source_length=source_length,
         max_target_length=target_length,
-        teacher_settings=TrainSettings(epochs=teacher_epochs, steps=teacher_steps, **common),
-        student_settings=TrainSettings(epochs=epochs, steps=steps, **common),
+        teacher_settings=replace(common, epochs=teacher_epochs, steps=teacher_steps),
+        student_settings=replace(common, epochs=epochs, steps=steps),
         weights=LossWeights(logits=logits, labels=labels, hidden=hidden, attention=attention),
         source_field=source_field,
         target_field=target_field,

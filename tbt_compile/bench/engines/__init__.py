@@ -44,4 +44,5 @@ class Engine(Protocol):
 
 def get_engine(name: str) -> Engine:
     """The engine called `name` in `ENGINES`."""
-    return import_module(ENGINES[name])  # type: ignore[return-value]
+    engine: Engine = import_module(ENGINES[name])
+    return engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import IO, cast
 
 from tbt_compile.bench.engines.torch_float import TorchRunner, available
 from tbt_compile.bench.job import Job
@@ -41,5 +42,5 @@ def load(job: Job) -> TorchRunner:
             random_model(get_shape(job.shape)), {torch.nn.Linear}, dtype=torch.qint8, inplace=True
         )
     file = _ByteCounter()
-    torch.save(model.state_dict(), file)
+    torch.save(model.state_dict(), cast(IO[bytes], file))
     return TorchRunner(model, job, file.count)

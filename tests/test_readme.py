@@ -1,0 +1,64 @@
+"""What README.md and the examples promise: the code runs, the commands and the links exist."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from tbt_compile.cli.app import app
+from tbt_compile.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# One library takes as long as three to find out whether the example works.
+SMALLER = {"cross_compile": {"targets": ("cortex-a72",)}, "trainer": {"steps": 3}}
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.strip().splitlines()[0])
+def test_python_in_the_readme_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path))["main"](**SMALLER.get(path.stem, {}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_a_quick_start_and_it_is_short() -> None:
+    quick_start = BLOCKS[0]
+    assert "generate" in quick_start
+    assert len([line for line in quick_start.splitlines() if line.strip()]) <= 24
+
+
+def test_every_command_is_described() -> None:
+    names = [command.name or command.callback.__name__ for command in app.registered_commands]
+    groups = [group.name for group in app.registered_groups]
+    for name in [*names, *groups]:
+        assert f"| `tbt {name}" in README
+
+
+def test_every_recipe_in_the_table_exists() -> None:
+    table = README.split("## Recipes")[1].split("## How")[0]
+    recipes = re.findall(r"`((?:tbt-released-|twn-|bwn-)?\d+-\d+-\d+)`", table)
+    assert len(recipes) >= 7
+    for recipe in recipes:
+        Recipe.parse(recipe)
+
+
+def test_the_folders_that_it_names_exist() -> None:
+    named = re.findall(r"`((?:passes|codegen|tbt_compile|examples)/[\w/.]*)`", README)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_example_is_listed() -> None:
+    listing = (ROOT / "examples" / "README.md").read_text()
+    assert all(f"`{path.name}`" in listing for path in EXAMPLES)
