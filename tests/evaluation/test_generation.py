@@ -1,0 +1,73 @@
+"""Texts from eager models and from anything with the same `generate` on arrays."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training.small import PAIRS, model, tokenizer
+from transformers import PreTrainedModel
+
+import tbt_compile
+from tbt_compile.data import TextPair
+from tbt_compile.evaluation import evaluate_model, generate_texts, milliseconds_per_sentence
+
+SOURCES = [pair.source for pair in PAIRS[:7]]
+LENGTHS = {"max_source_length": 40, "max_new_tokens": 6}
+
+
+class ArrayModel:
+    """Stands for a compiled model: integer arrays in and out."""
+
+    def __init__(self, inner: PreTrainedModel) -> None:
+        self.inner = inner
+
+    def generate(self, input_ids: np.ndarray, attention_mask: np.ndarray, **options: Any) -> np.ndarray:
+        assert input_ids.dtype == attention_mask.dtype == np.int64
+        ids, mask = torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+        return self.inner.generate(ids, attention_mask=mask, **options).numpy()
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_order_and_batches_do_not_matter(num_beams: int) -> None:
+    network, words = model().eval(), tokenizer()
+    alone = [
+        generate_texts(network, words, [source], num_beams=num_beams, **LENGTHS).tokens[0]
+        for source in SOURCES
+    ]
+    together = generate_texts(network, words, SOURCES, num_beams=num_beams, batch_size=3, **LENGTHS)
+    assert together.tokens == alone
+    assert together.texts == [words.decode(row, skip_special_tokens=True).strip() for row in alone]
+    assert together.mean_length == pytest.approx(sum(together.lengths) / len(SOURCES))
+    assert all(length <= 6 for length in together.lengths)
+    assert not any(1 in row for row in together.tokens)  # padding was taken away
+
+
+def test_array_models_and_frozen_models_are_asked_in_the_same_way() -> None:
+    network, words = model().eval(), tokenizer()
+    expected = generate_texts(network, words, SOURCES, **LENGTHS).tokens
+    assert generate_texts(ArrayModel(network), words, SOURCES, **LENGTHS).tokens == expected
+    prepared = tbt_compile.prepare(copy.deepcopy(network), "2-2-2")
+    eager = generate_texts(prepared, words, SOURCES, **LENGTHS).tokens
+    assert generate_texts(tbt_compile.freeze(prepared), words, SOURCES, **LENGTHS).tokens == eager
+
+
+def test_training_mode_is_left_as_it_was_and_progress_is_told() -> None:
+    network, shares = model().train(), []
+    generate_texts(
+        network, tokenizer(), SOURCES, batch_size=4, progress=lambda _, share: shares.append(share), **LENGTHS
+    )
+    assert network.training
+    assert shares == [0.0, pytest.approx(4 / 7)]
+
+
+def test_an_evaluation_has_every_figure() -> None:
+    pairs = [TextPair(pair.source, pair.target) for pair in PAIRS[:5]]
+    evaluation, generated = evaluate_model(model().eval(), tokenizer(), pairs, **LENGTHS)
+    assert len(generated.texts) == evaluation.sentences == 5
+    assert 0 <= evaluation.rouge2 <= evaluation.rouge1 <= 100
+    assert evaluation.to_dict()["bleu_signature"].startswith("nrefs:1")
+    assert milliseconds_per_sentence(model().eval(), tokenizer(), SOURCES[:2], **LENGTHS) > 0
