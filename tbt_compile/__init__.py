@@ -22,6 +22,7 @@ _EXPORTS = {
     "TbtError": "tbt_compile.errors",
     "prepare": "tbt_compile.preparation",
     "plan": "tbt_compile.preparation",
+    "load_prepared": "tbt_compile.preparation",
     "QuantPlan": "tbt_compile.passes.plan",
     "freeze": "tbt_compile.freezing",
     "FrozenModel": "tbt_compile.freezing",
@@ -30,7 +31,21 @@ _EXPORTS = {
     "CompiledModel": "tbt_compile.runtime.compiled",
 }
 
-__all__ = ["__version__", *_EXPORTS]
+__all__ = [
+    "CompiledModel",
+    "Encoding",
+    "FrozenModel",
+    "QuantPlan",
+    "Recipe",
+    "TbtError",
+    "__version__",
+    "freeze",
+    "load",
+    "load_prepared",
+    "lower",
+    "plan",
+    "prepare",
+]
 
 if TYPE_CHECKING:
     from tbt_compile.encoding import Encoding
@@ -39,7 +54,7 @@ if TYPE_CHECKING:
     from tbt_compile.loading import load
     from tbt_compile.lowering import lower
     from tbt_compile.passes.plan import QuantPlan
-    from tbt_compile.preparation import plan, prepare
+    from tbt_compile.preparation import load_prepared, plan, prepare
     from tbt_compile.recipe import Recipe
     from tbt_compile.runtime.compiled import CompiledModel
 

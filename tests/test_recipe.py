@@ -13,7 +13,11 @@ from tbt_compile.recipe import Recipe, names, register
 def test_every_mix_of_bits_parses_and_prints(embedding, weight, activation):
     text = f"{embedding}-{weight}-{activation}"
     recipe = Recipe.parse(text)
-    assert (recipe.embedding_bits, recipe.weight_bits, recipe.activation_bits) == (embedding, weight, activation)
+    assert (recipe.embedding_bits, recipe.weight_bits, recipe.activation_bits) == (
+        embedding,
+        weight,
+        activation,
+    )
     assert str(recipe) == text
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert eval(repr(recipe), {"Recipe": Recipe}) == recipe

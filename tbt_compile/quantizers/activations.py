@@ -147,7 +147,9 @@ class ActivationQuantizer(nn.Module):
         if self.learned:
             self.scale = nn.Parameter(torch.ones(()))
             self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
-            self._ready = False  # mirrors `initialized`, so that a forward pass reads no tensor on an accelerator
+            self._ready = (
+                False  # mirrors `initialized`, so that a forward pass reads no tensor on an accelerator
+            )
 
     @property
     def learned(self) -> bool:
