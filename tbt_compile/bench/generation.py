@@ -15,10 +15,13 @@ from tbt_compile.bench.engines import ENGINES, get_engine
 from tbt_compile.bench.job import Job, Row
 from tbt_compile.bench.process import Worker, build
 from tbt_compile.bench.shapes import get_shape
+from tbt_compile.codegen.host import check_runnable
+from tbt_compile.codegen.target import parse_target
 from tbt_compile.errors import TbtError
 from tbt_compile.recipe import Recipe
 
 _MIB = 2**20
+_CLOCKS = ("s", "cpu_s")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Settings:
     target: str = "host"
 
     def check(self) -> None:
-        """Raise `TbtError` for anything that could not be measured."""
+        """Raise a `TbtError` for anything that could not be measured, before the minutes of measuring."""
         shape = get_shape(self.shape)
         for recipe in self.recipes:
             Recipe.parse(recipe)
@@ -56,6 +59,7 @@ class Settings:
                 )
         if not self.recipes and not self.peers:
             raise TbtError("nothing to measure: name a recipe or leave the peers in")
+        check_runnable(parse_target(self.target))
 
 
 Progress = Callable[[str, float], None]
@@ -101,21 +105,26 @@ def _take_turns(ready: Sequence[tuple[Row, Worker]], settings: Settings, progres
         for index, (row, worker) in enumerate(ready):
             done = (repeat * len(ready) + index) / (settings.repeats * len(ready))
             progress(f"measuring {row.name} ({repeat + 1} of {settings.repeats})", 0.4 + 0.6 * done)
-            row.samples.setdefault("first_token_s", []).append(worker.seconds(1))
-            row.samples.setdefault("all_tokens_s", []).append(worker.seconds(settings.new_tokens + 1))
+            for name, count in (("first_token", 1), ("all_tokens", settings.new_tokens + 1)):
+                for unit, seconds in zip(_CLOCKS, worker.measure(count), strict=True):
+                    row.samples.setdefault(f"{name}_{unit}", []).append(seconds)
     for row, worker in ready:
         _fill(row, worker, settings)
 
 
 def _fill(row: Row, worker: Worker, settings: Settings) -> None:
     # No engine can be asked for its encoder alone in the same way as the others; two lengths give it for all.
-    first, everything = row.samples["first_token_s"], row.samples["all_tokens_s"]
-    token = median(long - short for long, short in zip(everything, first, strict=True)) / settings.new_tokens
-    row.token_ms = 1000 * token
-    row.encoder_ms = 1000 * (median(first) - token)
-    row.tokens_per_second = 1 / token
+    row.token_ms, row.encoder_ms = _token_and_encoder_ms(row, "s", settings.new_tokens)
+    row.token_cpu_ms, row.encoder_cpu_ms = _token_and_encoder_ms(row, "cpu_s", settings.new_tokens)
+    row.tokens_per_second = 1000 / row.token_ms
     row.size_mib = worker.size_bytes / _MIB
     row.peak_mib = worker.peak_bytes / _MIB
+
+
+def _token_and_encoder_ms(row: Row, unit: str, tokens: int) -> tuple[float, float]:
+    first, everything = row.samples[f"first_token_{unit}"], row.samples[f"all_tokens_{unit}"]
+    token = median(long - short for long, short in zip(everything, first, strict=True)) / tokens
+    return 1000 * token, 1000 * (median(first) - token)
 
 
 def best_int8_peer(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -37,6 +37,8 @@ class Row:
     Attributes:
         encoder_ms: median time to read the source text.
         token_ms: median time per generated token.
+        encoder_cpu_ms, token_cpu_ms: the same in CPU time of all threads, which other programs on the machine
+            disturb less.
         size_mib: of the model on disk.
         peak_mib: most memory that the process held while it generated, with everything it had loaded.
         skipped: why there are no figures; empty when there are.
@@ -45,6 +47,8 @@ class Row:
     name: str
     encoder_ms: float = 0.0
     token_ms: float = 0.0
+    encoder_cpu_ms: float = 0.0
+    token_cpu_ms: float = 0.0
     tokens_per_second: float = 0.0
     size_mib: float = 0.0
     peak_mib: float = 0.0

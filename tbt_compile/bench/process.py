@@ -50,11 +50,11 @@ class Worker:
         self.size_bytes = int(self._ask(json.dumps(job.to_dict()))["size_bytes"])
         self.peak_bytes = 0
 
-    def seconds(self, count: int) -> float:
-        """How long it takes to read the source text and generate `count` tokens."""
+    def measure(self, count: int) -> tuple[float, float]:
+        """Wall-clock and CPU seconds that it takes to read the source text and generate `count` tokens."""
         answer = self._ask(str(count))
         self.peak_bytes = int(answer["peak_bytes"])
-        return float(answer["seconds"])
+        return float(answer["seconds"]), float(answer["cpu_seconds"])
 
     def close(self) -> None:
         """End the process."""

@@ -39,10 +39,10 @@ def _work(answers: TextIO) -> None:
     _answer(answers, {"size_bytes": runner.size_bytes})
     for line in sys.stdin:
         count = int(line)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         runner.generate(count)
-        seconds = time.perf_counter() - start
-        _answer(answers, {"seconds": seconds, "peak_bytes": _peak_bytes()})
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        _answer(answers, {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": _peak_bytes()})
 
 
 def _own_standard_output() -> TextIO:

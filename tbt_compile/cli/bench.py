@@ -41,6 +41,9 @@ def generate(
 
         tbt bench generate --shape tiny --source-length 64 --new-tokens 16 --repeats 3
     """
+    from tbt_compile.torchless import hide_torch
+
+    hide_torch()
     from tbt_compile.bench.generation import Settings, run
 
     settings = Settings(

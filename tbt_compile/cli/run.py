@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tbt_compile.cli.console import JsonOption, out, write_json
+from tbt_compile.cli.console import JsonOption, out, spinner, write_json
 from tbt_compile.errors import FormatError, TbtError
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def run_text(
     if storage.peek_kind(folder) != "compiled":
         raise FormatError(f"{folder} is packed but not compiled; run `tbt lower {folder} --output NEW` first")
     tokenizer = _tokenizer(folder)
-    model: Any = tbt_compile.load(folder, num_threads=threads)
+    with spinner(f"loading {folder}"):
+        model: Any = tbt_compile.load(folder, num_threads=threads)
     options: dict[str, Any] = {"num_beams": num_beams}
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import platform
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from tbt_compile.bench.generation import Settings, best_int8_peer
 from tbt_compile.bench.job import Job
 from tbt_compile.bench.process import Worker, WorkerError
 from tbt_compile.bench.shapes import SHAPES, get_shape, source_ids
-from tbt_compile.errors import RecipeError, TbtError
+from tbt_compile.errors import RecipeError, TargetError, TbtError
 
+OTHER_CPU = "haswell" if platform.machine() == "aarch64" else "cortex-a72"
 SMALL = Settings(shape="tiny", recipes=("2-2-2",), source_length=40, new_tokens=6, repeats=2)
 
 
@@ -26,8 +28,8 @@ class FakeWorker:
         self.size_bytes = 2**20
         self.peak_bytes = 3 * 2**20
 
-    def seconds(self, count: int) -> float:
-        return 0.09 + 0.01 * count
+    def measure(self, count: int) -> tuple[float, float]:
+        return 0.09 + 0.01 * count, 0.04 + 0.005 * count
 
     def close(self) -> None:
         pass
@@ -49,6 +51,8 @@ def test_figures_follow_from_two_lengths(fake: list[str]) -> None:
     for row in rows:
         assert row["encoder_ms"] == pytest.approx(90)
         assert row["token_ms"] == pytest.approx(10)
+        assert row["encoder_cpu_ms"] == pytest.approx(40)
+        assert row["token_cpu_ms"] == pytest.approx(5)
         assert row["tokens_per_second"] == pytest.approx(100)
         assert (row["size_mib"], row["peak_mib"]) == (1, 3)
         assert len(row["samples"]["first_token_s"]) == len(row["samples"]["all_tokens_s"]) == 2
@@ -124,6 +128,8 @@ def test_a_failing_process_is_an_error_with_its_last_words(monkeypatch: pytest.M
         ({"source_length": 256}, TbtError, "256 positions"),
         ({"new_tokens": 1000}, TbtError, "new_tokens 1000 is too long"),
         ({"recipes": (), "peers": False}, TbtError, "nothing to measure"),
+        ({"target": "znver9"}, TargetError, "znver5"),
+        ({"target": OTHER_CPU}, TargetError, "this machine is"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(
