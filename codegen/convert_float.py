@@ -38,7 +38,7 @@ def plain_softmax(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
     shape = list(x.ty.shape)
     if node.args[1] not in (-1, len(shape) - 1):
         return importer._softmax(node)
-    rows = [1, 1, product(shape[:-1]), shape[-1]]
+    rows = shape if len(shape) == 4 else [1, 1, product(shape[:-1]), shape[-1]]
     spec = softmax.SoftmaxSpec(kernels.isa)
     y = kernels.call(importer, spec, softmax.softmax, [reshape(importer, x, rows)], rows)
     return reshape(importer, y, shape)

@@ -15,7 +15,7 @@ from tbt_compile import storage
 from tbt_compile.adapters import adapter_for
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
-from tbt_compile.modules import iter_quantized
+from tbt_compile.modules import is_prepared, iter_quantized
 from tbt_compile.modules.attention import CHILD, QuantizedAttention
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
 from tbt_compile.passes.context import PrepareContext
@@ -69,6 +69,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> FrozenModel:
     recipe = Recipe.from_dict(manifest["recipe"])
     if model is None:
         model = _empty_model(path, manifest["class"])
+    _check_instance(model, manifest["quantizers"], path)
     _install_quantizers(model, recipe, manifest["quantizers"])
     arrays = storage.read_tensors(path, manifest)
     _load_tensors(model, arrays, manifest["tied"], path)
@@ -100,6 +101,21 @@ def _kind(module: nn.Module) -> SiteKind:
     return SiteKind.LINEAR if hasattr(module, "input_quantizer") else SiteKind.EMBEDDING
 
 
+def _owner(entry: dict[str, Any]) -> str:
+    """Name of the user's module that an entry of `describe_quantizers` belongs to."""
+    return str(entry["module"]).removesuffix(f".{CHILD}")
+
+
+def _check_instance(model: nn.Module, described: list[dict[str, Any]], path: Path) -> None:
+    name = type(model).__name__
+    if is_prepared(model):
+        raise FormatError(f"the {name} to load {path} into has quantizers: pass one in full precision")
+    present = {module for module, _ in model.named_modules()}
+    missing = [owner for owner in map(_owner, described) if owner not in present]
+    if missing:
+        raise FormatError(f"{path} does not fit the model: {name} has no module {missing[0]!r}")
+
+
 def _install_quantizers(model: nn.Module, recipe: Recipe, described: list[dict[str, Any]]) -> None:
     """Convert the modules as `prepare` would, with frozen quantizers that wait for their tensors."""
     from tbt_compile.freezing import drop_float_weights
@@ -107,7 +123,7 @@ def _install_quantizers(model: nn.Module, recipe: Recipe, described: list[dict[s
     sites, quantizers = [], {}
     for entry in described:
         kind = SiteKind(entry["kind"])
-        fqn = entry["module"].removesuffix(f".{CHILD}") if kind is SiteKind.ATTENTION else entry["module"]
+        fqn = _owner(entry)
         operands = []
         for child, values in entry["operands"].items():
             operand = child if kind is SiteKind.ATTENTION else child.removesuffix(SUFFIX)
@@ -165,12 +181,13 @@ def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]
     """Each tensor once, and for every further name of it the first one."""
     unique: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
-    first: dict[int, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
     for name, tensor in _named_tensors(model).items():
-        if tensor.numel() and tensor.data_ptr() in first:
-            tied[name] = first[tensor.data_ptr()]
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if tensor.numel() and place in first:
+            tied[name] = first[place]
         else:
-            first[tensor.data_ptr()] = name
+            first[place] = name
             unique[name] = tensor
     return unique, tied
 
@@ -179,7 +196,11 @@ def _load_tensors(model: nn.Module, arrays: dict[str, Any], tied: dict[str, str]
     """Put the stored tensors in the place of the model's own, shared where they were shared."""
     loaded = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     parameters: dict[str, nn.Parameter] = {}
-    for name, present in _named_tensors(model).items():
+    named = _named_tensors(model)
+    unused = loaded.keys() - {tied.get(name, name) for name in named}
+    if unused:
+        raise FormatError(f"{path} does not fit the model: it has no place for {min(unused)}")
+    for name, present in named.items():
         stored = tied.get(name, name)
         if stored not in loaded or loaded[stored].shape != present.shape:
             found = list(loaded[stored].shape) if stored in loaded else "nothing"

@@ -32,11 +32,13 @@ class LoweringContext:
         name: of the unit; it becomes the name of the compiled function.
         program: the exported program; its graph is rewritten in place.
         caches: the attention caches that cross the unit's border.
+        root: what module names begin with in the unit and not in the user's model; for messages.
     """
 
     name: str
     program: torch.export.ExportedProgram
     caches: tuple[CacheSlot, ...] = ()
+    root: str = ""
 
     @property
     def graph(self) -> fx.Graph:

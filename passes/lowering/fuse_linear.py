@@ -8,20 +8,32 @@ from torch import fx
 
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, TBT, factors, is_call, is_scale_of, quantize_of, replace
+from tbt_compile.passes.lowering.match import (
+    ATEN,
+    TBT,
+    addends,
+    factors,
+    is_call,
+    is_scale_of,
+    only_user,
+    quantize_of,
+    replace,
+)
 
 
 def fuse(linear: fx.Node) -> bool:
     """Rewrite `linear(codes(x), unpack(w)) * (scale(x) * scale(w).T) [+ bias]` around one linear node."""
     quantize, unpack = quantize_of(linear.args[0], 0), linear.args[1]
-    if quantize is None or not is_call(unpack, TBT.unpack.default) or len(linear.users) != 1:
+    if quantize is None or not is_call(unpack, TBT.unpack.default):
         return False
-    scaled = next(iter(linear.users))
-    scales = factors(scaled) and factors(scaled.args[1])
-    if not scales or not is_scale_of(scales[0], quantize) or not is_call(scales[1], ATEN.transpose.int):
+    scaled = only_user(linear)
+    scales = factors(scaled.args[1]) if scaled and factors(scaled) else None
+    if not scaled or not scales or not is_scale_of(scales[0], quantize):
+        return False
+    if not is_call(scales[1], ATEN.transpose.int):
         return False
     weight_scale = scales[1].args[0]
-    bias, last = _bias(scaled)
+    bias, last = _bias(scaled, unpack.meta["val"].shape[0])  # type: ignore[union-attr]
     x, x_scale, x_encoding, center = quantize.args
     packed, weight_encoding, columns = unpack.args  # type: ignore[union-attr]
     operands = (x, x_scale, packed, weight_scale, bias, x_encoding, weight_encoding, center, columns)
@@ -29,14 +41,13 @@ def fuse(linear: fx.Node) -> bool:
     return True
 
 
-def _bias(scaled: fx.Node) -> tuple[fx.Node | None, fx.Node]:
-    """The bias added to the scaled product, if that is all that is done with it, and the last node."""
-    users = list(scaled.users)
-    if len(users) == 1 and is_call(users[0], ATEN.add.Tensor) and users[0].args[0] is scaled:
-        addend = users[0].args[1]
-        if isinstance(addend, fx.Node) and addend.op == "placeholder" and addend.meta["val"].ndim == 1:
-            return addend, users[0]
-    return None, scaled
+def _bias(scaled: fx.Node, outputs: int) -> tuple[fx.Node | None, fx.Node]:
+    """The bias `[outputs]` added to the scaled product, if nothing else reads that; and the last node."""
+    total = only_user(scaled)
+    first, bias = addends(total) or (None, None)
+    if total is None or first is not scaled or not isinstance(bias, fx.Node) or bias.op != "placeholder":
+        return None, scaled
+    return (bias, total) if bias.meta["val"].shape == (outputs,) else (None, scaled)
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, TBT, is_call, only_user, replace
+from tbt_compile.passes.lowering.match import ATEN, TBT, addends, is_call, only_user, replace
 
 
 def fuse(norm: fx.Node) -> bool:
-    """Rewrite `layer_norm(x + residual)` when the sum has the same shape as both and no other reader."""
-    total = norm.args[0]
-    if not is_call(total, ATEN.add.Tensor) or only_user(total) is not norm:  # type: ignore[arg-type]
+    """Rewrite `layer_norm(x + residual)` when the sum has the same shape as both and no other reader.
+
+    A norm without a weight or bias is left alone: the operator takes both.
+    """
+    args: Any = norm.args
+    terms, affine = addends(args[0]), args[2:4]
+    if not terms or only_user(args[0]) is not norm or len(args[1]) != 1:
         return False
-    x, residual = total.args[:2]  # type: ignore[union-attr]
-    shapes = [node.meta["val"].shape for node in (x, residual) if isinstance(node, fx.Node)]
-    if len(shapes) != 2 or len(norm.args[1]) != 1 or str(shapes[0]) != str(shapes[1]):  # type: ignore[arg-type]
+    if len(affine) != 2 or None in affine:
         return False
-    weight, bias = norm.args[2:4]
-    eps = norm.args[4] if len(norm.args) > 4 else 1e-5
-    replace(norm, TBT.add_layer_norm.default, (x, residual, weight, bias, eps))
+    shapes = [node.meta["val"].shape for node in terms if isinstance(node, fx.Node)]
+    if len(shapes) != 2 or str(shapes[0]) != str(shapes[1]):
+        return False
+    replace(norm, TBT.add_layer_norm.default, (*terms, *affine, args[4] if len(args) > 4 else 1e-5))
     return True
 
 

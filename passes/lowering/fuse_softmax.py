@@ -9,21 +9,20 @@ from torch import fx
 
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, TBT, factors, is_call, only_user, replace
+from tbt_compile.passes.lowering.match import ATEN, TBT, addends, factors, is_call, only_user, replace
 
 
 def fuse(softmax: fx.Node) -> bool:
     """Rewrite `softmax(scores * number + mask)`; the factor and the mask are each optional."""
-    source, dim = softmax.args[:2]
-    if dim not in (-1, 3) or not isinstance(source, fx.Node):
-        return False
+    source: Any = softmax.args[0]
     mask, scale = None, 1.0
-    if is_call(source, ATEN.add.Tensor) and only_user(source) is softmax and is_mask(source.args[1]):
-        source, mask = source.args  # type: ignore[assignment]
+    total = addends(source)
+    if total and only_user(source) is softmax and is_mask(total[1]):
+        source, mask = total
     product = factors(source)
     if product and isinstance(product[1], (int, float)) and len(source.users) == 1:
         source, scale = product[0], float(product[1])
-    if not is_call(source, TBT.attention_scores.default):
+    if softmax.args[1] not in (-1, 3) or not is_call(source, TBT.attention_scores.default):
         return False
     replace(softmax, TBT.masked_softmax.default, (source, mask, scale))
     return True

@@ -35,6 +35,11 @@ def factors(node: Any) -> tuple[Any, Any] | None:
     return (node.args[0], node.args[1]) if is_call(node, ATEN.mul.Tensor) else None
 
 
+def addends(node: Any) -> tuple[Any, Any] | None:
+    """The operands of a plain elementwise sum, or None."""
+    return (node.args[0], node.args[1]) if is_call(node, ATEN.add.Tensor) and not node.kwargs else None
+
+
 def is_scale_of(node: Any, quantize: fx.Node) -> bool:
     """Whether `node` is the scale that `quantize` returns, transposed or not."""
     if is_call(node, ATEN.transpose.int):

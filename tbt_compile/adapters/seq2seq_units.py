@@ -22,6 +22,8 @@ from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
 
 # Lengths of the examples used for capture; all different, so that no two dimensions are taken for one.
 _BATCH, _SOURCE, _PREFIX = 2, 9, 3
+# Every unit holds the whole model under this name.
+_ROOT = "model."
 
 
 class Encoder(nn.Module):
@@ -29,10 +31,10 @@ class Encoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.encoder = model.get_encoder()
+        self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
 class FirstStep(nn.Module):
@@ -138,9 +140,9 @@ def export_units(model: PreTrainedModel) -> Seq2SeqUnits:
     grown = tuple(CacheSlot(names[2 * i], names[2 * i + 1], 1 + 2 * i, 2 + 2 * i) for i in range(layers))
     read = tuple(CacheSlot(names[2 * i], names[2 * i + 1]) for i in range(layers, 2 * layers))
     return Seq2SeqUnits(
-        LoweringContext("encoder", encoder),
-        LoweringContext("first_step", first_step, made),
-        LoweringContext("step", step, grown + read),
+        LoweringContext("encoder", encoder, root=_ROOT),
+        LoweringContext("first_step", first_step, made, _ROOT),
+        LoweringContext("step", step, grown + read, _ROOT),
         layers,
     )
 
