@@ -19,7 +19,8 @@ class Isa:
         registers: number of vector registers (16 or 32).
         has_popcount: whether one instruction counts the bits of every 64-bit lane (VPOPCNTDQ). Without it
             counts are kept per byte and widened rarely.
-        dot: "vnni" (512-bit VPDPBUSD), or "none".
+        dot: what multiplies bytes: "vnni" (VPDPBUSD), "maddubs" (VPMADDUBSW), "dotprod" (SDOT and UDOT), or "none"
+            (widening multiplications).
     """
 
     name: str
@@ -50,12 +51,14 @@ class Isa:
         >>> Isa.from_features("haswell", ["avx2"]).vector_bits
         256
         """
-        if "avx512bw" in features:
-            dot = "vnni" if "avx512vnni" in features else "none"
-            return cls(name, 512, 32, "avx512vpopcntdq" in features, dot)
         if "neon" in features:
-            return cls(name, 128, 32, False)
-        return cls(name, 256 if "avx2" in features else 128, 16, False)
+            return cls(name, 128, 32, False, "dotprod" if "dotprod" in features else "none")
+        if "avx2" not in features:
+            return cls(name, 128, 16, False)
+        wide = "avx512bw" in features
+        vnni = "avx512vnni" in features if wide else "avxvnni" in features
+        dot = "vnni" if vnni else "maddubs"
+        return cls(name, 512 if wide else 256, 32 if wide else 16, wide and "avx512vpopcntdq" in features, dot)
 
     @classmethod
     def of(cls, cpu: str, triple: str) -> Isa:

@@ -37,19 +37,28 @@ def write_codes(
 
 
 class ByteRows:
-    """Scratch space for up to `capacity` rows of 8-bit codes and their scales."""
+    """Scratch space for up to `capacity` rows of 8-bit codes and their scales; rows end in `padding` zeros."""
 
-    def __init__(self, encoding: Encoding, isa: Isa, length: Expr | int, capacity: int) -> None:
+    def __init__(
+        self, encoding: Encoding, isa: Isa, length: Expr | int, capacity: int, padding: int = 0
+    ) -> None:
         self.encoding = encoding
         self.isa = isa
         self.length = length
-        self.codes = emit.scratch("codes", (capacity, length), code_type(encoding))
+        self.padding = padding
+        self.codes = emit.scratch("codes", (capacity, length + padding), code_type(encoding))
         self.scales = emit.scratch("row_scales", (capacity,), "float32")
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantizes one row."""
         scale = write_codes(load, self.length, self.encoding, self.isa, self.codes, row)
         emit.store(self.scales, scale, row)
+        with emit.loop("pad", self.padding) as pad:
+            emit.store(self.codes, T.cast(0, self.codes.dtype), row, self.length + pad)
+
+    def total(self, row: Expr) -> Expr:
+        """The sum of a row's codes, int32."""
+        return self.dot(row, lambda _, lanes: emit.splat(T.int32(1), lanes))
 
     def dot(self, row: Expr, other: emit.Load) -> Expr:
         """The exact int32 dot product of a row with codes given as int32 lanes by `other(k, lanes)`."""

@@ -8,10 +8,12 @@ The integer sum is exact. sx is the learned scale, or the row's own one for 8-bi
 from __future__ import annotations
 
 from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.attention_spec import row_of
 from tbt_compile.codegen.kernels.bitproduct import bit_product
+from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS, ByteProduct
 from tbt_compile.codegen.kernels.linear_int8 import linear_int8
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec, share_columns
-from tbt_compile.codegen.kernels.rows import PackedRows, store_existing
+from tbt_compile.codegen.kernels.rows import Finish, PackedRows, store_existing
 from tbt_compile.codegen.kernels.tile import Columns
 from tbt_compile.codegen.layouts import interleaved_shape
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
@@ -19,6 +21,7 @@ from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
 _CHUNK_ROWS = 64
+_BYTE_WORK = 4
 
 
 def linear(spec: LinearSpec) -> PrimFunc:
@@ -57,35 +60,60 @@ class _Linear:
         self.w_scale = emit.argument("w_scale", (spec.n,), "float32")
         self.bias: Buffer | None = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
         self.y = emit.argument("y", (self.rows, spec.n), "float32")
-        self.packed = PackedRows(bit_product(spec.activation, spec.weight), spec.isa, spec.k, _CHUNK_ROWS)
+        self.product = bit_product(spec.activation, spec.weight)
 
     def emit(self) -> None:
         """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
-        scale = emit.let(self.act_scale[0])
         with emit.loop("chunk", T.ceildiv(self.rows, _CHUNK_ROWS)) as chunk:
             first = chunk * _CHUNK_ROWS
             count = emit.let(T.min(T.int64(_CHUNK_ROWS), self.rows - first))
-            with emit.loop("row", count) as row:
-                self.packed.pack(
-                    row,
-                    lambda k, lanes: emit.load(self.x, first + row, k, lanes=lanes),
-                    scale,
-                    self.spec.center,
+            if self.spec.activation.dynamic:
+                emit.branch(
+                    count >= FEWEST_ROWS, lambda: self.bytes(first, count), lambda: self.planes(first, count)
                 )
-            blocks, *_, columns = (int(size) for size in self.w.shape)
-            work = blocks * columns * self.packed.words * len(self.packed.product.terms)
-            share_columns(count, _CHUNK_ROWS, blocks, work, lambda block: self.block(first, count, block))
+            else:
+                self.planes(first, count)
 
-    def block(self, first: Expr, count: Expr, block: Expr) -> None:
-        """One weight block against all packed rows."""
+    def planes(self, first: Expr, count: Expr) -> None:
+        """A chunk of rows by popcount."""
+        packed = PackedRows(self.product, self.spec.isa, self.spec.k, _CHUNK_ROWS)
+        scale = emit.let(self.act_scale[0])
+        with emit.loop("row", count) as row:
+            packed.pack(row, row_of(self.x, first + row), scale, self.spec.center)
 
-        def columns_at(offset: Expr, lanes: int) -> Columns:
-            return Columns(lambda word, plane: emit.load(self.w, block, word, plane, offset, lanes=lanes), lanes)
+        def block(index: Expr) -> None:
+            packed.multiply(
+                count, lambda o, n: self.columns(index, o, n), self.spec.isa.block, self.finish_at(first, index)
+            )
 
-        def finish(row: Expr, offset: Expr, lanes: int, total: Expr, scale: Expr) -> None:
-            self.finish(first + row, block * self.spec.isa.block + offset, lanes, total, scale)
+        self.share(count, len(self.product.terms), block)
 
-        self.packed.multiply(count, columns_at, self.spec.isa.block, finish)
+    def bytes(self, first: Expr, count: Expr) -> None:
+        """A chunk of many 8-bit rows."""
+        product = ByteProduct(self.spec, _CHUNK_ROWS)
+        with emit.loop("row", count) as row:
+            product.pack(row, row_of(self.x, first + row))
+
+        def block(index: Expr) -> None:
+            product.multiply(count, self.w, index, self.finish_at(first, index))
+
+        self.share(count, _BYTE_WORK, block)
+
+    def share(self, count: Expr, work_per_word: int, body: emit.Body) -> None:
+        """Runs `body` for every weight block, on several threads if it pays."""
+        blocks, words, _, columns = (int(size) for size in self.w.shape)
+        share_columns(count, _CHUNK_ROWS, blocks, blocks * columns * words * work_per_word, body)
+
+    def columns(self, block: Expr, offset: Expr, lanes: int) -> Columns:
+        """Columns of a weight block, from `offset` on."""
+        return Columns(lambda word, plane: emit.load(self.w, block, word, plane, offset, lanes=lanes), lanes)
+
+    def finish_at(self, first: Expr, block: Expr) -> Finish:
+        """What is done with the sums of a weight block and of the chunk that starts at row `first`."""
+        start = block * self.spec.isa.block
+        return lambda row, offset, lanes, total, scale: self.finish(
+            first + row, start + offset, lanes, total, scale
+        )
 
     def finish(self, m: Expr, n: Expr, lanes: int, total: Expr, scale: Expr) -> None:
         """Scale, bias and store of one vector of outputs; only the columns that exist."""

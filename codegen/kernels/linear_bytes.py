@@ -1,0 +1,121 @@
+"""Many rows of 8-bit activations times 1 or 2 bit weights.
+
+For a few rows it is fastest to split the activations into bit-planes and count bits. For many rows it pays to
+unpack a block of weights to bytes once, [K / 4, columns, 4], and to multiply bytes.
+"""
+
+from __future__ import annotations
+
+from tbt_compile.codegen.isa import WORD_BITS
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.bytedot import GROUP, ByteDot
+from tbt_compile.codegen.kernels.byterows import ByteRows
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.rows import Finish
+from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
+from tbt_compile.encoding import Encoding
+
+FEWEST_ROWS = 8
+"""From this many rows on, unpacking the weights is worth it."""
+
+
+class ByteProduct:
+    """A chunk of rows as bytes, and its products with weight blocks.
+
+    Attributes:
+        height: rows of a register tile; the chunk's capacity is a multiple of it.
+    """
+
+    def __init__(self, spec: LinearSpec, capacity: int) -> None:
+        self.spec = spec
+        self.dot = ByteDot(spec.isa, spec.activation)
+        self.words = words_for(spec.k)
+        self.groups = self.words * WORD_BITS // GROUP
+        self.height = 8 if spec.isa.registers == 32 else 4
+        padding = self.words * WORD_BITS - spec.k
+        self.rows = ByteRows(spec.activation, spec.isa, spec.k, capacity, padding)
+        self.sums = emit.scratch("code_sums", (capacity,), "int32")
+
+    def pack(self, row: Expr, load: emit.Load) -> None:
+        """Quantizes one row."""
+        self.rows.pack(row, load)
+        if self.dot.biased:
+            emit.store(self.sums, self.rows.total(row), row)
+
+    def multiply(self, count: Expr, w: Buffer, block: Expr, finish: Finish) -> None:
+        """The products of the first `count` rows with one interleaved weight block."""
+        lanes = self.spec.isa.float_lanes
+        vectors = self.spec.isa.block // lanes
+        shape = (self.groups, self.spec.isa.block * GROUP)
+        unpacked = emit.scratch("unpacked", shape, self.dot.weight_type)
+        with emit.loop("word", self.words) as word, emit.loop("part", vectors) as part:
+            self._unpack(w, block, word, part * lanes, unpacked)
+        with emit.loop("tile", T.ceildiv(count, self.height)) as tile:
+            first = tile * self.height
+            sums = self._tile(first, vectors, unpacked)
+            for r in range(self.height):
+                row = first + r
+                with emit.when(row < count):
+                    scale = emit.let(self.rows.scales[row])
+                    bias = emit.let(self.sums[row]) if self.dot.biased else T.int32(0)
+                    for v in range(vectors):
+                        total = emit.let(sums[r][v] - emit.splat(bias, lanes))
+                        finish(row, v * lanes, lanes, total, scale)
+
+    def _tile(self, first: Expr, vectors: int, unpacked: Buffer) -> list[list[Expr]]:
+        lanes = self.spec.isa.float_lanes
+        sums = [[self.dot.accumulator() for _ in range(vectors)] for _ in range(self.height)]
+        run = self.dot.steps or self.groups
+
+        def step(group: Expr) -> None:
+            weights = [
+                emit.let(emit.load(unpacked, group, v * lanes * GROUP, lanes=lanes * GROUP)) for v in range(vectors)
+            ]
+            for r in range(self.height):
+                four = emit.load(self.rows.codes, first + r, group * GROUP, lanes=GROUP)
+                x = emit.let(T.reinterpret("int32", four))
+                for v in range(vectors):
+                    sums[r][v].step(weights[v], x)
+
+        with emit.loop("run", -(-self.groups // run)) as index:
+            with emit.loop("group", T.min(T.int64(run), self.groups - index * run)) as group:
+                step(index * run + group)
+            for accumulator in (item for row in sums for item in row):
+                accumulator.widen()
+        return [[item.total.get() for item in row] for row in sums]
+
+    def _unpack(self, w: Buffer, block: Expr, word: Expr, column: Expr, out: Buffer) -> None:
+        """One word of `float_lanes` columns, a byte of it at a time: two groups of four weights per column."""
+        lanes = self.spec.isa.float_lanes
+        with emit.loop("byte", 8) as byte:
+            spread = []
+            for plane in range(self.spec.weight.planes):
+                words = emit.load(w, block, word, plane, column, lanes=lanes)
+                shift = emit.splat(T.cast(byte * 8, "uint64"), lanes)
+                octets = T.reinterpret(
+                    f"uint8x{lanes * GROUP}", emit.cast(words >> shift, "uint32", lanes)
+                )
+                first = [lane // GROUP * GROUP for lane in range(lanes * GROUP)]
+                spread.append(emit.let(emit.pick(emit.let(octets), first)))
+            for nibble in range(2):
+                truths = [_four_bits(octets, nibble, lanes) for octets in spread]
+                row = (word * 8 + byte) * 2 + nibble
+                values = self._values(truths, lanes * GROUP)
+                emit.store(out, values, row, column * GROUP, lanes=lanes * GROUP)
+
+    def _values(self, truths: list[Expr], lanes: int) -> Expr:
+        def fill(value: int) -> Expr:
+            return emit.splat(T.cast(value + self.dot.biased, self.dot.weight_type), lanes)
+
+        if self.spec.weight is Encoding.BINARY:
+            return T.Select(truths[0], fill(-1), fill(1))
+        nonzero, sign = truths
+        return T.Select(sign, fill(-1), T.Select(nonzero, fill(1), fill(0)))
+
+
+def _four_bits(octets: Expr, nibble: int, lanes: int) -> Expr:
+    """For bytes that come in fours, equal ones: whether bit 4 * nibble + j is set in the j-th of each four."""
+    masks = emit.splat(T.uint32(0x80402010 if nibble else 0x08040201), lanes)
+    bit = octets & T.reinterpret(f"uint8x{lanes * GROUP}", masks)
+    return bit != emit.splat(T.uint8(0), lanes * GROUP)
