@@ -76,7 +76,7 @@ def _show(result: dict[str, Any]) -> None:
         caption=f"{machine['cpu']} ({machine['llvm_cpu']}, {machine['vector_bits']}-bit vectors), load "
         f"{machine['load_average']}, " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()),
     )
-    table.add_column("engine")
+    table.add_column("engine", no_wrap=True)
     for heading in ("encoder ms", "ms/token", "tokens/s", "size MiB", "memory MiB", "token vs. best int8"):
         table.add_column(heading, justify="right")
     for row in result["rows"]:
