@@ -148,21 +148,18 @@ def _lookup(text: str) -> Recipe:
             f"recipe {text!r} is not understood: expected embedding-weight-activation bits such as '2-2-2' "
             f"or '1-1-8', or one of {', '.join(names())}." + did_you_mean(str(text), names())
         )
-    return Recipe(*(int(bits) for bits in match.groups()))
+    embedding, weight, activation = map(int, match.groups())
+    return Recipe(embedding, weight, activation)
 
 
 _REGISTRY: dict[str, Recipe] = {}
 for _notation in ("2-2-2", "2-2-8", "1-1-1", "1-1-8"):
-    _bits = [int(bits) for bits in _notation.split("-")]
-    register(f"tbt-{_notation}", Recipe(*_bits))
+    _paper = register(f"tbt-{_notation}", _lookup(_notation))
     # The released training code: no mean subtraction and a straight-through estimator without clipping.
-    register(
-        f"tbt-released-{_notation}",
-        Recipe(*_bits, center_weights=False, center_activations=False, ste="identity"),
-    )
-    _baseline = "twn" if _bits[1] == 2 else "bwn"
+    _released = replace(_paper, center_weights=False, center_activations=False, ste="identity")
+    register(f"tbt-released-{_notation}", _released)
+    _baseline = "twn" if _paper.weight_bits == 2 else "bwn"
     register(
         f"{_baseline}-{_notation}",
-        Recipe(*_bits, weight_method="l2", activation_method="statistical", center_weights=False,
-               center_activations=False, ste="identity"),
-    )  # fmt: skip
+        replace(_released, weight_method="l2", activation_method="statistical"),
+    )

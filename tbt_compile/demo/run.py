@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def run(
     stages.report("writing news items", 0.0)
     task = build_task(output, settings.train_items, settings.test_items, settings.seed, resume)
     stages.next("data")
-    common = {
+    common: dict[str, Any] = {
         "max_source_length": MAX_SOURCE_LENGTH,
         "max_target_length": MAX_TARGET_LENGTH,
         "resume": resume,
@@ -102,7 +103,7 @@ def run(
         rows += _rows_of(
             output,
             names,
-            lambda r=recipe, s=student: _student_rows(r, s, task, output, settings, stages.report),
+            partial(_student_rows, recipe, student, task, output, settings, stages.report),
         )
         stages.next("student rows")
     return _finish(output, rows, task)
