@@ -19,8 +19,8 @@ class Isa:
         registers: number of vector registers (16 or 32).
         has_popcount: whether one instruction counts the bits of every 64-bit lane (VPOPCNTDQ). Without it
             counts are kept per byte and widened rarely.
-        dot: what multiplies bytes: "vnni" (VPDPBUSD), "maddubs" (VPMADDUBSW), "dotprod" (SDOT and UDOT), or "none"
-            (widening multiplications).
+        dot: what multiplies bytes: "vnni" (VPDPBUSD), "maddubs" (VPMADDUBSW), "dotprod" (SDOT and UDOT), or
+            "none" (widening multiplications).
     """
 
     name: str
@@ -58,7 +58,9 @@ class Isa:
         wide = "avx512bw" in features
         vnni = "avx512vnni" in features if wide else "avxvnni" in features
         dot = "vnni" if vnni else "maddubs"
-        return cls(name, 512 if wide else 256, 32 if wide else 16, wide and "avx512vpopcntdq" in features, dot)
+        return cls(
+            name, 512 if wide else 256, 32 if wide else 16, wide and "avx512vpopcntdq" in features, dot
+        )
 
     @classmethod
     def of(cls, cpu: str, triple: str) -> Isa:

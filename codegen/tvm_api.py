@@ -13,10 +13,10 @@ from tvm import ir, relax, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target
 from tvm.target import codegen as _llvm
+from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
 
 IRModule = ir.IRModule
-PrimFunc = tirx.PrimFunc
 PassContext = tvm.transform.PassContext
 
 Expr = Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def build(function: PrimFunc, cpu: str) -> Any:
     return compile_functions({"kernel": function}, Target(parse_target(cpu).as_dict()))
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel(builder: Callable[[Any], PrimFunc], spec: Any, cpu: str) -> Callable[..., Any]:
     """`builder(spec)` compiled for a CPU; each one only once."""
     return build(builder(spec), cpu)["kernel"]
@@ -47,7 +47,8 @@ def call(function: Callable[..., Any], inputs: Sequence[Any], shape: Sequence[in
     """Runs a kernel on arrays and integers; returns its output, which starts out as rubbish."""
     output = tvm.runtime.tensor(np.full(shape, 99).astype(dtype))
     arguments = [
-        value if isinstance(value, int) else tvm.runtime.tensor(np.ascontiguousarray(value)) for value in inputs
+        value if isinstance(value, int) else tvm.runtime.tensor(np.ascontiguousarray(value))
+        for value in inputs
     ]
     function(*arguments, output)
     return output.numpy()

@@ -3,8 +3,8 @@
     scores[b, h, q, t] = float(sum_d cq * ck) * (sq * sk)
     out[b, h, q, d]    = float(sum_t cp * cv) * (sp * sv)
 
-Q and P arrive as floats and are quantized here; K and V arrive packed (`attention_pack`). 8-bit operands are the
-business of `attention_int8`.
+Q and P arrive as floats and are quantized here; K and V arrive packed (`attention_pack`). 8-bit operands are
+the business of `attention_int8`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def pv(spec: AttentionSpec) -> PrimFunc:
 def _both_dynamic(spec: AttentionSpec) -> bool:
     if spec.left.dynamic != spec.right.dynamic:
         raise LoweringError(
-            f"attention of {spec.left.name} with {spec.right.name}: expected both operands at 8 bits, or neither"
+            f"attention of {spec.left.name} with {spec.right.name}: "
+            "expected both operands at 8 bits, or neither"
         )
     return spec.left.dynamic
 
@@ -91,7 +92,9 @@ def _qk(spec: AttentionSpec) -> None:
                 rows.pack(row, load, scale, spec.center_left)
             with emit.loop("block", T.ceildiv(tokens, block)) as index:
                 start = emit.let(index * block)
-                _transpose_keys(k, (b, h // spec.groups), start, T.min(T.int64(block), tokens - start), keys, spec)
+                _transpose_keys(
+                    k, (b, h // spec.groups), start, T.min(T.int64(block), tokens - start), keys, spec
+                )
                 rows.multiply(count, _key_columns(keys, rows.words), block, _finish(first, start))
 
         def _finish(first: Expr, start: Expr) -> Callable[[Expr, Expr, int, Expr, Expr], None]:

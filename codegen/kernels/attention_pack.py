@@ -1,8 +1,9 @@
 """Keys and values in packed form, so that a cache stays at 1, 2 or 8 bits per element.
 
-Keys are packed along the head dimension D (what Q.K^T sums over), values along the sequence T (what P.V sums over).
-Their scales are learned, so packing when a token is appended gives the same bits as packing everything at once.
-8-bit codes keep one row per token: D bytes of codes and then the row's float32 scale in 4 bytes, little-endian.
+Keys are packed along the head dimension D (what Q.K^T sums over), values along the sequence T (what P.V sums
+over). Their scales are learned, so packing when a token is appended gives the same bits as packing everything
+at once. 8-bit codes keep one row per token: D bytes of codes and then the row's float32 scale in 4 bytes,
+little-endian.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def pack_values(spec: PackSpec) -> PrimFunc:
     Arguments:
         x: float32 [B, H, T, D]
         scale: float32 [1]; not read for 8-bit encodings
-        out: uint64 [B, H, ceil(T / 64), P, D], token t in bit t % 64 of word t // 64; for 8 bits as `pack_keys`
+        out: uint64 [B, H, ceil(T / 64), P, D], token t in bit t % 64 of word t // 64; for 8 bits as
+            `pack_keys`
     """
     if spec.encoding.dynamic:
         return emit.function("pack_values", lambda: _pack_rows(spec))
@@ -171,7 +173,8 @@ def _fill_word(
         planes = range(spec.encoding.planes)
         zero = emit.splat(T.uint64(0), lanes)
         words = [
-            emit.Register("word", "uint64", lanes, start(plane, d, lanes) if start else zero) for plane in planes
+            emit.Register("word", "uint64", lanes, start(plane, d, lanes) if start else zero)
+            for plane in planes
         ]
         with emit.loop("t", count) as t:
             values = emit.let(emit.load(x, *head, first + t, d, lanes=lanes))

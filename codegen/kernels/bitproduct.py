@@ -1,13 +1,13 @@
 """Products of two bit-packed vectors as popcounts of planes.
 
-A dot product of codes is a sum of `coefficient * popcount(word)` over words made of a few logical operations on
-the planes of both operands. `x` is the operand whose words are broadcast (activations, queries, probabilities),
-`w` the one whose neighbours fill the lanes of a vector (weights, keys, values). Padding bits are zero in both and
-never count.
+A dot product of codes is a sum of `coefficient * popcount(word)` over words made of a few logical operations
+on the planes of both operands. `x` is the operand whose words are broadcast (activations, queries,
+probabilities), `w` the one whose neighbours fill the lanes of a vector (weights, keys, values). Padding bits
+are zero in both and never count.
 
-Write x = sum_i a_i x_i for the planes of a positional encoding (two's complement for INT8), A = sum_i a_i. Flipping
-every plane bit gives A - x, so that -x = flip(x) - A. A ternary weight w = (nonzero m, sign s) therefore costs no
-more than a binary one:
+Write x = sum_i a_i x_i for the planes of a positional encoding (two's complement for INT8), A = sum_i a_i.
+Flipping every plane bit gives A - x, so that -x = flip(x) - A. A ternary weight w = (nonzero m, sign s)
+therefore costs no more than a binary one:
 
     x . w = sum_i a_i popcount((x_i ^ s) & m) - A popcount(s)
 
@@ -94,15 +94,15 @@ def _times_binary(x: Encoding) -> BitProduct:
 def _times_ternary(x: Encoding) -> BitProduct:
     w = Encoding.TERNARY
     if x is Encoding.BINARY:
-        terms = (Term(-2, lambda a, b: b[0] & (a[0] ^ b[1])),)
-        return BitProduct(x, w, terms, columns=(Term(1, lambda a, b: b[0]),))
+        differ = Term(-2, lambda a, b: b[0] & (a[0] ^ b[1]))
+        return BitProduct(x, w, (differ,), columns=(Term(1, _column(0)),))
     if x is Encoding.TERNARY:
         both = Term(1, lambda a, b: a[0] & b[0])
         differ = Term(-2, lambda a, b: (a[0] & b[0]) & (a[1] ^ b[1]))
         return BitProduct(x, w, (both, differ))
     weights = PLANE_WEIGHTS[x]
     terms = tuple(Term(weight, _flip_where_negative(i)) for i, weight in enumerate(weights))
-    return BitProduct(x, w, terms, columns=(Term(-sum(weights), lambda a, b: b[1]),))
+    return BitProduct(x, w, terms, columns=(Term(-sum(weights), _column(1)),))
 
 
 def _times_positional(x: Encoding, w: Encoding) -> BitProduct:
@@ -124,7 +124,7 @@ def _and(i: int, j: int) -> Callable[[Planes, Planes], Expr]:
 
 
 def _column(j: int) -> Callable[[Planes, Planes], Expr]:
-    return lambda a, b: b[j]
+    return lambda _, b: b[j]
 
 
 def _flip_where_negative(i: int) -> Callable[[Planes, Planes], Expr]:

@@ -1,8 +1,8 @@
 """Dot products of bytes, four at a time per 32-bit lane, with whatever instruction there is.
 
-The weights are few (-1, 0, 1), so that 16-bit accumulators last for many steps before they must be widened. Some
-instructions want one operand without and one with a sign; the weights are then stored as w + 1, and the caller
-subtracts the row sum of x once: sum x * (w + 1) = sum x * w + sum x.
+The weights are -1, 0 or 1, so that 16-bit accumulators last for many steps before they must be widened. Some
+instructions want one operand without and one with a sign; the weights are then stored as w + 1, and the
+caller subtracts the row sum of x once: sum x * (w + 1) = sum x * w + sum x.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class ByteDot:
     def steps(self) -> int | None:
         """Steps until a narrow accumulator must be widened; None if it never overflows.
 
-        A step adds at most 2 * 2 * 127 or 2 * 255 to an int16 (maddubs), else 127 to an int16 or 2 * 255 to a uint16.
+        A step adds at most 2 * 2 * 127 or 2 * 255 to an int16 (maddubs), else 127 to an int16 or 2 * 255 to
+        a uint16.
         """
         return {"vnni": None, "dotprod": None, "maddubs": 64}.get(self.isa.dot, 128)
 
@@ -68,7 +69,7 @@ class Accumulator:
             self.narrow = emit.Register("narrow", self.narrow_type, self.narrow_lanes, self._narrow_zero())
 
     def step(self, weights: Expr, x: Expr) -> None:
-        """Adds four products per lane: `weights` is a vector of bytes, `x` one int32 that holds four codes."""
+        """Adds four products per lane: `weights` is a vector of bytes, `x` an int32 of four codes."""
         count = self.lanes * GROUP
         kind = "int8" if self.how.x is Encoding.INT8 else "uint8"
         codes = T.reinterpret(f"{kind}x{count}", emit.splat(x, self.lanes))

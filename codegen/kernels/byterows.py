@@ -37,7 +37,7 @@ def write_codes(
 
 
 class ByteRows:
-    """Scratch space for up to `capacity` rows of 8-bit codes and their scales; rows end in `padding` zeros."""
+    """Scratch space for up to `capacity` rows of 8-bit codes, each with `padding` zeros, and their scales."""
 
     def __init__(
         self, encoding: Encoding, isa: Isa, length: Expr | int, capacity: int, padding: int = 0
@@ -71,4 +71,4 @@ class ByteRows:
             (sums if count == lanes else rest).add(own * other(k, count))
 
         for_lanes(self.length, lanes, step)
-        return emit.let(emit.reduce_lanes(sums.get(), "int32", lanes, lambda a, b: a + b) + rest.get())
+        return emit.let(emit.reduce_lanes(sums.get(), lanes, lambda a, b: a + b) + rest.get())

@@ -1,7 +1,7 @@
 """Embedding lookup from packed weights: y[m, :] = codes[ids[m], :] * scale[ids[m]].
 
-It reads the interleaved layout of `linear`, so that an embedding that is tied to the output projection is stored
-once.
+It reads the interleaved layout of `linear`, so that an embedding that is tied to the output projection is
+stored once.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def embedding(spec: EmbeddingSpec) -> PrimFunc:
 
     Arguments:
         ids: int64 [M], each in [0, N); the caller checks them
-        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.interleave`, or int8 [N, K] if
-            the weight is INT8
+        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.interleave`, or int8 [N, K]
+            if the weight is INT8
         w_scale: float32 [N]
         y: float32 [M, K], the output
     """

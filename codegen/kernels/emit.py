@@ -1,7 +1,7 @@
 """A small vocabulary for writing kernels: arguments, loops, vectors and registers.
 
-Kernels are Python functions that emit statements. A Python loop is unrolled into the program, `loop` becomes a
-loop of it; vectors have explicit types, so nothing depends on an auto-vectorizer.
+Kernels are Python functions that emit statements. A Python loop is unrolled into the program, `loop` becomes
+a loop of it; vectors have explicit types, so nothing depends on an auto-vectorizer.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ _OPAQUE = 8  # relax.OpPatternKind: never fused into a neighbour
 
 def function(name: str, body: Callable[[], None]) -> PrimFunc:
     """The PrimFunc whose arguments and statements `body` emits."""
-    with IRBuilder() as builder:
-        with T.prim_func(is_private=True, s_tir=True):
-            T.func_name(name)
-            T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
-            body()
+    with IRBuilder() as builder, T.prim_func(is_private=True, s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
+        body()
     return builder.get()
 
 
@@ -139,7 +138,9 @@ def store(buffer: Buffer, value: Expr, *index: Expr | int, lanes: int = 1) -> No
 
 def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
     """`lanes` elements in memory order that start at the first element of row `index` and may cross rows."""
-    rows = T.decl_buffer((*buffer.shape[:-2], buffer.shape[-2] * buffer.shape[-1]), buffer.dtype, data=buffer.data)
+    rows = T.decl_buffer(
+        (*buffer.shape[:-2], buffer.shape[-2] * buffer.shape[-1]), buffer.dtype, data=buffer.data
+    )
     return load(rows, *index[:-1], index[-1] * buffer.shape[-1], lanes=lanes)
 
 
@@ -184,7 +185,7 @@ def bits_of(condition: Expr, lanes: int) -> Expr:
     return T.reinterpret(f"uint{lanes}", T.cast(condition, f"uint1x{lanes}"))
 
 
-def reduce_lanes(value: Expr, dtype: str, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+def reduce_lanes(value: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
     """Combines all lanes of a vector in a fixed order: halves, then quarters, down to one lane."""
     while lanes > 1:
         lanes //= 2

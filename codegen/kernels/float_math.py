@@ -1,7 +1,7 @@
 """Elementary functions on float32 vectors.
 
-TVM's own exp and erf call the C library once per element. These are polynomials fitted for a small maximum error
-(Lawson's algorithm); the errors below are measured over the whole range against float64.
+TVM's own exp and erf call the C library once per element. These are polynomials fitted for a small maximum
+error (Lawson's algorithm); the errors below are measured over the whole range against float64.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ ERF_ABSOLUTE_ERROR = 2e-7
 TANH_ABSOLUTE_ERROR = 3e-7
 
 # (e^r - 1 - r) / r^2 for |r| <= ln(2) / 2
-_EXP = (0.4999999403953552, 0.1666651964187622, 0.04166839271783829, 0.008368780836462975, 0.0013814467238262296)
+_EXP = (
+    0.4999999403953552,
+    0.1666651964187622,
+    0.04166839271783829,
+    0.008368780836462975,
+    0.0013814467238262296,
+)
 # erf(x) / x - 1 in powers of x^2, for |x| < 1
 _ERF_SMALL = (
     0.12837912142276764,
@@ -36,7 +42,13 @@ _ERF_LARGE = (
     -0.0016597064677625895,
 )
 # (2^r - 1) / r for |r| <= 1/2, to 1e-7: enough where the result is subtracted from 1
-_EXP2 = (0.6931470036506653, 0.24022240936756134, 0.0555073507130146, 0.009671619161963463, 0.0013264591107144952)
+_EXP2 = (
+    0.6931470036506653,
+    0.24022240936756134,
+    0.0555073507130146,
+    0.009671619161963463,
+    0.0013264591107144952,
+)
 _ERF_END = 3.95
 _LOG2_E = 1.4426950408889634
 # ln(2) in two parts, the first with few bits, so that n * ln(2) is exact enough

@@ -1,7 +1,7 @@
 """The float32 operators between the quantized ones, one row at a time.
 
-Element k of a row always goes to lane k % lanes, whatever the number of rows and, for softmax, however many exact
-zeros follow. So a row's result never depends on the batch it is in or on padding to its right.
+Element k of a row always goes to lane k % lanes, whatever the number of rows and, for softmax, however many
+exact zeros follow. So a row's result never depends on the batch it is in or on padding to its right.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def row_total(spec: NormSpec, value: emit.Load) -> Expr:
     sums = emit.Register("sums", "float32", lanes, emit.splat(T.float32(0), lanes))
     rest = emit.Register("rest", "float32", 1, T.float32(0))
     for_lanes(spec.d, lanes, lambda k, count: (sums if count == lanes else rest).add(value(k, count)))
-    return emit.let(emit.reduce_lanes(sums.get(), "float32", lanes, lambda a, b: a + b) + rest.get())
+    return emit.let(emit.reduce_lanes(sums.get(), lanes, lambda a, b: a + b) + rest.get())
 
 
 def _norm(spec: NormSpec, centred: bool) -> None:

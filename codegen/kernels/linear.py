@@ -41,10 +41,11 @@ def linear(spec: LinearSpec) -> PrimFunc:
     if spec.weight is Encoding.INT8:
         if not spec.activation.dynamic:
             raise LoweringError(
-                f"a linear layer of {spec.activation.name} activations and INT8 weights: expected 8-bit activations"
+                f"a linear layer of {spec.activation.name} activations and INT8 weights: "
+                "expected 8-bit activations"
             )
         return linear_int8(spec)
-    return emit.function("linear", lambda: _Linear(spec).emit())
+    return emit.function("linear", lambda: _Linear(spec).body())
 
 
 class _Linear:
@@ -62,7 +63,7 @@ class _Linear:
         self.y = emit.argument("y", (self.rows, spec.n), "float32")
         self.product = bit_product(spec.activation, spec.weight)
 
-    def emit(self) -> None:
+    def body(self) -> None:
         """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
         with emit.loop("chunk", T.ceildiv(self.rows, _CHUNK_ROWS)) as chunk:
             first = chunk * _CHUNK_ROWS
@@ -83,7 +84,10 @@ class _Linear:
 
         def block(index: Expr) -> None:
             packed.multiply(
-                count, lambda o, n: self.columns(index, o, n), self.spec.isa.block, self.finish_at(first, index)
+                count,
+                lambda o, n: self.columns(index, o, n),
+                self.spec.isa.block,
+                self.finish_at(first, index),
             )
 
         self.share(count, len(self.product.terms), block)

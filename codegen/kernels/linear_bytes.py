@@ -70,7 +70,8 @@ class ByteProduct:
 
         def step(group: Expr) -> None:
             weights = [
-                emit.let(emit.load(unpacked, group, v * lanes * GROUP, lanes=lanes * GROUP)) for v in range(vectors)
+                emit.let(emit.load(unpacked, group, v * lanes * GROUP, lanes=lanes * GROUP))
+                for v in range(vectors)
             ]
             for r in range(self.height):
                 four = emit.load(self.rows.codes, first + r, group * GROUP, lanes=GROUP)
@@ -86,16 +87,14 @@ class ByteProduct:
         return [[item.total.get() for item in row] for row in sums]
 
     def _unpack(self, w: Buffer, block: Expr, word: Expr, column: Expr, out: Buffer) -> None:
-        """One word of `float_lanes` columns, a byte of it at a time: two groups of four weights per column."""
+        """One word of `float_lanes` columns, a byte at a time: two groups of four weights per column."""
         lanes = self.spec.isa.float_lanes
         with emit.loop("byte", 8) as byte:
             spread = []
             for plane in range(self.spec.weight.planes):
                 words = emit.load(w, block, word, plane, column, lanes=lanes)
                 shift = emit.splat(T.cast(byte * 8, "uint64"), lanes)
-                octets = T.reinterpret(
-                    f"uint8x{lanes * GROUP}", emit.cast(words >> shift, "uint32", lanes)
-                )
+                octets = T.reinterpret(f"uint8x{lanes * GROUP}", emit.cast(words >> shift, "uint32", lanes))
                 first = [lane // GROUP * GROUP for lane in range(lanes * GROUP)]
                 spread.append(emit.let(emit.pick(emit.let(octets), first)))
             for nibble in range(2):
@@ -115,7 +114,7 @@ class ByteProduct:
 
 
 def _four_bits(octets: Expr, nibble: int, lanes: int) -> Expr:
-    """For bytes that come in fours, equal ones: whether bit 4 * nibble + j is set in the j-th of each four."""
+    """For bytes in fours of equal ones: whether bit 4 * nibble + j is set in the j-th of each four."""
     masks = emit.splat(T.uint32(0x80402010 if nibble else 0x08040201), lanes)
     bit = octets & T.reinterpret(f"uint8x{lanes * GROUP}", masks)
     return bit != emit.splat(T.uint8(0), lanes * GROUP)

@@ -48,7 +48,9 @@ def _linear(spec: LinearSpec) -> None:
         def column(n: Expr) -> None:
             scale = emit.let(w_scale[n])
             with emit.loop("row", size) as row:
-                total = rows.dot(row, lambda k, lanes: emit.cast(emit.load(w, n, k, lanes=lanes), "int32", lanes))
+                total = rows.dot(
+                    row, lambda k, lanes: emit.cast(emit.load(w, n, k, lanes=lanes), "int32", lanes)
+                )
                 value = T.cast(total, "float32") * (rows.scales[row] * scale)
                 emit.store(y, value if bias is None else value + bias[n], first + row, n)
 

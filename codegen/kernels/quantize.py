@@ -1,7 +1,7 @@
 """Quantize a row of floats and pack it into bit-planes, 64 codes at a time.
 
-Codes are defined by comparisons, so that every engine agrees on them (a is the learned scale, x' = x - mean(x) when
-the row is centred):
+Codes are defined by comparisons, so that every engine agrees on them. With the learned scale a, and x' the
+row minus its mean when it is centred:
 
     BINARY      sign plane: x' < 0                         TERNARY     nonzero: |x'| > a/2, sign: x' < -a/2
     BINARY01    value plane: x > a/2                       TERNARY012  codes 1: x > a/2, 2: x >= 3a/2
@@ -134,7 +134,7 @@ def _fold(
     with emit.loop("k", length // _SUM_LANES) as k:
         values = emit.cast(change(load(k * _SUM_LANES, _SUM_LANES)), dtype, _SUM_LANES)
         lanes.set(combine(lanes.get(), values))
-    total = emit.Register("total", dtype, 1, emit.reduce_lanes(lanes.get(), dtype, _SUM_LANES, combine))
+    total = emit.Register("total", dtype, 1, emit.reduce_lanes(lanes.get(), _SUM_LANES, combine))
     with emit.loop("k", length % _SUM_LANES) as k:
         tail = load(length // _SUM_LANES * _SUM_LANES + k, 1)
         total.set(combine(total.get(), T.cast(change(tail), dtype)))

@@ -8,7 +8,14 @@ from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import BitProduct, plane_count
 from tbt_compile.codegen.kernels.quantize import RowFormat, pack_row
-from tbt_compile.codegen.kernels.tile import Columns, dot_tile, row_terms, row_tile_vectors, tile_shape
+from tbt_compile.codegen.kernels.tile import (
+    Columns,
+    ReadRow,
+    dot_tile,
+    row_terms,
+    row_tile_vectors,
+    tile_shape,
+)
 from tbt_compile.codegen.tvm_api import Expr, T
 
 ColumnsAt = Callable[[Expr, int], Columns]
@@ -67,7 +74,7 @@ class PackedRows:
     def _row_tile(
         self, row: Expr, height: int, width: int, columns_at: ColumnsAt, extent: int, finish: Finish
     ) -> None:
-        """All columns for `height` rows: `width` vectors at a time, then single vectors, then single columns."""
+        """All columns for `height` rows: `width` vectors at a time, then single ones, then single columns."""
         start = 0
         for vectors, lanes in ((width, self.isa.word_lanes), (1, self.isa.word_lanes), (1, 1)):
             step = vectors * lanes
@@ -88,7 +95,7 @@ class PackedRows:
         columns_at: ColumnsAt,
         finish: Finish,
     ) -> None:
-        rows = [lambda word, plane, r=r: self.bits[row + r, word, plane] for r in range(height)]
+        rows = [self._reader(row + r) for r in range(height)]
         columns = [columns_at(offset, lanes) for offset in offsets]
         sums = dot_tile(self.product, self.words, rows, columns, self.isa)
         for r in range(height):
@@ -97,9 +104,17 @@ class PackedRows:
             for offset, total in zip(offsets, sums[r], strict=True):
                 finish(row + r, offset, lanes, emit.let(total + emit.splat(row_sum, lanes)), scale)
 
+    def _reader(self, row: Expr) -> ReadRow:
+        return lambda word, plane: self.bits[row, word, plane]
+
 
 def store_existing(
-    exists: Expr | bool, lanes: int, remaining: Expr, values: Expr, whole: emit.Body, single: Callable[[Expr, Expr], None]
+    exists: Expr | bool,
+    lanes: int,
+    remaining: Expr,
+    values: Expr,
+    whole: emit.Body,
+    single: Callable[[Expr, Expr], None],
 ) -> None:
     """Stores a vector of int32 totals whose last columns may not exist.
 

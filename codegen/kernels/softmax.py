@@ -2,8 +2,8 @@
 
     y[t] = exp(v[t] - max v) / sum exp(v - max v),      v = x * scale + mask
 
-The last, incomplete vector of a row is filled with -inf, whose exponential is an exact zero: sums are taken in the
-same order with and without masked positions at the end.
+The last, incomplete vector of a row is filled with -inf, whose exponential is an exact zero: sums are taken
+in the same order with and without masked positions at the end.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def softmax(spec: SoftmaxSpec) -> PrimFunc:
 
     Arguments:
         x: float32 [B, H, Q, T]
-        mask: float32 [B, 1, Q or 1, T], only if `spec.mask`; masked positions hold -inf or float32's least number.
-            A row that is -inf everywhere gives NaN.
+        mask: float32 [B, 1, Q or 1, T], only if `spec.mask`; masked positions hold -inf or float32's least
+            number. A row that is -inf everywhere gives NaN.
         y: float32 [B, H, Q, T], the output
     """
     return emit.function("softmax", lambda: _softmax(spec))
@@ -82,7 +82,7 @@ def softmax_row(isa: Isa, load: emit.Load, length: Expr, y: Buffer, *at: Expr) -
     largest = emit.Register("largest", "float32", lanes, emit.load(tail, 0, lanes=lanes))
     with emit.loop("group", whole) as group:
         largest.set(T.max(largest.get(), load(group * lanes, lanes)))
-    most = emit.reduce_lanes(largest.get(), "float32", lanes, T.max)
+    most = emit.reduce_lanes(largest.get(), lanes, T.max)
     sums = emit.Register("sums", "float32", lanes, emit.splat(T.float32(0), lanes))
 
     def weight(values: Expr) -> Expr:
@@ -94,7 +94,7 @@ def softmax_row(isa: Isa, load: emit.Load, length: Expr, y: Buffer, *at: Expr) -
         emit.store(y, weight(load(group * lanes, lanes)), *at, group * lanes, lanes=lanes)
     with emit.when(rest > 0):
         emit.store(tail, weight(emit.load(tail, 0, lanes=lanes)), 0, lanes=lanes)
-    total = emit.reduce_lanes(sums.get(), "float32", lanes, lambda a, b: a + b)
+    total = emit.reduce_lanes(sums.get(), lanes, lambda a, b: a + b)
     factor = emit.let(T.float32(1) / total)
     with emit.loop("group", whole) as group:
         value = emit.load(y, *at, group * lanes, lanes=lanes)

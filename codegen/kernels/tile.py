@@ -127,8 +127,8 @@ def _accumulate(
 class _Counter:
     """Counts set bits per 64-bit lane.
 
-    With a popcount instruction for 64-bit lanes it adds those. Otherwise it counts per byte, which is what AVX2 and
-    NEON can do cheaply, and `widen` moves the bytes into the 64-bit lanes.
+    With a popcount instruction for 64-bit lanes it adds those. Otherwise it counts per byte, which is what
+    AVX2 and NEON can do cheaply, and `widen` moves the bytes into the 64-bit lanes.
     """
 
     def __init__(self, lanes: int, isa: Isa) -> None:

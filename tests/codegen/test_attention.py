@@ -87,9 +87,7 @@ def test_static_products_are_exact(
 @pytest.mark.parametrize("left", (Encoding.TERNARY, Encoding.BINARY01))
 @settings(max_examples=10)
 @given(seed=SEEDS, queries=st.sampled_from((1, 5)), length=st.sampled_from((1, 33, 70, 2100)))
-def test_other_instruction_sets_agree(
-    cpu: str, left: Encoding, seed: int, queries: int, length: int
-) -> None:
+def test_other_instruction_sets_agree(cpu: str, left: Encoding, seed: int, queries: int, length: int) -> None:
     check_static(AttentionSpec(20, left, Encoding.TERNARY, True, isa_of(cpu)), cpu, seed, queries, length)
 
 
@@ -144,9 +142,7 @@ def test_byte_products(left: Encoding, right: Encoding, seed: int, queries: int,
     np.testing.assert_array_equal(scores, expected)
 
     p = floats(seed + 2, 1, 4, queries, length)
-    context = call(
-        kernel(pv, spec, HOST), [p, scalar(9), rows, scalar(9)], (1, 4, queries, d), np.float32
-    )
+    context = call(kernel(pv, spec, HOST), [p, scalar(9), rows, scalar(9)], (1, 4, queries, d), np.float32)
     expected = reference.attention_context(*reference.quantize(p, left, SCALE), right_codes, right_scale)
     np.testing.assert_allclose(context, expected, rtol=1e-5, atol=1e-5)
 
