@@ -34,7 +34,8 @@ def fuse(norm: fx.Node) -> bool:
 class FuseNorm:
     """Replaces a sum and the layer normalisation that alone reads it by `tbt::add_layer_norm`.
 
-    Needs: a cleaned-up graph. Models that normalise before a block keep their sums: others read them too.
+    Needs: a cleaned-up graph. Leaves: sums that something else reads too, as in models that normalise before
+    a block.
     """
 
     name: str = "fuse-norm"

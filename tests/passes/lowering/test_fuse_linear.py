@@ -1,0 +1,123 @@
+"""Quantized linear layers become one operator each, with their bias, and nothing that only looks like one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lowering_tools import activation, calls, export, run, weight
+from torch import Tensor, nn
+
+from tbt_compile.passes.lowering.clean_up import CleanUp
+from tbt_compile.passes.lowering.fuse_linear import FuseLinear
+from tbt_compile.quantizers import QuantTensor, quantized_linear
+
+X = torch.randn(2, 3, 65)
+
+
+class Linear(nn.Module):
+    """One quantized layer, 65 to 7, and what is done with its product."""
+
+    def __init__(self, use: str = "bias", weight_bits: int = 2, bits: int = 2, signed: bool = True) -> None:
+        super().__init__()
+        self.use = use
+        self.input, self.weight = activation(bits, signed), weight(weight_bits, 7, 65)
+        self.bias, self.one = nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = quantized_linear(self.input(x), self.weight(), None)
+        if self.use == "nothing":
+            return product
+        if self.use == "twice":
+            return (product + self.bias) * product
+        if self.use == "one number":
+            return product + self.one
+        if self.use == "a multiple":
+            return torch.add(product, self.bias, alpha=2)
+        if self.use == "another sum":
+            return product + product.sum((0, 1))
+        return product + self.bias
+
+
+@pytest.mark.parametrize("weight_bits", [1, 2, 8])
+@pytest.mark.parametrize(
+    ("bits", "signed"), [(1, True), (2, True), (8, True), (1, False), (2, False), (8, False)]
+)
+def test_every_pair_of_encodings(weight_bits: int, bits: int, signed: bool) -> None:
+    for use in ("bias", "nothing"):
+        unit = export(Linear(use, weight_bits, bits, signed), X)
+        expected = run(unit, X)
+        result = FuseLinear().apply(unit)
+        assert (result.changes, result.note) == (1, "0 linear layers stay in floating point")
+        assert calls(unit) == ["bit_linear"]
+        assert torch.equal(run(unit, X)[0], expected[0])
+
+
+@pytest.mark.parametrize(
+    ("use", "left"),
+    [
+        ("twice", ["bit_linear", "add", "mul"]),
+        ("one number", ["bit_linear", "add"]),
+        ("a multiple", ["bit_linear", "add"]),
+        ("another sum", ["bit_linear", "sum", "add"]),
+    ],
+)
+def test_only_a_bias_is_folded_in(use: str, left: list[str]) -> None:
+    unit = export(Linear(use), X)
+    expected = run(unit, X)
+    assert FuseLinear().apply(unit).changes == 1
+    assert calls(unit) == left
+    (fused,) = [node for node in unit.graph.nodes if "bit_linear" in str(node.target)]
+    assert fused.args[4] is None
+    assert torch.equal(run(unit, X)[0], expected[0])
+
+
+class Shared(nn.Module):
+    """One quantized input for two layers, one of which shares its weight with a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input, self.first, self.second = activation(2), weight(2, 65, 65), weight(1, 65, 65)
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = self.input(x)
+        y = quantized_linear(codes, self.first(), None) + quantized_linear(codes, self.second(), None)
+        return quantized_linear(self.input(y), self.first(), None)
+
+
+def test_shared_inputs_and_weights() -> None:
+    unit = export(Shared(), X)
+    expected = run(unit, X)
+    assert FuseLinear().apply(unit).changes == 3
+    assert calls(unit) == ["bit_linear", "bit_linear", "add", "bit_linear"]
+    assert torch.equal(run(unit, X)[0], expected[0])
+
+
+class Mixed(nn.Module):
+    """Layers with one operand in floating point, a plain layer, and codes that something else reads too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.input, self.weight = nn.Linear(65, 65), activation(2), weight(2, 65, 65)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.plain(x)
+        weight_only = quantized_linear(QuantTensor(x, None), self.weight(), None)
+        input_only = quantized_linear(self.input(x), QuantTensor(self.plain.weight, None), None)
+        product = torch.nn.functional.linear(self.input(x).codes, self.weight().codes)
+        return weight_only + input_only + product
+
+
+def test_what_is_no_quantized_layer_is_left_alone() -> None:
+    unit = export(Mixed(), X)
+    result = FuseLinear().apply(unit)
+    assert (result.changes, result.note) == (0, "4 linear layers stay in floating point")
+    assert "bit_linear" not in calls(unit)
+
+
+def test_the_fused_layer_keeps_its_shape_and_module() -> None:
+    unit = export(nn.Sequential(Linear(), nn.ReLU()), X)
+    CleanUp().apply(unit)
+    FuseLinear().apply(unit)
+    (fused,) = [node for node in unit.graph.nodes if "bit_linear" in str(node.target)]
+    assert tuple(fused.meta["val"].shape) == (2, 3, 7)
+    assert next(reversed(fused.meta["nn_module_stack"].values()))[0] == "0"
