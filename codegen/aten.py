@@ -35,7 +35,14 @@ def convert_full_bool(node: fx.Node, importer: Any) -> Expr:
     return importer.block_builder.emit(relax.op.full(shape, relax.const(1, dtype), dtype))
 
 
+def convert_embedding(node: fx.Node, importer: Any) -> Expr:
+    """`aten::embedding` of a table in full precision; an index out of range is clipped, never read beyond."""
+    table, ids = importer.env[node.args[0]], importer.env[node.args[1]]
+    return importer.block_builder.emit(relax.op.take(table, ids, axis=0, mode="clip"))
+
+
 CONVERTERS = {
+    "embedding.default": convert_embedding,
     "to.device": convert_device,
     "where.ScalarOther": convert_where_scalar_other,
     "where.ScalarSelf": convert_where_scalar_self,

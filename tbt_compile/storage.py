@@ -69,6 +69,8 @@ def write_folder(
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, work / name)
         listed = sorted(file for file in work.rglob("*") if file.is_file())
+        for file in listed:
+            file.chmod(0o644)  # some writers leave files that only their owner can read
         checks = {str(file.relative_to(work)): _fingerprint(file) for file in listed}
         record = {
             "format": FORMAT,
