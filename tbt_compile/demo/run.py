@@ -20,7 +20,7 @@ from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, DemoTask
 from tbt_compile.evaluation import RougeScores
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.runtime.compiled import LIBRARY
-from tbt_compile.training import LossWeights, TrainSettings, distill, new_model, train_teacher
+from tbt_compile.training import LossWeights, ModelSize, TrainSettings, distill, new_model, train_teacher
 from tbt_compile.training.record import write_json
 
 
@@ -31,7 +31,7 @@ class DemoSettings:
     train_items: int = 40_000
     test_items: int = 500
     seed: int = 1
-    size: str = "tiny"
+    size: str | ModelSize = "tiny"
     teacher: TrainSettings = field(default_factory=lambda: TrainSettings(steps=700, save_every=100))
     students: tuple[tuple[str, TrainSettings], ...] = (
         ("2-2-2", TrainSettings(steps=700, save_every=100)),

@@ -11,6 +11,7 @@ from tbt_compile.data import TextData, TextPair, load_folder, write_pairs
 from tbt_compile.demo.grammar import NewsItem, make_items
 from tbt_compile.evaluation import RougeScores, constant_floor, lead_copy_floor
 from tbt_compile.tokenization import load_tokenizer, train_word_tokenizer
+from tbt_compile.training.record import TrainingRecord
 
 MAX_SOURCE_LENGTH = 64
 """Tokens, more than the longest item has."""
@@ -41,10 +42,13 @@ def build_task(folder: str | Path, train: int, test: int, seed: int, resume: boo
 
     Raises:
         DataError: a file in the folder is faulty.
+        TrainingError: the folder holds a data set of another size or seed.
     """
     folder = Path(folder)
-    if not (resume and (folder / "tokenizer" / "tokenizer.json").is_file()):
+    record = TrainingRecord(folder / "data", {"train": train, "test": test, "seed": seed})
+    if record.open(resume) is None:
         _write(folder, train, test, seed)
+        record.finish({"made": True})
     data = load_folder(folder / "data")
     return DemoTask(
         data,
@@ -55,10 +59,8 @@ def build_task(folder: str | Path, train: int, test: int, seed: int, resume: boo
 
 
 def _write(folder: Path, train: int, test: int, seed: int) -> None:
-    (folder / "data").mkdir(parents=True, exist_ok=True)
     for split, items in zip(("train", "test"), build_items(train, test, seed), strict=True):
         write_pairs(
             folder / "data" / f"{split}.jsonl", [TextPair(item.source, item.target) for item in items]
         )
-    # Last, because its presence says that the folder is complete.
     train_word_tokenizer(load_folder(folder / "data").texts()).save_pretrained(folder / "tokenizer")
