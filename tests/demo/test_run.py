@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from tbt_compile.demo import DemoResult, DemoSettings, run
 from tbt_compile.demo.run import result_to_dict
 from tbt_compile.training import ModelSize, TrainingError, TrainSettings
