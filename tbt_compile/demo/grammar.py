@@ -13,7 +13,8 @@ import zlib
 from dataclasses import dataclass, field
 
 from tbt_compile.demo import words
-from tbt_compile.demo.events import ASIDES, EVENTS, LEXICON, SPORTS, VEHICLES, Event
+from tbt_compile.demo.asides import ASIDES
+from tbt_compile.demo.events import EVENTS, LEXICON, SPORTS, VEHICLES, Event
 
 _ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -39,7 +40,7 @@ def is_reserved(name: str) -> bool:
 
     The choice depends on the name alone, so it is the same in every split and for every seed.
 
-    >>> is_reserved("Anna Berger"), is_reserved("Otto Berger")
+    >>> is_reserved("Anna Berger"), is_reserved("Peter Berger")
     (False, True)
     """
     return " " in name and zlib.crc32(name.encode()) % RESERVED_SHARE == 0

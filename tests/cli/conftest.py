@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tbt_compile.cli import main
+from tbt_compile.cli import console, main
 from tbt_compile.data import TextPair, write_pairs
 from tbt_compile.training import TrainJob, TrainSettings, train
 
@@ -36,6 +36,7 @@ def tbt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["tbt", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(console.out, "width", 200)
         with pytest.raises(SystemExit) as stop:
             main()
         captured = capsys.readouterr()

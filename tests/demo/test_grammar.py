@@ -9,7 +9,8 @@ import pytest
 
 from tbt_compile.data import TextPair
 from tbt_compile.demo import words
-from tbt_compile.demo.events import ASIDES, EVENTS, LEXICON
+from tbt_compile.demo.asides import ASIDES
+from tbt_compile.demo.events import EVENTS, LEXICON
 from tbt_compile.demo.grammar import NewsItem, is_reserved, make_items
 from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, build_items
 from tbt_compile.evaluation import constant_floor, lead_copy_floor
