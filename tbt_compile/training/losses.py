@@ -44,16 +44,19 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
 
 
 def hidden_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], keep: Tensor) -> Tensor:
-    """Mean squared error of hidden states `[B, T, D]` where `keep` (bool `[B, T]`), summed over layers."""
-    return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)]).sum()
+    """Mean squared error of hidden states `[B, T, D]` where `keep` (bool `[B, T]`), one per layer."""
+    return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
 
 
 def attention_mse(
     student: Sequence[Tensor], teacher: Sequence[Tensor], queries: Tensor, keys: Tensor
 ) -> Tensor:
-    """Mean squared error of attention maps `[B, H, Q, K]` between kept queries `[B, Q]` and keys `[B, K]`."""
+    """Mean squared error of attention maps `[B, H, Q, K]`, one per layer.
+
+    Only between kept queries (bool `[B, Q]`) and kept keys (bool `[B, K]`).
+    """
     keep = (queries[:, None, :, None] & keys[:, None, None, :]).expand_as(student[0])
-    return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)]).sum()
+    return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
 
 
 def distillation_terms(
@@ -72,14 +75,12 @@ def distillation_terms(
     if weights.logits:
         logits = soft_cross_entropy(student.logits[written], teacher.logits[written], weights.temperature)
     if weights.hidden:
-        hidden = hidden_mse(student.encoder_hidden_states, teacher.encoder_hidden_states, read)
-        hidden = hidden + hidden_mse(student.decoder_hidden_states, teacher.decoder_hidden_states, written)
+        encoder = hidden_mse(student.encoder_hidden_states, teacher.encoder_hidden_states, read)
+        decoder = hidden_mse(student.decoder_hidden_states, teacher.decoder_hidden_states, written)
+        hidden = torch.cat([encoder, decoder]).mean()
     if weights.attention:
-        attention = attention_mse(student.encoder_attentions, teacher.encoder_attentions, read, read)
-        attention = attention + attention_mse(
-            student.decoder_attentions, teacher.decoder_attentions, written, written
-        )
-        attention = attention + attention_mse(
-            student.cross_attentions, teacher.cross_attentions, written, read
-        )
+        reading = attention_mse(student.encoder_attentions, teacher.encoder_attentions, read, read)
+        writing = attention_mse(student.decoder_attentions, teacher.decoder_attentions, written, written)
+        crossing = attention_mse(student.cross_attentions, teacher.cross_attentions, written, read)
+        attention = torch.cat([reading, writing, crossing]).mean()
     return DistillationTerms(logits, student.loss if weights.labels else None, hidden, attention)

@@ -64,8 +64,8 @@ class LossWeights:
     Attributes:
         logits: cross-entropy between the teacher's and the student's distributions (the paper's soft labels).
         labels: cross-entropy with the reference text.
-        hidden: mean squared error of the hidden states, summed over encoder and decoder layers.
-        attention: mean squared error of the attention maps, summed over layers.
+        hidden: mean squared error of the hidden states, embeddings included, mean over all layers.
+        attention: mean squared error of the attention maps, mean over all layers.
         temperature: both distributions of the `logits` term are softened by it.
     """
 

@@ -50,17 +50,17 @@ def by_hand_logits(student: SimpleNamespace, teacher: SimpleNamespace, temperatu
 
 @torch.no_grad()
 def by_hand_hidden(student: SimpleNamespace, teacher: SimpleNamespace) -> float:
-    total = 0.0
+    layers = []
     for name, kept in (("encoder_hidden_states", READ), ("decoder_hidden_states", WRITTEN)):
         for s, t in zip(getattr(student, name), getattr(teacher, name), strict=True):
             squares = [float(s[b, i, d] - t[b, i, d]) ** 2 for b, i in kept for d in range(D)]
-            total += sum(squares) / len(squares)
-    return total
+            layers.append(sum(squares) / len(squares))
+    return sum(layers) / len(layers)
 
 
 @torch.no_grad()
 def by_hand_attention(student: SimpleNamespace, teacher: SimpleNamespace) -> float:
-    total = 0.0
+    layers = []
     kept = {"encoder_attentions": (READ, READ), "decoder_attentions": (WRITTEN, WRITTEN)}
     kept["cross_attentions"] = (WRITTEN, READ)
     for name, (queries, keys) in kept.items():
@@ -72,8 +72,8 @@ def by_hand_attention(student: SimpleNamespace, teacher: SimpleNamespace) -> flo
                 if other == b
                 for h in range(H)
             ]
-            total += sum(squares) / len(squares)
-    return total
+            layers.append(sum(squares) / len(squares))
+    return sum(layers) / len(layers)
 
 
 def test_every_term_equals_the_sum_by_hand() -> None:
