@@ -23,9 +23,7 @@ def centre(x: Floats) -> Floats:
     return (x - mean).astype(_F32)
 
 
-def quantize(
-    x: Floats, encoding: Encoding, scale: float, center: bool = False
-) -> tuple[Integers, Floats]:
+def quantize(x: Floats, encoding: Encoding, scale: float, center: bool = False) -> tuple[Integers, Floats]:
     """Codes [..., D] and scales: [..., 1] for 8-bit encodings, else the learned one as a 0-d array."""
     a = _F32(scale)
     x = x.astype(_F32)

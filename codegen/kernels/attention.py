@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.attention_int8 import pv_int8, qk_int8
-from tbt_compile.codegen.kernels.attention_spec import AttentionSpec, chunks, row_of, share_heads
+from tbt_compile.codegen.kernels.attention_spec import AttentionSpec
 from tbt_compile.codegen.kernels.bitproduct import bit_product
+from tbt_compile.codegen.kernels.loops import chunks, row_of, share_heads
 from tbt_compile.codegen.kernels.rows import PackedRows, store_existing
 from tbt_compile.codegen.kernels.tile import Columns
 from tbt_compile.codegen.layouts import words_for

@@ -9,8 +9,9 @@ Every scale is found at run time, one per token.
 from __future__ import annotations
 
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.attention_spec import AttentionSpec, chunks, row_of, share_heads
-from tbt_compile.codegen.kernels.byterows import ByteRows, code_type, for_lanes
+from tbt_compile.codegen.kernels.attention_spec import AttentionSpec
+from tbt_compile.codegen.kernels.byterows import ByteRows, code_type
+from tbt_compile.codegen.kernels.loops import chunks, for_lanes, row_of, share_heads
 from tbt_compile.codegen.layouts import SCALE_BYTES
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.byterows import for_lanes, write_codes
+from tbt_compile.codegen.kernels.byterows import write_codes
+from tbt_compile.codegen.kernels.loops import for_lanes
 from tbt_compile.codegen.kernels.quantize import RowFormat, conditions, pack_row, row_mean
 from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T

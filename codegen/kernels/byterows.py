@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.loops import for_lanes
 from tbt_compile.codegen.kernels.quantize import code_bytes, row_scale
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
@@ -12,14 +13,6 @@ from tbt_compile.encoding import Encoding
 def code_type(encoding: Encoding) -> str:
     """How a code byte is read: int8 or uint8."""
     return "int8" if encoding is Encoding.INT8 else "uint8"
-
-
-def for_lanes(length: Expr | int, lanes: int, body: emit.Chunk) -> None:
-    """Runs `body(k, lanes)` over 0 .. length - 1: whole vectors, then single elements."""
-    with emit.loop("group", length // lanes) as group:
-        body(group * lanes, lanes)
-    with emit.loop("rest", length % lanes) as rest:
-        body(length // lanes * lanes + rest, 1)
 
 
 def write_codes(

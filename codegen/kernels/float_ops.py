@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit, float_math
-from tbt_compile.codegen.kernels.byterows import for_lanes
+from tbt_compile.codegen.kernels.loops import for_lanes, share_rows
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.errors import LoweringError
-
-_PARALLEL_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -84,20 +82,6 @@ def activation(spec: ActivationSpec) -> PrimFunc:
     if spec.function not in ACTIVATIONS:
         raise LoweringError(f"activation {spec.function!r}: expected one of {', '.join(ACTIVATIONS)}")
     return emit.function(spec.function, lambda: _activation(spec))
-
-
-def share_rows(rows: Expr, elements: Expr, body: emit.Body) -> None:
-    """Runs `body` for every row, on all threads if there are many elements."""
-
-    def threads() -> None:
-        with emit.parallel("row", rows) as row:
-            body(row)
-
-    def serial() -> None:
-        with emit.loop("row", rows) as row:
-            body(row)
-
-    emit.branch(elements >= _PARALLEL_ELEMENTS, threads, serial)
 
 
 def row_total(spec: NormSpec, value: emit.Load) -> Expr:

@@ -8,15 +8,15 @@ The integer sum is exact. sx is the learned scale, or the row's own one for 8-bi
 from __future__ import annotations
 
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.attention_spec import row_of
 from tbt_compile.codegen.kernels.bitproduct import bit_product
 from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS, ByteProduct
 from tbt_compile.codegen.kernels.linear_int8 import linear_int8
-from tbt_compile.codegen.kernels.linear_spec import LinearSpec, share_columns
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.loops import chunks, row_of, share_columns
 from tbt_compile.codegen.kernels.rows import Finish, PackedRows, store_existing
 from tbt_compile.codegen.kernels.tile import Columns
 from tbt_compile.codegen.layouts import interleaved_shape
-from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
@@ -65,15 +65,16 @@ class _Linear:
 
     def body(self) -> None:
         """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
-        with emit.loop("chunk", T.ceildiv(self.rows, _CHUNK_ROWS)) as chunk:
-            first = chunk * _CHUNK_ROWS
-            count = emit.let(T.min(T.int64(_CHUNK_ROWS), self.rows - first))
+
+        def chunk(first: Expr, count: Expr) -> None:
             if self.spec.activation.dynamic:
                 emit.branch(
                     count >= FEWEST_ROWS, lambda: self.bytes(first, count), lambda: self.planes(first, count)
                 )
             else:
                 self.planes(first, count)
+
+        chunks(self.rows, _CHUNK_ROWS, chunk)
 
     def planes(self, first: Expr, count: Expr) -> None:
         """A chunk of rows by popcount."""

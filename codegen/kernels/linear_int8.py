@@ -8,9 +8,9 @@ The activations' scale is found per row; the weights' is stored per output row.
 from __future__ import annotations
 
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.attention_spec import chunks, row_of
 from tbt_compile.codegen.kernels.byterows import ByteRows
-from tbt_compile.codegen.kernels.linear_spec import LinearSpec, share_columns
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.loops import chunks, row_of, share_columns
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 
 _CHUNK_ROWS = 32

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit, float_math
-from tbt_compile.codegen.kernels.attention_spec import share_heads
+from tbt_compile.codegen.kernels.loops import share_heads
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 
 _COST = 32
