@@ -116,9 +116,12 @@ def _fill(row: Row, worker: Worker, settings: Settings) -> None:
     # No engine can be asked for its encoder alone in the same way as the others; two lengths give it for all.
     row.token_ms, row.encoder_ms = _token_and_encoder_ms(row, "s", settings.new_tokens)
     row.token_cpu_ms, row.encoder_cpu_ms = _token_and_encoder_ms(row, "cpu_s", settings.new_tokens)
-    row.tokens_per_second = 1000 / row.token_ms
     row.size_mib = worker.size_bytes / _MIB
     row.peak_mib = worker.peak_bytes / _MIB
+    if row.token_ms > 0:
+        row.tokens_per_second = 1000 / row.token_ms
+    else:
+        row.skipped = "lost in noise: ask for more new tokens or repeats, or a quieter machine"
 
 
 def _token_and_encoder_ms(row: Row, unit: str, tokens: int) -> tuple[float, float]:

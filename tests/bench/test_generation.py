@@ -58,6 +58,16 @@ def test_figures_follow_from_two_lengths(fake: list[str]) -> None:
         assert len(row["samples"]["first_token_s"]) == len(row["samples"]["all_tokens_s"]) == 2
 
 
+def test_figures_below_the_noise_are_not_shown_as_figures(
+    fake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeWorker, "measure", lambda self, count: (1 - 0.01 * count, 1.0))
+    rows = generation.run(SMALL)["rows"]
+    assert all("lost in noise" in row["skipped"] for row in rows)
+    assert all(row["size_mib"] == 1 for row in rows)
+    assert best_int8_peer(rows) is None
+
+
 def test_progress_goes_from_nothing_to_nearly_all(fake: list[str]) -> None:
     shares: list[float] = []
     generation.run(SMALL, lambda text, share: shares.append(share))
