@@ -20,6 +20,7 @@ from tbt_compile.runtime.generation import GenerationSettings, generate
 
 if TYPE_CHECKING:
     from tbt_compile.runtime.machine import Machine
+    from tbt_compile.runtime.seq2seq import Seq2SeqSession
 
 LIBRARY = "model.so"
 Array = npt.NDArray[Any]
@@ -86,9 +87,8 @@ class CompiledModel:
             TargetError: the model was compiled for another machine.
         """
         ids, mask = self._check_source(input_ids, attention_mask)
-        session = self.session(ids, mask)
         return generate(
-            session,
+            self._open(ids, mask),
             self._settings.replace(**settings),
             len(ids),
             decoder_input_ids=decoder_input_ids,
@@ -96,18 +96,28 @@ class CompiledModel:
             on_tokens=on_tokens,
         )
 
-    def session(self, input_ids: npt.NDArray[np.int64], attention_mask: npt.NDArray[np.int64]) -> Any:
-        """Encode a batch and return a `DecoderSession`, for a search of one's own."""
+    def session(
+        self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
+    ) -> Seq2SeqSession:
+        """Encode a batch and return a `DecoderSession`, for a search of one's own.
+
+        Arguments and errors are those of `generate`.
+        """
+        return self._open(*self._check_source(input_ids, attention_mask))
+
+    def _open(
+        self, input_ids: npt.NDArray[np.int64], attention_mask: npt.NDArray[np.int64]
+    ) -> Seq2SeqSession:
         from tbt_compile.runtime.machine import set_threads
-        from tbt_compile.runtime.seq2seq import Seq2SeqSession
+        from tbt_compile.runtime.seq2seq import DecoderLimits, Seq2SeqSession
 
         machine = self._ready()
         if self.num_threads is not None:
             set_threads(self.num_threads)
-        description = self.description
-        return Seq2SeqSession(
-            machine, description["layers"], input_ids, attention_mask, description["max_positions"]
+        limits = DecoderLimits(
+            self.description["layers"], self.description["vocabulary"], self.description["max_positions"]
         )
+        return Seq2SeqSession(machine, limits, input_ids, attention_mask)
 
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
         """Write library, packed weights and manifest to a folder that runs on the target.
@@ -183,8 +193,13 @@ class CompiledModel:
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Source ids and mask as int64 [B, S]; an index out of range would read beyond a table."""
-        ids = np.asarray(input_ids)
-        mask = np.ones(ids.shape, np.int64) if attention_mask is None else np.asarray(attention_mask)
+        try:
+            ids = np.asarray(input_ids)
+            mask = np.ones(ids.shape, np.int64) if attention_mask is None else np.asarray(attention_mask)
+        except ValueError as error:
+            raise GenerationError(
+                f"input_ids or attention_mask is no array ({error}): pad shorter sources on the right"
+            ) from error
         if ids.ndim != 2 or 0 in ids.shape or ids.dtype.kind not in "iu":
             raise GenerationError(
                 f"input_ids has shape {list(ids.shape)} and type {ids.dtype}: expected integers "

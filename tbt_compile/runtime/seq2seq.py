@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,27 +14,35 @@ from tbt_compile.runtime.machine import Machine, take_rows, tensor
 Tokens = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class DecoderLimits:
+    """Sizes of a decoder.
+
+    Attributes:
+        layers: each has two caches, of keys and values.
+        vocabulary: number of tokens.
+        max_positions: most tokens that a sequence can have, or None.
+    """
+
+    layers: int
+    vocabulary: int
+    max_positions: int | None
+
+
 class Seq2SeqSession:
     """Runs the encoder at once, then serves the decoder step by step (see `DecoderSession`).
 
     Args:
         machine: with the functions `encoder`, `first_step` and `step`.
-        layers: decoder layers; each has two caches, of keys and values.
-        input_ids, attention_mask: int64 [B, S].
-        max_positions: most tokens that the decoder can hold, or None.
+        limits: of the decoder.
+        input_ids, attention_mask: int64 [B, S], checked.
     """
 
     def __init__(
-        self,
-        machine: Machine,
-        layers: int,
-        input_ids: Tokens,
-        attention_mask: Tokens,
-        max_positions: int | None,
+        self, machine: Machine, limits: DecoderLimits, input_ids: Tokens, attention_mask: Tokens
     ) -> None:
         self._machine = machine
-        self._layers = layers
-        self._max_positions = max_positions
+        self._limits = limits
         self._mask = tensor(attention_mask)
         self._hidden = machine.call("encoder", tensor(input_ids), self._mask)[0]
         self._items = np.arange(len(input_ids))
@@ -45,18 +54,25 @@ class Seq2SeqSession:
         """Append tokens [rows, q] to every row; logits [rows, V] of the last position.
 
         Raises:
-            GenerationError: the sequences would be longer than the model's position embeddings.
+            GenerationError: the sequences would be longer than the model's position embeddings, or a token
+                is outside the vocabulary.
         """
         self._length += tokens.shape[1]
-        if self._max_positions is not None and self._length > self._max_positions:
+        longest = self._limits.max_positions
+        if longest is not None and self._length > longest:
             raise GenerationError(
-                f"{self._length} decoder tokens are more than the model's {self._max_positions} positions: "
-                "lower max_new_tokens or max_length"
+                f"{self._length} decoder tokens are more than the model's {longest} positions: lower "
+                "max_new_tokens or max_length"
+            )
+        if tokens.view(np.uint64).max() >= self._limits.vocabulary:  # a negative one is huge in this view
+            raise GenerationError(
+                f"decoder token {tokens.min() if tokens.min() < 0 else tokens.max()}: expected ids from 0 to "
+                f"{self._limits.vocabulary - 1} in decoder_input_ids, forced tokens and pad_token_id"
             )
         if not self._self_caches:
             logits, *caches = self._machine.call("first_step", tensor(tokens), self._hidden, self._mask)
-            self._self_caches = caches[: 2 * self._layers]
-            self._cross_caches = caches[2 * self._layers :]
+            self._self_caches = caches[: 2 * self._limits.layers]
+            self._cross_caches = caches[2 * self._limits.layers :]
         else:
             for column in range(tokens.shape[1]):
                 logits, *self._self_caches = self._machine.call(

@@ -1,0 +1,77 @@
+"""Models made ready for lowering, sources of different lengths, and exact comparison of sessions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from models import VOCABULARY
+from transformers import PreTrainedModel
+
+import tbt_compile
+from tbt_compile import CompiledModel, Recipe
+
+Tokens = np.ndarray[Any, np.dtype[np.int64]]
+Scores = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def trained(model: PreTrainedModel, recipe: str | Recipe) -> PreTrainedModel:
+    """A prepared model whose scales come from one batch."""
+    tbt_compile.prepare(model, recipe)
+    ids, mask = sources(model.config.pad_token_id)
+    with torch.no_grad():
+        model(
+            input_ids=torch.tensor(ids),
+            attention_mask=torch.tensor(mask),
+            decoder_input_ids=torch.tensor(ids[:, :5]),
+        )
+    return model.eval()
+
+
+def sources(pad: int, rows: int = 5, longest: int = 13) -> tuple[Tokens, Tokens]:
+    """Random sources of lengths `longest`, `longest` - 2, ...; ids and mask, padded on the right."""
+    generator = np.random.default_rng(3)
+    ids = generator.integers(3, VOCABULARY, (rows, longest))
+    lengths = [max(1, longest - 2 * row) for row in range(rows)]
+    mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
+    return np.where(mask == 1, ids, pad), mask
+
+
+def eager_tokens(model: PreTrainedModel, ids: Tokens, mask: Tokens, **settings: Any) -> Tokens:
+    """transformers' own result."""
+    with torch.no_grad():
+        output = model.generate(
+            torch.tensor(ids), attention_mask=torch.tensor(mask), do_sample=False, **settings
+        )
+    return output.numpy()
+
+
+def step_logits(model: CompiledModel, ids: Tokens, mask: Tokens, decoder: Tokens) -> list[Scores]:
+    """Logits [B, V] after every column of `decoder` [B, T], each fed on its own."""
+    session = model.session(ids, mask)
+    return [session.step(decoder[:, i : i + 1]).copy() for i in range(decoder.shape[1])]
+
+
+def assert_rows_do_not_depend_on_the_batch(
+    model: CompiledModel, pad: int, padding: tuple[int, ...] = (1, 19, 51), **settings: Any
+) -> None:
+    """A source alone, in a batch, and with more padding: the same logits and tokens, bit for bit."""
+    ids, mask = sources(pad)
+    decoder = np.random.default_rng(4).integers(3, VOCABULARY, (len(ids), 3))
+    together = step_logits(model, ids, mask, decoder)
+    tokens = model.generate(ids, mask, **settings)
+    for more in padding:
+        width = ((0, 0), (0, more))
+        wide_ids, wide_mask = np.pad(ids, width, constant_values=pad), np.pad(mask, width)
+        for got, expected in zip(step_logits(model, wide_ids, wide_mask, decoder), together, strict=True):
+            assert np.array_equal(got, expected)
+        assert np.array_equal(model.generate(wide_ids, wide_mask, **settings), tokens)
+    for row, length in enumerate(mask.sum(1)):
+        one = slice(row, row + 1)
+        alone = step_logits(model, ids[one, :length], mask[one, :length], decoder[one])
+        for got, expected in zip(alone, together, strict=True):
+            assert np.array_equal(got[0], expected[row])
+        output = model.generate(ids[one, :length], **settings)[0]
+        assert np.array_equal(output, tokens[row, : len(output)])
+        assert set(tokens[row, len(output) :].tolist()) <= {pad}
