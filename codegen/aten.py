@@ -1,4 +1,4 @@
-"""ATen operators of exported graphs that TVM's importer does not know."""
+"""ATen operators of exported graphs that TVM's importer does not know, or does not compute as torch does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def convert_where_scalar_self(node: fx.Node, importer: Any) -> Expr:
     return importer.block_builder.emit(relax.op.where(condition, relax.const(number, x.ty.dtype), x))
 
 
-def convert_full_bool(node: fx.Node, importer: Any) -> Expr:
+def convert_new_ones(node: fx.Node, importer: Any) -> Expr:
     """`aten::new_ones` of a dtype given by keyword, of any shape."""
     dtype = str(node.kwargs.get("dtype") or torch.float32).removeprefix("torch.")
     shape = [importer.env[size] if isinstance(size, fx.Node) else size for size in node.args[1]]  # type: ignore[union-attr]
@@ -41,10 +41,20 @@ def convert_embedding(node: fx.Node, importer: Any) -> Expr:
     return importer.block_builder.emit(relax.op.take(table, ids, axis=0, mode="clip"))
 
 
+def convert_power(node: fx.Node, importer: Any) -> Expr:
+    """`aten::pow(x, number)`: squares and cubes are products, as in torch, which a general power is not."""
+    x, exponent = importer.env[node.args[0]], node.args[1]
+    if exponent not in (2, 3):
+        return importer._pow(node)
+    square = importer.block_builder.emit(relax.op.multiply(x, x))
+    return square if exponent == 2 else importer.block_builder.emit(relax.op.multiply(square, x))
+
+
 CONVERTERS = {
     "embedding.default": convert_embedding,
     "to.device": convert_device,
     "where.ScalarOther": convert_where_scalar_other,
     "where.ScalarSelf": convert_where_scalar_self,
-    "new_ones.default": convert_full_bool,
+    "new_ones.default": convert_new_ones,
+    "pow.Tensor_Scalar": convert_power,
 }
