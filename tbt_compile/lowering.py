@@ -98,10 +98,10 @@ def _units(frozen: FrozenModel, dump: str | Path | None) -> tuple[list[Any], dic
             f"{type(frozen.module).__name__} is not an encoder-decoder model of transformers, and only those "
             "are compiled: run the frozen model in eager mode"
         )
-    units = list(export_units(frozen.module))
+    units = export_units(frozen.module)
     for unit in units:
         lowering_pipeline().run(unit, None if dump is None else Path(dump) / unit.name)
-    return units, decode_settings(frozen.module)
+    return list(units), decode_settings(frozen.module, units.layers)
 
 
 def _named_tensors(module: nn.Module) -> list[tuple[str, Any]]:

@@ -19,6 +19,9 @@ from tbt_compile.codegen.host import host_target
 from tbt_compile.errors import LoweringError, PlanError, TargetError
 
 NEW_TOKENS = {"max_new_tokens": 14, "min_new_tokens": 5}
+# No size is a multiple of a vector or of a word.
+ODD = {"d_model": 69, "encoder_attention_heads": 3, "decoder_attention_heads": 3, "vocab_size": 101}
+ODD |= {"encoder_ffn_dim": 77, "decoder_ffn_dim": 131}
 Pair = tuple[PreTrainedModel, CompiledModel]
 
 
@@ -102,7 +105,7 @@ def test_a_row_depends_on_nothing_but_itself(pair: Pair, beams: int) -> None:
 @pytest.mark.parametrize("notation", ["1-1-1", "2-2-8", "8-1-2"])
 def test_other_recipes(notation: str) -> None:
     recipe = tbt_compile.Recipe.parse(notation, center_activations=notation != "8-1-2")
-    model = trained(bart(layers=1), recipe)
+    model = trained(bart(layers=1, encoder_layers=2, **ODD), recipe)
     compiled = tbt_compile.lower(tbt_compile.freeze(model))
     assert compiled.recipe == recipe
     ids, mask = sources(model.config.pad_token_id)

@@ -151,26 +151,22 @@ def _export(unit: nn.Module, args: tuple[Any, ...], dims: tuple[Any, ...]) -> to
     return torch.export.export(unit.eval(), args, dynamic_shapes=dims, strict=False)
 
 
-def decode_settings(model: PreTrainedModel) -> dict[str, Any]:
-    """What the decode engine has to know beside the compiled functions, as JSON-ready values."""
-    config = model.config
+def decode_settings(model: PreTrainedModel, layers: int) -> dict[str, Any]:
+    """What the decode engine has to know beside the compiled functions, as JSON-ready values.
+
+    `layers` is the number of decoder layers. Models with relative positions have no `max_positions`.
+    """
     generation = {
         name: value
         for name, value in model.generation_config.to_diff_dict().items()
         if isinstance(value, (bool, int, float, str, list)) and name != "transformers_version"
     }
-    # Relative positions have no largest length.
-    limit = None if config.model_type == "t5" else getattr(config, "max_position_embeddings", None)
+    limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None:  # caps the default length, as in transformers
         generation["max_position_embeddings"] = int(limit)
     return {
         "generation": generation,
-        "vocabulary": int(config.vocab_size),
-        "layers": _decoder_layers(config),
+        "vocabulary": int(model.config.vocab_size),
+        "layers": layers,
         "max_positions": limit,
     }
-
-
-def _decoder_layers(config: Any) -> int:
-    names = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
-    return next(int(getattr(config, name)) for name in names if getattr(config, name, None))
