@@ -9,7 +9,7 @@ from torch import fx
 
 from tbt_compile.codegen.convert import Converter, Kernels, operand, product, reshape
 from tbt_compile.codegen.kernels import float_ops, softmax
-from tbt_compile.codegen.tvm_api import Expr
+from tbt_compile.codegen.tvm_api import Expr, relax
 
 
 def float_converters(kernels: Kernels) -> dict[str, Converter]:
@@ -54,16 +54,26 @@ def add_layer_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
 
 
 def layer_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
-    """`aten::layer_norm` over the last dimension with weight and bias; others are left to TVM."""
-    x = operand(importer, node.args[0])
-    if len(node.args[1]) != 1 or len(node.args) < 4 or node.args[2] is None or node.args[3] is None:  # type: ignore[arg-type]
+    """`aten::layer_norm` over the last dimension; others are left to TVM."""
+    arguments: list[Any] = [*node.args, None, None, None][:5]
+    x, sizes, eps = operand(importer, arguments[0]), arguments[1], arguments[4]
+    if len(sizes) != 1:
         return importer._layer_norm(node)
-    weight, bias = operand(importer, node.args[2]), operand(importer, node.args[3])
-    eps = float(node.args[4]) if len(node.args) > 4 else 1e-5  # type: ignore[arg-type]
+    affine = [
+        _vector(importer, argument, fill, sizes[0])
+        for argument, fill in zip(arguments[2:4], (1.0, 0.0), strict=True)
+    ]
     shape, rows = list(x.ty.shape), _rows(x)
-    spec = float_ops.NormSpec(int(shape[-1]), eps, kernels.isa)
-    args = [reshape(importer, x, rows), weight, bias]
+    spec = float_ops.NormSpec(int(shape[-1]), 1e-5 if eps is None else float(eps), kernels.isa)
+    args = [reshape(importer, x, rows), *affine]
     return reshape(importer, kernels.call(importer, spec, float_ops.layer_norm, args, rows), shape)
+
+
+def _vector(importer: Any, argument: Any, fill: float, length: int) -> Expr:
+    """A weight or bias, or the numbers that stand for its absence."""
+    if argument is not None:
+        return operand(importer, argument)
+    return importer.block_builder.emit(relax.op.full([length], relax.const(fill, "float32"), "float32"))
 
 
 def gelu(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
