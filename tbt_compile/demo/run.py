@@ -35,7 +35,6 @@ class DemoSettings:
     teacher: TrainSettings = field(default_factory=lambda: TrainSettings(steps=700, save_every=100))
     students: tuple[tuple[str, TrainSettings], ...] = (
         ("2-2-2", TrainSettings(steps=400, learning_rate=3e-3, save_every=100)),
-        # At 4e-3 binary training sometimes collapses in its first steps and does not recover.
         ("1-1-1", TrainSettings(steps=600, learning_rate=2e-3, save_every=100)),
     )
     # A heavier weight of the hidden states holds a small model back: at 1-1-1, weights of 6, 1.8 and 0.6 gave

@@ -40,7 +40,8 @@ class DistillationTrainer(Seq2SeqTrainer):
         self.weights = weights or LossWeights()
         if self.weights.attention:
             teacher.set_attn_implementation("eager")  # the fused ones return no attention maps
-        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
+        # Run without gradients below, and otherwise left alone: its next student is a copy that has to train.
+        self.teacher = teacher.to(self.args.device).eval()
         # The loss below is a mean already: the trainer must divide it by the accumulation steps itself.
         self.model_accepts_loss_kwargs = False
 

@@ -50,6 +50,13 @@ def test_the_teacher_is_frozen_and_the_student_follows_it(tmp_path: Path) -> Non
     assert last - least < 0.7 * (first - least)
 
 
+def test_a_second_student_of_the_same_teacher_trains_all_its_weights(tmp_path: Path) -> None:
+    teacher = model()
+    trainer(tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2"), teacher, tmp_path)
+    second = tbt_compile.prepare(copy.deepcopy(teacher), "1-1-1")
+    assert all(parameter.requires_grad for parameter in second.parameters())
+
+
 def test_the_loss_does_not_depend_on_padding(tmp_path: Path) -> None:
     teacher = model().eval()
     pupil = tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2").eval()
