@@ -44,5 +44,5 @@ $(VENV)/.stamp-run: $(VENV)/.stamp-torch pyproject.toml setup.py
 	touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-run
-	$(PIP) install -c constraints.txt -e '.[test,bench]'
+	$(PIP) install -c constraints.txt -e '.[test,bench,report]'
 	touch $@

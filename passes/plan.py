@@ -217,7 +217,7 @@ def _plan_site(
         return SitePlan(site.kind, site.fqn, (weight,), tied_to)
     bits = recipe.activation_bits
     if site.kind is SiteKind.OUTPUT_PROJECTION and bits != 32:
-        bits = recipe.output_projection_activation_bits
+        bits = 32 if weight_bits == 32 else recipe.output_projection_activation_bits
     return SitePlan(site.kind, site.fqn, (_activation(site, "input", bits, signs), weight), tied_to)
 
 

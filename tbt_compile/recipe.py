@@ -28,7 +28,7 @@ class Recipe:
     Attributes:
         output_projection_activation_bits: bits of the input of the output projection (`lm_head`). Its
             weight is at `embedding_bits` when it is tied to the embedding, else at `weight_bits`. With
-            activations at 32 bits its input is not quantized either.
+            activations or that weight at 32 bits its input is not quantized either.
         exclude: `fnmatch` patterns; a module whose dotted name matches one is left in full precision.
         center_weights: subtract the row mean before quantizing a weight (Eq. 8 and 9).
         center_activations: subtract the token mean before quantizing a signed activation (X' of Eq. 11-14).

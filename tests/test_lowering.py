@@ -102,7 +102,7 @@ def test_a_row_depends_on_nothing_but_itself(pair: Pair, beams: int) -> None:
     assert_rows_do_not_depend_on_the_batch(compiled, model.config.pad_token_id, num_beams=beams, **NEW_TOKENS)
 
 
-@pytest.mark.parametrize("notation", ["1-1-1", "2-2-8", "8-1-2"])
+@pytest.mark.parametrize("notation", ["1-1-1", "2-2-8", "8-1-2", "32-2-2"])
 def test_other_recipes(notation: str) -> None:
     recipe = tbt_compile.Recipe.parse(notation, center_activations=notation != "8-1-2")
     model = trained(bart(layers=1, encoder_layers=2, **ODD), recipe)

@@ -1,4 +1,4 @@
-"""Starting, asking and ending the worker process of one row."""
+"""Starting, asking and ending the worker processes of benchmarks."""
 
 from __future__ import annotations
 
@@ -22,51 +22,46 @@ class WorkerError(TbtError):
 def build(job: Job) -> None:
     """Run the job's `build` in a process that ends with it, so that it cannot disturb what is measured."""
     done = subprocess.run(
-        _command("build"),
+        [*_command("worker"), "build"],
         input=json.dumps(job.to_dict()) + "\n",
         capture_output=True,
         text=True,
-        env=_environment(job),
+        env=_environment(job.threads),
         check=False,
     )
     if done.returncode != 0:
         raise WorkerError(f"preparing {job.engine} {job.recipe} failed: {done.stderr.strip()[-2000:]}")
 
 
-class Worker:
-    """A process that has loaded one engine and generates when asked."""
+class Served:
+    """A process that answers each line of JSON with one.
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    Attributes:
+        name: what is measured in it, for error messages.
+    """
+
+    def __init__(self, name: str, module: str, *arguments: str, threads: int) -> None:
+        self.name = name
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
         self._process = subprocess.Popen(
-            _command("serve"),
+            [*_command(module), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=_environment(job),
+            env=_environment(threads),
         )
-        self.size_bytes = int(self._ask(json.dumps(job.to_dict()))["size_bytes"])
-        self.peak_bytes = 0
 
-    def measure(self, count: int) -> tuple[float, float]:
-        """Wall-clock and CPU seconds that it takes to read the source text and generate `count` tokens."""
-        answer = self._ask(str(count))
-        self.peak_bytes = int(answer["peak_bytes"])
-        return float(answer["seconds"]), float(answer["cpu_seconds"])
+    def ask(self, question: Any) -> dict[str, Any]:
+        """Send one value, wait for the answer.
 
-    def close(self) -> None:
-        """End the process."""
-        if not self._errors.closed:
-            self._process.communicate()
-            self._errors.close()
-
-    def _ask(self, line: str) -> dict[str, Any]:
+        Raises:
+            WorkerError: the process ended instead.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(line + "\n")
+            self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         except BrokenPipeError:
@@ -76,14 +71,35 @@ class Worker:
             self._errors.seek(0)
             said = self._errors.read().strip()[-2000:]
             self._errors.close()
-            raise WorkerError(f"measuring {self.job.engine} {self.job.recipe} failed: {said}")
+            raise WorkerError(f"measuring {self.name} failed: {said}")
         answered: dict[str, Any] = json.loads(answer)
         return answered
 
+    def close(self) -> None:
+        """End the process."""
+        if not self._errors.closed:
+            self._process.communicate()
+            self._errors.close()
 
-def _command(mode: str) -> list[str]:
-    return [sys.executable, "-m", "tbt_compile.bench.worker", mode]
+
+class Worker(Served):
+    """A process that has loaded one engine and generates when asked."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"{job.engine} {job.recipe}".strip(), "worker", "serve", threads=job.threads)
+        self.size_bytes = int(self.ask(job.to_dict())["size_bytes"])
+        self.peak_bytes = 0
+
+    def measure(self, count: int) -> tuple[float, float]:
+        """Wall-clock and CPU seconds that it takes to read the source text and generate `count` tokens."""
+        answer = self.ask(count)
+        self.peak_bytes = int(answer["peak_bytes"])
+        return float(answer["seconds"]), float(answer["cpu_seconds"])
 
 
-def _environment(job: Job) -> dict[str, str]:
-    return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(job.threads))}
+def _command(module: str) -> list[str]:
+    return [sys.executable, "-m", f"tbt_compile.bench.{module}"]
+
+
+def _environment(threads: int) -> dict[str, str]:
+    return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tbt_compile.bench.engines import get_engine
 from tbt_compile.bench.job import Job
@@ -22,7 +22,7 @@ from tbt_compile.bench.job import Job
 
 def main() -> None:
     """Read the job from the first line of standard input and do it."""
-    with _own_standard_output() as answers:
+    with own_standard_output() as answers:
         _work(answers)
 
 
@@ -36,23 +36,24 @@ def _work(answers: TextIO) -> None:
     gc.collect()
     _reset_peak()
     runner.generate(2)
-    _answer(answers, {"size_bytes": runner.size_bytes})
+    answer(answers, {"size_bytes": runner.size_bytes})
     for line in sys.stdin:
         count = int(line)
         start, cpu_start = time.perf_counter(), time.process_time()
         runner.generate(count)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-        _answer(answers, {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": _peak_bytes()})
+        answer(answers, {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": _peak_bytes()})
 
 
-def _own_standard_output() -> TextIO:
+def own_standard_output() -> TextIO:
     """Keep the real standard output for answers; what else is printed goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
 
 
-def _answer(answers: TextIO, message: dict[str, float]) -> None:
+def answer(answers: TextIO, message: dict[str, Any]) -> None:
+    """Write one line of JSON."""
     answers.write(json.dumps(message) + "\n")
     answers.flush()
 

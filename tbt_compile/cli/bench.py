@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from tbt_compile.cli.bench_kernels import kernels
 from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed and memory, side by side with other engines.")
+app.command()(kernels)
 
 
 @app.callback()

@@ -15,7 +15,7 @@ from tbt_compile.bench.job import Row
 from tbt_compile.cli import console
 from tbt_compile.errors import TbtError
 
-COMMANDS = ("demo", "train", "evaluate", "lower", "run", "bench generate", "targets")
+COMMANDS = ("demo", "train", "evaluate", "lower", "run", "bench generate", "bench kernels", "targets")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,149 @@
+"""What a kernel could reach at most: its own arithmetic without its memory traffic, and that traffic alone.
+
+`compute_roof` is the inner loop of a linear layer with the weights held in registers and the activations in
+the first-level cache, without packing, scales or stores. `read_roof` only reads an array. A linear layer can
+be no faster than the slower of the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tbt_compile.codegen.isa import WORD_BITS, Isa
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.bitproduct import bit_product, plane_count
+from tbt_compile.codegen.kernels.bytedot import GROUP, ByteDot
+from tbt_compile.codegen.kernels.loops import share_columns
+from tbt_compile.codegen.kernels.tile import Columns, ReadColumn, ReadRow, dot_tile, tile_shape
+from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
+from tbt_compile.encoding import Encoding
+
+_RESIDENT_WORDS = 64
+READ_WORDS = 4096
+"""Words per thread and turn in `read_roof`."""
+
+
+@dataclass(frozen=True)
+class RoofSpec:
+    """Which arithmetic.
+
+    Attributes:
+        activation: any quantized encoding.
+        weight: BINARY or TERNARY.
+        words: steps of 64 elements; a multiple of 64.
+    """
+
+    activation: Encoding
+    weight: Encoding
+    words: int
+    isa: Isa
+
+    @property
+    def macs(self) -> int:
+        """Multiplications that one call stands for."""
+        if self.activation.dynamic:
+            rows, vectors = _byte_tile(self.isa)
+            return rows * vectors * self.isa.float_lanes * WORD_BITS * self.words
+        product = bit_product(self.activation, self.weight)
+        rows, vectors = tile_shape(product, self.isa, 4)
+        return rows * vectors * self.isa.word_lanes * WORD_BITS * self.words
+
+
+def compute_roof(spec: RoofSpec) -> PrimFunc:
+    """The inner loop alone.
+
+    Arguments:
+        x: uint64 [64, 64], read as rows of packed codes
+        w: uint64 [64], read as packed weights
+        y: int32 [16], the sums of everything, so that nothing is optimised away
+    """
+    body = _bytes if spec.activation.dynamic else _bits
+    return emit.function("compute_roof", lambda: body(spec))
+
+
+def read_roof(words: int, isa: Isa) -> PrimFunc:
+    """Reads x: uint64 [words], a multiple of 4096, once, and writes y: uint64 [words / 4096]."""
+
+    def body() -> None:
+        x = emit.argument("x", (words,), "uint64")
+        y = emit.argument("y", (words // READ_WORDS,), "uint64")
+        lanes = isa.word_lanes
+        side_by_side = 8
+
+        def part(index: Expr) -> None:
+            sums = [
+                emit.Register("sums", "uint64", lanes, emit.splat(T.uint64(0), lanes))
+                for _ in range(side_by_side)
+            ]
+            with emit.loop("k", READ_WORDS // (lanes * side_by_side)) as k:
+                for index_of, total in enumerate(sums):
+                    at = index * READ_WORDS + (k * side_by_side + index_of) * lanes
+                    total.set(total.get() ^ emit.load(x, at, lanes=lanes))
+            value = sums[0].get()
+            for total in sums[1:]:
+                value = value ^ total.get()
+            emit.store(y, emit.reduce_lanes(value, lanes, lambda a, b: a ^ b), index)
+
+        share_columns(T.int64(1), 1, words // READ_WORDS, words, part)
+
+    return emit.function("read_roof", body)
+
+
+def _arguments() -> tuple[Expr, Expr, Expr]:
+    x = emit.argument("x", (_RESIDENT_WORDS, WORD_BITS), "uint64")
+    return x, emit.argument("w", (WORD_BITS,), "uint64"), emit.argument("y", (16,), "int32")
+
+
+def _bits(spec: RoofSpec) -> None:
+    x, w, y = _arguments()
+    product = bit_product(spec.activation, spec.weight)
+    height, width = tile_shape(product, spec.isa, 4)
+    planes, lanes = plane_count(product.x), spec.isa.word_lanes
+
+    def row(r: int) -> ReadRow:
+        return lambda word, plane: x[word % _RESIDENT_WORDS, r * planes + plane]
+
+    def column(c: int) -> ReadColumn:
+        at = c * product.w.planes % (WORD_BITS // lanes)
+        return lambda _, plane: emit.load(w, (at + plane) * lanes % WORD_BITS, lanes=lanes)
+
+    rows = [row(r) for r in range(height)]
+    columns = [Columns(column(c), lanes) for c in range(width)]
+    _store(dot_tile(product, spec.words, rows, columns, spec.isa), lanes, y)
+
+
+def _byte_tile(isa: Isa) -> tuple[int, int]:
+    return 4, 4 if isa.registers == 32 else 2
+
+
+def _bytes(spec: RoofSpec) -> None:
+    x, w, y = _arguments()
+    dot = ByteDot(spec.isa, spec.activation)
+    height, width = _byte_tile(spec.isa)
+    lanes = spec.isa.float_lanes
+    sums = [[dot.accumulator() for _ in range(width)] for _ in range(height)]
+    weights = [
+        T.reinterpret(
+            f"{dot.weight_type}x{lanes * GROUP}",
+            emit.load(w, v * lanes // 2 % WORD_BITS, lanes=lanes // 2),
+        )
+        for v in range(width)
+    ]
+    groups = spec.words * WORD_BITS // GROUP
+    run = dot.steps or groups
+    with emit.loop("run", groups // run) as index:
+        with emit.loop("group", run) as group:
+            for r in range(height):
+                four = T.cast(x[(index * run + group) % _RESIDENT_WORDS, r], "int32")
+                for v in range(width):
+                    sums[r][v].step(weights[v], emit.let(four))
+        for accumulator in (item for row in sums for item in row):
+            accumulator.widen()
+    _store([[item.total.get() for item in row] for row in sums], lanes, y)
+
+
+def _store(sums: list[list[Expr]], lanes: int, y: Expr) -> None:
+    total = None
+    for value in (item for row in sums for item in row):
+        total = value if total is None else total + value
+    emit.store(y, emit.let(total), 0, lanes=lanes)

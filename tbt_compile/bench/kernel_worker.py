@@ -1,0 +1,107 @@
+"""The process that times the kernels of one engine.
+
+    python -m tbt_compile.bench.kernel_worker ENGINE TARGET < questions
+
+A question is {"case": {...}} or {"roof": {...}} with a case, or {"read": bytes}; the answer has the seconds
+of several calls. What was built for a question stays, so that it can be asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from tbt_compile.bench.kernel_case import KernelCase
+from tbt_compile.bench.worker import answer, own_standard_output
+
+SECONDS = 0.02
+"""What one answer may take, if a single call does not take longer."""
+_BATCHES = 5
+
+Prepared = tuple[Callable[[], Any], int]
+
+
+def main() -> None:
+    """Answer questions until standard input ends."""
+    with own_standard_output() as answers:
+        prepare = _ENGINES[sys.argv[1]]
+        for line in sys.stdin:
+            question = json.loads(line)
+            call, size = prepare(json.dumps(question), sys.argv[2])
+            answer(answers, {"seconds": timed(call), "bytes": size})
+
+
+def timed(call: Callable[[], Any], seconds: float = SECONDS) -> list[float]:
+    """Seconds per call, several times over; short calls are timed in batches."""
+    call()
+    start = time.perf_counter()
+    call()
+    once = max(time.perf_counter() - start, 1e-7)
+    count = max(1, int(seconds / _BATCHES / once))
+    samples = []
+    for _ in range(_BATCHES):
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        samples.append((time.perf_counter() - start) / count)
+    return samples
+
+
+@cache
+def _ours(question: str, target: str) -> Prepared:
+    from tbt_compile.codegen import standalone
+    from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+    from tbt_compile.codegen.kernels.roof import RoofSpec
+    from tbt_compile.codegen.target import parse_target
+
+    asked, spec = json.loads(question), parse_target(target)
+    if "read" in asked:
+        return standalone.reading(asked["read"], spec), asked["read"]
+    case = KernelCase(**asked.get("roof", asked.get("case")))
+    if "roof" in asked:
+        roof = RoofSpec(case.activation, case.weight, 4096, spec.isa)
+        return standalone.arithmetic(roof, spec), roof.macs
+    linear = LinearSpec(case.n, case.k, case.activation, case.weight, True, True, spec.isa)
+    return standalone.random_linear(linear, spec, case.m)
+
+
+@cache
+def _torch_float(question: str, _target: str) -> Prepared:
+    import torch
+
+    case = KernelCase(**json.loads(question)["case"])
+    layer = torch.nn.Linear(case.k, case.n)
+    return _torch_call(layer, case), 4 * case.n * case.k
+
+
+@cache
+def _torch_int8(question: str, _target: str) -> Prepared:
+    import torch
+
+    case = KernelCase(**json.loads(question)["case"])
+    with warnings.catch_warnings():
+        # PyTorch announces that these functions and types will move to another package.
+        warnings.simplefilter("ignore")
+        layer = torch.ao.quantization.quantize_dynamic(
+            torch.nn.Sequential(torch.nn.Linear(case.k, case.n)), {torch.nn.Linear}, dtype=torch.qint8
+        )
+    return _torch_call(layer, case), case.n * case.k
+
+
+def _torch_call(layer: Any, case: KernelCase) -> Callable[[], Any]:
+    import torch
+
+    torch.set_grad_enabled(False)
+    x = torch.randn(case.m, case.k)
+    return lambda: layer(x)
+
+
+_ENGINES = {"tbt": _ours, "torch fp32": _torch_float, "torch int8 dynamic": _torch_int8}
+
+if __name__ == "__main__":
+    main()
