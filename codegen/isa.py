@@ -6,7 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 WORD_BITS = 64
-VECTORS_PER_BLOCK = 4
+_FEWEST_VECTORS = 4
+_WIDE_BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,12 @@ class Isa:
 
     @property
     def block(self) -> int:
-        """Weight columns stored next to each other by `layouts.interleave`."""
-        return VECTORS_PER_BLOCK * self.word_lanes
+        """Weight columns stored next to each other by `layouts.interleave`.
+
+        Four vectors of words, and 32 columns where the vectors are wide: two vectors of table look-ups.
+        """
+        columns = _FEWEST_VECTORS * self.word_lanes
+        return columns if self.vector_bits < 256 else max(columns, _WIDE_BLOCK)
 
     @classmethod
     def from_features(cls, name: str, features: Collection[str]) -> Isa:

@@ -149,6 +149,13 @@ def pick(value: Expr, lanes: Sequence[int]) -> Expr:
     return T.Shuffle([value], [T.int32(lane) for lane in lanes])
 
 
+def join(values: Sequence[Expr], lanes: int) -> Expr:
+    """Vectors of `lanes` each, one after the other."""
+    if len(values) == 1:
+        return values[0]
+    return T.Shuffle([let(value) for value in values], [T.int32(i) for i in range(len(values) * lanes)])
+
+
 def _at(index: Sequence[Expr | int], lanes: int) -> tuple[Expr | int, ...]:
     return tuple(index) if lanes == 1 else (*index[:-1], T.Ramp(index[-1], 1, lanes))
 

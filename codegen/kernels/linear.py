@@ -7,10 +7,11 @@ The integer sum is exact. sx is the learned scale, or the row's own one for 8-bi
 
 from __future__ import annotations
 
-from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels import emit, linear_bytes, linear_lookup
 from tbt_compile.codegen.kernels.bitproduct import bit_product
-from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS, ByteProduct
+from tbt_compile.codegen.kernels.linear_bytes import ByteProduct
 from tbt_compile.codegen.kernels.linear_int8 import linear_int8
+from tbt_compile.codegen.kernels.linear_lookup import LookupProduct, Tables, tables_for
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.loops import chunks, row_of, share_columns
 from tbt_compile.codegen.kernels.rows import Finish, PackedRows, store_existing
@@ -22,6 +23,9 @@ from tbt_compile.errors import LoweringError
 
 _CHUNK_ROWS = 64
 _BYTE_WORK = 4
+_LOOKUP_WORK = 4
+_GROUP_BYTES = 24 << 10
+_FEWEST_GROUPS = 8
 
 
 def linear(spec: LinearSpec) -> PrimFunc:
@@ -66,15 +70,22 @@ class _Linear:
     def body(self) -> None:
         """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
 
+        tables = tables_for(self.spec)
+
         def chunk(first: Expr, count: Expr) -> None:
-            if self.spec.activation.dynamic:
-                emit.branch(
-                    count >= FEWEST_ROWS, lambda: self.bytes(first, count), lambda: self.planes(first, count)
-                )
-            else:
+            def few() -> None:
                 self.planes(first, count)
 
-        chunks(self.rows, _CHUNK_ROWS, chunk)
+            if self.spec.activation.dynamic:
+                many = count >= linear_bytes.FEWEST_ROWS
+                emit.branch(many, lambda: self.bytes(first, count), few)
+            elif tables is not None:
+                many = count >= linear_lookup.FEWEST_ROWS
+                emit.branch(many, lambda: self.lookup(first, count, tables), few)
+            else:
+                few()
+
+        chunks(self.rows, _CHUNK_ROWS if tables is None else linear_lookup.CHUNK_ROWS, chunk)
 
     def planes(self, first: Expr, count: Expr) -> None:
         """A chunk of rows by popcount."""
@@ -83,15 +94,24 @@ class _Linear:
         with emit.loop("row", count) as row:
             packed.pack(row, row_of(self.x, first + row), scale, self.spec.center)
 
-        def block(index: Expr) -> None:
-            packed.multiply(
-                count,
-                lambda o, n: self.columns(index, o, n),
-                self.spec.isa.block,
-                self.finish_at(first, index),
-            )
+        block = self.spec.isa.block
+        together = self.together()
 
-        self.share(count, len(self.product.terms), block)
+        def group(index: Expr) -> None:
+            first_block = index * together
+
+            def columns(offset: Expr, lanes: int) -> Columns:
+                return self.columns(first_block + offset // block, offset % block, lanes)
+
+            packed.multiply(count, columns, together * block, self.finish_at(first, first_block))
+
+        self.share(count, len(self.product.terms), together, group)
+
+    def together(self) -> int:
+        """Weight blocks that pass by the rows together, so that outputs are written in longer pieces."""
+        blocks, words, planes, columns = (int(size) for size in self.w.shape)
+        most = min(blocks // _FEWEST_GROUPS, _GROUP_BYTES // (8 * words * planes * columns))
+        return next((size for size in range(most, 1, -1) if blocks % size == 0), 1)
 
     def bytes(self, first: Expr, count: Expr) -> None:
         """A chunk of many 8-bit rows."""
@@ -102,12 +122,24 @@ class _Linear:
         def block(index: Expr) -> None:
             product.multiply(count, self.w, index, self.finish_at(first, index))
 
-        self.share(count, _BYTE_WORK, block)
+        self.share(count, _BYTE_WORK, 1, block)
 
-    def share(self, count: Expr, work_per_word: int, body: emit.Body) -> None:
-        """Runs `body` for every weight block, on several threads if it pays."""
+    def lookup(self, first: Expr, count: Expr, tables: Tables) -> None:
+        """A chunk of many rows by table look-up."""
+        product = LookupProduct(self.spec, tables, linear_lookup.CHUNK_ROWS)
+        scale = emit.let(self.act_scale[0])
+        with emit.loop("row", count) as row:
+            product.pack(row, row_of(self.x, first + row), scale)
+
+        def block(index: Expr) -> None:
+            product.multiply(count, self.w, index, self.finish_at(first, index))
+
+        self.share(count, _LOOKUP_WORK, 1, block)
+
+    def share(self, count: Expr, work_per_word: int, together: int, body: emit.Body) -> None:
+        """Runs `body` for every `together` weight blocks, on several threads if it pays."""
         blocks, words, _, columns = (int(size) for size in self.w.shape)
-        share_columns(count, _CHUNK_ROWS, blocks, blocks * columns * words * work_per_word, body)
+        share_columns(count, _CHUNK_ROWS, blocks // together, blocks * columns * words * work_per_word, body)
 
     def columns(self, block: Expr, offset: Expr, lanes: int) -> Columns:
         """Columns of a weight block, from `offset` on."""

@@ -18,6 +18,7 @@ from tbt_compile.encoding import Encoding
 
 FEWEST_ROWS = 8
 """From this many rows on, unpacking the weights is worth it."""
+_WIDTH = 2
 
 
 class ByteProduct:
@@ -51,26 +52,34 @@ class ByteProduct:
         unpacked = emit.scratch("unpacked", shape, self.dot.weight_type)
         with emit.loop("word", self.words) as word, emit.loop("part", vectors) as part:
             self._unpack(w, block, word, part * lanes, unpacked)
-        with emit.loop("tile", T.ceildiv(count, self.height)) as tile:
-            first = tile * self.height
-            sums = self._tile(first, vectors, unpacked)
-            for r in range(self.height):
-                row = first + r
-                with emit.when(row < count):
-                    scale = emit.let(self.rows.scales[row])
-                    bias = emit.let(self.sums[row]) if self.dot.biased else T.int32(0)
-                    for v in range(vectors):
-                        total = emit.let(sums[r][v] - emit.splat(bias, lanes))
-                        finish(row, v * lanes, lanes, total, scale)
+        width = min(_WIDTH, vectors)
+        tiles = T.ceildiv(count, self.height)
+        with emit.loop("tile", tiles) as tile, emit.loop("part", vectors // width) as part:
+            self._tile(tile * self.height, count, part * (width * lanes), width, unpacked, finish)
 
-    def _tile(self, first: Expr, vectors: int, unpacked: Buffer) -> list[list[Expr]]:
+    def _tile(
+        self, first: Expr, count: Expr, column: Expr, width: int, unpacked: Buffer, finish: Finish
+    ) -> None:
+        """A register tile: `height` rows, those from `count` on not stored, times `width` vectors."""
+        lanes = self.spec.isa.float_lanes
+        sums = self._sums(first, column, width, unpacked)
+        for r in range(self.height):
+            row = first + r
+            with emit.when(row < count):
+                scale = emit.let(self.rows.scales[row])
+                bias = emit.let(self.sums[row]) if self.dot.biased else T.int32(0)
+                for v in range(width):
+                    total = emit.let(sums[r][v] - emit.splat(bias, lanes))
+                    finish(row, column + v * lanes, lanes, total, scale)
+
+    def _sums(self, first: Expr, column: Expr, vectors: int, unpacked: Buffer) -> list[list[Expr]]:
         lanes = self.spec.isa.float_lanes
         sums = [[self.dot.accumulator() for _ in range(vectors)] for _ in range(self.height)]
         run = self.dot.steps or self.groups
 
         def step(group: Expr) -> None:
             weights = [
-                emit.let(emit.load(unpacked, group, v * lanes * GROUP, lanes=lanes * GROUP))
+                emit.let(emit.load(unpacked, group, (column + v * lanes) * GROUP, lanes=lanes * GROUP))
                 for v in range(vectors)
             ]
             for r in range(self.height):

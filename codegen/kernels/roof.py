@@ -14,7 +14,7 @@ from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import bit_product, plane_count
 from tbt_compile.codegen.kernels.bytedot import GROUP, ByteDot
 from tbt_compile.codegen.kernels.loops import share_columns
-from tbt_compile.codegen.kernels.tile import Columns, ReadColumn, ReadRow, dot_tile, tile_shape
+from tbt_compile.codegen.kernels.tile import Columns, ReadColumn, ReadRow, dot_tile, joined, tile_shape
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
 
@@ -109,7 +109,8 @@ def _bits(spec: RoofSpec) -> None:
 
     rows = [row(r) for r in range(height)]
     columns = [Columns(column(c), lanes) for c in range(width)]
-    _store(dot_tile(product, spec.words, rows, columns, spec.isa), lanes, y)
+    sums = dot_tile(product, spec.words, rows, columns, spec.isa)
+    _store(sums, lanes * joined(columns, spec.isa), y)
 
 
 def _byte_tile(isa: Isa) -> tuple[int, int]:

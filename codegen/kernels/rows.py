@@ -12,6 +12,7 @@ from tbt_compile.codegen.kernels.tile import (
     Columns,
     ReadRow,
     dot_tile,
+    joined,
     row_terms,
     row_tile_vectors,
     tile_shape,
@@ -62,14 +63,19 @@ class PackedRows:
         """The products of the first `count` rows with columns 0 .. extent - 1, each passed to `finish`."""
         most = max(1, extent // self.isa.word_lanes)
         height, width = tile_shape(self.product, self.isa, most)
-        tiled: Expr = T.int64(0)
         if height > 1:
             with emit.loop("tile", count // height) as index:
                 self._row_tile(index * height, height, width, columns_at, extent, finish)
-            tiled = count // height * height
-        with emit.loop("row", count - tiled) as row:
-            width = row_tile_vectors(self.product, self.isa, most)
-            self._row_tile(tiled + row, 1, width, columns_at, extent, finish)
+        # One by one, not in a loop: LLVM would load the weights of all columns before it, and spill them.
+        for rest in range(1, height):
+            with emit.when(count % height == rest):
+                width = row_tile_vectors(self.product, self.isa, most, rest)
+                self._row_tile(count - rest, rest, width, columns_at, extent, finish)
+        if height == 1:
+            with emit.loop("row", count) as row:
+                self._row_tile(
+                    row, 1, row_tile_vectors(self.product, self.isa, most, 1), columns_at, extent, finish
+                )
 
     def _row_tile(
         self, row: Expr, height: int, width: int, columns_at: ColumnsAt, extent: int, finish: Finish
@@ -98,11 +104,14 @@ class PackedRows:
         rows = [self._reader(row + r) for r in range(height)]
         columns = [columns_at(offset, lanes) for offset in offsets]
         sums = dot_tile(self.product, self.words, rows, columns, self.isa)
+        size = joined(columns, self.isa)
         for r in range(height):
             scale = emit.let(self.scales[row + r])
             row_sum = emit.let(self.sums[row + r])
-            for offset, total in zip(offsets, sums[r], strict=True):
-                finish(row + r, offset, lanes, emit.let(total + emit.splat(row_sum, lanes)), scale)
+            for offset, total in zip(offsets[::size], sums[r], strict=True):
+                finish(
+                    row + r, offset, size * lanes, emit.let(total + emit.splat(row_sum, size * lanes)), scale
+                )
 
     def _reader(self, row: Expr) -> ReadRow:
         return lambda word, plane: self.bits[row, word, plane]

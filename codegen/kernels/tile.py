@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import Isa
@@ -35,16 +35,20 @@ def tile_shape(product: BitProduct, isa: Isa, most_vectors: int) -> tuple[int, i
     return 1, 1
 
 
-def row_tile_vectors(product: BitProduct, isa: Isa, most_vectors: int) -> int:
-    """Vectors of a one-row tile."""
+def row_tile_vectors(product: BitProduct, isa: Isa, most_vectors: int, rows: int) -> int:
+    """Vectors of a tile of few rows."""
     budget = isa.registers * 5 // 8
-    return next((v for v in (4, 2, 1) if v <= most_vectors and v * len(product.coefficients) <= budget), 1)
+    fits = (v for v in (4, 2, 1) if v <= most_vectors and rows * v * len(product.coefficients) <= budget)
+    return next(fits, 1)
 
 
 def dot_tile(
     product: BitProduct, words: Expr | int, rows: list[ReadRow], columns: list[Columns], isa: Isa
 ) -> list[list[Expr]]:
-    """int32 vectors [row][column vector] of popcount sums; without the terms that depend on the row only."""
+    """int32 vectors [row][group] of popcount sums; without the terms that depend on the row only.
+
+    A group is `joined(...)` neighbouring column vectors.
+    """
     counters = {
         (r, c, coefficient): _Counter(column.lanes, isa)
         for r in range(len(rows))
@@ -73,17 +77,27 @@ def dot_tile(
 
     _accumulate(words, step, everything, _longest_run(product, isa))
 
-    def total(r: int, c: int) -> Expr:
-        parts = [(t.coefficient, shared[c, t.coefficient]) for t in product.columns]
-        parts += [(coefficient, counters[r, c, coefficient]) for coefficient in product.coefficients]
-        lanes = columns[c].lanes
+    size = joined(columns, isa)
+
+    def total(r: int, first: int) -> Expr:
+        group = range(first, first + size)
+        parts = [(t.coefficient, [shared[c, t.coefficient] for c in group]) for t in product.columns]
+        parts += [(value, [counters[r, c, value] for c in group]) for value in product.coefficients]
+        lanes = size * columns[0].lanes
         result = None
-        for coefficient, counter in parts:
-            value = counter.value() * emit.splat(T.int32(coefficient), lanes)
+        for coefficient, side_by_side in parts:
+            counted = emit.join([counter.value() for counter in side_by_side], columns[0].lanes)
+            value = counted * emit.splat(T.int32(coefficient), lanes)
             result = value if result is None else result + value
         return emit.let(result)
 
-    return [[total(r, c) for c in range(len(columns))] for r in range(len(rows))]
+    return [[total(r, first) for first in range(0, len(columns), size)] for r in range(len(rows))]
+
+
+def joined(columns: Sequence[Columns], isa: Isa) -> int:
+    """How many column vectors of 64-bit lanes share a vector of 32-bit sums."""
+    fit = isa.float_lanes // columns[0].lanes
+    return fit if fit > 1 and len(columns) % fit == 0 else 1
 
 
 def row_terms(product: BitProduct, planes: list[Expr]) -> Expr:

@@ -1,0 +1,294 @@
+"""Many rows of 1 or 2 bit codes by table look-up, for x86 CPUs that have no instruction to count bits.
+
+Four bits of a weight row, 4 binary or 2 ternary codes, select one of 16 bytes: their product with the same
+elements of the activations. One byte shuffle looks that up for 16 columns at once, so that a product needs a
+shuffle and an addition where counting bits takes about nine instructions.
+
+A byte of activation bits ("index") stands for two neighbouring groups of elements. Its entry in the table has
+the 16 products of the first group and then the 16 of the second, and a vector of weights has the first
+group's four bits of 16 columns and then the second's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import gcd
+from typing import Any
+
+from tbt_compile.codegen.isa import WORD_BITS
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.bitproduct import BitProduct, Term, bit_product, plane_count
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.rows import Finish, PackedRows
+from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
+
+FEWEST_ROWS = 8
+"""From this many rows on, filling the table and spreading the weights is worth it."""
+COLUMNS = 16
+"""Columns whose weights share a vector: as many as a table has entries."""
+_ENTRY = 2 * COLUMNS
+_HEIGHT = 4
+CHUNK_ROWS = 128
+"""Rows that share one spreading of the weights."""
+
+
+class Tables:
+    """The products of all activation and weight groups of one pair of encodings, as small unsigned numbers.
+
+    Attributes:
+        group: elements per group: what fits four bits of weights.
+        unit: every product is `unit * (number + least)`.
+        least: the smallest product in units; numbers count from it.
+        most: the largest number.
+    """
+
+    def __init__(self, product: BitProduct) -> None:
+        self.product = product
+        self.group = 4 // product.w.planes
+        products = self._products()
+        self.unit = gcd(*products)
+        self.least = min(products) // self.unit
+        self.most = max(products) // self.unit - self.least
+
+    @property
+    def index_bits(self) -> int:
+        """Bits of an index: two groups of every plane of the activations."""
+        return plane_count(self.product.x) * 2 * self.group
+
+    @property
+    def indices_per_word(self) -> int:
+        """Indices for 64 elements."""
+        return WORD_BITS // (2 * self.group)
+
+    def fill(self, table: Buffer) -> None:
+        """Computes table[index, 32], uint8, for every index."""
+        mask = (1 << self.group) - 1
+        nibble = emit.let(T.reinterpret(f"uint8x{COLUMNS}", _counting()))
+        w = [(nibble >> _bytes(plane * self.group)) & _bytes(mask) for plane in range(self.product.w.planes)]
+        with emit.loop("index", 1 << self.index_bits) as index:
+            for half in range(2):
+                shifts = [(plane * 2 + half) * self.group for plane in range(plane_count(self.product.x))]
+                x = [
+                    emit.splat(T.cast((index >> T.int64(shift)) & T.int64(mask), "uint8"), COLUMNS)
+                    for shift in shifts
+                ]
+                total = _bytes(-self.least * self.unit)
+                for term, planes in self._terms(x):
+                    total = total + T.popcount(term.bits(planes, w)) * _bytes(term.coefficient)
+                value = total >> _bytes(self.unit.bit_length() - 1)
+                emit.store(table, value, index, half * COLUMNS, lanes=COLUMNS)
+
+    def _products(self) -> list[int]:
+        x_planes, w_planes = plane_count(self.product.x), self.product.w.planes
+        return [
+            sum(
+                term.coefficient * term.bits(planes, self._split(w, w_planes)).bit_count()
+                for term, planes in self._terms(self._split(x, x_planes))
+            )
+            for x in range(1 << x_planes * self.group)
+            for w in range(16)
+        ]
+
+    def _split(self, bits: int, planes: int) -> list[int]:
+        return [bits >> plane * self.group & (1 << self.group) - 1 for plane in range(planes)]
+
+    def _terms(self, x: Sequence[Any]) -> list[tuple[Term, Sequence[Any]]]:
+        return [(term, x) for term in self.product.terms] + [(term, ()) for term in self.product.columns]
+
+
+def tables_for(spec: LinearSpec) -> Tables | None:
+    """The tables for a layer, or None where counting bits is better or a sum might not fit 16 bits."""
+    if spec.isa.has_popcount or spec.isa.vector_bits < 256 or spec.activation.dynamic:
+        return None
+    tables = Tables(bit_product(spec.activation, spec.weight))
+    largest = tables.most * words_for(spec.k) * WORD_BITS // tables.group
+    return tables if tables.index_bits <= 8 and largest < 1 << 16 else None
+
+
+class LookupProduct:
+    """A chunk of rows as indices, and its products with weight blocks."""
+
+    def __init__(self, spec: LinearSpec, tables: Tables, capacity: int) -> None:
+        self.spec = spec
+        self.tables = tables
+        self.rows = PackedRows(tables.product, spec.isa, spec.k, capacity)
+        self.words = words_for(spec.k)
+        self.entries = self.words * tables.indices_per_word
+        self.vector = spec.isa.vector_bits // 8
+        self.per_step = self.vector // _ENTRY
+        self.parts = spec.isa.block // COLUMNS
+        self.index = emit.scratch("indices", (capacity, self.entries), "uint8")
+        self.table = emit.scratch("table", (1 << tables.index_bits, _ENTRY), "uint8")
+        tables.fill(self.table)
+
+    def pack(self, row: Expr, load: emit.Load, scale: Expr) -> None:
+        """Quantizes one row."""
+        self.rows.pack(row, load, scale, self.spec.center)
+        planes = self.rows.planes
+        with emit.loop("word", self.words) as word:
+            bits = [emit.let(self.rows.bits[row, word, plane]) for plane in range(planes)]
+            for half, indices in enumerate(self._indices(bits)):
+                octets = T.reinterpret("uint8x8", indices)
+                at = word * self.tables.indices_per_word + half * 8
+                emit.store(self.index, octets, row, at, lanes=8)
+
+    def _indices(self, bits: list[Expr]) -> list[Expr]:
+        """64 elements as indices, eight to a word: of eight elements, or of four in two words."""
+        if self.tables.group == 4:
+            return bits
+        low = T.uint64(0x0F0F0F0F0F0F0F0F)
+        halves = []
+        for shift in (0, 4):
+            result: Expr = T.uint64(0)
+            for plane, word in enumerate(bits):
+                result = result | ((word >> T.uint64(shift)) & low) << T.uint64(4 * plane)
+            halves.append(result)
+        return halves
+
+    def multiply(self, count: Expr, w: Buffer, block: Expr, finish: Finish) -> None:
+        """The products of the first `count` rows with one interleaved weight block."""
+        steps = self.entries // self.per_step
+        spread = emit.scratch("spread", (steps, self.parts * self.vector), "uint8")
+        with emit.loop("word", self.words) as word:
+            for part in range(self.parts):
+                self._spread(w, block, word, part, spread)
+        whole = count // _HEIGHT
+        with emit.loop("tile", whole) as tile:
+            self._tile(tile * _HEIGHT, _HEIGHT, spread, finish)
+        with emit.loop("row", count - whole * _HEIGHT) as row:
+            self._tile(whole * _HEIGHT + row, 1, spread, finish)
+
+    def _spread(self, w: Buffer, block: Expr, word: Expr, part: int, out: Buffer) -> None:
+        """One word of 16 columns as entries: the first and the second group of four bits of every column."""
+        column = part * COLUMNS
+
+        def words(plane: int) -> list[Expr]:
+            return _transposed(lambda c: emit.load(w, block, word, plane, column + c, lanes=2))
+
+        def store(index: int, entry: Expr) -> None:
+            at = word * self.tables.indices_per_word + index
+            place = part * self.vector + at % self.per_step * _ENTRY
+            emit.store(out, entry, at // self.per_step, place, lanes=_ENTRY)
+
+        planes = [words(plane) for plane in range(self.spec.weight.planes)]
+        for pair, octets in enumerate(zip(*planes, strict=True)):
+            for quarter, (first, second) in enumerate(_groups(octets)):
+                for odd in range(2):
+                    half = range(odd * COLUMNS, (odd + 1) * COLUMNS)
+                    store(
+                        quarter * 8 + 2 * pair + odd,
+                        emit.join([emit.pick(first, half), emit.pick(second, half)], COLUMNS),
+                    )
+
+    def _tile(self, first: Expr, height: int, spread: Buffer, finish: Finish) -> None:
+        cells = [(r, part) for r in range(height) for part in range(self.parts)]
+        zero = emit.splat(T.uint16(0), COLUMNS)
+        sums = {cell: emit.Register("sums", "uint16", COLUMNS, zero) for cell in cells}
+        steps = self.entries // self.per_step
+        run = 255 // self.tables.most
+        with emit.loop("run", -(-steps // run)) as index:
+            octets = {
+                cell: emit.Register("octets", "uint8", self.vector, emit.splat(T.uint8(0), self.vector))
+                for cell in cells
+            }
+            with emit.loop("step", T.min(T.int64(run), steps - index * run)) as step:
+                at = index * run + step
+                weights = [
+                    emit.let(emit.load(spread, at, part * self.vector, lanes=self.vector))
+                    for part in range(self.parts)
+                ]
+                for r in range(height):
+                    entry = emit.let(self._entry(first + r, at))
+                    for part in range(self.parts):
+                        octets[r, part].add(self._look_up(entry, weights[part]))
+            for cell in cells:
+                value = emit.let(octets[cell].get())
+                for start in range(0, self.vector, COLUMNS):
+                    group = emit.pick(value, range(start, start + COLUMNS))
+                    sums[cell].add(emit.cast(group, "uint16", COLUMNS))
+        for r in range(height):
+            self._finish(first + r, [sums[r, part].get() for part in range(self.parts)], finish)
+
+    def _finish(self, row: Expr, sums: list[Expr], finish: Finish) -> None:
+        scale = emit.let(self.rows.scales[row])
+        groups = self.words * WORD_BITS // self.tables.group
+        known = emit.let(self.rows.sums[row] + T.int32(groups * self.tables.least * self.tables.unit))
+        lanes = self.spec.isa.float_lanes
+        for part, counted in enumerate(sums):
+            units = emit.let(emit.cast(counted, "int32", COLUMNS))
+            total = units * emit.splat(T.int32(self.tables.unit), COLUMNS) + emit.splat(known, COLUMNS)
+            total = emit.let(total)
+            for start in range(0, COLUMNS, lanes):
+                some = total if lanes == COLUMNS else emit.pick(total, range(start, start + lanes))
+                finish(row, T.int64(part * COLUMNS + start), lanes, emit.let(some), scale)
+
+    def _entry(self, row: Expr, step: Expr) -> Expr:
+        """The table entries that a vector of weights selects from."""
+        entries = [
+            emit.load(self.table, T.cast(self.index[row, step * self.per_step + i], "int64"), 0, lanes=_ENTRY)
+            for i in range(self.per_step)
+        ]
+        return emit.join(entries, _ENTRY)
+
+    def _look_up(self, entry: Expr, weights: Expr) -> Expr:
+        name = "llvm.x86.avx512.pshuf.b.512" if self.vector == 64 else "llvm.x86.avx2.pshuf.b"
+        return T.call_llvm_pure_intrin(f"uint8x{self.vector}", name, entry, weights)
+
+
+def _groups(octets: Sequence[Expr]) -> list[tuple[Expr, Expr]]:
+    """Bytes of all planes to the four bits of neighbouring groups, in the order of the elements."""
+
+    def low(value: Expr) -> Expr:
+        return emit.let(value & _bytes(0x0F, _ENTRY))
+
+    def high(value: Expr) -> Expr:
+        return emit.let(value >> _bytes(4, _ENTRY))
+
+    if len(octets) == 1:
+        return [(low(octets[0]), high(octets[0]))]
+    nonzero, sign = octets
+    two = _bytes(2, _ENTRY)
+    even = emit.let((nonzero & _bytes(0x33, _ENTRY)) | ((sign & _bytes(0x33, _ENTRY)) << two))
+    odd = emit.let(((nonzero >> two) & _bytes(0x33, _ENTRY)) | (sign & _bytes(0xCC, _ENTRY)))
+    return [(low(even), low(odd)), (high(even), high(odd))]
+
+
+def _transposed(load_two: Callable[[int], Expr]) -> list[Expr]:
+    """16 columns of 64 bits as four vectors: bytes 2i of all columns, then bytes 2i + 1.
+
+    `load_two(c)`: the words of columns c and c + 1. Every step is one shuffle inside 128-bit lanes, but the
+    last.
+    """
+    lanes = [T.reinterpret(f"uint8x{COLUMNS}", load_two(c)) for c in range(0, COLUMNS, 2)]
+    pairs = [emit.let(emit.join([lanes[i], lanes[i + 4]], COLUMNS)) for i in range(4)]
+    bytes_first = [
+        16 * lane + 8 * column + byte for lane in range(2) for byte in range(8) for column in range(2)
+    ]
+    pairs = [emit.let(emit.pick(value, bytes_first)) for value in pairs]
+    fours = [_interleave(pairs[i], pairs[i + 1], 2, high) for high in range(2) for i in (0, 2)]
+    eights = [_interleave(fours[i], fours[i + 1], 4, high) for i in (0, 2) for high in range(2)]
+    halves = [8 * quarter + byte for quarter in (0, 2, 1, 3) for byte in range(8)]
+    return [emit.let(emit.pick(value, halves)) for value in eights]
+
+
+def _interleave(a: Expr, b: Expr, size: int, high: int) -> Expr:
+    """Elements of `size` bytes of a and b in turn, from the lower or upper half of each 128-bit lane."""
+    lanes = [
+        source * _ENTRY + lane * 16 + high * 8 + element * size + byte
+        for lane in range(2)
+        for element in range(8 // size)
+        for source in range(2)
+        for byte in range(size)
+    ]
+    return emit.let(T.Shuffle([a, b], [T.int32(lane) for lane in lanes]))
+
+
+def _bytes(value: int, lanes: int = COLUMNS) -> Expr:
+    return emit.splat(T.uint8(value & 255), lanes)
+
+
+def _counting() -> Expr:
+    """0, 1, ... 15 as bytes, packed in two words."""
+    words = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
+    return T.Shuffle([T.uint64(word) for word in words], [T.int32(0), T.int32(1)])
