@@ -72,7 +72,11 @@ class Accumulator:
         """Adds four products per lane: `weights` is a vector of bytes, `x` an int32 of four codes."""
         count = self.lanes * GROUP
         kind = "int8" if self.how.x is Encoding.INT8 else "uint8"
-        codes = T.reinterpret(f"{kind}x{count}", emit.splat(x, self.lanes))
+        self.multiply(weights, T.reinterpret(f"{kind}x{count}", emit.splat(x, self.lanes)))
+
+    def multiply(self, weights: Expr, codes: Expr) -> None:
+        """Adds four products per lane of two vectors of bytes."""
+        count = self.lanes * GROUP
         dot = self.how.isa.dot
         unsigned, signed = (weights, codes) if self.how.biased else (codes, weights)
         if dot == "vnni":

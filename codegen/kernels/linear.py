@@ -7,9 +7,10 @@ The integer sum is exact. sx is the learned scale, or the row's own one for 8-bi
 
 from __future__ import annotations
 
-from tbt_compile.codegen.kernels import emit, linear_bytes, linear_lookup
+from tbt_compile.codegen.kernels import emit, linear_bytes, linear_fields, linear_lookup
 from tbt_compile.codegen.kernels.bitproduct import bit_product
 from tbt_compile.codegen.kernels.linear_bytes import ByteProduct
+from tbt_compile.codegen.kernels.linear_fields import FieldProduct
 from tbt_compile.codegen.kernels.linear_int8 import linear_int8
 from tbt_compile.codegen.kernels.linear_lookup import LookupProduct, Tables, tables_for
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
@@ -24,6 +25,7 @@ from tbt_compile.errors import LoweringError
 _CHUNK_ROWS = 64
 _BYTE_WORK = 4
 _LOOKUP_WORK = 4
+_FIELD_WORK = 8
 _GROUP_BYTES = 24 << 10
 _FEWEST_GROUPS = 8
 
@@ -74,7 +76,7 @@ class _Linear:
 
         def chunk(first: Expr, count: Expr) -> None:
             def few() -> None:
-                self.planes(first, count)
+                (self.fields if linear_fields.suits(self.spec) else self.planes)(first, count)
 
             if self.spec.activation.dynamic:
                 many = count >= linear_bytes.FEWEST_ROWS
@@ -123,6 +125,17 @@ class _Linear:
             product.multiply(count, self.w, index, self.finish_at(first, index))
 
         self.share(count, _BYTE_WORK, 1, block)
+
+    def fields(self, first: Expr, count: Expr) -> None:
+        """A few 8-bit rows, by dot products with the packed weights."""
+        product = FieldProduct(self.spec, linear_bytes.FEWEST_ROWS)
+        with emit.loop("row", count) as row:
+            product.pack(row, row_of(self.x, first + row))
+
+        def block(index: Expr) -> None:
+            product.multiply(count, self.w, index, self.finish_at(first, index))
+
+        self.share(count, _FIELD_WORK, 1, block)
 
     def lookup(self, first: Expr, count: Expr, tables: Tables) -> None:
         """A chunk of many rows by table look-up."""

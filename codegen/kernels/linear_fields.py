@@ -1,0 +1,159 @@
+"""A few rows of 8-bit activations times 1 or 2 bit weights, by dot products of bytes.
+
+The weights stay packed: a mask leaves one code in each byte, at its place, worth 2^shift times itself. Such a
+byte is multiplied with the activation that belongs to that place, and codes of one place have a sum of their
+own, which is shifted back at the end. So a vector of 64 codes costs a mask and a dot product.
+
+    BINARY      a code is one bit, b; w = 1 - 2 b
+    TERNARY     a code is two bits, c = 1 - w: the inverted nonzero bit and above it the sign
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tbt_compile.codegen.isa import WORD_BITS
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.bytedot import ByteDot
+from tbt_compile.codegen.kernels.byterows import ByteRows
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.rows import Finish
+from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
+from tbt_compile.encoding import Encoding
+
+_PLACES = 8
+_VECTORS = 2
+
+
+@dataclass(frozen=True)
+class Field:
+    """One code of every byte.
+
+    Attributes:
+        place: bit of the code in its byte; it says which activations belong to it.
+        source: which of the vectors of `_sources` holds it.
+        shift: bits to shift that vector to the right first, so that no byte has its highest bit set.
+        worth: log2 of what the code is then worth.
+        bits: bits in a code.
+    """
+
+    place: int
+    source: int
+    shift: int
+    worth: int
+    bits: int
+
+    @property
+    def mask(self) -> int:
+        """The field's bits in a byte."""
+        return (1 << self.bits) - 1 << self.worth
+
+
+def suits(spec: LinearSpec) -> bool:
+    """Whether the instruction set multiplies bytes into sums that do not overflow."""
+    return spec.activation.dynamic and spec.isa.dot in ("vnni", "dotprod")
+
+
+class FieldProduct:
+    """Rows of bytes, and their products with packed weights.
+
+    Attributes:
+        capacity: most rows.
+    """
+
+    def __init__(self, spec: LinearSpec, capacity: int) -> None:
+        self.spec = spec
+        self.words = words_for(spec.k)
+        self.dot = ByteDot(spec.isa, spec.activation)
+        padding = self.words * WORD_BITS - spec.k
+        self.rows = ByteRows(spec.activation, spec.isa, spec.k, capacity, padding)
+        self.sums = emit.scratch("code_sums", (capacity,), "int32")
+        self.places = emit.scratch("places", (capacity, self.words, WORD_BITS), self.rows.codes.dtype)
+        self.fields = self._fields()
+
+    def pack(self, row: Expr, load: emit.Load) -> None:
+        """Quantizes one row and sorts each word of it by place."""
+        self.rows.pack(row, load)
+        emit.store(self.sums, self.rows.total(row), row)
+        by_place = [8 * octet + place for place in range(_PLACES) for octet in range(8)]
+        with emit.loop("word", self.words) as word:
+            codes = emit.let(emit.load(self.rows.codes, row, word * WORD_BITS, lanes=WORD_BITS))
+            emit.store(self.places, emit.pick(codes, by_place), row, word, 0, lanes=WORD_BITS)
+
+    def multiply(self, count: Expr, w: Buffer, block: Expr, finish: Finish) -> None:
+        """The products of the first `count` rows with one interleaved weight block."""
+        lanes = self.spec.isa.word_lanes
+        with (
+            emit.loop("row", count) as row,
+            emit.loop("part", self.spec.isa.block // (_VECTORS * lanes)) as part,
+        ):
+            column = part * (_VECTORS * lanes)
+            self._tile(row, w, block, column, finish)
+
+    def _tile(self, row: Expr, w: Buffer, block: Expr, column: Expr, finish: Finish) -> None:
+        isa = self.spec.isa
+        lanes, octets = isa.word_lanes, isa.vector_bits // 8
+        sums = [[self.dot.accumulator() for _ in self.fields] for _ in range(_VECTORS)]
+        with emit.loop("word", self.words) as word:
+            sources = [self._sources(w, block, word, column + v * lanes) for v in range(_VECTORS)]
+            for index, field in enumerate(self.fields):
+                eight = emit.load(self.places, row, word, field.place * 8, lanes=8)
+                codes = emit.let(emit.splat(T.reinterpret("uint64", eight), lanes))
+                x = T.reinterpret(emit.vector(self.rows.codes.dtype, octets), codes)
+                for v in range(_VECTORS):
+                    bits = sources[v][field.source]
+                    if field.shift:
+                        bits = bits >> emit.splat(T.uint64(field.shift), lanes)
+                    masked = self._octets(bits) & emit.splat(T.uint8(field.mask), octets)
+                    weights = T.reinterpret(emit.vector(self.dot.weight_type, octets), emit.let(masked))
+                    sums[v][index].multiply(weights, x)
+        scale, known = emit.let(self.rows.scales[row]), emit.let(self.sums[row])
+        totals = [self._total(sums[v], known) for v in range(_VECTORS)]
+        finish(row, column, _VECTORS * lanes, emit.let(emit.join(totals, lanes)), scale)
+
+    def _total(self, sums: list, known: Expr) -> Expr:
+        """Sums of all fields -> one int32 per column."""
+        lanes = self.spec.isa.float_lanes
+        total = None
+        for field, accumulator in zip(self.fields, sums, strict=True):
+            value = accumulator.total.get() >> emit.splat(T.int32(field.worth), lanes)
+            total = value if total is None else total + value
+        total = emit.let(total)
+        halves = [emit.pick(total, range(half, lanes, 2)) for half in range(2)]
+        codes = emit.let(halves[0] + halves[1])
+        step = emit.splat(T.int32(2 if self.spec.weight is Encoding.BINARY else 1), lanes // 2)
+        return emit.let(emit.splat(known, lanes // 2) - step * codes)
+
+    def _sources(self, w: Buffer, block: Expr, word: Expr, column: Expr) -> list[Expr]:
+        lanes = self.spec.isa.word_lanes
+        planes = [
+            emit.let(emit.load(w, block, word, plane, column, lanes=lanes))
+            for plane in range(self.spec.weight.planes)
+        ]
+        if len(planes) == 1:
+            return planes
+        nonzero, sign = planes
+        one = emit.splat(T.uint64(1), lanes)
+        even = self._mixed(nonzero, sign << one)
+        odd = self._mixed(nonzero >> one, sign)
+        return [T.reinterpret(emit.vector("uint64", lanes), value) for value in (even, odd)]
+
+    def _mixed(self, nonzero: Expr, sign: Expr) -> Expr:
+        """Inverted bits at even places, signs at odd ones."""
+        count = self.spec.isa.vector_bits // 8
+        even, odd = emit.splat(T.uint8(0x55), count), emit.splat(T.uint8(0xAA), count)
+        return emit.let((~self._octets(nonzero) & even) | (self._octets(sign) & odd))
+
+    def _octets(self, words: Expr) -> Expr:
+        return T.reinterpret(emit.vector("uint8", self.spec.isa.vector_bits // 8), emit.let(words))
+
+    def _fields(self) -> list[Field]:
+        bits = self.spec.weight.planes
+        fields = []
+        for place in range(_PLACES):
+            source, worth = place % bits, place // bits * bits
+            # Where the instruction takes weights with a sign, their highest bit would be one.
+            shift = bits if worth + bits == _PLACES and not self.dot.biased else 0
+            fields.append(Field(place, source, shift, worth - shift, bits))
+        return fields
