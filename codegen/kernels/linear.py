@@ -7,27 +7,34 @@ The integer sum is exact. sx is the learned scale, or the row's own one for 8-bi
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from tbt_compile.codegen.kernels import emit, linear_bytes, linear_fields, linear_lookup
-from tbt_compile.codegen.kernels.bitproduct import bit_product
 from tbt_compile.codegen.kernels.linear_bytes import ByteProduct
 from tbt_compile.codegen.kernels.linear_fields import FieldProduct
 from tbt_compile.codegen.kernels.linear_int8 import linear_int8
-from tbt_compile.codegen.kernels.linear_lookup import LookupProduct, Tables, tables_for
+from tbt_compile.codegen.kernels.linear_lookup import LookupProduct, tables_for
+from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS, PlaneProduct
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.loops import chunks, row_of, share_columns
-from tbt_compile.codegen.kernels.rows import Finish, PackedRows, store_existing
-from tbt_compile.codegen.kernels.tile import Columns
-from tbt_compile.codegen.layouts import interleaved_shape
-from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc
+from tbt_compile.codegen.kernels.rows import Finish, store_existing
+from tbt_compile.codegen.layouts import interleaved_shape, words_for
+from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
-_CHUNK_ROWS = 64
-_BYTE_WORK = 4
-_LOOKUP_WORK = 4
-_FIELD_WORK = 8
-_GROUP_BYTES = 24 << 10
-_FEWEST_GROUPS = 8
+
+class Product(Protocol):
+    """A way to multiply a chunk of rows with weight blocks; `PlaneProduct` documents the members."""
+
+    work: int
+    together: int
+
+    def __init__(self, spec: LinearSpec, scale: Expr) -> None: ...
+
+    def pack(self, row: Expr, load: emit.Load) -> None: ...
+
+    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None: ...
 
 
 def linear(spec: LinearSpec) -> PrimFunc:
@@ -67,109 +74,54 @@ class _Linear:
         self.w_scale = emit.argument("w_scale", (spec.n,), "float32")
         self.bias: Buffer | None = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
         self.y = emit.argument("y", (self.rows, spec.n), "float32")
-        self.product = bit_product(spec.activation, spec.weight)
+        self.scale: Expr | None = None
 
     def body(self) -> None:
         """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
-
-        tables = tables_for(self.spec)
+        self.scale = emit.let(self.act_scale[0])
+        few, many, fewest = _products(self.spec)
 
         def chunk(first: Expr, count: Expr) -> None:
-            def few() -> None:
-                (self.fields if linear_fields.suits(self.spec) else self.planes)(first, count)
+            emit.branch(
+                count >= fewest if many is not few else True,
+                lambda: self.multiply(many(self.spec, self.scale), first, count),
+                lambda: self.multiply(few(self.spec, self.scale), first, count),
+            )
 
-            if self.spec.activation.dynamic:
-                many = count >= linear_bytes.FEWEST_ROWS
-                emit.branch(many, lambda: self.bytes(first, count), few)
-            elif tables is not None:
-                many = count >= linear_lookup.FEWEST_ROWS
-                emit.branch(many, lambda: self.lookup(first, count, tables), few)
-            else:
-                few()
+        chunks(self.rows, CHUNK_ROWS if many is not LookupProduct else linear_lookup.CHUNK_ROWS, chunk)
 
-        chunks(self.rows, _CHUNK_ROWS if tables is None else linear_lookup.CHUNK_ROWS, chunk)
-
-    def planes(self, first: Expr, count: Expr) -> None:
-        """A chunk of rows by popcount."""
-        packed = PackedRows(self.product, self.spec.isa, self.spec.k, _CHUNK_ROWS)
-        scale = emit.let(self.act_scale[0])
+    def multiply(self, product: Product, first: Expr, count: Expr) -> None:
+        """Packs a chunk of rows and multiplies it with every weight block, on several threads if it pays."""
+        spec = self.spec
         with emit.loop("row", count) as row:
-            packed.pack(row, row_of(self.x, first + row), scale, self.spec.center)
-
-        block = self.spec.isa.block
-        together = self.together()
+            product.pack(row, row_of(self.x, first + row))
+        blocks, rest = divmod(spec.n, spec.isa.block)
+        together = product.together
 
         def group(index: Expr) -> None:
-            first_block = index * together
+            block = index * together
+            product.multiply(count, self.w, block, together, self.finish_at(first, block, True))
 
-            def columns(offset: Expr, lanes: int) -> Columns:
-                return self.columns(first_block + offset // block, offset % block, lanes)
+        work = blocks * spec.isa.block * words_for(spec.k) * product.work
+        share_columns(count, CHUNK_ROWS, blocks // together, work, group)
+        if rest:
+            product.multiply(count, self.w, T.int64(blocks), 1, self.finish_at(first, T.int64(blocks), False))
 
-            packed.multiply(count, columns, together * block, self.finish_at(first, first_block))
+    def finish_at(self, first: Expr, block: Expr, whole: bool) -> Finish:
+        """What is done with the sums of weight blocks from `block` on and of rows from `first` on.
 
-        self.share(count, len(self.product.terms), together, group)
-
-    def together(self) -> int:
-        """Weight blocks that pass by the rows together, so that outputs are written in longer pieces."""
-        blocks, words, planes, columns = (int(size) for size in self.w.shape)
-        most = min(blocks // _FEWEST_GROUPS, _GROUP_BYTES // (8 * words * planes * columns))
-        return next((size for size in range(most, 1, -1) if blocks % size == 0), 1)
-
-    def bytes(self, first: Expr, count: Expr) -> None:
-        """A chunk of many 8-bit rows."""
-        product = ByteProduct(self.spec, _CHUNK_ROWS)
-        with emit.loop("row", count) as row:
-            product.pack(row, row_of(self.x, first + row))
-
-        def block(index: Expr) -> None:
-            product.multiply(count, self.w, index, self.finish_at(first, index))
-
-        self.share(count, _BYTE_WORK, 1, block)
-
-    def fields(self, first: Expr, count: Expr) -> None:
-        """A few 8-bit rows, by dot products with the packed weights."""
-        product = FieldProduct(self.spec, linear_bytes.FEWEST_ROWS)
-        with emit.loop("row", count) as row:
-            product.pack(row, row_of(self.x, first + row))
-
-        def block(index: Expr) -> None:
-            product.multiply(count, self.w, index, self.finish_at(first, index))
-
-        self.share(count, _FIELD_WORK, 1, block)
-
-    def lookup(self, first: Expr, count: Expr, tables: Tables) -> None:
-        """A chunk of many rows by table look-up."""
-        product = LookupProduct(self.spec, tables, linear_lookup.CHUNK_ROWS)
-        scale = emit.let(self.act_scale[0])
-        with emit.loop("row", count) as row:
-            product.pack(row, row_of(self.x, first + row), scale)
-
-        def block(index: Expr) -> None:
-            product.multiply(count, self.w, index, self.finish_at(first, index))
-
-        self.share(count, _LOOKUP_WORK, 1, block)
-
-    def share(self, count: Expr, work_per_word: int, together: int, body: emit.Body) -> None:
-        """Runs `body` for every `together` weight blocks, on several threads if it pays."""
-        blocks, words, _, columns = (int(size) for size in self.w.shape)
-        share_columns(count, _CHUNK_ROWS, blocks // together, blocks * columns * words * work_per_word, body)
-
-    def columns(self, block: Expr, offset: Expr, lanes: int) -> Columns:
-        """Columns of a weight block, from `offset` on."""
-        return Columns(lambda word, plane: emit.load(self.w, block, word, plane, offset, lanes=lanes), lanes)
-
-    def finish_at(self, first: Expr, block: Expr) -> Finish:
-        """What is done with the sums of a weight block and of the chunk that starts at row `first`."""
+        `whole`: all columns of the blocks exist.
+        """
         start = block * self.spec.isa.block
         return lambda row, offset, lanes, total, scale: self.finish(
-            first + row, start + offset, lanes, total, scale
+            first + row, start + offset, lanes, total, scale, whole
         )
 
-    def finish(self, m: Expr, n: Expr, lanes: int, total: Expr, scale: Expr) -> None:
+    def finish(self, m: Expr, n: Expr, lanes: int, total: Expr, scale: Expr, whole: bool) -> None:
         """Scale, bias and store of one vector of outputs; only the columns that exist."""
         size = self.spec.n
         store_existing(
-            True if size % self.spec.isa.block == 0 else n + lanes <= size,
+            True if whole else n + lanes <= size,
             lanes,
             size - n,
             total,
@@ -178,6 +130,17 @@ class _Linear:
         )
 
     def scaled(self, total: Expr, scale: Expr, n: Expr, lanes: int) -> Expr:
+        """Sums -> outputs."""
         weight = emit.load(self.w_scale, n, lanes=lanes)
         y = emit.cast(total, "float32", lanes) * (emit.splat(scale, lanes) * weight)
         return y if self.bias is None else y + emit.load(self.bias, n, lanes=lanes)
+
+
+def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int]:
+    """How few and how many rows are multiplied, and how many are many."""
+    if spec.activation.dynamic:
+        few = FieldProduct if linear_fields.suits(spec) else PlaneProduct
+        return few, ByteProduct, linear_bytes.FEWEST_ROWS
+    if tables_for(spec) is not None:
+        return PlaneProduct, LookupProduct, linear_lookup.FEWEST_ROWS
+    return PlaneProduct, PlaneProduct, 1

@@ -10,6 +10,7 @@ from tbt_compile.codegen.isa import WORD_BITS
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bytedot import GROUP, ByteDot
 from tbt_compile.codegen.kernels.byterows import ByteRows
+from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.rows import Finish
 from tbt_compile.codegen.layouts import words_for
@@ -28,15 +29,18 @@ class ByteProduct:
         height: rows of a register tile; the chunk's capacity is a multiple of it.
     """
 
-    def __init__(self, spec: LinearSpec, capacity: int) -> None:
+    work = 4
+    together = 1
+
+    def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         self.spec = spec
         self.dot = ByteDot(spec.isa, spec.activation)
         self.words = words_for(spec.k)
         self.groups = self.words * WORD_BITS // GROUP
         self.height = 8 if spec.isa.registers == 32 else 4
         padding = self.words * WORD_BITS - spec.k
-        self.rows = ByteRows(spec.activation, spec.isa, spec.k, capacity, padding)
-        self.sums = emit.scratch("code_sums", (capacity,), "int32")
+        self.rows = ByteRows(spec.activation, spec.isa, spec.k, CHUNK_ROWS, padding)
+        self.sums = emit.scratch("code_sums", (CHUNK_ROWS,), "int32")
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantizes one row."""
@@ -44,7 +48,7 @@ class ByteProduct:
         if self.dot.biased:
             emit.store(self.sums, self.rows.total(row), row)
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, finish: Finish) -> None:
+    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, finish: Finish) -> None:
         """The products of the first `count` rows with one interleaved weight block."""
         lanes = self.spec.isa.float_lanes
         vectors = self.spec.isa.block // lanes

@@ -16,6 +16,7 @@ from tbt_compile.codegen.isa import WORD_BITS
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bytedot import ByteDot
 from tbt_compile.codegen.kernels.byterows import ByteRows
+from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.rows import Finish
 from tbt_compile.codegen.layouts import words_for
@@ -56,13 +57,13 @@ def suits(spec: LinearSpec) -> bool:
 
 
 class FieldProduct:
-    """Rows of bytes, and their products with packed weights.
+    """A few rows of bytes, and their products with packed weights."""
 
-    Attributes:
-        capacity: most rows.
-    """
+    work = 8
+    together = 1
 
-    def __init__(self, spec: LinearSpec, capacity: int) -> None:
+    def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
+        capacity = FEWEST_ROWS
         self.spec = spec
         self.words = words_for(spec.k)
         self.dot = ByteDot(spec.isa, spec.activation)
@@ -81,7 +82,7 @@ class FieldProduct:
             codes = emit.let(emit.load(self.rows.codes, row, word * WORD_BITS, lanes=WORD_BITS))
             emit.store(self.places, emit.pick(codes, by_place), row, word, 0, lanes=WORD_BITS)
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, finish: Finish) -> None:
+    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, finish: Finish) -> None:
         """The products of the first `count` rows with one interleaved weight block."""
         lanes = self.spec.isa.word_lanes
         with (

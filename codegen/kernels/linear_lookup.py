@@ -109,8 +109,13 @@ def tables_for(spec: LinearSpec) -> Tables | None:
 class LookupProduct:
     """A chunk of rows as indices, and its products with weight blocks."""
 
-    def __init__(self, spec: LinearSpec, tables: Tables, capacity: int) -> None:
+    work = 4
+    together = 1
+
+    def __init__(self, spec: LinearSpec, scale: Expr) -> None:
+        tables, capacity = Tables(bit_product(spec.activation, spec.weight)), CHUNK_ROWS
         self.spec = spec
+        self.scale = scale
         self.tables = tables
         self.rows = PackedRows(tables.product, spec.isa, spec.k, capacity)
         self.words = words_for(spec.k)
@@ -122,9 +127,9 @@ class LookupProduct:
         self.table = emit.scratch("table", (1 << tables.index_bits, _ENTRY), "uint8")
         tables.fill(self.table)
 
-    def pack(self, row: Expr, load: emit.Load, scale: Expr) -> None:
+    def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantizes one row."""
-        self.rows.pack(row, load, scale, self.spec.center)
+        self.rows.pack(row, load, self.scale, self.spec.center)
         planes = self.rows.planes
         with emit.loop("word", self.words) as word:
             bits = [emit.let(self.rows.bits[row, word, plane]) for plane in range(planes)]
@@ -146,7 +151,7 @@ class LookupProduct:
             halves.append(result)
         return halves
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, finish: Finish) -> None:
+    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, finish: Finish) -> None:
         """The products of the first `count` rows with one interleaved weight block."""
         steps = self.entries // self.per_step
         spread = emit.scratch("spread", (steps, self.parts * self.vector), "uint8")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from tbt_compile.codegen.isa import WORD_BITS
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import plane_count
+from tbt_compile.codegen.kernels.loops import for_lanes
 from tbt_compile.codegen.tvm_api import Expr, T
 from tbt_compile.encoding import Encoding
 
@@ -25,6 +26,7 @@ Put = Callable[[Expr, list[Expr]], None]
 """`put(word, planes)`: stores one uint64 of each plane."""
 
 _SUM_LANES = 16
+_COPY_LANES = 8
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,11 @@ def pack_row(load: emit.Load, length: Expr | int, scale: Expr, form: RowFormat, 
         start = length // WORD_BITS * WORD_BITS
         padded = emit.scratch("padded", (WORD_BITS,), "float32")
         emit.store(padded, emit.splat(neutral, WORD_BITS), 0, lanes=WORD_BITS)
-        with emit.loop("k", length % WORD_BITS) as k:
-            emit.store(padded, load(start + k, 1), k)
+
+        def copy(k: Expr, lanes: int) -> None:
+            emit.store(padded, load(start + k, lanes), k, lanes=lanes)
+
+        for_lanes(length % WORD_BITS, _COPY_LANES, copy)
         word(length // WORD_BITS, emit.load(padded, 0, lanes=WORD_BITS))
     return dynamic
 

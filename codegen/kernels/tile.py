@@ -75,7 +75,7 @@ def dot_tile(
                 for term in product.terms:
                     counters[r, c, term.coefficient].count(term.bits(x, w))
 
-    _accumulate(words, step, everything, _longest_run(product, isa))
+    _accumulate(words, step, everything, longest_run(product, isa))
 
     size = joined(columns, isa)
 
@@ -109,7 +109,7 @@ def row_terms(product: BitProduct, planes: list[Expr]) -> Expr:
     return total
 
 
-def _longest_run(product: BitProduct, isa: Isa) -> int | None:
+def longest_run(product: BitProduct, isa: Isa) -> int | None:
     """Words that can be counted before a byte counter may overflow; None for 64-bit counters."""
     if isa.has_popcount:
         return None

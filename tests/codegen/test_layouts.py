@@ -65,7 +65,7 @@ def test_codes_outside_the_encoding_are_refused() -> None:
 
 
 def test_the_vector_width_follows_the_cpu_features() -> None:
-    assert Isa.from_features("a", {"avx2"}).block == 16
+    assert Isa.from_features("a", {"avx2"}).block == 32
     assert Isa.from_features("b", {"neon"}).block == 8
     wide = Isa.from_features("c", {"avx2", "avx512bw", "avx512vpopcntdq", "avx512vnni"})
     assert (wide.block, wide.has_popcount, wide.dot) == (32, True, "vnni")

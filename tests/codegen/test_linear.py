@@ -84,6 +84,18 @@ def test_the_largest_sums_do_not_overflow(cpu: str, activation: Encoding, sign: 
         check(spec, cpu, x, np.full((n, k), value), seed=1)
 
 
+@pytest.mark.parametrize("cpu", [HOST, *OTHERS])
+@pytest.mark.parametrize("activation", [encoding for encoding in ACTIVATIONS if encoding.signed])
+@pytest.mark.parametrize("weight", (Encoding.BINARY, Encoding.TERNARY))
+def test_sums_over_65536_elements_of_the_same_sign(cpu: str, activation: Encoding, weight: Encoding) -> None:
+    """The longest rows: 65,536 times the largest product, alone and among many rows."""
+    n, k = 3, 65536
+    spec = LinearSpec(n, k, activation, weight, False, False, isa_of(cpu))
+    for value in (-1, 1):
+        for rows in (1, 8):
+            check(spec, cpu, np.full((rows, k), -1, np.float32), np.full((n, k), value), seed=1)
+
+
 @pytest.mark.parametrize("activation", (Encoding.INT8, Encoding.UINT8))
 @settings(max_examples=15)
 @given(seed=SEEDS, rows=ROWS, shape=st.sampled_from(((1, 1), (7, 63), (50, 100))))

@@ -1,0 +1,210 @@
+"""Cycles per multiplication of the inner loops on AArch64, by LLVM's machine-code analyser; no board needed.
+
+    python examples/benchmarks/mca.py
+    python examples/benchmarks/mca.py --cpu neoverse-n1 --json out.json
+
+Linear layers are compiled for the CPU, their hottest inner loop is cut out of the assembly, and `llvm-mca`
+(from Debian's package llvm, or LLVM's releases) tells how many cycles it takes when everything is in the
+first-level cache. Loops that only now and then empty narrow counters are added in proportion. fp32 is a loop
+of ours for the same shape: 4 x 4 vectors of outputs in registers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.bitproduct import bit_product
+from tbt_compile.codegen.kernels.linear import LinearSpec, linear
+from tbt_compile.codegen.kernels.tile import longest_run, tile_shape
+from tbt_compile.codegen.target import TargetSpec, parse_target
+from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
+from tbt_compile.encoding import Encoding
+
+N, K = 3072, 3072
+PAIRS = (
+    "binary*binary",
+    "binary01*binary",
+    "ternary*ternary",
+    "ternary012*ternary",
+    "int8*binary",
+    "int8*ternary",
+)
+ITERATIONS = 200
+BYTE_ROWS, BYTE_VECTORS = 8, 2
+_NOISE = re.compile(r"\s*\.(cfi|loc|p2align|size|type|file|section)|\.Ltmp|\.Lfunc")
+_BRANCH = re.compile(r"\s+(?:b\.\w+|cbn?z|tbn?z|b)\s+(?:.*?,\s*)?(\.L\w+)$")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop of the assembly: lines `first` to `last`, and the loops directly inside."""
+
+    first: int
+    last: int
+
+    def holds(self, other: Loop) -> bool:
+        """Whether the other loop is inside this one."""
+        return self != other and self.first <= other.first and other.last <= self.last
+
+
+def float_linear(lanes: int) -> PrimFunc:
+    """y[4, N] = x[4, K] @ w[K, N] in fp32: four rows and four vectors of columns in registers."""
+
+    def body() -> None:
+        x = emit.argument("x", (K, 4), "float32")
+        w = emit.argument("w", (N // (4 * lanes), K, 4 * lanes), "float32")
+        y = emit.argument("y", (4, N), "float32")
+        zero = emit.constant(0.0, "float32", lanes)
+        with emit.loop("block", N // (4 * lanes)) as block:
+            sums = [[emit.Register("sum", "float32", lanes, zero) for _ in range(4)] for _ in range(4)]
+            with emit.loop("k", K) as k:
+                columns = [emit.let(emit.load(w, block, k, v * lanes, lanes=lanes)) for v in range(4)]
+                for r in range(4):
+                    value = emit.splat(emit.let(x[k, r]), lanes)
+                    for v in range(4):
+                        sums[r][v].add(value * columns[v])
+            for r in range(4):
+                for v in range(4):
+                    emit.store(y, sums[r][v].get(), r, (block * 4 + v) * lanes, lanes=lanes)
+
+    return emit.function("float_linear", body)
+
+
+def assembly(function: PrimFunc, spec: TargetSpec) -> list[str]:
+    """The lines of a kernel that are instructions or labels."""
+    text = compile_functions({"kernel": function}, Target(spec.as_dict())).mod.inspect_source("asm")
+    lines = (line.split("//")[0].rstrip() for line in text.splitlines())
+    return [line for line in lines if line.strip() and not _NOISE.match(line)]
+
+
+def find_loops(lines: list[str]) -> list[Loop]:
+    """Every jump backwards."""
+    labels = {line[:-1]: index for index, line in enumerate(lines) if line.endswith(":")}
+    found = []
+    for index, line in enumerate(lines):
+        match = _BRANCH.match(line)
+        if match and labels.get(match[1], index) < index:
+            found.append(Loop(labels[match[1]], index))
+    return found
+
+
+def count(lines: list[str], pattern: str) -> int:
+    """Instructions that match."""
+    return sum(bool(re.match(rf"\s+({pattern})\s", line)) for line in lines)
+
+
+def hottest(lines: list[str], pattern: str, each: int) -> tuple[list[str], list[str]]:
+    """The inner loop with the most instructions of a kind, and what the loop around it adds.
+
+    `each`: how many there are in one step of the tile for many rows; smaller tiles are left out.
+    """
+    loops = find_loops(lines)
+    inner = [loop for loop in loops if not any(loop.holds(other) for other in loops)]
+    counts = {loop: count(lines[loop.first : loop.last + 1], pattern) for loop in inner}
+    best = max((loop for loop in inner if counts[loop] % each == 0), key=counts.__getitem__)
+    around = [loop for loop in loops if loop.holds(best)]
+    rest: list[str] = []
+    if around:
+        outer = min(around, key=lambda loop: loop.last - loop.first)
+        if sum(outer.holds(other) for other in loops) == 1:
+            rest = lines[outer.first : best.first] + lines[best.last + 1 : outer.last + 1]
+    return lines[best.first : best.last + 1], rest
+
+
+def cycles(lines: list[str], cpu: str) -> float:
+    """Cycles per iteration of straight code."""
+    code = "\n".join(line for line in lines if not line.endswith(":"))
+    command = ["llvm-mca", "-mtriple=aarch64-linux-gnu", f"-mcpu={cpu}", f"-iterations={ITERATIONS}"]
+    done = subprocess.run(command, input=code, capture_output=True, text=True, check=False)
+    match = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
+    if match is None:
+        sys.exit(f"llvm-mca cannot analyse a loop for {cpu}: {done.stderr.strip()[-500:]}")
+    return int(match[1]) / ITERATIONS
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What to look for in a kernel.
+
+    Attributes:
+        pattern: the instruction that multiplies or counts.
+        each: how many of them a step of the tile has.
+        macs: multiplications of such a step.
+        run: steps between two passes of the code that empties narrow counters.
+    """
+
+    name: str
+    function: PrimFunc
+    pattern: str
+    each: int
+    macs: int
+    run: int
+
+    def analyse(self, spec: TargetSpec) -> dict:
+        """One row of the table."""
+        inner, rest = hottest(assembly(self.function, spec), self.pattern, self.each)
+        steps = count(inner, self.pattern) // self.each
+        total = cycles(inner, spec.mcpu) / steps + (cycles(rest, spec.mcpu) / self.run if rest else 0.0)
+        return {
+            "operator": self.name,
+            "instructions": count(inner, r"\S+") / steps,
+            "macs": self.macs,
+            "cycles": total,
+            "macs_per_cycle": self.macs / total,
+        }
+
+
+def quantized(pair: str, spec: TargetSpec) -> Kernel:
+    """The linear layer of one pair of encodings."""
+    activation, weight = (Encoding(name) for name in pair.split("*"))
+    isa = spec.isa
+    function = linear(LinearSpec(N, K, activation, weight, True, True, isa))
+    if activation.dynamic:
+        dot = isa.dot == "dotprod"
+        # A step is four elements of K: one instruction per vector, or one for each half of its bytes.
+        each = BYTE_ROWS * BYTE_VECTORS * (1 if dot else 2)
+        macs = BYTE_ROWS * BYTE_VECTORS * isa.float_lanes * 4
+        return Kernel(pair, function, "[su]dot" if dot else "[su]?mlal?2?", each, macs, 128)
+    product = bit_product(activation, weight)
+    rows, vectors = tile_shape(product, isa, isa.block // isa.word_lanes)
+    each = vectors * (rows * len(product.terms) + len(product.columns))
+    run = longest_run(product, isa)
+    return Kernel(pair, function, "cnt", each, rows * vectors * isa.word_lanes * 64, run or K)
+
+
+def main() -> None:
+    """Print a table, and write it as JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cpu", default="cortex-a72", help="an AArch64 CPU by LLVM's name")
+    parser.add_argument("--json", help="write the rows to this file")
+    arguments = parser.parse_args()
+    if shutil.which("llvm-mca") is None:
+        sys.exit("llvm-mca is not on the PATH; on Debian and Ubuntu: apt-get install llvm")
+    spec = parse_target(arguments.cpu)
+    lanes = spec.isa.float_lanes
+    kernels = [Kernel("fp32", float_linear(lanes), "fmla", 16, 16 * lanes, K)]
+    kernels += [quantized(pair, spec) for pair in PAIRS]
+    rows = [kernel.analyse(spec) for kernel in kernels]
+    print(f"inner loops on {spec.mcpu}, N {N}, K {K}\n")
+    print(f"| {'operator':20s} | instructions | MACs | cycles | MACs per cycle | against fp32 |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for row in rows:
+        row["against_fp32"] = row["macs_per_cycle"] / rows[0]["macs_per_cycle"]
+        print(
+            f"| {row['operator']:20s} | {row['instructions']:.0f} | {row['macs']:.0f} | {row['cycles']:.1f} "
+            f"| {row['macs_per_cycle']:.1f} | {row['against_fp32']:.1f}x |"
+        )
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
