@@ -46,6 +46,7 @@ def lower(
         PlanError: the model is not prepared, or was never run.
         LoweringError: the model holds something that has no compiled operator.
     """
+    from tbt_compile.codegen import tiles
     from tbt_compile.codegen.build import compile_units
     from tbt_compile.codegen.target import parse_target
 
@@ -54,14 +55,16 @@ def lower(
     start = time.perf_counter()
     units, settings = _units(frozen, dump)
     known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
-    library, imported = compile_units(units, spec, known, dump)
+    with tiles.recording() as chosen:
+        library, imported = compile_units(units, spec, known, dump)
     log.info(
-        "compiled %s for %s (%s) in %.1f s with the kernels %s",
+        "compiled %s for %s (%s) in %.1f s with the kernels %s and the tiles %s",
         type(frozen.module).__name__,
         spec.mcpu,
         spec.isa,
         time.perf_counter() - start,
         ", ".join(imported.kernels),
+        ", ".join(f"{kernel}: {tile}" for kernel, tile in chosen.items()),
     )
     description = {
         "recipe": frozen.recipe.to_dict(),
@@ -69,6 +72,8 @@ def lower(
         "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
         "target": spec.as_dict(),
         "kernels": imported.kernels,
+        "isa": tiles.isa_class(spec.isa),
+        "tiles": chosen,
         "parameters": {
             parameter.name: parameter.to_dict()
             for parameters in imported.parameters.values()

@@ -6,7 +6,7 @@ unpack a block of weights to bytes once, [K / 4, columns, 4], and to multiply by
 
 from __future__ import annotations
 
-from tbt_compile.codegen.isa import WORD_BITS
+from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bytedot import GROUP, ByteDot
 from tbt_compile.codegen.kernels.byterows import ByteRows
@@ -14,19 +14,24 @@ from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.rows import Finish
 from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
 FEWEST_ROWS = 8
 """From this many rows on, unpacking the weights is worth it."""
-_WIDTH = 2
+
+
+def byte_tile(isa: Isa, activation: Encoding) -> Tile:
+    """The register tile: measured, or one that leaves registers for what is multiplied."""
+    return tile(isa, f"bytes {activation.value}", Tile(8 if isa.registers == 32 else 4, 2))
 
 
 class ByteProduct:
     """A chunk of rows as bytes, and its products with weight blocks.
 
     Attributes:
-        height: rows of a register tile; the chunk's capacity is a multiple of it.
+        tile: the chunk's capacity is a multiple of its rows.
     """
 
     work = 4
@@ -37,7 +42,7 @@ class ByteProduct:
         self.dot = ByteDot(spec.isa, spec.activation)
         self.words = words_for(spec.k)
         self.groups = self.words * WORD_BITS // GROUP
-        self.height = 8 if spec.isa.registers == 32 else 4
+        self.tile = byte_tile(spec.isa, spec.activation)
         padding = self.words * WORD_BITS - spec.k
         self.rows = ByteRows(spec.activation, spec.isa, spec.k, CHUNK_ROWS, padding)
         self.sums = emit.scratch("code_sums", (CHUNK_ROWS,), "int32")
@@ -56,10 +61,10 @@ class ByteProduct:
         unpacked = emit.scratch("unpacked", shape, self.dot.weight_type)
         with emit.loop("word", self.words) as word, emit.loop("part", vectors) as part:
             self._unpack(w, block, word, part * lanes, unpacked)
-        width = min(_WIDTH, vectors)
-        tiles = T.ceildiv(count, self.height)
-        with emit.loop("tile", tiles) as tile, emit.loop("part", vectors // width) as part:
-            self._tile(tile * self.height, count, part * (width * lanes), width, unpacked, finish)
+        width = min(self.tile.vectors, vectors)
+        tiles = T.ceildiv(count, self.tile.rows)
+        with emit.loop("tile", tiles) as index, emit.loop("part", vectors // width) as part:
+            self._tile(index * self.tile.rows, count, part * (width * lanes), width, unpacked, finish)
 
     def _tile(
         self, first: Expr, count: Expr, column: Expr, width: int, unpacked: Buffer, finish: Finish
@@ -67,7 +72,7 @@ class ByteProduct:
         """A register tile: `height` rows, those from `count` on not stored, times `width` vectors."""
         lanes = self.spec.isa.float_lanes
         sums = self._sums(first, column, width, unpacked)
-        for r in range(self.height):
+        for r in range(self.tile.rows):
             row = first + r
             with emit.when(row < count):
                 scale = emit.let(self.rows.scales[row])
@@ -78,7 +83,7 @@ class ByteProduct:
 
     def _sums(self, first: Expr, column: Expr, vectors: int, unpacked: Buffer) -> list[list[Expr]]:
         lanes = self.spec.isa.float_lanes
-        sums = [[self.dot.accumulator() for _ in range(vectors)] for _ in range(self.height)]
+        sums = [[self.dot.accumulator() for _ in range(vectors)] for _ in range(self.tile.rows)]
         run = self.dot.steps or self.groups
 
         def step(group: Expr) -> None:
@@ -86,7 +91,7 @@ class ByteProduct:
                 emit.let(emit.load(unpacked, group, (column + v * lanes) * GROUP, lanes=lanes * GROUP))
                 for v in range(vectors)
             ]
-            for r in range(self.height):
+            for r in range(self.tile.rows):
                 four = emit.load(self.rows.codes, first + r, group * GROUP, lanes=GROUP)
                 x = emit.let(T.reinterpret("int32", four))
                 for v in range(vectors):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tbt_compile.codegen.isa import WORD_BITS
+from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bytedot import ByteDot
 from tbt_compile.codegen.kernels.byterows import ByteRows
@@ -20,11 +20,11 @@ from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.rows import Finish
 from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
 _PLACES = 8
-_VECTORS = 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ def suits(spec: LinearSpec) -> bool:
     return spec.activation.dynamic and spec.isa.dot in ("vnni", "dotprod")
 
 
+def field_tile(isa: Isa, weight: Encoding) -> Tile:
+    """One row, and as many vectors as have registers for eight sums each."""
+    return tile(isa, f"fields {weight.value}", Tile(1, 2 if isa.registers == 32 else 1))
+
+
 class FieldProduct:
     """A few rows of bytes, and their products with packed weights."""
 
@@ -72,6 +77,7 @@ class FieldProduct:
         self.sums = emit.scratch("code_sums", (capacity,), "int32")
         self.places = emit.scratch("places", (capacity, self.words, WORD_BITS), self.rows.codes.dtype)
         self.fields = self._fields()
+        self.vectors = field_tile(spec.isa, spec.weight).vectors
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantizes one row and sorts each word of it by place."""
@@ -87,22 +93,22 @@ class FieldProduct:
         lanes = self.spec.isa.word_lanes
         with (
             emit.loop("row", count) as row,
-            emit.loop("part", self.spec.isa.block // (_VECTORS * lanes)) as part,
+            emit.loop("part", self.spec.isa.block // (self.vectors * lanes)) as part,
         ):
-            column = part * (_VECTORS * lanes)
+            column = part * (self.vectors * lanes)
             self._tile(row, w, block, column, finish)
 
     def _tile(self, row: Expr, w: Buffer, block: Expr, column: Expr, finish: Finish) -> None:
         isa = self.spec.isa
         lanes, octets = isa.word_lanes, isa.vector_bits // 8
-        sums = [[self.dot.accumulator() for _ in self.fields] for _ in range(_VECTORS)]
+        sums = [[self.dot.accumulator() for _ in self.fields] for _ in range(self.vectors)]
         with emit.loop("word", self.words) as word:
-            sources = [self._sources(w, block, word, column + v * lanes) for v in range(_VECTORS)]
+            sources = [self._sources(w, block, word, column + v * lanes) for v in range(self.vectors)]
             for index, field in enumerate(self.fields):
                 eight = emit.load(self.places, row, word, field.place * 8, lanes=8)
                 codes = emit.let(emit.splat(T.reinterpret("uint64", eight), lanes))
                 x = T.reinterpret(emit.vector(self.rows.codes.dtype, octets), codes)
-                for v in range(_VECTORS):
+                for v in range(self.vectors):
                     bits = sources[v][field.source]
                     if field.shift:
                         bits = bits >> emit.splat(T.uint64(field.shift), lanes)
@@ -110,8 +116,8 @@ class FieldProduct:
                     weights = T.reinterpret(emit.vector(self.dot.weight_type, octets), emit.let(masked))
                     sums[v][index].multiply(weights, x)
         scale, known = emit.let(self.rows.scales[row]), emit.let(self.sums[row])
-        totals = [self._total(sums[v], known) for v in range(_VECTORS)]
-        finish(row, column, _VECTORS * lanes, emit.let(emit.join(totals, lanes)), scale)
+        totals = [self._total(sums[v], known) for v in range(self.vectors)]
+        finish(row, column, self.vectors * lanes, emit.let(emit.join(totals, lanes)), scale)
 
     def _total(self, sums: list, known: Expr) -> Expr:
         """Sums of all fields -> one int32 per column."""

@@ -20,15 +20,18 @@ from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import BitProduct, Term, bit_product, plane_count
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.rows import Finish, PackedRows
+from tbt_compile.codegen.kernels.tile import kernel_name
 from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 FEWEST_ROWS = 8
 """From this many rows on, filling the table and spreading the weights is worth it."""
 COLUMNS = 16
 """Columns whose weights share a vector: as many as a table has entries."""
+VECTORS = 2
+"""Vectors in a weight block of the instruction sets that this is for."""
 _ENTRY = 2 * COLUMNS
-_HEIGHT = 4
 CHUNK_ROWS = 128
 """Rows that share one spreading of the weights."""
 
@@ -122,7 +125,8 @@ class LookupProduct:
         self.entries = self.words * tables.indices_per_word
         self.vector = spec.isa.vector_bits // 8
         self.per_step = self.vector // _ENTRY
-        self.parts = spec.isa.block // COLUMNS
+        self.parts = VECTORS
+        self.height = tile(spec.isa, kernel_name("lookup", tables.product), Tile(4, self.parts)).rows
         self.index = emit.scratch("indices", (capacity, self.entries), "uint8")
         self.table = emit.scratch("table", (1 << tables.index_bits, _ENTRY), "uint8")
         tables.fill(self.table)
@@ -158,11 +162,12 @@ class LookupProduct:
         with emit.loop("word", self.words) as word:
             for part in range(self.parts):
                 self._spread(w, block, word, part, spread)
-        whole = count // _HEIGHT
-        with emit.loop("tile", whole) as tile:
-            self._tile(tile * _HEIGHT, _HEIGHT, spread, finish)
-        with emit.loop("row", count - whole * _HEIGHT) as row:
-            self._tile(whole * _HEIGHT + row, 1, spread, finish)
+        height = self.height
+        whole = count // height
+        with emit.loop("tile", whole) as index:
+            self._tile(index * height, height, spread, finish)
+        with emit.loop("row", count - whole * height) as row:
+            self._tile(whole * height + row, 1, spread, finish)
 
     def _spread(self, w: Buffer, block: Expr, word: Expr, part: int, out: Buffer) -> None:
         """One word of 16 columns as entries: the first and the second group of four bits of every column."""

@@ -45,8 +45,8 @@ class RoofSpec:
             rows, vectors = _byte_tile(self.isa)
             return rows * vectors * self.isa.float_lanes * WORD_BITS * self.words
         product = bit_product(self.activation, self.weight)
-        rows, vectors = tile_shape(product, self.isa, 4)
-        return rows * vectors * self.isa.word_lanes * WORD_BITS * self.words
+        tile = tile_shape(product, self.isa, 4)
+        return tile.rows * tile.vectors * self.isa.word_lanes * WORD_BITS * self.words
 
 
 def compute_roof(spec: RoofSpec) -> PrimFunc:
@@ -97,7 +97,7 @@ def _arguments() -> tuple[Expr, Expr, Expr]:
 def _bits(spec: RoofSpec) -> None:
     x, w, y = _arguments()
     product = bit_product(spec.activation, spec.weight)
-    height, width = tile_shape(product, spec.isa, 4)
+    tile = tile_shape(product, spec.isa, 4)
     planes, lanes = plane_count(product.x), spec.isa.word_lanes
 
     def row(r: int) -> ReadRow:
@@ -107,8 +107,8 @@ def _bits(spec: RoofSpec) -> None:
         at = c * product.w.planes % (WORD_BITS // lanes)
         return lambda _, plane: emit.load(w, (at + plane) * lanes % WORD_BITS, lanes=lanes)
 
-    rows = [row(r) for r in range(height)]
-    columns = [Columns(column(c), lanes) for c in range(width)]
+    rows = [row(r) for r in range(tile.rows)]
+    columns = [Columns(column(c), lanes) for c in range(tile.vectors)]
     sums = dot_tile(product, spec.words, rows, columns, spec.isa)
     _store(sums, lanes * joined(columns, spec.isa), y)
 

@@ -62,20 +62,18 @@ class PackedRows:
     def multiply(self, count: Expr, columns_at: ColumnsAt, extent: int, finish: Finish) -> None:
         """The products of the first `count` rows with columns 0 .. extent - 1, each passed to `finish`."""
         most = max(1, extent // self.isa.word_lanes)
-        height, width = tile_shape(self.product, self.isa, most)
-        if height > 1:
-            with emit.loop("tile", count // height) as index:
-                self._row_tile(index * height, height, width, columns_at, extent, finish)
+        tile = tile_shape(self.product, self.isa, most)
+        height = tile.rows
+        tiled = count // height * height
+        with emit.loop("tile", count // height) as index:
+            self._row_tile(index * height, height, tile.vectors, columns_at, extent, finish)
         # One by one, not in a loop: LLVM would load the weights of all columns before it, and spill them.
-        for rest in range(1, height):
-            with emit.when(count % height == rest):
-                width = row_tile_vectors(self.product, self.isa, most, rest)
-                self._row_tile(count - rest, rest, width, columns_at, extent, finish)
-        if height == 1:
-            with emit.loop("row", count) as row:
-                self._row_tile(
-                    row, 1, row_tile_vectors(self.product, self.isa, most, 1), columns_at, extent, finish
-                )
+        while height > 1:
+            height //= 2
+            with emit.when((count - tiled) % (2 * height) >= height):
+                width = row_tile_vectors(self.product, self.isa, most, height)
+                first = tiled + (count - tiled) // (2 * height) * (2 * height)
+                self._row_tile(first, height, width, columns_at, extent, finish)
 
     def _row_tile(
         self, row: Expr, height: int, width: int, columns_at: ColumnsAt, extent: int, finish: Finish

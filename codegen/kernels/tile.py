@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import BitProduct, Term, plane_count
+from tbt_compile.codegen.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Expr, T
 
 ReadRow = Callable[[Expr, int], Expr]
@@ -26,20 +27,32 @@ class Columns:
     lanes: int
 
 
-def tile_shape(product: BitProduct, isa: Isa, most_vectors: int) -> tuple[int, int]:
-    """(rows, vectors) of a tile whose accumulators fit the register file, for many rows."""
+def tile_shape(product: BitProduct, isa: Isa, most_vectors: int) -> Tile:
+    """The tile for many rows: measured, or one whose accumulators fit the register file."""
     budget = isa.registers * 5 // 8
-    for rows, vectors in ((4, 4), (4, 2), (2, 2), (4, 1), (2, 1)):
-        if vectors <= most_vectors and rows * vectors * len(product.coefficients) <= budget:
-            return rows, vectors
-    return 1, 1
+    shapes = (Tile(*shape) for shape in ((4, 4), (4, 2), (2, 2), (4, 1), (2, 1)))
+    fit = (shape for shape in shapes if shape.rows * shape.vectors * len(product.coefficients) <= budget)
+    chosen = tile(isa, kernel_name("planes", product), next(fit, Tile(1, 1)))
+    return Tile(chosen.rows, min(chosen.vectors, _largest_power(most_vectors)))
 
 
 def row_tile_vectors(product: BitProduct, isa: Isa, most_vectors: int, rows: int) -> int:
-    """Vectors of a tile of few rows."""
+    """Vectors of a tile for a few rows."""
     budget = isa.registers * 5 // 8
-    fits = (v for v in (4, 2, 1) if v <= most_vectors and rows * v * len(product.coefficients) <= budget)
-    return next(fits, 1)
+    fits = (v for v in (4, 2, 1) if rows * v * len(product.coefficients) <= budget)
+    chosen = Tile(1, next(fits, 1))
+    if rows == 1:
+        chosen = tile(isa, kernel_name("row", product), chosen)
+    return min(chosen.vectors, _largest_power(most_vectors))
+
+
+def kernel_name(family: str, product: BitProduct) -> str:
+    """The name of a kernel in files of tiles."""
+    return f"{family} {product.x.value}*{product.w.value}"
+
+
+def _largest_power(most: int) -> int:
+    return next(power for power in (4, 2, 1) if power <= most)
 
 
 def dot_tile(

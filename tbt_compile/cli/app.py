@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tbt_compile.cli import bench, demo, evaluate, lower, run, targets, train
+from tbt_compile.cli import bench, demo, evaluate, lower, run, targets, train, tune
 from tbt_compile.cli.console import fail
 from tbt_compile.errors import TbtError
 
@@ -27,6 +27,7 @@ app.command()(evaluate.evaluate)
 app.command()(lower.lower)
 app.command(name="run")(run.run_text)
 app.add_typer(bench.app, name="bench")
+app.command()(tune.tune)
 app.command()(targets.targets)
 
 

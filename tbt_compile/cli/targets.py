@@ -54,11 +54,12 @@ def targets(
     from rich.table import Table
 
     table = Table(title=f"This machine is {host.mcpu} ({host.arch})")
-    for heading in ("CPU", "architecture", "vector bits", "bits counted by", "also called"):
+    for heading in ("CPU", "architecture", "vector bits", "1 and 2 bits by", "8 bits by", "also called"):
         table.add_column(heading)
     for row in rows:
         style = "bold green" if row["cpu"] == host.mcpu else None
-        cells = (row["cpu"], row["arch"], str(row["vector_bits"]), row["popcount"], ", ".join(row["aliases"]))
+        bits = (row["popcount"], row["dot"])
+        cells = (row["cpu"], row["arch"], str(row["vector_bits"]), *bits, ", ".join(row["aliases"]))
         table.add_row(*cells, style=style)
     out.print(table)
     if not everything:
@@ -67,9 +68,11 @@ def targets(
 
 def _row(spec: Any, aliases: list[str]) -> dict[str, Any]:
     if spec.isa.has_popcount:
-        popcount = "vectors"
+        popcount = "vector popcount"
     elif spec.arch == "aarch64":
-        popcount = "bytes"
+        popcount = "byte popcount"
+    elif spec.isa.vector_bits > 128:
+        popcount = "table look-up"
     else:
         popcount = "shuffles" if "ssse3" in spec.features else "words"
     return {
@@ -77,5 +80,6 @@ def _row(spec: Any, aliases: list[str]) -> dict[str, Any]:
         "arch": spec.arch,
         "vector_bits": spec.isa.vector_bits,
         "popcount": popcount,
+        "dot": "widening" if spec.isa.dot == "none" else spec.isa.dot,
         "aliases": aliases,
     }

@@ -15,7 +15,7 @@ from tbt_compile.bench.job import Row
 from tbt_compile.cli import console
 from tbt_compile.errors import TbtError
 
-COMMANDS = ("demo", "train", "evaluate", "lower", "run", "bench generate", "bench kernels", "targets")
+COMMANDS = ("demo", "train", "evaluate", "lower", "run", "bench generate", "bench kernels", "tune", "targets")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -57,6 +57,27 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["tbt", "--debug", "bench", "generate", "--shape", "bart-bse"])
     with pytest.raises(TbtError, match="bart-bse"):
         main()
+
+
+def test_tune_writes_the_file_and_shows_what_it_gains(
+    tbt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tbt_compile.codegen import tiles, tuner
+    from tbt_compile.codegen.target import parse_target
+
+    result = {
+        "rows": 1,
+        "vectors": 2,
+        "measured": {"cpu": "x", "shape": "1x2x3", "us": {"1 x 4": 3.0, "1 x 2": 2.0}},
+    }
+    monkeypatch.setattr(tuner, "tune", lambda spec, progress: {"row a*b": result})
+    file = tmp_path / "tiles.json"
+    shown = tbt("tune", "--output", file)
+    assert shown.code == 0
+    assert "1.50x" in shown.out
+    assert tiles.read(file) == {tiles.isa_class(parse_target("host").isa): {"row a*b": result}}
+    file.write_text("no")
+    assert "is not a file of tiles" in tbt("tune", "--output", file).err
 
 
 def test_targets_lists_the_usual_ones_or_all(tbt, tmp_path: Path) -> None:
