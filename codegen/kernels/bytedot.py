@@ -1,8 +1,8 @@
 """Dot products of bytes, four at a time per 32-bit lane, with whatever instruction there is.
 
-The weights are -1, 0 or 1, so that 16-bit accumulators last for many steps before they must be widened. Some
-instructions want one operand without and one with a sign; the weights are then stored as w + 1, and the
-caller subtracts the row sum of x once: sum x * (w + 1) = sum x * w + sum x.
+Weights of -1, 0 or 1 let 16-bit accumulators last for many steps before they must be widened. Some
+instructions want one operand without and one with a sign; the weights are then stored as w + offset, and the
+caller subtracts the row sum of x once: sum x * (w + offset) = sum x * w + offset * sum x.
 """
 
 from __future__ import annotations
@@ -25,15 +25,29 @@ class ByteDot:
     Attributes:
         isa: instruction set.
         x: INT8 or UINT8.
+        whole: the weights have 8 bits too, in -127 .. 127.
     """
 
     isa: Isa
     x: Encoding
+    whole: bool = False
+
+    @property
+    def instruction(self) -> str:
+        """What multiplies. VPMADDUBSW adds two products in 16 bits: too few for 8-bit weights."""
+        return "none" if self.whole and self.isa.dot == "maddubs" else self.isa.dot
+
+    @property
+    def offset(self) -> int:
+        """What is added to weights that must not have a sign."""
+        return 128 if self.whole else 1
 
     @property
     def biased(self) -> bool:
-        """Whether weights are stored as w + 1, without a sign."""
-        x86 = self.isa.dot in ("vnni", "maddubs")
+        """Whether weights are stored as w + offset, without a sign."""
+        if self.whole and self.instruction == "none":
+            return False
+        x86 = self.instruction in ("vnni", "maddubs")
         return x86 == (self.x is Encoding.INT8)
 
     @property
@@ -46,9 +60,13 @@ class ByteDot:
         """Steps until a narrow accumulator must be widened; None if it never overflows.
 
         A step adds at most 2 * 2 * 127 or 2 * 255 to an int16 (maddubs), else 127 to an int16 or 2 * 255 to
-        a uint16.
+        a uint16. With 8-bit weights a step adds at most 127 * 127 or 255 * 127 to an int16.
         """
-        return {"vnni": None, "dotprod": None, "maddubs": 64}.get(self.isa.dot, 128)
+        if self.instruction in ("vnni", "dotprod"):
+            return None
+        if self.whole:
+            return 2 if self.x is Encoding.INT8 else 1
+        return 64 if self.instruction == "maddubs" else 128
 
     def accumulator(self) -> Accumulator:
         """A new accumulator, one int32 lane per column."""
@@ -64,8 +82,8 @@ class Accumulator:
         self.total = emit.Register("total", "int32", self.lanes, emit.splat(T.int32(0), self.lanes))
         self.narrow: emit.Register | None = None
         if dot.steps is not None:
-            self.narrow_type = "uint16" if dot.isa.dot == "none" and dot.biased else "int16"
-            self.narrow_lanes = self.lanes * (2 if dot.isa.dot == "maddubs" else GROUP)
+            self.narrow_type = "uint16" if dot.instruction == "none" and dot.biased else "int16"
+            self.narrow_lanes = self.lanes * (2 if dot.instruction == "maddubs" else GROUP)
             self.narrow = emit.Register("narrow", self.narrow_type, self.narrow_lanes, self._narrow_zero())
 
     def step(self, weights: Expr, x: Expr) -> None:
@@ -77,7 +95,7 @@ class Accumulator:
     def multiply(self, weights: Expr, codes: Expr) -> None:
         """Adds four products per lane of two vectors of bytes."""
         count = self.lanes * GROUP
-        dot = self.how.isa.dot
+        dot = self.how.instruction
         unsigned, signed = (weights, codes) if self.how.biased else (codes, weights)
         if dot == "vnni":
             name = f"llvm.x86.avx512.vpdpbusd.{self.how.isa.vector_bits}"

@@ -12,7 +12,7 @@ from typing import Protocol
 from tbt_compile.codegen.kernels import emit, linear_bytes, linear_fields, linear_lookup
 from tbt_compile.codegen.kernels.linear_bytes import ByteProduct
 from tbt_compile.codegen.kernels.linear_fields import FieldProduct
-from tbt_compile.codegen.kernels.linear_int8 import linear_int8
+from tbt_compile.codegen.kernels.linear_int8 import WholeByteProduct, WholeRowProduct
 from tbt_compile.codegen.kernels.linear_lookup import LookupProduct, tables_for
 from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS, PlaneProduct
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
@@ -38,12 +38,13 @@ class Product(Protocol):
 
 
 def linear(spec: LinearSpec) -> PrimFunc:
-    """A linear layer over M rows, M known at run time; with INT8 weights, `linear_int8`.
+    """A linear layer over M rows, M known at run time.
 
     Arguments:
         x: float32 [M, K]
         act_scale: float32 [1], the learned scale; not read for 8-bit activations
-        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block], from `layouts.interleave`
+        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block], from `layouts.interleave`; int8 [N, K] if
+            the weights have 8 bits
         w_scale: float32 [N]
         bias: float32 [N], only if `has_bias`
         y: float32 [M, N], the output
@@ -51,13 +52,11 @@ def linear(spec: LinearSpec) -> PrimFunc:
     Raises:
         LoweringError: the weights have 8 bits and the activations have not.
     """
-    if spec.weight is Encoding.INT8:
-        if not spec.activation.dynamic:
-            raise LoweringError(
-                f"a linear layer of {spec.activation.name} activations and INT8 weights: "
-                "expected 8-bit activations"
-            )
-        return linear_int8(spec)
+    if spec.weight is Encoding.INT8 and not spec.activation.dynamic:
+        raise LoweringError(
+            f"a linear layer of {spec.activation.name} activations and INT8 weights: "
+            "expected 8-bit activations"
+        )
     return emit.function("linear", lambda: _Linear(spec).body())
 
 
@@ -69,8 +68,10 @@ class _Linear:
         self.rows = emit.symbol("m")
         self.x = emit.argument("x", (self.rows, spec.k), "float32")
         self.act_scale = emit.argument("act_scale", (1,), "float32")
-        shape = interleaved_shape(spec.n, spec.k, spec.weight, spec.isa)
-        self.w = emit.argument("w", shape, "uint64")
+        if spec.weight is Encoding.INT8:
+            self.w = emit.argument("w", (spec.n, spec.k), "int8")
+        else:
+            self.w = emit.argument("w", interleaved_shape(spec.n, spec.k, spec.weight, spec.isa), "uint64")
         self.w_scale = emit.argument("w_scale", (spec.n,), "float32")
         self.bias: Buffer | None = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
         self.y = emit.argument("y", (self.rows, spec.n), "float32")
@@ -138,6 +139,8 @@ class _Linear:
 
 def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int]:
     """How few and how many rows are multiplied, and how many are many."""
+    if spec.weight is Encoding.INT8:
+        return WholeRowProduct, WholeByteProduct, linear_bytes.FEWEST_ROWS
     if spec.activation.dynamic:
         few = FieldProduct if linear_fields.suits(spec) else PlaneProduct
         return few, ByteProduct, linear_bytes.FEWEST_ROWS

@@ -36,10 +36,11 @@ class ByteProduct:
 
     work = 4
     together = 1
+    whole = False
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         self.spec = spec
-        self.dot = ByteDot(spec.isa, spec.activation)
+        self.dot = ByteDot(spec.isa, spec.activation, self.whole)
         self.words = words_for(spec.k)
         self.groups = self.words * WORD_BITS // GROUP
         self.tile = byte_tile(spec.isa, spec.activation)
@@ -59,8 +60,7 @@ class ByteProduct:
         vectors = self.spec.isa.block // lanes
         shape = (self.groups, self.spec.isa.block * GROUP)
         unpacked = emit.scratch("unpacked", shape, self.dot.weight_type)
-        with emit.loop("word", self.words) as word, emit.loop("part", vectors) as part:
-            self._unpack(w, block, word, part * lanes, unpacked)
+        self.unpack(w, block, unpacked)
         width = min(self.tile.vectors, vectors)
         tiles = T.ceildiv(count, self.tile.rows)
         with emit.loop("tile", tiles) as index, emit.loop("part", vectors // width) as part:
@@ -69,7 +69,7 @@ class ByteProduct:
     def _tile(
         self, first: Expr, count: Expr, column: Expr, width: int, unpacked: Buffer, finish: Finish
     ) -> None:
-        """A register tile: `height` rows, those from `count` on not stored, times `width` vectors."""
+        """A register tile: its rows, those from `count` on not stored, times `width` vectors."""
         lanes = self.spec.isa.float_lanes
         sums = self._sums(first, column, width, unpacked)
         for r in range(self.tile.rows):
@@ -78,7 +78,7 @@ class ByteProduct:
                 scale = emit.let(self.rows.scales[row])
                 bias = emit.let(self.sums[row]) if self.dot.biased else T.int32(0)
                 for v in range(width):
-                    total = emit.let(sums[r][v] - emit.splat(bias, lanes))
+                    total = emit.let(sums[r][v] - emit.splat(bias * T.int32(self.dot.offset), lanes))
                     finish(row, column + v * lanes, lanes, total, scale)
 
     def _sums(self, first: Expr, column: Expr, vectors: int, unpacked: Buffer) -> list[list[Expr]]:
@@ -103,6 +103,13 @@ class ByteProduct:
             for accumulator in (item for row in sums for item in row):
                 accumulator.widen()
         return [[item.total.get() for item in row] for row in sums]
+
+    def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
+        """One interleaved weight block to bytes [K / 4, columns, 4]."""
+        lanes = self.spec.isa.float_lanes
+        parts = self.spec.isa.block // lanes
+        with emit.loop("word", self.words) as word, emit.loop("part", parts) as part:
+            self._unpack(w, block, word, part * lanes, out)
 
     def _unpack(self, w: Buffer, block: Expr, word: Expr, column: Expr, out: Buffer) -> None:
         """One word of `float_lanes` columns, a byte at a time: two groups of four weights per column."""

@@ -1,59 +1,73 @@
-"""Linear layers with 8-bit weights and 8-bit activations: a plain integer dot product.
+"""8-bit weights and 8-bit activations: dot products of bytes.
 
-    y[m, n] = float(sum_k cx[m, k] * cw[n, k]) * (sx[m] * sw[n]) + bias[n]
-
-The activations' scale is found per row; the weights' is stored per output row.
+The weights stay as they are stored, one row of int8 after the other, because embeddings look them up too. A
+few rows of activations are multiplied with them as they lie; for many rows a block of weights is first put in
+the order that the byte instructions want, [K / 4, columns, 4].
 """
 
 from __future__ import annotations
 
+from tbt_compile.codegen.isa import WORD_BITS
 from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.bytedot import GROUP
 from tbt_compile.codegen.kernels.byterows import ByteRows
+from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS, ByteProduct
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
-from tbt_compile.codegen.kernels.loops import chunks, row_of, share_columns
-from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
-
-_CHUNK_ROWS = 32
-_COST = 8
+from tbt_compile.codegen.kernels.loops import for_lanes
+from tbt_compile.codegen.kernels.rows import Finish
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 
-def linear_int8(spec: LinearSpec) -> PrimFunc:
-    """A linear layer over M rows with INT8 weights.
+class WholeRowProduct:
+    """A few rows of bytes, and their products with rows of int8 weights [N, K]."""
 
-    Arguments:
-        x: float32 [M, K]
-        act_scale: float32 [1], not read
-        w: int8 [N, K]
-        w_scale: float32 [N]
-        bias: float32 [N], only if `has_bias`
-        y: float32 [M, N], the output
-    """
-    return emit.function("linear_int8", lambda: _linear(spec))
+    work = 8
+    together = 1
+
+    def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
+        self.spec = spec
+        self.rows = ByteRows(spec.activation, spec.isa, spec.k, FEWEST_ROWS)
+
+    def pack(self, row: Expr, load: emit.Load) -> None:
+        """Quantizes one row."""
+        self.rows.pack(row, load)
+
+    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, finish: Finish) -> None:
+        """The products of the first `count` rows with one block of columns."""
+        size = self.spec.isa.block
+        first = emit.let(block * size)
+        with emit.loop("column", T.min(T.int64(size), self.spec.n - first)) as column:
+
+            def weights(k: Expr, lanes: int) -> Expr:
+                return emit.cast(emit.load(w, first + column, k, lanes=lanes), "int32", lanes)
+
+            with emit.loop("row", count) as row:
+                total = self.rows.dot(row, weights)
+                finish(row, column, 1, emit.let(total), emit.let(self.rows.scales[row]))
 
 
-def _linear(spec: LinearSpec) -> None:
-    count = emit.symbol("m")
-    x = emit.argument("x", (count, spec.k), "float32")
-    emit.argument("act_scale", (1,), "float32")
-    w = emit.argument("w", (spec.n, spec.k), "int8")
-    w_scale = emit.argument("w_scale", (spec.n,), "float32")
-    bias = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
-    y = emit.argument("y", (count, spec.n), "float32")
-    rows = ByteRows(spec.activation, spec.isa, spec.k, _CHUNK_ROWS)
+class WholeByteProduct(ByteProduct):
+    """Many rows of bytes, and their products with int8 weights [N, K]."""
 
-    def chunk(first: Expr, size: Expr) -> None:
-        with emit.loop("row", size) as row:
-            rows.pack(row, row_of(x, first + row))
+    whole = True
 
-        def column(n: Expr) -> None:
-            scale = emit.let(w_scale[n])
-            with emit.loop("row", size) as row:
-                total = rows.dot(
-                    row, lambda k, lanes: emit.cast(emit.load(w, n, k, lanes=lanes), "int32", lanes)
-                )
-                value = T.cast(total, "float32") * (rows.scales[row] * scale)
-                emit.store(y, value if bias is None else value + bias[n], first + row, n)
+    def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
+        """A block of columns to [K / 4, columns, 4]; columns and elements that do not exist are left out.
 
-        share_columns(size, _CHUNK_ROWS, spec.n, _COST * spec.n * spec.k // 64, column)
+        What they leave is multiplied with zeros, or never stored.
+        """
+        size, length = self.spec.isa.block, self.spec.k
+        first = emit.let(block * size)
+        with emit.loop("column", T.min(T.int64(size), self.spec.n - first)) as column:
 
-    chunks(count, _CHUNK_ROWS, chunk)
+            def move(k: Expr, lanes: int) -> None:
+                codes = emit.load(w, first + column, k, lanes=lanes)
+                if self.dot.biased:
+                    codes = emit.cast(codes, "uint8", lanes) ^ emit.splat(T.uint8(128), lanes)
+                at = column * GROUP + k % GROUP
+                emit.store(out, codes, k // GROUP, at, lanes=lanes)
+
+            for_lanes(length, GROUP, move)
+        with emit.loop("rest", -length % WORD_BITS) as rest, emit.loop("octet", size) as column:
+            k = length + rest
+            emit.store(out, T.cast(0, self.dot.weight_type), k // GROUP, column * GROUP + k % GROUP)
