@@ -89,7 +89,7 @@ def check_runnable(spec: TargetSpec) -> None:
     if missing:
         raise TargetError(
             f"the model was compiled for {spec.mcpu}, and this machine ({host_target().mcpu}) lacks "
-            f"{', '.join(missing)}; compile it again with target 'host', or '{host_target().mcpu}'"
+            f"{', '.join(missing)}; compile it again with target 'host', or '{host_target()}'"
         )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from math import gcd
 from typing import Any
 
-from tbt_compile.codegen.isa import WORD_BITS
+from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import BitProduct, Term, bit_product, plane_count
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
@@ -31,7 +31,8 @@ COLUMNS = 16
 """Columns whose weights share a vector: as many as a table has entries."""
 VECTORS = 2
 """Vectors in a weight block of the instruction sets that this is for."""
-_ENTRY = 2 * COLUMNS
+ENTRY = 2 * COLUMNS
+"""Bytes of a table entry."""
 CHUNK_ROWS = 128
 """Rows that share one spreading of the weights."""
 
@@ -100,6 +101,11 @@ class Tables:
         return [(term, x) for term in self.product.terms] + [(term, ()) for term in self.product.columns]
 
 
+def lookup_height(tables: Tables, isa: Isa) -> int:
+    """Rows of the register tile."""
+    return tile(isa, kernel_name("lookup", tables.product), Tile(4, VECTORS)).rows
+
+
 def tables_for(spec: LinearSpec) -> Tables | None:
     """The tables for a layer, or None where counting bits is better or a sum might not fit 16 bits."""
     if spec.isa.has_popcount or spec.isa.vector_bits < 256 or spec.activation.dynamic:
@@ -124,11 +130,11 @@ class LookupProduct:
         self.words = words_for(spec.k)
         self.entries = self.words * tables.indices_per_word
         self.vector = spec.isa.vector_bits // 8
-        self.per_step = self.vector // _ENTRY
+        self.per_step = self.vector // ENTRY
         self.parts = VECTORS
-        self.height = tile(spec.isa, kernel_name("lookup", tables.product), Tile(4, self.parts)).rows
+        self.height = lookup_height(tables, spec.isa)
         self.index = emit.scratch("indices", (capacity, self.entries), "uint8")
-        self.table = emit.scratch("table", (1 << tables.index_bits, _ENTRY), "uint8")
+        self.table = emit.scratch("table", (1 << tables.index_bits, ENTRY), "uint8")
         tables.fill(self.table)
 
     def pack(self, row: Expr, load: emit.Load) -> None:
@@ -178,8 +184,8 @@ class LookupProduct:
 
         def store(index: int, entry: Expr) -> None:
             at = word * self.tables.indices_per_word + index
-            place = part * self.vector + at % self.per_step * _ENTRY
-            emit.store(out, entry, at // self.per_step, place, lanes=_ENTRY)
+            place = part * self.vector + at % self.per_step * ENTRY
+            emit.store(out, entry, at // self.per_step, place, lanes=ENTRY)
 
         planes = [words(plane) for plane in range(self.spec.weight.planes)]
         for pair, octets in enumerate(zip(*planes, strict=True)):
@@ -211,7 +217,7 @@ class LookupProduct:
                 for r in range(height):
                     entry = emit.let(self._entry(first + r, at))
                     for part in range(self.parts):
-                        octets[r, part].add(self._look_up(entry, weights[part]))
+                        octets[r, part].add(look_up(entry, weights[part], self.vector))
             for cell in cells:
                 value = emit.let(octets[cell].get())
                 for start in range(0, self.vector, COLUMNS):
@@ -236,31 +242,33 @@ class LookupProduct:
     def _entry(self, row: Expr, step: Expr) -> Expr:
         """The table entries that a vector of weights selects from."""
         entries = [
-            emit.load(self.table, T.cast(self.index[row, step * self.per_step + i], "int64"), 0, lanes=_ENTRY)
+            emit.load(self.table, T.cast(self.index[row, step * self.per_step + i], "int64"), 0, lanes=ENTRY)
             for i in range(self.per_step)
         ]
-        return emit.join(entries, _ENTRY)
+        return emit.join(entries, ENTRY)
 
-    def _look_up(self, entry: Expr, weights: Expr) -> Expr:
-        name = "llvm.x86.avx512.pshuf.b.512" if self.vector == 64 else "llvm.x86.avx2.pshuf.b"
-        return T.call_llvm_pure_intrin(f"uint8x{self.vector}", name, entry, weights)
+
+def look_up(entries: Expr, weights: Expr, octets: int) -> Expr:
+    """Selects in every 16 bytes of `entries` by the 16 bytes of `weights` in the same place."""
+    name = "llvm.x86.avx512.pshuf.b.512" if octets == 64 else "llvm.x86.avx2.pshuf.b"
+    return T.call_llvm_pure_intrin(f"uint8x{octets}", name, entries, weights)
 
 
 def _groups(octets: Sequence[Expr]) -> list[tuple[Expr, Expr]]:
     """Bytes of all planes to the four bits of neighbouring groups, in the order of the elements."""
 
     def low(value: Expr) -> Expr:
-        return emit.let(value & _bytes(0x0F, _ENTRY))
+        return emit.let(value & _bytes(0x0F, ENTRY))
 
     def high(value: Expr) -> Expr:
-        return emit.let(value >> _bytes(4, _ENTRY))
+        return emit.let(value >> _bytes(4, ENTRY))
 
     if len(octets) == 1:
         return [(low(octets[0]), high(octets[0]))]
     nonzero, sign = octets
-    two = _bytes(2, _ENTRY)
-    even = emit.let((nonzero & _bytes(0x33, _ENTRY)) | ((sign & _bytes(0x33, _ENTRY)) << two))
-    odd = emit.let(((nonzero >> two) & _bytes(0x33, _ENTRY)) | (sign & _bytes(0xCC, _ENTRY)))
+    two = _bytes(2, ENTRY)
+    even = emit.let((nonzero & _bytes(0x33, ENTRY)) | ((sign & _bytes(0x33, ENTRY)) << two))
+    odd = emit.let(((nonzero >> two) & _bytes(0x33, ENTRY)) | (sign & _bytes(0xCC, ENTRY)))
     return [(low(even), low(odd)), (high(even), high(odd))]
 
 
@@ -285,7 +293,7 @@ def _transposed(load_two: Callable[[int], Expr]) -> list[Expr]:
 def _interleave(a: Expr, b: Expr, size: int, high: int) -> Expr:
     """Elements of `size` bytes of a and b in turn, from the lower or upper half of each 128-bit lane."""
     lanes = [
-        source * _ENTRY + lane * 16 + high * 8 + element * size + byte
+        source * ENTRY + lane * 16 + high * 8 + element * size + byte
         for lane in range(2)
         for element in range(8 // size)
         for source in range(2)

@@ -13,6 +13,16 @@ from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import bit_product, plane_count
 from tbt_compile.codegen.kernels.bytedot import GROUP, ByteDot
+from tbt_compile.codegen.kernels.linear_lookup import (
+    COLUMNS,
+    ENTRY,
+    VECTORS,
+    Tables,
+    look_up,
+    lookup_height,
+    tables_for,
+)
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.loops import share_columns
 from tbt_compile.codegen.kernels.tile import Columns, ReadColumn, ReadRow, dot_tile, joined, tile_shape
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
@@ -39,11 +49,18 @@ class RoofSpec:
     isa: Isa
 
     @property
+    def tables(self) -> Tables | None:
+        """What a layer of many rows looks products up in, if it does."""
+        return tables_for(LinearSpec(1, WORD_BITS, self.activation, self.weight, False, False, self.isa))
+
+    @property
     def macs(self) -> int:
         """Multiplications that one call stands for."""
         if self.activation.dynamic:
             rows, vectors = _byte_tile(self.isa)
             return rows * vectors * self.isa.float_lanes * WORD_BITS * self.words
+        if self.tables is not None:
+            return lookup_height(self.tables, self.isa) * VECTORS * COLUMNS * WORD_BITS * self.words
         product = bit_product(self.activation, self.weight)
         tile = tile_shape(product, self.isa, 4)
         return tile.rows * tile.vectors * self.isa.word_lanes * WORD_BITS * self.words
@@ -57,6 +74,9 @@ def compute_roof(spec: RoofSpec) -> PrimFunc:
         w: uint64 [64], read as packed weights
         y: int32 [16], the sums of everything, so that nothing is optimised away
     """
+    tables = spec.tables
+    if tables is not None:
+        return emit.function("compute_roof", lambda: _lookups(spec, tables))
     body = _bytes if spec.activation.dynamic else _bits
     return emit.function("compute_roof", lambda: body(spec))
 
@@ -141,6 +161,36 @@ def _bytes(spec: RoofSpec) -> None:
         for accumulator in (item for row in sums for item in row):
             accumulator.widen()
     _store([[item.total.get() for item in row] for row in sums], lanes, y)
+
+
+def _lookups(spec: RoofSpec, tables: Tables) -> None:
+    x, w, y = _arguments()
+    octets = spec.isa.vector_bits // 8
+    per_step, height = octets // ENTRY, lookup_height(tables, spec.isa)
+    table = emit.scratch("table", (1 << tables.index_bits, ENTRY), "uint8")
+    tables.fill(table)
+    zero = emit.splat(T.uint8(0), octets)
+    sums = [[emit.Register("sums", "uint8", octets, zero) for _ in range(VECTORS)] for _ in range(height)]
+    lanes = spec.isa.word_lanes
+    index = emit.scratch("index", (height, _RESIDENT_WORDS * 4), "uint8")
+    with emit.loop("r", height) as r, emit.loop("i", _RESIDENT_WORDS * 4) as i:
+        some = x[i // 4, r] >> T.cast(i % 4 * 8, "uint64")
+        emit.store(index, T.cast(some % T.uint64(1 << tables.index_bits), "uint8"), r, i)
+    weights = [
+        T.reinterpret(f"uint8x{octets}", emit.let(emit.load(w, part * lanes, lanes=lanes)))
+        & emit.splat(T.uint8(15), octets)
+        for part in range(VECTORS)
+    ]
+    weights = [emit.let(value) for value in weights]
+    with emit.loop("step", spec.words * tables.indices_per_word // per_step) as step:
+        for r in range(height):
+            at = (step * per_step) % (_RESIDENT_WORDS * 4)
+            indices = [T.cast(index[r, at + i], "int64") for i in range(per_step)]
+            entry = emit.let(emit.join([emit.load(table, i, 0, lanes=ENTRY) for i in indices], ENTRY))
+            for part in range(VECTORS):
+                sums[r][part].add(look_up(entry, weights[part], octets))
+    wide = [[T.reinterpret(f"int32x{octets // 4}", item.get()) for item in row] for row in sums]
+    _store(wide, octets // 4, y)
 
 
 def _store(sums: list[list[Expr]], lanes: int, y: Expr) -> None:
