@@ -173,10 +173,10 @@ def quantized(pair: str, spec: TargetSpec) -> Kernel:
         macs = BYTE_ROWS * BYTE_VECTORS * isa.float_lanes * 4
         return Kernel(pair, function, "[su]dot" if dot else "[su]?mlal?2?", each, macs, 128)
     product = bit_product(activation, weight)
-    rows, vectors = tile_shape(product, isa, isa.block // isa.word_lanes)
-    each = vectors * (rows * len(product.terms) + len(product.columns))
+    tile = tile_shape(product, isa, isa.block // isa.word_lanes)
+    each = tile.vectors * (tile.rows * len(product.terms) + len(product.columns))
     run = longest_run(product, isa)
-    return Kernel(pair, function, "cnt", each, rows * vectors * isa.word_lanes * 64, run or K)
+    return Kernel(pair, function, "cnt", each, tile.rows * tile.vectors * isa.word_lanes * 64, run or K)
 
 
 def main() -> None:
