@@ -10,11 +10,13 @@ own, which is shifted back at the end. So a vector of 64 codes costs a mask and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.bytedot import ByteDot
+from tbt_compile.codegen.kernels.bytedot import Accumulator, ByteDot
 from tbt_compile.codegen.kernels.byterows import ByteRows
 from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
@@ -57,8 +59,8 @@ def suits(spec: LinearSpec) -> bool:
 
 
 def field_tile(isa: Isa, weight: Encoding) -> Tile:
-    """One row, and as many vectors as have registers for eight sums each."""
-    return tile(isa, f"fields {weight.value}", Tile(1, 2 if isa.registers == 32 else 1))
+    """One row, and as many vectors as have registers for four sums each."""
+    return tile(isa, f"fields {weight.value}", Tile(1, 4 if isa.registers == 32 else 2))
 
 
 class FieldProduct:
@@ -99,58 +101,74 @@ class FieldProduct:
             self._tile(row, w, block, column, finish)
 
     def _tile(self, row: Expr, w: Buffer, block: Expr, column: Expr, finish: Finish) -> None:
-        isa = self.spec.isa
-        lanes, octets = isa.word_lanes, isa.vector_bits // 8
-        sums = [[self.dot.accumulator() for _ in self.fields] for _ in range(self.vectors)]
+        """Neighbouring vectors of columns; half of the fields at a time, so that all have a register."""
+        lanes, wide = self.spec.isa.word_lanes, self.spec.isa.float_lanes
+        zero = emit.splat(T.int32(0), wide)
+        totals = [emit.Register("total", "int32", wide, zero) for _ in range(self.vectors)]
+        half = len(self.fields) // 2
+        for fields in (self.fields[:half], self.fields[half:]):
+            sums = self._sums(row, w, block, column, fields)
+            for field, vectors in zip(fields, sums, strict=True):
+                for total, accumulator in zip(totals, vectors, strict=True):
+                    total.add(accumulator.total.get() >> emit.splat(T.int32(field.worth), wide))
+        scale, known = emit.let(self.rows.scales[row]), emit.let(self.sums[row])
+        together = min(2, self.vectors)
+        for first in range(0, self.vectors, together):
+            columns = [self._columns(total.get()) for total in totals[first : first + together]]
+            codes = emit.join(columns, lanes)
+            step = emit.splat(T.int32(2 if self.spec.weight is Encoding.BINARY else 1), together * lanes)
+            value = emit.let(emit.splat(known, together * lanes) - step * codes)
+            finish(row, column + first * lanes, together * lanes, value, scale)
+
+    def _sums(
+        self, row: Expr, w: Buffer, block: Expr, column: Expr, fields: list[Field]
+    ) -> list[list[Accumulator]]:
+        """[field][vector of columns], each int32 lane a sum over half a column's elements."""
+        lanes, octets = self.spec.isa.word_lanes, self.spec.isa.vector_bits // 8
+        sums = [[self.dot.accumulator() for _ in range(self.vectors)] for _ in fields]
         with emit.loop("word", self.words) as word:
             sources = [self._sources(w, block, word, column + v * lanes) for v in range(self.vectors)]
-            for index, field in enumerate(self.fields):
+            for index, field in enumerate(fields):
                 eight = emit.load(self.places, row, word, field.place * 8, lanes=8)
                 codes = emit.let(emit.splat(T.reinterpret("uint64", eight), lanes))
                 x = T.reinterpret(emit.vector(self.rows.codes.dtype, octets), codes)
                 for v in range(self.vectors):
-                    bits = sources[v][field.source]
+                    bits = sources[v][field.source]()
                     if field.shift:
                         bits = bits >> emit.splat(T.uint64(field.shift), lanes)
                     masked = self._octets(bits) & emit.splat(T.uint8(field.mask), octets)
                     weights = T.reinterpret(emit.vector(self.dot.weight_type, octets), emit.let(masked))
-                    sums[v][index].multiply(weights, x)
-        scale, known = emit.let(self.rows.scales[row]), emit.let(self.sums[row])
-        totals = [self._total(sums[v], known) for v in range(self.vectors)]
-        finish(row, column, self.vectors * lanes, emit.let(emit.join(totals, lanes)), scale)
+                    sums[index][v].multiply(weights, x)
+        return sums
 
-    def _total(self, sums: list, known: Expr) -> Expr:
-        """Sums of all fields -> one int32 per column."""
-        lanes = self.spec.isa.float_lanes
-        total = None
-        for field, accumulator in zip(self.fields, sums, strict=True):
-            value = accumulator.total.get() >> emit.splat(T.int32(field.worth), lanes)
-            total = value if total is None else total + value
+    def _columns(self, total: Expr) -> Expr:
+        """Two int32 lanes per column -> one."""
         total = emit.let(total)
-        halves = [emit.pick(total, range(half, lanes, 2)) for half in range(2)]
-        codes = emit.let(halves[0] + halves[1])
-        step = emit.splat(T.int32(2 if self.spec.weight is Encoding.BINARY else 1), lanes // 2)
-        return emit.let(emit.splat(known, lanes // 2) - step * codes)
+        halves = [emit.pick(total, range(half, self.spec.isa.float_lanes, 2)) for half in range(2)]
+        return emit.let(halves[0] + halves[1])
 
-    def _sources(self, w: Buffer, block: Expr, word: Expr, column: Expr) -> list[Expr]:
+    def _sources(self, w: Buffer, block: Expr, word: Expr, column: Expr) -> list[Callable[[], Expr]]:
+        """What fields are cut from, made when it is first asked for."""
         lanes = self.spec.isa.word_lanes
         planes = [
             emit.let(emit.load(w, block, word, plane, column, lanes=lanes))
             for plane in range(self.spec.weight.planes)
         ]
         if len(planes) == 1:
-            return planes
+            return [lambda: planes[0]]
         nonzero, sign = planes
         one = emit.splat(T.uint64(1), lanes)
-        even = self._mixed(nonzero, sign << one)
-        odd = self._mixed(nonzero >> one, sign)
-        return [T.reinterpret(emit.vector("uint64", lanes), value) for value in (even, odd)]
+        return [
+            cache(lambda: self._mixed(nonzero, sign << one)),
+            cache(lambda: self._mixed(nonzero >> one, sign)),
+        ]
 
     def _mixed(self, nonzero: Expr, sign: Expr) -> Expr:
         """Inverted bits at even places, signs at odd ones."""
         count = self.spec.isa.vector_bits // 8
         even, odd = emit.splat(T.uint8(0x55), count), emit.splat(T.uint8(0xAA), count)
-        return emit.let((~self._octets(nonzero) & even) | (self._octets(sign) & odd))
+        mixed = emit.let((~self._octets(nonzero) & even) | (self._octets(sign) & odd))
+        return T.reinterpret(emit.vector("uint64", self.spec.isa.word_lanes), mixed)
 
     def _octets(self, words: Expr) -> Expr:
         return T.reinterpret(emit.vector("uint8", self.spec.isa.vector_bits // 8), emit.let(words))
@@ -163,4 +181,4 @@ class FieldProduct:
             # Where the instruction takes weights with a sign, their highest bit would be one.
             shift = bits if worth + bits == _PLACES and not self.dot.biased else 0
             fields.append(Field(place, source, shift, worth - shift, bits))
-        return fields
+        return sorted(fields, key=lambda field: field.source)
