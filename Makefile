@@ -2,6 +2,7 @@
 #   make demo   train a small summarizer, compile it at two bits and at one, and compare
 #   make test   run the tests
 #   make lint   ruff and mypy
+#   make arm    build the emulated AArch64 machine, on which tests/arm runs; without it those tests are skipped
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread per process: the tests run in two processes, and more threads than cores make everything slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint arm clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/tbt demo $(DEMO_ARGS)
@@ -27,6 +28,9 @@ lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/typecheck
+
+arm: $(VENV)/.stamp-test
+	$(BIN)/python tests/arm/environment.py
 
 clean:
 	rm -rf $(VENV) .typecheck build dist *.egg-info

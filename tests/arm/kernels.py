@@ -1,0 +1,61 @@
+"""Kernels compiled for an AArch64 CPU into one library, and run on a machine with that CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from arm.machine import Machine
+
+from tbt_compile.codegen.link import export_library
+from tbt_compile.codegen.target import parse_target
+from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
+from tbt_compile.encoding import Encoding
+
+EMULATED = {"cortex-a72": "cortex-a72", "cortex-a76": "max"}
+"""The CPUs to compile for, and QEMU's name of the one that their code runs on."""
+
+B, T, B01, T012 = Encoding.BINARY, Encoding.TERNARY, Encoding.BINARY01, Encoding.TERNARY012
+I8, U8 = Encoding.INT8, Encoding.UINT8
+Pair = tuple[Encoding, Encoding]
+Builder = Callable[[Any], PrimFunc]
+
+
+class Kernels:
+    """A library and the machine that it runs on.
+
+    Args:
+        cpu: what to compile for.
+        machine: one that can run it.
+        tested: every kernel as its builder and spec; one library is much quicker to make than many.
+
+    Attributes:
+        isa: the CPU's schedule parameters.
+        library: the file.
+    """
+
+    def __init__(self, cpu: str, machine: Machine, tested: Iterable[tuple[Builder, Any]]) -> None:
+        target = parse_target(cpu)
+        self.isa = target.isa
+        self._machine = machine
+        self._names = {key: f"kernel{index}" for index, key in enumerate(tested)}
+        functions = {name: builder(spec) for (builder, spec), name in self._names.items()}
+        compiled = compile_functions(functions, Target(target.as_dict()))
+        self.library: Path = export_library(compiled, machine.file(".so"), target)
+
+    def call(
+        self, builder: Builder, spec: Any, inputs: Sequence[Any], shape: Sequence[int], dtype: Any
+    ) -> np.ndarray:
+        """Run a kernel on the machine; returns its output."""
+        return self._machine.call(self.library, self._names[builder, spec], inputs, shape, dtype)
+
+
+def named(value: Any) -> str | None:
+    """An encoding, or a pair of them, as a part of the name of a test."""
+    if isinstance(value, Encoding):
+        return value.value
+    if isinstance(value, tuple) and all(isinstance(one, Encoding) for one in value):
+        return "-".join(one.value for one in value)
+    return None

@@ -1,0 +1,105 @@
+"""Linear layers and embeddings on AArch64: exact integer sums for every encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from arm.kernels import B01, I8, T012, U8, B, Builder, Kernels, Pair, T, named
+from arm.machine import Machine
+from arm.machine_code import dot_products
+from kernel_tools import codes, floats, powers, scalar
+
+from tbt_compile.codegen import reference
+from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.kernels.embedding import EmbeddingSpec, embedding
+from tbt_compile.codegen.kernels.linear import LinearSpec, linear
+from tbt_compile.codegen.standalone import stored_weight
+from tbt_compile.codegen.target import parse_target
+from tbt_compile.encoding import Encoding
+
+PAIRS = [*((left, weight) for weight in (B, T) for left in (B, T, B01, T012, I8, U8)), (I8, I8), (U8, I8)]
+# N and K are no multiples of a word, a vector or a block. The long sums are as large as they get before a
+# byte counter is emptied, and there are columns for several blocks at a time.
+SMALL, LONG = (7, 63), (127, 33 * 64 + 53)
+TABLE = (33, 100)
+ROWS = (1, 2, 3, 8, 67, 130)
+SCALE = 0.5
+
+
+def layer(pair: Pair, shape: tuple[int, int], isa: Isa) -> LinearSpec:
+    """The small layers have a bias and centred activations."""
+    return LinearSpec(*shape, *pair, center=shape == SMALL, has_bias=shape == SMALL, isa=isa)
+
+
+def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
+    for pair in PAIRS:
+        for shape in (SMALL, LONG):
+            yield linear, layer(pair, shape, isa)
+    for weight in (B, T, I8):
+        yield embedding, EmbeddingSpec(*TABLE, weight, isa)
+
+
+@pytest.fixture(scope="module")
+def kernels(target: tuple[str, Machine]) -> Kernels:
+    cpu, machine = target
+    return Kernels(cpu, machine, every_kernel(parse_target(cpu).isa))
+
+
+def check_linear(kernels: Kernels, spec: LinearSpec, x: np.ndarray, weight: np.ndarray, seed: int) -> None:
+    """The exact sums; with a bias the last multiplication may be fused with the addition."""
+    scale, bias = powers(seed, spec.n), floats(seed + 1, spec.n)
+    inputs = [x, scalar(SCALE), stored_weight(weight, spec), scale, *([bias] if spec.has_bias else [])]
+    y = kernels.call(linear, spec, inputs, (len(x), spec.n), np.float32)
+    x_codes, x_scale = reference.quantize(x, spec.activation, SCALE, spec.center)
+    expected = reference.linear(x_codes, x_scale, weight, scale, bias if spec.has_bias else None)
+    if spec.has_bias:
+        np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=named)
+@pytest.mark.parametrize("rows", ROWS)
+def test_linear_sums_are_exact(kernels: Kernels, pair: Pair, rows: int) -> None:
+    for seed, shape in enumerate((SMALL, SMALL, SMALL, LONG), start=10 * rows):
+        n, k = shape
+        spec = layer(pair, shape, kernels.isa)
+        check_linear(kernels, spec, floats(seed, rows, k), codes(seed, pair[1], n, k), seed)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=named)
+@pytest.mark.parametrize("sign", (-1, 1))
+def test_the_largest_sums_do_not_overflow(kernels: Kernels, pair: Pair, sign: int) -> None:
+    """More than 33 words of K and extreme codes everywhere, in a few rows and in many."""
+    n, k = LONG
+    spec = layer(pair, LONG, kernels.isa)
+    for rows, largest in ((5, pair[1].minimum), (5, pair[1].maximum), (9, pair[1].maximum)):
+        x = np.full((rows, k), sign, np.float32)
+        check_linear(kernels, spec, x, np.full((n, k), largest), seed=1)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=named)
+def test_no_rows_and_rows_of_zeros(kernels: Kernels, pair: Pair) -> None:
+    n, k = SMALL
+    spec = layer(pair, SMALL, kernels.isa)
+    for rows in (0, 3):
+        check_linear(kernels, spec, np.zeros((rows, k), np.float32), codes(1, pair[1], n, k), 1)
+
+
+@pytest.mark.parametrize("weight", (B, T, I8), ids=named)
+def test_embedding(kernels: Kernels, weight: Encoding) -> None:
+    n, k = TABLE
+    table, scale = codes(1, weight, n, k), np.abs(floats(1, n))
+    stored = stored_weight(table, LinearSpec(n, k, I8, weight, False, False, kernels.isa))
+    for count in (1, 67):
+        ids = np.random.default_rng(count).integers(0, n, count)
+        spec = EmbeddingSpec(n, k, weight, kernels.isa)
+        y = kernels.call(embedding, spec, [ids, stored, scale], (count, k), np.float32)
+        np.testing.assert_array_equal(y, table[ids].astype(np.float32) * scale[ids, None])
+
+
+def test_only_cpus_that_have_dot_products_get_them(kernels: Kernels) -> None:
+    assert (dot_products(kernels.library) > 0) == (kernels.isa.dot == "dotprod")
