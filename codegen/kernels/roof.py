@@ -97,7 +97,7 @@ def read_roof(words: int, isa: Isa) -> PrimFunc:
             ]
             with emit.loop("k", READ_WORDS // (lanes * side_by_side)) as k:
                 for index_of, total in enumerate(sums):
-                    at = index * READ_WORDS + (k * side_by_side + index_of) * lanes
+                    at = index * READ_WORDS + index_of * (READ_WORDS // side_by_side) + k * lanes
                     total.set(total.get() ^ emit.load(x, at, lanes=lanes))
             value = sums[0].get()
             for total in sums[1:]:
