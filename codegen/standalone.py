@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels.linear import linear
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.roof import READ_WORDS, RoofSpec, compute_roof, read_roof
@@ -24,11 +25,11 @@ def compile_kernel(function: PrimFunc, target: TargetSpec) -> Callable[..., None
     return called
 
 
-def stored_weight(codes: npt.NDArray[np.integer], spec: LinearSpec) -> npt.NDArray[np.generic]:
-    """Weight codes [N, K] in the layout that `linear` reads for this spec."""
-    if spec.weight is Encoding.INT8:
+def stored_weight(codes: npt.NDArray[np.integer], encoding: Encoding, isa: Isa) -> npt.NDArray[np.generic]:
+    """Weight codes [N, K] in the layout that `linear` and `embedding` read."""
+    if encoding is Encoding.INT8:
         return codes.astype(np.int8)
-    return interleave(pack_planes(codes, spec.weight), spec.isa)
+    return interleave(pack_planes(codes, encoding), isa)
 
 
 def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0) -> tuple[Call, int]:
@@ -42,7 +43,7 @@ def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0
     x = rng.standard_normal((rows, spec.k), dtype=np.float32)
     if not spec.activation.signed:
         x = np.abs(x)
-    stored = stored_weight(weight, spec)
+    stored = stored_weight(weight, spec.weight, spec.isa)
     scale = rng.random(spec.n, dtype=np.float32)
     inputs = [x, np.ones(1, np.float32), stored, scale, *([scale] if spec.has_bias else [])]
     output = np.zeros((rows, spec.n), np.float32)

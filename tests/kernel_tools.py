@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from tbt_compile.codegen.host import host_target, missing_features
 from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.layouts import pack_planes
 from tbt_compile.codegen.target import parse_target
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, tvm
+from tbt_compile.encoding import Encoding
 
 SEEDS = st.integers(0, 2**32 - 1)
 TIES = np.float32([0.0, -0.0, 0.25, -0.25, 0.5, -0.5, 0.75, -0.75, 1.5])
@@ -74,3 +76,15 @@ def codes(seed: int, encoding: Any, *shape: int) -> np.ndarray:
 def scalar(value: float) -> np.ndarray:
     """A learned scale as kernels take it: float32 [1]."""
     return np.float32([value])
+
+
+def value_planes(values: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """Codes [B, H, T, D] packed along T: [B, H, TW, P, D]."""
+    planes = pack_planes(np.swapaxes(values, -1, -2), encoding)
+    return np.moveaxis(planes, (-3, -2, -1), (-1, -2, -3))
+
+
+def byte_rows(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Codes [..., D] and scales [..., 1] as int8 [..., D + 4]."""
+    tail = np.ascontiguousarray(scale.astype("<f4")).view(np.int8)
+    return np.concatenate([values.astype(np.uint8).view(np.int8), tail], -1)

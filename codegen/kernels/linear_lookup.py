@@ -12,13 +12,12 @@ group's four bits of 16 columns and then the second's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import gcd
-from typing import Any
 
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.bitproduct import BitProduct, Term, bit_product, plane_count
+from tbt_compile.codegen.kernels.bitproduct import bit_product
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.lookup_tables import COLUMNS, ENTRY, Tables, byte_splat
 from tbt_compile.codegen.kernels.rows import Finish, PackedRows
 from tbt_compile.codegen.kernels.tile import kernel_name
 from tbt_compile.codegen.layouts import words_for
@@ -27,78 +26,10 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 FEWEST_ROWS = 8
 """From this many rows on, filling the table and spreading the weights is worth it."""
-COLUMNS = 16
-"""Columns whose weights share a vector: as many as a table has entries."""
 VECTORS = 2
 """Vectors in a weight block of the instruction sets that this is for."""
-ENTRY = 2 * COLUMNS
-"""Bytes of a table entry."""
 CHUNK_ROWS = 128
 """Rows that share one spreading of the weights."""
-
-
-class Tables:
-    """The products of all activation and weight groups of one pair of encodings, as small unsigned numbers.
-
-    Attributes:
-        group: elements per group: what fits four bits of weights.
-        unit: every product is `unit * (number + least)`.
-        least: the smallest product in units; numbers count from it.
-        most: the largest number.
-    """
-
-    def __init__(self, product: BitProduct) -> None:
-        self.product = product
-        self.group = 4 // product.w.planes
-        products = self._products()
-        self.unit = gcd(*products)
-        self.least = min(products) // self.unit
-        self.most = max(products) // self.unit - self.least
-
-    @property
-    def index_bits(self) -> int:
-        """Bits of an index: two groups of every plane of the activations."""
-        return plane_count(self.product.x) * 2 * self.group
-
-    @property
-    def indices_per_word(self) -> int:
-        """Indices for 64 elements."""
-        return WORD_BITS // (2 * self.group)
-
-    def fill(self, table: Buffer) -> None:
-        """Computes table[index, 32], uint8, for every index."""
-        mask = (1 << self.group) - 1
-        nibble = emit.let(T.reinterpret(f"uint8x{COLUMNS}", _counting()))
-        w = [(nibble >> _bytes(plane * self.group)) & _bytes(mask) for plane in range(self.product.w.planes)]
-        with emit.loop("index", 1 << self.index_bits) as index:
-            for half in range(2):
-                shifts = [(plane * 2 + half) * self.group for plane in range(plane_count(self.product.x))]
-                x = [
-                    emit.splat(T.cast((index >> T.int64(shift)) & T.int64(mask), "uint8"), COLUMNS)
-                    for shift in shifts
-                ]
-                total = _bytes(-self.least * self.unit)
-                for term, planes in self._terms(x):
-                    total = total + T.popcount(term.bits(planes, w)) * _bytes(term.coefficient)
-                value = total >> _bytes(self.unit.bit_length() - 1)
-                emit.store(table, value, index, half * COLUMNS, lanes=COLUMNS)
-
-    def _products(self) -> list[int]:
-        x_planes, w_planes = plane_count(self.product.x), self.product.w.planes
-        return [
-            sum(
-                term.coefficient * term.bits(planes, self._split(w, w_planes)).bit_count()
-                for term, planes in self._terms(self._split(x, x_planes))
-            )
-            for x in range(1 << x_planes * self.group)
-            for w in range(16)
-        ]
-
-    def _split(self, bits: int, planes: int) -> list[int]:
-        return [bits >> plane * self.group & (1 << self.group) - 1 for plane in range(planes)]
-
-    def _terms(self, x: Sequence[Any]) -> list[tuple[Term, Sequence[Any]]]:
-        return [(term, x) for term in self.product.terms] + [(term, ()) for term in self.product.columns]
 
 
 def lookup_height(tables: Tables, isa: Isa) -> int:
@@ -258,17 +189,17 @@ def _groups(octets: Sequence[Expr]) -> list[tuple[Expr, Expr]]:
     """Bytes of all planes to the four bits of neighbouring groups, in the order of the elements."""
 
     def low(value: Expr) -> Expr:
-        return emit.let(value & _bytes(0x0F, ENTRY))
+        return emit.let(value & byte_splat(0x0F, ENTRY))
 
     def high(value: Expr) -> Expr:
-        return emit.let(value >> _bytes(4, ENTRY))
+        return emit.let(value >> byte_splat(4, ENTRY))
 
     if len(octets) == 1:
         return [(low(octets[0]), high(octets[0]))]
     nonzero, sign = octets
-    two = _bytes(2, ENTRY)
-    even = emit.let((nonzero & _bytes(0x33, ENTRY)) | ((sign & _bytes(0x33, ENTRY)) << two))
-    odd = emit.let(((nonzero >> two) & _bytes(0x33, ENTRY)) | (sign & _bytes(0xCC, ENTRY)))
+    two = byte_splat(2, ENTRY)
+    even = emit.let((nonzero & byte_splat(0x33, ENTRY)) | ((sign & byte_splat(0x33, ENTRY)) << two))
+    odd = emit.let(((nonzero >> two) & byte_splat(0x33, ENTRY)) | (sign & byte_splat(0xCC, ENTRY)))
     return [(low(even), low(odd)), (high(even), high(odd))]
 
 
@@ -300,13 +231,3 @@ def _interleave(a: Expr, b: Expr, size: int, high: int) -> Expr:
         for byte in range(size)
     ]
     return emit.let(T.Shuffle([a, b], [T.int32(lane) for lane in lanes]))
-
-
-def _bytes(value: int, lanes: int = COLUMNS) -> Expr:
-    return emit.splat(T.uint8(value & 255), lanes)
-
-
-def _counting() -> Expr:
-    """0, 1, ... 15 as bytes, packed in two words."""
-    words = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
-    return T.Shuffle([T.uint64(word) for word in words], [T.int32(0), T.int32(1)])

@@ -13,16 +13,9 @@ from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import bit_product, plane_count
 from tbt_compile.codegen.kernels.bytedot import GROUP, ByteDot
-from tbt_compile.codegen.kernels.linear_lookup import (
-    COLUMNS,
-    ENTRY,
-    VECTORS,
-    Tables,
-    look_up,
-    lookup_height,
-    tables_for,
-)
+from tbt_compile.codegen.kernels.linear_lookup import VECTORS, look_up, lookup_height, tables_for
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.lookup_tables import COLUMNS, ENTRY, Tables
 from tbt_compile.codegen.kernels.loops import share_columns
 from tbt_compile.codegen.kernels.tile import Columns, ReadColumn, ReadRow, dot_tile, joined, tile_shape
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T

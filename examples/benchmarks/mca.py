@@ -19,6 +19,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import bit_product
 from tbt_compile.codegen.kernels.linear import LinearSpec, linear
@@ -28,14 +29,7 @@ from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
 from tbt_compile.encoding import Encoding
 
 N, K = 3072, 3072
-PAIRS = (
-    "binary*binary",
-    "binary01*binary",
-    "ternary*ternary",
-    "ternary012*ternary",
-    "int8*binary",
-    "int8*ternary",
-)
+PAIRS = [pair for pair in DEFAULT_OPERATORS if pair != "int8*int8"]
 ITERATIONS = 200
 BYTE_ROWS, BYTE_VECTORS = 8, 2
 _NOISE = re.compile(r"\s*\.(cfi|loc|p2align|size|type|file|section)|\.Ltmp|\.Lfunc")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from arm.kernels import B01, I8, T012, U8, B, Builder, Kernels, Pair, T, named
 from arm.machine import Machine
-from kernel_tools import codes, floats, scalar
+from kernel_tools import byte_rows, codes, floats, scalar, value_planes
 
 from tbt_compile.codegen import reference
 from tbt_compile.codegen.isa import Isa
@@ -51,18 +51,6 @@ def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
 def kernels(target: tuple[str, Machine]) -> Kernels:
     cpu, machine = target
     return Kernels(cpu, machine, every_kernel(parse_target(cpu).isa))
-
-
-def value_planes(values: np.ndarray, encoding: Encoding) -> np.ndarray:
-    """Codes [B, H, T, D] packed along T: [B, H, TW, P, D]."""
-    planes = pack_planes(np.swapaxes(values, -1, -2), encoding)
-    return np.moveaxis(planes, (-3, -2, -1), (-1, -2, -3))
-
-
-def byte_rows(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Codes [..., D] and scales [..., 1] as int8 [..., D + 4]."""
-    tail = np.ascontiguousarray(scale.astype("<f4")).view(np.int8)
-    return np.concatenate([values.astype(np.uint8).view(np.int8), tail], -1)
 
 
 def lengths(spec: AttentionSpec) -> tuple[tuple[int, int], ...]:

@@ -51,7 +51,13 @@ def kernels(target: tuple[str, Machine]) -> Kernels:
 def check_linear(kernels: Kernels, spec: LinearSpec, x: np.ndarray, weight: np.ndarray, seed: int) -> None:
     """The exact sums; with a bias the last multiplication may be fused with the addition."""
     scale, bias = powers(seed, spec.n), floats(seed + 1, spec.n)
-    inputs = [x, scalar(SCALE), stored_weight(weight, spec), scale, *([bias] if spec.has_bias else [])]
+    inputs = [
+        x,
+        scalar(SCALE),
+        stored_weight(weight, spec.weight, spec.isa),
+        scale,
+        *([bias] if spec.has_bias else []),
+    ]
     y = kernels.call(linear, spec, inputs, (len(x), spec.n), np.float32)
     x_codes, x_scale = reference.quantize(x, spec.activation, SCALE, spec.center)
     expected = reference.linear(x_codes, x_scale, weight, scale, bias if spec.has_bias else None)
@@ -93,7 +99,7 @@ def test_no_rows_and_rows_of_zeros(kernels: Kernels, pair: Pair) -> None:
 def test_embedding(kernels: Kernels, weight: Encoding) -> None:
     n, k = TABLE
     table, scale = codes(1, weight, n, k), np.abs(floats(1, n))
-    stored = stored_weight(table, LinearSpec(n, k, I8, weight, False, False, kernels.isa))
+    stored = stored_weight(table, weight, kernels.isa)
     for count in (1, 67):
         ids = np.random.default_rng(count).integers(0, n, count)
         spec = EmbeddingSpec(n, k, weight, kernels.isa)

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_tools import SEEDS, call, codes, floats, isa_of, kernel, runnable, scalar
+from kernel_tools import (
+    SEEDS,
+    byte_rows,
+    call,
+    codes,
+    floats,
+    isa_of,
+    kernel,
+    runnable,
+    scalar,
+    value_planes,
+)
 
 from tbt_compile.codegen import reference
 from tbt_compile.codegen.kernels.attention import AttentionSpec, pv, qk
@@ -21,18 +32,6 @@ HOST, *OTHERS = runnable("x86-64", "haswell", "skylake-avx512")
 SCALE = 0.5
 DIMS = (64, 20, 100)
 LENGTHS = st.sampled_from((1, 2, 31, 33, 64, 70, 130))
-
-
-def value_planes(values: np.ndarray, encoding: Encoding) -> np.ndarray:
-    """Codes [B, H, T, D] packed along T: [B, H, TW, P, D]."""
-    planes = pack_planes(np.swapaxes(values, -1, -2), encoding)
-    return np.moveaxis(planes, (-3, -2, -1), (-1, -2, -3))
-
-
-def byte_rows(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Codes [..., D] and scales [..., 1] as int8 [..., D + 4]."""
-    tail = np.ascontiguousarray(scale.astype("<f4")).view(np.int8)
-    return np.concatenate([values.astype(np.uint8).view(np.int8), tail], -1)
 
 
 @pytest.mark.parametrize("d", DIMS)

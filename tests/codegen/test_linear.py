@@ -11,7 +11,7 @@ from kernel_tools import SEEDS, call, codes, floats, isa_of, kernel, powers, run
 from tbt_compile.codegen import reference
 from tbt_compile.codegen.kernels.embedding import EmbeddingSpec, embedding
 from tbt_compile.codegen.kernels.linear import LinearSpec, linear
-from tbt_compile.codegen.layouts import interleave, pack_planes
+from tbt_compile.codegen.standalone import stored_weight
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
@@ -24,9 +24,7 @@ SCALE = 0.5
 
 
 def stored(weight_codes: np.ndarray, encoding: Encoding, cpu: str) -> np.ndarray:
-    if encoding is Encoding.INT8:
-        return weight_codes.astype(np.int8)
-    return interleave(pack_planes(weight_codes, encoding), isa_of(cpu))
+    return stored_weight(weight_codes, encoding, isa_of(cpu))
 
 
 def check(spec: LinearSpec, cpu: str, x: np.ndarray, weight: np.ndarray, seed: int) -> None:
