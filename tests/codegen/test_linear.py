@@ -54,14 +54,16 @@ def test_sums_are_exact(activation: Encoding, weight: Encoding, seed: int, rows:
 @pytest.mark.parametrize(
     ("activation", "weight"),
     [
-        (Encoding.BINARY, Encoding.TERNARY),
-        (Encoding.TERNARY, Encoding.TERNARY),
-        (Encoding.TERNARY012, Encoding.BINARY),
-        (Encoding.UINT8, Encoding.TERNARY),
+        *(
+            (activation, weight)
+            for activation in ACTIVATIONS
+            for weight in (Encoding.BINARY, Encoding.TERNARY)
+        ),
         (Encoding.INT8, Encoding.INT8),
+        (Encoding.UINT8, Encoding.INT8),
     ],
 )
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(seed=SEEDS, rows=ROWS)
 def test_other_instruction_sets_agree(
     cpu: str, activation: Encoding, weight: Encoding, seed: int, rows: int
