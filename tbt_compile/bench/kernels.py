@@ -57,7 +57,8 @@ class KernelRow:
 
     Attributes:
         us: ours, with quantizing and packing the activations, scales and bias.
-        roof_us: the larger of the inner loop's arithmetic alone and reading the weights alone.
+        arithmetic_us: the inner loop alone; 0 where it is not known (8-bit weights).
+        roof_us: the larger of that and reading the weights alone.
         roof: which of the two it is, "arithmetic" or "memory".
         peers_us: PyTorch's times by engine.
     """

@@ -29,10 +29,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
         own = [row for row in rows if row.operator == operator]
         xs = [row.m * row.n * row.k / row.weight_bytes for row in own]
         axes.plot(xs, [row.gmac_per_s for row in own], "o", color=colour, label=operator)
-        roofs = [row.m * row.n * row.k / row.roof_us / 1e3 for row in own]
-        axes.plot(xs, roofs, "_", color=colour, markersize=14)
-        for x, row, roof in zip(xs, own, roofs, strict=True):
-            axes.plot([x, x], [row.gmac_per_s, roof], "-", color=colour, linewidth=0.7)
+        for x, row in zip(xs, own, strict=True):
+            if row.arithmetic_us:  # without it the limit is not known
+                roof = row.m * row.n * row.k / row.roof_us / 1e3
+                axes.plot([x], [roof], "_", color=colour, markersize=14)
+                axes.plot([x, x], [row.gmac_per_s, roof], "-", color=colour, linewidth=0.7)
             axes.annotate(
                 f"{row.m}x{row.n}x{row.k}",
                 (x, row.gmac_per_s),

@@ -90,7 +90,7 @@ def _show(result: dict[str, Any]) -> None:
             f"{row.us:.1f}",
             f"{row.gmac_per_s:.0f}",
             f"{row.weight_gb_per_s:.1f}",
-            f"{row.share_of_roof:.0%}",
+            f"{row.share_of_roof:.0%}" if row.arithmetic_us else "",
             *(f"{value:.1f}x" if value is not None else "" for value in speedups),
         )
     out.print(table)
