@@ -41,6 +41,11 @@ class Isa:
         return self.vector_bits // 32
 
     @property
+    def looks_up(self) -> bool:
+        """Whether products of 1 and 2 bit codes are looked up by byte shuffles: wide, and no popcount."""
+        return self.vector_bits >= 256 and not self.has_popcount
+
+    @property
     def block(self) -> int:
         """Weight columns stored next to each other by `layouts.interleave`.
 

@@ -75,18 +75,17 @@ class _Linear:
         self.w_scale = emit.argument("w_scale", (spec.n,), "float32")
         self.bias: Buffer | None = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
         self.y = emit.argument("y", (self.rows, spec.n), "float32")
-        self.scale: Expr | None = None
 
     def body(self) -> None:
         """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
-        self.scale = emit.let(self.act_scale[0])
+        scale = emit.let(self.act_scale[0])
         few, many, fewest = _products(self.spec)
 
         def chunk(first: Expr, count: Expr) -> None:
             emit.branch(
                 count >= fewest if many is not few else True,
-                lambda: self.multiply(many(self.spec, self.scale), first, count),
-                lambda: self.multiply(few(self.spec, self.scale), first, count),
+                lambda: self.multiply(many(self.spec, scale), first, count),
+                lambda: self.multiply(few(self.spec, scale), first, count),
             )
 
         chunks(self.rows, CHUNK_ROWS if many is not LookupProduct else linear_lookup.CHUNK_ROWS, chunk)

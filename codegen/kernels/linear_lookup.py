@@ -39,7 +39,7 @@ def lookup_height(tables: Tables, isa: Isa) -> int:
 
 def tables_for(spec: LinearSpec) -> Tables | None:
     """The tables for a layer, or None where counting bits is better or a sum might not fit 16 bits."""
-    if spec.isa.has_popcount or spec.isa.vector_bits < 256 or spec.activation.dynamic:
+    if not spec.isa.looks_up or spec.activation.dynamic:
         return None
     tables = Tables(bit_product(spec.activation, spec.weight))
     largest = tables.most * words_for(spec.k) * WORD_BITS // tables.group

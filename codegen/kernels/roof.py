@@ -13,6 +13,7 @@ from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import bit_product, plane_count
 from tbt_compile.codegen.kernels.bytedot import GROUP, ByteDot
+from tbt_compile.codegen.kernels.linear_bytes import byte_tile
 from tbt_compile.codegen.kernels.linear_lookup import VECTORS, look_up, lookup_height, tables_for
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.lookup_tables import COLUMNS, ENTRY, Tables
@@ -50,8 +51,8 @@ class RoofSpec:
     def macs(self) -> int:
         """Multiplications that one call stands for."""
         if self.activation.dynamic:
-            rows, vectors = _byte_tile(self.isa)
-            return rows * vectors * self.isa.float_lanes * WORD_BITS * self.words
+            tile = byte_tile(self.isa, self.activation)
+            return tile.rows * tile.vectors * self.isa.float_lanes * WORD_BITS * self.words
         if self.tables is not None:
             return lookup_height(self.tables, self.isa) * VECTORS * COLUMNS * WORD_BITS * self.words
         product = bit_product(self.activation, self.weight)
@@ -126,14 +127,11 @@ def _bits(spec: RoofSpec) -> None:
     _store(sums, lanes * joined(columns, spec.isa), y)
 
 
-def _byte_tile(isa: Isa) -> tuple[int, int]:
-    return 4, 4 if isa.registers == 32 else 2
-
-
 def _bytes(spec: RoofSpec) -> None:
     x, w, y = _arguments()
     dot = ByteDot(spec.isa, spec.activation)
-    height, width = _byte_tile(spec.isa)
+    tile = byte_tile(spec.isa, spec.activation)
+    height, width = tile.rows, tile.vectors
     lanes = spec.isa.float_lanes
     sums = [[dot.accumulator() for _ in range(width)] for _ in range(height)]
     weights = [

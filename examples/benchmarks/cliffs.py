@@ -16,11 +16,10 @@ from statistics import median
 import numpy as np
 
 from tbt_compile.bench.conditions import conditions
+from tbt_compile.bench.kernel_case import KernelCase
 from tbt_compile.bench.kernel_worker import timed
-from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.standalone import random_linear
 from tbt_compile.codegen.target import TargetSpec, parse_target
-from tbt_compile.encoding import Encoding
 
 WORD = 64
 LIMIT = 1.3
@@ -29,8 +28,7 @@ TURNS = 5
 
 def prepare(pair: str, m: int, n: int, k: int, spec: TargetSpec):
     """The layer, ready to be called."""
-    activation, weight = (Encoding(name) for name in pair.split("*"))
-    return random_linear(LinearSpec(n, k, activation, weight, True, True, spec.isa), spec, m)[0]
+    return random_linear(KernelCase(pair, m, n, k).spec(spec.isa), spec, m)[0]
 
 
 def measure(pair: str, m: int, n: int, k: int, spec: TargetSpec) -> dict:

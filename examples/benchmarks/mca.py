@@ -19,19 +19,18 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS
+from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, KernelCase
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import bit_product
-from tbt_compile.codegen.kernels.linear import LinearSpec, linear
+from tbt_compile.codegen.kernels.linear import linear
+from tbt_compile.codegen.kernels.linear_bytes import byte_tile
 from tbt_compile.codegen.kernels.tile import longest_run, tile_shape
 from tbt_compile.codegen.target import TargetSpec, parse_target
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
-from tbt_compile.encoding import Encoding
 
 N, K = 3072, 3072
 PAIRS = [pair for pair in DEFAULT_OPERATORS if pair != "int8*int8"]
 ITERATIONS = 200
-BYTE_ROWS, BYTE_VECTORS = 8, 2
 _NOISE = re.compile(r"\s*\.(cfi|loc|p2align|size|type|file|section)|\.Ltmp|\.Lfunc")
 _BRANCH = re.compile(r"\s+(?:b\.\w+|cbn?z|tbn?z|b)\s+(?:.*?,\s*)?(\.L\w+)$")
 
@@ -157,16 +156,16 @@ class Kernel:
 
 def quantized(pair: str, spec: TargetSpec) -> Kernel:
     """The linear layer of one pair of encodings."""
-    activation, weight = (Encoding(name) for name in pair.split("*"))
-    isa = spec.isa
-    function = linear(LinearSpec(N, K, activation, weight, True, True, isa))
-    if activation.dynamic:
+    case, isa = KernelCase(pair, 1, N, K), spec.isa
+    function = linear(case.spec(isa))
+    if case.activation.dynamic:
         dot = isa.dot == "dotprod"
         # A step is four elements of K: one instruction per vector, or one for each half of its bytes.
-        each = BYTE_ROWS * BYTE_VECTORS * (1 if dot else 2)
-        macs = BYTE_ROWS * BYTE_VECTORS * isa.float_lanes * 4
+        tile = byte_tile(isa, case.activation)
+        each = tile.rows * tile.vectors * (1 if dot else 2)
+        macs = tile.rows * tile.vectors * isa.float_lanes * 4
         return Kernel(pair, function, "[su]dot" if dot else "[su]?mlal?2?", each, macs, 128)
-    product = bit_product(activation, weight)
+    product = bit_product(case.activation, case.weight)
     tile = tile_shape(product, isa, isa.block // isa.word_lanes)
     each = tile.vectors * (tile.rows * len(product.terms) + len(product.columns))
     run = longest_run(product, isa)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import TbtError, did_you_mean
 
@@ -45,6 +47,10 @@ class KernelCase:
     def weight(self) -> Encoding:
         """Codes of the weights."""
         return Encoding(self.operator.split("*")[1])
+
+    def spec(self, isa: Isa) -> LinearSpec:
+        """The layer that is timed: centred activations, and a bias."""
+        return LinearSpec(self.n, self.k, self.activation, self.weight, True, True, isa)
 
     @property
     def macs(self) -> int:

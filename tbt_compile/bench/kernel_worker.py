@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from tbt_compile.bench.engines.torch_int8 import with_byte_weights
 from tbt_compile.bench.kernel_case import KernelCase
 from tbt_compile.bench.worker import answer, own_standard_output
 
@@ -31,8 +31,7 @@ def main() -> None:
     with own_standard_output() as answers:
         prepare = _ENGINES[sys.argv[1]]
         for line in sys.stdin:
-            question = json.loads(line)
-            call, size = prepare(json.dumps(question), sys.argv[2])
+            call, size = prepare(line, sys.argv[2])
             answer(answers, {"seconds": timed(call), "bytes": size})
 
 
@@ -55,7 +54,6 @@ def timed(call: Callable[[], Any], seconds: float = SECONDS) -> list[float]:
 @cache
 def _ours(question: str, target: str) -> Prepared:
     from tbt_compile.codegen import standalone
-    from tbt_compile.codegen.kernels.linear_spec import LinearSpec
     from tbt_compile.codegen.kernels.roof import RoofSpec
     from tbt_compile.codegen.target import parse_target
 
@@ -66,8 +64,7 @@ def _ours(question: str, target: str) -> Prepared:
     if "roof" in asked:
         roof = RoofSpec(case.activation, case.weight, 4096, spec.isa)
         return standalone.arithmetic(roof, spec), roof.macs
-    linear = LinearSpec(case.n, case.k, case.activation, case.weight, True, True, spec.isa)
-    return standalone.random_linear(linear, spec, case.m)
+    return standalone.random_linear(case.spec(spec.isa), spec, case.m)
 
 
 @cache
@@ -84,12 +81,7 @@ def _torch_int8(question: str, _target: str) -> Prepared:
     import torch
 
     case = KernelCase(**json.loads(question)["case"])
-    with warnings.catch_warnings():
-        # PyTorch announces that these functions and types will move to another package.
-        warnings.simplefilter("ignore")
-        layer = torch.ao.quantization.quantize_dynamic(
-            torch.nn.Sequential(torch.nn.Linear(case.k, case.n)), {torch.nn.Linear}, dtype=torch.qint8
-        )
+    layer = with_byte_weights(torch.nn.Sequential(torch.nn.Linear(case.k, case.n)))
     return _torch_call(layer, case), case.n * case.k
 
 

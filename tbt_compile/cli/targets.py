@@ -71,7 +71,7 @@ def _row(spec: Any, aliases: list[str]) -> dict[str, Any]:
         popcount = "vector popcount"
     elif spec.arch == "aarch64":
         popcount = "byte popcount"
-    elif spec.isa.vector_bits > 128:
+    elif spec.isa.looks_up:
         popcount = "table look-up"
     else:
         popcount = "shuffles" if "ssse3" in spec.features else "words"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from tbt_compile.bench.engines.torch_float import TorchRunner, available
 from tbt_compile.bench.job import Job
@@ -31,16 +31,23 @@ def build(job: Job) -> None:
     """Nothing to prepare: quantizing takes a second."""
 
 
-def load(job: Job) -> TorchRunner:
-    """The same model with every `nn.Linear` replaced."""
+def with_byte_weights(model: Any) -> Any:
+    """The same module with every `nn.Linear` in it replaced."""
     import torch
 
     with warnings.catch_warnings():
         # PyTorch announces that these functions and types will move to another package.
         warnings.simplefilter("ignore")
-        model = torch.ao.quantization.quantize_dynamic(
-            random_model(get_shape(job.shape)), {torch.nn.Linear}, dtype=torch.qint8, inplace=True
+        return torch.ao.quantization.quantize_dynamic(
+            model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True
         )
+
+
+def load(job: Job) -> TorchRunner:
+    """The same model with every `nn.Linear` replaced."""
+    import torch
+
+    model = with_byte_weights(random_model(get_shape(job.shape)))
     file = _ByteCounter()
     torch.save(model.state_dict(), cast(IO[bytes], file))
     return TorchRunner(model, job, file.count)
