@@ -104,6 +104,9 @@ class _Linear:
 
         work = blocks * spec.isa.block * words_for(spec.k) * product.work
         share_columns(count, CHUNK_ROWS, blocks // together, work, group)
+        with emit.loop("block", blocks % together) as index:
+            block = blocks // together * together + index
+            product.multiply(count, self.w, block, 1, self.finish_at(first, block, True))
         if rest:
             product.multiply(count, self.w, T.int64(blocks), 1, self.finish_at(first, T.int64(blocks), False))
 
