@@ -16,6 +16,10 @@ from tvm.target import codegen as _llvm
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
 
+from tbt_compile.codegen import threads
+
+threads.set_defaults()
+
 IRModule = ir.IRModule
 PassContext = tvm.transform.PassContext
 

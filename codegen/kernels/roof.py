@@ -54,9 +54,8 @@ class RoofSpec:
             tile = byte_tile(self.isa, self.activation)
             return tile.rows * tile.vectors * self.isa.float_lanes * WORD_BITS * self.words
         if self.tables is not None:
-            return (
-                lookup_height(self.tables, self.isa) * VECTORS * self.isa.vector_bits // 16 * WORD_BITS * self.words
-            )
+            columns = VECTORS * self.isa.vector_bits // 16
+            return lookup_height(self.tables, self.isa) * columns * WORD_BITS * self.words
         product = bit_product(self.activation, self.weight)
         tile = tile_shape(product, self.isa, 4)
         return tile.rows * tile.vectors * self.isa.word_lanes * WORD_BITS * self.words

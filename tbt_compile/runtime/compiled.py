@@ -112,8 +112,7 @@ class CompiledModel:
         from tbt_compile.runtime.seq2seq import DecoderLimits, Seq2SeqSession
 
         machine = self._ready()
-        if self.num_threads is not None:
-            set_threads(self.num_threads)
+        set_threads(self.num_threads)
         limits = DecoderLimits(
             self.description["layers"], self.description["vocabulary"], self.description["max_positions"]
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tbt_compile.codegen import threads
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.parameters import Parameter
 from tbt_compile.codegen.tvm_api import relax, tvm
@@ -62,6 +63,10 @@ def take_rows(value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
     return tensor(np.take(np.from_dlpack(value), rows, axis=0))
 
 
-def set_threads(count: int) -> None:
-    """Threads of TVM's pool, for the whole process; they are not bound to cores."""
-    tvm.get_global_func("runtime.config_threadpool")(0, count)
+def set_threads(count: int | None = None) -> None:
+    """Threads for kernels that are called from this Python thread; by default one per core.
+
+    Raises:
+        TargetError: there are not that many.
+    """
+    tvm.get_global_func("runtime.config_threadpool")(0, threads.choose(count))
