@@ -131,9 +131,7 @@ class LookupProduct:
 
     def _tile(self, first: Expr, height: int, spread: Buffer, finish: Finish) -> None:
         rows, width, zero = range(height), spread.shape[1].value, emit.splat(T.uint16(0), COLUMNS)
-        sums = [
-            [emit.Register("sums", "uint16", COLUMNS, zero) for _ in range(width // ENTRY)] for _ in rows
-        ]
+        sums = [[emit.Register("sums", "uint16", COLUMNS, zero) for _ in range(width // ENTRY)] for _ in rows]
         # Runs of equal length: the inner loop then always ends at the same step, which is predicted.
         runs = -(-self.entries // (255 // self.tables.most))
         run = -(-self.entries // runs)

@@ -14,7 +14,7 @@ from tbt_compile.codegen.build import compile_units
 from tbt_compile.codegen.convert import Kernels
 from tbt_compile.codegen.host import host_target
 from tbt_compile.codegen.importer import import_unit, import_units
-from tbt_compile.codegen.layouts import interleave
+from tbt_compile.codegen.layouts import interleave, pair
 from tbt_compile.codegen.parameters import PLAIN, SCALE, WEIGHT, Parameter
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
@@ -86,13 +86,17 @@ def test_every_tensor_becomes_an_argument() -> None:
 def test_a_weight_is_stored_one_way_and_arranged_for_the_machine(encoding: Encoding) -> None:
     bits = encoding.bits
     stored = weight(bits, 7, 65).packed.numpy()
-    parameter = Parameter.weight("w", stored.shape, encoding, 65, ISA)
+    parameter = Parameter.weight("w", stored.shape, encoding, 65, ISA, False)
     arranged = parameter.arrange(stored, ISA)
     assert arranged.shape == parameter.shape
     assert str(arranged.dtype) == parameter.dtype
     expected = stored if bits == 8 else interleave(stored.view(np.uint64), ISA)
     assert np.array_equal(arranged, expected)
     assert Parameter.from_dict("w", parameter.to_dict()) == parameter
+    if encoding is Encoding.TERNARY:
+        paired = Parameter.weight("w", stored.shape, encoding, 65, ISA, True)
+        assert np.array_equal(paired.arrange(stored, ISA), interleave(pair(stored.view(np.uint64)), ISA))
+        assert Parameter.from_dict("w", paired.to_dict()) == paired
     scale = Parameter("s", SCALE, "float32", (7,))
     assert scale.arrange(np.ones((7, 1), np.float32), ISA).shape == (7,)
     assert Parameter.from_dict("s", scale.to_dict()) == scale
