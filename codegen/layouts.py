@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tbt_compile.aligned import aligned_copy
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
@@ -105,7 +106,7 @@ def interleaved_shape(rows: int, length: int, encoding: Encoding, isa: Isa) -> t
 
 
 def interleave(planes: Words, isa: Isa) -> Words:
-    """Weight planes [N, P, W] -> [ceil(N / block), W, P, block], N padded with zero rows.
+    """Weight planes [N, P, W] -> [ceil(N / block), W, P, block], aligned, N padded with zero rows.
 
     One vector load then reads the same word of neighbouring output columns, so that a product needs no
     horizontal sums, and a block is one contiguous stream.
@@ -114,7 +115,7 @@ def interleave(planes: Words, isa: Isa) -> Words:
     blocks = -(-rows // isa.block)
     padded = np.zeros((blocks * isa.block, count, words), np.uint64)
     padded[:rows] = planes
-    return np.ascontiguousarray(padded.reshape(blocks, isa.block, count, words).transpose(0, 3, 2, 1))
+    return aligned_copy(padded.reshape(blocks, isa.block, count, words).transpose(0, 3, 2, 1))
 
 
 def deinterleave(weights: Words, rows: int) -> Words:

@@ -71,24 +71,26 @@ def lower(
         "class": type(frozen.module).__name__.removeprefix("Quantized"),
         "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
         "target": spec.as_dict(),
+        "features": sorted(spec.features),
         "kernels": imported.kernels,
         "isa": tiles.isa_class(spec.isa),
         "tiles": chosen,
-        "parameters": {
-            parameter.name: parameter.to_dict()
-            for parameters in imported.parameters.values()
-            for parameter in parameters
-        },
         "functions": {
             name: [parameter.name for parameter in parameters]
             for name, parameters in imported.parameters.items()
         },
         **settings,
     }
-    tensors = {name: tensor.detach().cpu().numpy() for name, tensor in imported.tensors.items()}
+    isa = spec.isa
+    arranged = {
+        parameter.name: parameter.arrange(imported.tensors[parameter.name].detach().cpu().numpy(), isa)
+        for parameter in {
+            p.name: p for parameters in imported.parameters.values() for p in parameters
+        }.values()
+    }
     from tbt_compile.runtime.compiled import CompiledModel
 
-    return CompiledModel(library, description, tensors, num_threads=num_threads)
+    return CompiledModel(library, description, arranged, num_threads=num_threads)
 
 
 def _units(frozen: FrozenModel, dump: str | Path | None) -> tuple[list[Any], dict[str, Any]]:

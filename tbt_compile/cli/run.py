@@ -38,9 +38,6 @@ def run_text(
     """
     import tbt_compile
     from tbt_compile import storage
-    from tbt_compile.torchless import hide_torch
-
-    hide_torch()
 
     texts = text if text else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:

@@ -170,7 +170,7 @@ def _student_rows(
         eager,
         measure(
             recipe, "compiled", compiled, task.tokenizer, task.data.test,
-            weights=folder / storage.TENSORS, library=folder / LIBRARY, with_beam=True,
+            weights=folder / storage.KINDS["compiled"].tensors, library=folder / LIBRARY, with_beam=True,
             reference=eager, progress=progress,
         ),
     ]  # fmt: skip

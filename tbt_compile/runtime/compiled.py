@@ -12,13 +12,15 @@ import numpy.typing as npt
 
 from tbt_compile import storage
 from tbt_compile.codegen.host import check_runnable
-from tbt_compile.codegen.parameters import Parameter
-from tbt_compile.codegen.target import TargetSpec, parse_target
+from tbt_compile.codegen.target import TargetSpec
 from tbt_compile.errors import GenerationError
 from tbt_compile.recipe import Recipe
 from tbt_compile.runtime.generation import GenerationSettings, generate
+from tbt_compile.tensor_files import map_file
 
 if TYPE_CHECKING:
+    from mmap import mmap
+
     from tbt_compile.runtime.machine import Machine
     from tbt_compile.runtime.seq2seq import Seq2SeqSession
 
@@ -45,12 +47,12 @@ class CompiledModel:
         num_threads: int | None = None,
     ) -> None:
         self.description = description
-        self.target: TargetSpec = parse_target(description["target"])
+        self.target = TargetSpec.recorded(description["target"], description["features"])
         self.recipe = Recipe.from_dict(description["recipe"])
         self.num_threads = num_threads
         self._library = library
-        self._tensors: dict[str, Array] | None = tensors
-        self._source: Path | None = None
+        self._linked: mmap | None = None
+        self._tensors = tensors
         self._machine: Machine | None = None
         self._settings = GenerationSettings.from_dict(description["generation"])
 
@@ -108,8 +110,8 @@ class CompiledModel:
     def _open(
         self, input_ids: npt.NDArray[np.int64], attention_mask: npt.NDArray[np.int64]
     ) -> Seq2SeqSession:
-        from tbt_compile.runtime.machine import set_threads
         from tbt_compile.runtime.seq2seq import DecoderLimits, Seq2SeqSession
+        from tbt_compile.runtime.tvm_runtime import set_threads
 
         machine = self._ready()
         set_threads(self.num_threads)
@@ -120,6 +122,8 @@ class CompiledModel:
 
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
         """Write library, packed weights and manifest to a folder that runs on the target.
+
+        A loaded model does not need its folder any more: it may have been moved, replaced or deleted.
 
         Args:
             path: the folder; one that holds a saved model is replaced.
@@ -135,12 +139,12 @@ class CompiledModel:
             folder = Path(work)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
-            if self._source is not None:
-                (folder / LIBRARY).write_bytes((self._source / LIBRARY).read_bytes())
+            if self._linked is not None:
+                (folder / LIBRARY).write_bytes(self._linked)
             else:
                 export_library(self._library, folder / LIBRARY, self.target)
             files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
-            return storage.write_folder(path, "compiled", self.description, self._stored(), files)
+            return storage.write_folder(path, "compiled", self.description, self._tensors, files)
 
     @classmethod
     def load(cls, path: str | Path, num_threads: int | None = None) -> CompiledModel:
@@ -152,9 +156,9 @@ class CompiledModel:
         """
         path = Path(path)
         manifest = storage.read_manifest(path, "compiled")
-        check_runnable(parse_target(manifest["target"]))
+        check_runnable(TargetSpec.recorded(manifest["target"], manifest["features"]))
         model = cls(path / LIBRARY, manifest, storage.read_tensors(path, manifest), num_threads)
-        model._source = path
+        model._linked = map_file(path / LIBRARY)
         model._ready()
         return model
 
@@ -168,25 +172,8 @@ class CompiledModel:
             from tbt_compile.runtime.machine import Machine
 
             check_runnable(self.target)
-            parameters = {
-                name: Parameter.from_dict(name, values)
-                for name, values in self.description["parameters"].items()
-            }
-            functions = {
-                name: [parameters[parameter] for parameter in names]
-                for name, names in self.description["functions"].items()
-            }
-            self._machine = Machine(self._library, functions, self._stored(), self.target.isa)
-            if self._source is not None:
-                self._tensors = None  # the folder has them; keep one copy in memory
+            self._machine = Machine(self._library, self.description["functions"], self._tensors)
         return self._machine
-
-    def _stored(self) -> dict[str, Array]:
-        """The tensors in their stored form."""
-        if self._tensors is None:
-            assert self._source is not None
-            return storage.read_tensors(self._source, storage.read_manifest(self._source, "compiled"))
-        return self._tensors
 
     def _check_source(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.codegen import threads
-from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.parameters import Parameter
-from tbt_compile.codegen.tvm_api import relax, tvm
+from tbt_compile.aligned import aligned_empty
+from tbt_compile.runtime.tvm_runtime import (
+    Tensor,
+    as_array,
+    is_tensor,
+    shared_tensor,
+    tensor,
+    virtual_machine,
+)
 
 Array = npt.NDArray[Any]
-Tensor = Any
-"""A tensor of TVM; `.numpy()` copies it out."""
 
 
 class Machine:
@@ -23,50 +25,30 @@ class Machine:
 
     Args:
         library: an executable, or the path of a shared library.
-        functions: for every function its parameters, in order.
-        tensors: the stored form of every parameter by name; dropped as soon as it is arranged.
-        isa: layout of the weights.
+        functions: for every function the names of its tensors, in order.
+        tensors: by name, aligned and as the functions take them; they are shared, not copied.
     """
 
-    def __init__(
-        self, library: Any, functions: dict[str, list[Parameter]], tensors: dict[str, Array], isa: Isa
-    ) -> None:
-        module = tvm.runtime.load_module(str(library)) if isinstance(library, (str, Path)) else library
-        self._machine = relax.VirtualMachine(module, tvm.cpu())
-        arranged: dict[str, Tensor] = {}
-        for parameters in functions.values():
-            for parameter in parameters:
-                if parameter.name not in arranged:
-                    arranged[parameter.name] = tensor(parameter.arrange(tensors[parameter.name], isa))
-        self.nbytes = sum(
-            int(np.prod(value.shape)) * np.dtype(str(value.dtype)).itemsize for value in arranged.values()
-        )
-        self._functions = {name: self._machine[name] for name in functions}
+    def __init__(self, library: Any, functions: dict[str, list[str]], tensors: dict[str, Array]) -> None:
+        machine = virtual_machine(library)
+        shared = {name: shared_tensor(array) for name, array in tensors.items()}
+        self._functions = {function: machine[function] for function in functions}
         self._arguments = {
-            name: [arranged[parameter.name] for parameter in parameters]
-            for name, parameters in functions.items()
+            function: [shared[name] for name in names] for function, names in functions.items()
         }
 
     def call(self, name: str, *inputs: Tensor) -> list[Tensor]:
         """Run one function; a function with one result returns it in a list too."""
         result = self._functions[name](*inputs, *self._arguments[name])
-        return [result] if hasattr(result, "numpy") else list(result)
-
-
-def tensor(array: Array) -> Tensor:
-    """A TVM tensor with the values of an array."""
-    return tvm.runtime.tensor(np.ascontiguousarray(array))
+        return [result] if is_tensor(result) else list(result)
 
 
 def take_rows(value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
     """Rows of a tensor along its first dimension."""
-    return tensor(np.take(np.from_dlpack(value), rows, axis=0))
+    array = as_array(value)
+    taken = aligned_empty((len(rows), *array.shape[1:]), array.dtype)
+    # Any other mode of NumPy's has `out` filled through a second buffer.
+    return shared_tensor(np.take(array, rows, axis=0, out=taken, mode="clip"))
 
 
-def set_threads(count: int | None = None) -> None:
-    """Threads for kernels that are called from this Python thread; by default one per core.
-
-    Raises:
-        TargetError: there are not that many.
-    """
-    tvm.get_global_func("runtime.config_threadpool")(0, threads.choose(count))
+__all__ = ["Machine", "Tensor", "as_array", "take_rows", "tensor"]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tbt_compile.errors import GenerationError
-from tbt_compile.runtime.machine import Machine, take_rows, tensor
+from tbt_compile.runtime.machine import Machine, as_array, take_rows, tensor
 
 Tokens = npt.NDArray[np.int64]
 
@@ -82,7 +82,7 @@ class Seq2SeqSession:
                     *self._self_caches,
                     *self._cross_caches,
                 )
-        return logits.numpy()[:, 0]
+        return as_array(logits)[:, 0].copy()
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows; what belongs to the source is only copied when a row changes its source."""

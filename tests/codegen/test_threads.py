@@ -12,9 +12,9 @@ from tbt_compile.codegen import threads
 from tbt_compile.errors import TargetError
 
 PROGRAM = """
-from tbt_compile.codegen.tvm_api import tvm
-from tbt_compile.runtime.machine import set_threads
-count = tvm.get_global_func("runtime.NumThreads")
+import tvm_ffi
+from tbt_compile.runtime.tvm_runtime import set_threads
+count = tvm_ffi.get_global_func("runtime.NumThreads")
 for wanted in (None, 1, 2):
     set_threads(wanted)
     print(count())
