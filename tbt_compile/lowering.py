@@ -56,14 +56,14 @@ def lower(
     units, settings = _units(frozen, dump)
     known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
     with tiles.recording() as chosen:
-        library, imported = compile_units(units, spec, known, dump)
+        built = compile_units(units, spec, known, dump)
     log.info(
         "compiled %s for %s (%s) in %.1f s with the kernels %s and the tiles %s",
         type(frozen.module).__name__,
         spec.mcpu,
         spec.isa,
         time.perf_counter() - start,
-        ", ".join(imported.kernels),
+        ", ".join(built.kernels),
         ", ".join(f"{kernel}: {tile}" for kernel, tile in chosen.items()),
     )
     description = {
@@ -72,25 +72,24 @@ def lower(
         "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
         "target": spec.as_dict(),
         "features": sorted(spec.features),
-        "kernels": imported.kernels,
+        "kernels": built.kernels,
         "isa": tiles.isa_class(spec.isa),
         "tiles": chosen,
         "functions": {
             name: [parameter.name for parameter in parameters]
-            for name, parameters in imported.parameters.items()
+            for name, parameters in built.parameters.items()
         },
+        "outputs": built.outputs,
         **settings,
     }
     isa = spec.isa
     arranged = {
-        parameter.name: parameter.arrange(imported.tensors[parameter.name].detach().cpu().numpy(), isa)
-        for parameter in {
-            p.name: p for parameters in imported.parameters.values() for p in parameters
-        }.values()
+        parameter.name: parameter.arrange(built.tensors[parameter.name].detach().cpu().numpy(), isa)
+        for parameter in {p.name: p for parameters in built.parameters.values() for p in parameters}.values()
     }
     from tbt_compile.runtime.compiled import CompiledModel
 
-    return CompiledModel(library, description, arranged, num_threads=num_threads)
+    return CompiledModel(built.library, description, arranged, num_threads=num_threads)
 
 
 def _units(frozen: FrozenModel, dump: str | Path | None) -> tuple[list[Any], dict[str, Any]]:

@@ -172,7 +172,9 @@ class CompiledModel:
             from tbt_compile.runtime.machine import Machine
 
             check_runnable(self.target)
-            self._machine = Machine(self._library, self.description["functions"], self._tensors)
+            self._machine = Machine(
+                self._library, self.description["functions"], self.description["outputs"], self._tensors
+            )
         return self._machine
 
     def _check_source(

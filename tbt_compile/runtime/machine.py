@@ -1,21 +1,16 @@
-"""TVM's virtual machine, with the tensors of a model bound to its functions."""
+"""The functions of a compiled library, with the tensors of a model bound to them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tbt_compile.aligned import aligned_empty
-from tbt_compile.runtime.tvm_runtime import (
-    Tensor,
-    as_array,
-    is_tensor,
-    shared_tensor,
-    tensor,
-    virtual_machine,
-)
+from tbt_compile.codegen.names import MOST_DIMENSIONS, shapes_of
+from tbt_compile.runtime.tvm_runtime import Tensor, as_array, load_library, shared_tensor, tensor
 
 Array = npt.NDArray[Any]
 
@@ -24,23 +19,56 @@ class Machine:
     """The functions of a compiled library, each called with its inputs alone.
 
     Args:
-        library: an executable, or the path of a shared library.
+        library: a compiled library, or the path of a shared one.
         functions: for every function the names of its tensors, in order.
+        outputs: for every function dtype and number of dimensions of each output.
         tensors: by name, aligned and as the functions take them; they are shared, not copied.
     """
 
-    def __init__(self, library: Any, functions: dict[str, list[str]], tensors: dict[str, Array]) -> None:
-        machine = virtual_machine(library)
+    def __init__(
+        self,
+        library: Any,
+        functions: dict[str, list[str]],
+        outputs: dict[str, Sequence[Sequence[Any]]],
+        tensors: dict[str, Array],
+    ) -> None:
+        module = load_library(library)
         shared = {name: shared_tensor(array) for name, array in tensors.items()}
-        self._functions = {function: machine[function] for function in functions}
-        self._arguments = {
-            function: [shared[name] for name in names] for function, names in functions.items()
+        self._functions = {
+            name: _Function(
+                module[name],
+                module[shapes_of(name)],
+                [shared[parameter] for parameter in parameters],
+                [(str(dtype), int(rank)) for dtype, rank in outputs[name]],
+            )
+            for name, parameters in functions.items()
         }
 
     def call(self, name: str, *inputs: Tensor) -> list[Tensor]:
-        """Run one function; a function with one result returns it in a list too."""
-        result = self._functions[name](*inputs, *self._arguments[name])
-        return [result] if is_tensor(result) else list(result)
+        """Run one function; returns its outputs, which are new tensors."""
+        return self._functions[name](inputs)
+
+
+class _Function:
+    """A function and the tensors that it takes behind its inputs."""
+
+    def __init__(
+        self, run: Any, shapes: Any, parameters: list[Tensor], outputs: list[tuple[str, int]]
+    ) -> None:
+        self._run = run
+        self._shapes = shapes
+        self._parameters = parameters
+        self._outputs = outputs
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        shapes = aligned_empty((len(self._outputs), MOST_DIMENSIONS), np.dtype(np.int64))
+        self._shapes(*inputs, shared_tensor(shapes))
+        outputs = [
+            shared_tensor(aligned_empty(tuple(shape[:rank]), np.dtype(dtype)))
+            for shape, (dtype, rank) in zip(shapes.tolist(), self._outputs, strict=True)
+        ]
+        self._run(*inputs, *self._parameters, *outputs)
+        return outputs
 
 
 def take_rows(value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:

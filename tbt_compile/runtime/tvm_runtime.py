@@ -1,4 +1,4 @@
-"""What running a compiled model takes of TVM: tensors, the virtual machine and the thread pool.
+"""What running a compiled model takes of TVM: tensors, libraries and the thread pool.
 
 Only TVM's runtime library is loaded. `import tvm` would bring the compiler with all of LLVM: 145 MiB of
 memory and half a second that a compiled model has no use for. It can still be imported before or after.
@@ -25,8 +25,6 @@ Array = npt.NDArray[Any]
 Tensor = Any
 """A tensor of TVM."""
 
-_CPU, _POOLED = 1, 2  # device type and kind of allocator, as the virtual machine numbers them
-
 
 def _load_runtime() -> None:
     package = find_spec("tvm")
@@ -40,17 +38,9 @@ _load_runtime()
 threads.set_defaults()
 
 
-def virtual_machine(library: Any) -> Any:
-    """The virtual machine of a shared library (its path) or of an executable that was just compiled."""
-    module = tvm_ffi.load_module(library) if isinstance(library, (str, Path)) else library.jit()
-    machine = module["vm_load_executable"]()
-    machine["vm_initialization"](_CPU, 0, _POOLED)
-    return machine
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether a result of the virtual machine is one tensor, and not an array of them."""
-    return isinstance(value, tvm_ffi.Tensor)
+def load_library(library: Any) -> Any:
+    """The functions by name of a shared library (its path), or of a library that was just compiled."""
+    return tvm_ffi.load_module(library) if isinstance(library, (str, Path)) else library.jit()
 
 
 def tensor(array: Array) -> Tensor:

@@ -55,15 +55,13 @@ def compiled(modules: dict[str, nn.Module], *args: Tensor) -> Machine:
     """Modules as the functions of one library, loaded."""
     root = nn.ModuleDict(modules)
     units = [unit_of(module, *args, name=name) for name, module in modules.items()]
-    executable, imported = compile_units(units, host_target(), known(root))
+    built = compile_units(units, host_target(), known(root))
     functions, tensors = {}, {}
-    for name, parameters in imported.parameters.items():
+    for name, parameters in built.parameters.items():
         functions[name] = [parameter.name for parameter in parameters]
         for parameter in parameters:
-            tensors[parameter.name] = parameter.arrange(
-                imported.tensors[parameter.name].detach().numpy(), ISA
-            )
-    return Machine(executable, functions, tensors)
+            tensors[parameter.name] = parameter.arrange(built.tensors[parameter.name].detach().numpy(), ISA)
+    return Machine(built.library, functions, built.outputs, tensors)
 
 
 def test_every_tensor_becomes_an_argument() -> None:
