@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,15 @@ from tbt_compile.codegen.parameters import Parameter
 from tbt_compile.codegen.target import TargetSpec, parse_target
 from tbt_compile.errors import GenerationError
 from tbt_compile.recipe import Recipe
-from tbt_compile.runtime.generation import GenerationSettings, generate
+from tbt_compile.runtime.batching import (
+    BATCH_SIZE,
+    BATCH_TOKENS,
+    Progress,
+    checked_sources,
+    run_batches,
+)
+from tbt_compile.runtime.generation import GenerationSettings, Tokens, generate
+from tbt_compile.runtime.generation.validation import count
 
 if TYPE_CHECKING:
     from tbt_compile.runtime.machine import Machine
@@ -29,12 +38,14 @@ Array = npt.NDArray[Any]
 class CompiledModel:
     """An encoder-decoder model as a library for one CPU, with its packed weights.
 
-    Made by `tbt_compile.lower`, or read from a folder by `CompiledModel.load`.
+    Made by `tbt_compile.lower`, or read from a folder by `CompiledModel.load`. Several threads may use one
+    model at the same time: they share the weights, and each gets a virtual machine of its own.
 
     Attributes:
         description: the manifest: recipe, target, kernels, versions, settings of the decode engine.
         target: what it was compiled for.
         recipe: what it was quantized with.
+        num_threads: threads that one call uses, at most one per CPU; None: `TVM_NUM_THREADS`, else all CPUs.
     """
 
     def __init__(
@@ -52,6 +63,7 @@ class CompiledModel:
         self._tensors: dict[str, Array] | None = tensors
         self._source: Path | None = None
         self._machine: Machine | None = None
+        self._making = threading.Lock()
         self._settings = GenerationSettings.from_dict(description["generation"])
 
     @property
@@ -65,9 +77,9 @@ class CompiledModel:
         attention_mask: npt.ArrayLike | None = None,
         *,
         decoder_input_ids: npt.ArrayLike | None = None,
-        on_tokens: Callable[[npt.NDArray[np.int64]], None] | None = None,
+        on_tokens: Callable[[Tokens], None] | None = None,
         **settings: Any,
-    ) -> npt.NDArray[np.int64]:
+    ) -> Tokens:
         """Greedy or beam search; the same tokens and padding as transformers' `generate(do_sample=False)`.
 
         Args:
@@ -96,6 +108,55 @@ class CompiledModel:
             on_tokens=on_tokens,
         )
 
+    def generate_many(
+        self,
+        sources: Iterable[Any],
+        *,
+        batch_size: int = BATCH_SIZE,
+        batch_tokens: int = BATCH_TOKENS,
+        num_workers: int = 1,
+        num_threads: int | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> list[Tokens]:
+        """Generate for any number of sources, in batches of similar length, several at a time.
+
+        What is written for a source depends on nothing but the source and the settings.
+
+        Args:
+            sources: lists of token ids, or rows with `input_ids` and, where they are padded on the right,
+                `attention_mask`, such as those of a tokenized `datasets.Dataset`.
+            batch_size: most sources in a batch.
+            batch_tokens: most source tokens in a batch, with padding; a longer source is a batch of its own.
+            num_workers: batches at a time, each in a thread of its own; the weights are shared.
+            num_threads: threads for each batch (default: those of the model, divided among the workers).
+            progress: called after every batch with the number of sources done, and of all.
+            settings: as in `generate`.
+
+        Returns:
+            For every source, in the given order, int64 [T]: the decoder's start token, what was written,
+            and the end token if it came to one; with num_return_sequences n, n of them in a row.
+
+        Raises:
+            GenerationError: a source or a setting does not fit, before anything is generated.
+            TargetError: the model was compiled for another machine.
+        """
+        from tbt_compile.runtime.machine import default_threads
+
+        chosen = self._settings.replace(**settings)
+        workers = count("num_workers", num_workers)
+        rows = checked_sources(sources, lambda ids: self._check_source(ids, None)[0])
+        threads = num_threads or max(1, (self.num_threads or default_threads()) // workers)
+        return run_batches(
+            lambda ids, mask: self._open(ids, mask, threads),
+            chosen,
+            rows,
+            batch_size=count("batch_size", batch_size),
+            batch_tokens=count("batch_tokens", batch_tokens),
+            num_workers=workers,
+            progress=progress,
+        )
+
     def session(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
     ) -> Seq2SeqSession:
@@ -105,19 +166,35 @@ class CompiledModel:
         """
         return self._open(*self._check_source(input_ids, attention_mask))
 
-    def _open(
-        self, input_ids: npt.NDArray[np.int64], attention_mask: npt.NDArray[np.int64]
-    ) -> Seq2SeqSession:
-        from tbt_compile.runtime.machine import set_threads
-        from tbt_compile.runtime.seq2seq import DecoderLimits, Seq2SeqSession
+    def encode(
+        self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The encoder's output, float32 [B, S, D]. Arguments and errors are those of `generate`."""
+        return self._encode(*self._check_source(input_ids, attention_mask)).numpy()
+
+    def decoder_session(self, hidden: npt.NDArray[np.float32], attention_mask: Tokens) -> Seq2SeqSession:
+        """A `DecoderSession` over what `encode` returned, [B, S, D], and its mask, int64 [B, S]."""
+        from tbt_compile.runtime.machine import tensor
+
+        return self._decode(tensor(hidden), attention_mask)
+
+    def _open(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> Seq2SeqSession:
+        return self._decode(self._encode(ids, mask, num_threads), mask)
+
+    def _encode(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> Any:
+        from tbt_compile.runtime.machine import default_threads, set_threads, tensor
 
         machine = self._ready()
-        if self.num_threads is not None:
-            set_threads(self.num_threads)
+        set_threads(num_threads or self.num_threads or default_threads())
+        return machine.call("encoder", tensor(ids), tensor(mask))[0]
+
+    def _decode(self, hidden: Any, mask: Tokens) -> Seq2SeqSession:
+        from tbt_compile.runtime.seq2seq import DecoderLimits, Seq2SeqSession
+
         limits = DecoderLimits(
             self.description["layers"], self.description["vocabulary"], self.description["max_positions"]
         )
-        return Seq2SeqSession(machine, limits, input_ids, attention_mask)
+        return Seq2SeqSession(self._ready(), limits, hidden, mask)
 
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
         """Write library, packed weights and manifest to a folder that runs on the target.
@@ -165,22 +242,23 @@ class CompiledModel:
 
     def _ready(self) -> Machine:
         """The machine, made at first use; a model compiled for another machine never gets that far."""
-        if self._machine is None:
-            from tbt_compile.runtime.machine import Machine
+        with self._making:
+            if self._machine is None:
+                from tbt_compile.runtime.machine import Machine
 
-            check_runnable(self.target)
-            parameters = {
-                name: Parameter.from_dict(name, values)
-                for name, values in self.description["parameters"].items()
-            }
-            functions = {
-                name: [parameters[parameter] for parameter in names]
-                for name, names in self.description["functions"].items()
-            }
-            self._machine = Machine(self._library, functions, self._stored(), self.target.isa)
-            if self._source is not None:
-                self._tensors = None  # the folder has them; keep one copy in memory
-        return self._machine
+                check_runnable(self.target)
+                parameters = {
+                    name: Parameter.from_dict(name, values)
+                    for name, values in self.description["parameters"].items()
+                }
+                functions = {
+                    name: [parameters[parameter] for parameter in names]
+                    for name, names in self.description["functions"].items()
+                }
+                self._machine = Machine(self._library, functions, self._stored(), self.target.isa)
+                if self._source is not None:
+                    self._tensors = None  # the folder has them; keep one copy in memory
+            return self._machine
 
     def _stored(self) -> dict[str, Array]:
         """The tensors in their stored form."""
@@ -191,7 +269,7 @@ class CompiledModel:
 
     def _check_source(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    ) -> tuple[Tokens, Tokens]:
         """Source ids and mask as int64 [B, S]; an index out of range would read beyond a table."""
         try:
             ids = np.asarray(input_ids)

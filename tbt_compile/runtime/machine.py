@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,27 @@ from tbt_compile.codegen.tvm_api import relax, tvm
 Array = npt.NDArray[Any]
 Tensor = Any
 """A tensor of TVM; `.numpy()` copies it out."""
+_SHARE_ALL_CPUS = -3
+"""TVM's `ThreadGroup::kSpecifyThreadShareAllCore`: every thread may run on every listed CPU."""
+
+
+class _Functions(threading.local):
+    """The library's functions in a virtual machine of the calling thread, made when a thread first asks.
+
+    TVM releases Python's lock while a function runs, and its machine keeps the frames of a running call in
+    itself: two threads in one machine overwrite each other's registers. A machine without weights takes
+    some 30 us to make.
+    """
+
+    def __init__(self, module: Any, names: tuple[str, ...]) -> None:
+        self.machine = relax.VirtualMachine(module, tvm.cpu())
+        self.by_name = {name: self.machine[name] for name in names}
 
 
 class Machine:
     """The functions of a compiled library, each called with its inputs alone.
+
+    Any number of threads may call: each has a virtual machine of its own, and the weights are shared.
 
     Args:
         library: an executable, or the path of a shared library.
@@ -31,7 +50,6 @@ class Machine:
         self, library: Any, functions: dict[str, list[Parameter]], tensors: dict[str, Array], isa: Isa
     ) -> None:
         module = tvm.runtime.load_module(str(library)) if isinstance(library, (str, Path)) else library
-        self._machine = relax.VirtualMachine(module, tvm.cpu())
         arranged: dict[str, Tensor] = {}
         for parameters in functions.values():
             for parameter in parameters:
@@ -40,7 +58,7 @@ class Machine:
         self.nbytes = sum(
             int(np.prod(value.shape)) * np.dtype(str(value.dtype)).itemsize for value in arranged.values()
         )
-        self._functions = {name: self._machine[name] for name in functions}
+        self._functions = _Functions(module, tuple(functions))
         self._arguments = {
             name: [arranged[parameter.name] for parameter in parameters]
             for name, parameters in functions.items()
@@ -48,7 +66,7 @@ class Machine:
 
     def call(self, name: str, *inputs: Tensor) -> list[Tensor]:
         """Run one function; a function with one result returns it in a list too."""
-        result = self._functions[name](*inputs, *self._arguments[name])
+        result = self._functions.by_name[name](*inputs, *self._arguments[name])
         return [result] if hasattr(result, "numpy") else list(result)
 
 
@@ -62,6 +80,19 @@ def take_rows(value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
     return tensor(np.take(np.from_dlpack(value), rows, axis=0))
 
 
+def default_threads() -> int:
+    """Threads to use when nobody said how many: TVM_NUM_THREADS, else one per CPU of this process."""
+    return int(os.environ.get("TVM_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
 def set_threads(count: int) -> None:
-    """Threads of TVM's pool, for the whole process; they are not bound to cores."""
-    tvm.get_global_func("runtime.config_threadpool")(0, count)
+    """Threads for what the calling thread runs from now on, at most one per CPU that it may use.
+
+    TVM has a pool of threads for every thread that calls it. Left alone it binds them to the first CPUs of
+    the machine, the same ones for every pool and whatever the process was confined to, and makes no more of
+    them than half the CPUs. Here they share the CPUs of the calling thread.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    tvm.get_global_func("runtime.config_threadpool")(
+        _SHARE_ALL_CPUS, min(count, len(cpus)), [str(cpu) for cpu in cpus]
+    )
