@@ -58,7 +58,7 @@ class CompiledModel:
         self.description = description
         self.target: TargetSpec = parse_target(description["target"])
         self.recipe = Recipe.from_dict(description["recipe"])
-        self.num_threads = num_threads
+        self.num_threads = None if num_threads is None else count("num_threads", num_threads)
         self._library = library
         self._tensors: dict[str, Array] | None = tensors
         self._source: Path | None = None
@@ -146,7 +146,8 @@ class CompiledModel:
         chosen = self._settings.replace(**settings)
         workers = count("num_workers", num_workers)
         rows = checked_sources(sources, lambda ids: self._check_source(ids, None)[0])
-        threads = num_threads or max(1, (self.num_threads or default_threads()) // workers)
+        share = max(1, (self.num_threads or default_threads()) // workers)
+        threads = share if num_threads is None else count("num_threads", num_threads)
         return run_batches(
             lambda ids, mask: self._open(ids, mask, threads),
             chosen,

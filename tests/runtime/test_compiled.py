@@ -5,57 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from compiled_tools import assert_rows_do_not_depend_on_the_batch, eager_tokens, sources, trained
-from models import VOCABULARY, bart
-from transformers import PreTrainedModel
+from compiled_tools import Case, assert_rows_do_not_depend_on_the_batch, eager_tokens, sources
+from models import LONG_POSITIONS as POSITIONS
+from models import PAD, VOCABULARY
 
 import tbt_compile
 from tbt_compile import CompiledModel, storage
 from tbt_compile.codegen import host
 from tbt_compile.errors import FormatError, GenerationError, TargetError
-
-POSITIONS = 150  # more than two words of packed values
-PAD = 1
-
-
-@dataclass(frozen=True)
-class Case:
-    """A prepared model, the compiled one, and its saved folder."""
-
-    eager: PreTrainedModel
-    compiled: CompiledModel
-    folder: Path
-
-    def loaded(self, **options: Any) -> CompiledModel:
-        model = tbt_compile.load(self.folder, **options)
-        assert isinstance(model, CompiledModel)
-        return model
-
-
-class Words:
-    """As much of a tokenizer as saving needs."""
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        (Path(folder) / "tokenizer.json").write_text('{"words": 3}')
-
-
-@pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    model = bart(max_position_embeddings=POSITIONS)
-    model.generation_config.max_new_tokens = 9
-    model.generation_config.num_beams = 2
-    eager = trained(model, "2-2-2")
-    compiled = tbt_compile.lower(eager)
-    folder = compiled.save(tmp_path_factory.mktemp("compiled") / "model", tokenizer=Words())
-    return Case(eager, compiled, folder)
-
 
 IDS, MASK = sources(PAD)
 
