@@ -116,9 +116,7 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
         self.eval()
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, folder: str | Path, num_threads: int | None = None
-    ) -> CompiledModelForSeq2SeqLM:
+    def from_pretrained(cls, folder: str | Path, num_threads: int | None = None) -> CompiledModelForSeq2SeqLM:
         """The model in a folder that `CompiledModel.save` wrote.
 
         Raises:

@@ -52,7 +52,7 @@ class Seq2SeqPipeline(Pipeline):
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _forward(self, inputs: dict[str, Tensor], **settings: Any) -> dict[str, Tensor]:
-        tokens = self.model.generate(**inputs, **settings)
+        tokens = self.model.generate(**inputs, **self._prepare_generate_kwargs(settings))
         return {"tokens": tokens.reshape(len(inputs["input_ids"]), -1, tokens.shape[-1])}
 
     def postprocess(self, outputs: dict[str, Tensor]) -> list[dict[str, str]]:

@@ -60,7 +60,7 @@ def generate_texts(
         num_workers, num_threads: of a compiled model, see `CompiledModel.generate_many`.
 
     Raises:
-        GenerationError: several workers for a model of PyTorch.
+        GenerationError: workers or threads for a model of PyTorch.
     """
     rows = tokenizer(list(sources), truncation=True, max_length=max_source_length)["input_ids"]
     options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
@@ -77,11 +77,12 @@ def generate_texts(
         workers = {"num_workers": num_workers, "num_threads": num_threads}
         written = model.generate_many(rows, batch_size=batch_size, progress=report, **workers, **options)
         tokens = [row.tolist() for row in written]
-    elif num_workers == 1:
+    elif num_workers == 1 and num_threads is None:
         tokens = _generate_many(model, rows, int(tokenizer.pad_token_id or 0), batch_size, report, options)
     else:
         raise GenerationError(
-            f"num_workers={num_workers} with a model of PyTorch: compile it, or leave the workers at 1"
+            f"num_workers={num_workers}, num_threads={num_threads} with a model of PyTorch: compile it, or leave "
+            "them out"
         )
     seconds = time.perf_counter() - start
     special = set(tokenizer.all_special_ids)

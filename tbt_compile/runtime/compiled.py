@@ -82,6 +82,8 @@ class CompiledModel:
     ) -> Tokens:
         """Greedy or beam search; the same tokens and padding as transformers' `generate(do_sample=False)`.
 
+        An interrupt (Ctrl-C) is taken after the present step, or after the encoder; the model can be used again.
+
         Args:
             input_ids: integers [B, S], shorter sources padded on the right.
             attention_mask: 1 for tokens and 0 for padding, [B, S]; by default everything is attended to.
@@ -121,7 +123,8 @@ class CompiledModel:
     ) -> list[Tokens]:
         """Generate for any number of sources, in batches of similar length, several at a time.
 
-        What is written for a source depends on nothing but the source and the settings.
+        What is written for a source depends on nothing but the source and the settings. An interrupt
+        (Ctrl-C) is taken at once, and the model can be used again right away.
 
         Args:
             sources: lists of token ids, or rows with `input_ids` and, where they are padded on the right,

@@ -88,11 +88,14 @@ def default_threads() -> int:
 def set_threads(count: int) -> None:
     """Threads for what the calling thread runs from now on, at most one per CPU that it may use.
 
-    TVM has a pool of threads for every thread that calls it. Left alone it binds them to the first CPUs of
-    the machine, the same ones for every pool and whatever the process was confined to, and makes no more of
-    them than half the CPUs. Here they share the CPUs of the calling thread.
+    TVM has a pool of threads for every thread that calls it, which keeps the size it was made with. Left
+    alone TVM binds every pool to the same first CPUs of the machine, whatever the process was confined to,
+    and takes half the CPUs at most. Here the threads share the CPUs of the calling thread. The main thread
+    gets a pool that allows for any number later; another thread's pool has as many as it asks for first.
     """
-    cpus = sorted(os.sched_getaffinity(0))
-    tvm.get_global_func("runtime.config_threadpool")(
-        _SHARE_ALL_CPUS, min(count, len(cpus)), [str(cpu) for cpu in cpus]
-    )
+    cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))]
+    count = min(count, len(cpus))
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    if threading.current_thread() is not threading.main_thread():
+        configure(_SHARE_ALL_CPUS, count, cpus[:count])  # a new pool gets a thread for each in the list
+    configure(_SHARE_ALL_CPUS, count, cpus)

@@ -57,7 +57,9 @@ def test_array_models_and_frozen_models_are_asked_in_the_same_way() -> None:
     options = {"batch_size": 5, "num_workers": 3, "num_threads": 2}
     assert generate_texts(array_model, words, SOURCES, **options, **LENGTHS).tokens == expected
     assert {name: array_model.asked[name] for name in options} == options
-    with pytest.raises(GenerationError, match="num_workers=2 with a model of PyTorch"):
+    with pytest.raises(GenerationError, match="num_threads=2 with a model of PyTorch"):
+        generate_texts(network, words, SOURCES, num_threads=2, **LENGTHS)
+    with pytest.raises(GenerationError, match="num_workers=2"):
         generate_texts(network, words, SOURCES, num_workers=2, **LENGTHS)
     prepared = tbt_compile.prepare(copy.deepcopy(network), "2-2-2")
     eager = generate_texts(prepared, words, SOURCES, **LENGTHS).tokens

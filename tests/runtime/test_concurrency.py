@@ -77,21 +77,33 @@ def test_two_models_in_one_process(case: Case, t5_case: Case) -> None:
 
 
 THREADS = """
-import json, os, sys
-import tbt_compile
+import json, os, sys, threading
 from tbt_compile.torchless import hide_torch
 hide_torch()
+import tbt_compile
 from tbt_compile.codegen.tvm_api import tvm
+
+def tasks():
+    return os.listdir("/proc/self/task")
 
 before = os.sched_getaffinity(0)
 model = tbt_compile.load(sys.argv[1])
 used = []
-for count in (1, 2, 1000):
+
+def generate(count):
     model.num_threads = count
     model.generate([[3, 4, 5]])
     used.append(tvm.get_global_func("runtime.NumThreads")())
-same = all(os.sched_getaffinity(int(task)) == before for task in os.listdir("/proc/self/task"))
-print(json.dumps([used, same, len(before)]))
+
+start = len(tasks())
+seen = []
+thread = threading.Thread(target=lambda: (generate(1), seen.append(len(tasks()))))
+thread.start()
+thread.join()
+for count in (1, 2, 1000):
+    generate(count)
+same = all(os.sched_getaffinity(int(task)) == before for task in tasks())
+print(json.dumps([used, same, seen[0] - start, len(before)]))
 """
 
 
@@ -100,6 +112,7 @@ def test_threads_are_as_many_as_asked_and_stay_on_the_cpus_of_the_process(case: 
         [sys.executable, "-c", THREADS, str(case.folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    used, same, cpus = json.loads(done.stdout)
-    assert used == [1, min(2, cpus), cpus]
+    used, same, started, cpus = json.loads(done.stdout)
+    assert used == [1, 1, min(2, cpus), cpus]
     assert same
+    assert started == 1  # the thread itself, and no pool for the other CPUs
