@@ -1,9 +1,10 @@
 """Texts per second with more workers, and with more threads for each.
 
     python examples/benchmarks/throughput.py compiled
-    python examples/benchmarks/throughput.py compiled --workers 1 2 4 --threads 1 2 --num-beams 4 --json out.json
+    python examples/benchmarks/throughput.py compiled --workers 1 2 4 --threads 1 2 --json out.json
 
-Sources are random tokens of random lengths. All ways take turns, and every result has to be that of the first.
+Sources are random tokens of random lengths. All ways take turns, and every result has to be that of the
+first.
 """
 
 from __future__ import annotations

@@ -25,15 +25,25 @@ class SessionCache(Cache):
 
     Attributes:
         session: the decoder at its present step.
+        rows: how many sequences it decodes.
     """
 
-    def __init__(self, session: DecoderSession) -> None:
+    def __init__(self, session: DecoderSession, rows: int) -> None:
         super().__init__(layers=[])
         self.session = session
+        self.rows = rows
         self._length = 0
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append tokens, int64 [rows, q]; logits float32 [rows, 1, V] of the last position."""
+        """Append tokens, int64 [rows, q]; logits float32 [rows, 1, V] of the last position.
+
+        Raises:
+            GenerationError: the tokens are not of so many rows.
+        """
+        if tokens.ndim != 2 or len(tokens) != self.rows:
+            raise GenerationError(
+                f"decoder_input_ids has shape {list(tokens.shape)}: expected [{self.rows}, tokens]"
+            )
         logits = self.session.step(np.ascontiguousarray(tokens.numpy()))
         self._length += tokens.shape[1]
         return torch.from_numpy(logits)[:, None]
@@ -45,6 +55,7 @@ class SessionCache(Cache):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Replace the rows by `beam_idx`, int64 [rows], indices into the present ones."""
         self.session.reorder(beam_idx.numpy())
+        self.rows = len(beam_idx)
 
     def update(self, *_: Any, **__: Any) -> Any:
         """Nothing outside can append keys and values.
@@ -211,7 +222,8 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
         hidden = encoder_outputs[0]
         if mask is None:
             mask = torch.ones(hidden.shape[:2], dtype=torch.int64)
-        return SessionCache(self.compiled.decoder_session(hidden.numpy(), mask.numpy().astype(np.int64)))
+        session = self.compiled.decoder_session(hidden.numpy(), mask.numpy().astype(np.int64))
+        return SessionCache(session, len(hidden))
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

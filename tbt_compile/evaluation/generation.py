@@ -81,8 +81,8 @@ def generate_texts(
         tokens = _generate_many(model, rows, int(tokenizer.pad_token_id or 0), batch_size, report, options)
     else:
         raise GenerationError(
-            f"num_workers={num_workers}, num_threads={num_threads} with a model of PyTorch: compile it, or leave "
-            "them out"
+            f"num_workers={num_workers}, num_threads={num_threads} with a model of PyTorch: compile it, or "
+            "leave them out"
         )
     seconds = time.perf_counter() - start
     special = set(tokenizer.all_special_ids)

@@ -7,9 +7,8 @@ about a hundredth, of a beam search for a tenth to a third.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from typing import Any
 
 import numpy as np
 
@@ -20,39 +19,6 @@ BATCH_SIZE = 32
 BATCH_TOKENS = 4096
 Progress = Callable[[int, int], None]
 """Told how many sources are done, and how many there are."""
-
-
-def checked_sources(sources: Iterable[Any], check: Callable[[Tokens], Tokens]) -> list[Tokens]:
-    """Every source as int64 [S], without padding.
-
-    Args:
-        sources: token ids, or mappings with `input_ids` and perhaps `attention_mask`.
-        check: checks ids [1, S] against the model.
-
-    Raises:
-        GenerationError: naming the first source that does not fit.
-    """
-    rows = []
-    for number, source in enumerate(sources):
-        try:
-            rows.append(check(np.asarray(_token_ids(source))[None])[0])
-        except ValueError as error:  # also what numpy raises for a list that is no array
-            raise GenerationError(f"source {number}: {error}") from error
-    return rows
-
-
-def _token_ids(source: Any) -> Any:
-    if not isinstance(source, Mapping):
-        return source
-    if "input_ids" not in source:
-        raise GenerationError(
-            f"a row with the fields {', '.join(map(str, source))}: expected input_ids, token ids"
-        )
-    mask = np.asarray(source.get("attention_mask", np.ones(len(source["input_ids"]))))
-    length = int(mask.sum())
-    if not mask[:length].all():
-        raise GenerationError("attention_mask has a 0 before a 1: expected padding on the right only")
-    return source["input_ids"][:length]
 
 
 def pack(

@@ -21,11 +21,11 @@ from tbt_compile.runtime.batching import (
     BATCH_SIZE,
     BATCH_TOKENS,
     Progress,
-    checked_sources,
     run_batches,
 )
 from tbt_compile.runtime.generation import GenerationSettings, Tokens, generate
 from tbt_compile.runtime.generation.validation import count
+from tbt_compile.runtime.sources import checked_batch, checked_sources
 
 if TYPE_CHECKING:
     from tbt_compile.runtime.machine import Machine
@@ -82,7 +82,7 @@ class CompiledModel:
     ) -> Tokens:
         """Greedy or beam search; the same tokens and padding as transformers' `generate(do_sample=False)`.
 
-        An interrupt (Ctrl-C) is taken after the present step, or after the encoder; the model can be used again.
+        An interrupt (Ctrl-C) is taken after the present step or the encoder; the model can be used again.
 
         Args:
             input_ids: integers [B, S], shorter sources padded on the right.
@@ -100,7 +100,7 @@ class CompiledModel:
             GenerationError: an input or a setting does not fit.
             TargetError: the model was compiled for another machine.
         """
-        ids, mask = self._check_source(input_ids, attention_mask)
+        ids, mask = self._checked(input_ids, attention_mask)
         return generate(
             self._open(ids, mask),
             self._settings.replace(**settings),
@@ -148,7 +148,7 @@ class CompiledModel:
 
         chosen = self._settings.replace(**settings)
         workers = count("num_workers", num_workers)
-        rows = checked_sources(sources, lambda ids: self._check_source(ids, None)[0])
+        rows = checked_sources(sources, self.description["vocabulary"], self.description["max_positions"])
         share = max(1, (self.num_threads or default_threads()) // workers)
         threads = share if num_threads is None else count("num_threads", num_threads)
         return run_batches(
@@ -168,18 +168,27 @@ class CompiledModel:
 
         Arguments and errors are those of `generate`.
         """
-        return self._open(*self._check_source(input_ids, attention_mask))
+        return self._open(*self._checked(input_ids, attention_mask))
 
     def encode(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
     ) -> npt.NDArray[np.float32]:
         """The encoder's output, float32 [B, S, D]. Arguments and errors are those of `generate`."""
-        return self._encode(*self._check_source(input_ids, attention_mask)).numpy()
+        return self._encode(*self._checked(input_ids, attention_mask)).numpy()
 
     def decoder_session(self, hidden: npt.NDArray[np.float32], attention_mask: Tokens) -> Seq2SeqSession:
-        """A `DecoderSession` over what `encode` returned, [B, S, D], and its mask, int64 [B, S]."""
+        """A `DecoderSession` over what `encode` returned, [B, S, D], and its mask, int64 [B, S].
+
+        Raises:
+            GenerationError: the two are not of the same sources.
+        """
         from tbt_compile.runtime.machine import tensor
 
+        if hidden.ndim != 3 or attention_mask.shape != hidden.shape[:2]:
+            raise GenerationError(
+                f"encoder output of shape {list(hidden.shape)} with attention_mask of shape "
+                f"{list(attention_mask.shape)}: expected [batch, length, width] and [batch, length]"
+            )
         return self._decode(tensor(hidden), attention_mask)
 
     def _open(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> Seq2SeqSession:
@@ -271,38 +280,8 @@ class CompiledModel:
             return storage.read_tensors(self._source, storage.read_manifest(self._source, "compiled"))
         return self._tensors
 
-    def _check_source(
+    def _checked(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None
     ) -> tuple[Tokens, Tokens]:
-        """Source ids and mask as int64 [B, S]; an index out of range would read beyond a table."""
-        try:
-            ids = np.asarray(input_ids)
-            mask = np.ones(ids.shape, np.int64) if attention_mask is None else np.asarray(attention_mask)
-        except ValueError as error:
-            raise GenerationError(
-                f"input_ids or attention_mask is no array ({error}): pad shorter sources on the right"
-            ) from error
-        if ids.ndim != 2 or 0 in ids.shape or ids.dtype.kind not in "iu":
-            raise GenerationError(
-                f"input_ids has shape {list(ids.shape)} and type {ids.dtype}: expected integers "
-                "[batch, length], both at least 1"
-            )
-        if mask.shape != ids.shape:
-            raise GenerationError(
-                f"attention_mask has shape {list(mask.shape)}: expected that of input_ids, {list(ids.shape)}"
-            )
-        vocabulary, limit = self.description["vocabulary"], self.description["max_positions"]
-        if ids.min() < 0 or ids.max() >= vocabulary:
-            raise GenerationError(
-                f"input_ids holds {ids.min()} to {ids.max()}: expected ids from 0 to {vocabulary - 1}"
-            )
-        if limit is not None and ids.shape[1] > limit:
-            raise GenerationError(
-                f"the source has {ids.shape[1]} tokens, and the model has {limit} positions: cut it, or "
-                "split it"
-            )
-        if not mask.astype(bool).any(axis=1).all():
-            raise GenerationError(
-                "attention_mask leaves no token of a source: expected at least one 1 per row"
-            )
-        return ids.astype(np.int64), mask.astype(np.int64)
+        limits = self.description["vocabulary"], self.description["max_positions"]
+        return checked_batch(input_ids, attention_mask, *limits)

@@ -188,6 +188,18 @@ def test_what_it_cannot_do(case: Case, model: CompiledModelForSeq2SeqLM, tmp_pat
         ({"labels": prompt, **INPUTS}, "labels: a compiled model has no loss"),
         ({"decoder_input_ids": prompt}, "input_ids is missing"),
         (INPUTS, "decoder_input_ids is missing"),
+        (
+            {"decoder_input_ids": prompt[:2], **INPUTS},
+            r"decoder_input_ids has shape \[2, 1\]: expected \[5, ",
+        ),
+        (
+            {
+                "decoder_input_ids": prompt,
+                "encoder_outputs": (torch.zeros(5, 7, 32),),
+                "attention_mask": INPUTS["attention_mask"],
+            },
+            r"encoder output of shape \[5, 7, 32\] with attention_mask of shape \[5, 13\]",
+        ),
         ({"decoder_input_ids": prompt, "output_attentions": True, **INPUTS}, "output_attentions: a compiled"),
         (
             {"decoder_input_ids": prompt, "decoder_attention_mask": torch.zeros(5, 1), **INPUTS},
