@@ -40,7 +40,7 @@ class Machine:
     Any number of threads may call: each has a virtual machine of its own, and the weights are shared.
 
     Args:
-        library: an executable, or the path of a shared library.
+        library: what TVM compiled, or the path of a shared library.
         functions: for every function its parameters, in order.
         tensors: the stored form of every parameter by name; dropped as soon as it is arranged.
         isa: layout of the weights.
@@ -49,7 +49,8 @@ class Machine:
     def __init__(
         self, library: Any, functions: dict[str, list[Parameter]], tensors: dict[str, Array], isa: Isa
     ) -> None:
-        module = tvm.runtime.load_module(str(library)) if isinstance(library, (str, Path)) else library
+        loaded = isinstance(library, (str, Path))
+        module = tvm.runtime.load_module(str(library)) if loaded else library.jit()
         arranged: dict[str, Tensor] = {}
         for parameters in functions.values():
             for parameter in parameters:

@@ -60,7 +60,7 @@ def test_a_model_first_used_by_several_threads(case: Case) -> None:
 
 
 def test_two_models_in_one_process(case: Case, t5_case: Case) -> None:
-    first, second = case.compiled, t5_case.compiled
+    first, second = case.compiled, t5_case.loaded()
     (ids, mask), (other_ids, other_mask) = sources(PAD), sources(0)
     expected = first.generate(ids, mask), second.generate(other_ids, other_mask)
     for _ in range(2):  # in turn, each with sessions of the other one open

@@ -59,7 +59,7 @@ def test_a_model_with_relative_positions(t5_case: Case, beams: int) -> None:
     model = CompiledModelForSeq2SeqLM.from_pretrained(t5_case.folder)
     settings = {"num_beams": beams, "max_new_tokens": 12}
     found = model.generate(torch.tensor(ids), attention_mask=torch.tensor(mask), **settings).numpy()
-    assert np.array_equal(found, t5_case.compiled.generate(ids, mask, **settings))
+    assert np.array_equal(found, model.compiled.generate(ids, mask, **settings))
     assert np.array_equal(found, eager_tokens(t5_case.eager, ids, mask, **settings))
 
 
