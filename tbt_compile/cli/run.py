@@ -23,9 +23,11 @@ def run_text(
     ] = None,
     num_beams: Annotated[int, typer.Option(help="1 is greedy search.")] = 1,
     max_new_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Texts at a time.")] = 32,
-    workers: Annotated[int, typer.Option(help="Batches at a time.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Threads of each worker (default: all CPUs).")] = None,
+    batch_size: Annotated[int, typer.Option(help="Texts at a time.", min=1)] = 32,
+    workers: Annotated[int, typer.Option(help="Batches at a time.", min=1)] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each worker (default: all CPUs, shared out).", min=1)
+    ] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print words as they come, one text after the other.")
     ] = False,
@@ -56,14 +58,13 @@ def run_text(
         raise FormatError(f"{folder} is packed but not compiled; run `tbt lower {folder} --output NEW` first")
     tokenizer = _tokenizer(folder)
     with spinner(f"loading {folder}"):
-        model: Any = tbt_compile.load(folder)
+        model: Any = tbt_compile.load(folder, num_threads=threads if stream else None)
     sources = [tokenizer.encode(text).ids for text in texts]
     options: dict[str, Any] = {"num_beams": num_beams}
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
     start = time.perf_counter()
     if stream:
-        model.num_threads = threads
         written = [_stream(model, tokenizer, source, options) for source in sources]
     else:
         options |= {"batch_size": batch_size, "num_workers": workers, "num_threads": threads}
