@@ -38,7 +38,7 @@ def lower(
             transformers.
         target: "host", a CPU name, "llvm -mcpu=NAME", or a dict (see `tbt targets`). A model compiled for
             another machine can be saved and not run here.
-        num_threads: threads to run with; by default one per core.
+        num_threads: threads to run with (default: `TVM_NUM_THREADS`, else one per CPU).
         dump: a folder that every phase of the pipeline writes its graphs to.
 
     Raises:

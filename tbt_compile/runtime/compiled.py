@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,18 @@ import numpy.typing as npt
 from tbt_compile import storage
 from tbt_compile.codegen.host import check_runnable
 from tbt_compile.codegen.target import TargetSpec
+from tbt_compile.codegen.threads import choose
 from tbt_compile.errors import GenerationError
 from tbt_compile.recipe import Recipe
-from tbt_compile.runtime.generation import GenerationSettings, generate
+from tbt_compile.runtime.batching import (
+    BATCH_SIZE,
+    BATCH_TOKENS,
+    Progress,
+    run_batches,
+)
+from tbt_compile.runtime.generation import GenerationSettings, Tokens, generate
+from tbt_compile.runtime.generation.validation import count
+from tbt_compile.runtime.sources import checked_batch, checked_sources
 from tbt_compile.tensor_files import map_file
 
 if TYPE_CHECKING:
@@ -31,12 +41,14 @@ Array = npt.NDArray[Any]
 class CompiledModel:
     """An encoder-decoder model as a library for one CPU, with its packed weights.
 
-    Made by `tbt_compile.lower`, or read from a folder by `CompiledModel.load`.
+    Made by `tbt_compile.lower`, or read from a folder by `CompiledModel.load`. Several threads may use one
+    model at the same time: they share the weights, and each gets a virtual machine of its own.
 
     Attributes:
         description: the manifest: recipe, target, kernels, versions, settings of the decode engine.
         target: what it was compiled for.
         recipe: what it was quantized with.
+        num_threads: threads that one call uses, at most one per CPU; None: `TVM_NUM_THREADS`, else all CPUs.
     """
 
     def __init__(
@@ -49,11 +61,12 @@ class CompiledModel:
         self.description = description
         self.target = TargetSpec.recorded(description["target"], description["features"])
         self.recipe = Recipe.from_dict(description["recipe"])
-        self.num_threads = num_threads
+        self.num_threads = None if num_threads is None else count("num_threads", num_threads)
         self._library = library
         self._linked: mmap | None = None
         self._tensors = tensors
         self._machine: Machine | None = None
+        self._making = threading.Lock()
         self._settings = GenerationSettings.from_dict(description["generation"])
 
     @property
@@ -67,10 +80,12 @@ class CompiledModel:
         attention_mask: npt.ArrayLike | None = None,
         *,
         decoder_input_ids: npt.ArrayLike | None = None,
-        on_tokens: Callable[[npt.NDArray[np.int64]], None] | None = None,
+        on_tokens: Callable[[Tokens], None] | None = None,
         **settings: Any,
-    ) -> npt.NDArray[np.int64]:
+    ) -> Tokens:
         """Greedy or beam search; the same tokens and padding as transformers' `generate(do_sample=False)`.
+
+        An interrupt (Ctrl-C) is taken after the present step or the encoder; the model can be used again.
 
         Args:
             input_ids: integers [B, S], shorter sources padded on the right.
@@ -88,7 +103,7 @@ class CompiledModel:
             GenerationError: an input or a setting does not fit.
             TargetError: the model was compiled for another machine.
         """
-        ids, mask = self._check_source(input_ids, attention_mask)
+        ids, mask = self._checked(input_ids, attention_mask)
         return generate(
             self._open(ids, mask),
             self._settings.replace(**settings),
@@ -98,6 +113,55 @@ class CompiledModel:
             on_tokens=on_tokens,
         )
 
+    def generate_many(
+        self,
+        sources: Iterable[Any],
+        *,
+        batch_size: int = BATCH_SIZE,
+        batch_tokens: int = BATCH_TOKENS,
+        num_workers: int = 1,
+        num_threads: int | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> list[Tokens]:
+        """Generate for any number of sources, in batches of similar length, several at a time.
+
+        What is written for a source depends on nothing but the source and the settings. An interrupt
+        (Ctrl-C) is taken at once, and the model can be used again right away.
+
+        Args:
+            sources: lists of token ids, or rows with `input_ids` and, where they are padded on the right,
+                `attention_mask`, such as those of a tokenized `datasets.Dataset`.
+            batch_size: most sources in a batch.
+            batch_tokens: most source tokens in a batch, with padding; a longer source is a batch of its own.
+            num_workers: batches at a time, each in a thread of its own; the weights are shared.
+            num_threads: threads for each batch (default: those of the model, divided among the workers).
+            progress: called after every batch with the number of sources done, and of all.
+            settings: as in `generate`.
+
+        Returns:
+            For every source, in the given order, int64 [T]: the decoder's start token, what was written,
+            and the end token if it came to one; with num_return_sequences n, n of them in a row.
+
+        Raises:
+            GenerationError: a source or a setting does not fit, before anything is generated.
+            TargetError: the model was compiled for another machine.
+        """
+        chosen = self._settings.replace(**settings)
+        workers = count("num_workers", num_workers)
+        rows = checked_sources(sources, self.description["vocabulary"], self.description["max_positions"])
+        share = max(1, choose(self.num_threads) // workers)
+        threads = share if num_threads is None else count("num_threads", num_threads)
+        return run_batches(
+            lambda ids, mask: self._open(ids, mask, threads),
+            chosen,
+            rows,
+            batch_size=count("batch_size", batch_size),
+            batch_tokens=count("batch_tokens", batch_tokens),
+            num_workers=workers,
+            progress=progress,
+        )
+
     def session(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
     ) -> Seq2SeqSession:
@@ -105,20 +169,49 @@ class CompiledModel:
 
         Arguments and errors are those of `generate`.
         """
-        return self._open(*self._check_source(input_ids, attention_mask))
+        return self._open(*self._checked(input_ids, attention_mask))
 
-    def _open(
-        self, input_ids: npt.NDArray[np.int64], attention_mask: npt.NDArray[np.int64]
-    ) -> Seq2SeqSession:
-        from tbt_compile.runtime.seq2seq import DecoderLimits, Seq2SeqSession
+    def encode(
+        self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The encoder's output, float32 [B, S, D]. Arguments and errors are those of `generate`."""
+        from tbt_compile.runtime.machine import as_array
+
+        return as_array(self._encode(*self._checked(input_ids, attention_mask)))
+
+    def decoder_session(self, hidden: npt.NDArray[np.float32], attention_mask: Tokens) -> Seq2SeqSession:
+        """A `DecoderSession` over what `encode` returned, [B, S, D], and its mask, int64 [B, S].
+
+        Raises:
+            GenerationError: the two are not of the same sources.
+        """
+        from tbt_compile.runtime.machine import tensor
+
+        if hidden.ndim != 3 or attention_mask.shape != hidden.shape[:2]:
+            raise GenerationError(
+                f"encoder output of shape {list(hidden.shape)} with attention_mask of shape "
+                f"{list(attention_mask.shape)}: expected [batch, length, width] and [batch, length]"
+            )
+        return self._decode(tensor(hidden), attention_mask)
+
+    def _open(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> Seq2SeqSession:
+        return self._decode(self._encode(ids, mask, num_threads), mask)
+
+    def _encode(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> Any:
+        from tbt_compile.runtime.machine import tensor
         from tbt_compile.runtime.tvm_runtime import set_threads
 
         machine = self._ready()
-        set_threads(self.num_threads)
+        set_threads(num_threads or self.num_threads)
+        return machine.call("encoder", tensor(ids), tensor(mask))[0]
+
+    def _decode(self, hidden: Any, mask: Tokens) -> Seq2SeqSession:
+        from tbt_compile.runtime.seq2seq import DecoderLimits, Seq2SeqSession
+
         limits = DecoderLimits(
             self.description["layers"], self.description["vocabulary"], self.description["max_positions"]
         )
-        return Seq2SeqSession(machine, limits, input_ids, attention_mask)
+        return Seq2SeqSession(self._ready(), limits, hidden, mask)
 
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
         """Write library, packed weights and manifest to a folder that runs on the target.
@@ -168,47 +261,17 @@ class CompiledModel:
 
     def _ready(self) -> Machine:
         """The machine, made at first use; a model compiled for another machine never gets that far."""
-        if self._machine is None:
-            from tbt_compile.runtime.machine import Machine
+        with self._making:
+            if self._machine is None:
+                from tbt_compile.runtime.machine import Machine
 
-            check_runnable(self.target)
-            self._machine = Machine(
-                self._library, self.description["functions"], self.description["outputs"], self._tensors
-            )
-        return self._machine
+                check_runnable(self.target)
+                functions, outputs = self.description["functions"], self.description["outputs"]
+                self._machine = Machine(self._library, functions, outputs, self._tensors)
+            return self._machine
 
-    def _check_source(
+    def _checked(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Source ids and mask as int64 [B, S]; an index out of range would read beyond a table."""
-        try:
-            ids = np.asarray(input_ids)
-            mask = np.ones(ids.shape, np.int64) if attention_mask is None else np.asarray(attention_mask)
-        except ValueError as error:
-            raise GenerationError(
-                f"input_ids or attention_mask is no array ({error}): pad shorter sources on the right"
-            ) from error
-        if ids.ndim != 2 or 0 in ids.shape or ids.dtype.kind not in "iu":
-            raise GenerationError(
-                f"input_ids has shape {list(ids.shape)} and type {ids.dtype}: expected integers "
-                "[batch, length], both at least 1"
-            )
-        if mask.shape != ids.shape:
-            raise GenerationError(
-                f"attention_mask has shape {list(mask.shape)}: expected that of input_ids, {list(ids.shape)}"
-            )
-        vocabulary, limit = self.description["vocabulary"], self.description["max_positions"]
-        if ids.min() < 0 or ids.max() >= vocabulary:
-            raise GenerationError(
-                f"input_ids holds {ids.min()} to {ids.max()}: expected ids from 0 to {vocabulary - 1}"
-            )
-        if limit is not None and ids.shape[1] > limit:
-            raise GenerationError(
-                f"the source has {ids.shape[1]} tokens, and the model has {limit} positions: cut it, or "
-                "split it"
-            )
-        if not mask.astype(bool).any(axis=1).all():
-            raise GenerationError(
-                "attention_mask leaves no token of a source: expected at least one 1 per row"
-            )
-        return ids.astype(np.int64), mask.astype(np.int64)
+    ) -> tuple[Tokens, Tokens]:
+        limits = self.description["vocabulary"], self.description["max_positions"]
+        return checked_batch(input_ids, attention_mask, *limits)

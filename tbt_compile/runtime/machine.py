@@ -18,6 +18,8 @@ Array = npt.NDArray[Any]
 class Machine:
     """The functions of a compiled library, each called with its inputs alone.
 
+    Any number of threads may call: functions keep nothing between calls, and the weights are only read.
+
     Args:
         library: a compiled library, or the path of a shared one.
         functions: for every function the names of its tensors, in order.

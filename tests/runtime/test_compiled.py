@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from compiled_tools import assert_rows_do_not_depend_on_the_batch, eager_tokens, sources, trained
-from models import VOCABULARY, bart
-from transformers import PreTrainedModel
+from compiled_tools import Case, assert_rows_do_not_depend_on_the_batch, eager_tokens, sources
+from models import LONG_POSITIONS as POSITIONS
+from models import PAD, VOCABULARY
 
-import tbt_compile
-from tbt_compile import CompiledModel, storage
 from tbt_compile.errors import GenerationError
-
-TENSORS = storage.KINDS["compiled"].tensors
-POSITIONS = 150  # more than two words of packed values
-PAD = 1
-
-
-@dataclass(frozen=True)
-class Case:
-    """A prepared model and the compiled one."""
-
-    eager: PreTrainedModel
-    compiled: CompiledModel
-
-
-@pytest.fixture(scope="module")
-def case() -> Case:
-    model = bart(max_position_embeddings=POSITIONS)
-    model.generation_config.max_new_tokens = 9
-    model.generation_config.num_beams = 2
-    eager = trained(model, "2-2-2")
-    return Case(eager, tbt_compile.lower(eager))
-
 
 IDS, MASK = sources(PAD)
 

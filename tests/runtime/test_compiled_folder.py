@@ -8,15 +8,13 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from compiled_tools import sources, trained
+from compiled_tools import Case, sources
 from models import POSITIONS, VOCABULARY, bart
-from transformers import PreTrainedModel
 
 import tbt_compile
 from tbt_compile import CompiledModel, storage
@@ -28,41 +26,17 @@ TENSORS = storage.KINDS["compiled"].tensors
 IDS, MASK = sources(pad=1)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A prepared model, the compiled one, and its saved folder."""
-
-    eager: PreTrainedModel
-    compiled: CompiledModel
-    folder: Path
-
-    def loaded(self, **options: Any) -> CompiledModel:
-        model = tbt_compile.load(self.folder, **options)
-        assert isinstance(model, CompiledModel)
-        return model
-
-
-class Words:
-    """As much of a tokenizer as saving needs."""
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        (Path(folder) / "tokenizer.json").write_text('{"words": 3}')
-
-
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     model = bart(layers=1)
     model.generation_config.max_new_tokens = 9
     model.generation_config.num_beams = 2
-    eager = trained(model, "2-2-2")
-    compiled = tbt_compile.lower(eager)
-    folder = compiled.save(tmp_path_factory.mktemp("compiled") / "model", tokenizer=Words())
-    return Case(eager, compiled, folder)
+    return Case.make(model, "2-2-2", tmp_path_factory.mktemp("compiled") / "model")
 
 
-def test_threads_change_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_threads_change_nothing(case: Case) -> None:
     expected = case.compiled.generate(IDS, MASK)
-    monkeypatch.setenv("TVM_NUM_THREADS", "2")
     two = case.loaded(num_threads=2)
     with ThreadPoolExecutor(1) as another:  # a thread that has no pool yet makes one of that size
         assert np.array_equal(another.submit(two.generate, IDS, MASK).result(), expected)
