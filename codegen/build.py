@@ -29,6 +29,7 @@ class BuiltUnits:
         tensors: every parameter's tensor by name, as it is stored.
         outputs: for each unit, dtype and number of dimensions of each output.
         kernels: names of the bit-serial and vector kernels that were made.
+        steps: for each unit, the kernels in the order of their calls.
     """
 
     library: Any
@@ -36,16 +37,22 @@ class BuiltUnits:
     tensors: dict[str, torch.Tensor]
     outputs: dict[str, list[tuple[str, int]]]
     kernels: list[str]
+    steps: dict[str, list[str]]
 
 
 def compile_units(
-    units: list[LoweringContext], spec: TargetSpec, known: dict[int, str], dump: str | Path | None = None
+    units: list[LoweringContext],
+    spec: TargetSpec,
+    known: dict[int, str],
+    dump: str | Path | None = None,
+    clock: bool = False,
 ) -> BuiltUnits:
     """Import the units into one Relax module and build it for `spec`.
 
     Args:
         known: names of the frozen model's tensors by address; see `import_units`.
         dump: a folder for the Relax module as text, before and after it was brought down to kernels.
+        clock: let every unit measure its steps, see `flatten`.
 
     Raises:
         LoweringError: TVM cannot import or build a unit.
@@ -61,7 +68,7 @@ def compile_units(
         for variable, function in module.functions.items():
             name = variable.name_hint
             if isinstance(function, relax.Function):
-                flat[name] = flatten(function, imported.inputs[name], name)
+                flat[name] = flatten(function, imported.inputs[name], name, clock)
                 functions |= {name: flat[name].run, shapes_of(name): flat[name].shapes}
             else:
                 functions[name] = function
@@ -75,7 +82,8 @@ def compile_units(
 
 def _built(library: Any, imported: ImportedUnits, flat: dict[str, FlatUnit]) -> BuiltUnits:
     outputs = {name: unit.outputs for name, unit in flat.items()}
-    return BuiltUnits(library, imported.parameters, imported.tensors, outputs, imported.kernels)
+    steps = {name: unit.steps for name, unit in flat.items()}
+    return BuiltUnits(library, imported.parameters, imported.tensors, outputs, imported.kernels, steps)
 
 
 def _with_constants(imported: ImportedUnits, flat: dict[str, FlatUnit]) -> ImportedUnits:

@@ -29,6 +29,8 @@ from tbt_compile.codegen.tvm_api import (
 from tbt_compile.codegen.workspace import Workspace, bytes_of
 from tbt_compile.errors import LoweringError
 
+_MONOTONIC = 1  # Linux' number of the clock
+
 Array = npt.NDArray[Any]
 
 
@@ -41,12 +43,14 @@ class FlatUnit:
         shapes: (inputs, int64 [number of outputs, 8]): writes the shapes of the outputs.
         constants: tensors that came up on the way, to be passed behind the parameters.
         outputs: dtype and number of dimensions of each.
+        steps: the kernels in the order of their calls.
     """
 
     run: PrimFunc
     shapes: PrimFunc
     constants: list[Array]
     outputs: list[tuple[str, int]]
+    steps: list[str]
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,12 @@ class _Calls:
     outputs: list[_Tensor] = field(default_factory=list)
 
 
-def flatten(function: relax.Function, inputs: int, name: str) -> FlatUnit:
+def flatten(function: relax.Function, inputs: int, name: str, clock: bool = False) -> FlatUnit:
     """The functions of a Relax function whose first `inputs` parameters differ from call to call.
+
+    Args:
+        clock: let `run` take one more output, int64 [number of steps], and add to it the nanoseconds that
+            each step took.
 
     Raises:
         LoweringError: it does something else than allocating tensors, viewing them and calling kernels.
@@ -88,10 +96,13 @@ def flatten(function: relax.Function, inputs: int, name: str) -> FlatUnit:
     arguments = [calls.values[hash(variable)] for variable in function.params]
     constants = [tensor for tensor, _ in calls.constants]
     return FlatUnit(
-        emit.function(name, lambda: _run(calls, arguments[:inputs], [*arguments[inputs:], *constants])),
+        emit.function(
+            name, lambda: _run(calls, arguments[:inputs], [*arguments[inputs:], *constants], clock)
+        ),
         emit.function(shapes_of(name), lambda: _shapes(calls, arguments[:inputs])),
         [array for _, array in calls.constants],
         [(output.dtype, len(output.shape)) for output in calls.outputs],
+        [kernel for kernel, _ in calls.steps],
     )
 
 
@@ -152,7 +163,7 @@ def _constant(array: Array, calls: _Calls) -> _Tensor:
     return tensor
 
 
-def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor]) -> None:
+def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor], clock: bool) -> None:
     """Arguments, the workspace, and the calls."""
     data = {tensor.key: _argument(f"input_{i}", tensor).data for i, tensor in enumerate(inputs)}
     passed: dict[int, tuple[_Tensor, Expr]] = {}
@@ -168,15 +179,29 @@ def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor]
             copies.append((buffer, output))
         else:
             data[output.key] = buffer.data
+    times = emit.argument("times", (len(calls.steps),), "int64") if clock else None
     inner = {key: size for key, size in calls.allocated.items() if key not in data}
     workspace = Workspace(inner, [[item.key for item in _tensors(items)] for _, items in calls.steps])
     memory = emit.scratch("workspace", (workspace.size,), "uint8")
     for key, offset in workspace.offsets.items():
         data[key] = byte_address(memory, offset)
-    for name, items in calls.steps:
-        T.evaluate(call_packed(name, [_passed(item, passed, data) for item in items]))
+    for index, (name, items) in enumerate(calls.steps):
+        call = call_packed(name, [_passed(item, passed, data) for item in items])
+        if times is None:
+            T.evaluate(call)
+        else:
+            _timed(call, times, index)
     for buffer, output in copies:
         _copy(buffer, data[output.key], output)
+
+
+def _timed(call: Expr, times: Buffer, index: int) -> None:
+    before, after = (emit.scratch(name, (2,), "int64") for name in ("before", "after"))
+    T.evaluate(T.call_extern("int32", "clock_gettime", _MONOTONIC, before.data))
+    T.evaluate(call)
+    T.evaluate(T.call_extern("int32", "clock_gettime", _MONOTONIC, after.data))
+    passed = (after[0] - before[0]) * T.int64(1_000_000_000) + after[1] - before[1]
+    emit.store(times, times[index] + passed, index)
 
 
 def _argument(name: str, tensor: _Tensor) -> Buffer:

@@ -27,6 +27,7 @@ def lower(
     num_threads: int | None = None,
     *,
     dump: str | Path | None = None,
+    clock: bool = False,
 ) -> CompiledModel:
     """Compile a model for a CPU: export units -> graph passes -> Relax -> TIR kernels -> LLVM.
 
@@ -40,6 +41,7 @@ def lower(
             another machine can be saved and not run here.
         num_threads: threads to run with (default: `TVM_NUM_THREADS`, else one per CPU).
         dump: a folder that every phase of the pipeline writes its graphs to.
+        clock: let the compiled model measure how long each of its steps takes; see `CompiledModel.times`.
 
     Raises:
         TargetError: the target is unknown.
@@ -56,7 +58,7 @@ def lower(
     units, settings = _units(frozen, dump)
     known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
     with tiles.recording() as chosen:
-        built = compile_units(units, spec, known, dump)
+        built = compile_units(units, spec, known, dump, clock)
     log.info(
         "compiled %s for %s (%s) in %.1f s with the kernels %s and the tiles %s",
         type(frozen.module).__name__,
@@ -80,6 +82,7 @@ def lower(
             for name, parameters in built.parameters.items()
         },
         "outputs": built.outputs,
+        "clock": built.steps if clock else {},
         **settings,
     }
     isa = spec.isa

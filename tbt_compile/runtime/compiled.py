@@ -74,6 +74,20 @@ class CompiledModel:
         """Names of the bit-serial and vector kernels in the library."""
         return list(self.description["kernels"])
 
+    def times(self) -> dict[str, list[tuple[str, int]]]:
+        """For every function, its steps in order with the nanoseconds that each took since it was loaded.
+
+        Raises:
+            GenerationError: the model was compiled without `clock=True`.
+        """
+        if not self.description["clock"]:
+            raise GenerationError("the model does not measure its steps: compile it with lower(clock=True)")
+        machine = self._ready()
+        return {
+            name: list(zip(steps, machine.times[name].tolist(), strict=True))
+            for name, steps in self.description["clock"].items()
+        }
+
     def generate(
         self,
         input_ids: npt.ArrayLike,
@@ -267,7 +281,8 @@ class CompiledModel:
 
                 check_runnable(self.target)
                 functions, outputs = self.description["functions"], self.description["outputs"]
-                self._machine = Machine(self._library, functions, outputs, self._tensors)
+                steps = self.description["clock"]
+                self._machine = Machine(self._library, functions, outputs, self._tensors, steps)
             return self._machine
 
     def _checked(

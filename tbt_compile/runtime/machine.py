@@ -25,6 +25,10 @@ class Machine:
         functions: for every function the names of its tensors, in order.
         outputs: for every function dtype and number of dimensions of each output.
         tensors: by name, aligned and as the functions take them; they are shared, not copied.
+        steps: for functions that measure themselves the names of their steps.
+
+    Attributes:
+        times: for those functions int64 [steps], nanoseconds since the machine was made.
     """
 
     def __init__(
@@ -33,15 +37,20 @@ class Machine:
         functions: dict[str, list[str]],
         outputs: dict[str, Sequence[Sequence[Any]]],
         tensors: dict[str, Array],
+        steps: dict[str, list[str]],
     ) -> None:
         module = load_library(library)
         shared = {name: shared_tensor(array) for name, array in tensors.items()}
+        self.times = {name: aligned_empty((len(names),), np.int64) for name, names in steps.items()}
+        for array in self.times.values():
+            array[:] = 0
         self._functions = {
             name: _Function(
                 module[name],
                 module[shapes_of(name)],
                 [shared[parameter] for parameter in parameters],
                 [(str(dtype), int(rank)) for dtype, rank in outputs[name]],
+                [shared_tensor(self.times[name])] if name in steps else [],
             )
             for name, parameters in functions.items()
         }
@@ -55,12 +64,18 @@ class _Function:
     """A function and the tensors that it takes behind its inputs."""
 
     def __init__(
-        self, run: Any, shapes: Any, parameters: list[Tensor], outputs: list[tuple[str, int]]
+        self,
+        run: Any,
+        shapes: Any,
+        parameters: list[Tensor],
+        outputs: list[tuple[str, int]],
+        times: list[Tensor],
     ) -> None:
         self._run = run
         self._shapes = shapes
         self._parameters = parameters
         self._outputs = outputs
+        self._times = times
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         shapes = aligned_empty((len(self._outputs), MOST_DIMENSIONS), np.dtype(np.int64))
@@ -69,7 +84,7 @@ class _Function:
             shared_tensor(aligned_empty(tuple(shape[:rank]), np.dtype(dtype)))
             for shape, (dtype, rank) in zip(shapes.tolist(), self._outputs, strict=True)
         ]
-        self._run(*inputs, *self._parameters, *outputs)
+        self._run(*inputs, *self._parameters, *outputs, *self._times)
         return outputs
 
 

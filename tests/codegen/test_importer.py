@@ -61,7 +61,7 @@ def compiled(modules: dict[str, nn.Module], *args: Tensor) -> Machine:
         functions[name] = [parameter.name for parameter in parameters]
         for parameter in parameters:
             tensors[parameter.name] = parameter.arrange(built.tensors[parameter.name].detach().numpy(), ISA)
-    return Machine(built.library, functions, built.outputs, tensors)
+    return Machine(built.library, functions, built.outputs, tensors, {})
 
 
 def test_every_tensor_becomes_an_argument() -> None:
