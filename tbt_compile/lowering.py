@@ -15,6 +15,8 @@ from tbt_compile.errors import LoweringError
 from tbt_compile.freezing import FrozenModel, freeze
 
 if TYPE_CHECKING:
+    from tbt_compile.codegen.importer import ImportedUnits
+    from tbt_compile.codegen.isa import Isa
     from tbt_compile.codegen.target import TargetSpec
     from tbt_compile.runtime.compiled import CompiledModel
 
@@ -81,16 +83,9 @@ def lower(
         },
         **settings,
     }
-    isa = spec.isa
-    arranged = {
-        parameter.name: parameter.arrange(imported.tensors[parameter.name].detach().cpu().numpy(), isa)
-        for parameter in {
-            p.name: p for parameters in imported.parameters.values() for p in parameters
-        }.values()
-    }
     from tbt_compile.runtime.compiled import CompiledModel
 
-    return CompiledModel(library, description, arranged, num_threads=num_threads)
+    return CompiledModel(library, description, _arranged(imported, spec.isa), num_threads=num_threads)
 
 
 def _units(frozen: FrozenModel, dump: str | Path | None) -> tuple[list[Any], dict[str, Any]]:
@@ -109,6 +104,15 @@ def _units(frozen: FrozenModel, dump: str | Path | None) -> tuple[list[Any], dic
     for unit in units:
         lowering_pipeline().run(unit, None if dump is None else Path(dump) / unit.name)
     return list(units), decode_settings(frozen.module, units.layers)
+
+
+def _arranged(imported: ImportedUnits, isa: Isa) -> dict[str, Any]:
+    """The tensors of all units by name, each once, as NumPy arrays that the kernels can read."""
+    parameters = {p.name: p for unit in imported.parameters.values() for p in unit}
+    return {
+        name: parameter.arrange(imported.tensors[name].detach().cpu().numpy(), isa)
+        for name, parameter in parameters.items()
+    }
 
 
 def _named_tensors(module: nn.Module) -> list[tuple[str, Any]]:
