@@ -15,6 +15,8 @@ from tbt_compile.errors import LoweringError
 from tbt_compile.freezing import FrozenModel, freeze
 
 if TYPE_CHECKING:
+    from tbt_compile.codegen.build import BuiltUnits
+    from tbt_compile.codegen.isa import Isa
     from tbt_compile.codegen.target import TargetSpec
     from tbt_compile.runtime.compiled import CompiledModel
 
@@ -85,14 +87,9 @@ def lower(
         "clock": built.steps if clock else {},
         **settings,
     }
-    isa = spec.isa
-    arranged = {
-        parameter.name: parameter.arrange(built.tensors[parameter.name].detach().cpu().numpy(), isa)
-        for parameter in {p.name: p for parameters in built.parameters.values() for p in parameters}.values()
-    }
     from tbt_compile.runtime.compiled import CompiledModel
 
-    return CompiledModel(built.library, description, arranged, num_threads=num_threads)
+    return CompiledModel(built.library, description, _arranged(built, spec.isa), num_threads=num_threads)
 
 
 def _units(frozen: FrozenModel, dump: str | Path | None) -> tuple[list[Any], dict[str, Any]]:
@@ -111,6 +108,15 @@ def _units(frozen: FrozenModel, dump: str | Path | None) -> tuple[list[Any], dic
     for unit in units:
         lowering_pipeline().run(unit, None if dump is None else Path(dump) / unit.name)
     return list(units), decode_settings(frozen.module, units.layers)
+
+
+def _arranged(built: BuiltUnits, isa: Isa) -> dict[str, Any]:
+    """The tensors of all units by name, each once, as NumPy arrays that the kernels can read."""
+    parameters = {p.name: p for unit in built.parameters.values() for p in unit}
+    return {
+        name: parameter.arrange(built.tensors[name].detach().cpu().numpy(), isa)
+        for name, parameter in parameters.items()
+    }
 
 
 def _named_tensors(module: nn.Module) -> list[tuple[str, Any]]:

@@ -35,18 +35,18 @@ class FrozenWeight(nn.Module):
     @classmethod
     def from_quantizer(cls, quantizer: WeightQuantizer, weight: Tensor) -> FrozenWeight:
         """Quantize the weight `[N, K]` for the last time; rows do not depend on each other."""
-        packed, scales = [], []
+        frozen = cls.empty(quantizer.encoding, *weight.shape)
         with torch.no_grad():
-            for rows in weight.detach().split(ROWS):
-                codes, scale = quantizer(rows.float())
-                assert scale is not None, "a weight in full precision is not frozen"
-                packed.append(torch_ops.pack(codes, quantizer.encoding))
-                scales.append(scale)
-        return cls(torch.cat(packed), torch.cat(scales), quantizer.encoding, weight.shape[1])
+            for start in range(0, len(weight), ROWS):
+                rows = slice(start, start + ROWS)
+                codes, scale = quantizer(weight.detach()[rows].float())
+                frozen.packed[rows] = torch_ops.pack(codes, quantizer.encoding)
+                frozen.scale[rows] = scale
+        return frozen
 
     @classmethod
     def empty(cls, encoding: Encoding, rows: int, columns: int) -> FrozenWeight:
-        """A place for packed codes that are loaded later."""
+        """A place for packed codes that come later."""
         if encoding is Encoding.INT8:
             packed = torch.empty(rows, columns, dtype=torch.int8)
         else:

@@ -52,7 +52,7 @@ def shared_tensor(array: Array) -> Tensor:
     """A tensor in the memory of an array, which must begin at a multiple of `ALIGNMENT` bytes.
 
     Raises:
-        ValueError: it does not, or the array is not in C order.
+        RuntimeError: it does not, or the array is not in C order.
     """
     return tvm_ffi.from_dlpack(array, require_alignment=ALIGNMENT, require_contiguous=True)
 

@@ -23,6 +23,7 @@ from tbt_compile.codegen.target import parse_target
 from tbt_compile.errors import FormatError, TargetError
 
 TENSORS = storage.KINDS["compiled"].tensors
+MEMORY = Path(__file__).parents[2] / "examples" / "benchmarks" / "memory.py"
 IDS, MASK = sources(pad=1)
 
 
@@ -88,6 +89,18 @@ def test_two_loads_share_the_pages_of_the_weights(case: Case, tmp_path: Path) ->
         pages = dict(re.findall(r"^(\w+): +(\d+) kB", described.partition("VmFlags")[0], re.MULTILINE))
         assert int(pages["Shared_Clean"]) + int(pages["Shared_Dirty"]) > 0
         assert int(pages["Anonymous"]) == 0  # nothing was copied
+
+
+def test_the_script_that_measures_a_folder(case: Case, tmp_path: Path) -> None:
+    command = [sys.executable, str(MEMORY), str(case.folder), "--repeats=1", "--source-length=8"]
+    command += ["--new-tokens=2", f"--json={tmp_path / 'out.json'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert figures["bytes"] == {file.name: file.stat().st_size for file in case.folder.iterdir()}
+    run = figures["medians"]
+    assert run["start_s"] > run["tvm_s"] + run["load_s"] > 0
+    assert 0 < run["tvm_mib"] < run["loaded_mib"] < run["peak_mib"] < 150  # no compiler is in memory
 
 
 def test_what_is_in_the_folder(case: Case) -> None:
