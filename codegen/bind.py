@@ -32,6 +32,7 @@ _SCALES = {
     TBT.append_values.default: (3,),
     TBT.attention_scores.default: (1, 3),
     TBT.attention_context.default: (1, 3),
+    TBT.attention.default: (1, 3, 6, 8),
 }
 
 

@@ -7,7 +7,7 @@ per distinct spec) and emits a call with the kernel's outputs allocated by the c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import reduce
 from operator import mul
 from typing import Any, cast
@@ -64,6 +64,7 @@ class Kernels:
             "append_values.default": self.append_values,
             "attention_scores.default": self.attention_scores,
             "attention_context.default": self.attention_context,
+            "attention.default": self.attention,
         }
 
     def bit_linear(self, node: fx.Node, importer: Any) -> Expr:
@@ -127,6 +128,23 @@ class Kernels:
         args = [past, values, scale, relax.prim_value(past_length)]
         return self.call(importer, spec, attention_pack.append_values, args, shape, "uint64")
 
+    def attention(self, node: fx.Node, importer: Any) -> Expr:
+        """`tbt::attention`."""
+        query, query_scale, keys, key_scale, mask, factor, *others = (
+            operand(importer, argument) for argument in node.args[:9]
+        )
+        query_kind, key_kind, center, weights_kind, value_kind, center_weights = node.args[9:]
+        values, kind = others[1], Encoding(value_kind)
+        width = int(values.ty.shape[-1]) - (SCALE_BYTES if kind.dynamic else 0)
+        first = AttentionSpec(
+            int(query.ty.shape[-1]), Encoding(query_kind), Encoding(key_kind), bool(center), self.isa
+        )
+        second = AttentionSpec(width, Encoding(weights_kind), kind, bool(center_weights), self.isa)
+        spec = attention.FusedSpec(first, second, float(factor), mask is not None)
+        masks = [] if mask is None else [mask]
+        args = [query, query_scale, keys, key_scale, *masks, *others]
+        return self.call(importer, spec, attention.attention, args, [*list(query.ty.shape)[:-1], width])
+
     def attention_scores(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::attention_scores`."""
         query, query_scale, keys, key_scale = (operand(importer, argument) for argument in node.args[:4])
@@ -149,13 +167,19 @@ class Kernels:
 
 def kernel_name(operator: str, spec: Any) -> str:
     """A readable name that tells two specs of an operator apart: "linear_768_768_ternary_binary_1_1"."""
-    parts = [operator]
+    return "_".join([operator, *_parts(spec)]).replace(".", "p").replace("-", "m")
+
+
+def _parts(spec: Any) -> list[str]:
+    parts = []
     for name, value in vars(spec).items():
         if isinstance(value, Encoding):
             parts.append(value.value)
+        elif is_dataclass(value) and name != "isa":
+            parts += _parts(value)
         elif name != "isa":
             parts.append(str(int(value) if isinstance(value, bool) else value))
-    return "_".join(parts).replace(".", "p").replace("-", "m")
+    return parts
 
 
 def operand(importer: Any, argument: Any) -> Expr:

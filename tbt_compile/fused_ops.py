@@ -167,6 +167,38 @@ def _(scores, mask, scale):  # type: ignore[no-untyped-def]
     return torch.empty_like(scores)
 
 
+@torch.library.custom_op("tbt::attention", mutates_args=())
+def attention(
+    query: Tensor,
+    query_scale: Tensor,
+    keys: Tensor,
+    key_scale: Tensor,
+    mask: Tensor | None,
+    factor: float,
+    weights_scale: Tensor,
+    values: Tensor,
+    value_scale: Tensor,
+    query_encoding: str,
+    key_encoding: str,
+    center_query: bool,
+    weights_encoding: str,
+    value_encoding: str,
+    center_weights: bool,
+) -> Tensor:
+    """`attention_scores`, `masked_softmax` and `attention_context`, one after the other: `[B, H, Q, D]`."""
+    scores = attention_scores(query, query_scale, keys, key_scale, query_encoding, key_encoding, center_query)
+    weights = masked_softmax(scores, mask, factor)
+    return attention_context(
+        weights, weights_scale, values, value_scale, weights_encoding, value_encoding, center_weights
+    )
+
+
+@attention.register_fake
+def _(query, query_scale, keys, key_scale, mask, factor, weights_scale, values, value_scale, *kinds):  # type: ignore[no-untyped-def]
+    width = values.shape[-1] - (SCALE_BYTES if Encoding(kinds[4]).dynamic else 0)
+    return query.new_empty((*query.shape[:-1], width))
+
+
 @torch.library.custom_op("tbt::add_layer_norm", mutates_args=())
 def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Layer normalisation of `x + residual` `[..., D]` over the last dimension."""

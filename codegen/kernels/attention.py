@@ -1,182 +1,247 @@
-"""Scores Q.K^T and outputs P.V over packed keys and values, by popcount.
+"""Attention over packed keys and values: scores Q.K^T, outputs P.V, and both with the softmax between them.
 
-    scores[b, h, q, t] = float(sum_d cq * ck) * (sq * sk)
-    out[b, h, q, d]    = float(sum_t cp * cv) * (sp * sv)
-
-Q and P arrive as floats and are quantized here; K and V arrive packed (`attention_pack`). 8-bit operands are
-the business of `attention_int8`.
+Q and P arrive as floats and are quantized here; K and V arrive packed (`attention_pack`). All of it goes head
+by head and in chunks of queries. With the softmax in the same function the scores of a chunk stay in the
+cache; for 512 queries and tokens of 12 heads they would be 12 MiB, written twice and read three times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.attention_int8 import pv_int8, qk_int8
+from tbt_compile.codegen.kernels.attention_int8 import ByteContext, FewByteScores, ManyByteScores
+from tbt_compile.codegen.kernels.attention_planes import PlaneContext, PlaneScores
 from tbt_compile.codegen.kernels.attention_spec import AttentionSpec
-from tbt_compile.codegen.kernels.bitproduct import bit_product
+from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS
 from tbt_compile.codegen.kernels.loops import chunks, row_of, share_heads
-from tbt_compile.codegen.kernels.rows import PackedRows, store_existing
-from tbt_compile.codegen.kernels.tile import Columns
-from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.kernels.softmax import scaled_and_masked, softmax_row
+from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
-_CHUNK_ROWS = 16
-_MOST_SHUFFLED = 8
+_CONTEXT_ROWS = 16
+
+Scores = type[PlaneScores] | type[FewByteScores] | type[ManyByteScores]
+
+
+@dataclass(frozen=True)
+class FusedSpec:
+    """Attention from queries to outputs.
+
+    Attributes:
+        scores: of Q.K^T.
+        context: of P.V.
+        factor: constant factor of the scores.
+        mask: whether a mask is added after that.
+    """
+
+    scores: AttentionSpec
+    context: AttentionSpec
+    factor: float
+    mask: bool
 
 
 def qk(spec: AttentionSpec) -> PrimFunc:
-    """Attention scores; with 8-bit keys, `qk_int8`.
+    """Attention scores.
 
     Arguments:
         q: float32 [B, H * groups, Q, D]
-        q_scale: float32 [1]
-        k: uint64 [B, H, T, P * ceil(D / 64)] from `pack_keys`
-        k_scale: float32 [1]
+        q_scale: float32 [1], not read at 8 bits
+        k: uint64 [B, H, T, P * ceil(D / 64)] or, at 8 bits, int8 [B, H, T, D + 4], from `pack_keys`
+        k_scale: float32 [1], not read at 8 bits
         scores: float32 [B, H * groups, Q, T], the output
 
     Raises:
         LoweringError: one operand has 8 bits and the other has not.
     """
-    if _both_dynamic(spec):
-        return qk_int8(spec)
+    _check(spec)
     return emit.function("qk", lambda: _qk(spec))
 
 
 def pv(spec: AttentionSpec) -> PrimFunc:
-    """Weighted sums of values; with 8-bit values, `pv_int8`.
+    """Weighted sums of values.
 
     Arguments:
         p: float32 [B, H * groups, Q, T]
-        p_scale: float32 [1]
-        v: uint64 [B, H, ceil(T / 64), P, D] from `pack_values` or `append_values`
-        v_scale: float32 [1]
+        p_scale: float32 [1], not read at 8 bits
+        v: uint64 [B, H, ceil(T / 64), P, D] or, at 8 bits, int8 [B, H, T, D + 4], from `pack_values` or
+            `append_values`
+        v_scale: float32 [1], not read at 8 bits
         out: float32 [B, H * groups, Q, D], the output
 
     Raises:
         LoweringError: one operand has 8 bits and the other has not.
     """
-    if _both_dynamic(spec):
-        return pv_int8(spec)
+    _check(spec)
     return emit.function("pv", lambda: _pv(spec))
 
 
-def _both_dynamic(spec: AttentionSpec) -> bool:
+def attention(spec: FusedSpec) -> PrimFunc:
+    """Outputs of attention: `qk`, `softmax` and `pv` in one.
+
+    Arguments:
+        q, q_scale, k, k_scale: as in `qk`
+        mask: float32 [B, 1, Q or 1, T], only if `spec.mask`; as in `softmax`
+        p_scale, v, v_scale, out: as in `pv`
+
+    Raises:
+        LoweringError: one operand of a product has 8 bits and the other has not.
+    """
+    _check(spec.scores)
+    _check(spec.context)
+    return emit.function("attention", lambda: _attention(spec))
+
+
+def _check(spec: AttentionSpec) -> None:
     if spec.left.dynamic != spec.right.dynamic:
         raise LoweringError(
             f"attention of {spec.left.name} with {spec.right.name}: "
             "expected both operands at 8 bits, or neither"
         )
-    return spec.left.dynamic
+
+
+class _Sizes:
+    """The sizes of attention that are known at run time."""
+
+    def __init__(self) -> None:
+        self.batch, self.heads, self.queries, self.tokens = (emit.symbol(n) for n in ("b", "h", "q", "t"))
+
+    def rows(self, name: str, spec: AttentionSpec, length: Expr | int) -> Buffer:
+        """An argument, float32 [B, H * groups, Q, length]."""
+        return emit.argument(name, (self.batch, self.heads * spec.groups, self.queries, length), "float32")
+
+    def keys(self, spec: AttentionSpec) -> Buffer:
+        """The packed keys."""
+        if spec.right.dynamic:
+            return emit.argument("k", (self.batch, self.heads, self.tokens, spec.d + SCALE_BYTES), "int8")
+        width = words_for(spec.d) * spec.right.planes
+        return emit.argument("k", (self.batch, self.heads, self.tokens, width), "uint64")
+
+    def values(self, spec: AttentionSpec) -> Buffer:
+        """The packed values."""
+        if spec.right.dynamic:
+            return emit.argument("v", (self.batch, self.heads, self.tokens, spec.d + SCALE_BYTES), "int8")
+        shape = (self.batch, self.heads, emit.symbol("tw"), spec.right.planes, spec.d)
+        return emit.argument("v", shape, "uint64")
+
+    def share(self, spec: AttentionSpec, body: Callable[[Expr, Expr], None]) -> None:
+        """Runs `body(b, h)` for every head of the queries."""
+        work = self.batch * self.heads * self.queries * self.tokens * spec.d
+        share_heads(work, self.batch, self.heads * spec.groups, body)
 
 
 def _qk(spec: AttentionSpec) -> None:
-    batch, heads, queries, tokens = (emit.symbol(name) for name in ("b", "h", "q", "t"))
-    width = words_for(spec.d) * spec.right.planes
-    q = emit.argument("q", (batch, heads * spec.groups, queries, spec.d), "float32")
+    sizes = _Sizes()
+    q = sizes.rows("q", spec, spec.d)
     q_scale = emit.argument("q_scale", (1,), "float32")
-    k = emit.argument("k", (batch, heads, tokens, width), "uint64")
+    k = sizes.keys(spec)
     k_scale = emit.argument("k_scale", (1,), "float32")
-    scores = emit.argument("scores", (batch, heads * spec.groups, queries, tokens), "float32")
-    scale = emit.let(q_scale[0])
-    product_scale = emit.let(scale * k_scale[0])
-    block = spec.isa.block
+    out = sizes.rows("scores", spec, sizes.tokens)
+    scales = emit.let(q_scale[0]), emit.let(k_scale[0])
 
     def head(b: Expr, h: Expr) -> None:
-        rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, spec.d, _CHUNK_ROWS)
-        keys = emit.scratch("keys", (width, block), "uint64")
+        def with_scores(kind: Scores) -> None:
+            scores = kind(spec, scales, k, (b, h // spec.groups))
 
-        def chunk(first: Expr, count: Expr) -> None:
-            with emit.loop("row", count) as row:
-                load = row_of(q, b, h, first + row)
-                rows.pack(row, load, scale, spec.center_left)
-            with emit.loop("block", T.ceildiv(tokens, block)) as index:
-                start = emit.let(index * block)
-                _transpose_keys(
-                    k, (b, h // spec.groups), start, T.min(T.int64(block), tokens - start), keys, spec
-                )
-                rows.multiply(count, _key_columns(keys, rows.words), block, _finish(first, start))
-
-        def _finish(first: Expr, start: Expr) -> Callable[[Expr, Expr, int, Expr, Expr], None]:
-            def finish(row: Expr, offset: Expr, lanes: int, total: Expr, _: Expr) -> None:
-                t = start + offset
-                at = (b, h, first + row)
-                store_existing(
-                    t + lanes <= tokens,
-                    lanes,
-                    tokens - t,
-                    total,
-                    lambda values: emit.store(
-                        scores, _scaled(values, product_scale, lanes), *at, t, lanes=lanes
-                    ),
-                    lambda lane, value: emit.store(scores, _scaled(value, product_scale, 1), *at, t + lane),
+            def chunk(first: Expr, count: Expr) -> None:
+                scores.chunk(
+                    count,
+                    lambda row: row_of(q, b, h, first + row),
+                    lambda row, t, lanes, value: emit.store(out, value, b, h, first + row, t, lanes=lanes),
                 )
 
-            return finish
+            chunks(sizes.queries, scores.most, chunk)
 
-        chunks(queries, _CHUNK_ROWS, chunk)
+        _by_rows(spec, sizes.queries, with_scores)
 
-    share_heads(batch * heads * queries * tokens * spec.d, batch, heads * spec.groups, head)
+    sizes.share(spec, head)
 
 
 def _pv(spec: AttentionSpec) -> None:
-    batch, heads, queries, tokens = (emit.symbol(name) for name in ("b", "h", "q", "t"))
-    p = emit.argument("p", (batch, heads * spec.groups, queries, tokens), "float32")
+    sizes = _Sizes()
+    p = sizes.rows("p", spec, sizes.tokens)
     p_scale = emit.argument("p_scale", (1,), "float32")
-    words = emit.symbol("tw")
-    v = emit.argument("v", (batch, heads, words, spec.right.planes, spec.d), "uint64")
+    v = sizes.values(spec)
     v_scale = emit.argument("v_scale", (1,), "float32")
-    out = emit.argument("out", (batch, heads * spec.groups, queries, spec.d), "float32")
-    scale = emit.let(p_scale[0])
-    product_scale = emit.let(scale * v_scale[0])
+    out = sizes.rows("out", spec, spec.d)
+    scales = emit.let(p_scale[0]), emit.let(v_scale[0])
 
     def head(b: Expr, h: Expr) -> None:
-        rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, tokens, _CHUNK_ROWS)
-
-        def columns_at(offset: Expr, lanes: int) -> Columns:
-            at = (b, h // spec.groups)
-            return Columns(lambda word, plane: emit.load(v, *at, word, plane, offset, lanes=lanes), lanes)
+        context = _context(spec)(spec, scales, v, (b, h // spec.groups), sizes.tokens, _CONTEXT_ROWS)
 
         def chunk(first: Expr, count: Expr) -> None:
-            def finish(row: Expr, offset: Expr, lanes: int, total: Expr, _: Expr) -> None:
-                value = _scaled(total, product_scale, lanes)
-                emit.store(out, value, b, h, first + row, offset, lanes=lanes)
+            context.chunk(
+                count,
+                lambda row: row_of(p, b, h, first + row),
+                lambda row, d, lanes, value: emit.store(out, value, b, h, first + row, d, lanes=lanes),
+            )
 
-            with emit.loop("row", count) as row:
-                rows.pack(row, row_of(p, b, h, first + row), scale, spec.center_left)
-            rows.multiply(count, columns_at, spec.d, finish)
+        chunks(sizes.queries, _CONTEXT_ROWS, chunk)
 
-        chunks(queries, _CHUNK_ROWS, chunk)
-
-    share_heads(batch * heads * queries * tokens * spec.d, batch, heads * spec.groups, head)
+    sizes.share(spec, head)
 
 
-def _scaled(total: Expr, scale: Expr, lanes: int) -> Expr:
-    return emit.cast(total, "float32", lanes) * emit.splat(scale, lanes)
+def _attention(spec: FusedSpec) -> None:
+    sizes, first_spec, second_spec = _Sizes(), spec.scores, spec.context
+    q = sizes.rows("q", first_spec, first_spec.d)
+    q_scale = emit.argument("q_scale", (1,), "float32")
+    k = sizes.keys(first_spec)
+    k_scale = emit.argument("k_scale", (1,), "float32")
+    mask_rows = emit.symbol("mask_rows")
+    shape = (sizes.batch, 1, mask_rows, sizes.tokens)
+    mask = emit.argument("mask", shape, "float32") if spec.mask else None
+    p_scale = emit.argument("p_scale", (1,), "float32")
+    v = sizes.values(second_spec)
+    v_scale = emit.argument("v_scale", (1,), "float32")
+    out = sizes.rows("out", second_spec, second_spec.d)
+    score_scales = emit.let(q_scale[0]), emit.let(k_scale[0])
+    value_scales = emit.let(p_scale[0]), emit.let(v_scale[0])
+
+    def head(b: Expr, h: Expr) -> None:
+        at = (b, h // first_spec.groups)
+
+        def with_scores(kind: Scores) -> None:
+            scores = kind(first_spec, score_scales, k, at)
+            context = _context(second_spec)(second_spec, value_scales, v, at, sizes.tokens, scores.most)
+            kept = emit.scratch("kept", (scores.most, sizes.tokens), "float32")
+
+            def chunk(first: Expr, count: Expr) -> None:
+                scores.chunk(
+                    count,
+                    lambda row: row_of(q, b, h, first + row),
+                    lambda row, t, lanes, value: emit.store(kept, value, row, t, lanes=lanes),
+                )
+                with emit.loop("row", count) as row:
+                    place = emit.let(T.min(first + row, mask_rows - 1)) if mask is not None else T.int64(0)
+                    load = scaled_and_masked(row_of(kept, row), spec.factor, mask, b, place)
+                    softmax_row(first_spec.isa, load, sizes.tokens, kept, row)
+                context.chunk(
+                    count,
+                    lambda row: row_of(kept, row),
+                    lambda row, d, lanes, value: emit.store(out, value, b, h, first + row, d, lanes=lanes),
+                )
+
+            chunks(sizes.queries, scores.most, chunk)
+
+        _by_rows(first_spec, sizes.queries, with_scores)
+
+    sizes.share(first_spec, head)
 
 
-def _key_columns(keys: Buffer, words: int) -> Callable[[Expr, int], Columns]:
-    return lambda offset, lanes: Columns(
-        lambda word, plane: emit.load(keys, plane * words + word, offset, lanes=lanes), lanes
+def _by_rows(spec: AttentionSpec, queries: Expr, body: Callable[[Scores], None]) -> None:
+    """Runs `body` with the way to make scores that suits the number of queries."""
+    if not spec.left.dynamic:
+        body(PlaneScores)
+        return
+    emit.branch(
+        queries < FEWEST_ROWS if spec.right is Encoding.INT8 else True,
+        lambda: body(FewByteScores),
+        lambda: body(ManyByteScores),
     )
 
 
-def _transpose_keys(
-    k: Buffer, head: tuple[Expr, Expr], start: Expr, count: Expr, keys: Buffer, spec: AttentionSpec
-) -> None:
-    """Copies keys start .. start + count - 1 to `keys` [width, block], one key per lane."""
-    width, block, lanes = int(k.shape[3]), spec.isa.block, spec.isa.word_lanes
-
-    def one_by_one() -> None:
-        with emit.loop("key", count) as key, emit.loop("word", width) as word:
-            emit.store(keys, k[(*head, start + key, word)], word, key)
-
-    def shuffled() -> None:
-        with emit.loop("part", block // lanes) as part:
-            flat = emit.let(emit.load_rows(k, (*head, start + part * lanes), width * lanes))
-            for word in range(width):
-                column = emit.pick(flat, [lane * width + word for lane in range(lanes)])
-                emit.store(keys, column, word, part * lanes, lanes=lanes)
-
-    emit.branch(count == block if width <= _MOST_SHUFFLED else False, shuffled, one_by_one)
+def _context(spec: AttentionSpec) -> type[PlaneContext] | type[ByteContext]:
+    return ByteContext if spec.left.dynamic else PlaneContext

@@ -1,110 +1,174 @@
-"""Attention over 8-bit keys and values: rows of D codes followed by the row's float32 scale in 4 bytes.
+"""The two products of attention over 8-bit keys and values: rows of D codes and then the row's float32 scale.
 
-    scores[b, h, q, t] = float(sum_d cq * ck) * (sq * sk[t])
-    out[b, h, q, d]    = sp * sum_t cp[t] * (sv[t] * cv[t, d])      in float32, t ascending
+    scores[q, t] = float(sum_d cq * ck) * (sq * sk[t])
+    out[q, d]    = sp * sum_t cp[t] * (sv[t] * cv[t, d])      in float32, t ascending
 
 Every scale is found at run time, one per token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.attention_spec import AttentionSpec
+from tbt_compile.codegen.kernels.attention_spec import AttentionSpec, Head, Put
 from tbt_compile.codegen.kernels.byterows import ByteRows, code_type
-from tbt_compile.codegen.kernels.loops import chunks, for_lanes, row_of, share_heads
+from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS
+from tbt_compile.codegen.kernels.linear_int8 import WholeByteProduct
+from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.loops import for_lanes
+from tbt_compile.codegen.kernels.rows import store_existing
 from tbt_compile.codegen.layouts import SCALE_BYTES
-from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
-_CHUNK_ROWS = 8
+_VALUE_ROWS = 4
 
 
-def qk_int8(spec: AttentionSpec) -> PrimFunc:
-    """Attention scores with 8-bit queries and keys.
+class FewByteScores:
+    """Scores of a few queries with all keys of one head: keys as they lie, one after the other.
 
-    Arguments:
-        q: float32 [B, H * groups, Q, D]
-        q_scale: float32 [1], not read
-        k: int8 [B, H, T, D + 4] from `pack_keys`
-        k_scale: float32 [1], not read
-        scores: float32 [B, H * groups, Q, T], the output
+    Attributes:
+        most: rows in a chunk.
     """
-    return emit.function("qk_int8", lambda: _qk(spec))
+
+    most = FEWEST_ROWS
+
+    def __init__(self, spec: AttentionSpec, _scales: tuple[Expr, Expr], k: Buffer, head: Head) -> None:
+        self.spec = spec
+        self.k = k
+        self.head = head
+        self.rows = ByteRows(spec.left, spec.isa, spec.d, self.most)
+
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
+        """Scores of `count` queries, read by `load(row)`."""
+        with emit.loop("row", count) as row:
+            self.rows.pack(row, load(row))
+        with emit.loop("t", self.k.shape[2]) as t:
+            at = (*self.head, t)
+            scale = _stored_scale(self.k, self.spec, *at)
+            with emit.loop("row", count) as row:
+                total = self.rows.dot(row, lambda d, lanes: _codes(self.k, self.spec.right, lanes, *at, d))
+                put(row, t, 1, T.cast(total, "float32") * (self.rows.scales[row] * scale))
 
 
-def pv_int8(spec: AttentionSpec) -> PrimFunc:
-    """Weighted sums of 8-bit values with 8-bit weights.
+class ManyByteScores(WholeByteProduct):
+    """Scores of many queries: keys in blocks, put in the order of the byte instructions once for a chunk.
 
-    Arguments:
-        p: float32 [B, H * groups, Q, T]
-        p_scale: float32 [1], not read
-        v: int8 [B, H, T, D + 4] from `pack_values`
-        v_scale: float32 [1], not read
-        out: float32 [B, H * groups, Q, D], the output
+    Attributes:
+        most: rows in a chunk.
     """
-    return emit.function("pv_int8", lambda: _pv(spec))
+
+    most = CHUNK_ROWS
+
+    def __init__(self, spec: AttentionSpec, _scales: tuple[Expr, Expr], k: Buffer, head: Head) -> None:
+        layer = LinearSpec(spec.isa.block, spec.d, spec.left, Encoding.INT8, False, False, spec.isa)
+        super().__init__(layer, T.float32(0))
+        self.attention = spec
+        self.k = k
+        self.head = head
+        self.key_scales = emit.scratch("key_scales", (spec.isa.block,), "float32")
+
+    def columns_from(self, first: Expr) -> Expr:
+        """How many tokens there are from `first` on."""
+        return self.k.shape[2] - first
+
+    def read(self, w: Buffer, column: Expr, k: Expr, lanes: int) -> Expr:
+        """Neighbouring codes of a key, int8."""
+        return emit.load(w, *self.head, column, k, lanes=lanes)
+
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
+        """Scores of `count` queries, read by `load(row)`."""
+        tokens, block = self.k.shape[2], self.spec.isa.block
+        with emit.loop("row", count) as row:
+            self.pack(row, load(row))
+        with emit.loop("block", T.ceildiv(tokens, block)) as index:
+            start = emit.let(index * block)
+            with emit.loop("key", T.min(T.int64(block), tokens - start)) as key:
+                scale = _stored_scale(self.k, self.attention, *self.head, start + key)
+                emit.store(self.key_scales, scale, key)
+
+            def finish(row: Expr, offset: Expr, lanes: int, total: Expr, scale: Expr) -> None:
+                def scaled(values: Expr, at: Expr, size: int) -> Expr:
+                    keys = emit.load(self.key_scales, at, lanes=size)
+                    return emit.cast(values, "float32", size) * (emit.splat(scale, size) * keys)
+
+                t = start + offset
+                store_existing(
+                    t + lanes <= tokens,
+                    lanes,
+                    tokens - t,
+                    total,
+                    lambda values: put(row, t, lanes, scaled(values, offset, lanes)),
+                    lambda lane, value: put(row, t + lane, 1, scaled(value, offset + lane, 1)),
+                )
+
+            self.multiply(count, self.k, index, 1, finish)
 
 
-def _qk(spec: AttentionSpec) -> None:
-    batch, heads, queries, tokens = (emit.symbol(name) for name in ("b", "h", "q", "t"))
-    q = emit.argument("q", (batch, heads * spec.groups, queries, spec.d), "float32")
-    emit.argument("q_scale", (1,), "float32")
-    k = emit.argument("k", (batch, heads, tokens, spec.d + SCALE_BYTES), "int8")
-    emit.argument("k_scale", (1,), "float32")
-    scores = emit.argument("scores", (batch, heads * spec.groups, queries, tokens), "float32")
+class ByteContext:
+    """Weighted sums of the values of one head."""
 
-    def head(b: Expr, h: Expr) -> None:
-        rows = ByteRows(spec.left, spec.isa, spec.d, _CHUNK_ROWS)
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        _scales: tuple[Expr, Expr],
+        v: Buffer,
+        head: Head,
+        tokens: Expr,
+        _most: int,
+    ) -> None:
+        self.spec = spec
+        self.v = v
+        self.head = head
+        self.tokens = tokens
+        self.rows = ByteRows(spec.left, spec.isa, tokens, _VALUE_ROWS)
+        self.weights = emit.scratch("weights", (_VALUE_ROWS, tokens), "float32")
 
-        def chunk(first: Expr, count: Expr) -> None:
-            with emit.loop("row", count) as row:
-                rows.pack(row, row_of(q, b, h, first + row))
-            with emit.loop("t", tokens) as t:
-                at = (b, h // spec.groups, t)
-                scale = _stored_scale(k, spec, *at)
-                with emit.loop("row", count) as row:
-                    total = rows.dot(row, lambda d, lanes: _codes(k, spec.right, lanes, *at, d))
-                    score = T.cast(total, "float32") * (rows.scales[row] * scale)
-                    emit.store(scores, score, b, h, first + row, t)
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
+        """Sums with `count` rows of weights, read by `load(row)`."""
+        with emit.loop("tile", T.ceildiv(count, _VALUE_ROWS)) as tile:
+            first = emit.let(tile * _VALUE_ROWS)
+            height = emit.let(T.min(T.int64(_VALUE_ROWS), count - first))
+            with emit.loop("row", height) as row:
+                self._pack(row, load(first + row))
 
-        chunks(queries, _CHUNK_ROWS, chunk)
+            def one_by_one() -> None:
+                with emit.loop("row", height) as row:
+                    self._weigh(first, row, 1, put)
 
-    share_heads(batch * heads * queries * tokens * spec.d, batch, heads * spec.groups, head)
+            emit.branch(
+                height == _VALUE_ROWS,
+                lambda: self._weigh(first, T.int64(0), _VALUE_ROWS, put),
+                one_by_one,
+            )
 
+    def _pack(self, row: Expr, load: emit.Load) -> None:
+        self.rows.pack(row, load)
 
-def _pv(spec: AttentionSpec) -> None:
-    batch, heads, queries, tokens = (emit.symbol(name) for name in ("b", "h", "q", "t"))
-    p = emit.argument("p", (batch, heads * spec.groups, queries, tokens), "float32")
-    emit.argument("p_scale", (1,), "float32")
-    v = emit.argument("v", (batch, heads, tokens, spec.d + SCALE_BYTES), "int8")
-    emit.argument("v_scale", (1,), "float32")
-    out = emit.argument("out", (batch, heads * spec.groups, queries, spec.d), "float32")
+        def convert(t: Expr, lanes: int) -> None:
+            codes = emit.load(self.rows.codes, row, t, lanes=lanes)
+            emit.store(self.weights, emit.cast(codes, "float32", lanes), row, t, lanes=lanes)
 
-    def head(b: Expr, h: Expr) -> None:
-        rows = ByteRows(spec.left, spec.isa, tokens, _CHUNK_ROWS)
+        for_lanes(self.tokens, self.spec.isa.float_lanes, convert)
 
-        def chunk(first: Expr, count: Expr) -> None:
-            with emit.loop("row", count) as row:
-                rows.pack(row, row_of(p, b, h, first + row))
-                scale = emit.let(rows.scales[row])
+    def _weigh(self, first: Expr, start: Expr, height: int, put: Put) -> None:
+        """The sums of `height` rows from `start` on: every value is read and scaled once for them."""
 
-                def weigh(d: Expr, lanes: int) -> None:
-                    zero = emit.splat(T.float32(0), lanes)
-                    total = emit.Register("total", "float32", lanes, zero)
-                    with emit.loop("t", tokens) as t:
-                        at = (b, h // spec.groups, t)
-                        codes = emit.cast(_codes(v, spec.right, lanes, *at, d), "float32", lanes)
-                        value = emit.splat(_stored_scale(v, spec, *at), lanes) * codes
-                        weight = T.cast(rows.codes[row, t], "float32")
-                        total.add(emit.splat(weight, lanes) * value)
-                    result = emit.splat(scale, lanes) * total.get()
-                    emit.store(out, result, b, h, first + row, d, lanes=lanes)
+        def columns(d: Expr, lanes: int) -> None:
+            zero = emit.splat(T.float32(0), lanes)
+            totals = [emit.Register("total", "float32", lanes, zero) for _ in range(height)]
+            with emit.loop("t", self.tokens) as t:
+                codes = emit.cast(_codes(self.v, self.spec.right, lanes, *self.head, t, d), "float32", lanes)
+                value = emit.let(emit.splat(_stored_scale(self.v, self.spec, *self.head, t), lanes) * codes)
+                for r, total in enumerate(totals):
+                    total.add(emit.splat(self.weights[start + r, t], lanes) * value)
+            for r, total in enumerate(totals):
+                result = emit.splat(self.rows.scales[start + r], lanes) * total.get()
+                put(first + start + r, d, lanes, result)
 
-                for_lanes(spec.d, min(4 * spec.isa.float_lanes, _power_of_two(spec.d)), weigh)
-
-        chunks(queries, _CHUNK_ROWS, chunk)
-
-    share_heads(batch * heads * queries * tokens * spec.d, batch, heads * spec.groups, head)
+        for_lanes(self.spec.d, min(4 * self.spec.isa.float_lanes, _power_of_two(self.spec.d)), columns)
 
 
 def _codes(rows: Buffer, encoding: Encoding, lanes: int, *at: Expr) -> Expr:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.tvm_api import Expr
 from tbt_compile.encoding import Encoding
+
+Head = tuple[Expr, Expr]
+"""Indices of a batch item and of a head of keys and values."""
+Put = Callable[[Expr, Expr, int, Expr], None]
+"""`put(row, column, lanes, values)`: stores float32 results of one row of a chunk."""
 
 
 @dataclass(frozen=True)

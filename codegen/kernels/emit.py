@@ -136,6 +136,12 @@ def store(buffer: Buffer, value: Expr, *index: Expr | int, lanes: int = 1) -> No
     T.buffer_store(buffer, value, list(_at(index, lanes)))
 
 
+def prefetch(buffer: Buffer, *index: Expr | int) -> None:
+    """Asks for the cache line of an element, which may lie behind the buffer's end; nothing is loaded."""
+    address = T.address_of(buffer[tuple(index)])
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(0), T.int32(3), T.int32(1)))
+
+
 def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
     """`lanes` elements in memory order that start at the first element of row `index` and may cross rows."""
     rows = T.decl_buffer(

@@ -17,7 +17,7 @@ from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bytedot import Accumulator, ByteDot
 from tbt_compile.codegen.kernels.byterows import ByteRows
 from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS
-from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.linear_spec import WORDS_PER_LINE, LinearSpec, words_ahead
 from tbt_compile.codegen.kernels.rows import Finish
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.tiles import Tile, tile
@@ -119,7 +119,11 @@ class FieldProduct:
         """[field][vector of columns], each int32 lane a sum over half a column's elements."""
         lanes, octets = self.spec.isa.word_lanes, self.spec.isa.vector_bits // 8
         sums = [[self.dot.accumulator() for _ in range(self.vectors)] for _ in fields]
+        ahead = words_ahead(self.spec)
         with emit.loop("word", self.words) as word:
+            for plane in range(self.spec.weight.planes):
+                for line in range(0, self.vectors * lanes, WORDS_PER_LINE):
+                    emit.prefetch(w, block, word + ahead, plane, column + line)
             planes = [
                 [
                     emit.let(emit.load(w, block, word, plane, column + v * lanes, lanes=lanes))

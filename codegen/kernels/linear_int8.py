@@ -51,6 +51,14 @@ class WholeByteProduct(ByteProduct):
 
     whole = True
 
+    def columns_from(self, first: Expr) -> Expr:
+        """How many columns there are from `first` on."""
+        return self.spec.n - first
+
+    def read(self, w: Buffer, column: Expr, k: Expr, lanes: int) -> Expr:
+        """Neighbouring weights of a column, int8."""
+        return emit.load(w, column, k, lanes=lanes)
+
     def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
         """A block of columns to [K / 4, columns, 4]; columns and elements that do not exist are left out.
 
@@ -58,10 +66,10 @@ class WholeByteProduct(ByteProduct):
         """
         size, length = self.spec.isa.block, self.spec.k
         first = emit.let(block * size)
-        with emit.loop("column", T.min(T.int64(size), self.spec.n - first)) as column:
+        with emit.loop("column", T.min(T.int64(size), self.columns_from(first))) as column:
 
             def move(k: Expr, lanes: int) -> None:
-                codes = emit.load(w, first + column, k, lanes=lanes)
+                codes = self.read(w, first + column, k, lanes)
                 if self.dot.biased:
                     codes = emit.cast(codes, "uint8", lanes) ^ emit.splat(T.uint8(128), lanes)
                 at = column * GROUP + k % GROUP

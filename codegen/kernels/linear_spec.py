@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.encoding import Encoding
 
+WORDS_PER_LINE = 8
+"""Words in a cache line."""
+_BYTES_AHEAD = 8 << 10
+
 
 @dataclass(frozen=True)
 class LinearSpec:
@@ -34,6 +38,14 @@ class LinearSpec:
     def paired(self) -> bool:
         """Whether the weights are in the layout of `layouts.pair`."""
         return reads_pairs(self.activation, self.weight, self.isa)
+
+
+def words_ahead(spec: LinearSpec) -> int:
+    """How many words before they are read weights are asked for when a few rows pass by them.
+
+    The processor's own prefetching stops at the end of a page.
+    """
+    return max(1, _BYTES_AHEAD // (8 * spec.weight.planes * spec.isa.block))
 
 
 def multiplies_bytes(activation: Encoding, isa: Isa) -> bool:

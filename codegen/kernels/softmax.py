@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit, float_math
-from tbt_compile.codegen.kernels.loops import share_heads
+from tbt_compile.codegen.kernels.loops import row_of, share_heads
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 
 _COST = 32
@@ -57,19 +57,28 @@ def _softmax(spec: SoftmaxSpec) -> None:
         with emit.loop("q", queries) as q:
             mask_row = emit.let(T.min(q, mask_rows - 1)) if spec.mask else T.int64(0)
 
-            def load(t: Expr, lanes: int) -> Expr:
-                value = emit.load(x, b, h, q, t, lanes=lanes)
-                if spec.scale != 1.0:
-                    value = value * emit.splat(T.float32(spec.scale), lanes)
-                return value if mask is None else value + emit.load(mask, b, 0, mask_row, t, lanes=lanes)
-
+            load = scaled_and_masked(row_of(x, b, h, q), spec.scale, mask, b, mask_row)
             softmax_row(spec.isa, load, tokens, y, b, h, q)
 
     share_heads(batch * heads * queries * tokens * _COST, batch, heads, head)
 
 
+def scaled_and_masked(
+    load: emit.Load, factor: float, mask: Buffer | None, batch: Expr, row: Expr
+) -> emit.Load:
+    """Elements of a row of scores times `factor`, plus those of a row of the mask."""
+
+    def changed(t: Expr, lanes: int) -> Expr:
+        value = load(t, lanes)
+        if factor != 1.0:
+            value = value * emit.splat(T.float32(factor), lanes)
+        return value if mask is None else value + emit.load(mask, batch, 0, row, t, lanes=lanes)
+
+    return changed
+
+
 def softmax_row(isa: Isa, load: emit.Load, length: Expr, y: Buffer, *at: Expr) -> None:
-    """Writes the softmax of one row to y[at, 0 .. length - 1]."""
+    """Writes the softmax of one row to y[at, 0 .. length - 1]; `load` may read the same place."""
     lanes = isa.float_lanes
     whole = emit.let(length // lanes)
     rest = emit.let(length % lanes)

@@ -8,6 +8,7 @@ from tbt_compile.passes.lowering.clean_up import CleanUp
 from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.lowering.fuse_attention import FuseAttention
 from tbt_compile.passes.lowering.fuse_embedding import FuseEmbedding
+from tbt_compile.passes.lowering.fuse_heads import FuseHeads
 from tbt_compile.passes.lowering.fuse_linear import FuseLinear
 from tbt_compile.passes.lowering.fuse_norm import FuseNorm
 from tbt_compile.passes.lowering.fuse_softmax import FuseSoftmax
@@ -24,6 +25,7 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
             FuseEmbedding(),
             FuseAttention(),
             FuseSoftmax(),
+            FuseHeads(),
             FuseNorm(),
             PackCaches(),
             CheckFused(),

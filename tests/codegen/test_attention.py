@@ -20,8 +20,9 @@ from kernel_tools import (
 )
 
 from tbt_compile.codegen import reference
-from tbt_compile.codegen.kernels.attention import AttentionSpec, pv, qk
+from tbt_compile.codegen.kernels.attention import AttentionSpec, FusedSpec, attention, pv, qk
 from tbt_compile.codegen.kernels.attention_pack import PackSpec, append_values, pack_keys, pack_values
+from tbt_compile.codegen.kernels.softmax import SoftmaxSpec, softmax
 from tbt_compile.codegen.layouts import pack_planes, words_for
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
@@ -151,3 +152,70 @@ def test_mixed_operands_are_refused() -> None:
         qk(AttentionSpec(64, Encoding.INT8, Encoding.TERNARY, True, isa_of(HOST)))
     with pytest.raises(LoweringError, match="both operands at 8 bits, or neither"):
         pv(AttentionSpec(64, Encoding.BINARY01, Encoding.INT8, True, isa_of(HOST)))
+
+
+PAIRS = (
+    ((Encoding.BINARY, Encoding.BINARY), (Encoding.BINARY01, Encoding.BINARY)),
+    ((Encoding.TERNARY, Encoding.TERNARY), (Encoding.TERNARY012, Encoding.TERNARY)),
+    ((Encoding.INT8, Encoding.INT8), (Encoding.UINT8, Encoding.INT8)),
+    ((Encoding.TERNARY, Encoding.BINARY), (Encoding.UINT8, Encoding.INT8)),
+)
+
+
+def packed_keys(seed: int, encoding: Encoding, shape: tuple[int, ...], cpu: str) -> np.ndarray:
+    """Random keys [B, H, T, D] in packed form."""
+    width = shape[-1] + 4 if encoding.dynamic else encoding.planes * words_for(shape[-1])
+    run = kernel(pack_keys, PackSpec(shape[-1], encoding, False, isa_of(cpu)), cpu)
+    dtype = np.int8 if encoding.dynamic else np.uint64
+    return call(run, [floats(seed, *shape), scalar(SCALE)], (*shape[:-1], width), dtype)
+
+
+def packed_values(seed: int, encoding: Encoding, shape: tuple[int, ...], cpu: str) -> np.ndarray:
+    """Random values [B, H, T, D] in packed form."""
+    if encoding.dynamic:
+        return packed_keys(seed, encoding, shape, cpu)
+    batch, heads, tokens, d = shape
+    run = kernel(pack_values, PackSpec(d, encoding, False, isa_of(cpu)), cpu)
+    packed = (batch, heads, words_for(tokens), encoding.planes, d)
+    return call(run, [floats(seed, *shape), scalar(SCALE)], packed, np.uint64)
+
+
+@pytest.mark.parametrize("cpu", [HOST, *OTHERS])
+@pytest.mark.parametrize("pairs", PAIRS)
+@settings(max_examples=6)
+@given(
+    seed=SEEDS,
+    tokens=LENGTHS,
+    queries=st.sampled_from((1, 3, 9, 20, 70)),
+    masked=st.booleans(),
+    groups=st.sampled_from((1, 2)),
+)
+def test_one_kernel_gives_what_its_three_parts_give(
+    cpu: str,
+    pairs: tuple[tuple[Encoding, Encoding], tuple[Encoding, Encoding]],
+    seed: int,
+    tokens: int,
+    queries: int,
+    masked: bool,
+    groups: int,
+) -> None:
+    """The same scores, probabilities and sums, bit for bit: no order of additions may differ."""
+    (query_kind, key_kind), (weight_kind, value_kind) = pairs
+    d, isa = 20, isa_of(cpu)
+    first = AttentionSpec(d, query_kind, key_kind, True, isa, groups)
+    second = AttentionSpec(d, weight_kind, value_kind, False, isa, groups)
+    q = floats(seed, 2, 2 * groups, queries, d)
+    k = packed_keys(seed + 1, key_kind, (2, 2, tokens, d), cpu)
+    v = packed_values(seed + 2, value_kind, (2, 2, tokens, d), cpu)
+    mask = np.where(np.random.default_rng(seed).random((2, 1, 1, tokens)) < 0.3, np.float32(-3e38), 0)
+    masks = [mask.astype(np.float32)] if masked else []
+    scale, weight_scale = scalar(SCALE), scalar(0.1)
+
+    rows = (2, 2 * groups, queries, tokens)
+    scores = call(kernel(qk, first, cpu), [q, scale, k, scale], rows, np.float32)
+    weights = call(kernel(softmax, SoftmaxSpec(isa, 0.25, masked), cpu), [scores, *masks], rows, np.float32)
+    expected = call(kernel(pv, second, cpu), [weights, weight_scale, v, scale], q.shape, np.float32)
+
+    fused = kernel(attention, FusedSpec(first, second, 0.25, masked), cpu)
+    inputs = [q, scale, k, scale, *masks, weight_scale, v, scale]
+    np.testing.assert_array_equal(call(fused, inputs, q.shape, np.float32), expected)
