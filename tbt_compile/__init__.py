@@ -29,10 +29,12 @@ _EXPORTS = {
     "lower": "tbt_compile.lowering",
     "load": "tbt_compile.loading",
     "CompiledModel": "tbt_compile.runtime.compiled",
+    "CompiledModule": "tbt_compile.runtime.compiled_module",
 }
 
 __all__ = [
     "CompiledModel",
+    "CompiledModule",
     "Encoding",
     "FrozenModel",
     "QuantPlan",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from tbt_compile.preparation import load_prepared, plan, prepare
     from tbt_compile.recipe import Recipe
     from tbt_compile.runtime.compiled import CompiledModel
+    from tbt_compile.runtime.compiled_module import CompiledModule
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,8 @@ FORMAT = "tbt-compile"
 VERSION = 1
 MANIFEST = "manifest.json"
 TENSORS = "tensors.safetensors"
+# Kinds of folders: packed, compiled to generate text, compiled to be called.
+FROZEN, GENERATOR, MODULE = "frozen", "compiled", "compiled-module"
 CHECKSUM = "checksum"
 SHUFFLED = "shuffle-deflate"
 
@@ -49,7 +51,7 @@ def write_folder(
     """Write a model folder at `path`, replacing a folder that this function wrote before.
 
     Args:
-        kind: "frozen" or "compiled"; `read_manifest` checks it.
+        kind: `FROZEN`, `GENERATOR` or `MODULE`; `read_manifest` checks it.
         manifest: what to record beside format, versions, tensors and checksums.
         tensors: by name.
         files: further files to copy, by the name they get in the folder.
@@ -112,7 +114,7 @@ def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:
 
 
 def peek_kind(path: str | Path) -> str:
-    """The kind of a model folder, "frozen" or "compiled"; only the manifest is read.
+    """The kind of a model folder; only the manifest is read.
 
     Raises:
         FormatError: there is no manifest, or it is not one of this package.

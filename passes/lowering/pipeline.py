@@ -12,6 +12,7 @@ from tbt_compile.passes.lowering.fuse_linear import FuseLinear
 from tbt_compile.passes.lowering.fuse_norm import FuseNorm
 from tbt_compile.passes.lowering.fuse_softmax import FuseSoftmax
 from tbt_compile.passes.lowering.pack_caches import PackCaches
+from tbt_compile.passes.lowering.share_heads import ShareHeads
 
 
 def lowering_pipeline() -> Pipeline[LoweringContext]:
@@ -23,6 +24,7 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
             FuseLinear(),
             FuseEmbedding(),
             FuseAttention(),
+            ShareHeads(),
             FuseSoftmax(),
             FuseNorm(),
             PackCaches(),

@@ -1,41 +1,32 @@
-"""Compiled models: generate, save and load. Needs neither torch nor transformers."""
+"""Compiled text-generation models: generate, save and load. Needs neither torch nor transformers."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from tbt_compile import storage
-from tbt_compile.codegen.host import check_runnable
-from tbt_compile.codegen.parameters import Parameter
-from tbt_compile.codegen.target import TargetSpec, parse_target
 from tbt_compile.errors import GenerationError
-from tbt_compile.recipe import Recipe
-from tbt_compile.runtime.generation import GenerationSettings, generate
+from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, decoder_prompt, search
+from tbt_compile.runtime.library import Array, CompiledLibrary
+from tbt_compile.runtime.limits import DecoderLimits
+from tbt_compile.runtime.prompts import checked_prompts
 
 if TYPE_CHECKING:
-    from tbt_compile.runtime.machine import Machine
-    from tbt_compile.runtime.seq2seq import Seq2SeqSession
-
-LIBRARY = "model.so"
-Array = npt.NDArray[Any]
+    from tbt_compile.runtime.generation import Tokens
 
 
-class CompiledModel:
-    """An encoder-decoder model as a library for one CPU, with its packed weights.
+class CompiledModel(CompiledLibrary):
+    """A model that generates text as a library for one CPU, with its packed weights.
 
-    Made by `tbt_compile.lower`, or read from a folder by `CompiledModel.load`.
-
-    Attributes:
-        description: the manifest: recipe, target, kernels, versions, settings of the decode engine.
-        target: what it was compiled for.
-        recipe: what it was quantized with.
+    Encoder-decoder models read a source and write to it; decoder-only models go on with a prompt. Made by
+    `tbt_compile.lower`, or read from a folder by `tbt_compile.load`. Attributes: see `CompiledLibrary`.
     """
+
+    KIND = storage.GENERATOR
 
     def __init__(
         self,
@@ -44,20 +35,16 @@ class CompiledModel:
         tensors: dict[str, Array],
         num_threads: int | None = None,
     ) -> None:
-        self.description = description
-        self.target: TargetSpec = parse_target(description["target"])
-        self.recipe = Recipe.from_dict(description["recipe"])
-        self.num_threads = num_threads
-        self._library = library
-        self._tensors: dict[str, Array] | None = tensors
-        self._source: Path | None = None
-        self._machine: Machine | None = None
+        super().__init__(library, description, tensors, num_threads)
         self._settings = GenerationSettings.from_dict(description["generation"])
+        self._limits = DecoderLimits(
+            description["layers"], description["vocabulary"], description["max_positions"]
+        )
 
     @property
-    def kernels(self) -> list[str]:
-        """Names of the bit-serial and vector kernels in the library."""
-        return list(self.description["kernels"])
+    def is_encoder_decoder(self) -> bool:
+        """Whether the model has an encoder; else it is decoder-only."""
+        return "encoder" in self.description["functions"]
 
     def generate(
         self,
@@ -71,156 +58,67 @@ class CompiledModel:
         """Greedy or beam search; the same tokens and padding as transformers' `generate(do_sample=False)`.
 
         Args:
-            input_ids: integers [B, S], shorter sources padded on the right.
+            input_ids: integers [B, S], the sources, or the prompts of a decoder-only model. Shorter sources
+                are padded on the right, shorter prompts on the left.
             attention_mask: 1 for tokens and 0 for padding, [B, S]; by default everything is attended to.
-            decoder_input_ids: integers [B, q] that every output begins with; by default the start token.
+            decoder_input_ids: encoder-decoder models only; integers [B, q] that every output begins with; by
+                default the start token.
             on_tokens: greedy search only; called after every step with the new tokens, int64 [B].
             settings: fields of `GenerationSettings` (num_beams, max_new_tokens, min_new_tokens,
                 length_penalty, early_stopping, no_repeat_ngram_size, forced_bos_token_id, ...), which
                 override the model's own generation config.
 
         Returns:
-            int64 [B * num_return_sequences, T], the decoder's start token included.
+            int64 [B * num_return_sequences, T], the decoder's start token, or the prompt, included.
 
         Raises:
             GenerationError: an input or a setting does not fit.
             TargetError: the model was compiled for another machine.
         """
-        ids, mask = self._check_source(input_ids, attention_mask)
-        return generate(
-            self._open(ids, mask),
-            self._settings.replace(**settings),
-            len(ids),
-            decoder_input_ids=decoder_input_ids,
-            encoder_input_ids=ids,
-            on_tokens=on_tokens,
-        )
+        ids, mask = self._check(input_ids, attention_mask)
+        chosen = self._settings.replace(**settings)
+        if self.is_encoder_decoder:
+            prompt = decoder_prompt(chosen, len(ids), decoder_input_ids)
+        elif decoder_input_ids is None:
+            prompt = ids
+        else:
+            raise GenerationError(
+                f"decoder_input_ids: {self.description['class']} has no encoder, and its prompt is input_ids"
+            )
+        return search(self._open(ids, mask), chosen, prompt, encoder_input_ids=ids, on_tokens=on_tokens)
 
     def session(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
-    ) -> Seq2SeqSession:
+    ) -> DecoderSession:
         """Encode a batch and return a `DecoderSession`, for a search of one's own.
 
-        Arguments and errors are those of `generate`.
+        The first step takes the start tokens; that of a decoder-only model takes `input_ids` again. Arguments
+        and errors are those of `generate`.
         """
-        return self._open(*self._check_source(input_ids, attention_mask))
+        return self._open(*self._check(input_ids, attention_mask))
 
-    def _open(
-        self, input_ids: npt.NDArray[np.int64], attention_mask: npt.NDArray[np.int64]
-    ) -> Seq2SeqSession:
-        from tbt_compile.runtime.machine import set_threads
-        from tbt_compile.runtime.seq2seq import DecoderLimits, Seq2SeqSession
+    def __call__(self, *_args: Any, **_inputs: Any) -> NoReturn:
+        """Generators are not called.
 
-        machine = self._ready()
-        if self.num_threads is not None:
-            set_threads(self.num_threads)
-        limits = DecoderLimits(
-            self.description["layers"], self.description["vocabulary"], self.description["max_positions"]
+        Raises:
+            GenerationError: always.
+        """
+        raise GenerationError(
+            f"{self.description['class']} was compiled to generate text: use generate(input_ids), or session "
+            "for logits step by step"
         )
-        return Seq2SeqSession(machine, limits, input_ids, attention_mask)
 
-    def save(self, path: str | Path, tokenizer: Any = None) -> Path:
-        """Write library, packed weights and manifest to a folder that runs on the target.
+    def _check(self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None) -> tuple[Tokens, Tokens]:
+        return checked_prompts(
+            input_ids, attention_mask, self._limits, "right" if self.is_encoder_decoder else "left"
+        )
 
-        Args:
-            path: the folder; one that holds a saved model is replaced.
-            tokenizer: a transformers tokenizer to store with it.
+    def _open(self, ids: Tokens, mask: Tokens) -> DecoderSession:
+        machine = self._ready()
+        if self.is_encoder_decoder:
+            from tbt_compile.runtime.seq2seq import Seq2SeqSession
 
-        Raises:
-            FormatError: something else than a model folder is in the way.
-            TargetError: there is no linker for the target's architecture.
-        """
-        from tbt_compile.codegen.link import export_library
+            return Seq2SeqSession(machine, self._limits, ids, mask)
+        from tbt_compile.runtime.decoder_only import DecoderOnlySession
 
-        with tempfile.TemporaryDirectory() as work:
-            folder = Path(work)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
-            if self._source is not None:
-                (folder / LIBRARY).write_bytes((self._source / LIBRARY).read_bytes())
-            else:
-                export_library(self._library, folder / LIBRARY, self.target)
-            files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
-            return storage.write_folder(path, "compiled", self.description, self._stored(), files)
-
-    @classmethod
-    def load(cls, path: str | Path, num_threads: int | None = None) -> CompiledModel:
-        """Read a compiled folder.
-
-        Raises:
-            FormatError: the folder is missing, truncated or altered.
-            TargetError: it was compiled for a CPU with features that this machine lacks.
-        """
-        path = Path(path)
-        manifest = storage.read_manifest(path, "compiled")
-        check_runnable(parse_target(manifest["target"]))
-        model = cls(path / LIBRARY, manifest, storage.read_tensors(path, manifest), num_threads)
-        model._source = path
-        model._ready()
-        return model
-
-    def __str__(self) -> str:
-        name = self.description["class"]
-        return f"{name} at {self.recipe}, compiled for {self.target.mcpu} ({self.target.arch})"
-
-    def _ready(self) -> Machine:
-        """The machine, made at first use; a model compiled for another machine never gets that far."""
-        if self._machine is None:
-            from tbt_compile.runtime.machine import Machine
-
-            check_runnable(self.target)
-            parameters = {
-                name: Parameter.from_dict(name, values)
-                for name, values in self.description["parameters"].items()
-            }
-            functions = {
-                name: [parameters[parameter] for parameter in names]
-                for name, names in self.description["functions"].items()
-            }
-            self._machine = Machine(self._library, functions, self._stored(), self.target.isa)
-            if self._source is not None:
-                self._tensors = None  # the folder has them; keep one copy in memory
-        return self._machine
-
-    def _stored(self) -> dict[str, Array]:
-        """The tensors in their stored form."""
-        if self._tensors is None:
-            assert self._source is not None
-            return storage.read_tensors(self._source, storage.read_manifest(self._source, "compiled"))
-        return self._tensors
-
-    def _check_source(
-        self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Source ids and mask as int64 [B, S]; an index out of range would read beyond a table."""
-        try:
-            ids = np.asarray(input_ids)
-            mask = np.ones(ids.shape, np.int64) if attention_mask is None else np.asarray(attention_mask)
-        except ValueError as error:
-            raise GenerationError(
-                f"input_ids or attention_mask is no array ({error}): pad shorter sources on the right"
-            ) from error
-        if ids.ndim != 2 or 0 in ids.shape or ids.dtype.kind not in "iu":
-            raise GenerationError(
-                f"input_ids has shape {list(ids.shape)} and type {ids.dtype}: expected integers "
-                "[batch, length], both at least 1"
-            )
-        if mask.shape != ids.shape:
-            raise GenerationError(
-                f"attention_mask has shape {list(mask.shape)}: expected that of input_ids, {list(ids.shape)}"
-            )
-        vocabulary, limit = self.description["vocabulary"], self.description["max_positions"]
-        if ids.min() < 0 or ids.max() >= vocabulary:
-            raise GenerationError(
-                f"input_ids holds {ids.min()} to {ids.max()}: expected ids from 0 to {vocabulary - 1}"
-            )
-        if limit is not None and ids.shape[1] > limit:
-            raise GenerationError(
-                f"the source has {ids.shape[1]} tokens, and the model has {limit} positions: cut it, or "
-                "split it"
-            )
-        if not mask.astype(bool).any(axis=1).all():
-            raise GenerationError(
-                "attention_mask leaves no token of a source: expected at least one 1 per row"
-            )
-        return ids.astype(np.int64), mask.astype(np.int64)
+        return DecoderOnlySession(machine, self._limits, mask)
