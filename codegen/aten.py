@@ -9,6 +9,8 @@ from torch import fx
 
 from tbt_compile.codegen.tvm_api import Expr, relax
 
+_LARGEST = 2**63 - 1  # an end of a slice, beyond any length
+
 
 def convert_device(node: fx.Node, importer: Any) -> Expr:
     """`aten::to.device(x, device, dtype)`: there is one device, so this is a cast or nothing."""
@@ -50,7 +52,53 @@ def convert_power(node: fx.Node, importer: Any) -> Expr:
     return square if exponent == 2 else importer.block_builder.emit(relax.op.multiply(square, x))
 
 
+def convert_select(node: fx.Node, importer: Any) -> Expr:
+    """`aten::select(x, dim, index)`; a negative index, which TVM would read out of bounds, counts from the end."""
+    x, dim, index = importer.env[node.args[0]], int(node.args[1]), node.args[2]  # type: ignore[arg-type]
+    end = _LARGEST if index == -1 else index + 1  # type: ignore[operator]
+    part = importer.block_builder.emit(relax.op.strided_slice(x, [dim], [index], [end]))
+    return importer.block_builder.emit(relax.op.squeeze(part, [dim]))
+
+
+def convert_masked_fill(node: fx.Node, importer: Any) -> Expr:
+    """`aten::masked_fill(x, mask, number)`; the number may be infinite."""
+    x, mask, number = importer.env[node.args[0]], importer.env[node.args[1]], node.args[2]
+    return importer.block_builder.emit(relax.op.where(mask, relax.const(number, x.ty.dtype), x))
+
+
+def convert_batch_norm(node: fx.Node, importer: Any) -> Expr:
+    """`aten::batch_norm(x [N, C, ...], weight, bias, mean, variance, training, momentum, eps)` in eval mode.
+
+    Raises:
+        ValueError: the module keeps no statistics, so that a row would depend on its batch.
+    """
+    x, weight, bias, mean, variance = (importer.env.get(argument) for argument in node.args[:5])
+    if mean is None or variance is None:
+        raise ValueError("a batch norm without running statistics depends on the batch")
+    emit = importer.block_builder.emit
+
+    def per_channel(value: Expr) -> Expr:
+        return emit(relax.op.reshape(value, [1, mean.ty.shape[0], *[1] * (len(x.ty.shape) - 2)]))
+
+    eps = relax.const(float(node.args[7]), "float32")  # type: ignore[arg-type]
+    factor = emit(relax.op.rsqrt(emit(relax.op.add(variance, eps))))
+    factor = factor if weight is None else emit(relax.op.multiply(factor, weight))
+    centred = emit(relax.op.subtract(x, per_channel(mean)))
+    y = emit(relax.op.multiply(centred, per_channel(factor)))
+    return y if bias is None else emit(relax.op.add(y, per_channel(bias)))
+
+
+def convert_rsub(node: fx.Node, importer: Any) -> Expr:
+    """`aten::rsub(x, number)`, which is number - x."""
+    x, number = importer.env[node.args[0]], node.args[1]
+    return importer.block_builder.emit(relax.op.subtract(relax.const(number, x.ty.dtype), x))
+
+
 CONVERTERS = {
+    "batch_norm.default": convert_batch_norm,
+    "masked_fill.Scalar": convert_masked_fill,
+    "rsub.Scalar": convert_rsub,
+    "select.int": convert_select,
     "embedding.default": convert_embedding,
     "to.device": convert_device,
     "where.ScalarOther": convert_where_scalar_other,

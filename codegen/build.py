@@ -34,7 +34,7 @@ def compile_units(
         (Path(dump) / "relax.txt").write_text(str(imported.module), encoding="utf-8")
     try:
         return compile_module(imported.module, Target(spec.as_dict())), imported
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise LoweringError(
             f"TVM cannot build the model for {spec.mcpu}: {str(error).strip().splitlines()[-1]}"
         ) from error

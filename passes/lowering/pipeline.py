@@ -10,6 +10,7 @@ from tbt_compile.passes.lowering.fuse_attention import FuseAttention
 from tbt_compile.passes.lowering.fuse_embedding import FuseEmbedding
 from tbt_compile.passes.lowering.fuse_linear import FuseLinear
 from tbt_compile.passes.lowering.fuse_norm import FuseNorm
+from tbt_compile.passes.lowering.fuse_rms_norm import FuseRmsNorm
 from tbt_compile.passes.lowering.fuse_softmax import FuseSoftmax
 from tbt_compile.passes.lowering.pack_caches import PackCaches
 from tbt_compile.passes.lowering.share_heads import ShareHeads
@@ -27,6 +28,7 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
             ShareHeads(),
             FuseSoftmax(),
             FuseNorm(),
+            FuseRmsNorm(),
             PackCaches(),
             CheckFused(),
         ],

@@ -54,7 +54,7 @@ class Machine:
 
 def tensor(array: Array) -> Tensor:
     """A TVM tensor with the values of an array."""
-    return tvm.runtime.tensor(np.ascontiguousarray(array))
+    return tvm.runtime.tensor(np.asarray(array, order="C"))
 
 
 def take_rows(value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
