@@ -44,6 +44,7 @@ def passes() -> list[Any]:
     """
     transform = relax.transform
     return [
+        relax.backend.DispatchSortScan(),
         transform.LegalizeOps(skip_ops=["relax.reshape"]),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),
