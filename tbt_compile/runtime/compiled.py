@@ -77,15 +77,17 @@ class CompiledModel(CompiledLibrary):
         """
         ids, mask = self._check(input_ids, attention_mask)
         chosen = self._settings.replace(**settings)
+        padding = None
         if self.is_encoder_decoder:
             prompt = decoder_prompt(chosen, len(ids), decoder_input_ids)
         elif decoder_input_ids is None:
-            prompt = ids
+            prompt, padding = ids, mask.argmax(axis=1)
         else:
             raise GenerationError(
                 f"decoder_input_ids: {self.description['class']} has no encoder, and its prompt is input_ids"
             )
-        return search(self._open(ids, mask), chosen, prompt, encoder_input_ids=ids, on_tokens=on_tokens)
+        session = self._open(ids, mask)
+        return search(session, chosen, prompt, encoder_input_ids=ids, padding=padding, on_tokens=on_tokens)
 
     def session(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
