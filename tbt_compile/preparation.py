@@ -68,8 +68,9 @@ def prepare(
     """
     context = make_context(model, recipe, example_inputs)
     saved_with = context.adapter.stored_recipe(model)
+    call = signature.record(model, context.args, context.kwargs)
     PREPARE.run(context, dump)
-    signature.remember(model, context.args, context.kwargs)
+    signature.restore(model, call)
     if saved_with == context.recipe:
         context.adapter.restore(model)
     return model

@@ -19,19 +19,19 @@ _ATTRIBUTE = "tbt_inputs"
 _CONSTANTS = (bool, int, float, str, type(None))
 
 
-def remember(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Keep a record of one call on the model; copies of the model have it too."""
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Record:
+    """A record of one call of a model that has its own forward still."""
     signature = inspect.signature(model.forward)
     named: dict[str, Any] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
         variable = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
         named.update(value if variable else {name: value})
-    restore(model, [_describe(name, value) for name, value in named.items()])
+    return [_describe(name, value) for name, value in named.items()]
 
 
-def restore(model: nn.Module, record: Record | None) -> None:
-    """Put a record from elsewhere, such as a folder, on the model."""
-    setattr(model, _ATTRIBUTE, record)
+def restore(model: nn.Module, call: Record | None) -> None:
+    """Keep a record on the model; copies of the model have it too."""
+    setattr(model, _ATTRIBUTE, call)
 
 
 def recorded(model: nn.Module) -> Record | None:
@@ -45,19 +45,19 @@ def example_call(model: nn.Module) -> dict[str, Any]:
     Raises:
         LoweringError: there is no record, or it holds an argument that is neither tensor nor constant.
     """
-    name, record = type(model).__name__, recorded(model)
-    if record is None:
+    name, call = type(model).__name__, recorded(model)
+    if call is None:
         raise LoweringError(
             f"how {name} is called is not known: prepare it with this release, with example_inputs, and "
             "freeze and save it again"
         )
-    odd = next((argument for argument in record if "type" in argument), None)
+    odd = next((argument for argument in call if "type" in argument), None)
     if odd is not None:
         raise LoweringError(
             f"argument {odd['name']!r} of {name} is a {odd['type']}, and compiled modules take tensors and "
             "plain constants as named arguments: wrap the module in one that does"
         )
-    return {argument["name"]: _value(argument) for argument in record}
+    return {argument["name"]: _value(argument) for argument in call}
 
 
 def _describe(name: str, value: Any) -> dict[str, Any]:

@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
+from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from tbt_compile.adapters.units import ExportUnits
+from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.errors import LoweringError
-from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.lowering.match import ATEN, is_call
 from tbt_compile.signature import example_call
 from tbt_compile.storage import MODULE
+
+
+class _Call(nn.Module):
+    """(a list of tensors) -> what the module returns for them as its named arguments."""
+
+    def __init__(self, model: nn.Module, names: list[str], constants: dict[str, Any]) -> None:
+        super().__init__()
+        self.model, self.names, self.constants = model, names, constants
+
+    def forward(self, tensors: list[Tensor]) -> Any:
+        return self.model(**dict(zip(self.names, tensors, strict=True)), **self.constants)
 
 
 def export_module(model: nn.Module) -> ExportUnits:
@@ -26,47 +35,41 @@ def export_module(model: nn.Module) -> ExportUnits:
         LoweringError: how the module is called is not known, it cannot be captured, or it returns something
             else than tensors.
     """
-    inputs = example_call(model)
-    dims = {
-        name: {0: Dim.AUTO} if isinstance(value, Tensor) and value.dim() else None
-        for name, value in inputs.items()
-    }
+    example = example_call(model)
+    tensors = {name: value for name, value in example.items() if isinstance(value, Tensor)}
+    constants = {name: value for name, value in example.items() if name not in tensors}
+    dims = [{0: Dim.AUTO} if value.dim() else None for value in tensors.values()]
     try:
-        with torch.no_grad():
-            program = torch.export.export(model.eval(), (), inputs, dynamic_shapes=dims, strict=False)
+        unit = capture_unit(
+            "forward", _Call(model, list(tensors), constants), ([*tensors.values()],), (dims,)
+        )
     except Exception as error:
         raise LoweringError(f"{type(model).__name__} cannot be captured for compilation: {error}") from error
     settings = {
-        "inputs": _inputs(program, inputs),
-        "outputs": _outputs(program, type(model).__name__),
-        "constants": {name: value for name, value in inputs.items() if not isinstance(value, Tensor)},
+        "inputs": _inputs(unit.program, list(tensors)),
+        "outputs": _outputs(unit.program, type(model).__name__),
+        "constants": constants,
     }
-    return ExportUnits(MODULE, (LoweringContext("forward", program),), settings)
+    return ExportUnits(MODULE, (unit,), settings)
 
 
-def _inputs(program: ExportedProgram, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
     """Name, dtype and shape of every tensor argument, in order; a dynamic size is a name.
 
     An argument that an embedding looks up has a `below`: its values are indices under that number.
     """
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    specs = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     symbols: dict[str, str] = {}
     described = []
-    for name, spec in zip(inputs, specs, strict=True):
-        if not isinstance(spec.arg, TensorArgument):
-            continue
-        node = nodes[spec.arg.name]
-        value = node.meta["val"]
+    for name, placeholder in zip(names, program.graph_signature.user_inputs, strict=True):
+        node = nodes[str(placeholder)]
+        value, rows = node.meta["val"], _table_rows(node)
         shape = [
             size if isinstance(size, int) else symbols.setdefault(str(size), f"n{len(symbols)}")
             for size in value.shape
         ]
-        below = _table_rows(node)
-        described.append(
-            {"name": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": shape}
-            | ({"below": below} if below is not None else {})
-        )
+        entry = {"name": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": shape}
+        described.append(entry if rows is None else {**entry, "below": rows})
     return described
 
 
