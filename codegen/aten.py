@@ -107,7 +107,8 @@ def convert_add(node: fx.Node, importer: Any) -> Expr:
     """
     if node.kwargs.get("alpha", 1) != 1:
         raise ValueError("add: alpha is not 1")
-    x, y = (importer.env[argument] if isinstance(argument, fx.Node) else argument for argument in node.args)
+    terms: list[Any] = [importer.env[a] if isinstance(a, fx.Node) else a for a in node.args]
+    x, y = terms
     kinds = [type(getattr(term, "ty", None)) for term in (x, y)]
     if kinds == [relax.TensorType, ir.PrimType] and str(x.ty.dtype) != "int64":
         emit = importer.block_builder.emit

@@ -28,8 +28,8 @@ def is_identity(node: fx.Node) -> bool:
     if is_call(node, ATEN.dropout.default):
         return node.args[2] is False or bool(node.args[1] == 0.0)
     if is_call(node, ATEN.slice.Tensor):
-        _, _, start, end, step = (*node.args, *_WHOLE[len(node.args) - 2 :])
-        return (start, end, step) == _WHOLE
+        given = node.args[2:]
+        return given + _WHOLE[len(given) :] == _WHOLE
     if is_call(node, ATEN.to.dtype):
         source: Any = node.args[0]
         return bool(source.meta["val"].dtype == node.args[1])

@@ -34,11 +34,14 @@ def _orders(product: Any) -> list[tuple[Any, Any]]:
 
 def _eps(root: Any, x: Any) -> float | None:
     """The eps of `rsqrt(mean(x ** 2, -1, keepdim=True) + eps)`; None for anything else."""
-    mean, eps = (addends(root.args[0]) if is_call(root, ATEN.rsqrt.default) else None) or (None, None)
-    if not is_call(mean, ATEN.mean.dim) or tuple(mean.args[1:]) != ([-1], True) or mean.kwargs:  # type: ignore[union-attr]
+    total = addends(root.args[0]) if is_call(root, ATEN.rsqrt.default) else None
+    if total is None:
         return None
-    square = mean.args[0]  # type: ignore[union-attr]
-    if not is_call(square, ATEN.pow.Tensor_Scalar) or square.args != (x, 2):  # type: ignore[union-attr]
+    mean, eps = total
+    if not is_call(mean, ATEN.mean.dim) or tuple(mean.args[1:]) != ([-1], True) or mean.kwargs:
+        return None
+    square = mean.args[0]
+    if not is_call(square, ATEN.pow.Tensor_Scalar) or square.args != (x, 2):
         return None
     return float(eps) if isinstance(eps, (int, float)) else None
 

@@ -26,8 +26,8 @@ def unrepeated(node: Any) -> fx.Node | None:
 
     The form is `x.unsqueeze(2).expand(B, H, n, T, D).reshape(B, H * n, T, D)`.
     """
-    expand = node.args[0] if any(is_call(node, target) for target in _RESHAPES) else None
-    unsqueeze = expand.args[0] if is_call(expand, ATEN.expand.default) else None
+    expand: Any = node.args[0] if any(is_call(node, target) for target in _RESHAPES) else None
+    unsqueeze: Any = expand.args[0] if is_call(expand, ATEN.expand.default) else None
     if not is_call(unsqueeze, ATEN.unsqueeze.default) or unsqueeze.args[1] != HEADS + 1:
         return None
     source = unsqueeze.args[0]
