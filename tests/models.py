@@ -72,7 +72,7 @@ def marian(layers: int = LAYERS, **options: Any) -> MarianMTModel:
 
 
 def m2m100(layers: int = LAYERS, **options: Any) -> M2M100ForConditionalGeneration:
-    values = {**_BART_LIKE, "decoder_start_token_id": EOS, **options}
+    values = {**_BART_LIKE, "decoder_start_token_id": EOS, "scale_embedding": False, **options}
     return _seeded(
         M2M100ForConditionalGeneration, M2M100Config(**values, encoder_layers=layers, decoder_layers=layers)
     )
