@@ -72,7 +72,8 @@ def marian(layers: int = LAYERS, **options: Any) -> MarianMTModel:
 
 
 def m2m100(layers: int = LAYERS, **options: Any) -> M2M100ForConditionalGeneration:
-    values = {**_BART_LIKE, "decoder_start_token_id": EOS, "scale_embedding": False, **options}
+    every_layer = {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}  # its default skips some in training
+    values = {**_BART_LIKE, **every_layer, "decoder_start_token_id": EOS, "scale_embedding": False, **options}
     return _seeded(
         M2M100ForConditionalGeneration, M2M100Config(**values, encoder_layers=layers, decoder_layers=layers)
     )
