@@ -14,8 +14,10 @@ from torch import fx
 from torch.export.graph_signature import InputKind, InputSpec
 
 from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.kernels.linear_spec import reads_pairs
 from tbt_compile.codegen.parameters import PLAIN, SCALE, Parameter
 from tbt_compile.encoding import Encoding
+from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
 from tbt_compile.passes.lowering.match import TBT
 
@@ -33,13 +35,37 @@ _SCALES = {
 }
 
 
+def paired_weights(units: list[LoweringContext], isa: Isa) -> frozenset[int]:
+    """Addresses of the weights that linear layers read in pairs, see `layouts.pair`.
+
+    Raises:
+        LoweringError: another layer reads such a weight bit-plane by bit-plane.
+    """
+    read: dict[bool, set[int]] = {False: set(), True: set()}
+    for unit in units:
+        stored = {**unit.program.state_dict, **unit.program.constants}
+        targets = {spec.arg.name: str(spec.target) for spec in unit.program.graph_signature.input_specs}
+        for node in unit.graph.nodes:
+            if node.target is TBT.bit_linear.default:
+                activation, weight = (Encoding(node.args[position]) for position in (5, 6))
+                address = stored[targets[node.args[2].name]].data_ptr()
+                read[reads_pairs(activation, weight, isa)].add(address)
+    if read[False] & read[True]:
+        raise LoweringError(
+            "a weight is shared by a layer with 8-bit activations and one with fewer bits, which read it in "
+            "different layouts: quantize the activations of both alike, or give them weights of their own"
+        )
+    return frozenset(read[True])
+
+
 def bind_parameters(
-    unit: LoweringContext, isa: Isa, known: dict[int, str]
+    unit: LoweringContext, isa: Isa, known: dict[int, str], paired: frozenset[int] = frozenset()
 ) -> tuple[list[Parameter], dict[str, torch.Tensor]]:
     """Describe every tensor argument of a unit and give its placeholder the kernel's shape.
 
     Unused placeholders are erased. `known` gives the names of the frozen model's own tensors by address, so
     that units which share a tensor agree on its name; a constant of the unit alone is named after the unit.
+    `paired` comes from `paired_weights`.
 
     Returns:
         The parameters in the order in which the compiled function will take them, after the user inputs,
@@ -61,7 +87,7 @@ def bind_parameters(
         else:
             tensor = stored[str(spec.target)]
             name = known.get(tensor.data_ptr(), f"{unit.name}.{spec.target}")
-            parameter = _describe(node, name, tensor, isa)
+            parameter = _describe(node, name, tensor, isa, tensor.data_ptr() in paired)
             parameters.append(parameter)
             tensors[name] = tensor
             parameter_specs.append(InputSpec(InputKind.USER_INPUT, spec.arg, None, None))
@@ -84,15 +110,16 @@ def _declare(node: fx.Node, cached: bool) -> None:
     )
 
 
-def _describe(node: fx.Node, name: str, tensor: torch.Tensor, isa: Isa) -> Parameter:
+def _describe(node: fx.Node, name: str, tensor: torch.Tensor, isa: Isa, paired: bool) -> Parameter:
     dtype = str(tensor.dtype).removeprefix("torch.")
     for user in node.users:
         arguments: tuple[Any, ...] = user.args
         position = next((i for i, argument in enumerate(arguments) if argument is node), None)
         if user.target in _WEIGHTS and position == _WEIGHTS[user.target][0]:
             _, encoding, columns = _WEIGHTS[user.target]
+            node.meta["paired"] = paired
             return Parameter.weight(
-                name, tuple(tensor.shape), Encoding(arguments[encoding]), arguments[columns], isa
+                name, tuple(tensor.shape), Encoding(arguments[encoding]), arguments[columns], isa, paired
             )
         if position in _SCALES.get(user.target, ()):  # type: ignore[call-overload]
             return Parameter(name, SCALE, dtype, (tensor.numel(),))

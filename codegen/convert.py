@@ -87,7 +87,8 @@ class Kernels:
         encoding, columns = cast("tuple[str, int]", node.args[3:])
         shape = list(ids.ty.shape)
         count, rows = product(shape), int(weight_scale.ty.shape[0])
-        spec = embedding.EmbeddingSpec(rows, columns, Encoding(encoding), self.isa)
+        paired = node.args[1].meta.get("paired", False)  # type: ignore[union-attr]
+        spec = embedding.EmbeddingSpec(rows, columns, Encoding(encoding), paired, self.isa)
         args = [reshape(importer, ids, [count]), packed, weight_scale]
         y = self.call(importer, spec, embedding.embedding, args, [count, columns])
         return reshape(importer, y, [*shape, columns])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from functools import lru_cache
+from pathlib import Path
 
 from tbt_compile.codegen import llvm_cpus
 from tbt_compile.codegen.target import ALIASES, TRIPLES, TargetSpec, known_cpus, parse_target
@@ -19,6 +20,9 @@ avx512f avx512bw avx512cd avx512dq avx512vl avx512ifma avx512vbmi avx512vbmi2 av
 avx512vpopcntdq avx512bf16 avx512fp16 avx512vp2intersect
 """
 _X86 = frozenset(_X86_NAMES.split())
+# The Linux kernel's names of x86 features that are not LLVM's with or without underscores.
+_LINUX_NAMES = {"pni": "sse3", "abm": "lzcnt", "pclmulqdq": "pclmul", "lahf_lm": "sahf", "bmi1": "bmi"}
+_LINUX_NAMES |= {"sse4_1": "sse4.1", "sse4_2": "sse4.2"}
 # Bits of the two words in which the Linux kernel tells an AArch64 program what the CPU has.
 _HWCAP = {"fp-armv8": 0, "neon": 1, "crc": 7, "lse": 8, "fullfp16": 10, "rdm": 12, "jsconv": 13}
 _HWCAP |= {"complxnum": 14, "rcpc": 15, "dotprod": 20, "sve": 22, "fp16fml": 23, "rcpc-immo": 26}
@@ -44,13 +48,21 @@ def host_arch() -> str:
 
 @lru_cache(maxsize=1)
 def host_features() -> frozenset[str]:
-    """LLVM's names of the features of this CPU that compiled code may use."""
+    """LLVM's names of the features of this CPU that compiled code may use, as the Linux kernel reports them.
+
+    Raises:
+        TargetError: the kernel does not say.
+    """
     if host_arch() == "aarch64":
         getauxval = ctypes.CDLL(None).getauxval
         getauxval.restype, getauxval.argtypes = ctypes.c_ulong, (ctypes.c_ulong,)
         words = ((_HWCAP, getauxval(_AT_HWCAP)), (_HWCAP2, getauxval(_AT_HWCAP2)))
         return frozenset(name for table, word in words for name, bit in table.items() if word >> bit & 1)
-    return llvm_cpus.system_x86_features() & _X86
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("flags"):
+            names = line.partition(":")[2].split()
+            return frozenset(_LINUX_NAMES.get(name, name.replace("_", "")) for name in names) & _X86
+    raise TargetError("/proc/cpuinfo has no line of flags: mount /proc of a Linux kernel to run here")
 
 
 @lru_cache(maxsize=1)

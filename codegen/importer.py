@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tbt_compile.codegen import aten
-from tbt_compile.codegen.bind import bind_parameters
+from tbt_compile.codegen.bind import bind_parameters, paired_weights
 from tbt_compile.codegen.convert import Kernels
 from tbt_compile.codegen.convert_float import float_converters
 from tbt_compile.codegen.isa import Isa
@@ -42,14 +42,15 @@ def import_units(units: list[LoweringContext], isa: Isa, known: dict[int, str]) 
     """Import lowered units into one Relax module; `known` names the frozen model's tensors by address.
 
     Raises:
-        LoweringError: a unit holds an operator that TVM cannot import.
+        LoweringError: a unit holds an operator that TVM cannot import, or a weight is read in two layouts.
     """
     kernels = Kernels(isa)
     functions: dict[Any, Any] = {}
     parameters, inputs = {}, {}
     tensors: dict[str, torch.Tensor] = {}
+    paired = paired_weights(units, isa)
     for unit in units:
-        parameters[unit.name], used = bind_parameters(unit, isa, known)
+        parameters[unit.name], used = bind_parameters(unit, isa, known, paired)
         tensors.update(used)
         total = sum(1 for node in unit.graph.nodes if node.op == "placeholder")
         inputs[unit.name] = total - len(parameters[unit.name])

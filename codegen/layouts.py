@@ -8,7 +8,8 @@ word k // 64 of each plane, and the padding bits of the last word are zero.
     BINARY01    1 plane: value
     TERNARY012  2 planes: bit 0 and bit 1 of the value
 
-`interleave` turns stored weight planes into the layout that the kernels of one instruction set read.
+`interleave` turns stored weight planes into the layout that the kernels of one instruction set read. Ternary
+weights that are multiplied as bytes are paired before that, see `pair`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tbt_compile.aligned import aligned_copy
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
 SCALE_BYTES = 4
 """Bytes at the end of a row of 8-bit codes that hold its float32 scale, little-endian."""
+
+_LOW_BITS = np.uint64(0x5555555555555555)  # of every two
 
 Words = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int8]
@@ -75,13 +79,34 @@ def unpack_planes(planes: Words, length: int, encoding: Encoding) -> Codes:
     return bits[..., 0, :] + 2 * bits[..., 1, :]
 
 
+def pair(planes: Words) -> Words:
+    """Ternary planes [..., 2, W] -> the codes 1 - w of two bits each, those of even elements and of odd ones.
+
+    The code of element k is in bits k - k % 2 and the next of word k // 64 of plane k % 2.
+    """
+    zero, sign = ~planes[..., 0, :], planes[..., 1, :]
+    one, low = np.uint64(1), _LOW_BITS
+    even = (zero & low) | ((sign & low) << one)
+    odd = ((zero >> one) & low) | (sign & ~low)
+    return np.stack([even, odd], axis=-2)
+
+
+def unpair(paired: Words) -> Words:
+    """The inverse of `pair`."""
+    even, odd = paired[..., 0, :], paired[..., 1, :]
+    one, low = np.uint64(1), _LOW_BITS
+    zero = (even & low) | ((odd & low) << one)
+    sign = ((even >> one) & low) | (odd & ~low)
+    return np.stack([~zero, sign], axis=-2)
+
+
 def interleaved_shape(rows: int, length: int, encoding: Encoding, isa: Isa) -> tuple[int, int, int, int]:
     """Shape [blocks, W, P, block] of an interleaved weight matrix with N = `rows` and K = `length`."""
     return -(-rows // isa.block), words_for(length), encoding.planes, isa.block
 
 
 def interleave(planes: Words, isa: Isa) -> Words:
-    """Weight planes [N, P, W] -> [ceil(N / block), W, P, block], N padded with zero rows.
+    """Weight planes [N, P, W] -> [ceil(N / block), W, P, block], aligned, N padded with zero rows.
 
     One vector load then reads the same word of neighbouring output columns, so that a product needs no
     horizontal sums, and a block is one contiguous stream.
@@ -90,7 +115,7 @@ def interleave(planes: Words, isa: Isa) -> Words:
     blocks = -(-rows // isa.block)
     padded = np.zeros((blocks * isa.block, count, words), np.uint64)
     padded[:rows] = planes
-    return np.ascontiguousarray(padded.reshape(blocks, isa.block, count, words).transpose(0, 3, 2, 1))
+    return aligned_copy(padded.reshape(blocks, isa.block, count, words).transpose(0, 3, 2, 1))
 
 
 def deinterleave(weights: Words, rows: int) -> Words:

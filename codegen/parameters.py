@@ -1,7 +1,7 @@
 """What the tensors of an export unit become in the compiled function.
 
-Each parameter keeps one stored form, the same for every instruction set (float32, or packed words), and is
-brought into the layout that the kernels read once, when a compiled model is loaded.
+In a frozen model each has one form, the same for every instruction set (float32, or packed words). It is
+brought into the layout that the kernels read when the model is lowered, and a compiled folder holds it so.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tbt_compile.aligned import aligned_copy
 from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.layouts import interleave, interleaved_shape
+from tbt_compile.codegen.layouts import interleave, interleaved_shape, pair
 from tbt_compile.encoding import Encoding
 
 WEIGHT = "weight"
@@ -31,6 +32,7 @@ class Parameter:
         dtype: of the argument.
         shape: of the argument, in the layout that the kernels read.
         encoding: of a weight; else None.
+        paired: whether a ternary weight is in the layout of `layouts.pair`.
     """
 
     name: str
@@ -38,29 +40,21 @@ class Parameter:
     dtype: str
     shape: tuple[int, ...]
     encoding: Encoding | None = None
+    paired: bool = False
 
     @classmethod
     def weight(
-        cls, name: str, stored: tuple[int, ...], encoding: Encoding, columns: int, isa: Isa
+        cls, name: str, stored: tuple[int, ...], encoding: Encoding, columns: int, isa: Isa, paired: bool
     ) -> Parameter:
         """Packed codes `[N, planes, words]`, or bytes `[N, K]` at 8 bits, which need no interleaving."""
         if encoding is Encoding.INT8:
             return cls(name, WEIGHT, "int8", stored, encoding)
-        return cls(name, WEIGHT, "uint64", interleaved_shape(stored[0], columns, encoding, isa), encoding)
+        shape = interleaved_shape(stored[0], columns, encoding, isa)
+        return cls(name, WEIGHT, "uint64", shape, encoding, paired)
 
     def arrange(self, stored: npt.NDArray[Any], isa: Isa) -> npt.NDArray[Any]:
-        """The stored tensor in the layout of the argument."""
+        """A copy of the stored tensor in the layout of the argument, aligned."""
         if self.role == WEIGHT and self.encoding is not Encoding.INT8:
-            return interleave(stored.view(np.uint64), isa)
-        return np.ascontiguousarray(stored.reshape(self.shape))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values, without the name."""
-        encoding = {"encoding": self.encoding.value} if self.encoding else {}
-        return {"role": self.role, "dtype": self.dtype, "shape": list(self.shape), **encoding}
-
-    @classmethod
-    def from_dict(cls, name: str, values: dict[str, Any]) -> Parameter:
-        """The inverse of `to_dict`."""
-        encoding = Encoding(values["encoding"]) if "encoding" in values else None
-        return cls(name, values["role"], values["dtype"], tuple(values["shape"]), encoding)
+            planes = stored.view(np.uint64)
+            return interleave(pair(planes) if self.paired else planes, isa)
+        return aligned_copy(stored.reshape(self.shape))

@@ -29,21 +29,15 @@ def rename_functions(module: IRModule, names: dict[str, str], taken: dict[str, A
     return functions
 
 
-def compile_module(module: IRModule, target: Target) -> Any:
-    """Build a Relax module into an executable for the virtual machine."""
-    with target:
-        lowered = tvm.transform.Sequential(passes())(module)
-    return tvm.compile(lowered, target=target, relax_pipeline=tvm.transform.Sequential([]))
+def to_kernels(module: IRModule, target: Target) -> IRModule:
+    """A Relax module whose functions only allocate tensors, view them and call kernels.
 
-
-def passes() -> list[Any]:
-    """TVM's CPU pipeline, except that a reshape stays an operator and becomes a view without a search.
-
-    TVM looks for reshapes among all functions of one input and one output, and stops at functions that are
-    not written as schedulable blocks, as our kernels are not.
+    These are the first passes of TVM's CPU pipeline, except that a reshape stays an operator: TVM looks
+    for functions that only reshape, and stops at those that are not written as schedulable blocks, as our
+    kernels are not.
     """
     transform = relax.transform
-    return [
+    passes = [
         relax.backend.DispatchSortScan(),
         transform.LegalizeOps(skip_ops=["relax.reshape"]),
         transform.AnnotateTIROpPattern(),
@@ -53,14 +47,9 @@ def passes() -> list[Any]:
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),
-        transform.StaticPlanBlockMemory(),
-        transform.LowerAllocTensor(),
-        transform.KillAfterLastUse(),
-        transform.LowerRuntimeBuiltin(),
-        transform.ComputePrimValue(),
-        transform.VMShapeLower(),
-        transform.AttachGlobalSymbol(),
     ]
+    with target:
+        return tvm.transform.Sequential(passes)(module)
 
 
 @relax.expr_functor.mutator
@@ -73,4 +62,4 @@ class _Rename(relax.expr_functor.PyExprMutator):
         return self.variables[op.name_hint]
 
 
-__all__ = ["compile_module", "from_exported_program", "rename_functions"]
+__all__ = ["from_exported_program", "rename_functions", "to_kernels"]

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.kernels.embedding import EmbeddingSpec
 from tbt_compile.codegen.kernels.linear import linear
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.roof import READ_WORDS, RoofSpec, compute_roof, read_roof
-from tbt_compile.codegen.layouts import interleave, pack_planes
+from tbt_compile.codegen.layouts import interleave, pack_planes, pair
 from tbt_compile.codegen.target import TargetSpec
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, tvm
 from tbt_compile.encoding import Encoding
@@ -25,11 +25,14 @@ def compile_kernel(function: PrimFunc, target: TargetSpec) -> Callable[..., None
     return called
 
 
-def stored_weight(codes: npt.NDArray[np.integer], encoding: Encoding, isa: Isa) -> npt.NDArray[np.generic]:
-    """Weight codes [N, K] in the layout that `linear` and `embedding` read."""
-    if encoding is Encoding.INT8:
+def stored_weight(
+    codes: npt.NDArray[np.integer], spec: LinearSpec | EmbeddingSpec
+) -> npt.NDArray[np.generic]:
+    """Weight codes [N, K] in the layout that the kernel of `spec` reads."""
+    if spec.weight is Encoding.INT8:
         return codes.astype(np.int8)
-    return interleave(pack_planes(codes, encoding), isa)
+    planes = pack_planes(codes, spec.weight)
+    return interleave(pair(planes) if spec.paired else planes, spec.isa)
 
 
 def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0) -> tuple[Call, int]:
@@ -43,7 +46,7 @@ def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0
     x = rng.standard_normal((rows, spec.k), dtype=np.float32)
     if not spec.activation.signed:
         x = np.abs(x)
-    stored = stored_weight(weight, spec.weight, spec.isa)
+    stored = stored_weight(weight, spec)
     scale = rng.random(spec.n, dtype=np.float32)
     inputs = [x, np.ones(1, np.float32), stored, scale, *([scale] if spec.has_bias else [])]
     output = np.zeros((rows, spec.n), np.float32)

@@ -8,7 +8,7 @@ against the list of CPUs that the LLVM inside TVM knows.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -69,6 +69,11 @@ class TargetSpec:
         """The form that TVM takes and that JSON can hold; `parse_target` reads it back."""
         attributes = {"mattr": list(self.mattr)} if self.mattr else {}
         return {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu, **attributes}
+
+    @classmethod
+    def recorded(cls, target: Mapping[str, Any], features: Iterable[str]) -> TargetSpec:
+        """The target of a compiled folder, from `as_dict` and `features`: no compiler has to be asked."""
+        return cls(target["mcpu"], target["mtriple"], tuple(target.get("mattr", ())), frozenset(features))
 
     def __str__(self) -> str:
         attributes = f" -mattr={','.join(self.mattr)}" if self.mattr else ""

@@ -11,10 +11,10 @@ from tbt_compile.codegen import standalone
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels.bitproduct import bit_product
 from tbt_compile.codegen.kernels.linear_bytes import byte_tile
-from tbt_compile.codegen.kernels.linear_fields import field_tile, suits
+from tbt_compile.codegen.kernels.linear_fields import field_tile
 from tbt_compile.codegen.kernels.linear_lookup import VECTORS as LOOKUP_VECTORS
 from tbt_compile.codegen.kernels.linear_lookup import tables_for
-from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec, multiplies_bytes
 from tbt_compile.codegen.kernels.tile import kernel_name, row_tile_vectors, tile_shape
 from tbt_compile.codegen.target import TargetSpec
 from tbt_compile.codegen.tiles import ROWS, VECTORS, Tile, use
@@ -110,7 +110,7 @@ def _questions(isa: Isa) -> Iterator[Question]:
                 heights = tuple(Tile(rows, LOOKUP_VECTORS) for rows in (4, 2, 8))
                 yield Question(kernel_name("lookup", product), spec, MANY, heights)
         spec = LinearSpec(N, K, Encoding.INT8, weight, True, True, isa)
-        if suits(spec):
+        if multiplies_bytes(spec.activation, isa):
             ones = [Tile(1, vectors) for vectors in VECTORS]
             yield Question(f"fields {weight.value}", spec, 1, _usual_first(field_tile(isa, weight), ones))
     for activation in (Encoding.INT8, Encoding.UINT8):

@@ -6,15 +6,22 @@ builder changed package). When it moves again, this is the only file to change.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
 from tvm import ir, relax, tirx
 from tvm.script.ir_builder import IRBuilder
+from tvm.sym import Analyzer
 from tvm.target import Target
 from tvm.target import codegen as _llvm
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
+from tvm_ffi import structural_equal
+
+from tbt_compile.codegen import threads
+
+threads.set_defaults()
 
 IRModule = ir.IRModule
 PassContext = tvm.transform.PassContext
@@ -34,6 +41,37 @@ def cpu_features(cpu: str, triple: str) -> frozenset[str]:
     return frozenset(_llvm.llvm_get_cpu_features(Target({"kind": "llvm", "mcpu": cpu, "mtriple": triple})))
 
 
+def call_packed(name: str, arguments: Sequence[Expr]) -> Expr:
+    """A call of another function of the same library."""
+    return tirx.call_cpacked(name, *arguments)
+
+
+def byte_address(memory: Buffer, offset: Expr) -> Expr:
+    """An address inside a buffer of bytes. (TVM takes `address_of` for the address of one byte.)"""
+    return tirx.handle_add_byte_offset(memory.data, offset)
+
+
+def tensor_argument(data: Expr, shape: Sequence[Expr], dtype: str) -> Expr:
+    """A tensor in compact order, as an argument of a call; its description is made on the stack."""
+    zero = tirx.const(0, "int64")
+    shape_of = tirx.call_intrin("handle", "tirx.tvm_stack_make_shape", *shape)
+    return tirx.call_intrin(
+        "handle",
+        "tirx.tvm_stack_make_array",
+        data,
+        shape_of,
+        zero,
+        len(shape),
+        tirx.const(0, dtype),
+        zero,
+    )
+
+
+def simplify(expression: Expr) -> Expr:
+    """An equal expression with fewer operations."""
+    return Analyzer().simplify(expression)
+
+
 def compile_functions(functions: dict[str, PrimFunc], target: Target) -> Any:
     """Builds a runtime module whose entries are the given functions."""
     named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
@@ -50,10 +88,15 @@ __all__ = [
     "PrimFunc",
     "T",
     "Target",
+    "byte_address",
+    "call_packed",
     "compile_functions",
     "cpu_features",
     "ir",
     "relax",
+    "simplify",
+    "structural_equal",
+    "tensor_argument",
     "tirx",
     "tvm",
 ]

@@ -30,15 +30,19 @@ _EXPORTS = {
     "load": "tbt_compile.loading",
     "CompiledModel": "tbt_compile.runtime.compiled",
     "CompiledModule": "tbt_compile.runtime.compiled_module",
+    "CompiledModelForSeq2SeqLM": "tbt_compile.adapters.compiled_seq2seq",
+    "Seq2SeqPipeline": "tbt_compile.adapters.seq2seq_pipeline",
 }
 
 __all__ = [
     "CompiledModel",
+    "CompiledModelForSeq2SeqLM",
     "CompiledModule",
     "Encoding",
     "FrozenModel",
     "QuantPlan",
     "Recipe",
+    "Seq2SeqPipeline",
     "TbtError",
     "__version__",
     "freeze",
@@ -50,6 +54,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from tbt_compile.adapters.compiled_seq2seq import CompiledModelForSeq2SeqLM
+    from tbt_compile.adapters.seq2seq_pipeline import Seq2SeqPipeline
     from tbt_compile.encoding import Encoding
     from tbt_compile.errors import TbtError
     from tbt_compile.freezing import FrozenModel, freeze

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -89,16 +89,22 @@ def freeze(model: nn.Module) -> FrozenModel:
             "run one batch through it, before freezing"
         )
     recipe = adapter_for(model).stored_recipe(model)
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    # Float weights that are to be packed are not copied: the copy loses them in the end.
+    shared = {
+        id(module.weight): module.weight
+        for _, module in iter_quantized(model)
+        if _packs(getattr(module, "weight_quantizer", None))
+    }
+    frozen = copy.deepcopy(model, dict(shared)).eval()
     packed: dict[tuple[int, str], FrozenWeight] = {}
     for _, module in list(iter_quantized(frozen)):
         for name, quantizer in list(module.named_children()):
             if isinstance(quantizer, ActivationQuantizer) and _freezes(quantizer):
                 setattr(module, name, FrozenActivation.from_quantizer(quantizer))
-            elif isinstance(quantizer, WeightQuantizer) and quantizer.encoding.quantized:
+            elif _packs(quantizer):
                 setattr(module, name, _pack(module, quantizer, packed))
     drop_float_weights(frozen)
-    return FrozenModel(frozen, recipe or Recipe())
+    return FrozenModel(frozen.requires_grad_(False), recipe or Recipe())
 
 
 def drop_float_weights(model: nn.Module) -> None:
@@ -116,6 +122,10 @@ def drop_float_weights(model: nn.Module) -> None:
 
 def _freezes(quantizer: ActivationQuantizer) -> bool:
     return quantizer.encoding.quantized and quantizer.method == "learned"
+
+
+def _packs(quantizer: Any) -> TypeGuard[WeightQuantizer]:
+    return isinstance(quantizer, WeightQuantizer) and quantizer.encoding.quantized
 
 
 def _pack(

@@ -22,7 +22,8 @@ def load(
     Args:
         path: the folder.
         model: for a frozen model that is not of transformers, an instance of its class; changed in place.
-        num_threads: for a compiled model, threads to run it with (default: TVM's choice).
+        num_threads: for a compiled model, threads to run it with (default: `TVM_NUM_THREADS`, else one per
+            CPU).
 
     Raises:
         FormatError: the folder is missing, truncated or altered, or of another format version.

@@ -14,6 +14,8 @@ from torch import nn
 from tbt_compile.freezing import FrozenModel, freeze
 
 if TYPE_CHECKING:
+    from tbt_compile.codegen.build import BuiltUnits
+    from tbt_compile.codegen.isa import Isa
     from tbt_compile.codegen.target import TargetSpec
     from tbt_compile.runtime.compiled import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
@@ -27,6 +29,7 @@ def lower(
     num_threads: int | None = None,
     *,
     dump: str | Path | None = None,
+    clock: bool = False,
 ) -> CompiledModel | CompiledModule:
     """Compile a model for a CPU: export units -> graph passes -> Relax -> TIR kernels -> LLVM.
 
@@ -41,8 +44,9 @@ def lower(
         model: a prepared model, which is frozen first, or a frozen one.
         target: "host", a CPU name, "llvm -mcpu=NAME", or a dict (see `tbt targets`). A model compiled for
             another machine can be saved and not run here.
-        num_threads: threads to run with; by default one per core.
+        num_threads: threads to run with (default: `TVM_NUM_THREADS`, else one per CPU).
         dump: a folder that every phase of the pipeline writes its graphs to.
+        clock: let the compiled model measure how long each of its steps takes; see `CompiledModel.times`.
 
     Raises:
         TargetError: the target is unknown.
@@ -65,14 +69,14 @@ def lower(
         lowering_pipeline().run(unit, None if dump is None else Path(dump) / unit.name)
     known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
     with tiles.recording() as chosen:
-        library, imported = compile_units(list(exported.contexts), spec, known, dump)
+        built = compile_units(list(exported.contexts), spec, known, dump, clock)
     log.info(
         "compiled %s for %s (%s) in %.1f s with the kernels %s and the tiles %s",
         type(frozen.module).__name__,
         spec.mcpu,
         spec.isa,
         time.perf_counter() - start,
-        ", ".join(imported.kernels),
+        ", ".join(built.kernels),
         ", ".join(f"{kernel}: {tile}" for kernel, tile in chosen.items()),
     )
     description = {
@@ -80,23 +84,29 @@ def lower(
         "class": type(frozen.module).__name__.removeprefix("Quantized"),
         "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
         "target": spec.as_dict(),
-        "kernels": imported.kernels,
+        "features": sorted(spec.features),
+        "kernels": built.kernels,
         "isa": tiles.isa_class(spec.isa),
         "tiles": chosen,
-        "parameters": {
-            parameter.name: parameter.to_dict()
-            for parameters in imported.parameters.values()
-            for parameter in parameters
-        },
         "functions": {
             name: [parameter.name for parameter in parameters]
-            for name, parameters in imported.parameters.items()
+            for name, parameters in built.parameters.items()
         },
+        "outputs": built.outputs,
+        "clock": built.steps if clock else {},
         **exported.settings,
     }
-    tensors = {name: tensor.detach().cpu().numpy() for name, tensor in imported.tensors.items()}
     kind = next(kind for kind in (CompiledModel, CompiledModule) if exported.kind == kind.KIND)
-    return kind(library, description, tensors, num_threads=num_threads)
+    return kind(built.library, description, _arranged(built, spec.isa), num_threads=num_threads)
+
+
+def _arranged(built: BuiltUnits, isa: Isa) -> dict[str, Any]:
+    """The tensors of all units by name, each once, as NumPy arrays that the kernels can read."""
+    parameters = {p.name: p for unit in built.parameters.values() for p in unit}
+    return {
+        name: parameter.arrange(built.tensors[name].detach().cpu().numpy(), isa)
+        for name, parameter in parameters.items()
+    }
 
 
 def _named_tensors(module: nn.Module) -> list[tuple[str, Any]]:

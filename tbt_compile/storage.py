@@ -1,12 +1,10 @@
-"""Model folders: `manifest.json`, tensors in safetensors, and whatever else belongs to the model.
+"""Model folders: `manifest.json`, the tensors (see `tensor_files`), and whatever else belongs to the model.
 
-The manifest carries the format version, the size and SHA-256 of every file and a checksum of itself, so
+The manifest carries the format version, the size and checksum of every file and a checksum of itself, so
 that a truncated or altered folder is refused before anything is built from it. A folder appears complete
 or not at all: it is written under a temporary name and then renamed. Needs neither torch nor TVM.
 
-Float tensors are stored without loss as the deflated transposition of their bytes (as HDF5's shuffle
-filter does): exponents of neighbouring weights are alike, which saves about a sixth. Packed words are
-stored as they are, since they have nothing left to compress and can be mapped.
+Compiled folders are checked by CRC-32 whenever they are loaded, at about 2 GB/s; frozen ones by SHA-256.
 """
 
 from __future__ import annotations
@@ -17,28 +15,61 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from tbt_compile import __version__
+from tbt_compile import __version__, tensor_files
 from tbt_compile.errors import FormatError
 
 FORMAT = "tbt-compile"
-VERSION = 1
 MANIFEST = "manifest.json"
-TENSORS = "tensors.safetensors"
 # Kinds of folders: packed, compiled to generate text, compiled to be called.
 FROZEN, GENERATOR, MODULE = "frozen", "compiled", "compiled-module"
 CHECKSUM = "checksum"
-SHUFFLED = "shuffle-deflate"
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What sets the folders of one kind of model apart.
+
+    Attributes:
+        version: of the format.
+        tensors: name of the file with the tensors.
+        digest: "crc32" or "sha256", of every file.
+        renew: how to get a folder of this version.
+    """
+
+    version: int
+    tensors: str
+    digest: str
+    renew: str
+    write: Callable[[Path, Mapping[str, Array]], tensor_files.Described]
+    read: Callable[[Path, tensor_files.Described], dict[str, Array]]
+
+
+_FROZEN = Kind(
+    version=1,
+    tensors="tensors.safetensors",
+    digest="sha256",
+    renew="save the model again",
+    write=tensor_files.write_portable,
+    read=tensor_files.read_portable,
+)
+_COMPILED = Kind(
+    version=2,
+    tensors="tensors.bin",
+    digest="crc32",
+    renew="lower the model again",
+    write=tensor_files.write_mapped,
+    read=tensor_files.read_mapped,
+)
+KINDS = {FROZEN: _FROZEN, GENERATOR: _COMPILED, MODULE: _COMPILED}
 
 
 def write_folder(
@@ -51,7 +82,7 @@ def write_folder(
     """Write a model folder at `path`, replacing a folder that this function wrote before.
 
     Args:
-        kind: `FROZEN`, `GENERATOR` or `MODULE`; `read_manifest` checks it.
+        kind: `FROZEN`, `GENERATOR` or `MODULE`, a key of `KINDS`; `read_manifest` checks it.
         manifest: what to record beside format, versions, tensors and checksums.
         tensors: by name.
         files: further files to copy, by the name they get in the folder.
@@ -59,24 +90,24 @@ def write_folder(
     Raises:
         FormatError: something else than a model folder is in the way.
     """
-    path = Path(path)
+    path, form = Path(path), KINDS[kind]
     if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
         raise FormatError(f"{path} exists and is not a model folder: remove it or choose another place")
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         work.chmod(0o755)
-        described = _write_tensors(work / TENSORS, tensors)
+        described = form.write(work / form.tensors, tensors)
         for name, source in (files or {}).items():
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, work / name)
         listed = sorted(file for file in work.rglob("*") if file.is_file())
         for file in listed:
             file.chmod(0o644)  # some writers leave files that only their owner can read
-        checks = {str(file.relative_to(work)): _fingerprint(file) for file in listed}
+        checks = {str(file.relative_to(work)): _fingerprint(file, form.digest) for file in listed}
         record = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": form.version,
             "kind": kind,
             "tbt_compile": __version__,
             **manifest,
@@ -99,17 +130,22 @@ def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     """
     path = Path(path)
     manifest = _parse(path)
-    if manifest.get("version") != VERSION:
+    found = manifest.get("kind")
+    if kind is not None and found != kind:
+        raise FormatError(f"{path} holds a {found} model: expected a {kind} one")
+    if found not in KINDS:
+        raise FormatError(f"{path} holds a {found} model: expected one that is {' or '.join(KINDS)}")
+    form = KINDS[found]
+    if manifest.get("version") != form.version:
         raise FormatError(
-            f"{path} has format version {manifest.get('version')}, and this release reads version {VERSION}: "
-            "save the model again with this release, or install the one that wrote it"
+            f"{path} has format version {manifest.get('version')}, and this release reads version "
+            f"{form.version} of {found} models: {form.renew} with this release, or install the one that "
+            "wrote it"
         )
-    if kind is not None and manifest.get("kind") != kind:
-        raise FormatError(f"{path} holds a {manifest.get('kind')} model: expected a {kind} one")
     if manifest.get(CHECKSUM) != _manifest_checksum(manifest):
         raise _altered(path / MANIFEST)
     for name, expected in manifest["files"].items():
-        _check_file(path / name, expected)
+        _check_file(path / name, expected, form.digest)
     return manifest
 
 
@@ -136,13 +172,9 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: str | Path, manifest: Mapping[str, Any]) -> dict[str, Array]:
-    """Every tensor of a model folder by name, decoded."""
-    described = manifest["tensors"]
-    try:
-        with safe_open(Path(path) / TENSORS, framework="np") as stored:
-            return {name: decode(stored.get_tensor(name), entry) for name, entry in described.items()}
-    except (SafetensorError, zlib.error, KeyError) as error:
-        raise FormatError(f"{Path(path) / TENSORS} is damaged ({error}): save the model again") from error
+    """Every tensor of a model folder by name, decoded; packed weights of a compiled model are mapped."""
+    form = KINDS[manifest["kind"]]
+    return form.read(Path(path) / form.tensors, manifest["tensors"])
 
 
 def folder_bytes(path: str | Path) -> int:
@@ -150,40 +182,9 @@ def folder_bytes(path: str | Path) -> int:
     return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
 
 
-def _write_tensors(file: Path, tensors: Mapping[str, Array]) -> dict[str, Any]:
-    described, stored = {}, {}
-    for name, tensor in tensors.items():
-        described[name], stored[name] = describe(tensor), encode(tensor)
-    save_file(stored, file)
-    return described
-
-
-def describe(tensor: Array) -> dict[str, Any]:
-    """What the manifest says of a tensor: its dtype and shape, and the coding if it has one."""
-    coding = {"coding": SHUFFLED} if tensor.dtype.kind == "f" else {}
-    return {"dtype": tensor.dtype.name, "shape": list(tensor.shape), **coding}
-
-
-def encode(tensor: Array) -> Array:
-    """The stored form of a tensor: a float one as deflated bytes, any other one as it is."""
-    if tensor.dtype.kind != "f":
-        return np.array(tensor, order="C")
-    raw = np.array(tensor, order="C").reshape(-1).view(np.uint8).reshape(-1, tensor.itemsize)
-    return np.frombuffer(zlib.compress(np.ascontiguousarray(raw.T).tobytes(), 6), np.uint8)
-
-
-def decode(stored: Array, entry: Mapping[str, Any]) -> Array:
-    """The inverse of `encode`, for what `describe` said of the tensor."""
-    if entry.get("coding") != SHUFFLED:
-        return stored
-    dtype = np.dtype(entry["dtype"])
-    planes = np.frombuffer(zlib.decompress(stored.tobytes()), np.uint8).reshape(dtype.itemsize, -1)
-    return np.ascontiguousarray(planes.T).view(dtype).reshape(entry["shape"])
-
-
-def _fingerprint(file: Path) -> dict[str, Any]:
+def _fingerprint(file: Path, digest: str) -> dict[str, Any]:
     with file.open("rb") as stream:
-        return {"bytes": file.stat().st_size, "sha256": _sha256(stream)}
+        return {"bytes": file.stat().st_size, digest: _DIGESTS[digest](stream)}
 
 
 def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
@@ -199,7 +200,17 @@ def _sha256(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _check_file(file: Path, expected: Mapping[str, Any]) -> None:
+def _crc32(stream: BinaryIO) -> str:
+    value = 0
+    while block := stream.read(1 << 20):
+        value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
+_DIGESTS = {"sha256": _sha256, "crc32": _crc32}
+
+
+def _check_file(file: Path, expected: Mapping[str, Any], digest: str) -> None:
     if not file.is_file():
         raise FormatError(f"{file} is missing: copy the whole folder again")
     size = file.stat().st_size
@@ -207,7 +218,7 @@ def _check_file(file: Path, expected: Mapping[str, Any]) -> None:
         raise FormatError(
             f"{file} has {size} bytes instead of {expected['bytes']}: it is truncated, copy the folder again"
         )
-    if _fingerprint(file)["sha256"] != expected["sha256"]:
+    if _fingerprint(file, digest) != expected:
         raise _altered(file)
 
 

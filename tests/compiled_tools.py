@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,35 @@ from tbt_compile import CompiledModel, Recipe
 
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 Scores = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prepared model, the compiled one, and its saved folder."""
+
+    eager: PreTrainedModel
+    compiled: CompiledModel
+    folder: Path
+
+    @classmethod
+    def make(cls, model: PreTrainedModel, recipe: str, folder: Path) -> Case:
+        """Compile a model, and save it to `folder` with a file in place of a tokenizer."""
+        eager = trained(model, recipe)
+        compiled = tbt_compile.lower(eager)
+        return cls(eager, compiled, compiled.save(folder, tokenizer=_Words()))
+
+    def loaded(self, **options: Any) -> CompiledModel:
+        """The model in the folder."""
+        model = tbt_compile.load(self.folder, **options)
+        assert isinstance(model, CompiledModel)
+        return model
+
+
+class _Words:
+    """As much of a tokenizer as saving needs."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        (Path(folder) / "tokenizer.json").write_text('{"words": 3}')
 
 
 def trained(model: PreTrainedModel, recipe: str | Recipe) -> PreTrainedModel:

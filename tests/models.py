@@ -34,6 +34,7 @@ from transformers import (
 import tbt_compile
 
 VOCABULARY, WIDTH, INNER, HEADS, LAYERS, POSITIONS = 96, 32, 64, 2, 2, 64
+LONG_POSITIONS = 150  # more than two words of packed values
 PAD, BOS, EOS = 1, 0, 2
 _TOKENS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
 # A large initial deviation, so that outputs differ between tokens and no comparison is of constants.

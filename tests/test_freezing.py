@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 import tbt_compile
 from tbt_compile import Encoding, FrozenModel
 from tbt_compile.errors import PlanError
+from tbt_compile.modules import frozen as frozen_modules
 from tbt_compile.modules import iter_quantized
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
@@ -108,6 +109,31 @@ def test_packed_codes_are_those_of_training() -> None:
     assert seen == len(prepared) - 3  # attention cores have no weight
 
 
+@pytest.mark.parametrize("recipe", ["1-2-2", "8-8-8", "twn-2-2-2"])
+def test_rows_can_be_packed_in_any_portions(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained(bart(layers=1), recipe)
+    whole = tbt_compile.freeze(model).module.state_dict()
+    monkeypatch.setattr(frozen_modules, "ROWS", 7)
+    portions = tbt_compile.freeze(model).module.state_dict()
+    assert whole.keys() == portions.keys()
+    assert all(torch.equal(value, portions[name]) for name, value in whole.items())
+
+
+def test_float_weights_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained(bart(layers=1), "2-2-2")
+    floats, copied = {id(weight) for weight in weights_of(model).values()}, []
+    original = nn.Parameter.__deepcopy__
+
+    def deepcopy(parameter: nn.Parameter, memo: dict[int, Any]) -> nn.Parameter:
+        copied.append(id(parameter))
+        return original(parameter, memo)
+
+    monkeypatch.setattr(nn.Parameter, "__deepcopy__", deepcopy)
+    tbt_compile.freeze(model)
+    assert copied
+    assert not floats & set(copied)
+
+
 def test_shared_weights_share_one_packed_tensor() -> None:
     model = tbt_compile.freeze(trained(bart(layers=1), "2-2-2")).module
     parts = [
@@ -131,6 +157,7 @@ def test_the_prepared_model_is_left_alone() -> None:
     modules = {name: type(module) for name, module in model.named_modules()}
     tbt_compile.freeze(model)
     assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert modules == {name: type(module) for name, module in model.named_modules()}
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -16,6 +16,8 @@ from tbt_compile import FrozenModel, storage
 from tbt_compile.errors import FormatError
 from tbt_compile.frozen_folder import describe_quantizers
 
+TENSORS = storage.KINDS["frozen"].tensors
+
 
 def frozen(model: PreTrainedModel, recipe: str = "2-2-2") -> FrozenModel:
     tbt_compile.prepare(model, recipe)
@@ -50,7 +52,7 @@ def test_a_saved_model_comes_back_exactly(family: str, tmp_path: Path) -> None:
     assert loaded.nbytes == model.nbytes
     assert not loaded.module.training
     again = loaded.save(tmp_path / "again")
-    assert (again / storage.TENSORS).read_bytes() == (tmp_path / "model" / storage.TENSORS).read_bytes()
+    assert (again / TENSORS).read_bytes() == (tmp_path / "model" / TENSORS).read_bytes()
 
 
 @pytest.mark.parametrize("recipe", ["1-2-8", "2-2-32", "32-2-2"])
@@ -76,7 +78,7 @@ def test_a_loaded_model_generates_with_the_settings_it_was_saved_with(tmp_path: 
 def test_the_folder_holds_each_tensor_once_and_no_float_weight(tmp_path: Path) -> None:
     model = frozen(bart(layers=1))
     folder = model.save(tmp_path / "model")
-    names = ["config.json", "generation_config.json", storage.MANIFEST, storage.TENSORS]
+    names = ["config.json", "generation_config.json", storage.MANIFEST, TENSORS]
     assert sorted(file.name for file in folder.iterdir()) == names
     manifest = storage.read_manifest(folder, "frozen")
     assert manifest["class"] == "BartForConditionalGeneration"
@@ -191,9 +193,8 @@ def _save_as(folder: Path, **changes: str) -> None:
     """Write a folder again with another manifest, as another release might have done."""
     manifest = storage.read_manifest(folder)
     arrays = storage.read_tensors(folder, manifest)
-    files = {name: folder / name for name in manifest["files"] if name != storage.TENSORS}
-    kind = changes.get("kind", manifest["kind"])
-    storage.write_folder(folder, kind, {**manifest, **changes}, arrays, files)
+    files = {name: folder / name for name in manifest["files"] if name != TENSORS}
+    storage.write_folder(folder, "frozen", {**manifest, **changes}, arrays, files)
 
 
 def test_a_class_that_this_transformers_lacks(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_a_kind_that_is_unknown(tmp_path: Path) -> None:
 
 def test_damage_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     folder = frozen(bart(layers=1)).save(tmp_path / "model")
-    file = folder / storage.TENSORS
+    file = folder / TENSORS
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(FormatError, match="truncated"):
         tbt_compile.load(folder)

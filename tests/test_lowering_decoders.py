@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 import tbt_compile
 from tbt_compile import CompiledModel, CompiledModule
 from tbt_compile.errors import FormatError, GenerationError
-from tbt_compile.runtime.machine import tensor
+from tbt_compile.runtime.machine import as_array, tensor
 
 NEW_TOKENS = {"max_new_tokens": 14, "min_new_tokens": 5}
 PAD = 1
@@ -82,7 +82,7 @@ def test_positions_end(pair: Pair) -> None:
     assert np.array_equal(compiled.generate(ids, max_new_tokens=3, min_new_tokens=3), expected)
     with pytest.raises(GenerationError, match=f"{POSITIONS + 1} decoder tokens are more than the model's"):
         compiled.generate(ids, max_new_tokens=4, min_new_tokens=4)
-    with pytest.raises(GenerationError, match=f"input_ids has {POSITIONS + 1} tokens, and the model has 64"):
+    with pytest.raises(GenerationError, match=f"the source has {POSITIONS + 1} tokens, and the model has 64"):
         compiled.generate(np.full((1, POSITIONS + 1), 3))
 
 
@@ -93,7 +93,7 @@ def test_caches_are_packed_and_heads_shared(pair: Pair) -> None:
     grouped_query = model.config.model_type == "llama"
     width = 8 if grouped_query else 16
     layers = compiled.description["layers"]
-    assert [(list(cache.shape), str(cache.dtype)) for cache in caches] == [
+    assert [(list(cache.shape), str(cache.dtype)) for cache in map(as_array, caches)] == [
         ([1, HEADS, 3, 2], "uint64"),
         ([1, HEADS, 1, 2, width], "uint64"),
     ] * layers
@@ -140,12 +140,23 @@ def test_save_and_load(pair: Pair, tmp_path: Path) -> None:
         CompiledModule.load(folder)
 
 
+def test_many_prompts(pair: Pair) -> None:
+    _, compiled = pair
+    rows = [ids[mask == 1] for ids, mask in zip(IDS, MASK, strict=True)]
+    written = compiled.generate_many([*rows, rows[0]], num_beams=2, max_length=18, num_workers=2)
+    for row, output in zip([*rows, rows[0]], written, strict=True):
+        assert np.array_equal(output, compiled.generate([row], num_beams=2, max_length=18)[0][: len(output)])
+        assert np.array_equal(output[: len(row)], row)
+    with pytest.raises(GenerationError, match="encode: .* has no encoder; use session"):
+        compiled.encode(IDS, MASK)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"attention_mask": MASK[:, ::-1]}, "ends with padding, .*: pad shorter prompts on the left"),
         ({"decoder_input_ids": IDS}, "decoder_input_ids: .* has no encoder, and its prompt is input_ids"),
-        ({"attention_mask": np.zeros_like(MASK)}, "leaves no token of a row"),
+        ({"attention_mask": np.zeros_like(MASK)}, "leaves no token of a source"),
         ({"max_length": 5}, "the decoder prompt has 13 tokens and the longest total length is 5"),
     ],
 )

@@ -39,7 +39,7 @@ class PackSpec:
     @property
     def row_format(self) -> RowFormat:
         """How one token's D elements become codes."""
-        return RowFormat(self.encoding, self.center)
+        return RowFormat(self.encoding, self.isa, self.center)
 
 
 def pack_keys(spec: PackSpec) -> PrimFunc:

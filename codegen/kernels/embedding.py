@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.weight_planes import unpaired
 from tbt_compile.codegen.layouts import interleaved_shape
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
@@ -25,12 +26,14 @@ class EmbeddingSpec:
         n: rows of the table.
         k: features.
         weight: BINARY, TERNARY or INT8.
+        paired: whether the weight is in the layout of `layouts.pair`, for a layer that it is shared with.
         isa: fixes the weight layout; it must be the one `linear` uses.
     """
 
     n: int
     k: int
     weight: Encoding
+    paired: bool
     isa: Isa
 
 
@@ -60,10 +63,10 @@ def _embedding(spec: EmbeddingSpec) -> None:
     def codes(row: Expr, k: Expr, lanes: int) -> Expr:
         if not packed:
             return emit.cast(emit.load(w, row, k, lanes=lanes), "int32", lanes)
-        planes = [
-            _bits(w[row // block, k // WORD_BITS, plane, row % block], k % WORD_BITS, lanes)
-            for plane in range(spec.weight.planes)
-        ]
+        words = [w[row // block, k // WORD_BITS, plane, row % block] for plane in range(spec.weight.planes)]
+        if spec.paired:
+            words = unpaired(words, 1)
+        planes = [_bits(word, k % WORD_BITS, lanes) for word in words]
         if spec.weight is Encoding.TERNARY:
             return planes[0] - planes[1] * emit.splat(T.int32(2), lanes)
         return emit.splat(T.int32(1), lanes) - planes[0] * emit.splat(T.int32(2), lanes)

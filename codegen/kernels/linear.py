@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tbt_compile.codegen.kernels import emit, linear_bytes, linear_fields, linear_lookup
+from tbt_compile.codegen.kernels import emit, linear_bytes, linear_lookup
 from tbt_compile.codegen.kernels.linear_bytes import ByteProduct
 from tbt_compile.codegen.kernels.linear_fields import FieldProduct
 from tbt_compile.codegen.kernels.linear_int8 import WholeByteProduct, WholeRowProduct
 from tbt_compile.codegen.kernels.linear_lookup import LookupProduct, tables_for
 from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS, PlaneProduct
-from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec, multiplies_bytes
 from tbt_compile.codegen.kernels.loops import chunks, row_of, share_columns
 from tbt_compile.codegen.kernels.rows import Finish, store_existing
 from tbt_compile.codegen.layouts import interleaved_shape, words_for
@@ -43,8 +43,8 @@ def linear(spec: LinearSpec) -> PrimFunc:
     Arguments:
         x: float32 [M, K]
         act_scale: float32 [1], the learned scale; not read for 8-bit activations
-        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block], from `layouts.interleave`; int8 [N, K] if
-            the weights have 8 bits
+        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.interleave`, after
+            `layouts.pair` if `spec.paired`; int8 [N, K] if the weights have 8 bits
         w_scale: float32 [N]
         bias: float32 [N], only if `has_bias`
         y: float32 [M, N], the output
@@ -104,6 +104,9 @@ class _Linear:
 
         work = blocks * spec.isa.block * words_for(spec.k) * product.work
         share_columns(count, CHUNK_ROWS, blocks // together, work, group)
+        with emit.loop("block", blocks % together) as index:
+            block = blocks // together * together + index
+            product.multiply(count, self.w, block, 1, self.finish_at(first, block, True))
         if rest:
             product.multiply(count, self.w, T.int64(blocks), 1, self.finish_at(first, T.int64(blocks), False))
 
@@ -141,7 +144,7 @@ def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int]:
     if spec.weight is Encoding.INT8:
         return WholeRowProduct, WholeByteProduct, linear_bytes.FEWEST_ROWS
     if spec.activation.dynamic:
-        few = FieldProduct if linear_fields.suits(spec) else PlaneProduct
+        few = FieldProduct if multiplies_bytes(spec.activation, spec.isa) else PlaneProduct
         return few, ByteProduct, linear_bytes.FEWEST_ROWS
     if tables_for(spec) is not None:
         return PlaneProduct, LookupProduct, linear_lookup.FEWEST_ROWS

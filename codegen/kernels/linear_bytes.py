@@ -13,6 +13,7 @@ from tbt_compile.codegen.kernels.byterows import ByteRows
 from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.rows import Finish
+from tbt_compile.codegen.kernels.weight_planes import unpaired
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
@@ -116,8 +117,11 @@ class ByteProduct:
         lanes = self.spec.isa.float_lanes
         with emit.loop("byte", 8) as byte:
             spread = []
-            for plane in range(self.spec.weight.planes):
-                words = emit.load(w, block, word, plane, column, lanes=lanes)
+            planes = [
+                emit.load(w, block, word, plane, column, lanes=lanes)
+                for plane in range(self.spec.weight.planes)
+            ]
+            for words in unpaired(planes, lanes) if self.spec.paired else planes:
                 shift = emit.splat(T.cast(byte * 8, "uint64"), lanes)
                 octets = T.reinterpret(f"uint8x{lanes * GROUP}", emit.cast(words >> shift, "uint32", lanes))
                 first = [lane // GROUP * GROUP for lane in range(lanes * GROUP)]

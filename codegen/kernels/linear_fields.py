@@ -5,14 +5,12 @@ byte is multiplied with the activation that belongs to that place, and codes of 
 own, which is shifted back at the end. So a vector of 64 codes costs a mask and a dot product.
 
     BINARY      a code is one bit, b; w = 1 - 2 b
-    TERNARY     a code is two bits, c = 1 - w: the inverted nonzero bit and above it the sign
+    TERNARY     a code is two bits, c = 1 - w, as `layouts.pair` puts them
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
@@ -35,14 +33,14 @@ class Field:
 
     Attributes:
         place: bit of the code in its byte; it says which activations belong to it.
-        source: which of the vectors of `_sources` holds it.
-        shift: bits to shift that vector to the right first, so that no byte has its highest bit set.
+        plane: which plane of the weights holds it.
+        shift: bits to shift that plane to the right first, so that no byte has its highest bit set.
         worth: log2 of what the code is then worth.
         bits: bits in a code.
     """
 
     place: int
-    source: int
+    plane: int
     shift: int
     worth: int
     bits: int
@@ -51,11 +49,6 @@ class Field:
     def mask(self) -> int:
         """The field's bits in a byte."""
         return (1 << self.bits) - 1 << self.worth
-
-
-def suits(spec: LinearSpec) -> bool:
-    """Whether the instruction set multiplies bytes into sums that do not overflow."""
-    return spec.activation.dynamic and spec.isa.dot in ("vnni", "dotprod")
 
 
 def field_tile(isa: Isa, weight: Encoding) -> Tile:
@@ -127,13 +120,19 @@ class FieldProduct:
         lanes, octets = self.spec.isa.word_lanes, self.spec.isa.vector_bits // 8
         sums = [[self.dot.accumulator() for _ in range(self.vectors)] for _ in fields]
         with emit.loop("word", self.words) as word:
-            sources = [self._sources(w, block, word, column + v * lanes) for v in range(self.vectors)]
+            planes = [
+                [
+                    emit.let(emit.load(w, block, word, plane, column + v * lanes, lanes=lanes))
+                    for plane in range(self.spec.weight.planes)
+                ]
+                for v in range(self.vectors)
+            ]
             for index, field in enumerate(fields):
                 eight = emit.load(self.places, row, word, field.place * 8, lanes=8)
                 codes = emit.let(emit.splat(T.reinterpret("uint64", eight), lanes))
                 x = T.reinterpret(emit.vector(self.rows.codes.dtype, octets), codes)
                 for v in range(self.vectors):
-                    bits = sources[v][field.source]()
+                    bits = planes[v][field.plane]
                     if field.shift:
                         bits = bits >> emit.splat(T.uint64(field.shift), lanes)
                     masked = self._octets(bits) & emit.splat(T.uint8(field.mask), octets)
@@ -147,29 +146,6 @@ class FieldProduct:
         halves = [emit.pick(total, range(half, self.spec.isa.float_lanes, 2)) for half in range(2)]
         return emit.let(halves[0] + halves[1])
 
-    def _sources(self, w: Buffer, block: Expr, word: Expr, column: Expr) -> list[Callable[[], Expr]]:
-        """What fields are cut from, made when it is first asked for."""
-        lanes = self.spec.isa.word_lanes
-        planes = [
-            emit.let(emit.load(w, block, word, plane, column, lanes=lanes))
-            for plane in range(self.spec.weight.planes)
-        ]
-        if len(planes) == 1:
-            return [lambda: planes[0]]
-        nonzero, sign = planes
-        one = emit.splat(T.uint64(1), lanes)
-        return [
-            cache(lambda: self._mixed(nonzero, sign << one)),
-            cache(lambda: self._mixed(nonzero >> one, sign)),
-        ]
-
-    def _mixed(self, nonzero: Expr, sign: Expr) -> Expr:
-        """Inverted bits at even places, signs at odd ones."""
-        count = self.spec.isa.vector_bits // 8
-        even, odd = emit.splat(T.uint8(0x55), count), emit.splat(T.uint8(0xAA), count)
-        mixed = emit.let((~self._octets(nonzero) & even) | (self._octets(sign) & odd))
-        return T.reinterpret(emit.vector("uint64", self.spec.isa.word_lanes), mixed)
-
     def _octets(self, words: Expr) -> Expr:
         return T.reinterpret(emit.vector("uint8", self.spec.isa.vector_bits // 8), emit.let(words))
 
@@ -177,8 +153,8 @@ class FieldProduct:
         bits = self.spec.weight.planes
         fields = []
         for place in range(_PLACES):
-            source, worth = place % bits, place // bits * bits
+            plane, worth = place % bits, place // bits * bits
             # Where the instruction takes weights with a sign, their highest bit would be one.
             shift = bits if worth + bits == _PLACES and not self.dot.biased else 0
-            fields.append(Field(place, source, shift, worth - shift, bits))
-        return sorted(fields, key=lambda field: field.source)
+            fields.append(Field(place, plane, shift, worth - shift, bits))
+        return sorted(fields, key=lambda field: field.plane)

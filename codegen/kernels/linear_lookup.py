@@ -5,8 +5,9 @@ elements of the activations. One byte shuffle looks that up for 16 columns at on
 shuffle and an addition where counting bits takes about nine instructions.
 
 A byte of activation bits ("index") stands for two neighbouring groups of elements. Its entry in the table has
-the 16 products of the first group and then the 16 of the second, and a vector of weights has the first
-group's four bits of 16 columns and then the second's.
+the 16 products of the first group and then the 16 of the second; 32 bytes of weights have the first group's
+four bits of 16 columns and then the second's. Indices are kept as the offsets of their entries, which saves a
+shift for every one that is used.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 FEWEST_ROWS = 8
 """From this many rows on, filling the table and spreading the weights is worth it."""
+PARTS = 2
+"""Parts of 16 columns in a weight block of the instruction sets that this is for."""
+SPAN = PARTS * ENTRY
+"""Bytes of spread weights for one index."""
 VECTORS = 2
-"""Vectors in a weight block of the instruction sets that this is for."""
+"""Vectors that a table entry is used for when it is loaded."""
 CHUNK_ROWS = 128
 """Rows that share one spreading of the weights."""
 
@@ -50,7 +55,6 @@ class LookupProduct:
     """A chunk of rows as indices, and its products with weight blocks."""
 
     work = 4
-    together = 1
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:
         tables, capacity = Tables(bit_product(spec.activation, spec.weight)), CHUNK_ROWS
@@ -60,12 +64,11 @@ class LookupProduct:
         self.rows = PackedRows(tables.product, spec.isa, spec.k, capacity)
         self.words = words_for(spec.k)
         self.entries = self.words * tables.indices_per_word
-        self.vector = spec.isa.vector_bits // 8
-        self.per_step = self.vector // ENTRY
-        self.parts = VECTORS
+        self.octets = spec.isa.vector_bits // 8
+        self.together = VECTORS * self.octets // SPAN
         self.height = lookup_height(tables, spec.isa)
-        self.index = emit.scratch("indices", (capacity, self.entries), "uint8")
-        self.table = emit.scratch("table", (1 << tables.index_bits, ENTRY), "uint8")
+        self.offsets = emit.scratch("offsets", (capacity, self.entries), "uint16")
+        self.table = emit.scratch("table", ((1 << tables.index_bits) * ENTRY,), "uint8")
         tables.fill(self.table)
 
     def pack(self, row: Expr, load: emit.Load) -> None:
@@ -75,9 +78,9 @@ class LookupProduct:
         with emit.loop("word", self.words) as word:
             bits = [emit.let(self.rows.bits[row, word, plane]) for plane in range(planes)]
             for half, indices in enumerate(self._indices(bits)):
-                octets = T.reinterpret("uint8x8", indices)
+                numbers = emit.cast(T.reinterpret("uint8x8", indices), "uint16", 8)
                 at = word * self.tables.indices_per_word + half * 8
-                emit.store(self.index, octets, row, at, lanes=8)
+                emit.store(self.offsets, numbers * emit.splat(T.uint16(ENTRY), 8), row, at, lanes=8)
 
     def _indices(self, bits: list[Expr]) -> list[Expr]:
         """64 elements as indices, eight to a word: of eight elements, or of four in two words."""
@@ -92,12 +95,11 @@ class LookupProduct:
             halves.append(result)
         return halves
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, finish: Finish) -> None:
-        """The products of the first `count` rows with one interleaved weight block."""
-        steps = self.entries // self.per_step
-        spread = emit.scratch("spread", (steps, self.parts * self.vector), "uint8")
+    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None:
+        """The products of the first `count` rows with some interleaved weight blocks."""
+        spread = emit.scratch("spread", (self.entries, blocks * SPAN), "uint8")
         with emit.loop("word", self.words) as word:
-            for part in range(self.parts):
+            for part in range(blocks * PARTS):
                 self._spread(w, block, word, part, spread)
         height = self.height
         whole = count // height
@@ -108,15 +110,14 @@ class LookupProduct:
 
     def _spread(self, w: Buffer, block: Expr, word: Expr, part: int, out: Buffer) -> None:
         """One word of 16 columns as entries: the first and the second group of four bits of every column."""
-        column = part * COLUMNS
+        of_block, column = block + part // PARTS, part % PARTS * COLUMNS
 
         def words(plane: int) -> list[Expr]:
-            return _transposed(lambda c: emit.load(w, block, word, plane, column + c, lanes=2))
+            return _transposed(lambda c: emit.load(w, of_block, word, plane, column + c, lanes=2))
 
         def store(index: int, entry: Expr) -> None:
             at = word * self.tables.indices_per_word + index
-            place = part * self.vector + at % self.per_step * ENTRY
-            emit.store(out, entry, at // self.per_step, place, lanes=ENTRY)
+            emit.store(out, entry, at, part * ENTRY, lanes=ENTRY)
 
         planes = [words(plane) for plane in range(self.spec.weight.planes)]
         for pair, octets in enumerate(zip(*planes, strict=True)):
@@ -129,33 +130,39 @@ class LookupProduct:
                     )
 
     def _tile(self, first: Expr, height: int, spread: Buffer, finish: Finish) -> None:
-        cells = [(r, part) for r in range(height) for part in range(self.parts)]
-        zero = emit.splat(T.uint16(0), COLUMNS)
-        sums = {cell: emit.Register("sums", "uint16", COLUMNS, zero) for cell in cells}
-        steps = self.entries // self.per_step
-        run = 255 // self.tables.most
-        with emit.loop("run", -(-steps // run)) as index:
-            octets = {
-                cell: emit.Register("octets", "uint8", self.vector, emit.splat(T.uint8(0), self.vector))
-                for cell in cells
-            }
-            with emit.loop("step", T.min(T.int64(run), steps - index * run)) as step:
-                at = index * run + step
-                weights = [
-                    emit.let(emit.load(spread, at, part * self.vector, lanes=self.vector))
-                    for part in range(self.parts)
-                ]
-                for r in range(height):
-                    entry = emit.let(self._entry(first + r, at))
-                    for part in range(self.parts):
-                        octets[r, part].add(look_up(entry, weights[part], self.vector))
-            for cell in cells:
-                value = emit.let(octets[cell].get())
-                for start in range(0, self.vector, COLUMNS):
-                    group = emit.pick(value, range(start, start + COLUMNS))
-                    sums[cell].add(emit.cast(group, "uint16", COLUMNS))
-        for r in range(height):
-            self._finish(first + r, [sums[r, part].get() for part in range(self.parts)], finish)
+        rows, width, zero = range(height), spread.shape[1].value, emit.splat(T.uint16(0), COLUMNS)
+        sums = [[emit.Register("sums", "uint16", COLUMNS, zero) for _ in range(width // ENTRY)] for _ in rows]
+        # Runs of equal length: the inner loop then always ends at the same step, which is predicted.
+        runs = -(-self.entries // (255 // self.tables.most))
+        run = -(-self.entries // runs)
+        with emit.loop("run", runs) as index:
+            empty = emit.splat(T.uint8(0), self.octets)
+            octets = [
+                [emit.Register("octets", "uint8", self.octets, empty) for _ in range(width // self.octets)]
+                for _ in rows
+            ]
+            steps = T.min(T.int64(run), self.entries - index * run) if self.entries % run else T.int64(run)
+            with emit.loop("step", steps) as step:
+                self._step(first, index * run + step, spread, octets)
+            for row, vectors_of_row in zip(sums, octets, strict=True):
+                values = [emit.let(octet.get()) for octet in vectors_of_row]
+                for group in range(width // COLUMNS):
+                    vector, start = divmod(group * COLUMNS, self.octets)
+                    some = emit.pick(values[vector], range(start, start + COLUMNS))
+                    row[group // 2].add(emit.cast(some, "uint16", COLUMNS))
+        for r, row in enumerate(sums):
+            self._finish(first + r, [part.get() for part in row], finish)
+
+    def _step(self, first: Expr, at: Expr, spread: Buffer, sums: list[list[emit.Register]]) -> None:
+        """Looks up the products of one index of every row."""
+        weights = [
+            emit.let(emit.load(spread, at, vector * self.octets, lanes=self.octets))
+            for vector in range(len(sums[0]))
+        ]
+        for r, row in enumerate(sums):
+            entry = entry_at(self.table, self.offsets[first + r, at], self.octets)
+            for total, selected in zip(row, weights, strict=True):
+                total.add(look_up(entry, selected, self.octets))
 
     def _finish(self, row: Expr, sums: list[Expr], finish: Finish) -> None:
         scale = emit.let(self.rows.scales[row])
@@ -164,19 +171,17 @@ class LookupProduct:
         lanes = self.spec.isa.float_lanes
         for part, counted in enumerate(sums):
             units = emit.let(emit.cast(counted, "int32", COLUMNS))
-            total = units * emit.splat(T.int32(self.tables.unit), COLUMNS) + emit.splat(known, COLUMNS)
+            total = (units << emit.splat(T.int32(self.tables.unit - 1), COLUMNS)) + emit.splat(known, COLUMNS)
             total = emit.let(total)
             for start in range(0, COLUMNS, lanes):
                 some = total if lanes == COLUMNS else emit.pick(total, range(start, start + lanes))
                 finish(row, T.int64(part * COLUMNS + start), lanes, emit.let(some), scale)
 
-    def _entry(self, row: Expr, step: Expr) -> Expr:
-        """The table entries that a vector of weights selects from."""
-        entries = [
-            emit.load(self.table, T.cast(self.index[row, step * self.per_step + i], "int64"), 0, lanes=ENTRY)
-            for i in range(self.per_step)
-        ]
-        return emit.join(entries, ENTRY)
+
+def entry_at(table: Buffer, offset: Expr, octets: int) -> Expr:
+    """The table entry at an offset, as often as a vector holds it."""
+    entry = emit.let(emit.load(table, T.cast(offset, "int64"), lanes=ENTRY))
+    return emit.join([entry] * (octets // ENTRY), ENTRY)
 
 
 def look_up(entries: Expr, weights: Expr, octets: int) -> Expr:

@@ -29,3 +29,18 @@ class LinearSpec:
     center: bool
     has_bias: bool
     isa: Isa
+
+    @property
+    def paired(self) -> bool:
+        """Whether the weights are in the layout of `layouts.pair`."""
+        return reads_pairs(self.activation, self.weight, self.isa)
+
+
+def multiplies_bytes(activation: Encoding, isa: Isa) -> bool:
+    """Whether these activations have 8 bits, and bytes are multiplied into sums that do not overflow."""
+    return activation.dynamic and isa.dot in ("vnni", "dotprod")
+
+
+def reads_pairs(activation: Encoding, weight: Encoding, isa: Isa) -> bool:
+    """Whether a layer reads ternary weights in pairs: where it multiplies bytes with packed weights."""
+    return weight is Encoding.TERNARY and multiplies_bytes(activation, isa)

@@ -46,7 +46,7 @@ class Tables:
         return WORD_BITS // (2 * self.group)
 
     def fill(self, table: Buffer) -> None:
-        """Computes table[index, 32], uint8, for every index."""
+        """Computes table[32 * index ...], uint8, for every index."""
         mask = (1 << self.group) - 1
         nibble = emit.let(T.reinterpret(f"uint8x{COLUMNS}", _counting()))
         w = [
@@ -64,7 +64,7 @@ class Tables:
                 for term, planes in self._terms(x):
                     total = total + T.popcount(term.bits(planes, w)) * byte_splat(term.coefficient)
                 value = total >> byte_splat(self.unit.bit_length() - 1)  # the unit is 1 or 2
-                emit.store(table, value, index, half * COLUMNS, lanes=COLUMNS)
+                emit.store(table, value, index * ENTRY + half * COLUMNS, lanes=COLUMNS)
 
     def _products(self) -> list[int]:
         x_planes, w_planes = plane_count(self.product.x), self.product.w.planes

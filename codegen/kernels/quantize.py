@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tbt_compile.codegen.isa import WORD_BITS
+from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import plane_count
 from tbt_compile.codegen.kernels.loops import for_lanes
@@ -35,10 +35,12 @@ class RowFormat:
 
     Attributes:
         encoding: any quantized encoding.
+        isa: instruction set.
         center: subtract the row mean first; only for BINARY and TERNARY.
     """
 
     encoding: Encoding
+    isa: Isa
     center: bool = False
 
     @property
@@ -81,7 +83,7 @@ def pack_row(load: emit.Load, length: Expr | int, scale: Expr, form: RowFormat, 
     dynamic, factor = row_scale(load, length, form.encoding) if form.encoding.dynamic else (None, scale)
 
     def word(index: Expr, values: Expr) -> None:
-        put(index, _planes(emit.let(values), mean, factor, form.encoding))
+        put(index, _planes(emit.let(values), mean, factor, form))
 
     with emit.loop("word", length // WORD_BITS) as index:
         word(index, load(index * WORD_BITS, WORD_BITS))
@@ -115,14 +117,32 @@ def conditions(values: Expr, lanes: int, mean: Expr | None, scale: Expr, encodin
     return [T.And(values > half, values < emit.splat(T.float32(1.5) * scale, lanes)), two]
 
 
-def _planes(values: Expr, mean: Expr | None, factor: Expr, encoding: Encoding) -> list[Expr]:
+def _planes(values: Expr, mean: Expr | None, factor: Expr, form: RowFormat) -> list[Expr]:
+    """The words of a vector of 64 elements."""
+    encoding = form.encoding
     if not encoding.dynamic:
         truths = conditions(values, WORD_BITS, mean, factor, encoding)
-        return [emit.bits_of(truth, WORD_BITS) for truth in truths]
-    codes = emit.let(T.reinterpret(f"int8x{WORD_BITS}", code_bytes(values, WORD_BITS, factor, encoding)))
-    zero = emit.splat(T.int8(0), WORD_BITS)
-    masks = [1 << bit if bit < 7 else -128 for bit in range(plane_count(encoding))]
-    return [emit.bits_of((codes & emit.splat(T.int8(mask), WORD_BITS)) != zero, WORD_BITS) for mask in masks]
+    else:
+        codes = emit.let(T.reinterpret(f"int8x{WORD_BITS}", code_bytes(values, WORD_BITS, factor, encoding)))
+        zero = emit.splat(T.int8(0), WORD_BITS)
+        masks = [1 << bit if bit < 7 else -128 for bit in range(plane_count(encoding))]
+        truths = [(codes & emit.splat(T.int8(mask), WORD_BITS)) != zero for mask in masks]
+    return [_word(truth, form.isa) for truth in truths]
+
+
+def _word(truth: Expr, isa: Isa) -> Expr:
+    """64 truths as a word. On AVX2 LLVM would write them bit by bit, so the instruction is named."""
+    if isa.vector_bits != 256:
+        return emit.bits_of(truth, WORD_BITS)
+    octets = T.Select(truth, emit.splat(T.uint8(255), WORD_BITS), emit.splat(T.uint8(0), WORD_BITS))
+    octets = emit.let(octets)
+    low, high = (
+        T.call_llvm_pure_intrin(
+            "uint32", "llvm.x86.avx2.pmovmskb", emit.pick(octets, range(start, start + 32))
+        )
+        for start in (0, 32)
+    )
+    return T.cast(low, "uint64") | (T.cast(high, "uint64") << T.uint64(32))
 
 
 def _fold(

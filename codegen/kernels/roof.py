@@ -14,9 +14,9 @@ from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import bit_product, plane_count
 from tbt_compile.codegen.kernels.bytedot import GROUP, ByteDot
 from tbt_compile.codegen.kernels.linear_bytes import byte_tile
-from tbt_compile.codegen.kernels.linear_lookup import VECTORS, look_up, lookup_height, tables_for
+from tbt_compile.codegen.kernels.linear_lookup import VECTORS, entry_at, look_up, lookup_height, tables_for
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
-from tbt_compile.codegen.kernels.lookup_tables import COLUMNS, ENTRY, Tables
+from tbt_compile.codegen.kernels.lookup_tables import ENTRY, Tables
 from tbt_compile.codegen.kernels.loops import share_columns
 from tbt_compile.codegen.kernels.tile import Columns, ReadColumn, ReadRow, dot_tile, joined, tile_shape
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
@@ -54,7 +54,8 @@ class RoofSpec:
             tile = byte_tile(self.isa, self.activation)
             return tile.rows * tile.vectors * self.isa.float_lanes * WORD_BITS * self.words
         if self.tables is not None:
-            return lookup_height(self.tables, self.isa) * VECTORS * COLUMNS * WORD_BITS * self.words
+            columns = VECTORS * self.isa.vector_bits // 16
+            return lookup_height(self.tables, self.isa) * columns * WORD_BITS * self.words
         product = bit_product(self.activation, self.weight)
         tile = tile_shape(product, self.isa, 4)
         return tile.rows * tile.vectors * self.isa.word_lanes * WORD_BITS * self.words
@@ -157,29 +158,28 @@ def _bytes(spec: RoofSpec) -> None:
 def _lookups(spec: RoofSpec, tables: Tables) -> None:
     x, w, y = _arguments()
     octets = spec.isa.vector_bits // 8
-    per_step, height = octets // ENTRY, lookup_height(tables, spec.isa)
-    table = emit.scratch("table", (1 << tables.index_bits, ENTRY), "uint8")
+    height, width = lookup_height(tables, spec.isa), VECTORS
+    table = emit.scratch("table", ((1 << tables.index_bits) * ENTRY,), "uint8")
     tables.fill(table)
     zero = emit.splat(T.uint8(0), octets)
-    sums = [[emit.Register("sums", "uint8", octets, zero) for _ in range(VECTORS)] for _ in range(height)]
+    sums = [[emit.Register("sums", "uint8", octets, zero) for _ in range(width)] for _ in range(height)]
     lanes = spec.isa.word_lanes
-    index = emit.scratch("index", (height, _RESIDENT_WORDS * 4), "uint8")
+    offsets = emit.scratch("offsets", (height, _RESIDENT_WORDS * 4), "uint16")
     with emit.loop("r", height) as r, emit.loop("i", _RESIDENT_WORDS * 4) as i:
         some = x[i // 4, r] >> T.cast(i % 4 * 8, "uint64")
-        emit.store(index, T.cast(some % T.uint64(1 << tables.index_bits), "uint8"), r, i)
+        index = T.cast(some % T.uint64(1 << tables.index_bits), "uint16")
+        emit.store(offsets, index * T.uint16(ENTRY), r, i)
     weights = [
-        T.reinterpret(f"uint8x{octets}", emit.let(emit.load(w, part * lanes, lanes=lanes)))
+        T.reinterpret(f"uint8x{octets}", emit.let(emit.load(w, vector * lanes, lanes=lanes)))
         & emit.splat(T.uint8(15), octets)
-        for part in range(VECTORS)
+        for vector in range(width)
     ]
     weights = [emit.let(value) for value in weights]
-    with emit.loop("step", spec.words * tables.indices_per_word // per_step) as step:
+    with emit.loop("step", spec.words * tables.indices_per_word) as step:
         for r in range(height):
-            at = (step * per_step) % (_RESIDENT_WORDS * 4)
-            indices = [T.cast(index[r, at + i], "int64") for i in range(per_step)]
-            entry = emit.let(emit.join([emit.load(table, i, 0, lanes=ENTRY) for i in indices], ENTRY))
-            for part in range(VECTORS):
-                sums[r][part].add(look_up(entry, weights[part], octets))
+            entry = entry_at(table, offsets[r, step % (_RESIDENT_WORDS * 4)], octets)
+            for total, selected in zip(sums[r], weights, strict=True):
+                total.add(look_up(entry, selected, octets))
     wide = [[T.reinterpret(f"int32x{octets // 4}", item.get()) for item in row] for row in sums]
     _store(wide, octets // 4, y)
 

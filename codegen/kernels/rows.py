@@ -55,7 +55,7 @@ class PackedRows:
                 stored = [self.bits[row, word, index] for index in range(self.planes)]
                 total.add(row_terms(self.product, stored))
 
-        dynamic = pack_row(load, self.length, scale, RowFormat(self.product.x, center), put)
+        dynamic = pack_row(load, self.length, scale, RowFormat(self.product.x, self.isa, center), put)
         emit.store(self.sums, total.get(), row)
         emit.store(self.scales, scale if dynamic is None else dynamic, row)
 

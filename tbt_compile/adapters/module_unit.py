@@ -47,7 +47,7 @@ def export_module(model: nn.Module) -> ExportUnits:
         raise LoweringError(f"{type(model).__name__} cannot be captured for compilation: {error}") from error
     settings = {
         "inputs": _inputs(unit.program, list(tensors)),
-        "outputs": _outputs(unit.program, type(model).__name__),
+        "returns": _returns(unit.program, type(model).__name__),
         "constants": constants,
     }
     return ExportUnits(MODULE, (unit,), settings)
@@ -79,7 +79,7 @@ def _table_rows(node: fx.Node) -> int | None:
     return min((int(table.meta["val"].shape[0]) for table in tables), default=None)  # type: ignore[union-attr]
 
 
-def _outputs(program: ExportedProgram, name: str) -> int | list[str] | None:
+def _returns(program: ExportedProgram, name: str) -> int | list[str] | None:
     """What is returned: None for one tensor, a number for a tuple of tensors, names for a dict of them."""
     specs = program.graph_signature.output_specs
     count = len(specs)

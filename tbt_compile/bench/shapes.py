@@ -51,7 +51,7 @@ SHAPES = {
     for shape in (
         Shape("tiny", "bart", 1000, 64, 2, 4, 128, positions=256),
         Shape("bart-base", "bart", 50265, 768, 6, 12, 3072),
-        Shape("mbart-large", "mbart", 250027, 1024, 12, 16, 4096),
+        Shape("mbart-large", "mbart", 250054, 1024, 12, 16, 4096),
     )
 }
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from tbt_compile.cli import bench, demo, evaluate, lower, run, targets, train, tune
-from tbt_compile.cli.console import fail
+from tbt_compile.cli.console import err, fail
 from tbt_compile.errors import TbtError
 
 EPILOG = "Start with: tbt demo"
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of a shell; typer turns the interrupt into it."""
 
 app = typer.Typer(
     name="tbt",
@@ -44,10 +47,17 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; an expected error becomes one line and exit code 2."""
+    """Run the command line; an expected error becomes one line and exit code 2, an interrupt one and 130."""
     try:
         app()
     except TbtError as error:
         if "--debug" in sys.argv:
             raise
         fail(str(error))
+    except SystemExit as stop:
+        if stop.code != INTERRUPTED:
+            raise
+        err.print("interrupted", style="red")
+        sys.stdout.flush()
+        # A worker may be inside a kernel for seconds, and an ordinary exit would wait for it.
+        os._exit(INTERRUPTED)

@@ -20,7 +20,12 @@ def evaluate(
         int | None, typer.Option(help="Cut sources to this many tokens (default: what the model can read).")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.", min=1)] = 64,
-    batch_size: Annotated[int, typer.Option(help="Texts at a time.", min=1)] = 50,
+    batch_size: Annotated[int, typer.Option(help="Texts at a time.", min=1)] = 32,
+    workers: Annotated[int, typer.Option(help="Batches at a time, of a compiled model.", min=1)] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads of each worker (default: all CPUs).", min=1),
+    ] = None,
     source_field: Annotated[str, typer.Option(help="Name of the source text in the data.")] = "source",
     target_field: Annotated[str, typer.Option(help="Name of the target text in the data.")] = "target",
     texts: Annotated[
@@ -37,7 +42,7 @@ def evaluate(
 
         tbt evaluate trained/student-2-2-2 --data my-data
 
-        tbt evaluate compiled --data my-data --num-beams 4 --json scores.json
+        tbt evaluate compiled --data my-data --num-beams 4 --workers 4 --json scores.json
     """
     from tbt_compile.cli.models import longest_source, open_model, tokenizer_of
     from tbt_compile.errors import FormatError
@@ -58,6 +63,8 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
             batch_size=batch_size,
+            num_workers=workers,
+            num_threads=threads,
             progress=progress,
         )
     write_json({"folder": str(folder), "data": data, "split": split, **scores.to_dict()}, json_path)

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tbt_compile.cli.console import JsonOption, out, spinner, write_json
+from tbt_compile.cli.console import JsonOption, out, progress_bar, spinner, write_json
 from tbt_compile.errors import FormatError, TbtError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
 
 
@@ -25,23 +23,31 @@ def run_text(
     ] = None,
     num_beams: Annotated[int, typer.Option(help="1 is greedy search.")] = 1,
     max_new_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads to use.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Texts at a time.", min=1)] = 32,
+    workers: Annotated[int, typer.Option(help="Batches at a time.", min=1)] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each worker (default: all CPUs, shared out).", min=1)
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print words as they come, one text after the other.")
+    ] = False,
     json_path: JsonOption = None,
 ) -> None:
     """Generate text with a compiled model.
 
     Examples:
 
-        tbt run compiled "A man is riding a horse ."
+        tbt run compiled --stream "A man is riding a horse ."
 
-        tbt run compiled --num-beams 4 < sentences.txt > translations.txt
+        tbt run compiled --num-beams 4 --workers 4 < sentences.txt > translations.txt
     """
     import tbt_compile
     from tbt_compile import storage
-    from tbt_compile.torchless import hide_torch
 
-    hide_torch()
-
+    if stream and num_beams != 1:
+        raise TbtError("--stream with --num-beams: a beam search may replace any word until its end")
+    if stream and str(json_path) == "-":
+        raise TbtError("--stream with --json -: both want standard output; name a file")
     texts = text if text else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise TbtError("there is no text: give one after the folder, or lines on standard input")
@@ -52,20 +58,49 @@ def run_text(
         raise FormatError(f"{folder} is packed but not compiled; run `tbt lower {folder} --output NEW` first")
     tokenizer = _tokenizer(folder)
     with spinner(f"loading {folder}"):
-        model: Any = tbt_compile.load(folder, num_threads=threads)
+        model: Any = tbt_compile.load(folder, num_threads=threads if stream else None)
+    sources = [tokenizer.encode(text).ids for text in texts]
     options: dict[str, Any] = {"num_beams": num_beams}
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
-    results = []
-    for source in texts:
-        ids, mask = _encode(tokenizer, [source])
-        start = time.perf_counter()
-        tokens = model.generate(ids, attention_mask=mask, **options)
-        seconds = time.perf_counter() - start
-        results.append({"source": source, "text": _decode(tokenizer, tokens[0]), "seconds": seconds})
-        if str(json_path) != "-":
-            out.print(results[-1]["text"], markup=False, highlight=False, soft_wrap=True)
-    write_json(results, json_path)
+    start = time.perf_counter()
+    if stream:
+        written = [_stream(model, tokenizer, source, options) for source in sources]
+    else:
+        options |= {"batch_size": batch_size, "num_workers": workers, "num_threads": threads}
+        with progress_bar("generating") as progress:
+
+            def report(done: int, total: int) -> None:
+                if total > batch_size:  # of a single batch there is nothing to tell
+                    progress("generating", done / total)
+
+            tokens = model.generate_many(sources, progress=report, **options)
+        written = [tokenizer.decode(row.tolist(), skip_special_tokens=True) for row in tokens]
+    seconds = time.perf_counter() - start
+    if not stream and str(json_path) != "-":
+        for line in written:
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+    results = [{"source": source, "text": line} for source, line in zip(texts, written, strict=True)]
+    write_json({"seconds": seconds, "texts": results}, json_path)
+
+
+def _stream(model: Any, tokenizer: Any, source: list[int], options: dict[str, Any]) -> str:
+    """Generate for one source and print each piece of text as soon as its tokens are known."""
+    from tokenizers.decoders import DecodeStream
+
+    decoder = DecodeStream(skip_special_tokens=True)
+    pieces: list[str] = []
+
+    def show(tokens: np.ndarray) -> None:
+        piece = decoder.step(tokenizer, int(tokens[0]))
+        if piece:
+            pieces.append(piece)
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    model.generate([source], on_tokens=show, **options)
+    sys.stdout.write("\n")
+    return "".join(pieces)
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -78,15 +113,3 @@ def _tokenizer(folder: Path) -> Any:
             "tbt_compile.load(...).generate in Python"
         )
     return Tokenizer.from_file(str(path))
-
-
-def _encode(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    import numpy as np
-
-    rows = [tokenizer.encode(text).ids for text in texts]
-    ids = np.array(rows, dtype=np.int64)
-    return ids, np.ones_like(ids)
-
-
-def _decode(tokenizer: Any, tokens: np.ndarray) -> str:
-    return str(tokenizer.decode([int(token) for token in tokens], skip_special_tokens=True))

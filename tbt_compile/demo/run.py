@@ -112,15 +112,19 @@ def run(
 
 
 class _Stages:
-    """Turns the progress of each stage into that of the whole demo."""
+    """Turns the progress of each stage into that of the whole demo, which waits rather than goes back where
+    a stage has several parts that each count from 0.
+    """
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress, self.done, self.ahead = progress, 0.0, _SHARES["data"]
+        self.furthest = 0.0
         self.order = list(_SHARES)
 
     def report(self, text: str, share: float) -> None:
+        self.furthest = min(1.0, max(self.furthest, self.done + share * self.ahead))
         if self.progress is not None:
-            self.progress(text, min(1.0, self.done + share * self.ahead))
+            self.progress(text, self.furthest)
 
     def next(self, finished: str) -> None:
         self.done += _SHARES[finished]
@@ -170,7 +174,7 @@ def _student_rows(
         eager,
         measure(
             recipe, "compiled", compiled, task.tokenizer, task.data.test,
-            weights=folder / storage.TENSORS, library=folder / LIBRARY, with_beam=True,
+            weights=folder / storage.KINDS["compiled"].tensors, library=folder / LIBRARY, with_beam=True,
             reference=eager, progress=progress,
         ),
     ]  # fmt: skip

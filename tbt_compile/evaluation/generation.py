@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tbt_compile.data import pad_right
+from tbt_compile.errors import GenerationError
 from tbt_compile.freezing import FrozenModel
+from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, cut_after_end, pack
 
 Progress = Callable[[str, float], None]
 """Told what is going on and the share that is done, between 0 and 1."""
@@ -21,8 +24,8 @@ Progress = Callable[[str, float], None]
 class Generated:
     """What a model wrote, in the order of the sources.
 
-    `tokens` hold everything the model returned except padding; `lengths` count the tokens that were written,
-    without the start and the end token.
+    `tokens` hold everything the model returned except what follows the end token; `lengths` count the tokens
+    that were written, without the start and the end token.
     """
 
     tokens: list[list[int]]
@@ -44,7 +47,9 @@ def generate_texts(
     max_source_length: int,
     max_new_tokens: int,
     num_beams: int = 1,
-    batch_size: int = 50,
+    batch_size: int = BATCH_SIZE,
+    num_workers: int = 1,
+    num_threads: int | None = None,
     progress: Progress | None = None,
     title: str = "generating",
 ) -> Generated:
@@ -52,18 +57,33 @@ def generate_texts(
 
     Args:
         model: a transformers model, prepared or not, a `FrozenModel`, or a `CompiledModel`.
+        num_workers, num_threads: of a compiled model, see `CompiledModel.generate_many`.
+
+    Raises:
+        GenerationError: workers or threads for a model of PyTorch.
     """
     rows = tokenizer(list(sources), truncation=True, max_length=max_source_length)["input_ids"]
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    tokens: list[list[int]] = [[] for _ in rows]
-    start = time.perf_counter()
-    for first in range(0, len(order), batch_size):
+    options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+
+    def report(done: int, total: int) -> None:
         if progress is not None:
-            progress(title, first / len(order))
-        chosen = order[first : first + batch_size]
-        written = _generate(model, tokenizer, [rows[index] for index in chosen], num_beams, max_new_tokens)
-        for index, row in zip(chosen, written, strict=True):
-            tokens[index] = strip_padding(row, tokenizer.pad_token_id, tokenizer.eos_token_id)
+            progress(title, done / total)
+
+    report(0, len(rows))
+    if isinstance(model, FrozenModel):
+        model = model.module
+    start = time.perf_counter()
+    if not isinstance(model, PreTrainedModel):
+        workers = {"num_workers": num_workers, "num_threads": num_threads}
+        written = model.generate_many(rows, batch_size=batch_size, progress=report, **workers, **options)
+        tokens = [row.tolist() for row in written]
+    elif num_workers == 1 and num_threads is None:
+        tokens = _generate_many(model, rows, int(tokenizer.pad_token_id or 0), batch_size, report, options)
+    else:
+        raise GenerationError(
+            f"num_workers={num_workers}, num_threads={num_threads} with a model of PyTorch: compile it, or "
+            "leave them out"
+        )
     seconds = time.perf_counter() - start
     special = set(tokenizer.all_special_ids)
     return Generated(
@@ -86,46 +106,53 @@ def milliseconds_per_sentence(
 ) -> float:
     """Mean time to write one text, with the sources given one at a time, tokenization left out."""
     rows = tokenizer(list(sources), truncation=True, max_length=max_source_length)["input_ids"]
-    for row in rows[:warm_up]:
-        _generate(model, tokenizer, [row], num_beams, max_new_tokens)
-    start = time.perf_counter()
-    for row in rows:
-        _generate(model, tokenizer, [row], num_beams, max_new_tokens)
-    return 1000.0 * (time.perf_counter() - start) / len(rows)
-
-
-def strip_padding(row: Sequence[int], pad_token_id: int | None, eos_token_id: int | None) -> list[int]:
-    """A generated row without the padding behind its end.
-
-    >>> strip_padding([2, 7, 2, 1, 1], 1, 2)
-    [2, 7, 2]
-    """
-    end = len(row)
-    while end > 0 and row[end - 1] == pad_token_id and pad_token_id != eos_token_id:
-        end -= 1
-    return [int(token) for token in row[:end]]
-
-
-@torch.no_grad()
-def _generate(
-    model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], num_beams: int, max_new_tokens: int
-) -> list[list[int]]:
-    ids = pad_right(rows, int(tokenizer.pad_token_id or 0))
-    mask = pad_right([[1] * len(row) for row in rows], 0)
     options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     if isinstance(model, FrozenModel):
         model = model.module
-    if not isinstance(model, PreTrainedModel):
-        return _lists(model.generate(ids.numpy(), attention_mask=mask.numpy(), **options))
+
+    def write(row: list[int]) -> None:
+        if isinstance(model, PreTrainedModel):
+            _generate(model, [row], 0, options)
+        else:
+            model.generate([row], **options)
+
+    for row in rows[:warm_up]:
+        write(row)
+    start = time.perf_counter()
+    for row in rows:
+        write(row)
+    return 1000.0 * (time.perf_counter() - start) / len(rows)
+
+
+def _generate_many(
+    model: PreTrainedModel,
+    rows: list[list[int]],
+    pad: int,
+    batch_size: int,
+    report: Callable[[int, int], None],
+    options: dict[str, Any],
+) -> list[list[int]]:
+    """What `CompiledModel.generate_many` does, for a model of PyTorch."""
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    tokens: list[list[int]] = [[] for _ in rows]
+    done = 0
+    for batch in pack([len(row) for row in rows], batch_size, BATCH_TOKENS):
+        written = _generate(model, [rows[index] for index in batch], pad, options)
+        for index, row in zip(batch, written.tolist(), strict=True):
+            tokens[index] = cut_after_end(row, ends)
+        done += len(batch)
+        report(done, len(rows))
+    return tokens
+
+
+@torch.no_grad()
+def _generate(model: PreTrainedModel, rows: list[list[int]], pad: int, options: dict[str, Any]) -> Tensor:
+    ids = pad_right(rows, pad).to(model.device)
+    mask = pad_right([[1] * len(row) for row in rows], 0).to(model.device)
     was_training = model.training
     model.eval()
-    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
     try:
-        return _lists(model.generate(**inputs, do_sample=False, **options))
+        return model.generate(ids, attention_mask=mask, do_sample=False, **options)
     finally:
         model.train(was_training)
-
-
-def _lists(tokens: Any) -> list[list[int]]:
-    """Rows of an integer array or tensor."""
-    return [[int(token) for token in row] for row in tokens.tolist()]

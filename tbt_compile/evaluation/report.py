@@ -12,6 +12,7 @@ from tbt_compile.data import TextPair
 from tbt_compile.evaluation.bleu import bleu
 from tbt_compile.evaluation.generation import Generated, Progress, generate_texts
 from tbt_compile.evaluation.rouge import rouge
+from tbt_compile.runtime.batching import BATCH_SIZE
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,16 @@ def evaluate_model(
     max_source_length: int,
     max_new_tokens: int,
     num_beams: int = 1,
-    batch_size: int = 50,
+    batch_size: int = BATCH_SIZE,
+    num_workers: int = 1,
+    num_threads: int | None = None,
     progress: Progress | None = None,
     title: str = "evaluating",
 ) -> tuple[Evaluation, Generated]:
-    """Generate a text for every pair and score it against the target; also returns the texts."""
+    """Generate a text for every pair and score it against the target; also returns the texts.
+
+    Arguments and errors are those of `generate_texts`.
+    """
     generated = generate_texts(
         model,
         tokenizer,
@@ -54,6 +60,8 @@ def evaluate_model(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         batch_size=batch_size,
+        num_workers=num_workers,
+        num_threads=num_threads,
         progress=progress,
         title=title,
     )

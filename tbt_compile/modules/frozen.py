@@ -10,6 +10,9 @@ from tbt_compile.codegen.layouts import words_for
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers import ActivationQuantizer, QuantTensor, WeightQuantizer
 
+ROWS = 1024
+"""Rows that are quantized at a time: all codes of a large vocabulary would take several times its memory."""
+
 
 def _constant(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
@@ -31,17 +34,19 @@ class FrozenWeight(nn.Module):
 
     @classmethod
     def from_quantizer(cls, quantizer: WeightQuantizer, weight: Tensor) -> FrozenWeight:
-        """Quantize the weight `[N, K]` for the last time."""
+        """Quantize the weight `[N, K]` for the last time; rows do not depend on each other."""
+        frozen = cls.empty(quantizer.encoding, *weight.shape)
         with torch.no_grad():
-            codes, scale = quantizer(weight.detach().float())
-        assert scale is not None, "a weight in full precision is not frozen"
-        return cls(
-            torch_ops.pack(codes, quantizer.encoding), scale.clone(), quantizer.encoding, weight.shape[1]
-        )
+            for start in range(0, len(weight), ROWS):
+                rows = slice(start, start + ROWS)
+                codes, scale = quantizer(weight.detach()[rows].float())
+                frozen.packed[rows] = torch_ops.pack(codes, quantizer.encoding)
+                frozen.scale[rows] = scale
+        return frozen
 
     @classmethod
     def empty(cls, encoding: Encoding, rows: int, columns: int) -> FrozenWeight:
-        """A place for packed codes that are loaded later."""
+        """A place for packed codes that come later."""
         if encoding is Encoding.INT8:
             packed = torch.empty(rows, columns, dtype=torch.int8)
         else:

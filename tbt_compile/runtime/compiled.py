@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from tbt_compile import storage
+from tbt_compile.codegen.threads import choose
 from tbt_compile.errors import GenerationError
-from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, decoder_prompt, search
+from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Progress, run_batches
+from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, Tokens, decoder_prompt, search
+from tbt_compile.runtime.generation.validation import count
 from tbt_compile.runtime.library import Array, CompiledLibrary
 from tbt_compile.runtime.limits import DecoderLimits
-from tbt_compile.runtime.prompts import checked_prompts
-
-if TYPE_CHECKING:
-    from tbt_compile.runtime.generation import Tokens
+from tbt_compile.runtime.sources import checked_batch, checked_sources
 
 
 class CompiledModel(CompiledLibrary):
@@ -52,10 +52,12 @@ class CompiledModel(CompiledLibrary):
         attention_mask: npt.ArrayLike | None = None,
         *,
         decoder_input_ids: npt.ArrayLike | None = None,
-        on_tokens: Callable[[npt.NDArray[np.int64]], None] | None = None,
+        on_tokens: Callable[[Tokens], None] | None = None,
         **settings: Any,
-    ) -> npt.NDArray[np.int64]:
+    ) -> Tokens:
         """Greedy or beam search; the same tokens and padding as transformers' `generate(do_sample=False)`.
+
+        An interrupt (Ctrl-C) is taken after the present step or the encoder; the model can be used again.
 
         Args:
             input_ids: integers [B, S], the sources, or the prompts of a decoder-only model. Shorter sources
@@ -75,7 +77,7 @@ class CompiledModel(CompiledLibrary):
             GenerationError: an input or a setting does not fit.
             TargetError: the model was compiled for another machine.
         """
-        ids, mask = self._check(input_ids, attention_mask)
+        ids, mask = self._checked(input_ids, attention_mask)
         chosen = self._settings.replace(**settings)
         padding = None
         if self.is_encoder_decoder:
@@ -89,6 +91,57 @@ class CompiledModel(CompiledLibrary):
         session = self._open(ids, mask)
         return search(session, chosen, prompt, encoder_input_ids=ids, padding=padding, on_tokens=on_tokens)
 
+    def generate_many(
+        self,
+        sources: Iterable[Any],
+        *,
+        batch_size: int = BATCH_SIZE,
+        batch_tokens: int = BATCH_TOKENS,
+        num_workers: int = 1,
+        num_threads: int | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> list[Tokens]:
+        """Generate for any number of sources, in batches of similar length, several at a time.
+
+        Prompts of a decoder-only model are batched with others of the same length. What is written for a
+        source depends on nothing but the source and the settings. An interrupt (Ctrl-C) is taken at once, and
+        the model can be used again right away.
+
+        Args:
+            sources: lists of token ids, or rows with `input_ids` and, where they are padded on the right,
+                `attention_mask`, such as those of a tokenized `datasets.Dataset`.
+            batch_size: most sources in a batch.
+            batch_tokens: most source tokens in a batch, with padding; a longer source is a batch of its own.
+            num_workers: batches at a time, each in a thread of its own; the weights are shared.
+            num_threads: threads for each batch (default: those of the model, divided among the workers).
+            progress: called after every batch with the number of sources done, and of all.
+            settings: as in `generate`.
+
+        Returns:
+            For every source, in the given order, int64 [T]: the decoder's start token, or the prompt, what
+            was written, and the end token if it came to one; with num_return_sequences n, n of them in a row.
+
+        Raises:
+            GenerationError: a source or a setting does not fit, before anything is generated.
+            TargetError: the model was compiled for another machine.
+        """
+        chosen = self._settings.replace(**settings)
+        workers = count("num_workers", num_workers)
+        rows = checked_sources(sources, self._limits)
+        share = max(1, choose(self.num_threads) // workers)
+        threads = share if num_threads is None else count("num_threads", num_threads)
+        return run_batches(
+            lambda ids, mask: self._open(ids, mask, threads),
+            chosen,
+            rows,
+            batch_size=count("batch_size", batch_size),
+            batch_tokens=count("batch_tokens", batch_tokens),
+            num_workers=workers,
+            progress=progress,
+            prompts=not self.is_encoder_decoder,
+        )
+
     def session(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
     ) -> DecoderSession:
@@ -97,7 +150,32 @@ class CompiledModel(CompiledLibrary):
         The first step takes the start tokens; that of a decoder-only model takes `input_ids` again. Arguments
         and errors are those of `generate`.
         """
-        return self._open(*self._check(input_ids, attention_mask))
+        return self._open(*self._checked(input_ids, attention_mask))
+
+    def encode(
+        self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The encoder's output, float32 [B, S, D]. Arguments and errors are those of `generate`."""
+        from tbt_compile.runtime.machine import as_array
+
+        self._need_encoder("encode")
+        return as_array(self._encode(*self._checked(input_ids, attention_mask)))
+
+    def decoder_session(self, hidden: npt.NDArray[np.float32], attention_mask: Tokens) -> DecoderSession:
+        """A `DecoderSession` over what `encode` returned, [B, S, D], and its mask, int64 [B, S].
+
+        Raises:
+            GenerationError: the two are not of the same sources, or the model has no encoder.
+        """
+        from tbt_compile.runtime.machine import tensor
+
+        self._need_encoder("decoder_session")
+        if hidden.ndim != 3 or attention_mask.shape != hidden.shape[:2]:
+            raise GenerationError(
+                f"encoder output of shape {list(hidden.shape)} with attention_mask of shape "
+                f"{list(attention_mask.shape)}: expected [batch, length, width] and [batch, length]"
+            )
+        return self._decode(tensor(hidden), attention_mask)
 
     def __call__(self, *_args: Any, **_inputs: Any) -> NoReturn:
         """Generators are not called.
@@ -110,17 +188,29 @@ class CompiledModel(CompiledLibrary):
             "for logits step by step"
         )
 
-    def _check(self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None) -> tuple[Tokens, Tokens]:
-        return checked_prompts(
-            input_ids, attention_mask, self._limits, "right" if self.is_encoder_decoder else "left"
-        )
+    def _need_encoder(self, method: str) -> None:
+        if not self.is_encoder_decoder:
+            raise GenerationError(f"{method}: {self.description['class']} has no encoder; use session")
 
-    def _open(self, ids: Tokens, mask: Tokens) -> DecoderSession:
-        machine = self._ready()
+    def _open(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> DecoderSession:
         if self.is_encoder_decoder:
-            from tbt_compile.runtime.seq2seq import Seq2SeqSession
-
-            return Seq2SeqSession(machine, self._limits, ids, mask)
+            return self._decode(self._encode(ids, mask, num_threads), mask)
         from tbt_compile.runtime.decoder_only import DecoderOnlySession
 
-        return DecoderOnlySession(machine, self._limits, mask)
+        return DecoderOnlySession(self._with_threads(num_threads), self._limits, mask)
+
+    def _encode(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> Any:
+        from tbt_compile.runtime.machine import tensor
+
+        return self._with_threads(num_threads).call("encoder", tensor(ids), tensor(mask))[0]
+
+    def _decode(self, hidden: Any, mask: Tokens) -> DecoderSession:
+        from tbt_compile.runtime.seq2seq import Seq2SeqSession
+
+        return Seq2SeqSession(self._ready(), self._limits, hidden, mask)
+
+    def _checked(
+        self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None
+    ) -> tuple[Tokens, Tokens]:
+        padding = "right" if self.is_encoder_decoder else "left"
+        return checked_batch(input_ids, attention_mask, self._limits, padding)

@@ -9,7 +9,6 @@ import numpy as np
 from tbt_compile import storage
 from tbt_compile.errors import GenerationError, InputError, did_you_mean
 from tbt_compile.runtime.library import Array, CompiledLibrary
-from tbt_compile.runtime.machine import tensor
 
 Outputs = Array | tuple[Array, ...] | dict[str, Array]
 
@@ -39,12 +38,14 @@ class CompiledModule(CompiledLibrary):
             TargetError: the module was compiled for another machine.
         """
         arrays = self._bind(args, kwargs)
-        machine = self._ready()
-        results = [value.numpy() for value in machine.call("forward", *(tensor(array) for array in arrays))]
-        outputs = self.description["outputs"]
-        if outputs is None:
+        from tbt_compile.runtime.machine import as_array, tensor
+
+        values = self._with_threads().call("forward", *(tensor(array) for array in arrays))
+        results = [as_array(value).copy() for value in values]
+        returns = self.description["returns"]
+        if returns is None:
             return results[0]
-        return tuple(results) if isinstance(outputs, int) else dict(zip(outputs, results, strict=True))
+        return tuple(results) if isinstance(returns, int) else dict(zip(returns, results, strict=True))
 
     def generate(self, *_args: Any, **_settings: Any) -> NoReturn:
         """Plain modules do not generate.

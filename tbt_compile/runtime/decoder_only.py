@@ -9,7 +9,7 @@ import numpy as np
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.generation import Scores, Tokens
 from tbt_compile.runtime.limits import DecoderLimits
-from tbt_compile.runtime.machine import Machine, take_rows, tensor
+from tbt_compile.runtime.machine import Machine, as_array, take_rows, tensor
 
 
 class DecoderOnlySession:
@@ -51,7 +51,7 @@ class DecoderOnlySession:
                 *self._caches,
             )
             self._lengths = self._lengths + 1
-        return logits.numpy()[:, 0]
+        return as_array(logits)[:, 0].copy()
 
     def _first_step(self, tokens: Tokens) -> Scores:
         if tokens.shape != self._mask.shape:
@@ -65,7 +65,7 @@ class DecoderOnlySession:
         logits, *self._caches = self._machine.call(
             "first_step", tensor(tokens), tensor(self._mask), tensor(positions)
         )
-        return logits.numpy()[:, 0]
+        return as_array(logits)[:, 0].copy()
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows."""

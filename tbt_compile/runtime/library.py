@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,11 +11,14 @@ import numpy.typing as npt
 
 from tbt_compile import storage
 from tbt_compile.codegen.host import check_runnable
-from tbt_compile.codegen.parameters import Parameter
-from tbt_compile.codegen.target import TargetSpec, parse_target
+from tbt_compile.codegen.target import TargetSpec
+from tbt_compile.errors import GenerationError
 from tbt_compile.recipe import Recipe
+from tbt_compile.runtime.generation.validation import count
+from tbt_compile.tensor_files import map_file
 
 if TYPE_CHECKING:
+    from mmap import mmap
     from typing import Self
 
     from tbt_compile.runtime.machine import Machine
@@ -26,11 +30,14 @@ Array = npt.NDArray[Any]
 class CompiledLibrary:
     """The base of `CompiledModel`, which generates text, and `CompiledModule`, which is called.
 
+    Several threads may use one model at the same time: they share the weights, and a function keeps nothing
+    between calls.
+
     Attributes:
         description: the manifest: recipe, target, kernels, versions, and what the class has to know.
         target: what it was compiled for.
         recipe: what it was quantized with.
-        num_threads: threads to run with; None leaves the choice to TVM.
+        num_threads: threads that one call uses, at most one per CPU; None: `TVM_NUM_THREADS`, else all CPUs.
     """
 
     KIND: ClassVar[str]
@@ -44,21 +51,38 @@ class CompiledLibrary:
         num_threads: int | None = None,
     ) -> None:
         self.description = description
-        self.target: TargetSpec = parse_target(description["target"])
+        self.target = TargetSpec.recorded(description["target"], description["features"])
         self.recipe = Recipe.from_dict(description["recipe"])
-        self.num_threads = num_threads
+        self.num_threads = None if num_threads is None else count("num_threads", num_threads)
         self._library = library
-        self._tensors: dict[str, Array] | None = tensors
-        self._source: Path | None = None
+        self._linked: mmap | None = None
+        self._tensors = tensors
         self._machine: Machine | None = None
+        self._making = threading.Lock()
 
     @property
     def kernels(self) -> list[str]:
         """Names of the bit-serial and vector kernels in the library."""
         return list(self.description["kernels"])
 
+    def times(self) -> dict[str, list[tuple[str, int]]]:
+        """For every function, its steps in order with the nanoseconds that each took since it was loaded.
+
+        Raises:
+            GenerationError: the model was compiled without `clock=True`.
+        """
+        if not self.description["clock"]:
+            raise GenerationError("the model does not measure its steps: compile it with lower(clock=True)")
+        machine = self._ready()
+        return {
+            name: list(zip(steps, machine.times[name].tolist(), strict=True))
+            for name, steps in self.description["clock"].items()
+        }
+
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
         """Write library, packed weights and manifest to a folder that runs on the target.
+
+        A loaded model does not need its folder any more: it may have been moved, replaced or deleted.
 
         Args:
             path: the folder; one that holds a saved model is replaced.
@@ -74,12 +98,12 @@ class CompiledLibrary:
             folder = Path(work)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
-            if self._source is not None:
-                (folder / LIBRARY).write_bytes((self._source / LIBRARY).read_bytes())
+            if self._linked is not None:
+                (folder / LIBRARY).write_bytes(self._linked)
             else:
                 export_library(self._library, folder / LIBRARY, self.target)
             files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
-            return storage.write_folder(path, self.KIND, self.description, self._stored(), files)
+            return storage.write_folder(path, self.KIND, self.description, self._tensors, files)
 
     @classmethod
     def load(cls, path: str | Path, num_threads: int | None = None) -> Self:
@@ -91,9 +115,9 @@ class CompiledLibrary:
         """
         path = Path(path)
         manifest = storage.read_manifest(path, cls.KIND)
-        check_runnable(parse_target(manifest["target"]))
+        check_runnable(TargetSpec.recorded(manifest["target"], manifest["features"]))
         model = cls(path / LIBRARY, manifest, storage.read_tensors(path, manifest), num_threads)
-        model._source = path
+        model._linked = map_file(path / LIBRARY)
         model._ready()
         return model
 
@@ -103,28 +127,20 @@ class CompiledLibrary:
 
     def _ready(self) -> Machine:
         """The machine, made at first use; a model compiled for another machine never gets that far."""
-        from tbt_compile.runtime.machine import Machine, set_threads
+        with self._making:
+            if self._machine is None:
+                from tbt_compile.runtime.machine import Machine
 
-        if self._machine is None:
-            check_runnable(self.target)
-            parameters = {
-                name: Parameter.from_dict(name, values)
-                for name, values in self.description["parameters"].items()
-            }
-            functions = {
-                name: [parameters[parameter] for parameter in names]
-                for name, names in self.description["functions"].items()
-            }
-            self._machine = Machine(self._library, functions, self._stored(), self.target.isa)
-            if self._source is not None:
-                self._tensors = None  # the folder has them; keep one copy in memory
-        if self.num_threads is not None:
-            set_threads(self.num_threads)
-        return self._machine
+                check_runnable(self.target)
+                functions, outputs = self.description["functions"], self.description["outputs"]
+                steps = self.description["clock"]
+                self._machine = Machine(self._library, functions, outputs, self._tensors, steps)
+            return self._machine
 
-    def _stored(self) -> dict[str, Array]:
-        """The tensors in their stored form."""
-        if self._tensors is None:
-            assert self._source is not None
-            return storage.read_tensors(self._source, storage.read_manifest(self._source, self.KIND))
-        return self._tensors
+    def _with_threads(self, num_threads: int | None = None) -> Machine:
+        """The machine, for calls from this Python thread with so many threads (default: the model's)."""
+        from tbt_compile.runtime.tvm_runtime import set_threads
+
+        machine = self._ready()
+        set_threads(num_threads or self.num_threads)
+        return machine

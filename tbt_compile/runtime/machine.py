@@ -1,67 +1,99 @@
-"""TVM's virtual machine, with the tensors of a model bound to its functions."""
+"""The functions of a compiled library, with the tensors of a model bound to them."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.parameters import Parameter
-from tbt_compile.codegen.tvm_api import relax, tvm
+from tbt_compile.aligned import aligned_empty
+from tbt_compile.codegen.names import MOST_DIMENSIONS, shapes_of
+from tbt_compile.runtime.tvm_runtime import Tensor, as_array, load_library, shared_tensor, tensor
 
 Array = npt.NDArray[Any]
-Tensor = Any
-"""A tensor of TVM; `.numpy()` copies it out."""
 
 
 class Machine:
     """The functions of a compiled library, each called with its inputs alone.
 
+    Any number of threads may call: functions keep nothing between calls, and the weights are only read.
+
     Args:
-        library: an executable, or the path of a shared library.
-        functions: for every function its parameters, in order.
-        tensors: the stored form of every parameter by name; dropped as soon as it is arranged.
-        isa: layout of the weights.
+        library: a compiled library, or the path of a shared one.
+        functions: for every function the names of its tensors, in order.
+        outputs: for every function dtype and number of dimensions of each output.
+        tensors: by name, aligned and as the functions take them; they are shared, not copied.
+        steps: for functions that measure themselves the names of their steps.
+
+    Attributes:
+        times: for those functions int64 [steps], nanoseconds since the machine was made.
     """
 
     def __init__(
-        self, library: Any, functions: dict[str, list[Parameter]], tensors: dict[str, Array], isa: Isa
+        self,
+        library: Any,
+        functions: dict[str, list[str]],
+        outputs: dict[str, Sequence[Sequence[Any]]],
+        tensors: dict[str, Array],
+        steps: dict[str, list[str]],
     ) -> None:
-        module = tvm.runtime.load_module(str(library)) if isinstance(library, (str, Path)) else library
-        self._machine = relax.VirtualMachine(module, tvm.cpu())
-        arranged: dict[str, Tensor] = {}
-        for parameters in functions.values():
-            for parameter in parameters:
-                if parameter.name not in arranged:
-                    arranged[parameter.name] = tensor(parameter.arrange(tensors[parameter.name], isa))
-        self.nbytes = sum(
-            int(np.prod(value.shape)) * np.dtype(str(value.dtype)).itemsize for value in arranged.values()
-        )
-        self._functions = {name: self._machine[name] for name in functions}
-        self._arguments = {
-            name: [arranged[parameter.name] for parameter in parameters]
+        module = load_library(library)
+        shared = {name: shared_tensor(array) for name, array in tensors.items()}
+        self.times = {name: aligned_empty((len(names),), np.int64) for name, names in steps.items()}
+        for array in self.times.values():
+            array[:] = 0
+        self._functions = {
+            name: _Function(
+                module[name],
+                module[shapes_of(name)],
+                [shared[parameter] for parameter in parameters],
+                [(str(dtype), int(rank)) for dtype, rank in outputs[name]],
+                [shared_tensor(self.times[name])] if name in steps else [],
+            )
             for name, parameters in functions.items()
         }
 
     def call(self, name: str, *inputs: Tensor) -> list[Tensor]:
-        """Run one function; a function with one result returns it in a list too."""
-        result = self._functions[name](*inputs, *self._arguments[name])
-        return [result] if hasattr(result, "numpy") else list(result)
+        """Run one function; returns its outputs, which are new tensors."""
+        return self._functions[name](inputs)
 
 
-def tensor(array: Array) -> Tensor:
-    """A TVM tensor with the values of an array."""
-    return tvm.runtime.tensor(np.asarray(array, order="C"))
+class _Function:
+    """A function and the tensors that it takes behind its inputs."""
+
+    def __init__(
+        self,
+        run: Any,
+        shapes: Any,
+        parameters: list[Tensor],
+        outputs: list[tuple[str, int]],
+        times: list[Tensor],
+    ) -> None:
+        self._run = run
+        self._shapes = shapes
+        self._parameters = parameters
+        self._outputs = outputs
+        self._times = times
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        shapes = aligned_empty((len(self._outputs), MOST_DIMENSIONS), np.dtype(np.int64))
+        self._shapes(*inputs, shared_tensor(shapes))
+        outputs = [
+            shared_tensor(aligned_empty(tuple(shape[:rank]), np.dtype(dtype)))
+            for shape, (dtype, rank) in zip(shapes.tolist(), self._outputs, strict=True)
+        ]
+        self._run(*inputs, *self._parameters, *outputs, *self._times)
+        return outputs
 
 
 def take_rows(value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
     """Rows of a tensor along its first dimension."""
-    return tensor(np.take(np.from_dlpack(value), rows, axis=0))
+    array = as_array(value)
+    taken = aligned_empty((len(rows), *array.shape[1:]), array.dtype)
+    # Any other mode of NumPy's has `out` filled through a second buffer.
+    return shared_tensor(np.take(array, rows, axis=0, out=taken, mode="clip"))
 
 
-def set_threads(count: int) -> None:
-    """Threads of TVM's pool, for the whole process; they are not bound to cores."""
-    tvm.get_global_func("runtime.config_threadpool")(0, count)
+__all__ = ["Machine", "Tensor", "as_array", "take_rows", "tensor"]

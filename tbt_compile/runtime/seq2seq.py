@@ -8,28 +8,29 @@ import numpy as np
 import numpy.typing as npt
 
 from tbt_compile.runtime.limits import DecoderLimits
-from tbt_compile.runtime.machine import Machine, take_rows, tensor
+from tbt_compile.runtime.machine import Machine, Tensor, as_array, take_rows, tensor
 
 Tokens = npt.NDArray[np.int64]
 
 
 class Seq2SeqSession:
-    """Runs the encoder at once, then serves the decoder step by step (see `DecoderSession`).
+    """Serves the decoder step by step (see `DecoderSession`).
 
     Args:
-        machine: with the functions `encoder`, `first_step` and `step`.
+        machine: with the functions `first_step` and `step`.
         limits: of the decoder.
-        input_ids, attention_mask: int64 [B, S], checked.
+        hidden: the encoder's output, float32 [B, S, D].
+        attention_mask: int64 [B, S], checked.
     """
 
     def __init__(
-        self, machine: Machine, limits: DecoderLimits, input_ids: Tokens, attention_mask: Tokens
+        self, machine: Machine, limits: DecoderLimits, hidden: Tensor, attention_mask: Tokens
     ) -> None:
         self._machine = machine
         self._limits = limits
         self._mask = tensor(attention_mask)
-        self._hidden = machine.call("encoder", tensor(input_ids), self._mask)[0]
-        self._items = np.arange(len(input_ids))
+        self._hidden = hidden
+        self._items = np.arange(len(attention_mask))
         self._length = 0
         self._self_caches: list[Any] = []
         self._cross_caches: list[Any] = []
@@ -56,7 +57,7 @@ class Seq2SeqSession:
                     *self._self_caches,
                     *self._cross_caches,
                 )
-        return logits.numpy()[:, 0]
+        return as_array(logits)[:, 0].copy()
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows; what belongs to the source is only copied when a row changes its source."""

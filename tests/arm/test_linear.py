@@ -39,7 +39,8 @@ def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
         for shape in (SMALL, LONG):
             yield linear, layer(pair, shape, isa)
     for weight in (B, T, I8):
-        yield embedding, EmbeddingSpec(*TABLE, weight, isa)
+        yield embedding, EmbeddingSpec(*TABLE, weight, False, isa)
+    yield embedding, EmbeddingSpec(*TABLE, T, True, isa)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def check_linear(kernels: Kernels, spec: LinearSpec, x: np.ndarray, weight: np.n
     inputs = [
         x,
         scalar(SCALE),
-        stored_weight(weight, spec.weight, spec.isa),
+        stored_weight(weight, spec),
         scale,
         *([bias] if spec.has_bias else []),
     ]
@@ -95,14 +96,14 @@ def test_no_rows_and_rows_of_zeros(kernels: Kernels, pair: Pair) -> None:
         check_linear(kernels, spec, np.zeros((rows, k), np.float32), codes(1, pair[1], n, k), 1)
 
 
-@pytest.mark.parametrize("weight", (B, T, I8), ids=named)
-def test_embedding(kernels: Kernels, weight: Encoding) -> None:
+@pytest.mark.parametrize(("weight", "paired"), ((B, False), (T, False), (T, True), (I8, False)))
+def test_embedding(kernels: Kernels, weight: Encoding, paired: bool) -> None:
     n, k = TABLE
     table, scale = codes(1, weight, n, k), np.abs(floats(1, n))
-    stored = stored_weight(table, weight, kernels.isa)
+    spec = EmbeddingSpec(n, k, weight, paired, kernels.isa)
+    stored = stored_weight(table, spec)
     for count in (1, 67):
         ids = np.random.default_rng(count).integers(0, n, count)
-        spec = EmbeddingSpec(n, k, weight, kernels.isa)
         y = kernels.call(embedding, spec, [ids, stored, scale], (count, k), np.float32)
         np.testing.assert_array_equal(y, table[ids].astype(np.float32) * scale[ids, None])
 

@@ -78,3 +78,14 @@ def compiled(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     student = trained / "student-2-2-2"
     folder = tmp_path_factory.mktemp("models") / "compiled"
     return tbt_compile.lower(load_prepared(student)).save(folder, tokenizer=tokenizer_of(student))
+
+
+@pytest.fixture(scope="session")
+def wordy(compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with the end token held back for 12 tokens: after two steps of training it comes at once."""
+    import tbt_compile
+    from tbt_compile.cli.models import tokenizer_of
+
+    model = tbt_compile.load(compiled)
+    model.description["generation"]["min_new_tokens"] = 12
+    return model.save(tmp_path_factory.mktemp("models") / "wordy", tokenizer=tokenizer_of(compiled))

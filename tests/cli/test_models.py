@@ -6,8 +6,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -145,11 +147,48 @@ def test_run_takes_texts_or_lines(tbt, compiled: Path, monkeypatch: pytest.Monke
         tokens = model.generate(np.array([tokenizer(text)["input_ids"]]), num_beams=2, max_new_tokens=6)
         expected.append(tokenizer.decode(tokens[0].tolist(), skip_special_tokens=True))
     given = tbt("run", compiled, *texts, "--num-beams", 2, "--max-new-tokens", 6, "--json", "-")
-    assert [row["text"] for row in given.json()] == expected
-    assert all(row["seconds"] > 0 for row in given.json())
+    assert [row["text"] for row in given.json()["texts"]] == expected
+    assert [row["source"] for row in given.json()["texts"]] == texts
+    assert given.json()["seconds"] > 0
     monkeypatch.setattr(sys, "stdin", io.StringIO("one two three\n\nfour five\n"))
-    piped = tbt("run", compiled, "--num-beams", 2, "--max-new-tokens", 6)
+    piped = tbt("run", compiled, "--num-beams", 2, "--max-new-tokens", 6, "--workers", 2, "--batch-size", 1)
     assert piped.out == "".join(f"{text}\n" for text in expected)
+
+
+def test_run_streams_what_it_would_write(tbt, wordy: Path, tmp_path: Path) -> None:
+    arguments = ["run", wordy, "one two three", "four five", "--max-new-tokens", 16]
+    whole, file = tbt(*arguments), tmp_path / "texts.json"
+    streamed = tbt(*arguments, "--stream", "--json", file)
+    assert streamed.out == whole.out
+    written = [row["text"] for row in json.loads(file.read_text())["texts"]]
+    assert streamed.out.splitlines() == written
+    assert all(written)
+    assert "--num-beams" in tbt(*arguments, "--stream", "--num-beams", 2).err
+    assert "name a file" in tbt(*arguments, "--stream", "--json", "-").err
+
+
+@pytest.mark.parametrize("options", [["--stream"], ["--workers", "2"]])
+def test_an_interrupt_ends_the_command_at_once(wordy: Path, options: list[str]) -> None:
+    texts = ["one two three"] * 5000
+    with subprocess.Popen(
+        [sys.executable, "-c", "from tbt_compile.cli import main; main()", "run", str(wordy), *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write("\n".join(texts))
+        process.stdin.close()
+        # The first word, or the first line about progress: it is generating.
+        assert (process.stdout if options == ["--stream"] else process.stderr).read(1)
+        sent = time.perf_counter()
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=60)
+        assert time.perf_counter() - sent < 1
+        assert code == 130
+        assert process.stderr.read().splitlines()[-1] == "interrupted"
 
 
 def test_run_names_what_is_missing(tbt, trained: Path, compiled: Path, tmp_path: Path, monkeypatch) -> None:

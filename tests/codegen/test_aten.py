@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lowering_tools import export
+from lowering_tools import export, machine_of
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -14,7 +14,7 @@ from tbt_compile.codegen.build import compile_units
 from tbt_compile.codegen.host import host_target
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import lowering_pipeline
-from tbt_compile.runtime.machine import Machine, tensor
+from tbt_compile.runtime.machine import as_array, tensor
 
 
 class Images(nn.Module):
@@ -79,14 +79,11 @@ def assert_equal(module: nn.Module, *inputs: Tensor) -> None:
     """The compiled module, made for two rows, against torch on `inputs`."""
     dims = tuple({0: Dim.DYNAMIC} for _ in inputs)
     unit = lowering_pipeline().run(export(module, *(x[:2] for x in inputs), dims=dims))
-    library, imported = compile_units([unit], host_target(), {})
-    tensors = {name: value.detach().numpy() for name, value in imported.tensors.items()}
-    machine = Machine(library, imported.parameters, tensors, host_target().isa)
-    got = machine.call("unit", *(tensor(x.numpy()) for x in inputs))
+    got = machine_of([unit], {}).call("unit", *(tensor(x.numpy()) for x in inputs))
     with torch.no_grad():
         expected = module(*inputs)
     for index, (one, other) in enumerate(zip(got, expected, strict=True)):
-        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-5, err_msg=str(index))
+        np.testing.assert_allclose(as_array(one), other.numpy(), rtol=1e-5, atol=1e-5, err_msg=str(index))
 
 
 def with_statistics(module: nn.Module) -> nn.Module:

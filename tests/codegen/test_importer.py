@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lowering_tools import activation, export, weight
+from lowering_tools import activation, export, machine_of, weight
 from torch import Tensor, nn
 from torch.export import Dim
 
+from tbt_compile.aligned import ALIGNMENT
 from tbt_compile.codegen.bind import bind_parameters
-from tbt_compile.codegen.build import compile_units
 from tbt_compile.codegen.convert import Kernels
 from tbt_compile.codegen.host import host_target
 from tbt_compile.codegen.importer import import_unit, import_units
-from tbt_compile.codegen.layouts import interleave
+from tbt_compile.codegen.layouts import interleave, pair
 from tbt_compile.codegen.parameters import PLAIN, SCALE, WEIGHT, Parameter
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext, lowering_pipeline
 from tbt_compile.quantizers import quantized_embedding, quantized_linear
-from tbt_compile.runtime.machine import Machine, tensor
+from tbt_compile.runtime.machine import Machine, as_array, tensor
 
 ISA = host_target().isa
 LENGTHS = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
@@ -54,9 +54,7 @@ def compiled(modules: dict[str, nn.Module], *args: Tensor) -> Machine:
     """Modules as the functions of one library, loaded."""
     root = nn.ModuleDict(modules)
     units = [unit_of(module, *args, name=name) for name, module in modules.items()]
-    executable, imported = compile_units(units, host_target(), known(root))
-    tensors = {name: value.detach().numpy() for name, value in imported.tensors.items()}
-    return Machine(executable, imported.parameters, tensors, ISA)
+    return machine_of(units, known(root))
 
 
 def test_every_tensor_becomes_an_argument() -> None:
@@ -83,19 +81,25 @@ def test_every_tensor_becomes_an_argument() -> None:
 
 
 @pytest.mark.parametrize("encoding", [Encoding.BINARY, Encoding.TERNARY, Encoding.INT8])
-def test_a_weight_is_stored_one_way_and_arranged_for_the_machine(encoding: Encoding) -> None:
+def test_a_weight_is_frozen_one_way_and_arranged_for_the_machine(encoding: Encoding) -> None:
     bits = encoding.bits
     stored = weight(bits, 7, 65).packed.numpy()
-    parameter = Parameter.weight("w", stored.shape, encoding, 65, ISA)
+    parameter = Parameter.weight("w", stored.shape, encoding, 65, ISA, False)
     arranged = parameter.arrange(stored, ISA)
     assert arranged.shape == parameter.shape
     assert str(arranged.dtype) == parameter.dtype
     expected = stored if bits == 8 else interleave(stored.view(np.uint64), ISA)
     assert np.array_equal(arranged, expected)
-    assert Parameter.from_dict("w", parameter.to_dict()) == parameter
-    scale = Parameter("s", SCALE, "float32", (7,))
-    assert scale.arrange(np.ones((7, 1), np.float32), ISA).shape == (7,)
-    assert Parameter.from_dict("s", scale.to_dict()) == scale
+    if encoding is Encoding.TERNARY:
+        paired = Parameter.weight("w", stored.shape, encoding, 65, ISA, True)
+        assert np.array_equal(paired.arrange(stored, ISA), interleave(pair(stored.view(np.uint64)), ISA))
+    frozen_scale = np.ones((7, 1), np.float32)
+    scale = Parameter("s", SCALE, "float32", (7,)).arrange(frozen_scale, ISA)
+    assert scale.shape == (7,)
+    for copy in (arranged, scale):
+        assert copy.ctypes.data % ALIGNMENT == 0
+        assert not np.shares_memory(copy, stored)
+        assert not np.shares_memory(copy, frozen_scale)
 
 
 def test_units_share_kernels_and_keep_their_own_helpers() -> None:
@@ -121,8 +125,7 @@ def test_a_library_of_two_functions_with_the_same_weights() -> None:
         x = torch.randn(rows, length, 65)
         for name, module in (("first", first), ("second", second)):
             (got,) = machine.call(name, tensor(x.numpy()))
-            np.testing.assert_allclose(got.numpy(), module(x).detach(), rtol=1e-6, atol=1e-6)
-    assert machine.nbytes > 0
+            np.testing.assert_allclose(as_array(got), module(x).detach(), rtol=1e-6, atol=1e-6)
 
 
 class Everything(nn.Module):
@@ -154,7 +157,7 @@ def test_operators_compute_what_torch_computes() -> None:
     for rows, length in ((2, 3), (1, 1), (4, 18)):
         ids, x = torch.randint(7, (rows, length)), torch.randn(rows, length, 5)
         (got,) = machine.call("main", tensor(ids.numpy()), tensor(x.numpy()))
-        np.testing.assert_allclose(got.numpy(), module(ids, x).detach(), rtol=2e-6, atol=2e-6)
+        np.testing.assert_allclose(as_array(got), module(ids, x).detach(), rtol=2e-6, atol=2e-6)
 
 
 class Unknown(nn.Module):

@@ -11,7 +11,8 @@ from tbt_compile.codegen.kernels.attention import AttentionSpec, pv, qk
 from tbt_compile.codegen.kernels.float_ops import ActivationSpec, NormSpec, activation, layer_norm
 from tbt_compile.codegen.kernels.linear import LinearSpec, linear
 from tbt_compile.codegen.kernels.softmax import SoftmaxSpec, softmax
-from tbt_compile.codegen.layouts import interleave, pack_planes
+from tbt_compile.codegen.layouts import pack_planes
+from tbt_compile.codegen.standalone import stored_weight
 from tbt_compile.encoding import Encoding
 
 HOST = runnable()[0]
@@ -22,8 +23,8 @@ ISA = isa_of(HOST)
 def test_linear(encoding: Encoding) -> None:
     n, k, rows = 2080, 768, 70
     weight, scale, x = codes(1, Encoding.TERNARY, n, k), powers(2, n), floats(3, rows, k)
-    stored = interleave(pack_planes(weight, Encoding.TERNARY), ISA)
     spec = LinearSpec(n, k, encoding, Encoding.TERNARY, True, False, ISA)
+    stored = stored_weight(weight, spec)
     y = call(kernel(linear, spec, HOST), [x, scalar(0.5), stored, scale], (rows, n), np.float32)
     x_codes, x_scale = reference.quantize(x, encoding, 0.5, True)
     total = (x_codes.astype(np.float64) @ weight.T.astype(np.float64)).astype(np.float32)

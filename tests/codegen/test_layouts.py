@@ -14,7 +14,9 @@ from tbt_compile.codegen.layouts import (
     interleave,
     interleaved_shape,
     pack_planes,
+    pair,
     unpack_planes,
+    unpair,
     words_for,
 )
 from tbt_compile.encoding import Encoding
@@ -53,6 +55,17 @@ def test_interleaving_can_be_undone(encoding: Encoding, bits: int, seed: int, ro
     assert weights.shape == interleaved_shape(rows, length, encoding, isa)
     assert weights[rows // isa.block :, :, :, rows % isa.block :][-1:].sum() == 0 or rows % isa.block == 0
     np.testing.assert_array_equal(deinterleave(weights, rows), planes)
+
+
+@given(seed=SEEDS, length=st.integers(1, 150))
+def test_pairs_hold_the_codes_side_by_side_and_can_be_undone(seed: int, length: int) -> None:
+    values = codes(seed, Encoding.TERNARY, 3, length)
+    planes = pack_planes(values, Encoding.TERNARY)
+    paired = pair(planes)
+    np.testing.assert_array_equal(unpair(paired), planes)
+    k = length - 1
+    words = paired[:, k % 2, k // 64]
+    np.testing.assert_array_equal(words >> np.uint64(k % 64 - k % 2) & np.uint64(3), 1 - values[:, k])
 
 
 def test_codes_outside_the_encoding_are_refused() -> None:

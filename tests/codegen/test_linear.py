@@ -23,13 +23,9 @@ ROWS = st.sampled_from((1, 2, 3, 4, 5, 67, 130))
 SCALE = 0.5
 
 
-def stored(weight_codes: np.ndarray, encoding: Encoding, cpu: str) -> np.ndarray:
-    return stored_weight(weight_codes, encoding, isa_of(cpu))
-
-
 def check(spec: LinearSpec, cpu: str, x: np.ndarray, weight: np.ndarray, seed: int) -> None:
     weight_scale, bias = powers(seed, spec.n), floats(seed + 1, spec.n)
-    inputs = [x, scalar(SCALE), stored(weight, spec.weight, cpu), weight_scale]
+    inputs = [x, scalar(SCALE), stored_weight(weight, spec), weight_scale]
     y = call(kernel(linear, spec, cpu), inputs + [bias] * spec.has_bias, (len(x), spec.n), np.float32)
     x_codes, x_scale = reference.quantize(x, spec.activation, SCALE, spec.center)
     expected = reference.linear(x_codes, x_scale, weight, weight_scale, bias if spec.has_bias else None)
@@ -108,7 +104,7 @@ def test_bytes_times_bytes(activation: Encoding, seed: int, rows: int, shape: tu
 def test_a_row_does_not_depend_on_the_rows_around_it() -> None:
     spec = LinearSpec(50, 100, Encoding.INT8, Encoding.TERNARY, True, True, isa_of(HOST))
     run = kernel(linear, spec, HOST)
-    weight = stored(codes(1, Encoding.TERNARY, 50, 100), Encoding.TERNARY, HOST)
+    weight = stored_weight(codes(1, Encoding.TERNARY, 50, 100), spec)
     x, scale, bias = floats(2, 9, 100), powers(3, 50), floats(4, 50)
     together = call(run, [x, scalar(SCALE), weight, scale, bias], (9, 50), np.float32)
     for row in range(9):
@@ -130,13 +126,14 @@ def test_byte_weights_need_byte_activations() -> None:
 @pytest.mark.parametrize("cpu", [HOST, *OTHERS])
 @pytest.mark.parametrize("weight", (Encoding.BINARY, Encoding.TERNARY, Encoding.INT8))
 @settings(max_examples=15)
-@given(seed=SEEDS, count=ROWS, shape=st.sampled_from(((1, 1), (50, 65), (33, 100))))
-def test_embedding_reads_the_layout_of_linear(
-    cpu: str, weight: Encoding, seed: int, count: int, shape: tuple[int, int]
+@given(seed=SEEDS, count=ROWS, shape=st.sampled_from(((1, 1), (50, 65), (33, 100))), paired=st.booleans())
+def test_embedding_reads_the_layouts_of_linear(
+    cpu: str, weight: Encoding, seed: int, count: int, shape: tuple[int, int], paired: bool
 ) -> None:
     n, k = shape
     table, scale = codes(seed, weight, n, k), np.abs(floats(seed, n))
     ids = np.random.default_rng(seed).integers(0, n, count)
-    run = kernel(embedding, EmbeddingSpec(n, k, weight, isa_of(cpu)), cpu)
-    y = call(run, [ids, stored(table, weight, cpu), scale], (count, k), np.float32)
+    spec = EmbeddingSpec(n, k, weight, paired and weight is Encoding.TERNARY, isa_of(cpu))
+    run = kernel(embedding, spec, cpu)
+    y = call(run, [ids, stored_weight(table, spec), scale], (count, k), np.float32)
     np.testing.assert_array_equal(y, table[ids].astype(np.float32) * scale[ids, None])

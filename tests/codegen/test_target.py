@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tvm_ffi import get_global_func
 
 from tbt_compile.codegen import host, llvm_cpus
 from tbt_compile.codegen.host import check_runnable, host_target, missing_features
@@ -112,6 +114,28 @@ def test_host_is_a_real_cpu_of_this_machine_and_can_run_here() -> None:
     assert missing_features(spec) == []
     check_runnable(spec)
     assert parse_target(spec.as_dict()) == spec
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the CPUID instruction is one of x86")
+def test_the_kernel_and_llvm_agree_on_the_features_of_this_machine() -> None:
+    seen = get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    by_cpuid = {str(name) for name, on in seen.items() if bool(on)}
+    assert host.host_features() <= by_cpuid
+    # A kernel may leave out what came after it; these it has all known for years.
+    known = {name for name in host._X86 if name.startswith(("sse", "avx2", "avx512", "bmi", "fma"))}
+    assert by_cpuid & (known - {"avx512fp16", "avx512vp2intersect"}) <= host.host_features()
+
+
+def test_a_kernel_that_does_not_tell_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "host_arch", lambda: "x86_64")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "processor : 0\n")
+    with pytest.raises(TargetError, match="/proc/cpuinfo has no line of flags: mount /proc"):
+        host.host_features.__wrapped__()
+
+
+def test_a_recorded_target_is_the_same_target() -> None:
+    for spec in (parse_target("host"), parse_target("llvm -mcpu=cortex-a72 -mattr=+dotprod")):
+        assert TargetSpec.recorded(json.loads(json.dumps(spec.as_dict())), sorted(spec.features)) == spec
 
 
 def test_another_architecture_cannot_run_here() -> None:

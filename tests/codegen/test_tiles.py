@@ -12,7 +12,7 @@ from kernel_tools import build, call, codes, floats, isa_of, powers, runnable, s
 from tbt_compile.codegen import reference, tiles, tuner
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels.linear import LinearSpec, linear
-from tbt_compile.codegen.layouts import interleave, pack_planes
+from tbt_compile.codegen.standalone import stored_weight
 from tbt_compile.codegen.target import parse_target
 from tbt_compile.codegen.tiles import Tile
 from tbt_compile.encoding import Encoding
@@ -84,11 +84,11 @@ def test_no_tile_changes_a_result(cpu: str, kernel: str) -> None:
     for question in asked:
         activation, weight = question.spec.activation, question.spec.weight
         table, scale, x = codes(1, weight, n, k), powers(2, n), floats(3, rows, k)
-        stored = interleave(pack_planes(table, weight), isa)
         x_codes, x_scale = reference.quantize(x, activation, 0.5, True)
         expected = reference.linear(x_codes, x_scale, table, scale)
         count = 7 if question.rows == 1 else rows
         spec = LinearSpec(n, k, activation, weight, True, False, isa)
+        stored = stored_weight(table, spec)
         for choice in question.tiles:
             with tiles.use(question.kernel, choice):
                 run = build(linear(spec), cpu)["kernel"]

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 import tbt_compile
 from tbt_compile.data import TextPair
+from tbt_compile.errors import GenerationError
 from tbt_compile.evaluation import evaluate_model, generate_texts, milliseconds_per_sentence
 
 SOURCES = [pair.source for pair in PAIRS[:7]]
@@ -20,15 +21,18 @@ LENGTHS = {"max_source_length": 40, "max_new_tokens": 6}
 
 
 class ArrayModel:
-    """Stands for a compiled model: integer arrays in and out."""
+    """Stands for a compiled model: lists of tokens in, integer arrays out."""
 
     def __init__(self, inner: PreTrainedModel) -> None:
         self.inner = inner
+        self.asked: dict[str, Any] = {}
 
-    def generate(self, input_ids: np.ndarray, attention_mask: np.ndarray, **options: Any) -> np.ndarray:
-        assert input_ids.dtype == attention_mask.dtype == np.int64
-        ids, mask = torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
-        return self.inner.generate(ids, attention_mask=mask, **options).numpy()
+    def generate_many(
+        self, rows: list[list[int]], num_beams: int, max_new_tokens: int, **asked: Any
+    ) -> list[np.ndarray]:
+        self.asked = asked
+        options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+        return [self.inner.generate(torch.tensor([row]), **options)[0].numpy() for row in rows]
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -49,7 +53,14 @@ def test_order_and_batches_do_not_matter(num_beams: int) -> None:
 def test_array_models_and_frozen_models_are_asked_in_the_same_way() -> None:
     network, words = model().eval(), tokenizer()
     expected = generate_texts(network, words, SOURCES, **LENGTHS).tokens
-    assert generate_texts(ArrayModel(network), words, SOURCES, **LENGTHS).tokens == expected
+    array_model = ArrayModel(network)
+    options = {"batch_size": 5, "num_workers": 3, "num_threads": 2}
+    assert generate_texts(array_model, words, SOURCES, **options, **LENGTHS).tokens == expected
+    assert {name: array_model.asked[name] for name in options} == options
+    with pytest.raises(GenerationError, match="num_threads=2 with a model of PyTorch"):
+        generate_texts(network, words, SOURCES, num_threads=2, **LENGTHS)
+    with pytest.raises(GenerationError, match="num_workers=2"):
+        generate_texts(network, words, SOURCES, num_workers=2, **LENGTHS)
     prepared = tbt_compile.prepare(copy.deepcopy(network), "2-2-2")
     eager = generate_texts(prepared, words, SOURCES, **LENGTHS).tokens
     assert generate_texts(tbt_compile.freeze(prepared), words, SOURCES, **LENGTHS).tokens == eager
@@ -61,7 +72,7 @@ def test_training_mode_is_left_as_it_was_and_progress_is_told() -> None:
         network, tokenizer(), SOURCES, batch_size=4, progress=lambda _, share: shares.append(share), **LENGTHS
     )
     assert network.training
-    assert shares == [0.0, pytest.approx(4 / 7)]
+    assert shares == [0.0, pytest.approx(4 / 7), 1.0]
 
 
 def test_an_evaluation_has_every_figure() -> None:

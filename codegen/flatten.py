@@ -1,0 +1,242 @@
+"""A unit as one function of the library, which calls its kernels one after the other.
+
+TVM's virtual machine makes shapes, tensors and views as objects whenever it runs a unit: 2,000 of them for a
+decoding step of BART-base, more work than the kernels'. Here shapes are arithmetic of the compiled code,
+intermediate results lie in one workspace, and the unit's results are written where the caller wants them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.names import MOST_DIMENSIONS, shapes_of
+from tbt_compile.codegen.tvm_api import (
+    Buffer,
+    Expr,
+    PrimFunc,
+    T,
+    byte_address,
+    call_packed,
+    ir,
+    relax,
+    tensor_argument,
+)
+from tbt_compile.codegen.workspace import Workspace, bytes_of
+from tbt_compile.errors import LoweringError
+
+_MONOTONIC = 1  # Linux' number of the clock
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class FlatUnit:
+    """The functions of a unit.
+
+    Attributes:
+        run: (inputs, parameters, constants, outputs): everything as tensors; the outputs are written.
+        shapes: (inputs, int64 [number of outputs, 8]): writes the shapes of the outputs.
+        constants: tensors that came up on the way, to be passed behind the parameters.
+        outputs: dtype and number of dimensions of each.
+        steps: the kernels in the order of their calls.
+    """
+
+    run: PrimFunc
+    shapes: PrimFunc
+    constants: list[Array]
+    outputs: list[tuple[str, int]]
+    steps: list[str]
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor and the key of the memory that it is in: an argument, a constant or an allocation."""
+
+    key: int
+    shape: list[Expr]
+    dtype: str
+
+
+@dataclass
+class _Calls:
+    """What a function does, in order.
+
+    Attributes:
+        values: of every variable by its hash: a tensor or a list of tensors.
+        allocated: bytes of what is allocated.
+        steps: kernels by name with their arguments: tensors and integers.
+        constants: with their values, each once.
+        outputs: the results.
+    """
+
+    unit: str
+    values: dict[int, Any] = field(default_factory=dict)
+    allocated: dict[int, Expr] = field(default_factory=dict)
+    steps: list[tuple[str, list[Any]]] = field(default_factory=list)
+    constants: list[tuple[_Tensor, Array]] = field(default_factory=list)
+    outputs: list[_Tensor] = field(default_factory=list)
+
+
+def flatten(function: relax.Function, inputs: int, name: str, clock: bool = False) -> FlatUnit:
+    """The functions of a Relax function whose first `inputs` parameters differ from call to call.
+
+    Args:
+        clock: let `run` take one more output, int64 [number of steps], and add to it the nanoseconds that
+            each step took.
+
+    Raises:
+        LoweringError: it does something else than allocating tensors, viewing them and calling kernels.
+    """
+    calls = _read(function, name)
+    arguments = [calls.values[hash(variable)] for variable in function.params]
+    constants = [tensor for tensor, _ in calls.constants]
+    return FlatUnit(
+        emit.function(
+            name, lambda: _run(calls, arguments[:inputs], [*arguments[inputs:], *constants], clock)
+        ),
+        emit.function(shapes_of(name), lambda: _shapes(calls, arguments[:inputs])),
+        [array for _, array in calls.constants],
+        [(output.dtype, len(output.shape)) for output in calls.outputs],
+        [kernel for kernel, _ in calls.steps],
+    )
+
+
+def _read(function: relax.Function, name: str) -> _Calls:
+    calls = _Calls(name)
+    for variable in function.params:
+        calls.values[hash(variable)] = _tensor_of(variable, hash(variable))
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            calls.values[hash(binding.var)] = _value(binding.value, binding.var, calls)
+    result = _operand(function.body.body, calls)
+    calls.outputs = list(result) if isinstance(result, list) else [result]
+    if not all(output.key in calls.allocated for output in calls.outputs):
+        raise LoweringError(f"the {name} returns one of its inputs: return what it computes only")
+    return calls
+
+
+def _tensor_of(variable: Any, key: int) -> _Tensor:
+    return _Tensor(key, list(variable.ty.shape), str(variable.ty.dtype))
+
+
+def _value(value: Any, variable: Any, calls: _Calls) -> Any:
+    """What a variable is bound to; a call of a kernel is noted."""
+    if not isinstance(value, relax.Call):
+        return _operand(value, calls)
+    if isinstance(value.op, ir.GlobalVar):
+        calls.steps.append((value.op.name_hint, [_operand(argument, calls) for argument in value.args]))
+        return None
+    operator = value.op.name
+    if operator == "relax.builtin.alloc_tensor":
+        tensor = _tensor_of(variable, hash(variable))
+        calls.allocated[tensor.key] = bytes_of(tensor.shape, tensor.dtype)
+        return tensor
+    if operator == "relax.reshape":
+        return _tensor_of(variable, _operand(value.args[0], calls).key)
+    raise LoweringError(f"the {calls.unit} holds {operator}, which has no kernel")
+
+
+def _operand(value: Any, calls: _Calls) -> Any:
+    """A tensor, a list of tensors, or an integer."""
+    if isinstance(value, ir.Var) and hash(value) in calls.values:
+        return calls.values[hash(value)]
+    if isinstance(value, ir.Tuple):
+        return [_operand(item, calls) for item in value.fields]
+    if isinstance(value, ir.TupleGetItem):
+        return _operand(value.tuple_value, calls)[value.index]
+    if isinstance(value, ir.GenericConst):
+        return _constant(value.value.numpy(), calls)
+    return value
+
+
+def _constant(array: Array, calls: _Calls) -> _Tensor:
+    for tensor, known in calls.constants:
+        if known.dtype == array.dtype and known.shape == array.shape and known.tobytes() == array.tobytes():
+            return tensor
+    tensor = _Tensor(~len(calls.constants), [T.int64(size) for size in array.shape], str(array.dtype))
+    calls.constants.append((tensor, array))
+    return tensor
+
+
+def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor], clock: bool) -> None:
+    """Arguments, the workspace, and the calls."""
+    data = {tensor.key: _argument(f"input_{i}", tensor).data for i, tensor in enumerate(inputs)}
+    passed: dict[int, tuple[_Tensor, Expr]] = {}
+    for index, tensor in enumerate(parameters):
+        handle = T.arg(f"parameter_{index}", T.handle())
+        passed[tensor.key] = tensor, handle
+        if _is_viewed(tensor, calls):
+            data[tensor.key] = T.match_buffer(handle, tuple(tensor.shape), tensor.dtype).data
+    copies = []
+    for index, output in enumerate(calls.outputs):
+        buffer = _argument(f"output_{index}", output)
+        if output.key in data:
+            copies.append((buffer, output))
+        else:
+            data[output.key] = buffer.data
+    times = emit.argument("times", (len(calls.steps),), "int64") if clock else None
+    inner = {key: size for key, size in calls.allocated.items() if key not in data}
+    workspace = Workspace(inner, [[item.key for item in _tensors(items)] for _, items in calls.steps])
+    memory = emit.scratch("workspace", (workspace.size,), "uint8")
+    for key, offset in workspace.offsets.items():
+        data[key] = byte_address(memory, offset)
+    for index, (name, items) in enumerate(calls.steps):
+        call = call_packed(name, [_passed(item, passed, data) for item in items])
+        if times is None:
+            T.evaluate(call)
+        else:
+            _timed(call, times, index)
+    for buffer, output in copies:
+        _copy(buffer, data[output.key], output)
+
+
+def _timed(call: Expr, times: Buffer, index: int) -> None:
+    before, after = (emit.scratch(name, (2,), "int64") for name in ("before", "after"))
+    T.evaluate(T.call_extern("int32", "clock_gettime", _MONOTONIC, before.data))
+    T.evaluate(call)
+    T.evaluate(T.call_extern("int32", "clock_gettime", _MONOTONIC, after.data))
+    passed = (after[0] - before[0]) * T.int64(1_000_000_000) + after[1] - before[1]
+    emit.store(times, times[index] + passed, index)
+
+
+def _argument(name: str, tensor: _Tensor) -> Buffer:
+    return emit.argument(name, tuple(tensor.shape), tensor.dtype)
+
+
+def _is_viewed(tensor: _Tensor, calls: _Calls) -> bool:
+    """Whether a kernel reads a parameter in another shape. Otherwise it is handed on as it came."""
+    read = [item for _, items in calls.steps for item in _tensors(items) if item.key == tensor.key]
+    return any(item is not tensor for item in read)
+
+
+def _tensors(items: Sequence[Any]) -> list[_Tensor]:
+    return [item for item in items if isinstance(item, _Tensor)]
+
+
+def _passed(value: Any, passed: dict[int, tuple[_Tensor, Expr]], data: dict[int, Expr]) -> Expr:
+    if not isinstance(value, _Tensor):
+        return value
+    if value.key in passed and passed[value.key][0] is value:
+        return passed[value.key][1]
+    return tensor_argument(data[value.key], value.shape, value.dtype)
+
+
+def _copy(target: Buffer, source: Expr, tensor: _Tensor) -> None:
+    """One more output that is the same tensor as another one."""
+    whole = T.decl_buffer(tuple(tensor.shape), tensor.dtype, data=source)
+    with T.grid(*tensor.shape) as at:
+        emit.store(target, whole[tuple(at)], *at)
+
+
+def _shapes(calls: _Calls, inputs: Sequence[_Tensor]) -> None:
+    for index, tensor in enumerate(inputs):
+        _argument(f"input_{index}", tensor)
+    shapes = emit.argument("shapes", (len(calls.outputs), MOST_DIMENSIONS), "int64")
+    for index, output in enumerate(calls.outputs):
+        for axis, size in enumerate(output.shape):
+            emit.store(shapes, T.cast(size, "int64"), index, axis)

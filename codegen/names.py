@@ -1,0 +1,11 @@
+"""What the functions of a compiled library are called, for those who make them and those who call them."""
+
+from __future__ import annotations
+
+MOST_DIMENSIONS = 8
+"""Columns of the table of output shapes."""
+
+
+def shapes_of(unit: str) -> str:
+    """The function that tells the shapes of a unit's outputs."""
+    return f"{unit}_shapes"

@@ -1,0 +1,62 @@
+"""How many threads kernels run on.
+
+TVM keeps one pool of threads for every Python thread. A pool is as large as TVM_NUM_THREADS, or
+OMP_NUM_THREADS, says when it is made; without either TVM takes half of an x86 machine's CPUs, whether or not
+two of them share a core, and it ties threads to CPUs, so that two processes get in each other's way. So both
+are decided here, before the first pool is made, and a user's own settings are left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tbt_compile.errors import TargetError
+
+_SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+_VARIABLES = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+def set_defaults() -> None:
+    """Let pools have a thread for every CPU that this process may use."""
+    if not any(name in os.environ for name in _VARIABLES):
+        os.environ["TVM_NUM_THREADS"] = str(len(_cpus()))
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+
+def cores() -> int:
+    """Cores that this process may use; CPUs that share one count once."""
+    return len({_siblings(cpu) for cpu in _cpus()})
+
+
+def limit() -> tuple[int, str]:
+    """The size of a pool, and the environment variable that says so."""
+    name = next(name for name in _VARIABLES if name in os.environ)
+    return int(os.environ[name]), name
+
+
+def choose(count: int | None) -> int:
+    """The number of threads to use; by default one per core.
+
+    Raises:
+        TargetError: `count` is not possible.
+    """
+    most, variable = limit()
+    if count is None:
+        return min(cores(), most)
+    if not 1 <= count <= most:
+        raise TargetError(
+            f"{count} threads: expected 1 to {most}; the environment variable {variable}, read when the "
+            "process starts, sets the most"
+        )
+    return count
+
+
+def _cpus() -> set[int]:
+    return os.sched_getaffinity(0)
+
+
+def _siblings(cpu: int) -> str:
+    """The CPUs of a core, as text; a machine that does not tell has one each."""
+    path = Path(_SIBLINGS.format(cpu))
+    return path.read_text() if path.exists() else str(cpu)

@@ -1,0 +1,56 @@
+"""One block of memory for all intermediate results of a unit, whose sizes are known at run time only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tbt_compile.codegen.tvm_api import Expr, T, simplify, structural_equal
+
+_ALIGNMENT = 64
+_BITS_PER_BYTE = 8
+
+
+def bytes_of(shape: Sequence[Expr], dtype: str) -> Expr:
+    """Bytes of a tensor, rounded up so that what follows it is aligned."""
+    digits = "".join(character for character in dtype if character.isdigit())
+    total: Expr = T.int64(int(digits or _BITS_PER_BYTE) // _BITS_PER_BYTE)
+    for size in shape:
+        total = total * T.cast(size, "int64")
+    return simplify((total + T.int64(_ALIGNMENT - 1)) // T.int64(_ALIGNMENT) * T.int64(_ALIGNMENT))
+
+
+class Workspace:
+    """A place for every tensor, in memory that is used again once a tensor is no longer read.
+
+    Sizes are expressions, so a place is given to another tensor only if that has the same expression for its
+    size. Layers repeat, which makes that the usual case.
+
+    Args:
+        sizes: bytes of the tensors by key.
+        uses: for every step, the keys of what it reads and writes; other keys may be among them.
+
+    Attributes:
+        offsets: where each tensor that is used begins.
+        size: bytes in all.
+    """
+
+    def __init__(self, sizes: dict[int, Expr], uses: Sequence[Sequence[int]]) -> None:
+        last = {key: step for step, keys in enumerate(uses) for key in keys}
+        self.offsets: dict[int, Expr] = {}
+        self.size: Expr = T.int64(0)
+        free: list[tuple[Expr, Expr]] = []
+        for step, keys in enumerate(uses):
+            for key in keys:
+                if key in sizes and key not in self.offsets:
+                    self.offsets[key] = self._place(sizes[key], free)
+            done = dict.fromkeys(key for key in keys if key in sizes and last[key] == step)
+            free += [(sizes[key], self.offsets[key]) for key in done]
+
+    def _place(self, size: Expr, free: list[tuple[Expr, Expr]]) -> Expr:
+        for index, (freed, offset) in enumerate(free):
+            if structural_equal(freed, size):
+                del free[index]
+                return offset
+        offset = self.size
+        self.size = simplify(self.size + size)
+        return offset

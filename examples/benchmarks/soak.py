@@ -1,0 +1,108 @@
+"""Memory over thousands of generations in one process: it has to stay where it is.
+
+    python examples/benchmarks/soak.py
+    python examples/benchmarks/soak.py compiled --count 10000 --json soak.json
+
+Without a folder, a tiny model is compiled first. Sources and outputs change their lengths all the time, every
+fourth generation is a beam search, every tenth runs in a new thread, every hundredth has several workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BUILD = """
+import sys
+import torch
+from transformers import BartConfig, BartForConditionalGeneration
+import tbt_compile
+
+torch.manual_seed(0)
+config = BartConfig(vocab_size=500, d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+                    decoder_attention_heads=2, encoder_ffn_dim=128, decoder_ffn_dim=128,
+                    max_position_embeddings=128, forced_eos_token_id=None)
+model = tbt_compile.prepare(BartForConditionalGeneration(config), recipe="2-2-2")
+ids = torch.randint(3, 500, (2, 20))
+model(input_ids=ids, labels=ids)
+tbt_compile.lower(model.eval()).save(sys.argv[1])
+"""
+
+
+def resident_mib() -> float:
+    """Memory that this process holds now."""
+    fields = Path("/proc/self/status").read_text().split("VmRSS:")[1].split()
+    return int(fields[0]) / 1024
+
+
+def generate(model: Any, number: int) -> None:
+    """The generation of this number; the same number is always the same one."""
+    random = np.random.default_rng(number)
+    limit = min(model.description["max_positions"] or 64, 64)
+    vocabulary = model.description["vocabulary"]
+    ids = random.integers(3, vocabulary, (int(random.integers(1, 5)), int(random.integers(1, limit))))
+    length = int(random.integers(1, limit))
+    settings = {"num_beams": 4 if number % 4 == 0 else 1, "min_new_tokens": length, "max_new_tokens": length}
+    if number % 100 == 0:
+        model.generate_many(ids.tolist(), num_workers=2, batch_size=1, **settings)
+    elif number % 10 == 0:
+        thread = threading.Thread(target=model.generate, args=(ids,), kwargs=settings)
+        thread.start()
+        thread.join()
+    else:
+        model.generate(ids, **settings)
+
+
+def soak(model: Any, count: int, samples: int = 20) -> list[dict[str, float]]:
+    """Memory and time after equal shares of `count` generations, and before the first."""
+    start = time.perf_counter()
+    rows = []
+    for number in range(count + 1):
+        if number % max(1, count // samples) == 0:
+            gc.collect()
+            row = {"generations": number, "mib": resident_mib(), "seconds": time.perf_counter() - start}
+            rows.append(row)
+        if number < count:
+            generate(model, number)
+    return rows
+
+
+def main() -> None:
+    """Print and perhaps write the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="?", help="folder that `tbt lower` wrote")
+    parser.add_argument("--count", type=int, default=10_000, help="generations")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+
+    from tbt_compile.torchless import hide_torch
+
+    hide_torch()
+    import tbt_compile
+
+    with tempfile.TemporaryDirectory() as work:
+        if options.folder is None:  # in a process of its own, whose memory does not count
+            subprocess.run([sys.executable, "-c", BUILD, f"{work}/model"], check=True)
+        model = tbt_compile.load(options.folder or f"{work}/model")
+        rows = soak(model, options.count)
+    print("generations      MiB  seconds")
+    for row in rows:
+        print(f"{row['generations']:11d} {row['mib']:8.1f} {row['seconds']:8.1f}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Texts per second with more workers, and with more threads for each.
+
+    python examples/benchmarks/throughput.py compiled
+    python examples/benchmarks/throughput.py compiled --workers 1 2 4 --threads 1 2 --json out.json
+
+Sources are random tokens of random lengths. All ways take turns, and every result has to be that of the
+first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def measure(
+    model: Any, sources: list[list[int]], ways: list[tuple[int, int]], repeats: int, **settings: Any
+) -> list[dict[str, float]]:
+    """Median texts per second of each (workers, threads), after a round that does not count."""
+    rates: dict[tuple[int, int], list[float]] = {way: [] for way in ways}
+    expected = None
+    for _ in range(repeats + 1):
+        for way in ways:
+            start = time.perf_counter()
+            found = model.generate_many(sources, num_workers=way[0], num_threads=way[1], **settings)
+            rates[way].append(len(sources) / (time.perf_counter() - start))
+            expected = expected or found
+            if not all(map(np.array_equal, found, expected)):
+                raise RuntimeError(f"{way[0]} workers with {way[1]} threads wrote other tokens")
+    return [
+        {"workers": workers, "threads": threads, "texts_per_second": statistics.median(values[1:])}
+        for (workers, threads), values in rates.items()
+    ]
+
+
+def main() -> None:
+    """Print and perhaps write the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cpus = len(os.sched_getaffinity(0))
+    parser.add_argument("folder", help="folder that `tbt lower` wrote")
+    parser.add_argument("--workers", type=int, nargs="+", default=sorted({1, 2, cpus}))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--texts", type=int, default=64)
+    parser.add_argument("--source-tokens", type=int, default=64, help="most tokens of a source")
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--num-beams", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+
+    from tbt_compile.torchless import hide_torch
+
+    hide_torch()
+    import tbt_compile
+
+    model: Any = tbt_compile.load(options.folder)
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, options.source_tokens + 1, options.texts)
+    sources = [random.integers(3, model.description["vocabulary"], length).tolist() for length in lengths]
+    ways = [(workers, threads) for workers in options.workers for threads in options.threads]
+    rows = measure(
+        model,
+        sources,
+        ways,
+        options.repeats,
+        batch_size=options.batch_size,
+        num_beams=options.num_beams,
+        min_new_tokens=options.new_tokens,
+        max_new_tokens=options.new_tokens,
+    )
+    print(f"{cpus} CPUs\nworkers  threads  texts/s")
+    for row in rows:
+        print(f"{row['workers']:7d} {row['threads']:8d} {row['texts_per_second']:8.1f}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
