@@ -37,7 +37,7 @@ class Images(nn.Module):
                 nn.SiLU(),
                 nn.CELU(0.5),
                 nn.ELU(),
-                nn.Flatten(),
+                nn.Sequential(nn.ReLU(), nn.Flatten()),
             ]
         )
 
