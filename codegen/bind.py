@@ -77,11 +77,12 @@ def bind_parameters(
     stored = {**program.state_dict, **program.constants}
     tensors: dict[str, torch.Tensor] = {}
     user_specs, parameter_specs, parameters = [], [], []
+    cached = {name for slot in unit.caches for name in (slot.key_input, slot.value_input)}
     for spec in program.graph_signature.input_specs:
         node = nodes[spec.arg.name]
         if spec.kind is InputKind.USER_INPUT:
             user_specs.append(spec)
-            _declare(node)
+            _declare(node, node.name in cached)
         elif not node.users:
             graph.erase_node(node)
         else:
@@ -101,10 +102,10 @@ def bind_parameters(
     return parameters, tensors
 
 
-def _declare(node: fx.Node) -> None:
-    """Give a user input the dtype that the kernels read: packed words are unsigned."""
+def _declare(node: fx.Node, cached: bool) -> None:
+    """Give a user input the dtype that the kernels read: packed words of a cache are unsigned."""
     value = node.meta["val"]
-    packed = value.dtype == torch.int64 and value.ndim > 2
+    packed = cached and value.dtype == torch.int64
     node.meta["tensor_meta"] = SimpleNamespace(
         shape=value.shape, dtype=torch.uint64 if packed else value.dtype
     )

@@ -73,7 +73,9 @@ def compile_units(
             else:
                 functions[name] = function
         library = compile_functions(functions, target)
-    except RuntimeError as error:
+    except LoweringError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
         raise LoweringError(
             f"TVM cannot build the model for {spec.mcpu}: {str(error).strip().splitlines()[-1]}"
         ) from error

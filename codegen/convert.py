@@ -152,8 +152,11 @@ class Kernels:
         spec = AttentionSpec(
             int(width), Encoding(node.args[4]), Encoding(node.args[5]), bool(node.args[6]), self.isa
         )
+        query, grouped = share_heads(importer, query, keys)
         args = [query, query_scale, keys, key_scale]
-        return self.call(importer, spec, attention.qk, args, [*lead, keys.ty.shape[2]])
+        tokens = keys.ty.shape[2]
+        scores = self.call(importer, spec, attention.qk, args, [*grouped, tokens])
+        return restore_heads(importer, scores, [*lead, tokens])
 
     def attention_context(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::attention_context`."""
@@ -161,8 +164,11 @@ class Kernels:
         encoding = Encoding(node.args[5])
         width = int(values.ty.shape[-1]) - (SCALE_BYTES if encoding.dynamic else 0)
         spec = AttentionSpec(width, Encoding(node.args[4]), encoding, bool(node.args[6]), self.isa)
+        lead = list(weights.ty.shape)[:-1]
+        weights, grouped = share_heads(importer, weights, values)
         args = [weights, weights_scale, values, value_scale]
-        return self.call(importer, spec, attention.pv, args, [*list(weights.ty.shape)[:-1], width])
+        y = self.call(importer, spec, attention.pv, args, [*grouped, width])
+        return restore_heads(importer, y, [*lead, width])
 
 
 def kernel_name(operator: str, spec: Any) -> str:
@@ -190,6 +196,27 @@ def operand(importer: Any, argument: Any) -> Expr:
 def product(shape: Sequence[Any]) -> Any:
     """The number of elements of a shape, symbolic if one dimension is."""
     return reduce(mul, shape, 1)
+
+
+def share_heads(importer: Any, x: Expr, shared: Expr) -> tuple[Expr, list[Any]]:
+    """`x` `[B, H, Q, D]` with query heads that share keys or values as rows of one head; nothing is copied.
+
+    Returns:
+        `x` as `[B, shared heads, H / shared heads * Q, D]`, and its dimensions without the last.
+    """
+    batch, heads, rows, width = x.ty.shape
+    count = shared.ty.shape[1]
+    if int(heads) == int(count):
+        return x, [batch, heads, rows]
+    grouped = [batch, count, int(heads) // int(count) * rows]
+    return importer.block_builder.emit(relax.op.reshape(x, [*grouped, width])), grouped
+
+
+def restore_heads(importer: Any, y: Expr, shape: list[Any]) -> Expr:
+    """The inverse of `share_heads` for a result with the original leading dimensions."""
+    if int(y.ty.shape[1]) == int(shape[1]):
+        return y
+    return importer.block_builder.emit(relax.op.reshape(y, shape))
 
 
 def reshape(importer: Any, x: Expr, shape: list[Any]) -> Expr:

@@ -9,7 +9,9 @@ from torch import fx
 
 from tbt_compile.codegen.convert import Converter, Kernels, operand, product, reshape
 from tbt_compile.codegen.kernels import float_ops, softmax
-from tbt_compile.codegen.tvm_api import Expr, relax
+from tbt_compile.codegen.tvm_api import Expr, relax, tirx
+
+_EPSILON = 2.0**-23  # what torch takes for an eps of None
 
 
 def float_converters(kernels: Kernels) -> dict[str, Converter]:
@@ -19,6 +21,7 @@ def float_converters(kernels: Kernels) -> dict[str, Converter]:
         "softmax.int": partial(plain_softmax, kernels),
         "add_layer_norm.default": partial(add_layer_norm, kernels),
         "layer_norm.default": partial(layer_norm, kernels),
+        "rms_norm.default": partial(rms_norm, kernels),
         "gelu.default": partial(gelu, kernels),
         "silu.default": partial(activation, kernels, "silu"),
     }
@@ -69,6 +72,22 @@ def layer_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
     return reshape(importer, kernels.call(importer, spec, float_ops.layer_norm, args, rows), shape)
 
 
+def rms_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
+    """`aten::rms_norm` over the last dimension.
+
+    Raises:
+        ValueError: it is over several dimensions.
+    """
+    arguments: list[Any] = [*node.args, None, None][:4]
+    x, sizes, eps = operand(importer, arguments[0]), arguments[1], arguments[3]
+    if len(sizes) != 1:
+        raise ValueError("rms_norm over several dimensions has no kernel")
+    shape, rows = list(x.ty.shape), _rows(x)
+    spec = float_ops.NormSpec(int(shape[-1]), _EPSILON if eps is None else float(eps), kernels.isa)
+    args = [reshape(importer, x, rows), _vector(importer, arguments[2], 1.0, sizes[0])]
+    return reshape(importer, kernels.call(importer, spec, float_ops.rms_norm, args, rows), shape)
+
+
 def _vector(importer: Any, argument: Any, fill: float, length: int) -> Expr:
     """A weight or bias, or the numbers that stand for its absence."""
     if argument is not None:
@@ -85,8 +104,11 @@ def gelu(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
 def activation(kernels: Kernels, function: str, node: fx.Node, importer: Any) -> Expr:
     """An elementwise function."""
     x = operand(importer, node.args[0])
-    shape, rows = list(x.ty.shape), _rows(x)
-    spec = float_ops.ActivationSpec(function, int(shape[-1]), kernels.isa)
+    shape = list(x.ty.shape)
+    # Kernels know the length of a row; a last dimension that is dynamic leaves rows of one.
+    static = bool(shape) and isinstance(shape[-1], (int, tirx.IntImm))
+    rows = [product(shape[:-1]), shape[-1]] if static else [product(shape), 1]
+    spec = float_ops.ActivationSpec(function, int(rows[-1]), kernels.isa)
     y = kernels.call(importer, spec, float_ops.activation, [reshape(importer, x, rows)], rows)
     return reshape(importer, y, shape)
 

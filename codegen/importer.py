@@ -68,7 +68,7 @@ def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:
             custom_convert_map=converters,
             run_ep_decomposition=False,
         )
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise LoweringError(
             f"the {unit.name} cannot be imported into TVM ({type(error).__name__}: {error}): write the graph "
             "with `dump=` to see the operators it is made of"

@@ -38,6 +38,7 @@ def to_kernels(module: IRModule, target: Target) -> IRModule:
     """
     transform = relax.transform
     passes = [
+        relax.backend.DispatchSortScan(),
         transform.LegalizeOps(skip_ops=["relax.reshape"]),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),

@@ -29,6 +29,7 @@ _EXPORTS = {
     "lower": "tbt_compile.lowering",
     "load": "tbt_compile.loading",
     "CompiledModel": "tbt_compile.runtime.compiled",
+    "CompiledModule": "tbt_compile.runtime.compiled_module",
     "CompiledModelForSeq2SeqLM": "tbt_compile.adapters.compiled_seq2seq",
     "Seq2SeqPipeline": "tbt_compile.adapters.seq2seq_pipeline",
 }
@@ -36,6 +37,7 @@ _EXPORTS = {
 __all__ = [
     "CompiledModel",
     "CompiledModelForSeq2SeqLM",
+    "CompiledModule",
     "Encoding",
     "FrozenModel",
     "QuantPlan",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from tbt_compile.preparation import load_prepared, plan, prepare
     from tbt_compile.recipe import Recipe
     from tbt_compile.runtime.compiled import CompiledModel
+    from tbt_compile.runtime.compiled_module import CompiledModule
 
 
 def __getattr__(name: str) -> Any:

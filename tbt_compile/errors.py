@@ -42,6 +42,10 @@ class DataError(TbtError):
     """A data file or data set cannot be read."""
 
 
+class InputError(TbtError):
+    """A compiled module was called with inputs that it does not take."""
+
+
 class GenerationError(TbtError):
     """Generation was asked for with arguments that do not fit the model or each other."""
 

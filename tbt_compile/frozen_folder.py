@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tbt_compile import storage
+from tbt_compile import signature, storage
 from tbt_compile.adapters import adapter_for
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
@@ -41,6 +41,7 @@ def save_frozen(frozen: FrozenModel, path: Path, tokenizer: Any) -> Path:
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "quantizers": describe_quantizers(frozen.module),
         "tied": tied,
+        "inputs": signature.recorded(frozen.module),
     }
     with tempfile.TemporaryDirectory() as work:
         configs: list[Any] = [getattr(frozen.module, name, None) for name in ("config", "generation_config")]
@@ -49,7 +50,7 @@ def save_frozen(frozen: FrozenModel, path: Path, tokenizer: Any) -> Path:
                 part.save_pretrained(work)
         files = {str(file.relative_to(work)): file for file in Path(work).rglob("*") if file.is_file()}
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-        return storage.write_folder(path, "frozen", manifest, arrays, files)
+        return storage.write_folder(path, storage.FROZEN, manifest, arrays, files)
 
 
 def load_frozen(path: Path, model: nn.Module | None = None) -> FrozenModel:
@@ -65,7 +66,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> FrozenModel:
     """
     from tbt_compile.freezing import FrozenModel
 
-    manifest = storage.read_manifest(path, "frozen")
+    manifest = storage.read_manifest(path, storage.FROZEN)
     recipe = Recipe.from_dict(manifest["recipe"])
     if model is None:
         model = _empty_model(path, manifest["class"])
@@ -73,6 +74,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> FrozenModel:
     _install_quantizers(model, recipe, manifest["quantizers"])
     arrays = storage.read_tensors(path, manifest)
     _load_tensors(model, arrays, manifest["tied"], path)
+    signature.restore(model, manifest.get("inputs"))
     return FrozenModel(model.eval().requires_grad_(False), recipe)
 
 

@@ -6,7 +6,8 @@ Each one has the shapes and the meaning of the kernel it is lowered to, and an e
 
 Attention operands are packed when they enter the cache. Rows of keys are `[B, H, T, R]`; values of learned
 encodings are packed along the tokens, `[B, H, ceil(T / 64), planes, D]`; 8-bit operands keep one byte per
-code and the token's float32 scale in the last four bytes of the row, `[B, H, T, D + 4]`.
+code and the token's float32 scale in the last four bytes of the row, `[B, H, T, D + 4]`. Keys and values may
+have fewer heads than the query, a divisor: neighbouring query heads then share them.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def attention_scores(
 ) -> Tensor:
     """QK^T of a real query `[B, H, Q, D]`, quantized here, and packed keys: `[B, H, Q, T]`."""
     codes = QuantTensor(*quantize(query, query_scale, query_encoding, center))
-    return quantized_matmul(codes, _key_rows(keys, key_scale, Encoding(key_encoding), query.shape[-1]), True)
+    rows = _key_rows(keys, key_scale, Encoding(key_encoding), query.shape[-1])
+    return quantized_matmul(codes, _per_head(rows, query.shape[1]), True)
 
 
 @attention_scores.register_fake
@@ -144,9 +146,10 @@ def attention_context(
     codes = QuantTensor(*quantize(weights, weights_scale, weights_encoding, center))
     kind = Encoding(value_encoding)
     if kind.dynamic:
-        return quantized_matmul(codes, _byte_tensor(values, kind), False)
+        return quantized_matmul(codes, _per_head(_byte_tensor(values, kind), weights.shape[1]), False)
     unpacked = unpack_bits(values.permute(0, 1, 4, 3, 2), kind, weights.shape[-1]).transpose(-1, -2)
-    return quantized_matmul(codes, QuantTensor(unpacked, value_scale), False)
+    shared = _per_head(QuantTensor(unpacked, value_scale), weights.shape[1])
+    return quantized_matmul(codes, shared, False)
 
 
 @attention_context.register_fake
@@ -208,6 +211,13 @@ def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, ep
 @add_layer_norm.register_fake
 def _(x, residual, weight, bias, eps):  # type: ignore[no-untyped-def]
     return torch.empty_like(x)
+
+
+def _per_head(operand: QuantTensor, heads: int) -> QuantTensor:
+    """Each head as often as there are query heads that share it."""
+    copies = heads // operand.codes.shape[1]
+    scale = operand.scale.repeat_interleave(copies, 1) if operand.scale.dim() > 1 else operand.scale  # type: ignore[union-attr]
+    return QuantTensor(operand.codes.repeat_interleave(copies, 1), scale)
 
 
 def _byte_rows(codes: Tensor, scales: Tensor, encoding: Encoding) -> Tensor:

@@ -11,10 +11,13 @@ from tbt_compile.errors import FormatError
 if TYPE_CHECKING:
     from tbt_compile.freezing import FrozenModel
     from tbt_compile.runtime.compiled import CompiledModel
+    from tbt_compile.runtime.compiled_module import CompiledModule
 
 
-def load(path: str | Path, model: Any = None, num_threads: int | None = None) -> FrozenModel | CompiledModel:
-    """Load a folder written by `FrozenModel.save` or `CompiledModel.save`.
+def load(
+    path: str | Path, model: Any = None, num_threads: int | None = None
+) -> FrozenModel | CompiledModel | CompiledModule:
+    """Load a folder written by the `save` of a frozen or compiled model.
 
     Args:
         path: the folder.
@@ -27,11 +30,15 @@ def load(path: str | Path, model: Any = None, num_threads: int | None = None) ->
         TargetError: a compiled model was built for another machine.
     """
     kind = storage.peek_kind(path)
-    if kind == "compiled":
+    if kind == storage.GENERATOR:
         from tbt_compile.runtime.compiled import CompiledModel
 
         return CompiledModel.load(path, num_threads=num_threads)
-    if kind == "frozen":
+    if kind == storage.MODULE:
+        from tbt_compile.runtime.compiled_module import CompiledModule
+
+        return CompiledModule.load(path, num_threads=num_threads)
+    if kind == storage.FROZEN:
         from tbt_compile.frozen_folder import load_frozen
 
         return load_frozen(Path(path), model)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from tbt_compile.errors import LoweringError
 from tbt_compile.freezing import FrozenModel, freeze
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from tbt_compile.codegen.isa import Isa
     from tbt_compile.codegen.target import TargetSpec
     from tbt_compile.runtime.compiled import CompiledModel
+    from tbt_compile.runtime.compiled_module import CompiledModule
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +30,18 @@ def lower(
     *,
     dump: str | Path | None = None,
     clock: bool = False,
-) -> CompiledModel:
+) -> CompiledModel | CompiledModule:
     """Compile a model for a CPU: export units -> graph passes -> Relax -> TIR kernels -> LLVM.
 
-    Batch and sequence lengths stay dynamic. Which kernels were made is logged (level INFO) and recorded in
-    the manifest of the saved folder.
+    A transformers model that generates text, encoder-decoder or decoder-only, becomes a `CompiledModel`;
+    batch and sequence lengths stay dynamic. Any other module becomes a `CompiledModule`, called with arrays
+    in the form of the example inputs that it was prepared with: the first dimension stays dynamic where the
+    module allows it and the examples have at least two rows, other sizes are fixed.
+
+    Which kernels were made is logged (level INFO) and recorded in the manifest of the saved folder.
 
     Args:
-        model: a prepared model, which is frozen first, or a frozen one. An encoder-decoder model of
-            transformers.
+        model: a prepared model, which is frozen first, or a frozen one.
         target: "host", a CPU name, "llvm -mcpu=NAME", or a dict (see `tbt targets`). A model compiled for
             another machine can be saved and not run here.
         num_threads: threads to run with (default: `TVM_NUM_THREADS`, else one per CPU).
@@ -50,17 +53,23 @@ def lower(
         PlanError: the model is not prepared, or was never run.
         LoweringError: the model holds something that has no compiled operator.
     """
+    from tbt_compile.adapters import adapter_for
     from tbt_compile.codegen import tiles
     from tbt_compile.codegen.build import compile_units
     from tbt_compile.codegen.target import parse_target
+    from tbt_compile.passes.lowering import lowering_pipeline
+    from tbt_compile.runtime.compiled import CompiledModel
+    from tbt_compile.runtime.compiled_module import CompiledModule
 
     spec = parse_target(target)
     frozen = model if isinstance(model, FrozenModel) else freeze(model)
     start = time.perf_counter()
-    units, settings = _units(frozen, dump)
+    exported = adapter_for(frozen.module).export_units(frozen.module)
+    for unit in exported.contexts:
+        lowering_pipeline().run(unit, None if dump is None else Path(dump) / unit.name)
     known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
     with tiles.recording() as chosen:
-        built = compile_units(units, spec, known, dump, clock)
+        built = compile_units(list(exported.contexts), spec, known, dump, clock)
     log.info(
         "compiled %s for %s (%s) in %.1f s with the kernels %s and the tiles %s",
         type(frozen.module).__name__,
@@ -85,29 +94,10 @@ def lower(
         },
         "outputs": built.outputs,
         "clock": built.steps if clock else {},
-        **settings,
+        **exported.settings,
     }
-    from tbt_compile.runtime.compiled import CompiledModel
-
-    return CompiledModel(built.library, description, _arranged(built, spec.isa), num_threads=num_threads)
-
-
-def _units(frozen: FrozenModel, dump: str | Path | None) -> tuple[list[Any], dict[str, Any]]:
-    """The model's export units after the lowering passes, and what the decode engine has to know."""
-    from transformers import PreTrainedModel
-
-    from tbt_compile.adapters.seq2seq_units import decode_settings, export_units
-    from tbt_compile.passes.lowering import lowering_pipeline
-
-    if not isinstance(frozen.module, PreTrainedModel):
-        raise LoweringError(
-            f"{type(frozen.module).__name__} is not an encoder-decoder model of transformers, and only those "
-            "are compiled: run the frozen model in eager mode"
-        )
-    units = export_units(frozen.module)
-    for unit in units:
-        lowering_pipeline().run(unit, None if dump is None else Path(dump) / unit.name)
-    return list(units), decode_settings(frozen.module, units.layers)
+    kind = next(kind for kind in (CompiledModel, CompiledModule) if exported.kind == kind.KIND)
+    return kind(built.library, description, _arranged(built, spec.isa), num_threads=num_threads)
 
 
 def _arranged(built: BuiltUnits, isa: Isa) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from tbt_compile import signature
 from tbt_compile.adapters import adapter_for
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared
@@ -67,7 +68,9 @@ def prepare(
     """
     context = make_context(model, recipe, example_inputs)
     saved_with = context.adapter.stored_recipe(model)
+    call = signature.record(model, context.args, context.kwargs)
     PREPARE.run(context, dump)
+    signature.restore(model, call)
     if saved_with == context.recipe:
         context.adapter.restore(model)
     return model

@@ -27,6 +27,8 @@ from tbt_compile.errors import FormatError
 
 FORMAT = "tbt-compile"
 MANIFEST = "manifest.json"
+# Kinds of folders: packed, compiled to generate text, compiled to be called.
+FROZEN, GENERATOR, MODULE = "frozen", "compiled", "compiled-module"
 CHECKSUM = "checksum"
 
 Array = npt.NDArray[Any]
@@ -51,24 +53,23 @@ class Kind:
     read: Callable[[Path, tensor_files.Described], dict[str, Array]]
 
 
-KINDS = {
-    "frozen": Kind(
-        version=1,
-        tensors="tensors.safetensors",
-        digest="sha256",
-        renew="save the model again",
-        write=tensor_files.write_portable,
-        read=tensor_files.read_portable,
-    ),
-    "compiled": Kind(
-        version=2,
-        tensors="tensors.bin",
-        digest="crc32",
-        renew="lower the model again",
-        write=tensor_files.write_mapped,
-        read=tensor_files.read_mapped,
-    ),
-}
+_FROZEN = Kind(
+    version=1,
+    tensors="tensors.safetensors",
+    digest="sha256",
+    renew="save the model again",
+    write=tensor_files.write_portable,
+    read=tensor_files.read_portable,
+)
+_COMPILED = Kind(
+    version=2,
+    tensors="tensors.bin",
+    digest="crc32",
+    renew="lower the model again",
+    write=tensor_files.write_mapped,
+    read=tensor_files.read_mapped,
+)
+KINDS = {FROZEN: _FROZEN, GENERATOR: _COMPILED, MODULE: _COMPILED}
 
 
 def write_folder(
@@ -81,7 +82,7 @@ def write_folder(
     """Write a model folder at `path`, replacing a folder that this function wrote before.
 
     Args:
-        kind: "frozen" or "compiled", a key of `KINDS`; `read_manifest` checks it.
+        kind: `FROZEN`, `GENERATOR` or `MODULE`, a key of `KINDS`; `read_manifest` checks it.
         manifest: what to record beside format, versions, tensors and checksums.
         tensors: by name.
         files: further files to copy, by the name they get in the folder.
@@ -149,7 +150,7 @@ def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:
 
 
 def peek_kind(path: str | Path) -> str:
-    """The kind of a model folder, "frozen" or "compiled"; only the manifest is read.
+    """The kind of a model folder; only the manifest is read.
 
     Raises:
         FormatError: there is no manifest, or it is not one of this package.

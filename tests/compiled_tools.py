@@ -50,13 +50,13 @@ class _Words:
 def trained(model: PreTrainedModel, recipe: str | Recipe) -> PreTrainedModel:
     """A prepared model whose scales come from one batch."""
     tbt_compile.prepare(model, recipe)
-    ids, mask = sources(model.config.pad_token_id)
+    two_parts = model.config.is_encoder_decoder
+    ids, mask = sources(model.config.pad_token_id) if two_parts else prompts(model.config.pad_token_id)
+    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+    if two_parts:
+        inputs["decoder_input_ids"] = torch.tensor(ids[:, :5])
     with torch.no_grad():
-        model(
-            input_ids=torch.tensor(ids),
-            attention_mask=torch.tensor(mask),
-            decoder_input_ids=torch.tensor(ids[:, :5]),
-        )
+        model(**inputs)
     return model.eval()
 
 
@@ -67,6 +67,12 @@ def sources(pad: int, rows: int = 5, longest: int = 13) -> tuple[Tokens, Tokens]
     lengths = [max(1, longest - 2 * row) for row in range(rows)]
     mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
     return np.where(mask == 1, ids, pad), mask
+
+
+def prompts(pad: int, rows: int = 5, longest: int = 13) -> tuple[Tokens, Tokens]:
+    """`sources`, padded on the left."""
+    ids, mask = sources(pad, rows, longest)
+    return np.ascontiguousarray(ids[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
 
 
 def eager_tokens(model: PreTrainedModel, ids: Tokens, mask: Tokens, **settings: Any) -> Tokens:

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 
 import tbt_compile
+from tbt_compile.codegen.build import compile_units
+from tbt_compile.codegen.host import host_target
 from tbt_compile.encoding import Encoding
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
 from tbt_compile.passes.lowering import CacheSlot, LoweringContext
+from tbt_compile.runtime.machine import Machine
 from tbt_compile.torch_ops import pack
 
 SIGNED = {1: Encoding.BINARY, 2: Encoding.TERNARY, 8: Encoding.INT8}
@@ -66,3 +69,16 @@ def weight(bits: int, rows: int, columns: int) -> FrozenWeight:
     levels = torch.tensor(SIGNED[bits].levels)
     codes = levels[torch.randint(len(levels), (rows, columns))]
     return FrozenWeight(pack(codes, SIGNED[bits]), torch.rand(rows, 1) + 0.1, SIGNED[bits], columns)
+
+
+def machine_of(units: list[LoweringContext], known: dict[int, str]) -> Machine:
+    """Lowered units as the functions of one library for this machine; `known` as for `compile_units`."""
+    target = host_target()
+    built = compile_units(units, target, known)
+    functions, tensors = {}, {}
+    for name, parameters in built.parameters.items():
+        functions[name] = [parameter.name for parameter in parameters]
+        for parameter in parameters:
+            stored = built.tensors[parameter.name].detach().numpy()
+            tensors[parameter.name] = parameter.arrange(stored, target.isa)
+    return Machine(built.library, functions, built.outputs, tensors, {})

@@ -18,6 +18,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
     MBartConfig,
@@ -68,6 +70,14 @@ def mbart(layers: int = LAYERS, **options: Any) -> MBartForConditionalGeneration
 def marian(layers: int = LAYERS, **options: Any) -> MarianMTModel:
     values = {**_BART_LIKE, "decoder_start_token_id": PAD, "activation_function": "swish", **options}
     return _seeded(MarianMTModel, MarianConfig(**values, encoder_layers=layers, decoder_layers=layers))
+
+
+def m2m100(layers: int = LAYERS, **options: Any) -> M2M100ForConditionalGeneration:
+    every_layer = {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}  # its default skips some in training
+    values = {**_BART_LIKE, **every_layer, "decoder_start_token_id": EOS, "scale_embedding": False, **options}
+    return _seeded(
+        M2M100ForConditionalGeneration, M2M100Config(**values, encoder_layers=layers, decoder_layers=layers)
+    )
 
 
 def t5(layers: int = LAYERS, **options: Any) -> T5ForConditionalGeneration:
@@ -140,7 +150,14 @@ def _seeded(kind: type[PreTrainedModel], config: Any) -> Any:
 
 
 Builder = Callable[..., PreTrainedModel]
-SEQ2SEQ: dict[str, Builder] = {"bart": bart, "mbart": mbart, "marian": marian, "t5": t5, "t5_gated": t5_gated}
+SEQ2SEQ: dict[str, Builder] = {
+    "bart": bart,
+    "mbart": mbart,
+    "marian": marian,
+    "m2m100": m2m100,
+    "t5": t5,
+    "t5_gated": t5_gated,
+}
 DECODERS: dict[str, Builder] = {"gpt2": gpt2, "opt": opt, "llama": llama}
 FAMILIES: dict[str, Builder] = {**SEQ2SEQ, **DECODERS}
 
@@ -193,6 +210,39 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.dropout(torch.relu(self.first(x))))
+
+
+class Convolutions(nn.Module):
+    """A small image classifier; only its head is quantized. x `[B, 3, 12, 12]` -> scores `[B, 5]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.GELU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 8, 3, stride=2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+        )
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).flatten(1))
+
+
+class Words(nn.Module):
+    """Token ids `[B, T]`, features `[B, 16]` and a constant -> a dict of two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner, self.head = nn.Embedding(20, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, ids: Tensor, features: Tensor, factor: float = 2.0) -> dict[str, Tensor]:
+        hidden = self.norm(self.table(ids).mean(1) + self.inner(features)) * factor
+        return {"hidden": hidden, "scores": self.head(F.gelu(hidden))}
 
 
 class AttentionBlock(nn.Module):

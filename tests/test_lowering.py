@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from compiled_tools import assert_rows_do_not_depend_on_the_batch, eager_tokens, sources, trained
-from models import MLP, SEQ2SEQ, bart, batch, gpt2
+from models import MLP, SEQ2SEQ, bart
 from transformers import PreTrainedModel
 
 import tbt_compile
@@ -158,22 +158,6 @@ def test_every_phase_is_dumped(lowered: Lowered) -> None:
 def test_an_unknown_cpu_is_refused_with_near_matches() -> None:
     with pytest.raises(TargetError, match=r"cortex-a27.*Did you mean .*cortex-a72"):
         tbt_compile.lower(MLP(), "llvm -mcpu=cortex-a27")
-
-
-def test_a_decoder_only_model_is_refused() -> None:
-    model = tbt_compile.prepare(gpt2(layers=1), "2-2-2")
-    model(**batch(model))
-    with pytest.raises(
-        LoweringError, match="GPT2LMHeadModel is not an encoder-decoder model, and only those"
-    ):
-        tbt_compile.lower(model)
-
-
-def test_a_plain_module_is_refused() -> None:
-    model = tbt_compile.prepare(MLP(), "2-2-2", torch.randn(3, 8))
-    model(torch.randn(3, 8))
-    with pytest.raises(LoweringError, match="MLP is not an encoder-decoder model of transformers"):
-        tbt_compile.lower(model)
 
 
 def test_a_model_that_is_not_prepared_or_was_never_run() -> None:

@@ -41,7 +41,7 @@ def embedding(spec: EmbeddingSpec) -> PrimFunc:
     """Rows of a table for M ids, M known at run time.
 
     Arguments:
-        ids: int64 [M], each in [0, N); the caller checks them
+        ids: int64 [M]; one outside [0, N) is clipped, so that nothing is read beyond the table
         w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.interleave`, or int8 [N, K]
             if the weight is INT8
         w_scale: float32 [N]
@@ -72,7 +72,7 @@ def _embedding(spec: EmbeddingSpec) -> None:
         return emit.splat(T.int32(1), lanes) - planes[0] * emit.splat(T.int32(2), lanes)
 
     with emit.loop("m", count) as m:
-        row = emit.let(ids[m])
+        row = emit.let(T.min(T.max(ids[m], T.int64(0)), T.int64(spec.n - 1)))
         scale = emit.let(w_scale[row])
 
         def write(k: Expr, lanes: int) -> None:

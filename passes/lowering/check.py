@@ -44,7 +44,7 @@ class CheckFused:
             raise LoweringError(
                 f"{context.name}: no compiled operator takes the quantized operands of "
                 f"{module_names(left, context.root)}. Both operands of a product must be at 1, 2 or 8 bits, "
-                "with learned scales below 8; leave these modules in full precision with the recipe's "
-                "`exclude`, or run the frozen model in eager mode"
+                "with learned scales below 8, and in attention [batch, heads, tokens, features]; leave these "
+                "modules in full precision with the recipe's `exclude`, or run the frozen model in eager mode"
             )
         return PassResult(0)

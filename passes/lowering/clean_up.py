@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -18,10 +19,20 @@ IDENTITIES = {
 }
 
 
+# Start, end and step of a slice that takes everything, as the export writes them.
+_WHOLE = (0, 2**63 - 1, 1)
+
+
 def is_identity(node: fx.Node) -> bool:
-    """Whether a node returns its first operand: copies, and dropout outside training."""
+    """Whether a node returns its first operand: copies, dropout outside training, slices of everything."""
     if is_call(node, ATEN.dropout.default):
         return node.args[2] is False or bool(node.args[1] == 0.0)
+    if is_call(node, ATEN.slice.Tensor):
+        given = node.args[2:]
+        return given + _WHOLE[len(given) :] == _WHOLE
+    if is_call(node, ATEN.to.dtype):
+        source: Any = node.args[0]
+        return bool(source.meta["val"].dtype == node.args[1])
     return node.op == "call_function" and node.target in IDENTITIES
 
 

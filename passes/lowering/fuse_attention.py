@@ -23,7 +23,7 @@ from tbt_compile.passes.lowering.match import (
 def fuse_scores(matmul: fx.Node) -> bool:
     """Rewrite `(codes(q) @ codes(k).T) * (scale(q) * scale(k))`."""
     query, transposed = quantize_of(matmul.args[0], 0), matmul.args[1]
-    if query is None or not is_call(transposed, ATEN.transpose.int):
+    if query is None or not _has_heads(matmul) or not is_call(transposed, ATEN.transpose.int):
         return False
     key = quantize_of(transposed.args[0], 0)  # type: ignore[union-attr]
     scaled = only_user(matmul)
@@ -41,7 +41,7 @@ def fuse_context(matmul: fx.Node) -> bool:
     """Rewrite `(codes(p) @ codes(v)) * (scale(p) * scale(v))`, or `(codes(p) @ value(v)) * scale(p)`."""
     weights = quantize_of(matmul.args[0], 0)
     scaled = only_user(matmul)
-    if weights is None or scaled is None or factors(scaled) is None:
+    if weights is None or not _has_heads(matmul) or scaled is None or factors(scaled) is None:
         return False
     value = quantize_of(matmul.args[1], 0)
     if value is not None:  # one scale for all values
@@ -57,6 +57,11 @@ def fuse_context(matmul: fx.Node) -> bool:
     operands = (weights.args[0], weights.args[1], packed, value.args[1], weights.args[2], value.args[2])
     replace(scaled, TBT.attention_context.default, (*operands, weights.args[3]))
     return True
+
+
+def _has_heads(matmul: fx.Node) -> bool:
+    """Whether a product is of operands `[B, H, ...]`, which is what the packed operators take."""
+    return bool(matmul.meta["val"].ndim == 4)
 
 
 def _packed(quantize: fx.Node, pack: object) -> fx.Node:

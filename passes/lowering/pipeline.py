@@ -11,8 +11,10 @@ from tbt_compile.passes.lowering.fuse_embedding import FuseEmbedding
 from tbt_compile.passes.lowering.fuse_heads import FuseHeads
 from tbt_compile.passes.lowering.fuse_linear import FuseLinear
 from tbt_compile.passes.lowering.fuse_norm import FuseNorm
+from tbt_compile.passes.lowering.fuse_rms_norm import FuseRmsNorm
 from tbt_compile.passes.lowering.fuse_softmax import FuseSoftmax
 from tbt_compile.passes.lowering.pack_caches import PackCaches
+from tbt_compile.passes.lowering.share_heads import ShareHeads
 
 
 def lowering_pipeline() -> Pipeline[LoweringContext]:
@@ -24,9 +26,11 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
             FuseLinear(),
             FuseEmbedding(),
             FuseAttention(),
+            ShareHeads(),
             FuseSoftmax(),
             FuseHeads(),
             FuseNorm(),
+            FuseRmsNorm(),
             PackCaches(),
             CheckFused(),
         ],

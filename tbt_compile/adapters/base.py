@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.errors import CaptureError
 from tbt_compile.modules import QuantizedEmbedding, QuantizedLinear
 from tbt_compile.recipe import Recipe
@@ -64,6 +65,16 @@ class Adapter:
 
     def restore(self, model: nn.Module) -> None:
         """Load the state of the quantizers of a prepared model from the folder that it was loaded from."""
+
+    def export_units(self, model: nn.Module) -> ExportUnits:
+        """A frozen model as the functions that are compiled: one call of its forward.
+
+        Raises:
+            LoweringError: the model cannot be captured in this form.
+        """
+        from tbt_compile.adapters.module_unit import export_module
+
+        return export_module(model)
 
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
         """Last step of preparing, after all modules are converted; remembers the recipe."""

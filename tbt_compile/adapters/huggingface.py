@@ -10,10 +10,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tbt_compile.adapters import attention, pretrained
+from tbt_compile.adapters import attention, decoder_units, pretrained, seq2seq_units
 from tbt_compile.adapters.base import Adapter
 from tbt_compile.adapters.conv1d import QuantizedConv1D
 from tbt_compile.adapters.example_inputs import example_inputs
+from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.recipe import Recipe
 
 
@@ -67,6 +68,15 @@ class HuggingFaceAdapter(Adapter):
     def restore(self, model: nn.Module) -> None:
         """Scales from the folder of the model, when the weights there are those of the model."""
         pretrained.restore_quantizers(_pretrained(model))
+
+    def export_units(self, model: nn.Module) -> ExportUnits:
+        """A model that generates text as its steps, any other as one call of its forward."""
+        checked = _pretrained(model)
+        if not checked.can_generate():
+            return super().export_units(model)
+        if checked.config.is_encoder_decoder:
+            return seq2seq_units.export_units(checked)
+        return decoder_units.export_units(checked)
 
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
         """Switch the model to quantized attention and keep the recipe in its config, where it is saved."""

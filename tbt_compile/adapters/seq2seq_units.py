@@ -7,23 +7,19 @@ as arguments, so that a unit has no state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from tbt_compile.errors import LoweringError
-from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
+from tbt_compile.adapters.decode_settings import decode_settings
+from tbt_compile.adapters.units import ExportUnits, capture_unit
+from tbt_compile.passes.lowering.context import CacheSlot
+from tbt_compile.storage import GENERATOR
 
 # Lengths of the examples used for capture; all different, so that no two dimensions are taken for one.
 _BATCH, _SOURCE, _PREFIX = 2, 9, 3
-# Every unit holds the whole model under this name.
-_ROOT = "model."
 
 
 class Encoder(nn.Module):
@@ -94,30 +90,8 @@ class Step(nn.Module):
         return (output.logits, *(tensor for layer in grown for tensor in (layer.keys, layer.values)))
 
 
-@dataclass(frozen=True)
-class Seq2SeqUnits:
-    """The captured units of one model, and the number of decoder layers whose caches they exchange."""
-
-    encoder: LoweringContext
-    first_step: LoweringContext
-    step: LoweringContext
-    layers: int
-
-    def __iter__(self) -> Iterator[LoweringContext]:
-        return iter((self.encoder, self.first_step, self.step))
-
-
-def export_units(model: PreTrainedModel) -> Seq2SeqUnits:
-    """Capture the three units of a frozen encoder-decoder model in eval mode.
-
-    Raises:
-        LoweringError: the model has no encoder and decoder.
-    """
-    if not getattr(model.config, "is_encoder_decoder", False):
-        raise LoweringError(
-            f"{type(model).__name__} is not an encoder-decoder model, and only those are compiled: freeze it "
-            "and run the frozen model in eager mode"
-        )
+def export_units(model: PreTrainedModel) -> ExportUnits:
+    """Capture the three units of a frozen encoder-decoder model in eval mode."""
     model.eval()
     ids = torch.randint(3, model.config.vocab_size, (_BATCH, _SOURCE))
     mask = torch.ones_like(ids)
@@ -127,46 +101,17 @@ def export_units(model: PreTrainedModel) -> Seq2SeqUnits:
     with torch.no_grad():
         hidden = Encoder(model)(ids, mask)
         first = FirstStep(model)(prefix, hidden, mask)
-        caches = [tensor.contiguous() for tensor in first[1:]]
-        encoder = _export(Encoder(model), (ids, mask), (pair, pair))
-        first_step = _export(FirstStep(model), (prefix, hidden, mask), (pair, pair, pair))
-        cache_dims = [{0: Dim.DYNAMIC, 2: Dim.DYNAMIC}] * len(caches)
-        step = _export(
-            Step(model), (prefix[:, :1].contiguous(), mask, caches), ({0: Dim.DYNAMIC}, pair, cache_dims)
-        )
+    caches = [tensor.contiguous() for tensor in first[1:]]
     layers = len(caches) // 4
     made = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(2 * layers))
     names = [f"caches_{i}" for i in range(4 * layers)]
     grown = tuple(CacheSlot(names[2 * i], names[2 * i + 1], 1 + 2 * i, 2 + 2 * i) for i in range(layers))
     read = tuple(CacheSlot(names[2 * i], names[2 * i + 1]) for i in range(layers, 2 * layers))
-    return Seq2SeqUnits(
-        LoweringContext("encoder", encoder, root=_ROOT),
-        LoweringContext("first_step", first_step, made, _ROOT),
-        LoweringContext("step", step, grown + read, _ROOT),
-        layers,
+    cache_dims = [{0: Dim.DYNAMIC, 2: Dim.DYNAMIC}] * len(caches)
+    step_args = (prefix[:, :1].contiguous(), mask, caches)
+    contexts = (
+        capture_unit("encoder", Encoder(model), (ids, mask), (pair, pair)),
+        capture_unit("first_step", FirstStep(model), (prefix, hidden, mask), (pair, pair, pair), made),
+        capture_unit("step", Step(model), step_args, ({0: Dim.DYNAMIC}, pair, cache_dims), grown + read),
     )
-
-
-def _export(unit: nn.Module, args: tuple[Any, ...], dims: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    return torch.export.export(unit.eval(), args, dynamic_shapes=dims, strict=False)
-
-
-def decode_settings(model: PreTrainedModel, layers: int) -> dict[str, Any]:
-    """What the decode engine has to know beside the compiled functions, as JSON-ready values.
-
-    `layers` is the number of decoder layers. Models with relative positions have no `max_positions`.
-    """
-    generation = {
-        name: value
-        for name, value in model.generation_config.to_diff_dict().items()
-        if isinstance(value, (bool, int, float, str, list)) and name != "transformers_version"
-    }
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None:  # caps the default length, as in transformers
-        generation["max_position_embeddings"] = int(limit)
-    return {
-        "generation": generation,
-        "vocabulary": int(model.config.vocab_size),
-        "layers": layers,
-        "max_positions": limit,
-    }
+    return ExportUnits(GENERATOR, contexts, decode_settings(model, layers))

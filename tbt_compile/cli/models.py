@@ -11,7 +11,7 @@ from tbt_compile.errors import FormatError, RecipeError
 
 
 def stage_of(folder: Path) -> str:
-    """What a folder holds: "compiled", "frozen", "prepared" (trained with quantizers) or "float".
+    """What a folder holds: a kind of `storage`, "prepared" (trained with quantizers) or "float".
 
     Raises:
         FormatError: there is no folder, or no model in it.
@@ -41,7 +41,9 @@ def open_model(folder: Path) -> Any:
         TargetError: it was compiled for another machine.
     """
     stage = stage_of(folder)
-    if stage in ("compiled", "frozen"):
+    if stage == storage.MODULE:
+        raise FormatError(f"{folder} holds a module that does not generate text: call it in Python")
+    if stage in (storage.FROZEN, storage.GENERATOR):
         import tbt_compile
 
         return tbt_compile.load(folder)
@@ -68,7 +70,7 @@ def open_for_lowering(source: Path, recipe: str | None) -> Any:
         RecipeError: a full-precision checkpoint without a recipe, or a recipe where the folder has its own.
     """
     stage = stage_of(source)
-    if stage == "compiled":
+    if stage in (storage.GENERATOR, storage.MODULE):
         raise FormatError(f"{source} is compiled already; name the folder that it was compiled from")
     if stage == "float":
         if recipe is None:

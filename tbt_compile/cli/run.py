@@ -51,7 +51,10 @@ def run_text(
     texts = text if text else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise TbtError("there is no text: give one after the folder, or lines on standard input")
-    if storage.peek_kind(folder) != "compiled":
+    kind = storage.peek_kind(folder)
+    if kind == storage.MODULE:
+        raise FormatError(f"{folder} holds a module that does not generate text: call it in Python")
+    if kind != storage.GENERATOR:
         raise FormatError(f"{folder} is packed but not compiled; run `tbt lower {folder} --output NEW` first")
     tokenizer = _tokenizer(folder)
     with spinner(f"loading {folder}"):

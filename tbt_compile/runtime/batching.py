@@ -13,7 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 import numpy as np
 
 from tbt_compile.errors import GenerationError
-from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, Scores, Tokens, generate
+from tbt_compile.runtime.generation import (
+    DecoderSession,
+    GenerationSettings,
+    Scores,
+    Tokens,
+    decoder_prompt,
+    search,
+)
 
 BATCH_SIZE = 32
 BATCH_TOKENS = 4096
@@ -56,14 +63,14 @@ def pad(rows: Sequence[Tokens], value: int) -> tuple[Tokens, Tokens]:
     return ids, mask
 
 
-def cut_after_end(row: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """A generated row without what fills it up: nothing is left behind the first end token, apart from the
-    decoder's start token, which may be the same.
+def cut_after_end(row: Sequence[int], ends: Sequence[int], first: int = 1) -> list[int]:
+    """A generated row without what fills it up: nothing is left behind the first end token. The `first`
+    tokens, the decoder's start token or a prompt, may be anything.
 
     >>> cut_after_end([2, 7, 2, 1, 1], [2])
     [2, 7, 2]
     """
-    for place in range(1, len(row)):
+    for place in range(first, len(row)):
         if row[place] in ends:
             return [int(token) for token in row[: place + 1]]
     return [int(token) for token in row]
@@ -97,6 +104,7 @@ def run_batches(
     batch_tokens: int,
     num_workers: int,
     progress: Progress | None = None,
+    prompts: bool = False,
 ) -> list[Tokens]:
     """Generate for every row; see `CompiledModel.generate_many`.
 
@@ -106,6 +114,7 @@ def run_batches(
     Args:
         open_session: makes a session from ids and mask, int64 [B, S], in any thread.
         rows: int64 [S] each.
+        prompts: whether the rows are what the output begins with, as for a decoder-only model.
 
     Raises:
         GenerationError: a setting does not fit.
@@ -116,6 +125,8 @@ def run_batches(
         )
     # These two rules of transformers look at the padding of a source too.
     same_length = settings.encoder_no_repeat_ngram_size > 0 or settings.encoder_repetition_penalty != 1
+    # Lengths count the padding of prompts.
+    same_length |= prompts
     share = -(-len(rows) // num_workers)
     batches = pack([len(row) for row in rows], min(batch_size, max(1, share)), batch_tokens, same_length)
     stop = threading.Event()
@@ -125,7 +136,8 @@ def run_batches(
     def work(batch: list[int]) -> Tokens:
         ids, mask = pad([rows[index] for index in batch], settings.pad_token_id or 0)
         session = _Stoppable(open_session(ids, mask), stop)
-        return generate(session, settings, len(batch), encoder_input_ids=ids)
+        prompt = ids if prompts else decoder_prompt(settings, len(batch))
+        return search(session, settings, prompt, encoder_input_ids=ids)
 
     workers = ThreadPoolExecutor(num_workers, thread_name_prefix="tbt-worker")
     try:
@@ -135,7 +147,8 @@ def run_batches(
             written = future.result()
             for place, row in enumerate(written):
                 index = pending[future][place // copies] * copies + place % copies
-                results[index] = np.array(cut_after_end(row.tolist(), settings.eos_token_id), np.int64)
+                first = len(rows[index // copies]) if prompts else 1
+                results[index] = np.array(cut_after_end(row.tolist(), settings.eos_token_id, first), np.int64)
             done += len(pending[future])
             if progress is not None:
                 progress(done, len(rows))

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.errors import GenerationError
+from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.machine import Machine, Tensor, as_array, take_rows, tensor
 
 Tokens = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class DecoderLimits:
-    """Sizes of a decoder.
-
-    Attributes:
-        layers: each has two caches, of keys and values.
-        vocabulary: number of tokens.
-        max_positions: most tokens that a sequence can have, or None.
-    """
-
-    layers: int
-    vocabulary: int
-    max_positions: int | None
 
 
 class Seq2SeqSession:
@@ -59,17 +43,7 @@ class Seq2SeqSession:
                 is outside the vocabulary.
         """
         self._length += tokens.shape[1]
-        longest = self._limits.max_positions
-        if longest is not None and self._length > longest:
-            raise GenerationError(
-                f"{self._length} decoder tokens are more than the model's {longest} positions: lower "
-                "max_new_tokens or max_length"
-            )
-        if tokens.view(np.uint64).max() >= self._limits.vocabulary:  # a negative one is huge in this view
-            raise GenerationError(
-                f"decoder token {tokens.min() if tokens.min() < 0 else tokens.max()}: expected ids from 0 to "
-                f"{self._limits.vocabulary - 1} in decoder_input_ids, forced tokens and pad_token_id"
-            )
+        self._limits.check(tokens, self._length)
         if not self._self_caches:
             logits, *caches = self._machine.call("first_step", tensor(tokens), self._hidden, self._mask)
             self._self_caches = caches[: 2 * self._limits.layers]

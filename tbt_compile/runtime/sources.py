@@ -10,16 +10,21 @@ import numpy.typing as npt
 
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.generation import Tokens
+from tbt_compile.runtime.limits import DecoderLimits
 
 
 def checked_batch(
-    input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None, vocabulary: int, limit: int | None
+    input_ids: npt.ArrayLike,
+    attention_mask: npt.ArrayLike | None,
+    limits: DecoderLimits,
+    padding: str = "right",
 ) -> tuple[Tokens, Tokens]:
     """Source ids and mask as int64 [B, S].
 
     Args:
-        vocabulary: number of tokens that the model knows.
-        limit: most tokens that a source can have, or None.
+        limits: of the model.
+        padding: the side that shorter sources are padded on: "left" for the prompts of a decoder-only model,
+            because new tokens follow the last column.
 
     Raises:
         GenerationError: naming what does not fit.
@@ -29,7 +34,7 @@ def checked_batch(
         mask = np.ones(ids.shape, np.int64) if attention_mask is None else np.asarray(attention_mask)
     except ValueError as error:
         raise GenerationError(
-            f"input_ids or attention_mask is no array ({error}): pad shorter sources on the right"
+            f"input_ids or attention_mask is no array ({error}): pad shorter sources on the {padding}"
         ) from error
     if ids.ndim != 2 or 0 in ids.shape or ids.dtype.kind not in "iu":
         raise GenerationError(
@@ -40,25 +45,34 @@ def checked_batch(
         raise GenerationError(
             f"attention_mask has shape {list(mask.shape)}: expected that of input_ids, {list(ids.shape)}"
         )
-    if ids.min() < 0 or ids.max() >= vocabulary:
+    if ids.min() < 0 or ids.max() >= limits.vocabulary:
         raise GenerationError(
-            f"input_ids holds {ids.min()} to {ids.max()}: expected ids from 0 to {vocabulary - 1}"
+            f"input_ids holds {ids.min()} to {ids.max()}: expected ids from 0 to {limits.vocabulary - 1}"
         )
-    if limit is not None and ids.shape[1] > limit:
+    attended = mask.astype(bool)
+    # Padding on the left takes no position.
+    length = ids.shape[1] if padding == "right" else int(attended.sum(axis=1).max())
+    if limits.max_positions is not None and length > limits.max_positions:
         raise GenerationError(
-            f"the source has {ids.shape[1]} tokens, and the model has {limit} positions: cut it, or split it"
+            f"the source has {length} tokens, and the model has {limits.max_positions} positions: cut it, or "
+            "split it"
         )
-    if not mask.astype(bool).any(axis=1).all():
+    if not attended.any(axis=1).all():
         raise GenerationError("attention_mask leaves no token of a source: expected at least one 1 per row")
+    if padding == "left" and not attended[:, -1].all():
+        raise GenerationError(
+            "attention_mask ends with padding, and new tokens follow the last column: pad shorter prompts on "
+            "the left"
+        )
     return ids.astype(np.int64), mask.astype(np.int64)
 
 
-def checked_sources(sources: Iterable[Any], vocabulary: int, limit: int | None) -> list[Tokens]:
+def checked_sources(sources: Iterable[Any], limits: DecoderLimits) -> list[Tokens]:
     """Every source as int64 [S], without padding.
 
     Args:
         sources: token ids, or mappings with `input_ids` and perhaps `attention_mask`.
-        vocabulary, limit: as in `checked_batch`.
+        limits: of the model.
 
     Raises:
         GenerationError: naming the first source that does not fit.
@@ -66,7 +80,7 @@ def checked_sources(sources: Iterable[Any], vocabulary: int, limit: int | None) 
     rows = []
     for number, source in enumerate(sources):
         try:
-            ids, _ = checked_batch(np.asarray(_token_ids(source))[None], None, vocabulary, limit)
+            ids, _ = checked_batch(np.asarray(_token_ids(source))[None], None, limits)
             rows.append(ids[0])
         except ValueError as error:  # also what numpy raises for a list that is no array
             raise GenerationError(f"source {number}: {error}") from error

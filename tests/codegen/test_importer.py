@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lowering_tools import activation, export, weight
+from lowering_tools import activation, export, machine_of, weight
 from torch import Tensor, nn
 from torch.export import Dim
 
 from tbt_compile.aligned import ALIGNMENT
 from tbt_compile.codegen.bind import bind_parameters
-from tbt_compile.codegen.build import compile_units
 from tbt_compile.codegen.convert import Kernels
 from tbt_compile.codegen.host import host_target
 from tbt_compile.codegen.importer import import_unit, import_units
@@ -55,13 +54,7 @@ def compiled(modules: dict[str, nn.Module], *args: Tensor) -> Machine:
     """Modules as the functions of one library, loaded."""
     root = nn.ModuleDict(modules)
     units = [unit_of(module, *args, name=name) for name, module in modules.items()]
-    built = compile_units(units, host_target(), known(root))
-    functions, tensors = {}, {}
-    for name, parameters in built.parameters.items():
-        functions[name] = [parameter.name for parameter in parameters]
-        for parameter in parameters:
-            tensors[parameter.name] = parameter.arrange(built.tensors[parameter.name].detach().numpy(), ISA)
-    return Machine(built.library, functions, built.outputs, tensors, {})
+    return machine_of(units, known(root))
 
 
 def test_every_tensor_becomes_an_argument() -> None:

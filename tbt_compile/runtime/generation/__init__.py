@@ -28,6 +28,7 @@ __all__ = [
     "decoder_prompt",
     "generate",
     "greedy_search",
+    "search",
 ]
 
 
@@ -57,13 +58,32 @@ def generate(
         GenerationError: an argument does not fit the settings, the batch or the model.
     """
     prompt = decoder_prompt(settings, batch, decoder_input_ids)
+    return search(session, settings, prompt, encoder_input_ids=encoder_input_ids, on_tokens=on_tokens)
+
+
+def search(
+    session: DecoderSession,
+    settings: GenerationSettings,
+    prompt: Tokens,
+    *,
+    encoder_input_ids: ArrayLike | None = None,
+    padding: Tokens | None = None,
+    on_tokens: OnTokens | None = None,
+) -> Tokens:
+    """`generate` from a complete prompt, int64 [batch, q].
+
+    `padding` says how many tokens at the start of each prompt are padding, int64 [batch].
+    """
+    batch = len(prompt)
     source = None if encoder_input_ids is None else as_token_matrix("encoder_input_ids", encoder_input_ids)
     if source is not None and len(source) != batch:
         raise GenerationError(f"encoder_input_ids has {len(source)} rows: expected one per input ({batch})")
     if settings.num_beams == 1:
-        return greedy_search(session, prompt, settings, encoder_input_ids=source, on_tokens=on_tokens)
+        return greedy_search(
+            session, prompt, settings, encoder_input_ids=source, padding=padding, on_tokens=on_tokens
+        )
     if on_tokens is not None:
         raise GenerationError(
             "on_tokens needs num_beams=1: a beam search may still replace any token until its end"
         )
-    return beam_search(session, prompt, settings, encoder_input_ids=source).sequences
+    return beam_search(session, prompt, settings, encoder_input_ids=source, padding=padding).sequences

@@ -34,6 +34,7 @@ def beam_search(
     settings: GenerationSettings,
     *,
     encoder_input_ids: Tokens | None = None,
+    padding: Tokens | None = None,
 ) -> BeamResult:
     """The sequences with the best scores, following `num_beams` open ones per input.
 
@@ -49,6 +50,7 @@ def beam_search(
         prompt: int64 [batch, q], the first decoder tokens.
         settings: any `num_beams`.
         encoder_input_ids: int64 [batch, length], for the rules that look at the input.
+        padding: int64 [batch], how many tokens at the start of each prompt are padding.
 
     Raises:
         GenerationError: the prompt is too long, the session's logits are malformed or NaN, a setting does not
@@ -64,7 +66,7 @@ def beam_search(
     vocabulary = scores.shape[1]
     if vocabulary * beams < kept:
         raise GenerationError(f"num_beams={beams} is too many for a vocabulary of {vocabulary} tokens")
-    rules = build_rules(settings, lengths, vocabulary, encoder_input_ids)
+    rules = build_rules(settings, lengths, vocabulary, encoder_input_ids, padding)
     running = Running.start(prompt, beams, lengths.maximum, _padding(settings))
     finished = Finished.start(running, lengths.prompt)
     while True:

@@ -21,6 +21,7 @@ def greedy_search(
     settings: GenerationSettings,
     *,
     encoder_input_ids: Tokens | None = None,
+    padding: Tokens | None = None,
     on_tokens: OnTokens | None = None,
 ) -> Tokens:
     """The most probable token at every step; of equal ones the lowest.
@@ -30,6 +31,7 @@ def greedy_search(
         prompt: int64 [batch, q], the first decoder tokens.
         settings: `num_beams` is 1.
         encoder_input_ids: int64 [batch, length], for the rules that look at the input.
+        padding: int64 [batch], how many tokens at the start of each prompt are padding.
         on_tokens: called after every step with the new tokens, int64 [batch], padding in finished rows.
 
     Returns:
@@ -48,7 +50,7 @@ def greedy_search(
     inputs = np.arange(batch)
     live = np.ones(batch, bool)
     scores = checked_step(session, prompt)
-    rules = build_rules(settings, lengths, scores.shape[1], encoder_input_ids)
+    rules = build_rules(settings, lengths, scores.shape[1], encoder_input_ids, padding)
     while True:
         if rules:
             so_far = output[inputs, :length]

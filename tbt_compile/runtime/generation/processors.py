@@ -14,9 +14,16 @@ from tbt_compile.runtime.generation.settings import GenerationSettings, Lengths
 
 
 def build_rules(
-    settings: GenerationSettings, lengths: Lengths, vocabulary: int, encoder_input_ids: Tokens | None
+    settings: GenerationSettings,
+    lengths: Lengths,
+    vocabulary: int,
+    encoder_input_ids: Tokens | None,
+    padding: Tokens | None = None,
 ) -> list[rules.Rule]:
-    """The rules that `settings` ask for; `encoder_input_ids` is int64 [inputs, length].
+    """The rules that `settings` ask for.
+
+    `encoder_input_ids` is int64 [inputs, length]; `padding`, int64 [inputs], says how many tokens at the
+    start of each prompt are padding.
 
     Raises:
         GenerationError: a token that is forced or biased is outside the vocabulary, or a rule needs
@@ -32,7 +39,7 @@ def build_rules(
         # Above 1 it favours the input's tokens, so it divides where repetition_penalty multiplies.
         built.append(rules.EncoderRepetitionPenalty(1 / settings.encoder_repetition_penalty, source))
     if settings.repetition_penalty != 1:
-        built.append(rules.RepetitionPenalty(settings.repetition_penalty))
+        built.append(rules.RepetitionPenalty(settings.repetition_penalty, padding))
     if settings.no_repeat_ngram_size:
         built.append(NoRepeatNgram(settings.no_repeat_ngram_size))
     if settings.encoder_no_repeat_ngram_size:

@@ -44,11 +44,18 @@ class Force:
 
 @dataclass(frozen=True)
 class RepetitionPenalty:
-    """Divides the positive and multiplies the negative scores of the tokens so far by `penalty`."""
+    """Divides the positive and multiplies the negative scores of the tokens so far by `penalty`.
+
+    The first `padding` tokens of a row do not count, int64 [inputs].
+    """
 
     penalty: float
+    padding: Tokens | None = None
 
-    def __call__(self, ids: Tokens, scores: Scores, _inputs: Tokens) -> None:
+    def __call__(self, ids: Tokens, scores: Scores, inputs: Tokens) -> None:
+        if self.padding is not None:
+            beyond = scores.shape[1]  # no token
+            ids = np.where(np.arange(ids.shape[1]) < self.padding[inputs][:, None], beyond, ids)
         _penalize(scores, ids, self.penalty)
 
 

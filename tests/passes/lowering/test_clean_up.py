@@ -52,6 +52,21 @@ def test_the_empty_start_of_a_cache_goes() -> None:
         assert torch.equal(run(unit, x)[0], expected[0])
 
 
+class Views(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        whole = x[:, :][0:].to(torch.float32)
+        return whole[:, 1:] + whole[:, :2] + whole[:, ::2]
+
+
+def test_slices_of_everything_and_casts_to_the_same_type_go() -> None:
+    x = torch.randn(2, 3)
+    unit = export(Views(), x)
+    expected = run(unit, x)
+    CleanUp().apply(unit)
+    assert calls(unit) == ["slice", "slice", "add", "slice", "add"]
+    assert torch.equal(run(unit, x)[0], expected[0])
+
+
 class Joined(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         empty = x.new_empty(0)

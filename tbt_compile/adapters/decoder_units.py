@@ -1,0 +1,98 @@
+"""Export units of a decoder-only model: the prompt at once, then one token at a time.
+
+As for encoder-decoder models these are functions of tensors alone, with dynamic batch and lengths; caches go
+in and out as arguments. Prompts are padded on the left, so that positions are an argument too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from tbt_compile.adapters.decode_settings import decode_settings
+from tbt_compile.adapters.units import ExportUnits, capture_unit
+from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lowering.context import CacheSlot
+from tbt_compile.storage import GENERATOR
+
+_BATCH, _PROMPT = 2, 9
+
+
+class _Unit(nn.Module):
+    """One call of the model with a cache."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.accepted = frozenset(inspect.signature(model.forward).parameters)
+
+    def run(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> tuple[Tensor, ...]:
+        """Logits of the last position `[B, 1, V]`, then keys and values of each layer."""
+        # Models without position embeddings have no place for positions.
+        optional: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
+        given = {name: value for name, value in optional.items() if name in self.accepted}
+        output = self.model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **given
+        )
+        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        return (output.logits[:, -1:], *tensors)
+
+
+class FirstStep(_Unit):
+    """(input_ids, attention_mask, position_ids, each [B, T]) -> logits [B, 1, V] and the caches."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
+        return self.run(input_ids, attention_mask, position_ids, DynamicCache())
+
+
+class Step(_Unit):
+    """(input_ids [B, 1], attention_mask [B, T + 1], position_ids [B, 1], caches) -> logits, grown caches.
+
+    `caches` is a flat list, keys and values of each layer in turn.
+    """
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, caches: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        pairs = list(zip(caches[::2], caches[1::2], strict=True))
+        return self.run(input_ids, attention_mask, position_ids, DynamicCache(pairs))
+
+
+def export_units(model: PreTrainedModel) -> ExportUnits:
+    """Capture both units of a frozen decoder-only model in eval mode.
+
+    Raises:
+        LoweringError: the model keeps something else than keys and values between steps.
+    """
+    model.eval()
+    ids = torch.randint(3, model.config.vocab_size, (_BATCH, _PROMPT))
+    mask = torch.ones_like(ids)
+    positions = torch.arange(_PROMPT).expand(_BATCH, -1).contiguous()
+    with torch.no_grad():
+        try:
+            caches = [tensor.contiguous() for tensor in FirstStep(model)(ids, mask, positions)[1:]]
+        except (AttributeError, TypeError) as error:
+            raise LoweringError(
+                f"{type(model).__name__} cannot be run step by step with a cache of keys and values "
+                f"({error}): run the frozen model in eager mode"
+            ) from error
+    layers = len(caches) // 2
+    made = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(layers))
+    grown = tuple(
+        CacheSlot(f"caches_{2 * i}", f"caches_{2 * i + 1}", 1 + 2 * i, 2 + 2 * i) for i in range(layers)
+    )
+    rows, pair = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    cache_dims = [{0: Dim.DYNAMIC, 2: Dim.DYNAMIC}] * len(caches)
+    longer = torch.ones(_BATCH, _PROMPT + 1, dtype=torch.int64)
+    step_args = (ids[:, :1].contiguous(), longer, positions[:, :1].contiguous(), caches)
+    contexts = (
+        capture_unit("first_step", FirstStep(model), (ids, mask, positions), (pair, pair, pair), made),
+        capture_unit("step", Step(model), step_args, (rows, pair, rows, cache_dims), grown),
+    )
+    return ExportUnits(GENERATOR, contexts, decode_settings(model, layers))

@@ -1,0 +1,100 @@
+"""The export unit of a module that generates nothing: one call of its forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import OutputKind, TensorArgument
+from torch.utils import _pytree as pytree
+
+from tbt_compile.adapters.units import ExportUnits, capture_unit
+from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lowering.match import ATEN, is_call
+from tbt_compile.signature import example_call
+from tbt_compile.storage import MODULE
+
+
+class _Call(nn.Module):
+    """(a list of tensors) -> what the module returns for them as its named arguments."""
+
+    def __init__(self, model: nn.Module, names: list[str], constants: dict[str, Any]) -> None:
+        super().__init__()
+        self.model, self.names, self.constants = model, names, constants
+
+    def forward(self, tensors: list[Tensor]) -> Any:
+        return self.model(**dict(zip(self.names, tensors, strict=True)), **self.constants)
+
+
+def export_module(model: nn.Module) -> ExportUnits:
+    """Capture one call of a frozen module in eval mode; first dimensions are dynamic where it allows that.
+
+    Raises:
+        LoweringError: how the module is called is not known, it cannot be captured, or it returns something
+            else than tensors.
+    """
+    example = example_call(model)
+    tensors = {name: value for name, value in example.items() if isinstance(value, Tensor)}
+    constants = {name: value for name, value in example.items() if name not in tensors}
+    dims = [{0: Dim.AUTO} if value.dim() else None for value in tensors.values()]
+    try:
+        unit = capture_unit(
+            "forward", _Call(model, list(tensors), constants), ([*tensors.values()],), (dims,)
+        )
+    except Exception as error:
+        raise LoweringError(f"{type(model).__name__} cannot be captured for compilation: {error}") from error
+    settings = {
+        "inputs": _inputs(unit.program, list(tensors)),
+        "returns": _returns(unit.program, type(model).__name__),
+        "constants": constants,
+    }
+    return ExportUnits(MODULE, (unit,), settings)
+
+
+def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
+    """Name, dtype and shape of every tensor argument, in order; a dynamic size is a name.
+
+    An argument that an embedding looks up has a `below`: its values are indices under that number.
+    """
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    symbols: dict[str, str] = {}
+    described = []
+    for name, placeholder in zip(names, program.graph_signature.user_inputs, strict=True):
+        node = nodes[str(placeholder)]
+        value, rows = node.meta["val"], _table_rows(node)
+        shape = [
+            size if isinstance(size, int) else symbols.setdefault(str(size), f"n{len(symbols)}")
+            for size in value.shape
+        ]
+        entry = {"name": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": shape}
+        described.append(entry if rows is None else {**entry, "below": rows})
+    return described
+
+
+def _table_rows(node: fx.Node) -> int | None:
+    """Rows of the smallest table that is looked up with these very indices."""
+    tables = [user.args[0] for user in node.users if is_call(user, ATEN.embedding.default)]
+    return min((int(table.meta["val"].shape[0]) for table in tables), default=None)  # type: ignore[union-attr]
+
+
+def _returns(program: ExportedProgram, name: str) -> int | list[str] | None:
+    """What is returned: None for one tensor, a number for a tuple of tensors, names for a dict of them."""
+    specs = program.graph_signature.output_specs
+    count = len(specs)
+    assert program.call_spec.out_spec is not None
+    structure: Any = pytree.tree_unflatten(list(range(count)), program.call_spec.out_spec)
+    tensors = all(
+        spec.kind is OutputKind.USER_OUTPUT and isinstance(spec.arg, TensorArgument) for spec in specs
+    )
+    if tensors and structure == 0:
+        return None
+    if tensors and isinstance(structure, (list, tuple)) and list(structure) == list(range(count)):
+        return count
+    if tensors and isinstance(structure, Mapping) and list(structure.values()) == list(range(count)):
+        return list(structure)
+    raise LoweringError(
+        f"{name} returns something else than a tensor, a tuple or a dict of tensors, or changes a buffer: "
+        "wrap it in a module that returns its tensors"
+    )

@@ -1,0 +1,42 @@
+"""What the adapters hand to the compiler: a model as functions of tensors alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
+
+# Units that wrap the user's model hold it under this name.
+ROOT = "model."
+
+
+@dataclass(frozen=True)
+class ExportUnits:
+    """The captured units of one model.
+
+    Attributes:
+        kind: of the compiled folder, which says what class runs it (see `tbt_compile.runtime`).
+        contexts: one per compiled function.
+        settings: what that class has to know beside the functions, as JSON-ready values.
+    """
+
+    kind: str
+    contexts: tuple[LoweringContext, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def capture_unit(
+    name: str,
+    unit: nn.Module,
+    args: tuple[Any, ...],
+    dims: tuple[Any, ...],
+    caches: tuple[CacheSlot, ...] = (),
+) -> LoweringContext:
+    """One unit that wraps a model, exported in eval mode; `dims` are the dynamic shapes of `args`."""
+    with torch.no_grad():
+        program = torch.export.export(unit.eval(), args, dynamic_shapes=dims, strict=False)
+    return LoweringContext(name, program, caches, ROOT)

@@ -1,0 +1,106 @@
+"""Compiled modules that are called: arrays in, arrays out. Needs neither torch nor transformers."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tbt_compile import storage
+from tbt_compile.errors import GenerationError, InputError, did_you_mean
+from tbt_compile.runtime.library import Array, CompiledLibrary
+
+Outputs = Array | tuple[Array, ...] | dict[str, Array]
+
+
+class CompiledModule(CompiledLibrary):
+    """A plain module as a library for one CPU, with its packed weights.
+
+    Made by `tbt_compile.lower`, or read from a folder by `tbt_compile.load`. Attributes: see
+    `CompiledLibrary`; `description["inputs"]` lists the arguments with their types and shapes, where a name
+    stands for a size that is free.
+    """
+
+    KIND = storage.MODULE
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Outputs:
+        """Run the module.
+
+        Args:
+            args, kwargs: arrays, or what numpy turns into one, as the module's forward takes them. Arguments
+                that were no tensors when the module was prepared are part of the library: they are left out.
+
+        Returns:
+            What the module returns: an array, a tuple of arrays, or a dict of them.
+
+        Raises:
+            InputError: an argument is missing, unknown, or of another type or shape.
+            TargetError: the module was compiled for another machine.
+        """
+        arrays = self._bind(args, kwargs)
+        from tbt_compile.runtime.machine import as_array, tensor
+
+        values = self._with_threads().call("forward", *(tensor(array) for array in arrays))
+        results = [as_array(value).copy() for value in values]
+        returns = self.description["returns"]
+        if returns is None:
+            return results[0]
+        return tuple(results) if isinstance(returns, int) else dict(zip(returns, results, strict=True))
+
+    def generate(self, *_args: Any, **_settings: Any) -> NoReturn:
+        """Plain modules do not generate.
+
+        Raises:
+            GenerationError: always.
+        """
+        raise GenerationError(f"{self.description['class']} does not generate text: call it with its inputs")
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Array]:
+        """The arguments as arrays of the types and shapes that the library takes, in its order."""
+        name, inputs = self.description["class"], self.description["inputs"]
+        names = [argument["name"] for argument in inputs]
+        signature = f"{name}({', '.join(names)})"
+        if len(args) > len(names):
+            raise InputError(f"{signature} got {len(args)} positional arguments")
+        given = dict(zip(names, args, strict=False))
+        for key, value in kwargs.items():
+            if key in self.description["constants"]:
+                fixed = self.description["constants"][key]
+                raise InputError(
+                    f"{key!r} of {signature} was fixed to {fixed!r} when it was prepared: leave it out"
+                )
+            if key not in names:
+                raise InputError(f"{signature} has no argument {key!r}.{did_you_mean(key, names)}")
+            if key in given:
+                raise InputError(f"{signature} got {key!r} twice")
+            given[key] = value
+        missing = [key for key in names if key not in given]
+        if missing:
+            raise InputError(f"{signature} needs {' and '.join(map(repr, missing))} too")
+        sizes: dict[str, int] = {}
+        return [_checked(argument, given[argument["name"]], sizes) for argument in inputs]
+
+
+def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Array:
+    """One argument as an array; `sizes` collects what the free sizes are in this call."""
+    name, dtype, shape = argument["name"], np.dtype(argument["dtype"]), argument["shape"]
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is no array ({error})") from error
+    fits = array.ndim == len(shape) and all(
+        size == (expected if isinstance(expected, int) else sizes.setdefault(expected, size))
+        for size, expected in zip(array.shape, shape, strict=True)
+    )
+    if not fits or 0 in array.shape or not np.can_cast(array.dtype, dtype, "same_kind"):
+        known = ", ".join(str(sizes.get(size, size)) for size in shape)
+        raise InputError(
+            f"{name} is {array.dtype} of shape {list(array.shape)}: expected {dtype} [{known}]. Sizes that "
+            "are numbers were fixed by the example inputs that the module was prepared with"
+        )
+    below = argument.get("below")
+    if below is not None and not 0 <= array.min() <= array.max() < below:
+        raise InputError(
+            f"{name} holds {array.min()} to {array.max()}: expected indices from 0 to {below - 1}"
+        )
+    return array.astype(dtype)

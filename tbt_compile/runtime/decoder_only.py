@@ -1,0 +1,73 @@
+"""One batch being decoded by the compiled functions of a decoder-only model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tbt_compile.errors import GenerationError
+from tbt_compile.runtime.generation import Scores, Tokens
+from tbt_compile.runtime.limits import DecoderLimits
+from tbt_compile.runtime.machine import Machine, as_array, take_rows, tensor
+
+
+class DecoderOnlySession:
+    """Serves the model step by step (see `DecoderSession`); the first step takes the prompts.
+
+    Positions count attended tokens, so that padding on the left of a prompt takes none, as in transformers.
+
+    Args:
+        machine: with the functions `first_step` and `step`.
+        limits: of the model.
+        attention_mask: int64 [B, T] for the prompts, checked.
+    """
+
+    def __init__(self, machine: Machine, limits: DecoderLimits, attention_mask: Tokens) -> None:
+        self._machine = machine
+        self._limits = limits
+        self._mask = attention_mask
+        self._lengths = attention_mask.sum(axis=1, keepdims=True)
+        self._caches: list[Any] = []
+
+    def step(self, tokens: Tokens) -> Scores:
+        """Append tokens [rows, q] to every row; logits [rows, V] of the last position.
+
+        Raises:
+            GenerationError: the first tokens are not of the prompts' shape, the sequences would be longer
+                than the model's positions, or a token is outside the vocabulary.
+        """
+        if not self._caches:
+            return self._first_step(tokens)
+        self._limits.check(tokens, int(self._lengths.max()) + tokens.shape[1])
+        ones = np.ones((len(tokens), 1), np.int64)
+        for column in range(tokens.shape[1]):
+            self._mask = np.concatenate([self._mask, ones], axis=1)
+            logits, *self._caches = self._machine.call(
+                "step",
+                tensor(tokens[:, column : column + 1]),
+                tensor(self._mask),
+                tensor(self._lengths),
+                *self._caches,
+            )
+            self._lengths = self._lengths + 1
+        return as_array(logits)[:, 0].copy()
+
+    def _first_step(self, tokens: Tokens) -> Scores:
+        if tokens.shape != self._mask.shape:
+            raise GenerationError(
+                f"the first step got tokens {list(tokens.shape)}: expected the prompts "
+                f"{list(self._mask.shape)} that the session was opened with"
+            )
+        self._limits.check(tokens, int(self._lengths.max()))
+        positions = np.maximum(self._mask.cumsum(axis=1) - 1, 0)
+        positions *= self._mask
+        logits, *self._caches = self._machine.call(
+            "first_step", tensor(tokens), tensor(self._mask), tensor(positions)
+        )
+        return as_array(logits)[:, 0].copy()
+
+    def reorder(self, rows: Tokens) -> None:
+        """Replace the rows."""
+        self._mask, self._lengths = self._mask[rows], self._lengths[rows]
+        self._caches = [take_rows(cache, rows) for cache in self._caches]

@@ -1,0 +1,75 @@
+"""How a module is called: remembered by `prepare`, so that `lower` can capture the module again.
+
+A record is one JSON-ready dict per argument: `{"name", "dtype", "shape"}` for a tensor, `{"name", "value"}`
+for a plain constant, `{"name", "type"}` for anything else, which only the eager module can be called with.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbt_compile.errors import LoweringError
+
+Record = list[dict[str, Any]]
+_ATTRIBUTE = "tbt_inputs"
+_CONSTANTS = (bool, int, float, str, type(None))
+
+
+def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Record:
+    """A record of one call of a model that has its own forward still."""
+    signature = inspect.signature(model.forward)
+    named: dict[str, Any] = {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        variable = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        named.update(value if variable else {name: value})
+    return [_describe(name, value) for name, value in named.items()]
+
+
+def restore(model: nn.Module, call: Record | None) -> None:
+    """Keep a record on the model; copies of the model have it too."""
+    setattr(model, _ATTRIBUTE, call)
+
+
+def recorded(model: nn.Module) -> Record | None:
+    """The record of a model, if there is one."""
+    return getattr(model, _ATTRIBUTE, None)
+
+
+def example_call(model: nn.Module) -> dict[str, Any]:
+    """Keyword arguments of the recorded call; tensors have its shapes and types, and zeros in them.
+
+    Raises:
+        LoweringError: there is no record, or it holds an argument that is neither tensor nor constant.
+    """
+    name, call = type(model).__name__, recorded(model)
+    if call is None:
+        raise LoweringError(
+            f"how {name} is called is not known: prepare it with this release, with example_inputs, and "
+            "freeze and save it again"
+        )
+    odd = next((argument for argument in call if "type" in argument), None)
+    if odd is not None:
+        raise LoweringError(
+            f"argument {odd['name']!r} of {name} is a {odd['type']}, and compiled modules take tensors and "
+            "plain constants as named arguments: wrap the module in one that does"
+        )
+    return {argument["name"]: _value(argument) for argument in call}
+
+
+def _describe(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Tensor):
+        return {"name": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
+    return {
+        "name": name,
+        **({"value": value} if isinstance(value, _CONSTANTS) else {"type": type(value).__name__}),
+    }
+
+
+def _value(argument: dict[str, Any]) -> Any:
+    if "dtype" not in argument:
+        return argument["value"]
+    return torch.zeros(argument["shape"], dtype=getattr(torch, argument["dtype"]))
