@@ -136,10 +136,10 @@ class Kernels:
         query_kind, key_kind, center, weights_kind, value_kind, center_weights = node.args[9:]
         values, kind = others[1], Encoding(value_kind)
         width = int(values.ty.shape[-1]) - (SCALE_BYTES if kind.dynamic else 0)
-        first = AttentionSpec(
-            int(query.ty.shape[-1]), Encoding(query_kind), Encoding(key_kind), bool(center), self.isa
-        )
-        second = AttentionSpec(width, Encoding(weights_kind), kind, bool(center_weights), self.isa)
+        groups = int(query.ty.shape[1]) // int(keys.ty.shape[1])
+        depth, key_encoding = int(query.ty.shape[-1]), Encoding(key_kind)
+        first = AttentionSpec(depth, Encoding(query_kind), key_encoding, bool(center), self.isa, groups)
+        second = AttentionSpec(width, Encoding(weights_kind), kind, bool(center_weights), self.isa, groups)
         spec = attention.FusedSpec(first, second, float(factor), mask is not None)
         masks = [] if mask is None else [mask]
         args = [query, query_scale, keys, key_scale, *masks, *others]
