@@ -14,6 +14,7 @@ class Job:
         engine: a name in `engines.ENGINES`.
         recipe: in E-W-A notation, for the engine that has one, else "".
         folder: where `build` leaves its files and `load` finds them.
+        clock: whether the engine that can measures its kernels.
     """
 
     engine: str
@@ -24,6 +25,7 @@ class Job:
     new_tokens: int
     target: str
     folder: str
+    clock: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A dict that JSON can hold; `Job(**d)` reads it back."""

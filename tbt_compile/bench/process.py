@@ -33,6 +33,22 @@ def build(job: Job) -> None:
         raise WorkerError(f"preparing {job.engine} {job.recipe} failed: {done.stderr.strip()[-2000:]}")
 
 
+def measure_steps(job: Job, repeats: int) -> dict[str, Any]:
+    """Nanoseconds of one run in a process of its own: by unit the kernels' names and times, and "outside"."""
+    done = subprocess.run(
+        [*_command("worker"), "profile", str(repeats)],
+        input=json.dumps(job.to_dict()) + "\n",
+        capture_output=True,
+        text=True,
+        env=_environment(job.threads),
+        check=False,
+    )
+    if done.returncode != 0:
+        raise WorkerError(f"measuring {job.engine} {job.recipe} failed: {done.stderr.strip()[-2000:]}")
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
 class Served:
     """A process that answers each line of JSON with one.
 

@@ -2,6 +2,7 @@
 
     python -m tbt_compile.bench.worker build < job.json
     python -m tbt_compile.bench.worker serve < job.json, then one number of tokens per line
+    python -m tbt_compile.bench.worker profile REPEATS < job.json
 
 Answers are JSON, one line each, on standard output; what libraries print goes to standard error.
 """
@@ -14,6 +15,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any, TextIO
 
 from tbt_compile.bench.engines import get_engine
@@ -33,6 +35,9 @@ def _work(answers: TextIO) -> None:
         engine.build(job)
         return
     runner = engine.load(job)
+    if sys.argv[1] == "profile":
+        answer(answers, _steps(runner, job.new_tokens, int(sys.argv[2])))
+        return
     gc.collect()
     _reset_peak()
     runner.generate(2)
@@ -43,6 +48,26 @@ def _work(answers: TextIO) -> None:
         runner.generate(count)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         answer(answers, {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": _peak_bytes()})
+
+
+def _steps(runner: Any, tokens: int, repeats: int) -> dict[str, Any]:
+    """Nanoseconds of one run, the median of several: each kernel of each unit, and what is left."""
+    runner.generate(tokens)
+    runs: list[dict[str, Any]] = []
+    for _ in range(repeats):
+        before, start = runner.model.times(), time.perf_counter_ns()
+        runner.generate(tokens)
+        passed, after = time.perf_counter_ns() - start, runner.model.times()
+        run = {
+            unit: [now - then for (_, now), (_, then) in zip(after[unit], before[unit], strict=True)]
+            for unit in after
+        }
+        runs.append(run | {"outside": [passed - sum(map(sum, run.values()))]})
+    middle = {
+        unit: [median(times) for times in zip(*(run[unit] for run in runs), strict=True)] for unit in runs[0]
+    }
+    named = {unit: list(zip((name for name, _ in after[unit]), middle[unit], strict=True)) for unit in after}
+    return named | {"outside": middle["outside"][0]}
 
 
 def own_standard_output() -> TextIO:

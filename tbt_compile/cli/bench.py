@@ -30,6 +30,9 @@ def generate(
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate, greedily.")] = 64,
     repeats: Annotated[int, typer.Option(help="Measurements of each kind; figures are medians.")] = 5,
     target: Annotated[str, typer.Option(help="What to compile for; it has to run on this machine.")] = "host",
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time of the recipes goes instead.")
+    ] = False,
     json_path: JsonOption = None,
 ) -> None:
     """Generate text with random weights and compare engines.
@@ -43,6 +46,8 @@ def generate(
         tbt bench generate --shape bart-base --recipe 2-2-2 --json out.json
 
         tbt bench generate --shape tiny --source-length 64 --new-tokens 16 --repeats 3
+
+        tbt bench generate --profile --recipe 1-1-1
     """
     from tbt_compile.torchless import hide_torch
 
@@ -59,11 +64,13 @@ def generate(
         repeats=repeats,
         target=target,
     )
+    from tbt_compile.bench.profile import profile as measure_kinds
+
     with progress_bar("starting") as progress:
-        result = run(settings, progress)
+        result = (measure_kinds if profile else run)(settings, progress)
     write_json(result, json_path)
     if str(json_path) != "-":
-        _show(result)
+        (_show_profile if profile else _show)(result)
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -97,3 +104,27 @@ def _show(result: dict[str, Any]) -> None:
         )
         table.add_row(row["name"], *figures)
     out.print(table)
+
+
+def _show_profile(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    settings = result["settings"]
+    for recipe in settings["recipes"]:
+        rows = [row for row in result["rows"] if row["recipe"] == recipe]
+        largest = next(row for row in rows if row["unit"] == "step")
+        table = Table(
+            title=f"{settings['shape']} at {recipe}, {settings['source_length']} source tokens, "
+            f"{settings['threads']} thread(s)",
+            caption=f"largest of a step: {largest['kind']}; {result['conditions']['cpu']}",
+        )
+        table.add_column("", no_wrap=True)
+        for heading in ("encoder us", "%", "step us", "%"):
+            table.add_column(heading, justify="right")
+        for kind in dict.fromkeys(row["kind"] for row in rows):
+            cells = []
+            for unit in ("encoder", "step"):
+                found = [row for row in rows if (row["kind"], row["unit"]) == (kind, unit)]
+                cells += [f"{found[0]['us']:.1f}", f"{found[0]['share']:.0%}"] if found else ["", ""]
+            table.add_row(kind, *cells)
+        out.print(table)

@@ -124,3 +124,8 @@ def test_settings_that_do_not_fit(case: Case, settings: dict[str, Any], message:
     with pytest.raises(GenerationError, match=message):
         case.compiled.generate(IDS, MASK, **settings)
     assert case.compiled.generate(IDS, MASK).shape[0] == len(IDS)  # an error leaves nothing behind
+
+
+def test_times_need_a_clock(case: Case) -> None:
+    with pytest.raises(GenerationError, match=r"lower\(clock=True\)"):
+        case.compiled.times()

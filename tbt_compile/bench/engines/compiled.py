@@ -27,7 +27,7 @@ def build(job: Job) -> None:
         # Activation scales start from the first batch that is seen.
         model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=ids)
     frozen = tbt_compile.freeze(model.eval())
-    tbt_compile.lower(frozen, target=job.target).save(_folder(job))
+    tbt_compile.lower(frozen, target=job.target, clock=job.clock).save(_folder(job))
 
 
 def load(job: Job) -> CompiledRunner:

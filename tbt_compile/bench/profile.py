@@ -1,0 +1,102 @@
+"""Where the time of compiled models goes: by kind of work, for the encoder and for a decoding step."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tbt_compile.bench.conditions import conditions
+from tbt_compile.bench.generation import Settings
+from tbt_compile.bench.job import Job
+from tbt_compile.bench.process import build, measure_steps
+from tbt_compile.bench.shapes import get_shape
+from tbt_compile.errors import TbtError
+
+OUTSIDE = "between kernels"
+"""Python, the search and the calls: the time of a run that no kernel accounts for."""
+# Kinds of work by what the name of a kernel begins with; the first that fits.
+_KINDS = {
+    "linear": "linear layers",
+    "attention": "attention",
+    "qk": "attention",
+    "pv": "attention",
+    "softmax": "attention",
+    "pack_": "packing keys and values",
+    "append_": "packing keys and values",
+    "concatenate": "packing keys and values",
+    "layer_norm": "normalisation",
+    "rms_norm": "normalisation",
+    "activation": "activation functions",
+    "embedding": "embedding",
+    "take": "embedding",
+    "transpose": "transposition",
+}
+_OTHER = "masks, positions, sums"
+_UNITS = {"encoder": "encoder", "step": "step"}
+
+
+def profile(
+    settings: Settings, progress: Callable[[str, float], None] = lambda _text, _share: None
+) -> dict[str, Any]:
+    """Compile each recipe so that it measures its kernels, and generate.
+
+    Returns:
+        {"conditions": ..., "settings": ..., "rows": [...]}: a row has recipe, unit ("encoder", or "step": one
+        generated token), kind, calls, us (microseconds) and share of the unit.
+
+    Raises:
+        TbtError: a setting does not fit, or there is no recipe.
+    """
+    settings.check()
+    if not settings.recipes:
+        raise TbtError("nothing to profile: name a recipe with --recipe")
+    rows: list[dict[str, Any]] = []
+    for index, recipe in enumerate(settings.recipes):
+        progress(f"profiling {recipe}", index / len(settings.recipes))
+        with tempfile.TemporaryDirectory(prefix="tbt-profile-") as folder:
+            work = (settings.threads, settings.source_length, settings.new_tokens, settings.target)
+            job = Job("tbt", recipe, settings.shape, *work, str(Path(folder)), clock=True)
+            build(job)
+            measured = measure_steps(job, settings.repeats)
+        rows += rows_of(measured, recipe, get_shape(settings.shape).vocab_size, settings.new_tokens)
+    return {"conditions": conditions(), "settings": asdict(settings), "rows": rows}
+
+
+def rows_of(measured: dict[str, Any], recipe: str, vocabulary: int, tokens: int) -> list[dict[str, Any]]:
+    """Rows of one recipe, the largest first.
+
+    `measured` has nanoseconds of one run: by unit the kernels' names and times, and "outside", what is left.
+    """
+    rows = []
+    for unit, label in _UNITS.items():
+        # The first token comes from a unit of its own, so there is a step less than there are tokens.
+        count = max(1, tokens - 1) if unit == "step" else 1
+        totals: dict[str, list[float]] = {}
+        for name, nanoseconds in measured[unit]:
+            total = totals.setdefault(kind_of(name, vocabulary), [0, 0.0])
+            total[0] += 1
+            total[1] += nanoseconds / 1000 / count
+        if unit == "step":
+            totals[OUTSIDE] = [0, measured["outside"] / 1000 / tokens]
+        whole = sum(us for _, us in totals.values())
+        rows += [
+            {"recipe": recipe, "unit": label, "kind": kind, "calls": calls, "us": us, "share": us / whole}
+            for kind, (calls, us) in sorted(totals.items(), key=lambda item: -item[1][1])
+        ]
+    return rows
+
+
+def kind_of(name: str, vocabulary: int) -> str:
+    """The kind of work of a kernel.
+
+    >>> kind_of("linear_768_768_binary_binary_1_1", 50265)
+    'linear layers'
+    >>> kind_of("linear_50265_768_int8_binary_0_0", 50265)
+    'output projection'
+    """
+    if name.startswith(f"linear_{vocabulary}_"):
+        return "output projection"
+    return next((kind for prefix, kind in _KINDS.items() if name.startswith(prefix)), _OTHER)
