@@ -70,4 +70,4 @@ class DecoderOnlySession:
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows."""
         self._mask, self._lengths = self._mask[rows], self._lengths[rows]
-        self._caches = [take_rows(cache, rows) for cache in self._caches]
+        self._caches = take_rows(self._caches, rows)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.aligned import aligned_empty
+from tbt_compile.aligned import ALIGNMENT, aligned_empty
 from tbt_compile.codegen.names import MOST_DIMENSIONS, shapes_of
 from tbt_compile.runtime.tvm_runtime import Tensor, as_array, load_library, shared_tensor, tensor
 
@@ -49,7 +50,7 @@ class Machine:
                 module[name],
                 module[shapes_of(name)],
                 [shared[parameter] for parameter in parameters],
-                [(str(dtype), int(rank)) for dtype, rank in outputs[name]],
+                [(np.dtype(dtype), int(rank)) for dtype, rank in outputs[name]],
                 [shared_tensor(self.times[name])] if name in steps else [],
             )
             for name, parameters in functions.items()
@@ -68,7 +69,7 @@ class _Function:
         run: Any,
         shapes: Any,
         parameters: list[Tensor],
-        outputs: list[tuple[str, int]],
+        outputs: list[tuple[np.dtype[Any], int]],
         times: list[Tensor],
     ) -> None:
         self._run = run
@@ -78,22 +79,35 @@ class _Function:
         self._times = times
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        shapes = aligned_empty((len(self._outputs), MOST_DIMENSIONS), np.dtype(np.int64))
+        shapes = aligned_empty((len(self._outputs), MOST_DIMENSIONS), np.int64)
         self._shapes(*inputs, shared_tensor(shapes))
+        sizes = zip(shapes.tolist(), self._outputs, strict=True)
         outputs = [
-            shared_tensor(aligned_empty(tuple(shape[:rank]), np.dtype(dtype)))
-            for shape, (dtype, rank) in zip(shapes.tolist(), self._outputs, strict=True)
+            shared_tensor(array)
+            for array in _together([(shape[:rank], dtype) for shape, (dtype, rank) in sizes])
         ]
         self._run(*inputs, *self._parameters, *outputs, *self._times)
         return outputs
 
 
-def take_rows(value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
-    """Rows of a tensor along its first dimension."""
-    array = as_array(value)
-    taken = aligned_empty((len(rows), *array.shape[1:]), array.dtype)
-    # Any other mode of NumPy's has `out` filled through a second buffer.
-    return shared_tensor(np.take(array, rows, axis=0, out=taken, mode="clip"))
+def take_rows(values: Sequence[Tensor], rows: npt.NDArray[np.int64]) -> list[Tensor]:
+    """Rows of tensors along their first dimension."""
+    arrays = [as_array(value) for value in values]
+    taken = _together([((len(rows), *array.shape[1:]), array.dtype) for array in arrays])
+    for array, place in zip(arrays, taken, strict=True):
+        # Any other mode of NumPy's has `out` filled through a second buffer.
+        np.take(array, rows, axis=0, out=place, mode="clip")
+    return [shared_tensor(place) for place in taken]
+
+
+def _together(wanted: Sequence[tuple[Sequence[int], np.dtype[Any]]]) -> list[Array]:
+    """Arrays of the given shapes and dtypes in one piece of memory: a step has dozens, most of them small."""
+    places, end = [], 0
+    for shape, dtype in wanted:
+        places.append((shape, dtype, end))
+        end += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+    memory = aligned_empty((end,), np.uint8)
+    return [np.ndarray(shape, dtype, memory, start) for shape, dtype, start in places]
 
 
 __all__ = ["Machine", "Tensor", "as_array", "take_rows", "tensor"]

@@ -61,10 +61,10 @@ class Seq2SeqSession:
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows; what belongs to the source is only copied when a row changes its source."""
-        self._self_caches = [take_rows(cache, rows) for cache in self._self_caches]
+        self._self_caches = take_rows(self._self_caches, rows)
         items = self._items[rows]
         if not np.array_equal(items, self._items):
             self._items = items
-            self._mask = take_rows(self._mask, rows)
-            self._hidden = take_rows(self._hidden, rows)
-            self._cross_caches = [take_rows(cache, rows) for cache in self._cross_caches]
+            self._mask, self._hidden, *self._cross_caches = take_rows(
+                [self._mask, self._hidden, *self._cross_caches], rows
+            )
