@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tbt_compile.codegen.tvm_api import Expr, T, simplify, structural_equal
+from tbt_compile.codegen.tvm_api import STACK_BYTES, Expr, T, simplify, structural_equal
 
 _ALIGNMENT = 64
 _BITS_PER_BYTE = 8
@@ -31,7 +31,8 @@ class Workspace:
 
     Attributes:
         offsets: where each tensor that is used begins.
-        size: bytes in all.
+        size: bytes in all; at least so many that TVM takes the memory from its pool and not from the stack,
+            where it would not be aligned.
     """
 
     def __init__(self, sizes: dict[int, Expr], uses: Sequence[Sequence[int]]) -> None:
@@ -45,6 +46,7 @@ class Workspace:
                     self.offsets[key] = self._place(sizes[key], free)
             done = dict.fromkeys(key for key in keys if key in sizes and last[key] == step)
             free += [(sizes[key], self.offsets[key]) for key in done]
+        self.size = simplify(T.max(self.size, T.int64(STACK_BYTES)))
 
     def _place(self, size: Expr, free: list[tuple[Expr, Expr]]) -> Expr:
         for index, (freed, offset) in enumerate(free):
