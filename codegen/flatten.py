@@ -166,12 +166,13 @@ def _constant(array: Array, calls: _Calls) -> _Tensor:
 def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor], clock: bool) -> None:
     """Arguments, the workspace, and the calls."""
     data = {tensor.key: _argument(f"input_{i}", tensor).data for i, tensor in enumerate(inputs)}
-    passed: dict[int, tuple[_Tensor, Expr]] = {}
+    passed: dict[int, Expr] = {}
     for index, tensor in enumerate(parameters):
         handle = T.arg(f"parameter_{index}", T.handle())
-        passed[tensor.key] = tensor, handle
-        if _is_viewed(tensor, calls):
+        if _is_viewed(tensor, calls):  # a handle that is looked into cannot be handed on as well
             data[tensor.key] = T.match_buffer(handle, tuple(tensor.shape), tensor.dtype).data
+        else:
+            passed[tensor.key] = handle
     copies = []
     for index, output in enumerate(calls.outputs):
         buffer = _argument(f"output_{index}", output)
@@ -218,11 +219,11 @@ def _tensors(items: Sequence[Any]) -> list[_Tensor]:
     return [item for item in items if isinstance(item, _Tensor)]
 
 
-def _passed(value: Any, passed: dict[int, tuple[_Tensor, Expr]], data: dict[int, Expr]) -> Expr:
+def _passed(value: Any, passed: dict[int, Expr], data: dict[int, Expr]) -> Expr:
     if not isinstance(value, _Tensor):
         return value
-    if value.key in passed and passed[value.key][0] is value:
-        return passed[value.key][1]
+    if value.key in passed:
+        return passed[value.key]
     return tensor_argument(data[value.key], value.shape, value.dtype)
 
 

@@ -24,7 +24,7 @@ _FLAGS = ["-shared", "-fPIC", "-nostdlib", "-s"]
 
 
 def export_library(executable: Any, path: str | Path, spec: TargetSpec) -> Path:
-    """Link a compiled TVM module (or Relax executable) into a shared library at `path`.
+    """Link a compiled TVM module into a shared library at `path`.
 
     The file appears complete or not at all: it is written beside `path` and then renamed.
 
