@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -13,14 +14,13 @@ from tbt_compile.passes.lowering.match import TBT, is_call, only_user, replace
 
 def fuse(context: fx.Node) -> bool:
     """Rewrite `attention_context(masked_softmax(attention_scores(...)), ...)`."""
-    softmax = context.args[0]
+    softmax: Any = context.args[0]
     if not is_call(softmax, TBT.masked_softmax.default) or only_user(softmax) is not context:
         return False
-    scores = softmax.args[0]  # type: ignore[union-attr]
+    scores, mask, factor = softmax.args
     if not is_call(scores, TBT.attention_scores.default) or only_user(scores) is not softmax:
         return False
-    query, query_scale, keys, key_scale, *score_kinds = scores.args  # type: ignore[union-attr]
-    _, mask, factor = softmax.args  # type: ignore[union-attr]
+    query, query_scale, keys, key_scale, *score_kinds = scores.args
     _, weights_scale, values, value_scale, *context_kinds = context.args
     operands = (query, query_scale, keys, key_scale, mask, factor, weights_scale, values, value_scale)
     replace(context, TBT.attention.default, (*operands, *score_kinds, *context_kinds))
