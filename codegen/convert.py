@@ -133,42 +133,36 @@ class Kernels:
         query, query_scale, keys, key_scale, mask, factor, *others = (
             operand(importer, argument) for argument in node.args[:9]
         )
-        query_kind, key_kind, center, weights_kind, value_kind, center_weights = node.args[9:]
-        values, kind = others[1], Encoding(value_kind)
-        width = int(values.ty.shape[-1]) - (SCALE_BYTES if kind.dynamic else 0)
-        groups = int(query.ty.shape[1]) // int(keys.ty.shape[1])
-        depth, key_encoding = int(query.ty.shape[-1]), Encoding(key_kind)
-        first = AttentionSpec(depth, Encoding(query_kind), key_encoding, bool(center), self.isa, groups)
-        second = AttentionSpec(width, Encoding(weights_kind), kind, bool(center_weights), self.isa, groups)
+        first = self._product(query, keys, query.ty.shape[-1], node.args[9:12])
+        second = self._product(query, others[1], values_width(others[1], node.args[13]), node.args[12:15])
         spec = attention.FusedSpec(first, second, float(factor), mask is not None)
         masks = [] if mask is None else [mask]
         args = [query, query_scale, keys, key_scale, *masks, *others]
-        return self.call(importer, spec, attention.attention, args, [*list(query.ty.shape)[:-1], width])
+        return self.call(importer, spec, attention.attention, args, [*list(query.ty.shape)[:-1], second.d])
 
     def attention_scores(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::attention_scores`."""
         query, query_scale, keys, key_scale = (operand(importer, argument) for argument in node.args[:4])
         *lead, width = query.ty.shape
-        spec = AttentionSpec(
-            int(width), Encoding(node.args[4]), Encoding(node.args[5]), bool(node.args[6]), self.isa
-        )
-        query, grouped = share_heads(importer, query, keys)
+        spec = self._product(query, keys, width, node.args[4:7])
         args = [query, query_scale, keys, key_scale]
-        tokens = keys.ty.shape[2]
-        scores = self.call(importer, spec, attention.qk, args, [*grouped, tokens])
-        return restore_heads(importer, scores, [*lead, tokens])
+        return self.call(importer, spec, attention.qk, args, [*lead, keys.ty.shape[2]])
 
     def attention_context(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::attention_context`."""
         weights, weights_scale, values, value_scale = (operand(importer, a) for a in node.args[:4])
-        encoding = Encoding(node.args[5])
-        width = int(values.ty.shape[-1]) - (SCALE_BYTES if encoding.dynamic else 0)
-        spec = AttentionSpec(width, Encoding(node.args[4]), encoding, bool(node.args[6]), self.isa)
-        lead = list(weights.ty.shape)[:-1]
-        weights, grouped = share_heads(importer, weights, values)
+        spec = self._product(weights, values, values_width(values, node.args[5]), node.args[4:7])
         args = [weights, weights_scale, values, value_scale]
-        y = self.call(importer, spec, attention.pv, args, [*grouped, width])
-        return restore_heads(importer, y, [*lead, width])
+        return self.call(importer, spec, attention.pv, args, [*list(weights.ty.shape)[:-1], spec.d])
+
+    def _product(self, rows: Expr, packed: Expr, width: Any, kinds: Sequence[Any]) -> AttentionSpec:
+        """A product of `rows` `[B, H, Q, ...]` with keys or values, which may have fewer heads.
+
+        `kinds`: the encodings of both, and whether the rows are centred.
+        """
+        left, right, center = kinds
+        groups = int(rows.ty.shape[1]) // int(packed.ty.shape[1])
+        return AttentionSpec(int(width), Encoding(left), Encoding(right), bool(center), self.isa, groups)
 
 
 def kernel_name(operator: str, spec: Any) -> str:
@@ -198,25 +192,9 @@ def product(shape: Sequence[Any]) -> Any:
     return reduce(mul, shape, 1)
 
 
-def share_heads(importer: Any, x: Expr, shared: Expr) -> tuple[Expr, list[Any]]:
-    """`x` `[B, H, Q, D]` with query heads that share keys or values as rows of one head; nothing is copied.
-
-    Returns:
-        `x` as `[B, shared heads, H / shared heads * Q, D]`, and its dimensions without the last.
-    """
-    batch, heads, rows, width = x.ty.shape
-    count = shared.ty.shape[1]
-    if int(heads) == int(count):
-        return x, [batch, heads, rows]
-    grouped = [batch, count, int(heads) // int(count) * rows]
-    return importer.block_builder.emit(relax.op.reshape(x, [*grouped, width])), grouped
-
-
-def restore_heads(importer: Any, y: Expr, shape: list[Any]) -> Expr:
-    """The inverse of `share_heads` for a result with the original leading dimensions."""
-    if int(y.ty.shape[1]) == int(shape[1]):
-        return y
-    return importer.block_builder.emit(relax.op.reshape(y, shape))
+def values_width(values: Expr, encoding: Any) -> int:
+    """Features of packed values: their last dimension, without the scale that a row of bytes ends with."""
+    return int(values.ty.shape[-1]) - (SCALE_BYTES if Encoding(encoding).dynamic else 0)
 
 
 def reshape(importer: Any, x: Expr, shape: list[Any]) -> Expr:

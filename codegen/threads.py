@@ -9,6 +9,7 @@ are decided here, before the first pool is made, and a user's own settings are l
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 from tbt_compile.errors import TargetError
@@ -30,16 +31,26 @@ def cores() -> int:
 
 
 def limit() -> tuple[int, str]:
-    """The size of a pool, and the environment variable that says so."""
+    """The size of a pool, and the environment variable that says so.
+
+    Raises:
+        TargetError: the variable holds no number.
+    """
+    set_defaults()
     name = next(name for name in _VARIABLES if name in os.environ)
-    return int(os.environ[name]), name
+    first = os.environ[name].split(",")[0]  # OpenMP's may have one number per level
+    if not first.isdigit() or first == "0":
+        raise TargetError(
+            f"the environment variable {name} is {os.environ[name]!r}: expected a number from 1"
+        )
+    return int(first), name
 
 
 def choose(count: int | None) -> int:
     """The number of threads to use; by default one per core.
 
     Raises:
-        TargetError: `count` is not possible.
+        TargetError: `count` is not possible, or the environment variable holds no number.
     """
     most, variable = limit()
     if count is None:
@@ -56,6 +67,7 @@ def _cpus() -> set[int]:
     return os.sched_getaffinity(0)
 
 
+@cache
 def _siblings(cpu: int) -> str:
     """The CPUs of a core, as text; a machine that does not tell has one each."""
     path = Path(_SIBLINGS.format(cpu))

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.attention_spec import AttentionSpec, Head, Put
+from tbt_compile.codegen.kernels.attention_spec import AttentionSpec, Head, Put, put_existing
 from tbt_compile.codegen.kernels.byterows import ByteRows, code_type
 from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS
 from tbt_compile.codegen.kernels.linear_int8 import WholeByteProduct
 from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.loops import for_lanes
-from tbt_compile.codegen.kernels.rows import store_existing
 from tbt_compile.codegen.layouts import SCALE_BYTES
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
@@ -90,19 +89,11 @@ class ManyByteScores(WholeByteProduct):
                 emit.store(self.key_scales, scale, key)
 
             def finish(row: Expr, offset: Expr, lanes: int, total: Expr, scale: Expr) -> None:
-                def scaled(values: Expr, at: Expr, size: int) -> Expr:
-                    keys = emit.load(self.key_scales, at, lanes=size)
+                def scaled(values: Expr, lane: Expr | int, size: int) -> Expr:
+                    keys = emit.load(self.key_scales, offset + lane, lanes=size)
                     return emit.cast(values, "float32", size) * (emit.splat(scale, size) * keys)
 
-                t = start + offset
-                store_existing(
-                    t + lanes <= tokens,
-                    lanes,
-                    tokens - t,
-                    total,
-                    lambda values: put(row, t, lanes, scaled(values, offset, lanes)),
-                    lambda lane, value: put(row, t + lane, 1, scaled(value, offset + lane, 1)),
-                )
+                put_existing(put, row, start + offset, lanes, tokens, total, scaled)
 
             self.multiply(count, self.k, index, 1, finish)
 

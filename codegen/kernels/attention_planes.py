@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.attention_spec import AttentionSpec, Head, Put
+from tbt_compile.codegen.kernels.attention_spec import AttentionSpec, Head, Put, put_existing
 from tbt_compile.codegen.kernels.bitproduct import bit_product
-from tbt_compile.codegen.kernels.rows import PackedRows, store_existing
+from tbt_compile.codegen.kernels.rows import PackedRows
 from tbt_compile.codegen.kernels.tile import Columns
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
@@ -42,15 +42,10 @@ class PlaneScores:
             self._transpose(start, T.min(T.int64(block), tokens - start))
 
             def finish(row: Expr, offset: Expr, lanes: int, total: Expr, _: Expr) -> None:
-                t = start + offset
-                store_existing(
-                    t + lanes <= tokens,
-                    lanes,
-                    tokens - t,
-                    total,
-                    lambda values: put(row, t, lanes, scaled(values, self.product_scale, lanes)),
-                    lambda lane, value: put(row, t + lane, 1, scaled(value, self.product_scale, 1)),
-                )
+                def values(sums: Expr, _: Expr | int, size: int) -> Expr:
+                    return scaled(sums, self.product_scale, size)
+
+                put_existing(put, row, start + offset, lanes, tokens, total, values)
 
             self.rows.multiply(count, self._columns, block, finish)
 

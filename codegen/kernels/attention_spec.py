@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.kernels.rows import store_existing
 from tbt_compile.codegen.tvm_api import Expr
 from tbt_compile.encoding import Encoding
 
@@ -34,3 +35,26 @@ class AttentionSpec:
     center_left: bool
     isa: Isa
     groups: int = 1
+
+
+def put_existing(
+    put: Put,
+    row: Expr,
+    t: Expr,
+    lanes: int,
+    tokens: Expr,
+    total: Expr,
+    scaled: Callable[[Expr, Expr | int, int], Expr],
+) -> None:
+    """Stores the scores of tokens t .. t + lanes - 1, as far as there are `tokens` of them.
+
+    `scaled(sums, first, count)`: the scores of integer sums, of which `first` is the first lane's place.
+    """
+    store_existing(
+        t + lanes <= tokens,
+        lanes,
+        tokens - t,
+        total,
+        lambda values: put(row, t, lanes, scaled(values, 0, lanes)),
+        lambda lane, value: put(row, t + lane, 1, scaled(value, lane, 1)),
+    )

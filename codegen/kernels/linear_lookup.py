@@ -171,7 +171,7 @@ class LookupProduct:
         lanes = self.spec.isa.float_lanes
         for part, counted in enumerate(sums):
             units = emit.let(emit.cast(counted, "int32", COLUMNS))
-            total = (units << emit.splat(T.int32(self.tables.unit - 1), COLUMNS)) + emit.splat(known, COLUMNS)
+            total = (units << emit.splat(T.int32(self.tables.shift), COLUMNS)) + emit.splat(known, COLUMNS)
             total = emit.let(total)
             for start in range(0, COLUMNS, lanes):
                 some = total if lanes == COLUMNS else emit.pick(total, range(start, start + lanes))

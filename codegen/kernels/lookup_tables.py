@@ -36,6 +36,11 @@ class Tables:
         self.most = max(products) // self.unit - self.least
 
     @property
+    def shift(self) -> int:
+        """log2 of the unit, which is 1 or 2."""
+        return self.unit.bit_length() - 1
+
+    @property
     def index_bits(self) -> int:
         """Bits of an index: two groups of every plane of the activations."""
         return plane_count(self.product.x) * 2 * self.group
@@ -63,7 +68,7 @@ class Tables:
                 total = byte_splat(-self.least * self.unit)
                 for term, planes in self._terms(x):
                     total = total + T.popcount(term.bits(planes, w)) * byte_splat(term.coefficient)
-                value = total >> byte_splat(self.unit.bit_length() - 1)  # the unit is 1 or 2
+                value = total >> byte_splat(self.shift)
                 emit.store(table, value, index * ENTRY + half * COLUMNS, lanes=COLUMNS)
 
     def _products(self) -> list[int]:

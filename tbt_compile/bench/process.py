@@ -21,22 +21,19 @@ class WorkerError(TbtError):
 
 def build(job: Job) -> None:
     """Run the job's `build` in a process that ends with it, so that it cannot disturb what is measured."""
-    done = subprocess.run(
-        [*_command("worker"), "build"],
-        input=json.dumps(job.to_dict()) + "\n",
-        capture_output=True,
-        text=True,
-        env=_environment(job.threads),
-        check=False,
-    )
-    if done.returncode != 0:
-        raise WorkerError(f"preparing {job.engine} {job.recipe} failed: {done.stderr.strip()[-2000:]}")
+    _run_once(job, "preparing", "build")
 
 
 def measure_steps(job: Job, repeats: int) -> dict[str, Any]:
     """Nanoseconds of one run in a process of its own: by unit the kernels' names and times, and "outside"."""
+    measured: dict[str, Any] = json.loads(_run_once(job, "measuring", "profile", str(repeats)))
+    return measured
+
+
+def _run_once(job: Job, doing: str, *arguments: str) -> str:
+    """What a worker that does one thing and ends writes to its standard output."""
     done = subprocess.run(
-        [*_command("worker"), "profile", str(repeats)],
+        [*_command("worker"), *arguments],
         input=json.dumps(job.to_dict()) + "\n",
         capture_output=True,
         text=True,
@@ -44,9 +41,8 @@ def measure_steps(job: Job, repeats: int) -> dict[str, Any]:
         check=False,
     )
     if done.returncode != 0:
-        raise WorkerError(f"measuring {job.engine} {job.recipe} failed: {done.stderr.strip()[-2000:]}")
-    measured: dict[str, Any] = json.loads(done.stdout)
-    return measured
+        raise WorkerError(f"{doing} {job.engine} {job.recipe} failed: {done.stderr.strip()[-2000:]}")
+    return done.stdout
 
 
 class Served:

@@ -35,7 +35,7 @@ _KINDS = {
     "transpose": "transposition",
 }
 _OTHER = "masks, positions, sums"
-_UNITS = {"encoder": "encoder", "step": "step"}
+_UNITS = ("encoder", "step")
 
 
 def profile(
@@ -71,7 +71,7 @@ def rows_of(measured: dict[str, Any], recipe: str, vocabulary: int, tokens: int)
     `measured` has nanoseconds of one run: by unit the kernels' names and times, and "outside", what is left.
     """
     rows = []
-    for unit, label in _UNITS.items():
+    for unit in _UNITS:
         # The first token comes from a unit of its own, so there is a step less than there are tokens.
         count = max(1, tokens - 1) if unit == "step" else 1
         totals: dict[str, list[float]] = {}
@@ -83,7 +83,7 @@ def rows_of(measured: dict[str, Any], recipe: str, vocabulary: int, tokens: int)
             totals[OUTSIDE] = [0, measured["outside"] / 1000 / tokens]
         whole = sum(us for _, us in totals.values())
         rows += [
-            {"recipe": recipe, "unit": label, "kind": kind, "calls": calls, "us": us, "share": us / whole}
+            {"recipe": recipe, "unit": unit, "kind": kind, "calls": calls, "us": us, "share": us / whole}
             for kind, (calls, us) in sorted(totals.items(), key=lambda item: -item[1][1])
         ]
     return rows

@@ -51,3 +51,12 @@ def test_an_impossible_number_is_refused(monkeypatch: pytest.MonkeyPatch, count:
     monkeypatch.setenv("TVM_NUM_THREADS", "4")
     with pytest.raises(TargetError, match=f"{count} threads: expected 1 to 4.*TVM_NUM_THREADS"):
         threads.choose(count)
+
+
+def test_a_variable_without_a_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TVM_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert threads.limit() == (3, "OMP_NUM_THREADS")
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    with pytest.raises(TargetError, match="OMP_NUM_THREADS is 'many': expected a number"):
+        threads.choose(None)
