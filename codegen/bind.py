@@ -29,6 +29,7 @@ _SCALES = {
     TBT.bit_embedding.default: (2,),
     TBT.pack_keys.default: (1,),
     TBT.pack_values.default: (1,),
+    TBT.append_keys.default: (2,),
     TBT.append_values.default: (3,),
     TBT.attention_scores.default: (1, 3),
     TBT.attention_context.default: (1, 3),

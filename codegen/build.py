@@ -68,7 +68,9 @@ def compile_units(
         for variable, function in module.functions.items():
             name = variable.name_hint
             if isinstance(function, relax.Function):
-                flat[name] = flatten(function, imported.inputs[name], name, clock)
+                flat[name] = flatten(
+                    function, imported.inputs[name], name, imported.caches[name], clock=clock
+                )
                 functions |= {name: flat[name].run, shapes_of(name): flat[name].shapes}
             else:
                 functions[name] = function

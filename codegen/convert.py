@@ -16,6 +16,7 @@ from torch import fx
 
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import attention, attention_pack, embedding, linear
+from tbt_compile.codegen.kernels.attention_pack import PackSpec
 from tbt_compile.codegen.kernels.attention_spec import AttentionSpec
 from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, relax
@@ -61,6 +62,7 @@ class Kernels:
             "bit_embedding.default": self.bit_embedding,
             "pack_keys.default": self.pack_keys,
             "pack_values.default": self.pack_values,
+            "append_keys.default": self.append_keys,
             "append_values.default": self.append_values,
             "attention_scores.default": self.attention_scores,
             "attention_context.default": self.attention_context,
@@ -97,36 +99,43 @@ class Kernels:
     def pack_keys(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::pack_keys`."""
         keys, scale = (operand(importer, argument) for argument in node.args[:2])
-        encoding, center = Encoding(node.args[2]), bool(node.args[3])
-        *lead, width = keys.ty.shape
-        spec = attention_pack.PackSpec(int(width), encoding, center, self.isa)
-        if encoding.dynamic:
-            row, dtype = int(width) + SCALE_BYTES, "int8"
-        else:
-            row, dtype = encoding.planes * words_for(int(width)), "uint64"
-        return self.call(importer, spec, attention_pack.pack_keys, [keys, scale], [*lead, row], dtype)
+        spec = self._packing(keys, node.args[2:])
+        shape = [*list(keys.ty.shape)[:-1], spec.row_length]
+        return self.call(importer, spec, attention_pack.pack_keys, [keys, scale], shape, spec.row_type)
 
     def pack_values(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::pack_values`; 8-bit values are stored like keys."""
         values, scale = (operand(importer, argument) for argument in node.args[:2])
-        encoding, center = Encoding(node.args[2]), bool(node.args[3])
-        if encoding.dynamic:
+        spec = self._packing(values, node.args[2:])
+        if spec.encoding.dynamic:
             return self.pack_keys(node, importer)
         batch, heads, length, width = values.ty.shape
-        spec = attention_pack.PackSpec(int(width), encoding, center, self.isa)
-        shape = [batch, heads, words_for(length), encoding.planes, width]
+        shape = [batch, heads, words_for(length), spec.encoding.planes, width]
         return self.call(importer, spec, attention_pack.pack_values, [values, scale], shape, "uint64")
 
+    def append_keys(self, node: fx.Node, importer: Any) -> Expr:
+        """`tbt::append_keys`; the past is not an argument of the kernel, which finds it in its output."""
+        past, keys, scale = (operand(importer, argument) for argument in node.args[:3])
+        spec = self._packing(keys, node.args[3:])
+        batch, heads, length, _ = keys.ty.shape
+        shape = [batch, heads, past.ty.shape[2] + length, spec.row_length]
+        args = [keys, scale, relax.prim_value(past.ty.shape[2])]
+        return self.call(importer, spec, attention_pack.append_keys, args, shape, spec.row_type)
+
     def append_values(self, node: fx.Node, importer: Any) -> Expr:
-        """`tbt::append_values`; the number of past tokens is read off the packed keys."""
-        past, past_keys, values, scale = (operand(importer, argument) for argument in node.args[:4])
-        encoding, center = Encoding(node.args[4]), bool(node.args[5])
+        """`tbt::append_values` likewise; the number of past tokens is read off the packed keys."""
+        past_keys, values, scale = (operand(importer, argument) for argument in node.args[1:4])
+        spec = self._packing(values, node.args[4:])
         batch, heads, length, width = values.ty.shape
-        past_length = past_keys.ty.shape[2]
-        spec = attention_pack.PackSpec(int(width), encoding, center, self.isa)
-        shape = [batch, heads, words_for(past_length + length), encoding.planes, width]
-        args = [past, values, scale, relax.prim_value(past_length)]
+        past = past_keys.ty.shape[2]
+        shape = [batch, heads, words_for(past + length), spec.encoding.planes, width]
+        args = [values, scale, relax.prim_value(past)]
         return self.call(importer, spec, attention_pack.append_values, args, shape, "uint64")
+
+    def _packing(self, x: Expr, kind: Sequence[Any]) -> PackSpec:
+        """How `x` `[B, H, T, D]` is packed; `kind` is the encoding and whether it is centred."""
+        encoding, center = kind
+        return PackSpec(int(x.ty.shape[-1]), Encoding(encoding), bool(center), self.isa)
 
     def attention(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::attention`."""

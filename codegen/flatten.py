@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from tbt_compile.codegen.caches import Caches
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.names import MOST_DIMENSIONS, shapes_of
 from tbt_compile.codegen.tvm_api import (
@@ -72,6 +73,7 @@ class _Calls:
         steps: kernels by name with their arguments: tensors and integers.
         constants: with their values, each once.
         outputs: the results.
+        caches: keys of tensors whose heads may lie apart.
     """
 
     unit: str
@@ -80,19 +82,24 @@ class _Calls:
     steps: list[tuple[str, list[Any]]] = field(default_factory=list)
     constants: list[tuple[_Tensor, Array]] = field(default_factory=list)
     outputs: list[_Tensor] = field(default_factory=list)
+    caches: set[int] = field(default_factory=set)
 
 
-def flatten(function: relax.Function, inputs: int, name: str, clock: bool = False) -> FlatUnit:
+def flatten(
+    function: relax.Function, inputs: int, name: str, caches: Caches, *, clock: bool = False
+) -> FlatUnit:
     """The functions of a Relax function whose first `inputs` parameters differ from call to call.
 
     Args:
+        caches: those of the unit. Its heads may lie apart, and the memory of one that grows has to be passed
+            twice: as it was and as it will be.
         clock: let `run` take one more output, int64 [number of steps], and add to it the nanoseconds that
             each step took.
 
     Raises:
         LoweringError: it does something else than allocating tensors, viewing them and calling kernels.
     """
-    calls = _read(function, name)
+    calls = _read(function, name, caches)
     arguments = [calls.values[hash(variable)] for variable in function.params]
     constants = [tensor for tensor, _ in calls.constants]
     return FlatUnit(
@@ -106,7 +113,7 @@ def flatten(function: relax.Function, inputs: int, name: str, clock: bool = Fals
     )
 
 
-def _read(function: relax.Function, name: str) -> _Calls:
+def _read(function: relax.Function, name: str, caches: Caches) -> _Calls:
     calls = _Calls(name)
     for variable in function.params:
         calls.values[hash(variable)] = _tensor_of(variable, hash(variable))
@@ -117,6 +124,10 @@ def _read(function: relax.Function, name: str) -> _Calls:
     calls.outputs = list(result) if isinstance(result, list) else [result]
     if not all(output.key in calls.allocated for output in calls.outputs):
         raise LoweringError(f"the {name} returns one of its inputs: return what it computes only")
+    calls.caches = {hash(function.params[place]) for place in caches.inputs}
+    calls.caches |= {calls.outputs[place].key for place in caches.grown}
+    if any(_is_viewed(tensor, calls) for tensor in calls.values.values() if _is_cache(tensor, calls)):
+        raise LoweringError(f"the {name} views a cache in another shape, whose heads may lie apart")
     return calls
 
 
@@ -165,7 +176,15 @@ def _constant(array: Array, calls: _Calls) -> _Tensor:
 
 def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor], clock: bool) -> None:
     """Arguments, the workspace, and the calls."""
-    data = {tensor.key: _argument(f"input_{i}", tensor).data for i, tensor in enumerate(inputs)}
+    strides: dict[int, list[Expr]] = {}
+
+    def argument(name: str, tensor: _Tensor) -> Buffer:
+        buffer = _argument(name, tensor, calls)
+        if tensor.key in calls.caches:
+            strides[tensor.key] = list(buffer.strides)
+        return buffer
+
+    data = {tensor.key: argument(f"input_{i}", tensor).data for i, tensor in enumerate(inputs)}
     passed: dict[int, Expr] = {}
     for index, tensor in enumerate(parameters):
         handle = T.arg(f"parameter_{index}", T.handle())
@@ -175,7 +194,7 @@ def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor]
             passed[tensor.key] = handle
     copies = []
     for index, output in enumerate(calls.outputs):
-        buffer = _argument(f"output_{index}", output)
+        buffer = argument(f"output_{index}", output)
         if output.key in data:
             copies.append((buffer, output))
         else:
@@ -187,7 +206,7 @@ def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor]
     for key, offset in workspace.offsets.items():
         data[key] = byte_address(memory, offset)
     for index, (name, items) in enumerate(calls.steps):
-        call = call_packed(name, [_passed(item, passed, data) for item in items])
+        call = call_packed(name, [_passed(item, passed, data, strides) for item in items])
         if times is None:
             T.evaluate(call)
         else:
@@ -205,12 +224,17 @@ def _timed(call: Expr, times: Buffer, index: int) -> None:
     emit.store(times, times[index] + passed, index)
 
 
-def _argument(name: str, tensor: _Tensor) -> Buffer:
-    return emit.argument(name, tuple(tensor.shape), tensor.dtype)
+def _argument(name: str, tensor: _Tensor, calls: _Calls) -> Buffer:
+    make = emit.cache_argument if tensor.key in calls.caches else emit.argument
+    return make(name, tuple(tensor.shape), tensor.dtype)
+
+
+def _is_cache(value: Any, calls: _Calls) -> bool:
+    return isinstance(value, _Tensor) and value.key in calls.caches
 
 
 def _is_viewed(tensor: _Tensor, calls: _Calls) -> bool:
-    """Whether a kernel reads a parameter in another shape. Otherwise it is handed on as it came."""
+    """Whether a kernel reads a tensor in another shape. Otherwise a parameter is handed on as it came."""
     read = [item for _, items in calls.steps for item in _tensors(items) if item.key == tensor.key]
     return any(item is not tensor for item in read)
 
@@ -219,12 +243,14 @@ def _tensors(items: Sequence[Any]) -> list[_Tensor]:
     return [item for item in items if isinstance(item, _Tensor)]
 
 
-def _passed(value: Any, passed: dict[int, Expr], data: dict[int, Expr]) -> Expr:
+def _passed(
+    value: Any, passed: dict[int, Expr], data: dict[int, Expr], strides: dict[int, list[Expr]]
+) -> Expr:
     if not isinstance(value, _Tensor):
         return value
     if value.key in passed:
         return passed[value.key]
-    return tensor_argument(data[value.key], value.shape, value.dtype)
+    return tensor_argument(data[value.key], value.shape, value.dtype, strides.get(value.key))
 
 
 def _copy(target: Buffer, source: Expr, tensor: _Tensor) -> None:
@@ -236,7 +262,7 @@ def _copy(target: Buffer, source: Expr, tensor: _Tensor) -> None:
 
 def _shapes(calls: _Calls, inputs: Sequence[_Tensor]) -> None:
     for index, tensor in enumerate(inputs):
-        _argument(f"input_{index}", tensor)
+        _argument(f"input_{index}", tensor, calls)
     shapes = emit.argument("shapes", (len(calls.outputs), MOST_DIMENSIONS), "int64")
     for index, output in enumerate(calls.outputs):
         for axis, size in enumerate(output.shape):

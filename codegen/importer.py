@@ -9,6 +9,7 @@ import torch
 
 from tbt_compile.codegen import aten
 from tbt_compile.codegen.bind import bind_parameters, paired_weights
+from tbt_compile.codegen.caches import Caches, caches_of
 from tbt_compile.codegen.convert import Kernels
 from tbt_compile.codegen.convert_float import float_converters
 from tbt_compile.codegen.isa import Isa
@@ -28,6 +29,7 @@ class ImportedUnits:
         parameters: for each unit, its tensor arguments after the user inputs, in order.
         tensors: every parameter's tensor by name, as it is stored.
         inputs: for each unit, how many user inputs it has.
+        caches: for each unit, which of those and of its outputs are caches.
         kernels: names of the bit-serial and vector kernels that were made.
     """
 
@@ -35,6 +37,7 @@ class ImportedUnits:
     parameters: dict[str, list[Parameter]]
     tensors: dict[str, torch.Tensor]
     inputs: dict[str, int]
+    caches: dict[str, Caches]
     kernels: list[str]
 
 
@@ -46,7 +49,7 @@ def import_units(units: list[LoweringContext], isa: Isa, known: dict[int, str]) 
     """
     kernels = Kernels(isa)
     functions: dict[Any, Any] = {}
-    parameters, inputs = {}, {}
+    parameters, inputs, caches = {}, {}, {}
     tensors: dict[str, torch.Tensor] = {}
     paired = paired_weights(units, isa)
     for unit in units:
@@ -54,8 +57,9 @@ def import_units(units: list[LoweringContext], isa: Isa, known: dict[int, str]) 
         tensors.update(used)
         total = sum(1 for node in unit.graph.nodes if node.op == "placeholder")
         inputs[unit.name] = total - len(parameters[unit.name])
+        caches[unit.name] = caches_of(unit, inputs[unit.name])
         merge(functions, import_unit(unit, kernels), unit.name)
-    return ImportedUnits(IRModule(functions), parameters, tensors, inputs, sorted(kernels.made))
+    return ImportedUnits(IRModule(functions), parameters, tensors, inputs, caches, sorted(kernels.made))
 
 
 def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:

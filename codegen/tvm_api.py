@@ -51,20 +51,26 @@ def byte_address(memory: Buffer, offset: Expr) -> Expr:
     return tirx.handle_add_byte_offset(memory.data, offset)
 
 
-def tensor_argument(data: Expr, shape: Sequence[Expr], dtype: str) -> Expr:
-    """A tensor in compact order, as an argument of a call; its description is made on the stack."""
+def tensor_argument(
+    data: Expr, shape: Sequence[Expr], dtype: str, strides: Sequence[Expr] | None = None
+) -> Expr:
+    """A tensor, by default in compact order, as an argument of a call; its description is on the stack."""
     zero = tirx.const(0, "int64")
-    shape_of = tirx.call_intrin("handle", "tirx.tvm_stack_make_shape", *shape)
+    shape_of = _stack_shape(shape)
     return tirx.call_intrin(
         "handle",
         "tirx.tvm_stack_make_array",
         data,
         shape_of,
-        zero,
+        zero if strides is None else _stack_shape(strides),
         len(shape),
         tirx.const(0, dtype),
         zero,
     )
+
+
+def _stack_shape(sizes: Sequence[Expr]) -> Expr:
+    return tirx.call_intrin("handle", "tirx.tvm_stack_make_shape", *sizes)
 
 
 def simplify(expression: Expr) -> Expr:

@@ -93,6 +93,18 @@ def _(values, scale, encoding, center):  # type: ignore[no-untyped-def]
     return values.new_empty((batch, heads, words_for(length), kind.planes, width), dtype=torch.int64)
 
 
+@torch.library.custom_op("tbt::append_keys", mutates_args=())
+def append_keys(past: Tensor, keys: Tensor, scale: Tensor, encoding: str, center: bool) -> Tensor:
+    """Packed keys, or 8-bit values, `past` followed by those of `keys`."""
+    return torch.cat([past, pack_keys(keys, scale, encoding, center)], dim=2)
+
+
+@append_keys.register_fake
+def _(past, keys, scale, encoding, center):  # type: ignore[no-untyped-def]
+    length = past.shape[2] + keys.shape[2]
+    return past.new_empty((past.shape[0], past.shape[1], length, past.shape[3]))
+
+
 @torch.library.custom_op("tbt::append_values", mutates_args=())
 def append_values(
     past: Tensor, past_keys: Tensor, values: Tensor, scale: Tensor, encoding: str, center: bool

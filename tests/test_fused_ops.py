@@ -88,6 +88,15 @@ def test_context_of_packed_values(weights_encoding: Encoding, encoding: Encoding
     check_export(TBT.attention_context, weights, SCALE, packed, OTHER, *options)
 
 
+@pytest.mark.parametrize("encoding", [Encoding.BINARY, Encoding.TERNARY, Encoding.INT8])
+def test_appended_keys_equal_keys_packed_at_once(encoding: Encoding) -> None:
+    keys = torch.randn(2, 3, 7, 5)
+    before = TBT.pack_keys(keys[:, :, :4], OTHER, encoding.value, True)
+    arguments = (before, keys[:, :, 4:], OTHER, encoding.value, True)
+    assert torch.equal(TBT.append_keys(*arguments), TBT.pack_keys(keys, OTHER, encoding.value, True))
+    check_export(TBT.append_keys, *arguments)
+
+
 @pytest.mark.parametrize("encoding", [Encoding.BINARY, Encoding.TERNARY])
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize(("past", "new"), [(1, 1), (62, 1), (63, 1), (64, 1), (63, 66), (10, 5)])

@@ -54,6 +54,8 @@ def qk(spec: AttentionSpec) -> PrimFunc:
         k_scale: float32 [1], not read at 8 bits
         scores: float32 [B, H * groups, Q, T], the output
 
+    The heads of `k` may have room for more tokens between them.
+
     Raises:
         LoweringError: one operand has 8 bits and the other has not.
     """
@@ -116,16 +118,20 @@ class _Sizes:
     def keys(self, spec: AttentionSpec) -> Buffer:
         """The packed keys."""
         if spec.right.dynamic:
-            return emit.argument("k", (self.batch, self.heads, self.tokens, spec.d + SCALE_BYTES), "int8")
-        width = words_for(spec.d) * spec.right.planes
-        return emit.argument("k", (self.batch, self.heads, self.tokens, width), "uint64")
+            return self._byte_rows("k", spec)
+        shape = (self.batch, self.heads, self.tokens, words_for(spec.d) * spec.right.planes)
+        return emit.cache_argument("k", shape, "uint64")
 
     def values(self, spec: AttentionSpec) -> Buffer:
         """The packed values."""
         if spec.right.dynamic:
-            return emit.argument("v", (self.batch, self.heads, self.tokens, spec.d + SCALE_BYTES), "int8")
+            return self._byte_rows("v", spec)
         shape = (self.batch, self.heads, emit.symbol("tw"), spec.right.planes, spec.d)
-        return emit.argument("v", shape, "uint64")
+        return emit.cache_argument("v", shape, "uint64")
+
+    def _byte_rows(self, name: str, spec: AttentionSpec) -> Buffer:
+        shape = (self.batch, self.heads, self.tokens, spec.d + SCALE_BYTES)
+        return emit.cache_argument(name, shape, "int8")
 
     def share(self, spec: AttentionSpec, body: Callable[[Expr, Expr], None]) -> None:
         """Runs `body(b, h)` for every head of the queries."""

@@ -37,6 +37,18 @@ class PackSpec:
     isa: Isa
 
     @property
+    def row_length(self) -> int:
+        """Elements of a packed key, or 8-bit value."""
+        if self.encoding.dynamic:
+            return self.d + SCALE_BYTES
+        return words_for(self.d) * self.encoding.planes
+
+    @property
+    def row_type(self) -> str:
+        """The type of those elements."""
+        return "int8" if self.encoding.dynamic else "uint64"
+
+    @property
     def row_format(self) -> RowFormat:
         """How one token's D elements become codes."""
         return RowFormat(self.encoding, self.isa, self.center)
@@ -67,27 +79,38 @@ def pack_values(spec: PackSpec) -> PrimFunc:
     return emit.function("pack_values", lambda: _pack_columns(spec))
 
 
-def append_values(spec: PackSpec) -> PrimFunc:
-    """Packs Q new tokens behind `past` packed ones. 8-bit values need no such function: concatenate the rows.
+def append_keys(spec: PackSpec) -> PrimFunc:
+    """Packs Q new keys, or 8-bit values, behind `past` packed ones that are in place.
 
     Arguments:
-        old: uint64 [B, H, ceil(past / 64), P, D]
+        new: float32 [B, H, Q, D]
+        scale: float32 [1]; not read for 8-bit encodings
+        past: int64 by value
+        out: as `pack_keys` makes it, T = past + Q; its first tokens are left as they are
+    """
+    return emit.function("append_keys", lambda: _pack_rows(spec, appended=True))
+
+
+def append_values(spec: PackSpec) -> PrimFunc:
+    """Packs Q new values of 1 or 2 bits behind `past` packed ones that are in place.
+
+    Arguments:
         new: float32 [B, H, Q, D]
         scale: float32 [1]
         past: int64 by value
-        out: uint64 [B, H, ceil((past + Q) / 64), P, D], the output
+        out: uint64 [B, H, ceil((past + Q) / 64), P, D]; bits of its first tokens are left as they are
     """
     return emit.function("append_values", lambda: _append_columns(spec))
 
 
-def _pack_rows(spec: PackSpec) -> None:
+def _pack_rows(spec: PackSpec, appended: bool = False) -> None:
     batch, heads, tokens = (emit.symbol(name) for name in ("b", "h", "t"))
     x = emit.argument("x", (batch, heads, tokens, spec.d), "float32")
     scale = emit.argument("scale", (1,), "float32")
+    past = emit.scalar_argument("past") if appended else T.int64(0)
     words = words_for(spec.d)
-    dynamic = spec.encoding.dynamic
-    width = spec.d + SCALE_BYTES if dynamic else words * spec.encoding.planes
-    out = emit.argument("out", (batch, heads, tokens, width), "int8" if dynamic else "uint64")
+    rows = emit.symbol("rows") if appended else tokens
+    out = emit.cache_argument("out", (batch, heads, rows, spec.row_length), spec.row_type)
     a = emit.let(scale[0])
     with emit.loop("b", batch) as b, emit.loop("h", heads) as h, emit.loop("t", tokens) as t:
 
@@ -96,11 +119,11 @@ def _pack_rows(spec: PackSpec) -> None:
 
         def put(word: Expr, planes: list[Expr]) -> None:
             for index, plane in enumerate(planes):
-                emit.store(out, plane, b, h, t, index * words + word)
+                emit.store(out, plane, b, h, past + t, index * words + word)
 
-        if dynamic:
-            row_scale = write_codes(load, spec.d, spec.encoding, spec.isa, out, b, h, t)
-            emit.store(out, T.reinterpret("int8x4", row_scale), b, h, t, spec.d, lanes=SCALE_BYTES)
+        if spec.encoding.dynamic:
+            row_scale = write_codes(load, spec.d, spec.encoding, spec.isa, out, b, h, past + t)
+            emit.store(out, T.reinterpret("int8x4", row_scale), b, h, past + t, spec.d, lanes=SCALE_BYTES)
         else:
             pack_row(load, spec.d, a, spec.row_format, put)
 
@@ -119,35 +142,28 @@ def _pack_columns(spec: PackSpec) -> None:
 
 def _append_columns(spec: PackSpec) -> None:
     batch, heads, fresh = (emit.symbol(name) for name in ("b", "h", "q"))
-    old_words, new_words = emit.symbol("old_words"), emit.symbol("new_words")
-    tail = (spec.encoding.planes, spec.d)
-    old = emit.argument("old", (batch, heads, old_words, *tail), "uint64")
+    words = emit.symbol("tw")
     new = emit.argument("new", (batch, heads, fresh, spec.d), "float32")
     scale = emit.argument("scale", (1,), "float32")
     past = emit.scalar_argument("past")
-    out = emit.argument("out", (batch, heads, new_words, *tail), "uint64")
+    out = emit.cache_argument("out", (batch, heads, words, spec.encoding.planes, spec.d), "uint64")
     a = emit.let(scale[0])
     kept = emit.let(past // WORD_BITS)
-    with emit.loop("b", batch) as b, emit.loop("h", heads) as h:
-        with emit.loop("word", kept) as word, emit.loop("plane", tail[0]) as plane:
-            for_lanes(
-                spec.d,
-                spec.isa.word_lanes,
-                lambda d, lanes: emit.store(
-                    out, emit.load(old, b, h, word, plane, d, lanes=lanes), b, h, word, plane, d, lanes=lanes
-                ),
-            )
-        with emit.loop("more", new_words - kept) as more:
-            word = kept + more
-            begin = emit.let(T.max(T.int64(0), past - word * WORD_BITS))
-            first = emit.let(word * WORD_BITS + begin - past)
-            count = emit.let(T.min(WORD_BITS - begin, fresh - first))
+    with (
+        emit.loop("b", batch) as b,
+        emit.loop("h", heads) as h,
+        emit.loop("more", words - kept) as more,
+    ):
+        word = emit.let(kept + more)
+        begin = emit.let(T.max(T.int64(0), past - word * WORD_BITS))
+        first = emit.let(word * WORD_BITS + begin - past)
+        count = emit.let(T.min(WORD_BITS - begin, fresh - first))
 
-            def start(plane: int, d: Expr, lanes: int) -> Expr:
-                nothing = emit.splat(T.uint64(0), lanes)
-                return T.if_then_else(begin > 0, emit.load(old, b, h, kept, plane, d, lanes=lanes), nothing)
+        def start(plane: int, d: Expr, lanes: int) -> Expr:
+            nothing = emit.splat(T.uint64(0), lanes)
+            return T.if_then_else(begin > 0, emit.load(out, b, h, word, plane, d, lanes=lanes), nothing)
 
-            _fill_word(spec, new, a, out, (b, h), first, count, word, begin, start)
+        _fill_word(spec, new, a, out, (b, h), first, count, word, begin, start)
 
 
 def _fill_word(

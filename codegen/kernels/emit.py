@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
+from operator import mul
 
 from tbt_compile.codegen.tvm_api import Buffer, Expr, IRBuilder, PrimFunc, T
 
@@ -44,6 +46,18 @@ def argument(name: str, shape: Shape, dtype: str) -> Buffer:
     """The next tensor argument."""
     handle = T.arg(name, T.handle())
     return IRBuilder.name(name, T.match_buffer(handle, tuple(shape), dtype))
+
+
+def cache_argument(name: str, shape: Shape, dtype: str) -> Buffer:
+    """The next tensor argument, `[B, H, ...]`: heads lie anywhere, the elements of one in compact order.
+
+    So a cache may have room for more tokens behind those of each head.
+    """
+    strides = [symbol(f"{name}_per_{dimension}") for dimension in ("batch", "head")]
+    strides += [T.int64(reduce(mul, shape[axis + 1 :], 1)) for axis in range(2, len(shape))]
+    sizes = tuple(T.int64(size) if isinstance(size, int) else size for size in shape)
+    handle = T.arg(name, T.handle())
+    return IRBuilder.name(name, T.match_buffer(handle, sizes, dtype, strides=strides))
 
 
 def scalar_argument(name: str) -> Expr:
@@ -144,9 +158,9 @@ def prefetch(buffer: Buffer, *index: Expr | int) -> None:
 
 def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
     """`lanes` elements in memory order that start at the first element of row `index` and may cross rows."""
-    rows = T.decl_buffer(
-        (*buffer.shape[:-2], buffer.shape[-2] * buffer.shape[-1]), buffer.dtype, data=buffer.data
-    )
+    shape = (*buffer.shape[:-2], buffer.shape[-2] * buffer.shape[-1])
+    strides = [*buffer.strides[:-2], 1] if buffer.strides else None
+    rows = T.decl_buffer(shape, buffer.dtype, data=buffer.data, strides=strides)
     return load(rows, *index[:-1], index[-1] * buffer.shape[-1], lanes=lanes)
 
 

@@ -65,9 +65,7 @@ def _append(pack: fx.Node, source: fx.Node, cached: fx.Node, past_keys: fx.Node 
     _set_packed_shape(cached, pack)
     if pack.target is TBT.pack_values.default and not Encoding(encoding).dynamic:
         return replace(pack, TBT.append_values.default, (cached, past_keys, new, scale, encoding, center))
-    with pack.graph.inserting_before(pack):
-        packed = pack.graph.call_function(pack.target, (new, scale, encoding, center))  # type: ignore[arg-type]
-    return replace(pack, ATEN.cat.default, ([cached, packed], TOKENS))
+    return replace(pack, TBT.append_keys.default, (cached, new, scale, encoding, center))
 
 
 def _set_packed_shape(cached: fx.Node, pack: fx.Node) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tbt_compile.errors import GenerationError
+from tbt_compile.runtime.caches import GrowingCache
 from tbt_compile.runtime.generation import Scores, Tokens
 from tbt_compile.runtime.limits import DecoderLimits
-from tbt_compile.runtime.machine import Machine, as_array, take_rows, tensor
+from tbt_compile.runtime.logits import Logits
+from tbt_compile.runtime.machine import Machine, tensor
 
 
 class DecoderOnlySession:
@@ -28,7 +28,8 @@ class DecoderOnlySession:
         self._limits = limits
         self._mask = attention_mask
         self._lengths = attention_mask.sum(axis=1, keepdims=True)
-        self._caches: list[Any] = []
+        self._logits: Logits | None = None
+        self._caches: list[GrowingCache] = []
 
     def step(self, tokens: Tokens) -> Scores:
         """Append tokens [rows, q] to every row; logits [rows, V] of the last position.
@@ -37,23 +38,27 @@ class DecoderOnlySession:
             GenerationError: the first tokens are not of the prompts' shape, the sequences would be longer
                 than the model's positions, or a token is outside the vocabulary.
         """
-        if not self._caches:
-            return self._first_step(tokens)
+        if self._logits is None:
+            self._logits = self._first_step(tokens)
+            return self._logits.values
         self._limits.check(tokens, int(self._lengths.max()) + tokens.shape[1])
+        self._logits.resize(len(tokens))
         ones = np.ones((len(tokens), 1), np.int64)
         for column in range(tokens.shape[1]):
             self._mask = np.concatenate([self._mask, ones], axis=1)
-            logits, *self._caches = self._machine.call(
-                "step",
+            past = [cache.tensor() for cache in self._caches]
+            inputs = [
                 tensor(tokens[:, column : column + 1]),
                 tensor(self._mask),
                 tensor(self._lengths),
-                *self._caches,
-            )
+                *past,
+            ]
+            grown = [cache.grow() for cache in self._caches]
+            self._machine.call_into("step", inputs, [self._logits.tensor, *grown])
             self._lengths = self._lengths + 1
-        return as_array(logits)[:, 0].copy()
+        return self._logits.values
 
-    def _first_step(self, tokens: Tokens) -> Scores:
+    def _first_step(self, tokens: Tokens) -> Logits:
         if tokens.shape != self._mask.shape:
             raise GenerationError(
                 f"the first step got tokens {list(tokens.shape)}: expected the prompts "
@@ -62,12 +67,14 @@ class DecoderOnlySession:
         self._limits.check(tokens, int(self._lengths.max()))
         positions = np.maximum(self._mask.cumsum(axis=1) - 1, 0)
         positions *= self._mask
-        logits, *self._caches = self._machine.call(
+        logits, *caches = self._machine.call(
             "first_step", tensor(tokens), tensor(self._mask), tensor(positions)
         )
-        return as_array(logits)[:, 0].copy()
+        self._caches = [GrowingCache(cache, tokens.shape[1]) for cache in caches]
+        return Logits(logits)
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows."""
         self._mask, self._lengths = self._mask[rows], self._lengths[rows]
-        self._caches = take_rows(self._caches, rows)
+        for cache in self._caches:
+            cache.reorder(rows)

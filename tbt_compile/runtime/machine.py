@@ -60,6 +60,14 @@ class Machine:
         """Run one function; returns its outputs, which are new tensors."""
         return self._functions[name](inputs)
 
+    def call_into(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Run one function whose outputs are written to the given tensors.
+
+        Raises:
+            RuntimeError: a tensor has another shape or type than the function expects.
+        """
+        self._functions[name].run(inputs, outputs)
+
 
 class _Function:
     """A function and the tensors that it takes behind its inputs."""
@@ -86,18 +94,11 @@ class _Function:
             shared_tensor(array)
             for array in _together([(shape[:rank], dtype) for shape, (dtype, rank) in sizes])
         ]
-        self._run(*inputs, *self._parameters, *outputs, *self._times)
+        self.run(inputs, outputs)
         return outputs
 
-
-def take_rows(values: Sequence[Tensor], rows: npt.NDArray[np.int64]) -> list[Tensor]:
-    """Rows of tensors along their first dimension."""
-    arrays = [as_array(value) for value in values]
-    taken = _together([((len(rows), *array.shape[1:]), array.dtype) for array in arrays])
-    for array, place in zip(arrays, taken, strict=True):
-        # Any other mode of NumPy's has `out` filled through a second buffer.
-        np.take(array, rows, axis=0, out=place, mode="clip")
-    return [shared_tensor(place) for place in taken]
+    def run(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        self._run(*inputs, *self._parameters, *outputs, *self._times)
 
 
 def _together(wanted: Sequence[tuple[Sequence[int], np.dtype[Any]]]) -> list[Array]:
@@ -110,4 +111,4 @@ def _together(wanted: Sequence[tuple[Sequence[int], np.dtype[Any]]]) -> list[Arr
     return [np.ndarray(shape, dtype, memory, start) for shape, dtype, start in places]
 
 
-__all__ = ["Machine", "Tensor", "as_array", "take_rows", "tensor"]
+__all__ = ["Array", "Machine", "Tensor", "as_array", "tensor"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
+from tbt_compile.runtime.caches import GrowingCache, take_rows
 from tbt_compile.runtime.limits import DecoderLimits
-from tbt_compile.runtime.machine import Machine, Tensor, as_array, take_rows, tensor
+from tbt_compile.runtime.logits import Logits
+from tbt_compile.runtime.machine import Machine, Tensor, tensor
 
 Tokens = npt.NDArray[np.int64]
 
@@ -28,12 +28,14 @@ class Seq2SeqSession:
     ) -> None:
         self._machine = machine
         self._limits = limits
-        self._mask = tensor(attention_mask)
+        self._mask = attention_mask
+        self._mask_tensor = tensor(attention_mask)
         self._hidden = hidden
         self._items = np.arange(len(attention_mask))
         self._length = 0
-        self._self_caches: list[Any] = []
-        self._cross_caches: list[Any] = []
+        self._logits: Logits | None = None
+        self._self_caches: list[GrowingCache] = []
+        self._cross_caches: list[Tensor] = []
 
     def step(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """Append tokens [rows, q] to every row; logits [rows, V] of the last position.
@@ -44,27 +46,32 @@ class Seq2SeqSession:
         """
         self._length += tokens.shape[1]
         self._limits.check(tokens, self._length)
-        if not self._self_caches:
-            logits, *caches = self._machine.call("first_step", tensor(tokens), self._hidden, self._mask)
-            self._self_caches = caches[: 2 * self._limits.layers]
-            self._cross_caches = caches[2 * self._limits.layers :]
-        else:
-            for column in range(tokens.shape[1]):
-                logits, *self._self_caches = self._machine.call(
-                    "step",
-                    tensor(tokens[:, column : column + 1]),
-                    self._mask,
-                    *self._self_caches,
-                    *self._cross_caches,
-                )
-        return as_array(logits)[:, 0].copy()
+        if self._logits is None:
+            self._logits = self._first_step(tokens)
+            return self._logits.values
+        self._logits.resize(len(tokens))
+        for column in range(tokens.shape[1]):
+            past = [cache.tensor() for cache in self._self_caches]
+            inputs = [tensor(tokens[:, column : column + 1]), self._mask_tensor, *past, *self._cross_caches]
+            grown = [cache.grow() for cache in self._self_caches]
+            self._machine.call_into("step", inputs, [self._logits.tensor, *grown])
+        return self._logits.values
+
+    def _first_step(self, tokens: Tokens) -> Logits:
+        logits, *caches = self._machine.call("first_step", tensor(tokens), self._hidden, self._mask_tensor)
+        self._hidden = None  # no other step reads it
+        grown = caches[: 2 * self._limits.layers]
+        self._self_caches = [GrowingCache(cache, tokens.shape[1]) for cache in grown]
+        self._cross_caches = caches[2 * self._limits.layers :]
+        return Logits(logits)
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows; what belongs to the source is only copied when a row changes its source."""
-        self._self_caches = take_rows(self._self_caches, rows)
+        for cache in self._self_caches:
+            cache.reorder(rows)
         items = self._items[rows]
         if not np.array_equal(items, self._items):
             self._items = items
-            self._mask, self._hidden, *self._cross_caches = take_rows(
-                [self._mask, self._hidden, *self._cross_caches], rows
-            )
+            self._mask = self._mask[rows]
+            self._mask_tensor = tensor(self._mask)
+            self._cross_caches = take_rows(self._cross_caches, rows)

@@ -48,13 +48,13 @@ def tensor(array: Array) -> Tensor:
     return shared_tensor(aligned_copy(array))
 
 
-def shared_tensor(array: Array) -> Tensor:
+def shared_tensor(array: Array, compact: bool = True) -> Tensor:
     """A tensor in the memory of an array, which must begin at a multiple of `ALIGNMENT` bytes.
 
     Raises:
-        RuntimeError: it does not, or the array is not in C order.
+        RuntimeError: it does not, or the array is not in C order although it has to be `compact`.
     """
-    return tvm_ffi.from_dlpack(array, require_alignment=ALIGNMENT, require_contiguous=True)
+    return tvm_ffi.from_dlpack(array, require_alignment=ALIGNMENT, require_contiguous=compact)
 
 
 def as_array(value: Tensor) -> Array:

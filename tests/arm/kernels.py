@@ -46,10 +46,16 @@ class Kernels:
         self.library: Path = export_library(compiled, machine.file(".so"), target)
 
     def call(
-        self, builder: Builder, spec: Any, inputs: Sequence[Any], shape: Sequence[int], dtype: Any
+        self,
+        builder: Builder,
+        spec: Any,
+        inputs: Sequence[Any],
+        shape: Sequence[int],
+        dtype: Any,
+        past: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Run a kernel on the machine; returns its output."""
-        return self._machine.call(self.library, self._names[builder, spec], inputs, shape, dtype)
+        """Run a kernel on the machine; returns its output, which begins with `past` if that is given."""
+        return self._machine.call(self.library, self._names[builder, spec], inputs, shape, dtype, past)
 
 
 def named(value: Any) -> str | None:

@@ -60,10 +60,17 @@ class Machine:
         return described
 
     def call(
-        self, library: Path, function: str, inputs: Sequence[Any], shape: Sequence[int], dtype: Any
+        self,
+        library: Path,
+        function: str,
+        inputs: Sequence[Any],
+        shape: Sequence[int],
+        dtype: Any,
+        past: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Run a kernel of a library on arrays and integers; returns its output."""
+        """Run a kernel of a library on arrays and integers; returns its output, which begins with `past`."""
         sent = [value if isinstance(value, int) else self._send(value) for value in inputs]
+        before = None if past is None else self._send(past)
         output = self.file(".npy")
         self._ask(
             do="call",
@@ -73,8 +80,9 @@ class Machine:
             output=str(output),
             shape=list(shape),
             dtype=np.dtype(dtype).name,
+            past=before,
         )
-        for value in sent:
+        for value in (*sent, before):
             if isinstance(value, str):
                 Path(value).unlink()
         return self._received(output)

@@ -15,7 +15,13 @@ from kernel_tools import byte_rows, codes, floats, scalar, value_planes
 from tbt_compile.codegen import reference
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels.attention import AttentionSpec, pv, qk
-from tbt_compile.codegen.kernels.attention_pack import PackSpec, append_values, pack_keys, pack_values
+from tbt_compile.codegen.kernels.attention_pack import (
+    PackSpec,
+    append_keys,
+    append_values,
+    pack_keys,
+    pack_values,
+)
 from tbt_compile.codegen.layouts import pack_planes, words_for
 from tbt_compile.codegen.target import parse_target
 from tbt_compile.encoding import Encoding
@@ -41,7 +47,7 @@ def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
         for pair in pairs:
             yield builder, product(pair, isa)
     for encoding in PACKED:
-        for pack in (pack_keys, pack_values, append_values):
+        for pack in (pack_keys, pack_values, append_keys, append_values):
             yield pack, PackSpec(WIDTH, encoding, True, isa)
     for encoding in (I8, U8):
         yield pack_keys, PackSpec(BYTE_WIDTH, encoding, True, isa)
@@ -125,9 +131,11 @@ def test_packing_and_appending(kernels: Kernels, encoding: Encoding) -> None:
         np.testing.assert_array_equal(packed, planes)
 
         old = value_planes(expected[:, :, :past], encoding)
-        inputs = [old, x[:, :, past:], scalar(SCALE), past]
-        grown = kernels.call(append_values, spec, inputs, planes.shape, np.uint64)
+        more = [x[:, :, past:], scalar(SCALE), past]
+        grown = kernels.call(append_values, spec, more, planes.shape, np.uint64, old)
         np.testing.assert_array_equal(grown, planes)
+        grown = kernels.call(append_keys, spec, more, shape, np.uint64, keys[:, :, :past])
+        np.testing.assert_array_equal(grown, keys)
 
 
 @pytest.mark.parametrize("encoding", (I8, U8), ids=named)

@@ -29,13 +29,28 @@ def describe() -> dict[str, Any]:
     return {"arch": host.host_arch(), "features": sorted(host.host_features())}
 
 
-def call(library: str, function: str, inputs: list[Any], output: str, shape: list[int], dtype: str) -> None:
-    """Call a kernel; `inputs` are integers and names of array files, and `output` is the file to write."""
+def call(
+    library: str,
+    function: str,
+    inputs: list[Any],
+    output: str,
+    shape: list[int],
+    dtype: str,
+    past: str | None,
+) -> None:
+    """Call a kernel; `inputs` are integers and names of array files, and `output` is the file to write.
+
+    `past` names a file with what the output begins with, if that is a cache.
+    """
     arguments = [
         value if isinstance(value, int) else tvm.runtime.tensor(np.ascontiguousarray(np.load(value)))
         for value in inputs
     ]
-    result = tvm.runtime.tensor(np.full(shape, RUBBISH).astype(dtype))
+    start = np.full(shape, RUBBISH).astype(dtype)
+    if past is not None:
+        tokens = np.load(past)
+        start[:, :, : tokens.shape[2]] = tokens
+    result = tvm.runtime.tensor(start)
     _library(library)[function](*arguments, result)
     np.save(output, result.numpy())
 

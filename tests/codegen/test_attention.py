@@ -21,7 +21,13 @@ from kernel_tools import (
 
 from tbt_compile.codegen import reference
 from tbt_compile.codegen.kernels.attention import AttentionSpec, FusedSpec, attention, pv, qk
-from tbt_compile.codegen.kernels.attention_pack import PackSpec, append_values, pack_keys, pack_values
+from tbt_compile.codegen.kernels.attention_pack import (
+    PackSpec,
+    append_keys,
+    append_values,
+    pack_keys,
+    pack_values,
+)
 from tbt_compile.codegen.kernels.softmax import SoftmaxSpec, softmax
 from tbt_compile.codegen.layouts import pack_planes, words_for
 from tbt_compile.encoding import Encoding
@@ -56,9 +62,11 @@ def test_packing_and_appending(encoding: Encoding, d: int, seed: int, length: in
 
     past = min(past, length)
     old = value_planes(expected[:, :, :past], encoding)
-    append = kernel(append_values, spec, HOST)
-    grown = call(append, [old, x[:, :, past:], scalar(SCALE), past], planes.shape, np.uint64)
+    more = [x[:, :, past:], scalar(SCALE), past]
+    grown = call(kernel(append_values, spec, HOST), more, planes.shape, np.uint64, old)
     np.testing.assert_array_equal(grown, planes)
+    grown = call(kernel(append_keys, spec, HOST), more, keys.shape, np.uint64, keys[:, :, :past])
+    np.testing.assert_array_equal(grown, keys)
 
 
 @pytest.mark.parametrize("encoding", DYNAMIC)
@@ -70,6 +78,9 @@ def test_byte_rows_hold_codes_and_their_scale(encoding: Encoding, d: int) -> Non
     for pack in (pack_keys, pack_values):
         run = kernel(pack, PackSpec(d, encoding, True, isa_of(HOST)), HOST)
         np.testing.assert_array_equal(call(run, [x, scalar(SCALE)], expected.shape, np.int8), expected)
+    append, past = kernel(append_keys, PackSpec(d, encoding, True, isa_of(HOST)), HOST), expected[:, :, :2]
+    grown = call(append, [x[:, :, 2:], scalar(SCALE), 2], expected.shape, np.int8, past)
+    np.testing.assert_array_equal(grown, expected)
 
 
 @pytest.mark.parametrize("right", STATIC)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tbt_compile.aligned import aligned_copy, aligned_empty
-from tbt_compile.runtime.machine import take_rows
 from tbt_compile.runtime.tvm_runtime import as_array, shared_tensor, tensor
 from tbt_compile.torchless import torch_hidden
 
@@ -33,15 +32,8 @@ def test_what_cannot_be_shared() -> None:
         shared_tensor(array.reshape(-1)[1:])
     with pytest.raises(RuntimeError, match="contiguous"):
         shared_tensor(array.T)
+    assert as_array(shared_tensor(array.T, compact=False)).shape == (16, 4)
     assert as_array(tensor(array.T)).shape == (16, 4)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.uint64])
-def test_rows_of_a_tensor(dtype: type) -> None:
-    array = np.arange(24).reshape(4, 2, 3).astype(dtype)
-    taken = as_array(take_rows([tensor(array)], np.array([3, 0, 0]))[0])
-    assert taken.dtype == dtype
-    assert np.array_equal(taken, array[[3, 0, 0]])
 
 
 def test_torch_is_hidden_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:

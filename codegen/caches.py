@@ -1,0 +1,46 @@
+"""Which arguments of a unit are caches: memory of the caller's that holds room for more tokens.
+
+Appending an operator's new tokens then writes those alone: the output of a grown cache is the memory of its
+input, one or more tokens longer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from tbt_compile.passes.lowering import LoweringContext
+from tbt_compile.passes.lowering.match import TBT
+
+_APPEND = (TBT.append_keys.default, TBT.append_values.default)
+
+
+@dataclass(frozen=True)
+class Caches:
+    """The caches of one unit.
+
+    Attributes:
+        inputs: positions among the unit's inputs of caches whose heads may lie apart.
+        grown: for an output that is such a cache and longer, the position of the input.
+    """
+
+    inputs: frozenset[int] = frozenset()
+    grown: dict[int, int] = field(default_factory=dict)
+
+
+def caches_of(unit: LoweringContext, inputs: int) -> Caches:
+    """The packed caches among the first `inputs` placeholders of a unit."""
+    places = {node: place for place, node in enumerate(unit.graph.find_nodes(op="placeholder")[:inputs])}
+    named = {name for slot in unit.caches for name in (slot.key_input, slot.value_input)}
+    packed = {node: place for node, place in places.items() if node.name in named and _is_packed(node)}
+    grown = {
+        index: packed[node.args[0]]
+        for index, node in enumerate(unit.graph.output_node().args[0])
+        if node.target in _APPEND
+    }
+    return Caches(frozenset(packed.values()), grown)
+
+
+def _is_packed(cache: fx.Node) -> bool:
+    return not cache.meta["val"].is_floating_point()

@@ -1,0 +1,86 @@
+"""Attention caches in memory that has room for more tokens, so that a step writes its own token alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tbt_compile.aligned import aligned_copy, aligned_empty
+from tbt_compile.codegen.layouts import words_for
+from tbt_compile.runtime.machine import Array, Tensor, as_array
+from tbt_compile.runtime.tvm_runtime import shared_tensor
+
+Rows = npt.NDArray[np.int64]
+
+_LEAST_TOKENS = 64
+"""Tokens that new memory has room for, at least."""
+_PACKED_ALONG_TOKENS = 5
+"""Dimensions of values that hold 64 tokens in a word; other caches have a row per token."""
+
+
+class GrowingCache:
+    """Keys or values of one layer, `[B, H, rows, ...]`, where a row is a token or a word of 64 of them.
+
+    Args:
+        first: what the first step made.
+        tokens: how many tokens that is.
+    """
+
+    def __init__(self, first: Tensor, tokens: int) -> None:
+        start = as_array(first)
+        self._along_tokens = start.ndim == _PACKED_ALONG_TOKENS
+        self._length = tokens
+        self._memory = _with_room(start, self._rows(max(_LEAST_TOKENS, 2 * tokens)))
+        self._rows_shown, self._shown = -1, first
+
+    def tensor(self) -> Tensor:
+        """The cache as an argument of a compiled function: a view of this memory."""
+        rows = self._rows(self._length)
+        if rows != self._rows_shown:
+            self._rows_shown, self._shown = rows, shared_tensor(self._memory[:, :, :rows], compact=False)
+        return self._shown
+
+    def grow(self) -> Tensor:
+        """Make room for one more token behind the others, which the caller is to write."""
+        self._length += 1
+        rows = self._rows(self._length)
+        if rows > self._memory.shape[2]:
+            self._memory = _with_room(self._memory, 2 * rows)
+            self._rows_shown = -1
+        return self.tensor()
+
+    def reorder(self, rows: Rows) -> None:
+        """Replace the rows of the batch; those that stay where they are are not copied."""
+        used = self._memory[:, :, : self._rows(self._length)]
+        if len(rows) == len(used):
+            moved = np.flatnonzero(rows != np.arange(len(rows)))
+            used[moved] = used[rows[moved]]
+        else:
+            self._memory = _with_room(used[rows], self._memory.shape[2])
+            self._rows_shown = -1
+
+    def _rows(self, tokens: int) -> int:
+        return words_for(tokens) if self._along_tokens else tokens
+
+
+def take_rows(values: Sequence[Tensor], rows: Rows) -> list[Tensor]:
+    """Rows of tensors along their first dimension; one row that is taken often has one copy."""
+    return [shared_tensor(_taken(as_array(value), rows), compact=False) for value in values]
+
+
+def _taken(array: Array, rows: Rows) -> Array:
+    if len(array) == 1:
+        row = aligned_copy(array)
+        return np.ndarray((len(rows), *row.shape[1:]), row.dtype, row, strides=(0, *row.strides[1:]))
+    taken = aligned_empty((len(rows), *array.shape[1:]), array.dtype)
+    # Any other mode of NumPy's has `out` filled through a second buffer.
+    np.take(array, rows, axis=0, out=taken, mode="clip")
+    return taken
+
+
+def _with_room(start: Array, rows: int) -> Array:
+    memory = aligned_empty((*start.shape[:2], rows, *start.shape[3:]), start.dtype)
+    memory[:, :, : start.shape[2]] = start
+    return memory

@@ -1,0 +1,38 @@
+"""The logits of one step after the other, in the same memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tbt_compile.aligned import aligned_empty
+from tbt_compile.runtime.machine import Tensor, as_array
+from tbt_compile.runtime.tvm_runtime import shared_tensor
+
+Scores = npt.NDArray[np.float32]
+
+
+class Logits:
+    """Memory for logits of the last position.
+
+    Args:
+        first: those of the first step, float32 [rows, 1, V].
+
+    Attributes:
+        values: float32 [rows, V].
+        tensor: the same memory as a step's output, [rows, 1, V].
+    """
+
+    def __init__(self, first: Tensor) -> None:
+        self._make(as_array(first).shape)
+        self.values[...] = as_array(first)[:, 0]
+
+    def resize(self, rows: int) -> None:
+        """Memory for so many rows; other logits than before are lost."""
+        if rows != len(self.values):
+            self._make((rows, 1, self.values.shape[1]))
+
+    def _make(self, shape: tuple[int, ...]) -> None:
+        memory = aligned_empty(shape, np.float32)
+        self.values: Scores = memory[:, 0]
+        self.tensor: Tensor = shared_tensor(memory)

@@ -1,0 +1,80 @@
+"""Caches in memory with room for more: growing, views, rows that move."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tbt_compile.aligned import aligned_copy
+from tbt_compile.runtime.caches import GrowingCache, take_rows
+from tbt_compile.runtime.logits import Logits
+from tbt_compile.runtime.tvm_runtime import as_array, shared_tensor, tensor
+
+
+def append(cache: GrowingCache, value: np.ndarray) -> None:
+    """What a step does: it writes the newest row through the tensor that it is given."""
+    torch.from_dlpack(cache.grow())[:, :, -1] = torch.from_numpy(value)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 100])
+def test_a_cache_of_tokens_grows_as_if_it_was_concatenated(tokens: int) -> None:
+    rng = np.random.default_rng(0)
+    expected = rng.integers(-128, 128, (2, 3, tokens, 8), np.int8)
+    cache = GrowingCache(tensor(expected), tokens)
+    for step in range(150):
+        assert np.array_equal(as_array(cache.tensor()), expected)
+        new = rng.integers(-128, 128, (2, 3, 8), np.int8)
+        append(cache, new)
+        expected = np.concatenate([expected, new[:, :, None]], axis=2)
+        if step % 7 == 0:
+            rows = rng.integers(0, 2, 2)
+            cache.reorder(rows)
+            expected = expected[rows]
+
+
+def test_a_cache_of_words_grows_by_a_row_every_64_tokens() -> None:
+    start = np.arange(2 * 1 * 1 * 2 * 4, dtype=np.uint64).reshape(2, 1, 1, 2, 4)
+    cache = GrowingCache(tensor(start), 60)
+    first = cache.tensor()
+    assert all(cache.grow() is first for _ in range(4))
+    assert np.array_equal(as_array(first), start)
+    for tokens in range(65, 400):
+        assert as_array(cache.grow()).shape == (2, 1, -(-tokens // 64), 2, 4)
+        assert np.array_equal(as_array(cache.tensor())[:, :, :1], start)
+
+
+def test_other_numbers_of_rows() -> None:
+    start = np.arange(2 * 3 * 5 * 4, dtype=np.uint64).reshape(2, 3, 5, 4)
+    cache = GrowingCache(tensor(start), 5)
+    for rows in ([0, 0, 1, 1], [3, 1, 0], [2]):
+        cache.reorder(np.array(rows))
+        start = start[rows]
+        assert np.array_equal(as_array(cache.tensor()), start)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.uint64])
+def test_rows_of_a_tensor(dtype: type) -> None:
+    array = np.arange(24).reshape(4, 2, 3).astype(dtype)
+    taken = as_array(take_rows([tensor(array)], np.array([3, 0, 0]))[0])
+    assert taken.dtype == dtype
+    assert np.array_equal(taken, array[[3, 0, 0]])
+
+
+def test_one_row_many_times_has_one_copy() -> None:
+    array = aligned_copy(np.arange(6.0).reshape(1, 2, 3))
+    taken = as_array(take_rows([shared_tensor(array)], np.zeros(4, np.int64))[0])
+    assert np.array_equal(taken, array.repeat(4, 0))
+    assert taken.strides[0] == 0
+
+
+def test_logits_keep_their_memory_while_rows_stay() -> None:
+    first = np.arange(8, dtype=np.float32).reshape(2, 1, 4)
+    logits = Logits(tensor(first))
+    assert np.array_equal(logits.values, first[:, 0])
+    values = logits.values
+    logits.resize(2)
+    assert logits.values is values
+    logits.resize(3)
+    assert logits.values.shape == (3, 4)
+    assert logits.tensor.shape == (3, 1, 4)
