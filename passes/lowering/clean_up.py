@@ -33,6 +33,8 @@ def is_identity(node: fx.Node) -> bool:
     if is_call(node, ATEN.to.dtype):
         source: Any = node.args[0]
         return bool(source.meta["val"].dtype == node.args[1])
+    if is_call(node, ATEN.to.dtype_layout):
+        return bool(node.args[0].meta["val"].dtype == node.kwargs["dtype"])  # type: ignore[union-attr]
     return node.op == "call_function" and node.target in IDENTITIES
 
 

@@ -42,12 +42,23 @@ def fuse(linear: fx.Node) -> bool:
 
 
 def _bias(scaled: fx.Node, outputs: int) -> tuple[fx.Node | None, fx.Node]:
-    """The bias `[outputs]` added to the scaled product, if nothing else reads that; and the last node."""
+    """The bias `[outputs]` added to the scaled product, if nothing else reads that; and the last node.
+
+    BART's logits have one of shape `[1, outputs]`.
+    """
     total = only_user(scaled)
     first, bias = addends(total) or (None, None)
     if total is None or first is not scaled or not isinstance(bias, fx.Node) or bias.op != "placeholder":
         return None, scaled
-    return (bias, total) if bias.meta["val"].shape == (outputs,) else (None, scaled)
+    value = bias.meta["val"]
+    if value.shape == (outputs,):
+        return bias, total
+    if value.shape != (1, outputs):
+        return None, scaled
+    with total.graph.inserting_before(total):
+        flat = total.graph.call_function(ATEN.reshape.default, (bias, [outputs]))
+    flat.meta["val"] = value.reshape(outputs)
+    return flat, total
 
 
 @dataclass(frozen=True)

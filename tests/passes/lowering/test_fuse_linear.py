@@ -22,6 +22,7 @@ class Linear(nn.Module):
         self.use = use
         self.input, self.weight = activation(bits, signed), weight(weight_bits, 7, 65)
         self.bias, self.one = nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(1))
+        self.row = nn.Parameter(torch.randn(1, 7))
 
     def forward(self, x: Tensor) -> Tensor:
         product = quantized_linear(self.input(x), self.weight(), None)
@@ -35,6 +36,8 @@ class Linear(nn.Module):
             return torch.add(product, self.bias, alpha=2)
         if self.use == "another sum":
             return product + product.sum((0, 1))
+        if self.use == "a bias of logits":
+            return product + self.row.to(x.device)
         return product + self.bias
 
 
@@ -68,6 +71,15 @@ def test_only_a_bias_is_folded_in(use: str, left: list[str]) -> None:
     assert calls(unit) == left
     (fused,) = [node for node in unit.graph.nodes if "bit_linear" in str(node.target)]
     assert fused.args[4] is None
+    assert torch.equal(run(unit, X)[0], expected[0])
+
+
+def test_a_bias_of_logits_is_one_row() -> None:
+    unit = export(Linear("a bias of logits"), X)
+    expected = run(unit, X)
+    CleanUp().apply(unit)
+    assert FuseLinear().apply(unit).changes == 1
+    assert calls(unit) == ["reshape", "bit_linear"]
     assert torch.equal(run(unit, X)[0], expected[0])
 
 
