@@ -40,9 +40,11 @@ class FlatUnit:
     """The functions of a unit.
 
     Attributes:
-        run: (inputs, parameters, constants, outputs): everything as tensors; the outputs are written.
+        run: (inputs, places, outputs): everything as tensors; the outputs are written. `places`, int64
+            [number of parameters and constants], tells where each of those is, in bytes from `places` itself:
+            hundreds of arguments would take longer than some kernels.
         shapes: (inputs, int64 [number of outputs, 8]): writes the shapes of the outputs.
-        constants: tensors that came up on the way, to be passed behind the parameters.
+        constants: tensors that came up on the way; they follow the parameters.
         outputs: dtype and number of dimensions of each.
         steps: the kernels in the order of their calls.
     """
@@ -185,13 +187,9 @@ def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor]
         return buffer
 
     data = {tensor.key: argument(f"input_{i}", tensor).data for i, tensor in enumerate(inputs)}
-    passed: dict[int, Expr] = {}
+    places = emit.argument("places", (len(parameters),), "int64")
     for index, tensor in enumerate(parameters):
-        handle = T.arg(f"parameter_{index}", T.handle())
-        if _is_viewed(tensor, calls):  # a handle that is looked into cannot be handed on as well
-            data[tensor.key] = T.match_buffer(handle, tuple(tensor.shape), tensor.dtype).data
-        else:
-            passed[tensor.key] = handle
+        data[tensor.key] = byte_address(places, places[index])
     copies = []
     for index, output in enumerate(calls.outputs):
         buffer = argument(f"output_{index}", output)
@@ -206,7 +204,7 @@ def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor]
     for key, offset in workspace.offsets.items():
         data[key] = byte_address(memory, offset)
     for index, (name, items) in enumerate(calls.steps):
-        call = call_packed(name, [_passed(item, passed, data, strides) for item in items])
+        call = call_packed(name, [_passed(item, data, strides) for item in items])
         if times is None:
             T.evaluate(call)
         else:
@@ -234,7 +232,7 @@ def _is_cache(value: Any, calls: _Calls) -> bool:
 
 
 def _is_viewed(tensor: _Tensor, calls: _Calls) -> bool:
-    """Whether a kernel reads a tensor in another shape. Otherwise a parameter is handed on as it came."""
+    """Whether a kernel reads a tensor in another shape."""
     read = [item for _, items in calls.steps for item in _tensors(items) if item.key == tensor.key]
     return any(item is not tensor for item in read)
 
@@ -243,13 +241,9 @@ def _tensors(items: Sequence[Any]) -> list[_Tensor]:
     return [item for item in items if isinstance(item, _Tensor)]
 
 
-def _passed(
-    value: Any, passed: dict[int, Expr], data: dict[int, Expr], strides: dict[int, list[Expr]]
-) -> Expr:
+def _passed(value: Any, data: dict[int, Expr], strides: dict[int, list[Expr]]) -> Expr:
     if not isinstance(value, _Tensor):
         return value
-    if value.key in passed:
-        return passed[value.key]
     return tensor_argument(data[value.key], value.shape, value.dtype, strides.get(value.key))
 
 

@@ -41,7 +41,7 @@ class Machine:
         steps: dict[str, list[str]],
     ) -> None:
         module = load_library(library)
-        shared = {name: shared_tensor(array) for name, array in tensors.items()}
+        self._tensors = tensors  # kept: functions know their addresses
         self.times = {name: aligned_empty((len(names),), np.int64) for name, names in steps.items()}
         for array in self.times.values():
             array[:] = 0
@@ -49,7 +49,7 @@ class Machine:
             name: _Function(
                 module[name],
                 module[shapes_of(name)],
-                [shared[parameter] for parameter in parameters],
+                _places([tensors[parameter] for parameter in parameters]),
                 [(np.dtype(dtype), int(rank)) for dtype, rank in outputs[name]],
                 [shared_tensor(self.times[name])] if name in steps else [],
             )
@@ -70,19 +70,19 @@ class Machine:
 
 
 class _Function:
-    """A function and the tensors that it takes behind its inputs."""
+    """A function and the tensors that it takes besides inputs and outputs."""
 
     def __init__(
         self,
         run: Any,
         shapes: Any,
-        parameters: list[Tensor],
+        places: Tensor,
         outputs: list[tuple[np.dtype[Any], int]],
         times: list[Tensor],
     ) -> None:
         self._run = run
         self._shapes = shapes
-        self._parameters = parameters
+        self._places = places
         self._outputs = outputs
         self._times = times
 
@@ -98,7 +98,20 @@ class _Function:
         return outputs
 
     def run(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        self._run(*inputs, *self._parameters, *outputs, *self._times)
+        self._run(*inputs, self._places, *outputs, *self._times)
+
+
+def _places(tensors: Sequence[Array]) -> Tensor:
+    """Where the tensors begin, in bytes from the result itself, int64 [number of tensors].
+
+    Raises:
+        RuntimeError: one does not begin at a multiple of `ALIGNMENT` bytes, or is not in C order.
+    """
+    for array in tensors:
+        shared_tensor(array)
+    places = aligned_empty((len(tensors),), np.int64)
+    places[:] = [array.ctypes.data - places.ctypes.data for array in tensors]
+    return shared_tensor(places)
 
 
 def _together(wanted: Sequence[tuple[Sequence[int], np.dtype[Any]]]) -> list[Array]:
