@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from tbt_compile.cli.bench_growth import growth
 from tbt_compile.cli.bench_kernels import kernels
 from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed and memory, side by side with other engines.")
+app.command()(growth)
 app.command()(kernels)
 
 
@@ -24,7 +26,7 @@ def generate(
     recipe: Annotated[
         str, typer.Option(help="Recipes to measure, with commas between; '' for the other engines alone.")
     ] = "1-1-1,2-2-2,2-2-8",
-    peers: Annotated[bool, typer.Option(help="Measure PyTorch and CTranslate2 too.")] = True,
+    peers: Annotated[bool, typer.Option(help="Measure the other engines too.")] = True,
     threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
     source_length: Annotated[int, typer.Option(help="Tokens of every source text.")] = 512,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate for every text.")] = 64,

@@ -112,7 +112,9 @@ def test_the_best_peer_is_the_fastest_8_bit_one() -> None:
     assert best_int8_peer(rows[:1]) is None
 
 
-def test_real_processes_measure_real_models() -> None:
+def test_real_processes_measure_real_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It takes longest to prepare, and runs in test_engines.py.
+    monkeypatch.delitem(ENGINES, "ONNX Runtime int8")
     result = generation.run(Settings(**{**SMALL.__dict__, "repeats": 1}))
     json.dumps(result)
     assert result["conditions"]["versions"]["torch"]

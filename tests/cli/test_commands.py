@@ -15,7 +15,18 @@ from tbt_compile.bench.job import Row
 from tbt_compile.cli import console
 from tbt_compile.errors import TbtError
 
-COMMANDS = ("demo", "train", "evaluate", "lower", "run", "bench generate", "bench kernels", "tune", "targets")
+COMMANDS = (
+    "demo",
+    "train",
+    "evaluate",
+    "lower",
+    "run",
+    "bench generate",
+    "bench growth",
+    "bench kernels",
+    "tune",
+    "targets",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -20,6 +20,7 @@ ENGINES = {
     "torch fp32": "tbt_compile.bench.engines.torch_float",
     "torch int8 dynamic": "tbt_compile.bench.engines.torch_int8",
     "CTranslate2 int8": "tbt_compile.bench.engines.ctranslate",
+    "ONNX Runtime int8": "tbt_compile.bench.engines.onnx",
     "tbt": "tbt_compile.bench.engines.compiled",
 }
 
