@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("tbt-compile", "apache-tvm", "torch", "transformers", "ctranslate2")
+_PACKAGES = ("tbt-compile", "apache-tvm", "torch", "transformers", "ctranslate2", "onnxruntime")
 
 
 def conditions() -> dict[str, Any]:

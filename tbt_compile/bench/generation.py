@@ -1,4 +1,4 @@
-"""The generation benchmark: one text, greedy, one row per engine, the engines taking turns."""
+"""The generation benchmark: one batch of texts, greedy or with beams, one row per engine, taking turns."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tbt_compile.recipe import Recipe
 
 _MIB = 2**20
 _CLOCKS = ("s", "cpu_s")
+LENGTHS = ("equal", "mixed")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Settings:
     Attributes:
         recipes: E-W-A notations, one row each.
         peers: whether the other engines get rows.
+        source_length: tokens of every text; with `lengths` "mixed" they are random between a quarter of it
+            and all of it.
+        batch: texts at a time.
+        beams: of the search; 1 is greedy.
         repeats: measurements of each kind; figures are their medians.
     """
 
@@ -40,6 +45,9 @@ class Settings:
     threads: int = 1
     source_length: int = 512
     new_tokens: int = 64
+    batch: int = 1
+    beams: int = 1
+    lengths: str = "equal"
     repeats: int = 5
     target: str = "host"
 
@@ -48,15 +56,20 @@ class Settings:
         shape = get_shape(self.shape)
         for recipe in self.recipes:
             Recipe.parse(recipe)
-        for name in ("threads", "source_length", "new_tokens", "repeats"):
+        for name in ("threads", "source_length", "new_tokens", "batch", "beams", "repeats"):
             if getattr(self, name) < 1:
                 raise TbtError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("source_length", "new_tokens"):
-            if getattr(self, name) >= shape.positions:
+        # One token more than `new_tokens` is generated, and the start token stands before them.
+        for name, positions in (("source_length", 0), ("new_tokens", 1)):
+            if getattr(self, name) + positions > shape.positions:
                 raise TbtError(
                     f"{name} {getattr(self, name)} is too long for shape {self.shape!r}, which has "
                     f"{shape.positions} positions"
                 )
+        if self.lengths not in LENGTHS:
+            raise TbtError(f"unknown lengths {self.lengths!r}; known are {', '.join(LENGTHS)}")
+        if self.lengths == "mixed" and self.batch == 1:
+            raise TbtError("lengths 'mixed' needs a batch of at least 2; name one with --batch")
         if not self.recipes and not self.peers:
             raise TbtError("nothing to measure: name a recipe or leave the peers in")
         check_runnable(parse_target(self.target))
@@ -75,36 +88,55 @@ def run(settings: Settings, progress: Progress = lambda _text, _share: None) -> 
     with tempfile.TemporaryDirectory(prefix="tbt-bench-") as folder, ExitStack() as workers:
         rows: list[Row] = []
         ready: list[tuple[Row, Worker]] = []
-        jobs = _jobs(settings, Path(folder))
+        jobs = jobs_of(settings, Path(folder))
         for index, job in enumerate(jobs):
-            row = Row(f"{job.engine} {job.recipe}".strip(), skipped=get_engine(job.engine).available())
+            row = Row(job.name, skipped=get_engine(job.engine).available())
             rows.append(row)
             if row.skipped:
                 continue
             progress(f"preparing {row.name}", 0.4 * index / len(jobs))
             build(job)
             ready.append((row, workers.enter_context(closing(Worker(job)))))
-        _take_turns(ready, settings, progress)
+        take_turns(ready, settings, lambda text, share: progress(text, 0.4 + 0.6 * share))
     return {"conditions": conditions(), "settings": asdict(settings), "rows": [asdict(row) for row in rows]}
 
 
-def _jobs(settings: Settings, folder: Path) -> list[Job]:
+def jobs_of(settings: Settings, folder: Path) -> list[Job]:
+    """A job for every row, each with a place of its own in `folder`; a place that is there is used again."""
     chosen = [(engine, "") for engine in ENGINES if engine != "tbt"] if settings.peers else []
     chosen += [("tbt", recipe) for recipe in settings.recipes]
     jobs = []
     for index, (engine, recipe) in enumerate(chosen):
         place = folder / str(index)
-        place.mkdir()
-        work = (settings.threads, settings.source_length, settings.new_tokens, settings.target)
-        jobs.append(Job(engine, recipe, settings.shape, *work, str(place)))
+        place.mkdir(exist_ok=True)
+        jobs.append(job_of(settings, engine, recipe, place))
     return jobs
 
 
-def _take_turns(ready: Sequence[tuple[Row, Worker]], settings: Settings, progress: Progress) -> None:
+def job_of(settings: Settings, engine: str, recipe: str, folder: Path, clock: bool = False) -> Job:
+    """The work of one row."""
+    return Job(
+        engine=engine,
+        recipe=recipe,
+        shape=settings.shape,
+        threads=settings.threads,
+        source_length=settings.source_length,
+        new_tokens=settings.new_tokens,
+        target=settings.target,
+        folder=str(folder),
+        batch=settings.batch,
+        beams=settings.beams,
+        mixed=settings.lengths == "mixed",
+        clock=clock,
+    )
+
+
+def take_turns(ready: Sequence[tuple[Row, Worker]], settings: Settings, progress: Progress) -> None:
+    """Measure every row `repeats` times, one after the other, and fill it with the medians."""
     for repeat in range(settings.repeats):
         for index, (row, worker) in enumerate(ready):
             done = (repeat * len(ready) + index) / (settings.repeats * len(ready))
-            progress(f"measuring {row.name} ({repeat + 1} of {settings.repeats})", 0.4 + 0.6 * done)
+            progress(f"measuring {row.name} ({repeat + 1} of {settings.repeats})", done)
             for name, count in (("first_token", 1), ("all_tokens", settings.new_tokens + 1)):
                 for unit, seconds in zip(_CLOCKS, worker.measure(count), strict=True):
                     row.samples.setdefault(f"{name}_{unit}", []).append(seconds)
@@ -119,7 +151,7 @@ def _fill(row: Row, worker: Worker, settings: Settings) -> None:
     row.size_mib = worker.size_bytes / _MIB
     row.peak_mib = worker.peak_bytes / _MIB
     if row.token_ms > 0:
-        row.tokens_per_second = 1000 / row.token_ms
+        row.tokens_per_second = settings.batch * 1000 / row.token_ms
     else:
         row.skipped = "lost in noise: ask for more new tokens or repeats, or a quieter machine"
 

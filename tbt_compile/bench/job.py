@@ -13,7 +13,11 @@ class Job:
     Attributes:
         engine: a name in `engines.ENGINES`.
         recipe: in E-W-A notation, for the engine that has one, else "".
+        source_length: tokens of every source text; the most of them with `mixed`.
         folder: where `build` leaves its files and `load` finds them.
+        batch: texts at a time.
+        beams: of the search; 1 is greedy.
+        mixed: whether the texts have different lengths.
         clock: whether the engine that can measures its kernels.
     """
 
@@ -25,7 +29,15 @@ class Job:
     new_tokens: int
     target: str
     folder: str
+    batch: int = 1
+    beams: int = 1
+    mixed: bool = False
     clock: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the row is called."""
+        return f"{self.engine} {self.recipe}".strip()
 
     def to_dict(self) -> dict[str, Any]:
         """A dict that JSON can hold; `Job(**d)` reads it back."""
@@ -37,10 +49,12 @@ class Row:
     """What came out, or why nothing did.
 
     Attributes:
-        encoder_ms: median time to read the source text.
-        token_ms: median time per generated token.
+        encoder_ms: median time to read the source texts.
+        token_ms: median time per generated token, of all texts of the batch together.
         encoder_cpu_ms, token_cpu_ms: the same in CPU time of all threads, which other programs on the machine
             disturb less.
+        tokens_per_second: of all texts together, without the time to read them; of a beam search, the
+            tokens of its results.
         size_mib: of the model on disk.
         peak_mib: most memory that the process held while it generated, with everything it had loaded.
         skipped: why there are no figures; empty when there are.

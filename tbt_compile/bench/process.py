@@ -41,7 +41,7 @@ def _run_once(job: Job, doing: str, *arguments: str) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise WorkerError(f"{doing} {job.engine} {job.recipe} failed: {done.stderr.strip()[-2000:]}")
+        raise WorkerError(f"{doing} {job.name} failed: {done.stderr.strip()[-2000:]}")
     return done.stdout
 
 
@@ -98,12 +98,12 @@ class Worker(Served):
     """A process that has loaded one engine and generates when asked."""
 
     def __init__(self, job: Job) -> None:
-        super().__init__(f"{job.engine} {job.recipe}".strip(), "worker", "serve", threads=job.threads)
+        super().__init__(job.name, "worker", "serve", threads=job.threads)
         self.size_bytes = int(self.ask(job.to_dict())["size_bytes"])
         self.peak_bytes = 0
 
     def measure(self, count: int) -> tuple[float, float]:
-        """Wall-clock and CPU seconds that it takes to read the source text and generate `count` tokens."""
+        """Wall-clock and CPU seconds to read the source texts and generate `count` tokens for each."""
         answer = self.ask(count)
         self.peak_bytes = int(answer["peak_bytes"])
         return float(answer["seconds"]), float(answer["cpu_seconds"])

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tbt_compile.bench.conditions import conditions
-from tbt_compile.bench.generation import Settings
-from tbt_compile.bench.job import Job
+from tbt_compile.bench.generation import Settings, job_of
 from tbt_compile.bench.process import build, measure_steps
 from tbt_compile.bench.shapes import get_shape
 from tbt_compile.errors import TbtError
@@ -57,8 +56,7 @@ def profile(
     for index, recipe in enumerate(settings.recipes):
         progress(f"profiling {recipe}", index / len(settings.recipes))
         with tempfile.TemporaryDirectory(prefix="tbt-profile-") as folder:
-            work = (settings.threads, settings.source_length, settings.new_tokens, settings.target)
-            job = Job("tbt", recipe, settings.shape, *work, str(Path(folder)), clock=True)
+            job = job_of(settings, "tbt", recipe, Path(folder), clock=True)
             build(job)
             measured = measure_steps(job, settings.repeats)
         rows += rows_of(measured, recipe, get_shape(settings.shape).vocab_size, settings.new_tokens)

@@ -16,6 +16,13 @@ def require_matplotlib() -> None:
         raise TbtError("a plot needs matplotlib; install it with: pip install 'tbt-compile[report]'")
 
 
+def save(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib in the format that the file's name ends with, png by default."""
+    temporary = path.with_name(f".{path.name}.part")
+    figure.savefig(temporary, dpi=150, format=path.suffix.lstrip(".") or "png")
+    temporary.replace(path)
+
+
 def plot(result: dict[str, Any], path: Path) -> None:
     """One point per row, work per byte of weights against speed, with the roofs it stays below."""
     require_matplotlib()
@@ -50,6 +57,4 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.set_title(f"{machine['cpu']}, built for {machine['target']}, {threads} thread(s)", fontsize=10)
     axes.legend(fontsize=8)
     axes.grid(True, which="major", linewidth=0.3)
-    temporary = path.with_name(f".{path.name}.part")
-    figure.savefig(temporary, dpi=150, format=path.suffix.lstrip(".") or "png")
-    temporary.replace(path)
+    save(figure, path)

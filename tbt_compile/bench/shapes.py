@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tbt_compile.errors import TbtError, did_you_mean
+
+PAD = 1
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Shape:
             "decoder_ffn_dim": self.feed_forward,
             "max_position_embeddings": self.positions,
             "bos_token_id": 0,
-            "pad_token_id": 1,
+            "pad_token_id": PAD,
             "eos_token_id": 2,
             "decoder_start_token_id": 2,
             "forced_eos_token_id": None,
@@ -85,7 +89,30 @@ def random_model(shape: Shape) -> Any:
     return BartForConditionalGeneration(BartConfig(**fields)).eval()
 
 
-def source_ids(shape: Shape, length: int) -> list[int]:
-    """One source text of `length` tokens: no padding, no special token but the last."""
+def source_ids(shape: Shape, length: int, number: int = 0) -> list[int]:
+    """Source text `number` of `length` tokens: no padding, no special token but the last."""
     spread = range(4, shape.vocab_size)
-    return [spread[(7919 * i) % len(spread)] for i in range(length - 1)] + [2]
+    return [spread[(7919 * i + 104729 * number) % len(spread)] for i in range(length - 1)] + [2]
+
+
+def source_texts(shape: Shape, length: int, batch: int, mixed: bool) -> list[list[int]]:
+    """`batch` different source texts, each of `length` tokens.
+
+    With `mixed` the lengths are random between a quarter of `length` and all of it, the same in every call.
+    """
+    lengths = [length] * batch
+    if mixed:
+        generator = random.Random(0)
+        lengths = [generator.randint(max(1, length // 4), length) for _ in range(batch)]
+    return [source_ids(shape, each, number) for number, each in enumerate(lengths)]
+
+
+def padded(texts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids padded on the right and their mask.
+
+    >>> padded([[5, 6, 2], [7, 2]])
+    ([[5, 6, 2], [7, 2, 1]], [[1, 1, 1], [1, 1, 0]])
+    """
+    width = max(map(len, texts))
+    ids = [[*text, *[PAD] * (width - len(text))] for text in texts]
+    return ids, [[1] * len(text) + [0] * (width - len(text)) for text in texts]

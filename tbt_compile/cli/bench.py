@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from tbt_compile.cli.bench_growth import growth
 from tbt_compile.cli.bench_kernels import kernels
 from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed and memory, side by side with other engines.")
+app.command()(growth)
 app.command()(kernels)
 
 
@@ -24,10 +26,16 @@ def generate(
     recipe: Annotated[
         str, typer.Option(help="Recipes to measure, with commas between; '' for the other engines alone.")
     ] = "1-1-1,2-2-2,2-2-8",
-    peers: Annotated[bool, typer.Option(help="Measure PyTorch and CTranslate2 too.")] = True,
+    peers: Annotated[bool, typer.Option(help="Measure the other engines too.")] = True,
     threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
-    source_length: Annotated[int, typer.Option(help="Tokens of the source text.")] = 512,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate, greedily.")] = 64,
+    source_length: Annotated[int, typer.Option(help="Tokens of every source text.")] = 512,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate for every text.")] = 64,
+    batch: Annotated[int, typer.Option(help="Texts at a time.")] = 1,
+    beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 1,
+    lengths: Annotated[
+        str,
+        typer.Option(help="equal, or mixed: random from a quarter of the source length to all of it."),
+    ] = "equal",
     repeats: Annotated[int, typer.Option(help="Measurements of each kind; figures are medians.")] = 5,
     target: Annotated[str, typer.Option(help="What to compile for; it has to run on this machine.")] = "host",
     profile: Annotated[
@@ -38,14 +46,18 @@ def generate(
     """Generate text with random weights and compare engines.
 
     Every engine has a process of its own and they take turns. *encoder* is the time to the first token less
-    one token's; *RAM* is the most that the process held while it generated, libraries included; *vs. int8* is
-    how many times faster a token comes than from the fastest 8-bit engine that is not ours.
+    one token's; *ms/token* is a step of the whole batch, *tokens/s* counts those of all its texts; *RAM* is
+    the most that the process held while it generated, libraries included; *vs. int8* is how many times faster
+    a token comes than from the fastest 8-bit engine that is not ours. With beams the PyTorch engines run
+    `model.generate` of transformers, which adds one to two milliseconds a token.
 
     Examples:
 
         tbt bench generate --shape bart-base --recipe 2-2-2 --json out.json
 
         tbt bench generate --shape tiny --source-length 64 --new-tokens 16 --repeats 3
+
+        tbt bench generate --batch 8 --lengths mixed --beams 4
 
         tbt bench generate --profile --recipe 1-1-1
     """
@@ -61,6 +73,9 @@ def generate(
         threads=threads,
         source_length=source_length,
         new_tokens=new_tokens,
+        batch=batch,
+        beams=beams,
+        lengths=lengths,
         repeats=repeats,
         target=target,
     )
@@ -73,6 +88,16 @@ def generate(
         (_show_profile if profile else _show)(result)
 
 
+def work_title(settings: dict[str, Any]) -> str:
+    """What every engine had to do, in words."""
+    upto = "up to " if settings["lengths"] == "mixed" else ""
+    search = "greedily" if settings["beams"] == 1 else f"with {settings['beams']} beams"
+    return (
+        f"{settings['shape']}, {settings['batch']} text(s) of {upto}{settings['source_length']} tokens, "
+        f"{settings['new_tokens']} new ones {search}, {settings['threads']} thread(s)"
+    )
+
+
 def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
@@ -81,8 +106,7 @@ def _show(result: dict[str, Any]) -> None:
     settings, machine = result["settings"], result["conditions"]
     best = best_int8_peer(result["rows"])
     table = Table(
-        title=f"{settings['shape']}, {settings['source_length']} source tokens, "
-        f"{settings['new_tokens']} new ones, {settings['threads']} thread(s)",
+        title=work_title(settings),
         caption=f"{machine['cpu']} ({machine['llvm_cpu']}, {machine['vector_bits']}-bit vectors), load "
         f"{machine['load_average']}, " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()),
     )
@@ -114,8 +138,7 @@ def _show_profile(result: dict[str, Any]) -> None:
         rows = [row for row in result["rows"] if row["recipe"] == recipe]
         largest = next(row for row in rows if row["unit"] == "step")
         table = Table(
-            title=f"{settings['shape']} at {recipe}, {settings['source_length']} source tokens, "
-            f"{settings['threads']} thread(s)",
+            title=f"{recipe}: {work_title(settings)}",
             caption=f"largest of a step: {largest['kind']}; {result['conditions']['cpu']}",
         )
         table.add_column("", no_wrap=True)

@@ -46,7 +46,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_figures_follow_from_two_lengths(fake: list[str]) -> None:
     rows = generation.run(SMALL)["rows"]
-    assert [row["name"] for row in rows] == [*list(ENGINES)[:3], "tbt 2-2-2"]
+    assert [row["name"] for row in rows] == [*list(ENGINES)[:-1], "tbt 2-2-2"]
     assert fake == list(ENGINES)
     for row in rows:
         assert row["encoder_ms"] == pytest.approx(90)
@@ -56,6 +56,12 @@ def test_figures_follow_from_two_lengths(fake: list[str]) -> None:
         assert row["tokens_per_second"] == pytest.approx(100)
         assert (row["size_mib"], row["peak_mib"]) == (1, 3)
         assert len(row["samples"]["first_token_s"]) == len(row["samples"]["all_tokens_s"]) == 2
+
+
+def test_tokens_of_all_texts_count(fake: list[str]) -> None:
+    rows = generation.run(Settings(**{**SMALL.__dict__, "batch": 8, "beams": 4}))["rows"]
+    assert all(row["token_ms"] == pytest.approx(10) for row in rows)
+    assert all(row["tokens_per_second"] == pytest.approx(800) for row in rows)
 
 
 def test_figures_below_the_noise_are_not_shown_as_figures(
@@ -106,7 +112,9 @@ def test_the_best_peer_is_the_fastest_8_bit_one() -> None:
     assert best_int8_peer(rows[:1]) is None
 
 
-def test_real_processes_measure_real_models() -> None:
+def test_real_processes_measure_real_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It takes longest to prepare, and runs in test_engines.py.
+    monkeypatch.delitem(ENGINES, "ONNX Runtime int8")
     result = generation.run(Settings(**{**SMALL.__dict__, "repeats": 1}))
     json.dumps(result)
     assert result["conditions"]["versions"]["torch"]
@@ -135,7 +143,12 @@ def test_a_failing_process_is_an_error_with_its_last_words(monkeypatch: pytest.M
         ({"recipes": ("2-2-3",)}, RecipeError, "3"),
         ({"threads": 0}, TbtError, "threads must be at least 1"),
         ({"repeats": -1}, TbtError, "repeats must be at least 1"),
-        ({"source_length": 256}, TbtError, "256 positions"),
+        ({"batch": 0}, TbtError, "batch must be at least 1"),
+        ({"beams": 0}, TbtError, "beams must be at least 1"),
+        ({"lengths": "some"}, TbtError, "known are equal, mixed"),
+        ({"lengths": "mixed"}, TbtError, "batch of at least 2"),
+        ({"source_length": 257}, TbtError, "256 positions"),
+        ({"new_tokens": 256}, TbtError, "256 positions"),
         ({"new_tokens": 1000}, TbtError, "new_tokens 1000 is too long"),
         ({"recipes": (), "peers": False}, TbtError, "nothing to measure"),
         ({"target": "znver9"}, TargetError, "znver5"),

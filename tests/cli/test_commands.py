@@ -15,7 +15,18 @@ from tbt_compile.bench.job import Row
 from tbt_compile.cli import console
 from tbt_compile.errors import TbtError
 
-COMMANDS = ("demo", "train", "evaluate", "lower", "run", "bench generate", "bench kernels", "tune", "targets")
+COMMANDS = (
+    "demo",
+    "train",
+    "evaluate",
+    "lower",
+    "run",
+    "bench generate",
+    "bench growth",
+    "bench kernels",
+    "tune",
+    "targets",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -127,10 +138,13 @@ def test_bench_generate_shows_and_writes_every_row(
     monkeypatch.setattr("tbt_compile.bench.generation.run", fake)
     file = tmp_path / "out.json"
     arguments = ["--shape", "tiny", "--recipe", "1-1-1, 2-2-2", "--threads", 2, "--no-peers", "--json", file]
+    arguments += ["--batch", 3, "--beams", 4, "--lengths", "mixed"]
     result = tbt("bench", "generate", *arguments)
     assert result.code == 0, result.err
     assert asked[0].recipes == ("1-1-1", "2-2-2")
     assert (asked[0].threads, asked[0].peers) == (2, False)
+    assert (asked[0].batch, asked[0].beams, asked[0].lengths) == (3, 4, "mixed")
+    assert "3 text(s) of up to 512 tokens, 64 new ones with 4 beams" in result.out
     assert "tbt 2-2-2" in result.out
     assert "4.00x" in result.out
     assert "ctranslate2 is not installed" in result.out

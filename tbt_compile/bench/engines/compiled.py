@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tbt_compile.bench.engines import check_counts
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.shapes import get_shape, random_model, source_ids
+from tbt_compile.bench.shapes import get_shape, padded, random_model, source_ids, source_texts
 
 
 def available() -> str:
@@ -36,7 +37,7 @@ def load(job: Job) -> CompiledRunner:
 
 
 class CompiledRunner:
-    """A compiled model and one source text."""
+    """A compiled model and its source texts."""
 
     def __init__(self, job: Job) -> None:
         import numpy as np
@@ -46,16 +47,20 @@ class CompiledRunner:
         folder = _folder(job)
         self.size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         self.model = tbt_compile.load(folder, num_threads=job.threads)
-        self.ids = np.array([source_ids(get_shape(job.shape), job.source_length)], dtype=np.int64)
-        self.mask = np.ones_like(self.ids)
+        texts = source_texts(get_shape(job.shape), job.source_length, job.batch, job.mixed)
+        self.ids, self.mask = (np.array(rows, dtype=np.int64) for rows in padded(texts))
+        self.beams = job.beams
 
     def generate(self, count: int) -> None:
-        """Greedy search, with the end token held back until `count` tokens are there."""
+        """Greedy or beam search, with the end token held back until `count` tokens are there."""
         made = self.model.generate(
-            self.ids, attention_mask=self.mask, num_beams=1, max_new_tokens=count, min_new_tokens=count
+            self.ids,
+            attention_mask=self.mask,
+            num_beams=self.beams,
+            max_new_tokens=count,
+            min_new_tokens=count,
         )
-        if made.shape[1] != count + 1:
-            raise RuntimeError(f"{count} tokens were to be generated, and {made.shape[1] - 1} were")
+        check_counts([len(row) - 1 for row in made], len(self.ids), count)
 
 
 def _folder(job: Job) -> Path:

@@ -6,8 +6,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from tbt_compile.bench.engines import check_counts
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.shapes import Shape, get_shape, random_model, source_ids
+from tbt_compile.bench.shapes import Shape, get_shape, random_model, source_texts
 
 
 def available() -> str:
@@ -38,7 +39,7 @@ def load(job: Job) -> CTranslateRunner:
 
 
 class CTranslateRunner:
-    """CTranslate2's own greedy search, with the end token held back until `count` tokens are there."""
+    """CTranslate2's own greedy or beam search, with the end token held back until `count` are there."""
 
     def __init__(self, job: Job) -> None:
         import ctranslate2
@@ -48,20 +49,20 @@ class CTranslateRunner:
         self.translator = ctranslate2.Translator(
             str(folder), device="cpu", compute_type="int8", inter_threads=1, intra_threads=job.threads
         )
-        self.tokens = [_word(token) for token in source_ids(get_shape(job.shape), job.source_length)]
+        texts = source_texts(get_shape(job.shape), job.source_length, job.batch, job.mixed)
+        self.tokens = [[_word(token) for token in text] for text in texts]
+        self.beams = job.beams
 
     def generate(self, count: int) -> None:
-        """Translate one text."""
-        result = self.translator.translate_batch(
-            [self.tokens],
-            beam_size=1,
+        """Translate all texts as one batch."""
+        results = self.translator.translate_batch(
+            self.tokens,
+            beam_size=self.beams,
             min_decoding_length=count,
             max_decoding_length=count,
             max_input_length=0,
         )
-        produced = len(result[0].hypotheses[0])
-        if produced != count:
-            raise RuntimeError(f"CTranslate2 was to generate {count} tokens and generated {produced}")
+        check_counts([len(result.hypotheses[0]) for result in results], len(self.tokens), count)
 
 
 def _converted(job: Job) -> Path:

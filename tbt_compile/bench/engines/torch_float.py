@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tbt_compile.bench.engines import check_counts
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.shapes import get_shape, random_model, source_ids
+from tbt_compile.bench.shapes import get_shape, padded, random_model, source_texts
 
 
 def available() -> str:
@@ -24,9 +25,10 @@ def load(job: Job) -> TorchRunner:
 
 
 class TorchRunner:
-    """A model with a bare greedy loop around it.
+    """A model with a bare greedy loop around it, or for beams `model.generate` of `transformers`.
 
-    `model.generate` adds one to two milliseconds a token; the peers are to be measured at their best.
+    `model.generate` adds one to two milliseconds a token; the peers are to be measured at their best. A beam
+    search has no bare loop that people would use, so there its own time is part of the figures.
     """
 
     def __init__(self, model: Any, job: Job, size_bytes: int) -> None:
@@ -35,16 +37,20 @@ class TorchRunner:
         torch.set_num_threads(job.threads)
         self.model = model
         self.size_bytes = size_bytes
-        self.ids = torch.tensor([source_ids(get_shape(job.shape), job.source_length)])
-        self.mask = torch.ones_like(self.ids)
+        texts = source_texts(get_shape(job.shape), job.source_length, job.batch, job.mixed)
+        self.ids, self.mask = map(torch.tensor, padded(texts))
+        self.beams = job.beams
 
     def generate(self, count: int) -> None:
-        """Encode, then `count` decoder steps on a cache."""
+        """Encode, then `count` decoder steps on a cache; the end token is a token like others."""
         import torch
 
         with torch.inference_mode():
+            if self.beams > 1:
+                self._search(count)
+                return
             encoded = self.model.get_encoder()(input_ids=self.ids, attention_mask=self.mask)
-            token = torch.full((1, 1), self.model.config.decoder_start_token_id)
+            token = torch.full((len(self.ids), 1), self.model.config.decoder_start_token_id)
             cache = None
             for _ in range(count):
                 step = self.model(
@@ -56,3 +62,14 @@ class TorchRunner:
                 )
                 cache = step.past_key_values
                 token = step.logits[:, -1:].argmax(-1)
+
+    def _search(self, count: int) -> None:
+        made = self.model.generate(
+            self.ids,
+            attention_mask=self.mask,
+            do_sample=False,
+            num_beams=self.beams,
+            min_new_tokens=count,
+            max_new_tokens=count,
+        )
+        check_counts([len(row) - 1 for row in made], len(self.ids), count)

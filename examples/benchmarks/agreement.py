@@ -1,0 +1,321 @@
+"""How often the compiled model writes the very tokens of the PyTorch model, for every family and recipe.
+
+    python examples/benchmarks/agreement.py --json agreement.json
+    python examples/benchmarks/agreement.py --families t5,llama --recipes 2-2-8 --sentences 50
+
+Models are small, made from a config with random weights of a large deviation, untrained: what they write
+differs from sentence to sentence (the column *outputs* counts how many are different). *greedy* and *beam 4*
+are the share of sentences for which `generate` of the quantized PyTorch model, on padded batches, and the
+compiled model, on each sentence alone with one thread, write the same tokens. *1 ulp* holds the PyTorch model
+against itself, greedily, with every result of a normalisation moved to a neighbouring number or left, at
+random: so much hangs on the order in which floats are summed, which two engines do not share. The other
+columns hold the compiled model against itself, greedy and beams together: in batches, in batches with more
+padding than needed, and with two threads. Given the same --json file again, the script goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VOCABULARY, WIDTH, INNER, HEADS, LAYERS, POSITIONS = 200, 64, 128, 2, 2, 64
+LONGEST, NEW_TOKENS, BATCH, MORE_PADDING = 32, 16, 25, 7
+PAD, EOS = 1, 2
+RECIPES = ("1-1-1", "2-2-2", "2-2-8", "1-1-8")
+BEAMS = {"greedy": 1, "beam 4": 4}
+ULP = "1 ulp"
+_BART_LIKE = {
+    "d_model": WIDTH,
+    "encoder_layers": LAYERS,
+    "decoder_layers": LAYERS,
+    "encoder_attention_heads": HEADS,
+    "decoder_attention_heads": HEADS,
+    "encoder_ffn_dim": INNER,
+    "decoder_ffn_dim": INNER,
+    "max_position_embeddings": POSITIONS,
+    "init_std": 0.5,
+    "forced_eos_token_id": None,
+    "decoder_start_token_id": EOS,
+}
+_LLAMA = {
+    "hidden_size": WIDTH,
+    "intermediate_size": INNER,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": POSITIONS,
+    "initializer_range": 0.5,
+}
+_OPT = {
+    "hidden_size": WIDTH,
+    "word_embed_proj_dim": WIDTH,
+    "ffn_dim": INNER,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": POSITIONS,
+    "init_std": 0.5,
+}
+_GPT2 = {
+    "n_embd": WIDTH,
+    "n_positions": POSITIONS,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "initializer_range": 0.5,
+}
+_T5 = {
+    "d_model": WIDTH,
+    "d_kv": WIDTH // HEADS,
+    "d_ff": INNER,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+    "decoder_start_token_id": PAD,
+    "initializer_factor": 3.0,
+}
+# Name: the class of the model, the class of its configuration, its fields.
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bart": ("BartForConditionalGeneration", "BartConfig", _BART_LIKE),
+    "mbart": ("MBartForConditionalGeneration", "MBartConfig", _BART_LIKE),
+    "marian": ("MarianMTModel", "MarianConfig", _BART_LIKE | {"activation_function": "swish"}),
+    "t5": ("T5ForConditionalGeneration", "T5Config", _T5),
+    "m2m100": (
+        "M2M100ForConditionalGeneration",
+        "M2M100Config",
+        # Layers that are left out at random in training would be left out of the calibration too.
+        _BART_LIKE | {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0},
+    ),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", _GPT2),
+    "opt": ("OPTForCausalLM", "OPTConfig", _OPT),
+    "llama": ("LlamaForCausalLM", "LlamaConfig", _LLAMA),
+}
+Sentences = list[list[int]]
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A quantized model, its compiled folder, and what both read.
+
+    Attributes:
+        eager: the PyTorch model, in eval mode.
+        folder: of the compiled one.
+        sentences: token ids without padding.
+    """
+
+    eager: Any
+    folder: Path
+    sentences: Sentences
+
+    @property
+    def decoder_only(self) -> bool:
+        """Whether a sentence is a prompt that the output begins with."""
+        return not self.eager.config.is_encoder_decoder
+
+    def padded(self, rows: Sentences, more: int = 0) -> tuple[Ids, Ids]:
+        """Ids and mask [B, S], with `more` columns than the longest needs; prompts are padded on the left."""
+        width = max(map(len, rows)) + more
+        ids, mask = np.full((len(rows), width), PAD), np.zeros((len(rows), width), np.int64)
+        for number, row in enumerate(rows):
+            place = slice(width - len(row), None) if self.decoder_only else slice(0, len(row))
+            ids[number, place], mask[number, place] = row, 1
+        return ids, mask
+
+    def batches(self) -> list[Sentences]:
+        """The sentences in the given order, some at a time."""
+        return [self.sentences[start : start + BATCH] for start in range(0, len(self.sentences), BATCH)]
+
+    def new_tokens(self, output: Sequence[int], prompt: int) -> list[int]:
+        """What was written: without the prompt or start token, and without what follows the end token."""
+        from tbt_compile.runtime.batching import cut_after_end
+
+        return cut_after_end(list(output[prompt if self.decoder_only else 1 :]), [EOS], first=0)
+
+
+def make_case(family: str, recipe: str, sentences: Sentences, folder: Path) -> Case:
+    """Build, prepare, take the activation scales from one batch, and compile."""
+    import torch
+    import transformers
+
+    import tbt_compile
+
+    model_class, config_class, values = FAMILIES[family]
+    torch.manual_seed(0)
+    tokens = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": EOS}
+    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**tokens, **values))
+    model = tbt_compile.prepare(model, recipe)
+    case = Case(model, folder, sentences)
+    ids, mask = map(torch.tensor, case.padded(sentences[:BATCH]))
+    model.train()
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=mask, labels=ids)
+    tbt_compile.lower(model.eval()).save(folder)
+    return case
+
+
+def eager_tokens(case: Case, beams: int) -> Sentences:
+    """What `generate` of `transformers` writes, batch by batch."""
+    import torch
+
+    written = []
+    for rows in case.batches():
+        ids, mask = case.padded(rows)
+        with torch.no_grad():
+            output = case.eager.generate(
+                torch.tensor(ids),
+                attention_mask=torch.tensor(mask),
+                do_sample=False,
+                num_beams=beams,
+                max_new_tokens=NEW_TOKENS,
+            )
+        written += [case.new_tokens(row, ids.shape[1]) for row in output.tolist()]
+    return written
+
+
+def nudge(_module: Any, _inputs: Any, output: Any) -> Any:
+    """A forward hook: every number but 0 goes to the next one below or above, or stays, at random."""
+    import torch
+
+    way = torch.randint(-1, 2, output.shape) * torch.inf
+    return torch.where(way.isnan() | (output == 0), output, torch.nextafter(output, way))
+
+
+def nudged_tokens(case: Case, beams: int) -> Sentences:
+    """`eager_tokens` with the results of normalisation one unit in the last place off."""
+    norms = [module for module in case.eager.modules() if "Norm" in type(module).__name__]
+    hooks = [module.register_forward_hook(nudge) for module in norms]
+    written = eager_tokens(case, beams)
+    for hook in hooks:
+        hook.remove()
+    return written
+
+
+def alone(case: Case, model: Any, beams: int) -> Sentences:
+    """The compiled model on one sentence at a time."""
+    settings = {"num_beams": beams, "max_new_tokens": NEW_TOKENS}
+    outputs = [model.generate([row], **settings)[0] for row in case.sentences]
+    return [
+        case.new_tokens(output.tolist(), len(row))
+        for output, row in zip(outputs, case.sentences, strict=True)
+    ]
+
+
+def batched(case: Case, model: Any, beams: int) -> Sentences:
+    """The compiled model on batches that it makes itself."""
+    outputs = model.generate_many(case.sentences, num_beams=beams, max_new_tokens=NEW_TOKENS)
+    return [
+        case.new_tokens(output.tolist(), len(row))
+        for output, row in zip(outputs, case.sentences, strict=True)
+    ]
+
+
+def padded(case: Case, model: Any, beams: int) -> Sentences:
+    """The compiled model on batches in the given order, padded further than they need."""
+    written = []
+    for rows in case.batches():
+        ids, mask = case.padded(rows, MORE_PADDING)
+        output = model.generate(ids, mask, num_beams=beams, max_new_tokens=NEW_TOKENS)
+        written += [case.new_tokens(row, ids.shape[1]) for row in output.tolist()]
+    return written
+
+
+# Ways of the compiled model, held against each sentence alone with one thread: how, and threads.
+WAYS: dict[str, tuple[Callable[[Case, Any, int], Sentences], int]] = {
+    "batched": (batched, 1),
+    "padded": (padded, 1),
+    "2 threads": (alone, 2),
+    "padded, 2 threads": (padded, 2),
+}
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Shares between 0 and 1, and how much the outputs vary."""
+    import tbt_compile
+    from tbt_compile.evaluation import token_agreement
+
+    models = {threads: tbt_compile.load(case.folder, num_threads=threads) for threads in (1, 2)}
+    figures: dict[str, Any] = {}
+    same_ways: dict[str, list[float]] = {way: [] for way in WAYS}
+    for name, beams in BEAMS.items():
+        expected = eager_tokens(case, beams)
+        own = alone(case, models[1], beams)
+        figures[name] = token_agreement(expected, own)
+        pairs = enumerate(zip(expected, own, strict=True))
+        figures[f"{name} different"] = [number for number, (a, b) in pairs if a != b]
+        for way, (run, threads) in WAYS.items():
+            same_ways[way].append(token_agreement(own, run(case, models[threads], beams)))
+        if beams == 1:
+            figures[ULP] = token_agreement(expected, nudged_tokens(case, beams))
+            figures["outputs"] = len({tuple(row) for row in own})
+            figures["mean_new_tokens"] = float(np.mean([len(row) for row in own]))
+    return figures | {way: float(np.mean(shares)) for way, shares in same_ways.items()}
+
+
+def random_sentences(count: int, seed: int) -> Sentences:
+    """Of random lengths up to `LONGEST`, without special tokens."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(1, LONGEST + 1, count)
+    return [generator.integers(3, VOCABULARY, length).tolist() for length in lengths]
+
+
+def show(rows: list[dict[str, Any]], sentences: int) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"same tokens, share of {sentences} sentences")
+    table.add_column("family")
+    table.add_column("recipe", no_wrap=True)
+    for heading in (*BEAMS, ULP, *WAYS, "outputs"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        shares = (f"{row[name]:.1%}" for name in (*BEAMS, ULP, *WAYS))
+        table.add_row(row["family"], row["recipe"], *shares, str(row["outputs"]))
+    Console().print(table)
+
+
+def main() -> None:
+    """Measure what is not in the file yet, print everything."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--families", default=",".join(FAMILIES), help="with commas between")
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="with commas between")
+    parser.add_argument("--sentences", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the figures to this file, and go on from it")
+    options = parser.parse_args()
+    families, recipes = options.families.split(","), options.recipes.split(",")
+    if unknown := set(families) - set(FAMILIES):
+        parser.error(f"unknown families {', '.join(sorted(unknown))}; known are {', '.join(FAMILIES)}")
+    settings = {"sentences": options.sentences, "seed": options.seed}
+    rows: list[dict[str, Any]] = []
+    if options.json is not None and options.json.exists():
+        earlier = json.loads(options.json.read_text())
+        if earlier["settings"] != settings:
+            parser.error(f"{options.json} is of {earlier['settings']}: name another file")
+        rows = earlier["rows"]
+    done = {(row["family"], row["recipe"]) for row in rows}
+    sentences = random_sentences(options.sentences, options.seed)
+    for family, recipe in ((family, recipe) for family in families for recipe in recipes):
+        if (family, recipe) in done:
+            continue
+        print(f"{family} {recipe}", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            case = make_case(family, recipe, sentences, Path(folder) / "compiled")
+            rows.append({"family": family, "recipe": recipe, **measure(case)})
+        if options.json is not None:
+            part = options.json.with_name(f".{options.json.name}.part")
+            part.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+            part.replace(options.json)
+    show(rows, options.sentences)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The engines that are compared: every one does the same work, in batches and with beams."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tbt_compile.bench.engines import ENGINES, check_counts, get_engine
+from tbt_compile.bench.job import Job
+from tbt_compile.bench.shapes import get_shape, padded, source_texts
+
+WORK = [(1, 1, False), (3, 1, True), (1, 2, False), (3, 2, True)]
+
+
+@pytest.fixture(scope="module", params=list(ENGINES))
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """What an engine has built for a tiny model."""
+    engine = get_engine(request.param)
+    if reason := engine.available():
+        pytest.skip(reason)
+    recipe = "1-1-8" if request.param == "tbt" else ""
+    built = Job(request.param, recipe, "tiny", 1, 24, 3, "host", str(tmp_path_factory.mktemp("engine")))
+    engine.build(built)
+    return built
+
+
+def test_every_engine_generates_for_batches_and_beams(job: Job) -> None:
+    for batch, beams, mixed in WORK:
+        runner = get_engine(job.engine).load(dataclasses.replace(job, batch=batch, beams=beams, mixed=mixed))
+        assert runner.size_bytes > 10_000
+        for count in (1, 4):
+            runner.generate(count)  # raises where there are more or fewer tokens
+
+
+@pytest.mark.parametrize(("batch", "beams", "mixed"), WORK)
+def test_the_pytorch_engine_takes_a_step_for_every_token(batch: int, beams: int, mixed: bool) -> None:
+    job = Job("torch fp32", "", "tiny", 1, 24, 5, "host", "", batch=batch, beams=beams, mixed=mixed)
+    runner = get_engine(job.engine).load(job)
+    rows: list[int] = []
+    runner.model.register_forward_hook(lambda _module, _inputs, output: rows.append(len(output.logits)))
+    runner.generate(5)
+    assert rows == [batch * beams] * 5
+
+
+def test_too_few_tokens_or_texts_are_an_error() -> None:
+    check_counts([4, 4], texts=2, count=4)
+    for made in ([4, 3], [4], []):
+        with pytest.raises(RuntimeError, match="4 tokens were to be generated for each of 2 texts"):
+            check_counts(made, texts=2, count=4)
+
+
+def test_texts_of_a_batch_differ_and_mixed_ones_differ_in_length() -> None:
+    shape = get_shape("tiny")
+    equal = source_texts(shape, 40, 8, mixed=False)
+    assert [len(text) for text in equal] == [40] * 8
+    assert len({tuple(text) for text in equal}) == 8
+    mixed = source_texts(shape, 40, 50, mixed=True)
+    assert mixed == source_texts(shape, 40, 50, mixed=True)
+    assert 10 <= min(map(len, mixed)) < 20 < 30 < max(map(len, mixed)) <= 40
+    ids, mask = padded(mixed)
+    assert [len(row) for row in ids] == [max(map(len, mixed))] * 50
+    assert [sum(row) for row in mask] == [len(text) for text in mixed]
