@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tbt_compile.codegen.kernels import emit, linear_bytes, linear_lookup
+from tbt_compile.codegen.kernels import emit, linear_bytes, linear_fields, linear_lookup
 from tbt_compile.codegen.kernels.linear_bytes import ByteProduct
 from tbt_compile.codegen.kernels.linear_fields import FieldProduct
 from tbt_compile.codegen.kernels.linear_int8 import WholeByteProduct, WholeRowProduct
@@ -144,8 +144,9 @@ def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int]:
     if spec.weight is Encoding.INT8:
         return WholeRowProduct, WholeByteProduct, linear_bytes.FEWEST_ROWS
     if spec.activation.dynamic:
-        few = FieldProduct if multiplies_bytes(spec.activation, spec.isa) else PlaneProduct
-        return few, ByteProduct, linear_bytes.FEWEST_ROWS
+        if multiplies_bytes(spec.activation, spec.isa):
+            return FieldProduct, ByteProduct, linear_fields.MOST_ROWS + 1
+        return PlaneProduct, ByteProduct, linear_bytes.FEWEST_ROWS
     if tables_for(spec) is not None:
         return PlaneProduct, LookupProduct, linear_lookup.FEWEST_ROWS
     return PlaneProduct, PlaneProduct, 1

@@ -1,4 +1,4 @@
-"""A few rows of 8-bit activations times 1 or 2 bit weights, by dot products of bytes.
+"""Up to a few dozen rows of 8-bit activations times 1 or 2 bit weights, by dot products of bytes.
 
 The weights stay packed: a mask leaves one code in each byte, at its place, worth 2^shift times itself. Such a
 byte is multiplied with the activation that belongs to that place, and codes of one place have a sum of their
@@ -16,7 +16,6 @@ from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bytedot import Accumulator, ByteDot
 from tbt_compile.codegen.kernels.byterows import ByteRows
-from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS
 from tbt_compile.codegen.kernels.linear_spec import WORDS_PER_LINE, LinearSpec, words_ahead
 from tbt_compile.codegen.kernels.rows import Finish
 from tbt_compile.codegen.layouts import words_for
@@ -24,6 +23,8 @@ from tbt_compile.codegen.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
+MOST_ROWS = 31
+"""With more rows than these, unpacking the weights once takes less time."""
 _PLACES = 8
 
 
@@ -63,7 +64,7 @@ class FieldProduct:
     together = 1
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
-        capacity = FEWEST_ROWS
+        capacity = MOST_ROWS
         self.spec = spec
         self.words = words_for(spec.k)
         self.dot = ByteDot(spec.isa, spec.activation)

@@ -88,7 +88,7 @@ def test_sums_over_65536_elements_of_the_same_sign(cpu: str, activation: Encodin
     n, k = 3, 65536
     spec = LinearSpec(n, k, activation, weight, False, False, isa_of(cpu))
     for value in (-1, 1):
-        for rows in (1, 8):
+        for rows in (1, 8, 32):
             check(spec, cpu, np.full((rows, k), -1, np.float32), np.full((n, k), value), seed=1)
 
 
