@@ -99,25 +99,26 @@ class Kernels:
     def pack_keys(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::pack_keys`."""
         keys, scale = (operand(importer, argument) for argument in node.args[:2])
-        spec = self._packing(keys, node.args[2:])
-        shape = [*list(keys.ty.shape)[:-1], spec.row_length]
+        spec = self._packing(keys, node, 2)
+        batch, heads, length, _ = heads_first(keys, spec)
+        shape = [batch, heads, length, spec.row_length]
         return self.call(importer, spec, attention_pack.pack_keys, [keys, scale], shape, spec.row_type)
 
     def pack_values(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::pack_values`; 8-bit values are stored like keys."""
         values, scale = (operand(importer, argument) for argument in node.args[:2])
-        spec = self._packing(values, node.args[2:])
+        spec = self._packing(values, node, 2)
         if spec.encoding.dynamic:
             return self.pack_keys(node, importer)
-        batch, heads, length, width = values.ty.shape
+        batch, heads, length, width = heads_first(values, spec)
         shape = [batch, heads, words_for(length), spec.encoding.planes, width]
         return self.call(importer, spec, attention_pack.pack_values, [values, scale], shape, "uint64")
 
     def append_keys(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::append_keys`; the past is not an argument of the kernel, which finds it in its output."""
         past, keys, scale = (operand(importer, argument) for argument in node.args[:3])
-        spec = self._packing(keys, node.args[3:])
-        batch, heads, length, _ = keys.ty.shape
+        spec = self._packing(keys, node, 3)
+        batch, heads, length, _ = heads_first(keys, spec)
         shape = [batch, heads, past.ty.shape[2] + length, spec.row_length]
         args = [keys, scale, relax.prim_value(past.ty.shape[2])]
         return self.call(importer, spec, attention_pack.append_keys, args, shape, spec.row_type)
@@ -125,26 +126,28 @@ class Kernels:
     def append_values(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::append_values` likewise; the number of past tokens is read off the packed keys."""
         past_keys, values, scale = (operand(importer, argument) for argument in node.args[1:4])
-        spec = self._packing(values, node.args[4:])
-        batch, heads, length, width = values.ty.shape
+        spec = self._packing(values, node, 4)
+        batch, heads, length, width = heads_first(values, spec)
         past = past_keys.ty.shape[2]
         shape = [batch, heads, words_for(past + length), spec.encoding.planes, width]
         args = [values, scale, relax.prim_value(past)]
         return self.call(importer, spec, attention_pack.append_values, args, shape, "uint64")
 
-    def _packing(self, x: Expr, kind: Sequence[Any]) -> PackSpec:
-        """How `x` `[B, H, T, D]` is packed; `kind` is the encoding and whether it is centred."""
-        encoding, center = kind
-        return PackSpec(int(x.ty.shape[-1]), Encoding(encoding), bool(center), self.isa)
+    def _packing(self, x: Expr, node: fx.Node, place: int) -> PackSpec:
+        """How `x` is packed, from the arguments of its operator behind `place`."""
+        encoding, center = Encoding(node.args[place]), bool(node.args[place + 1])
+        return PackSpec(int(x.ty.shape[-1]), encoding, center, self.isa, is_heads_last(node))
 
     def attention(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::attention`."""
         query, query_scale, keys, key_scale, mask, factor, *others = (
             operand(importer, argument) for argument in node.args[:9]
         )
-        first = self._product(query, keys, query.ty.shape[-1], node.args[9:12])
-        second = self._product(query, others[1], values_width(others[1], node.args[13]), node.args[12:15])
-        spec = attention.FusedSpec(first, second, float(factor), mask is not None)
+        heads_last = is_heads_last(node)
+        heads = query.ty.shape[2 if heads_last else 1]
+        first = self._product(heads, keys, query.ty.shape[-1], node.args[9:12])
+        second = self._product(heads, others[1], values_width(others[1], node.args[13]), node.args[12:15])
+        spec = attention.FusedSpec(first, second, float(factor), mask is not None, heads_last)
         masks = [] if mask is None else [mask]
         args = [query, query_scale, keys, key_scale, *masks, *others]
         return self.call(importer, spec, attention.attention, args, [*list(query.ty.shape)[:-1], second.d])
@@ -153,25 +156,38 @@ class Kernels:
         """`tbt::attention_scores`."""
         query, query_scale, keys, key_scale = (operand(importer, argument) for argument in node.args[:4])
         *lead, width = query.ty.shape
-        spec = self._product(query, keys, width, node.args[4:7])
+        spec = self._product(lead[1], keys, width, node.args[4:7])
         args = [query, query_scale, keys, key_scale]
         return self.call(importer, spec, attention.qk, args, [*lead, keys.ty.shape[2]])
 
     def attention_context(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::attention_context`."""
         weights, weights_scale, values, value_scale = (operand(importer, a) for a in node.args[:4])
-        spec = self._product(weights, values, values_width(values, node.args[5]), node.args[4:7])
+        width = values_width(values, node.args[5])
+        spec = self._product(weights.ty.shape[1], values, width, node.args[4:7])
         args = [weights, weights_scale, values, value_scale]
         return self.call(importer, spec, attention.pv, args, [*list(weights.ty.shape)[:-1], spec.d])
 
-    def _product(self, rows: Expr, packed: Expr, width: Any, kinds: Sequence[Any]) -> AttentionSpec:
-        """A product of `rows` `[B, H, Q, ...]` with keys or values, which may have fewer heads.
+    def _product(self, heads: Any, packed: Expr, width: Any, kinds: Sequence[Any]) -> AttentionSpec:
+        """A product of rows of so many heads with keys or values, which may have fewer.
 
         `kinds`: the encodings of both, and whether the rows are centred.
         """
         left, right, center = kinds
-        groups = int(rows.ty.shape[1]) // int(packed.ty.shape[1])
+        groups = int(heads) // int(packed.ty.shape[1])
         return AttentionSpec(int(width), Encoding(left), Encoding(right), bool(center), self.isa, groups)
+
+
+def is_heads_last(node: fx.Node) -> bool:
+    """The last argument of an attention operator, which may be left out."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    return len(node.args) == len(schema) and node.args[-1] is True
+
+
+def heads_first(x: Expr, spec: PackSpec) -> list[Any]:
+    """The dimensions of what is packed, as [B, H, T, D]."""
+    batch, *middle, width = x.ty.shape
+    return [batch, *(reversed(middle) if spec.heads_last else middle), width]
 
 
 def kernel_name(operator: str, spec: Any) -> str:

@@ -7,7 +7,8 @@ Each one has the shapes and the meaning of the kernel it is lowered to, and an e
 Attention operands are packed when they enter the cache. Rows of keys are `[B, H, T, R]`; values of learned
 encodings are packed along the tokens, `[B, H, ceil(T / 64), planes, D]`; 8-bit operands keep one byte per
 code and the token's float32 scale in the last four bytes of the row, `[B, H, T, D + 4]`. Keys and values may
-have fewer heads than the query, a divisor: neighbouring query heads then share them.
+have fewer heads than the query, a divisor: neighbouring query heads then share them. With `heads_last` an
+operator takes and gives floats in the order that linear layers have, `[B, T, H, D]`.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def _(ids, packed, weight_scale, weight_encoding, columns):  # type: ignore[no-u
 
 
 @torch.library.custom_op("tbt::pack_keys", mutates_args=())
-def pack_keys(keys: Tensor, scale: Tensor, encoding: str, center: bool) -> Tensor:
+def pack_keys(keys: Tensor, scale: Tensor, encoding: str, center: bool, heads_last: bool = False) -> Tensor:
     """Quantize keys `[B, H, T, D]` and pack each row: int64 `[B, H, T, planes * words]` or int8 rows."""
+    keys = _heads_first(keys, heads_last)
     codes, scales = quantize(keys, scale, encoding, center)
     kind = Encoding(encoding)
     if kind.dynamic:
@@ -67,7 +69,8 @@ def pack_keys(keys: Tensor, scale: Tensor, encoding: str, center: bool) -> Tenso
 
 
 @pack_keys.register_fake
-def _(keys, scale, encoding, center):  # type: ignore[no-untyped-def]
+def _(keys, scale, encoding, center, heads_last=False):  # type: ignore[no-untyped-def]
+    keys = _heads_first(keys, heads_last)
     kind, width = Encoding(encoding), keys.shape[-1]
     if kind.dynamic:
         return keys.new_empty((*keys.shape[:-1], width + SCALE_BYTES), dtype=torch.int8)
@@ -75,8 +78,11 @@ def _(keys, scale, encoding, center):  # type: ignore[no-untyped-def]
 
 
 @torch.library.custom_op("tbt::pack_values", mutates_args=())
-def pack_values(values: Tensor, scale: Tensor, encoding: str, center: bool) -> Tensor:
+def pack_values(
+    values: Tensor, scale: Tensor, encoding: str, center: bool, heads_last: bool = False
+) -> Tensor:
     """Quantize values `[B, H, T, D]` and pack them along the tokens: int64 `[B, H, words, planes, D]`."""
+    values = _heads_first(values, heads_last)
     codes, scales = quantize(values, scale, encoding, center)
     kind = Encoding(encoding)
     if kind.dynamic:
@@ -85,7 +91,8 @@ def pack_values(values: Tensor, scale: Tensor, encoding: str, center: bool) -> T
 
 
 @pack_values.register_fake
-def _(values, scale, encoding, center):  # type: ignore[no-untyped-def]
+def _(values, scale, encoding, center, heads_last=False):  # type: ignore[no-untyped-def]
+    values = _heads_first(values, heads_last)
     kind = Encoding(encoding)
     batch, heads, length, width = values.shape
     if kind.dynamic:
@@ -94,22 +101,31 @@ def _(values, scale, encoding, center):  # type: ignore[no-untyped-def]
 
 
 @torch.library.custom_op("tbt::append_keys", mutates_args=())
-def append_keys(past: Tensor, keys: Tensor, scale: Tensor, encoding: str, center: bool) -> Tensor:
+def append_keys(
+    past: Tensor, keys: Tensor, scale: Tensor, encoding: str, center: bool, heads_last: bool = False
+) -> Tensor:
     """Packed keys, or 8-bit values, `past` followed by those of `keys`."""
-    return torch.cat([past, pack_keys(keys, scale, encoding, center)], dim=2)
+    return torch.cat([past, pack_keys(keys, scale, encoding, center, heads_last)], dim=2)
 
 
 @append_keys.register_fake
-def _(past, keys, scale, encoding, center):  # type: ignore[no-untyped-def]
-    length = past.shape[2] + keys.shape[2]
+def _(past, keys, scale, encoding, center, heads_last=False):  # type: ignore[no-untyped-def]
+    length = past.shape[2] + _heads_first(keys, heads_last).shape[2]
     return past.new_empty((past.shape[0], past.shape[1], length, past.shape[3]))
 
 
 @torch.library.custom_op("tbt::append_values", mutates_args=())
 def append_values(
-    past: Tensor, past_keys: Tensor, values: Tensor, scale: Tensor, encoding: str, center: bool
+    past: Tensor,
+    past_keys: Tensor,
+    values: Tensor,
+    scale: Tensor,
+    encoding: str,
+    center: bool,
+    heads_last: bool = False,
 ) -> Tensor:
     """Packed values of `past` followed by those of `values`; `past_keys` tells how many tokens are past."""
+    values = _heads_first(values, heads_last)
     kind = Encoding(encoding)
     codes, _ = quantize(values, scale, encoding, center)
     old = unpack_bits(past.permute(0, 1, 4, 3, 2), kind, past_keys.shape[2])
@@ -118,8 +134,8 @@ def append_values(
 
 
 @append_values.register_fake
-def _(past, past_keys, values, scale, encoding, center):  # type: ignore[no-untyped-def]
-    length = words_for(past_keys.shape[2] + values.shape[2])
+def _(past, past_keys, values, scale, encoding, center, heads_last=False):  # type: ignore[no-untyped-def]
+    length = words_for(past_keys.shape[2] + _heads_first(values, heads_last).shape[2])
     return past.new_empty((past.shape[0], past.shape[1], length, past.shape[3], past.shape[4]))
 
 
@@ -199,13 +215,16 @@ def attention(
     weights_encoding: str,
     value_encoding: str,
     center_weights: bool,
+    heads_last: bool = False,
 ) -> Tensor:
     """`attention_scores`, `masked_softmax` and `attention_context`, one after the other: `[B, H, Q, D]`."""
+    query = _heads_first(query, heads_last)
     scores = attention_scores(query, query_scale, keys, key_scale, query_encoding, key_encoding, center_query)
     weights = masked_softmax(scores, mask, factor)
-    return attention_context(
+    context = attention_context(
         weights, weights_scale, values, value_scale, weights_encoding, value_encoding, center_weights
     )
+    return _heads_first(context, heads_last).contiguous()
 
 
 @attention.register_fake
@@ -223,6 +242,11 @@ def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, ep
 @add_layer_norm.register_fake
 def _(x, residual, weight, bias, eps):  # type: ignore[no-untyped-def]
     return torch.empty_like(x)
+
+
+def _heads_first(x: Tensor, heads_last: bool) -> Tensor:
+    """`[B, T, H, D]` as `[B, H, T, D]`, or the other way round; as it is without `heads_last`."""
+    return x.transpose(1, 2) if heads_last else x
 
 
 def _per_head(operand: QuantTensor, heads: int) -> QuantTensor:

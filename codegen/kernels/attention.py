@@ -14,6 +14,7 @@ from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.attention_int8 import ByteContext, FewByteScores, ManyByteScores
 from tbt_compile.codegen.kernels.attention_planes import PlaneContext, PlaneScores
 from tbt_compile.codegen.kernels.attention_spec import AttentionSpec
+from tbt_compile.codegen.kernels.heads import Heads
 from tbt_compile.codegen.kernels.linear_bytes import FEWEST_ROWS
 from tbt_compile.codegen.kernels.loops import chunks, row_of, share_heads
 from tbt_compile.codegen.kernels.softmax import scaled_and_masked, softmax_row
@@ -36,12 +37,14 @@ class FusedSpec:
         context: of P.V.
         factor: constant factor of the scores.
         mask: whether a mask is added after that.
+        heads_last: queries and outputs are [B, Q, H * groups, D].
     """
 
     scores: AttentionSpec
     context: AttentionSpec
     factor: float
     mask: bool
+    heads_last: bool = False
 
 
 def qk(spec: AttentionSpec) -> PrimFunc:
@@ -89,6 +92,8 @@ def attention(spec: FusedSpec) -> PrimFunc:
         mask: float32 [B, 1, Q or 1, T], only if `spec.mask`; as in `softmax`
         p_scale, v, v_scale, out: as in `pv`
 
+    With the heads last, q and out are float32 [B, Q, H * groups, D].
+
     Raises:
         LoweringError: one operand of a product has 8 bits and the other has not.
     """
@@ -114,6 +119,11 @@ class _Sizes:
     def rows(self, name: str, spec: AttentionSpec, length: Expr | int) -> Buffer:
         """An argument, float32 [B, H * groups, Q, length]."""
         return emit.argument(name, (self.batch, self.heads * spec.groups, self.queries, length), "float32")
+
+    def floats(self, name: str, spec: AttentionSpec, heads_last: bool) -> Heads:
+        """An argument with the heads of the queries and D features."""
+        heads = self.heads * spec.groups
+        return Heads(name, self.batch, heads, self.queries, spec.d, heads_last)
 
     def keys(self, spec: AttentionSpec) -> Buffer:
         """The packed keys."""
@@ -192,7 +202,7 @@ def _pv(spec: AttentionSpec) -> None:
 
 def _attention(spec: FusedSpec) -> None:
     sizes, first_spec, second_spec = _Sizes(), spec.scores, spec.context
-    q = sizes.rows("q", first_spec, first_spec.d)
+    q = sizes.floats("q", first_spec, spec.heads_last)
     q_scale = emit.argument("q_scale", (1,), "float32")
     k = sizes.keys(first_spec)
     k_scale = emit.argument("k_scale", (1,), "float32")
@@ -202,7 +212,7 @@ def _attention(spec: FusedSpec) -> None:
     p_scale = emit.argument("p_scale", (1,), "float32")
     v = sizes.values(second_spec)
     v_scale = emit.argument("v_scale", (1,), "float32")
-    out = sizes.rows("out", second_spec, second_spec.d)
+    out = sizes.floats("out", second_spec, spec.heads_last)
     score_scales = emit.let(q_scale[0]), emit.let(k_scale[0])
     value_scales = emit.let(p_scale[0]), emit.let(v_scale[0])
 
@@ -217,7 +227,7 @@ def _attention(spec: FusedSpec) -> None:
             def chunk(first: Expr, count: Expr) -> None:
                 scores.chunk(
                     count,
-                    lambda row: row_of(q, b, h, first + row),
+                    lambda row: q.row(b, h, first + row),
                     lambda row, t, lanes, value: emit.store(kept, value, row, t, lanes=lanes),
                 )
                 with emit.loop("row", count) as row:
@@ -227,7 +237,7 @@ def _attention(spec: FusedSpec) -> None:
                 context.chunk(
                     count,
                     lambda row: row_of(kept, row),
-                    lambda row, d, lanes, value: emit.store(out, value, b, h, first + row, d, lanes=lanes),
+                    lambda row, d, lanes, value: out.store(value, b, h, first + row, d, lanes),
                 )
 
             chunks(sizes.queries, scores.most, chunk)

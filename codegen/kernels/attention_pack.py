@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.byterows import write_codes
+from tbt_compile.codegen.kernels.heads import Heads
 from tbt_compile.codegen.kernels.loops import for_lanes
 from tbt_compile.codegen.kernels.quantize import RowFormat, conditions, pack_row, row_mean
 from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
@@ -29,12 +30,14 @@ class PackSpec:
         encoding: any quantized encoding.
         center: subtract each token's mean over D, for signed 1 and 2 bit encodings.
         isa: instruction set to schedule for.
+        heads_last: the floats come as [B, T, H, D].
     """
 
     d: int
     encoding: Encoding
     center: bool
     isa: Isa
+    heads_last: bool = False
 
     @property
     def row_length(self) -> int:
@@ -58,7 +61,7 @@ def pack_keys(spec: PackSpec) -> PrimFunc:
     """Packs keys along D.
 
     Arguments:
-        x: float32 [B, H, T, D]
+        x: float32 [B, H, T, D] or, with the heads last, [B, T, H, D]
         scale: float32 [1]; not read for 8-bit encodings
         out: uint64 [B, H, T, P * ceil(D / 64)], planes major; for 8 bits int8 [B, H, T, D + 4]
     """
@@ -69,7 +72,7 @@ def pack_values(spec: PackSpec) -> PrimFunc:
     """Packs values along T.
 
     Arguments:
-        x: float32 [B, H, T, D]
+        x: float32 [B, H, T, D] or, with the heads last, [B, T, H, D]
         scale: float32 [1]; not read for 8-bit encodings
         out: uint64 [B, H, ceil(T / 64), P, D], token t in bit t % 64 of word t // 64; for 8 bits as
             `pack_keys`
@@ -83,7 +86,7 @@ def append_keys(spec: PackSpec) -> PrimFunc:
     """Packs Q new keys, or 8-bit values, behind `past` packed ones that are in place.
 
     Arguments:
-        new: float32 [B, H, Q, D]
+        new: float32 [B, H, Q, D], or [B, Q, H, D]
         scale: float32 [1]; not read for 8-bit encodings
         past: int64 by value
         out: as `pack_keys` makes it, T = past + Q; its first tokens are left as they are
@@ -95,7 +98,7 @@ def append_values(spec: PackSpec) -> PrimFunc:
     """Packs Q new values of 1 or 2 bits behind `past` packed ones that are in place.
 
     Arguments:
-        new: float32 [B, H, Q, D]
+        new: float32 [B, H, Q, D], or [B, Q, H, D]
         scale: float32 [1]
         past: int64 by value
         out: uint64 [B, H, ceil((past + Q) / 64), P, D]; bits of its first tokens are left as they are
@@ -105,7 +108,7 @@ def append_values(spec: PackSpec) -> PrimFunc:
 
 def _pack_rows(spec: PackSpec, appended: bool = False) -> None:
     batch, heads, tokens = (emit.symbol(name) for name in ("b", "h", "t"))
-    x = emit.argument("x", (batch, heads, tokens, spec.d), "float32")
+    x = Heads("x", batch, heads, tokens, spec.d, spec.heads_last)
     scale = emit.argument("scale", (1,), "float32")
     past = emit.scalar_argument("past") if appended else T.int64(0)
     words = words_for(spec.d)
@@ -113,9 +116,7 @@ def _pack_rows(spec: PackSpec, appended: bool = False) -> None:
     out = emit.cache_argument("out", (batch, heads, rows, spec.row_length), spec.row_type)
     a = emit.let(scale[0])
     with emit.loop("b", batch) as b, emit.loop("h", heads) as h, emit.loop("t", tokens) as t:
-
-        def load(d: Expr, lanes: int) -> Expr:
-            return emit.load(x, b, h, t, d, lanes=lanes)
+        load = x.row(b, h, t)
 
         def put(word: Expr, planes: list[Expr]) -> None:
             for index, plane in enumerate(planes):
@@ -130,7 +131,7 @@ def _pack_rows(spec: PackSpec, appended: bool = False) -> None:
 
 def _pack_columns(spec: PackSpec) -> None:
     batch, heads, tokens, words = (emit.symbol(name) for name in ("b", "h", "t", "tw"))
-    x = emit.argument("x", (batch, heads, tokens, spec.d), "float32")
+    x = Heads("x", batch, heads, tokens, spec.d, spec.heads_last)
     scale = emit.argument("scale", (1,), "float32")
     out = emit.argument("out", (batch, heads, words, spec.encoding.planes, spec.d), "uint64")
     a = emit.let(scale[0])
@@ -143,7 +144,7 @@ def _pack_columns(spec: PackSpec) -> None:
 def _append_columns(spec: PackSpec) -> None:
     batch, heads, fresh = (emit.symbol(name) for name in ("b", "h", "q"))
     words = emit.symbol("tw")
-    new = emit.argument("new", (batch, heads, fresh, spec.d), "float32")
+    new = Heads("new", batch, heads, fresh, spec.d, spec.heads_last)
     scale = emit.argument("scale", (1,), "float32")
     past = emit.scalar_argument("past")
     out = emit.cache_argument("out", (batch, heads, words, spec.encoding.planes, spec.d), "uint64")
@@ -168,7 +169,7 @@ def _append_columns(spec: PackSpec) -> None:
 
 def _fill_word(
     spec: PackSpec,
-    x: Buffer,
+    x: Heads,
     scale: Expr,
     out: Buffer,
     head: tuple[Expr, Expr],
@@ -183,8 +184,7 @@ def _fill_word(
     centred = spec.row_format.centred
     if centred:
         with emit.loop("t", count) as t:
-            mean = row_mean(lambda d, lanes: emit.load(x, *head, first + t, d, lanes=lanes), spec.d)
-            emit.store(means, mean, t)
+            emit.store(means, row_mean(x.row(*head, first + t), spec.d), t)
 
     def fill(d: Expr, lanes: int) -> None:
         planes = range(spec.encoding.planes)
@@ -194,7 +194,7 @@ def _fill_word(
             for plane in planes
         ]
         with emit.loop("t", count) as t:
-            values = emit.let(emit.load(x, *head, first + t, d, lanes=lanes))
+            values = emit.let(x.row(*head, first + t)(d, lanes))
             truths = conditions(values, lanes, means[t] if centred else None, scale, spec.encoding)
             bit = emit.let(T.uint64(1) << T.cast(begin + t, "uint64"))
             for register, truth in zip(words, truths, strict=True):

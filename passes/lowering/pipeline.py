@@ -6,6 +6,7 @@ from tbt_compile.passes.base import Pipeline
 from tbt_compile.passes.lowering.check import CheckFused
 from tbt_compile.passes.lowering.clean_up import CleanUp
 from tbt_compile.passes.lowering.context import LoweringContext
+from tbt_compile.passes.lowering.drop_transposes import DropTransposes
 from tbt_compile.passes.lowering.fuse_attention import FuseAttention
 from tbt_compile.passes.lowering.fuse_embedding import FuseEmbedding
 from tbt_compile.passes.lowering.fuse_heads import FuseHeads
@@ -32,6 +33,7 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
             FuseNorm(),
             FuseRmsNorm(),
             PackCaches(),
+            DropTransposes(),
             CheckFused(),
         ],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,6 +69,18 @@ def test_packing_and_appending(encoding: Encoding, d: int, seed: int, length: in
     np.testing.assert_array_equal(grown, planes)
     grown = call(kernel(append_keys, spec, HOST), more, keys.shape, np.uint64, keys[:, :, :past])
     np.testing.assert_array_equal(grown, keys)
+
+    last, inputs[0], more[0] = replace(spec, heads_last=True), swapped(x), swapped(x[:, :, past:])
+    for pack, packed in ((pack_keys, keys), (pack_values, planes)):
+        found = call(kernel(pack, last, HOST), inputs, packed.shape, np.uint64)
+        np.testing.assert_array_equal(found, packed)
+    grown = call(kernel(append_values, last, HOST), more, planes.shape, np.uint64, old)
+    np.testing.assert_array_equal(grown, planes)
+
+
+def swapped(x: np.ndarray) -> np.ndarray:
+    """Heads and tokens the other way round."""
+    return np.ascontiguousarray(x.swapaxes(1, 2))
 
 
 @pytest.mark.parametrize("encoding", DYNAMIC)
@@ -230,3 +244,8 @@ def test_one_kernel_gives_what_its_three_parts_give(
     fused = kernel(attention, FusedSpec(first, second, 0.25, masked), cpu)
     inputs = [q, scale, k, scale, *masks, weight_scale, v, scale]
     np.testing.assert_array_equal(call(fused, inputs, q.shape, np.float32), expected)
+
+    last = kernel(attention, FusedSpec(first, second, 0.25, masked, heads_last=True), cpu)
+    inputs[0] = swapped(q)
+    found = call(last, inputs, inputs[0].shape, np.float32)
+    np.testing.assert_array_equal(swapped(found), expected)
