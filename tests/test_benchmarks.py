@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 from tbt_compile.codegen.target import parse_target
 
@@ -58,3 +61,49 @@ def test_every_kernel_has_the_loop_that_is_analysed(cpu: str) -> None:
         found = mca.count(inner, kernel.pattern)
         assert found > 0, pair
         assert found % kernel.each == 0, pair
+
+
+def test_agreement_moves_numbers_by_one_unit_in_the_last_place() -> None:
+    numbers = torch.tensor([0.0, 1.0, -2.5, 1e-3] * 500)
+    moved = script("agreement").nudge(None, None, numbers)
+    ways = torch.sign(moved - numbers)
+    assert set(ways.tolist()) == {-1.0, 0.0, 1.0}
+    assert torch.equal(moved[numbers == 0], numbers[numbers == 0])
+    for way in (-1.0, 1.0):
+        there = ways == way
+        assert torch.equal(moved[there], torch.nextafter(numbers, torch.tensor(way * torch.inf))[there])
+
+
+def test_agreement_reads_what_each_kind_of_model_writes() -> None:
+    agreement = script("agreement")
+    for two_parts, ids, mask, written in (
+        (True, [[5, 6, 7, 1], [8, 1, 1, 1]], [[1, 1, 1, 0], [1, 0, 0, 0]], [6, 9, 2]),
+        (False, [[1, 5, 6, 7], [1, 1, 1, 8]], [[0, 1, 1, 1], [0, 0, 0, 1]], [9, 2]),
+    ):
+        eager = SimpleNamespace(config=SimpleNamespace(is_encoder_decoder=two_parts))
+        case = agreement.Case(eager, Path(), [[5, 6, 7], [8]])
+        padded = case.padded(case.sentences, more=1)
+        assert [part.tolist() for part in padded] == [ids, mask]
+        assert case.new_tokens([5, 6, 9, 2, 1], prompt=2) == written
+
+
+def test_agreement_of_a_family(tmp_path: Path) -> None:
+    file = tmp_path / "agreement.json"
+    command = [sys.executable, str(FOLDER / "agreement.py"), "--families", "gpt2", "--recipes", "1-1-1"]
+    command += ["--sentences", "4", "--json", str(file)]
+    environment = os.environ | {"TVM_NUM_THREADS": "2"}
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *more], capture_output=True, text=True, check=False, env=environment)
+
+    first = run()
+    assert first.returncode == 0, first.stderr
+    (row,) = json.loads(file.read_text())["rows"]
+    shares = ["greedy", "beam 4", "1 ulp", "batched", "padded", "2 threads", "padded, 2 threads"]
+    assert [row[name] for name in shares] == [1.0] * 7
+    assert row["outputs"] == 4
+    again = run()
+    assert again.stdout == first.stdout
+    assert "gpt2" not in again.stderr
+    assert "name another file" in run("--seed", "1").stderr
+    assert "known are bart" in run("--families", "bert").stderr

@@ -1,4 +1,4 @@
-"""Memory over thousands of generations in one process: it has to stay where it is.
+"""Memory and threads over thousands of generations in one process: they have to stay where they are.
 
     python examples/benchmarks/soak.py
     python examples/benchmarks/soak.py compiled --count 10000 --json soak.json
@@ -39,10 +39,10 @@ tbt_compile.lower(model.eval()).save(sys.argv[1])
 """
 
 
-def resident_mib() -> float:
-    """Memory that this process holds now."""
-    fields = Path("/proc/self/status").read_text().split("VmRSS:")[1].split()
-    return int(fields[0]) / 1024
+def held() -> dict[str, float]:
+    """Memory in MiB and threads that this process has now."""
+    status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
+    return {"mib": int(status["VmRSS"].split()[0]) / 1024, "threads": int(status["Threads"])}
 
 
 def generate(model: Any, number: int) -> None:
@@ -64,14 +64,13 @@ def generate(model: Any, number: int) -> None:
 
 
 def soak(model: Any, count: int, samples: int = 20) -> list[dict[str, float]]:
-    """Memory and time after equal shares of `count` generations, and before the first."""
+    """Memory, threads and time after equal shares of `count` generations, and before the first."""
     start = time.perf_counter()
     rows = []
     for number in range(count + 1):
         if number % max(1, count // samples) == 0:
             gc.collect()
-            row = {"generations": number, "mib": resident_mib(), "seconds": time.perf_counter() - start}
-            rows.append(row)
+            rows.append({"generations": number, **held(), "seconds": time.perf_counter() - start})
         if number < count:
             generate(model, number)
     return rows
@@ -97,9 +96,9 @@ def main() -> None:
             subprocess.run([sys.executable, "-c", BUILD, f"{work}/model"], check=True)
         model = tbt_compile.load(options.folder or f"{work}/model")
         rows = soak(model, options.count)
-    print("generations      MiB  seconds")
+    print("generations      MiB  threads  seconds")
     for row in rows:
-        print(f"{row['generations']:11d} {row['mib']:8.1f} {row['seconds']:8.1f}")
+        print(f"{row['generations']:11d} {row['mib']:8.1f} {row['threads']:8d} {row['seconds']:8.1f}")
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 

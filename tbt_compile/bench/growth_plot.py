@@ -19,7 +19,8 @@ _FIGURES = {
 def plot(result: dict[str, Any], path: Path) -> None:
     """Encoder time, time per token and tokens per second, with both axes logarithmic.
 
-    The dashed line is growth in proportion to the work, from the lowest of the first points.
+    The dashed line is growth in proportion to the work, from the lowest of the first points; tokens per
+    second could only grow with the batch.
     """
     require_matplotlib()
     from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ def _draw(axes: Any, result: dict[str, Any], work: str, kind: str) -> None:
         xs = sorted({*xs, *own})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    if starts:
+    if starts and (kind != "tokens_per_second" or work == "batch"):
         y, x = min(starts)
         axes.plot(
             xs, [y * other / x for other in xs], "--", color="grey", linewidth=0.8, label="proportional"
