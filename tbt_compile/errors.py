@@ -46,6 +46,10 @@ class InputError(TbtError):
     """A compiled module was called with inputs that it does not take."""
 
 
+class MethodError(TbtError):
+    """A training method is unknown, or does not support the bits that are asked for."""
+
+
 class GenerationError(TbtError):
     """Generation was asked for with arguments that do not fit the model or each other."""
 

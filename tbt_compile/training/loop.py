@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
 from transformers.trainer_utils import set_seed
 
 from tbt_compile.data import PairCollator, PairDataset
@@ -28,6 +35,7 @@ def fit(
     trainer_class: type[Seq2SeqTrainer] = Seq2SeqTrainer,
     progress: Progress | None = None,
     title: str = "training",
+    callbacks: Sequence[TrainerCallback] = (),
     **trainer_options: Any,
 ) -> PreTrainedModel:
     """Train `model` in place, going on from the newest checkpoint of the record's folder, and save it there.
@@ -43,7 +51,7 @@ def fit(
         args=_arguments(record.folder, settings, steps),
         data_collator=PairCollator(int(tokenizer.pad_token_id or 0)),
         train_dataset=dataset,
-        callbacks=[TrainerProgress(progress, title)],
+        callbacks=[*callbacks, TrainerProgress(progress, title)],
         **trainer_options,
     )
     silence(trainer)

@@ -1,0 +1,6 @@
+"""The methods that the paper compares, by name, all trained by one call."""
+
+from tbt_compile.training.methods.base import Method
+from tbt_compile.training.methods.registry import METHODS, get_method
+
+__all__ = ["METHODS", "Method", "get_method"]

@@ -1,0 +1,37 @@
+"""TBT, its baselines, and the two methods in between that the paper's table 3 takes it apart into."""
+
+from __future__ import annotations
+
+from tbt_compile.training.methods.base import Method
+
+PAPER = (
+    "Liu, Oguz, Pappu, Shi and Krishnamoorthi 2023, Binary and Ternary Natural Language Generation "
+    "(arXiv:2306.01841)"
+)
+_LOW = ("2-2-2", "1-1-1")
+# What the baselines do without: the mean is not subtracted, and every gradient of a weight is passed on.
+_L2_WEIGHTS = {"weight_method": "l2", "center_weights": False, "ste": "identity"}
+_STATISTICAL_ACTIVATIONS = {"activation_method": "statistical", "center_activations": False}
+
+TBT = Method("tbt", "TBT", PAPER, ("2-2-8", "2-2-2", "1-1-8", "1-1-1"))
+TWN = Method(
+    "twn",
+    "Baseline (TWN)",
+    "Li, Zhang and Liu 2016, Ternary Weight Networks (arXiv:1605.04711); Eq. 1-3 of the TBT paper",
+    ("2-2-8", "2-2-2"),
+    {**_L2_WEIGHTS, **_STATISTICAL_ACTIVATIONS},
+)
+BWN = Method(
+    "bwn",
+    "Baseline (BWN)",
+    "Courbariaux et al. 2016, Binarized Neural Networks (arXiv:1602.02830); Rastegari et al. 2016, XNOR-Net; "
+    "Eq. 4-5 of the TBT paper",
+    ("1-1-8", "1-1-1"),
+    {**_L2_WEIGHTS, **_STATISTICAL_ACTIVATIONS},
+)
+LEARNED_ACTIVATIONS = Method(
+    "ablation-activations", "+ Activation(learning-based)", f"{PAPER}, table 3", _LOW, _L2_WEIGHTS
+)
+STATS_WEIGHTS = Method(
+    "ablation-weights", "+ Weight(stats-based)", f"{PAPER}, table 3", _LOW, _STATISTICAL_ACTIVATIONS
+)
