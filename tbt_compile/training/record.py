@@ -81,6 +81,11 @@ def write_json(path: Path, content: Any) -> None:
     draft.replace(path)
 
 
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """What was "asked" in a training folder and, once it is done, its "outcome"; empty without a record."""
+    return _read(Path(folder) / RECORD) or {}
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None if there is no file, or only part of one."""
     try:
