@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import tbt_compile
@@ -37,6 +39,20 @@ def float_mib(model: PreTrainedModel) -> float:
     return sum(parameter.nbytes for parameter in model.parameters()) / 2**20
 
 
+class Product(NamedTuple):
+    """A matrix product of one forward pass: its multiplications, and the bits of both operands."""
+
+    multiplications: int
+    bits: tuple[int, int]
+
+    @property
+    def operations(self) -> float:
+        """Multiplications in full precision that cost as much."""
+        first, second = self.bits
+        share = 1.0 if 32 in self.bits else first * second / BITS_PER_OPERATION
+        return self.multiplications * share
+
+
 def relative_flops(
     teacher: PreTrainedModel, student: PreTrainedModel, source_length: int, target_length: int
 ) -> float:
@@ -47,62 +63,55 @@ def relative_flops(
     leaves it out.
 
     Args:
-        teacher: in full precision; its products are counted for a text of `source_length` tokens and one of
-            `target_length`.
-        student: a prepared copy.
+        teacher: in full precision. student: a prepared model.
+        source_length, target_length: of the texts of the pass, in tokens.
     """
-    counts = _products(teacher, source_length, target_length)
-    bits = _bits(student)
-    done = sum(number * _share(bits.get(name)) for name, number in counts.items())
-    return done / sum(counts.values())
+    whole = products(tbt_compile.prepare(copy.deepcopy(teacher)), source_length, target_length)
+    done = products(student, source_length, target_length)
+    return sum(product.operations for product in done) / sum(product.multiplications for product in whole)
 
 
-def _products(model: PreTrainedModel, source_length: int, target_length: int) -> dict[str, int]:
-    """Floating-point operations of every linear layer and attention, by the name of its module."""
-    counter = FlopCounterMode(display=False)
+def products(model: PreTrainedModel, source_length: int, target_length: int) -> list[Product]:
+    """Every product that a prepared encoder-decoder computes for a text of each length."""
+    found: list[Product] = []
+    hooks = [
+        module.register_forward_hook(partial(_note_linear, found))
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    for _, core in iter_quantized(model):
+        if isinstance(core, QuantizedAttention):
+            hooks += _hook_attention(core, found)
     tokens = [torch.full((1, length), 3, device=model.device) for length in (source_length, target_length)]
-    with torch.no_grad(), counter:
-        model.eval()(input_ids=tokens[0], decoder_input_ids=tokens[1], use_cache=False)
-    found = counter.get_flop_counts()
-    root = type(model).__name__
-    totals = {name.removeprefix(f"{root}."): sum(ops.values()) for name, ops in found.items()}
-    own: dict[str, int] = {}
-    for name, total in totals.items():
-        if name in ("Global", root):
-            continue
-        # A parent's count holds its children's: what is left is its own, such as the products of attention.
-        inner = sum(other for child, other in totals.items() if child.rpartition(".")[0] == name)
-        own[name] = total - inner
-    return {name: number for name, number in own.items() if number}
-
-
-def _bits(model: PreTrainedModel) -> dict[str, list[tuple[int, int]]]:
-    """Bits of the two operands of every product of a module."""
-    found: dict[str, list[tuple[int, int]]] = {}
-    for name, module in iter_quantized(model):
-        if isinstance(module, QuantizedAttention):
-            pairs: list[tuple[Any, Any]] = [
-                (module.query, module.key),
-                (module.probabilities, module.value),
-            ]
-            name = name.rpartition(".")[0]
-        elif hasattr(module, "input_quantizer"):
-            pairs = [(module.input_quantizer, module.weight_quantizer)]
-        else:
-            continue
-        found[name] = [(_of(first), _of(second)) for first, second in pairs]
+    try:
+        with torch.no_grad():
+            model.eval()(input_ids=tokens[0], decoder_input_ids=tokens[1], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return found
 
 
-def _of(quantizer: Any) -> int:
-    return int(quantizer.encoding.bits)
+def _note_linear(found: list[Product], module: Any, _inputs: Any, output: Tensor) -> None:
+    bits = (32, 32)
+    if hasattr(module, "weight_quantizer"):
+        bits = (module.input_quantizer.encoding.bits, module.weight_quantizer.encoding.bits)
+    found.append(Product(output.numel() * module.in_features, bits))
 
 
-def _share(products: list[tuple[int, int]] | None) -> float:
-    if products is None:
-        return 1.0
-    costs = [1.0 if 32 in pair else pair[0] * pair[1] / BITS_PER_OPERATION for pair in products]
-    return sum(costs) / len(costs)
+def _hook_attention(core: QuantizedAttention, found: list[Product]) -> list[Any]:
+    """Both products multiply heads x queries x keys x width: p is [B, H, Q, K], q is [B, H, Q, D]."""
+    widths: list[int] = []
+
+    def note(_module: Any, inputs: tuple[Tensor, ...], _output: Any) -> None:
+        number = inputs[0].numel() * widths.pop()
+        for pair in ((core.query, core.key), (core.probabilities, core.value)):
+            found.append(Product(number, (pair[0].encoding.bits, pair[1].encoding.bits)))
+
+    return [
+        core.query.register_forward_hook(lambda _module, inputs, _output: widths.append(inputs[0].shape[-1])),
+        core.probabilities.register_forward_hook(note),
+    ]
 
 
 def cost(teacher: PreTrainedModel, student: PreTrainedModel, lengths: tuple[int, int]) -> Mapping[str, float]:
