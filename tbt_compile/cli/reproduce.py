@@ -68,7 +68,7 @@ def reproduce(
     is written to rows/ as soon as it is done, and the table with it. Stop the command at any time: the same
     command goes on, and ends with the same numbers. Tables in one folder share their rows.
 
-    Several processes: *accelerate launch --num_processes 2 -m tbt_compile reproduce ...*
+    Several processes: *torchrun --nproc-per-node 2 -m tbt_compile reproduce ...*
 
     Examples:
 

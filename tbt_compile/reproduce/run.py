@@ -38,7 +38,7 @@ class Report:
 def reproduce(experiment: Experiment, progress: Progress | None = None) -> Report:
     """Make a table or figure, taking up whatever an earlier call left in the output folder.
 
-    Under `accelerate launch` several processes train together. The table is written anew after every row.
+    Under `torchrun` several processes train together. The table is written anew after every row.
 
     Raises:
         ReproduceError, MethodError, DataError, TrainingError: what is asked for cannot be made; the message

@@ -1,8 +1,9 @@
-"""One training run in one folder: resumable, quiet, reporting its progress."""
+"""One training run in one folder: resumable, quiet, reporting its progress, by one process or several."""
 
 from __future__ import annotations
 
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from transformers.trainer_utils import set_seed
 
 from tbt_compile.data import PairCollator, PairDataset
 from tbt_compile.evaluation.generation import Progress
+from tbt_compile.training import processes
+from tbt_compile.training.labels import LabelTrainer
 from tbt_compile.training.order import TrainingOrder
 from tbt_compile.training.progress import TrainerProgress, quiet, silence
 from tbt_compile.training.record import CHECKPOINTS, TrainingRecord
-from tbt_compile.training.settings import TrainSettings
+from tbt_compile.training.settings import TrainingError, TrainSettings
+from tbt_compile.training.shared_scales import shared_scales
 
 
 def fit(
@@ -25,7 +29,7 @@ def fit(
     record: TrainingRecord,
     settings: TrainSettings,
     *,
-    trainer_class: type[Seq2SeqTrainer] = Seq2SeqTrainer,
+    trainer_class: type[Seq2SeqTrainer] = LabelTrainer,
     progress: Progress | None = None,
     title: str = "training",
     **trainer_options: Any,
@@ -35,41 +39,61 @@ def fit(
     A run that was killed and taken up again ends with the same weights as one that was not: checkpoints
     hold the optimizer, the learning rate's schedule and the random numbers, and the order of the data
     depends on the seed alone.
+
+    Under `torchrun` every process takes its share of each batch, and the first one writes the files.
+
+    Raises:
+        TrainingError: the batch cannot be divided among the processes.
     """
+    processes.wait()  # the first one may have removed checkpoints
     steps = settings.total_steps(len(dataset))
     order = TrainingOrder([len(row) for row in dataset.inputs], settings.batch_size, steps, settings.seed)
+    collator = PairCollator(int(tokenizer.pad_token_id or 0))
     trainer = _with_order(trainer_class, order)(
         model,
         args=_arguments(record.folder, settings, steps),
-        data_collator=PairCollator(int(tokenizer.pad_token_id or 0)),
+        data_collator=collator,
         train_dataset=dataset,
         callbacks=[TrainerProgress(progress, title)],
         **trainer_options,
     )
     silence(trainer)
-    set_seed(settings.seed)
-    start = time.perf_counter()
     checkpoint = record.latest_checkpoint()
-    with quiet():
+    first = None if checkpoint else collator([dataset[index] for index in islice(order, settings.batch_size)])
+    with quiet(), shared_scales(model, first):
+        # Each process draws its own random numbers: their examples differ, and so has their dropout to.
+        set_seed(settings.seed + processes.rank())
+        start = time.perf_counter()
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        model.cpu().eval().save_pretrained(record.folder)
-    tokenizer.save_pretrained(record.folder)
-    seconds = time.perf_counter() - start
     outcome = {
         "steps": steps,
         "loss": _last_loss(trainer),
-        "mean_loss": result.training_loss,
-        "seconds": seconds,
+        "mean_loss": processes.average(result.training_loss),
+        "seconds": time.perf_counter() - start,
+        "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
     }
-    record.finish({**outcome, "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None})
+    model.cpu().eval()
+    if processes.is_first():
+        with quiet():
+            model.save_pretrained(record.folder)
+        tokenizer.save_pretrained(record.folder)
+        record.finish(outcome)
+    processes.wait()
     return model
 
 
 def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrainingArguments:
+    share, rest = divmod(settings.batch_size, processes.count())
+    if rest:
+        raise TrainingError(
+            f"a batch of {settings.batch_size} cannot be divided among {processes.count()} processes: choose "
+            "a batch size that is a multiple of their number"
+        )
     return Seq2SeqTrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
+        use_cpu=processes.device().type == "cpu",
         max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=share,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=round(settings.warmup_share * steps),

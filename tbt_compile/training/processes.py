@@ -1,4 +1,4 @@
-"""Several processes that train one model together, started by `accelerate launch` or `torchrun`.
+"""Several processes that train one model together, started by `torchrun` or, on GPUs, `accelerate launch`.
 
 Each takes its share of every batch. With one process, everything here does nothing.
 """
@@ -22,7 +22,7 @@ PATIENCE = timedelta(days=1)
 def start() -> None:
     """Join the other processes, over NCCL on GPUs and gloo on CPUs; needed before anything else here."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        PartialState(timeout=PATIENCE)
+        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 def count() -> int:
@@ -63,15 +63,28 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def mean(values: Tensor) -> Tensor:
-    """The mean of a tensor of any shape, over the values of all processes.
+def weight(counted: Tensor) -> float | Tensor:
+    """What to multiply a mean over the kept values of this process's share of a batch with.
 
-    Training averages the gradients of the processes as if each counted the same, although their shares of a
-    batch hold different numbers of tokens. So what this returns is the sum here over the mean number of
-    values per process: its average over the processes is the mean of all values.
+    Training averages the gradients of the processes as if each counted the same, although their shares hold
+    different numbers of tokens. A mean over n values here, times n over the mean n of all processes, makes
+    the average over the processes the mean of all values.
+
+    Args:
+        counted: bool tensor of any shape, set where there is a value.
     """
     if count() == 1:
-        return values.mean()
-    number = torch.tensor(float(values.numel()), device=values.device)
-    dist.all_reduce(number)
-    return values.sum() * (count() / number)
+        return 1.0
+    here = counted.sum().float()
+    everywhere = here.clone()
+    dist.all_reduce(everywhere)
+    return here * count() / everywhere
+
+
+def average(value: float) -> float:
+    """The mean of a number of each process."""
+    if count() == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=device())
+    dist.all_reduce(total)
+    return float(total) / count()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tbt_compile.training import processes
 from tbt_compile.training.settings import TrainingError
 
 RECORD = "training.json"
@@ -36,7 +37,8 @@ class TrainingRecord:
         """
         known = _read(self.path)
         if not resume:
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+            if processes.is_first():
+                shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
         elif known is not None:
             self._require_same(known.get("asked", {}))
             if "outcome" in known:
@@ -70,6 +72,8 @@ class TrainingRecord:
                 )
 
     def _write(self, content: dict[str, Any]) -> None:
+        if not processes.is_first():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.path, content)
 

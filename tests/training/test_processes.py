@@ -1,0 +1,59 @@
+"""Two processes that share each batch train as one process does with the whole batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import share_batch
+from training.small import SETTINGS, teacher
+
+from tbt_compile.training import TrainingError, processes
+
+
+def launch(count: int, *command: str) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
+    done = subprocess.run(
+        [sys.executable, *launcher, *command],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def outcome(folder: Path) -> dict[str, float]:
+    return dict(json.loads((folder / "training.json").read_text())["outcome"])
+
+
+def test_two_processes_have_the_loss_of_one_with_the_same_batch(tmp_path: Path) -> None:
+    launch(2, share_batch.__file__, str(tmp_path / "two"), "2")
+    share_batch.train(tmp_path / "one")
+    # The teacher's are equal but for rounding. A student's scales see the padding, which is that of a share
+    # and not of the whole batch.
+    for stage, loss, difference in (("teacher", 1e-6, 1e-5), ("student", 1e-4, 1e-3)):
+        one, two = tmp_path / "one" / stage, tmp_path / "two" / stage
+        assert outcome(two)["steps"] == outcome(one)["steps"] == 6
+        assert outcome(two)["mean_loss"] == pytest.approx(outcome(one)["mean_loss"], rel=loss)
+        weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
+        assert weights[0].keys() == weights[1].keys()
+        for name, weight in weights[0].items():
+            # Softmax takes no notice of a bias of the keys, whose gradient is rounding alone.
+            if not name.endswith("k_proj.bias"):
+                torch.testing.assert_close(weights[1][name], weight, rtol=0.0, atol=difference)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    with pytest.raises(TrainingError, match=f"a batch of {SETTINGS.batch_size} cannot be divided among 3"):
+        teacher(tmp_path)
+
+
+def test_one_process_weighs_nothing() -> None:
+    assert processes.weight(torch.tensor([True, False])) == 1.0
+    assert processes.average(2.5) == 2.5
+    assert processes.is_first() and processes.rank() == 0
