@@ -76,7 +76,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(family: str) -> None:
     found = gradients(model, inputs)
     assert expected.keys() == found.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6, msg=name)
+        # A tensor that is computed again may lie in memory in another way, which changes the order of sums.
+        near = max(1e-6, 1e-5 * float(gradient.abs().max()))
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=near, msg=name)
 
 
 def test_first_batch_may_be_checkpointed() -> None:

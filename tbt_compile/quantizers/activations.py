@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers.ops import QuantTensor
-from tbt_compile.quantizers.weights import l2_scale, l2_threshold, round_weight, row_mean
+from tbt_compile.quantizers.weights import indicator, l2_scale, l2_threshold, round_weight, row_mean
 
 SMALLEST_SCALE = 1e-6
 
@@ -24,35 +24,47 @@ def round_activation(x: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
     tensor([0., 1., 1., 2.])
     """
     if encoding is Encoding.BINARY:
-        return (x >= 0).to(x.dtype) * 2.0 - 1.0  # torch.where with two numbers takes four times as long
+        return indicator(torch.ge, x, 0).mul_(2).sub_(1)
     half = 0.5 * scale
-    above = (x > half).to(x.dtype)
+    above = indicator(torch.gt, x, half)
     if encoding is Encoding.TERNARY:
-        return above - (x < -half).to(x.dtype)
+        return above.sub_(indicator(torch.lt, x, -half))
     if encoding is Encoding.TERNARY012:
-        return above + (x >= 1.5 * scale).to(x.dtype)
+        return above.add_(indicator(torch.ge, x, 1.5 * scale))
     return above
 
 
-class _RoundStraightThrough(torch.autograd.Function):
-    """`round(clip(x / scale))` with the gradients that make `codes * scale` follow Eq. 12 and 14."""
+class _QuantizeLearned(torch.autograd.Function):
+    """(codes, scale) of x `[..., D]` with gradients that make `codes * scale` follow Eq. 12 and 14.
+
+    Codes are `round(clip(x' / scale))`, where x' is x less the mean of its row with `center`. The scale is
+    the parameter kept positive; its gradient is multiplied by `factor`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, parameter: Tensor, encoding: Encoding, center: bool, factor: float
+    ) -> tuple[Tensor, Tensor]:
+        scale = parameter.clamp_min(SMALLEST_SCALE)
+        if center:
+            x = x - row_mean(x)
         ctx.save_for_backward(x, scale)
-        ctx.encoding = encoding
-        return round_activation(x, scale, encoding)
+        ctx.encoding, ctx.center, ctx.factor = encoding, center, factor
+        return round_activation(x, scale, encoding), scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, grad_scale: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
         low, high = ctx.encoding.minimum, ctx.encoding.maximum
-        inside = (x >= low * scale) & (x <= high * scale)
-        grad_x = grad * inside / scale
+        inside = indicator(torch.le, x, high * scale).mul_(indicator(torch.ge, x, low * scale))
+        grad_x = inside.mul_(grad).div_(scale)
         # Eq. 14, signed: d value / d scale is Sign(X') alone, so the codes themselves do not depend on it.
-        if ctx.encoding is Encoding.BINARY:
-            return grad_x, None, None
-        return grad_x, -(grad_x * x).sum() / scale, None
+        if ctx.encoding is not Encoding.BINARY:
+            grad_scale = grad_scale - (grad_x * x).sum() / scale
+        if ctx.center:
+            grad_x = grad_x.sub_(grad_x.mean(-1, keepdim=True))
+        # Straight through the clamp: a scale that touched the bound must be able to grow again.
+        return grad_x, grad_scale * ctx.factor, None, None, None
 
 
 class _RoundDynamic(torch.autograd.Function):
@@ -104,20 +116,6 @@ class _QuantizeStatistical(torch.autograd.Function):
         return grad_codes / scale.clamp_min(torch.finfo(scale.dtype).tiny), None
 
 
-class _LearnedScale(torch.autograd.Function):
-    """The scale as the forward pass uses it: kept positive, its gradient multiplied by an LSQ factor."""
-
-    @staticmethod
-    def forward(ctx: Any, scale: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return scale.clamp_min(SMALLEST_SCALE)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # Straight through the clamp: a scale that touched the bound must be able to grow again.
-        return grad * ctx.factor, None
-
-
 class ActivationQuantizer(nn.Module):
     """Quantizes an activation `[..., D]` with a learned scale, Eq. 11-14.
 
@@ -161,9 +159,9 @@ class ActivationQuantizer(nn.Module):
             return QuantTensor(x, None)
         if self.encoding.dynamic:
             return quantize_dynamic(x, self.encoding)
-        if self.center:
-            x = x - row_mean(x)
         if self.method == "statistical":
+            if self.center:
+                x = x - row_mean(x)
             # The baseline knows no non-negative category: it wastes a level there, as in Fig. 2 (d).
             return QuantTensor(*_QuantizeStatistical.apply(x, Encoding.for_weight(self.encoding.bits)))
         if not self._ready:
@@ -171,8 +169,7 @@ class ActivationQuantizer(nn.Module):
                 self.initialize(x)
             self._ready = True
         factor = 1.0 / math.sqrt(max(1, x.numel()) * self.encoding.maximum)
-        scale = _LearnedScale.apply(self.scale, factor)
-        return QuantTensor(_RoundStraightThrough.apply(x, scale, self.encoding), scale)
+        return QuantTensor(*_QuantizeLearned.apply(x, self.scale, self.encoding, self.center, factor))
 
     @property
     def effective_scale(self) -> Tensor:
@@ -181,7 +178,9 @@ class ActivationQuantizer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set the scale from the (centred) tensor x, leaving out exact zeros such as masked positions."""
+        """Set the scale from the tensor x, leaving out exact zeros such as masked positions."""
+        if self.center:
+            x = x - row_mean(x)
         seen = x[x != 0].abs().float()
         mean = float(seen.mean()) if seen.numel() else 1.0
         binary = self.encoding.bits == 1

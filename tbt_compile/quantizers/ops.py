@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+BLOCK = 2**20
+"""Numbers that are scaled at a time: the scales of all logits would be a tensor as large as they are."""
 
 
 class QuantTensor(NamedTuple):
@@ -26,6 +30,79 @@ class QuantTensor(NamedTuple):
         return self.codes if self.scale is None else self.codes * self.scale
 
 
+def _multiply(a: Tensor, b: Tensor, transpose_b: bool) -> Tensor:
+    if b.dim() == 2 and transpose_b:
+        return F.linear(a, b)
+    return a.matmul(b.transpose(-1, -2) if transpose_b else b)
+
+
+def _scales(a: Tensor, b: Tensor, transpose_b: bool) -> Tensor:
+    """The scale of each element of a product."""
+    return a * (b.transpose(-1, -2) if transpose_b and b.dim() else b)
+
+
+def _scale_gradient(grad_codes: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """d loss / d scale of `codes * scale`; the gradient of the codes has the scale as a factor."""
+    products = grad_codes * codes
+    if scale.dim() == 0:
+        return products.sum() / scale
+    return products.sum(-1, keepdim=True) / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+
+
+class _ScaledProduct(torch.autograd.Function):
+    """`_multiply(a, b) * _scales(...)`, with no other tensor of the product's size, forwards or backwards.
+
+    That of logits is large. So scales are applied in place, and in the backward pass they multiply the
+    operands instead of the gradient. A scale of b that is no scalar is one per row of b, and `transpose_b`
+    is set.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, transpose_b: bool
+    ) -> Tensor:
+        ctx.save_for_backward(a, a_scale, b, b_scale)
+        ctx.transpose_b = transpose_b
+        product = _multiply(a, b, transpose_b)
+        if a_scale.dim() == 0:
+            return product.mul_(_scales(a_scale, b_scale, transpose_b))
+        count = max(1, BLOCK * len(product) // max(1, product.numel()))
+        for start in range(0, len(product), count):
+            part = slice(start, start + count)
+            scale = b_scale[part] if b_scale.dim() > 2 else b_scale
+            product[part].mul_(_scales(a_scale[part], scale, transpose_b))
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, a_scale, b, b_scale = ctx.saved_tensors
+        grad_a = _multiply(grad, b * b_scale, not ctx.transpose_b).mul_(a_scale)
+        left, right = a * a_scale, grad
+        if b.dim() == 2:
+            left, right = left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])
+        if ctx.transpose_b:
+            left, right = right, left
+        grad_b = left.transpose(-1, -2).matmul(right).mul_(b_scale)
+        wants = ctx.needs_input_grad
+        return (
+            grad_a,
+            _scale_gradient(grad_a, a, a_scale) if wants[1] else None,
+            grad_b,
+            _scale_gradient(grad_b, b, b_scale) if wants[3] else None,
+            None,
+        )
+
+
+def _product(a: QuantTensor, b: QuantTensor, transpose_b: bool) -> Tensor:
+    assert a.scale is not None
+    assert b.scale is not None
+    trains = torch.is_grad_enabled() and any(part.requires_grad for part in (*a, *b))  # type: ignore[union-attr]
+    same_batch = a.codes.shape[:-2] == b.codes.shape[:-2]
+    if trains and a.codes.dim() > 1 and (b.codes.dim() == 2 or same_batch):
+        return _ScaledProduct.apply(a.codes, a.scale, b.codes, b.scale, transpose_b)
+    return _multiply(a.codes, b.codes, transpose_b) * _scales(a.scale, b.scale, transpose_b)
+
+
 def quantized_linear(x: QuantTensor, weight: QuantTensor, bias: Tensor | None) -> Tensor:
     """`x @ weight.T + bias` for x `[..., K]` and weight `[N, K]`; returns `[..., N]`.
 
@@ -34,7 +111,7 @@ def quantized_linear(x: QuantTensor, weight: QuantTensor, bias: Tensor | None) -
     """
     if x.scale is None or weight.scale is None:
         return F.linear(x.value, weight.value, bias)
-    output = F.linear(x.codes, weight.codes) * (x.scale * weight.scale.transpose(-1, -2))
+    output = _product(x, weight, True)
     return output if bias is None else output + bias
 
 
@@ -46,12 +123,9 @@ def quantized_matmul(a: QuantTensor, b: QuantTensor, transpose_b: bool) -> Tenso
     """
     if a.scale is None or b.scale is None:
         return a.value.matmul(b.value.transpose(-1, -2) if transpose_b else b.value)
-    if transpose_b:
-        scale = b.scale.transpose(-1, -2) if b.scale.dim() else b.scale
-        return a.codes.matmul(b.codes.transpose(-1, -2)) * (a.scale * scale)
-    if b.scale.dim():
+    if b.scale.dim() and not transpose_b:
         return a.codes.matmul(b.value) * a.scale
-    return a.codes.matmul(b.codes) * (a.scale * b.scale)
+    return _product(a, b, transpose_b)
 
 
 def quantized_embedding(ids: Tensor, weight: QuantTensor, padding_idx: int | None = None) -> Tensor:
