@@ -1,4 +1,4 @@
-"""Train a small teacher and a student of it in a folder: imported, or started by several processes at once."""
+"""Train a small teacher and a student of it in a folder: imported, or in several processes at once."""
 
 from __future__ import annotations
 
