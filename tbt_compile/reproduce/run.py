@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tbt_compile.errors import PlanError
 from tbt_compile.evaluation.generation import Progress
-from tbt_compile.reproduce import figures
+from tbt_compile.reproduce import figures, plots
 from tbt_compile.reproduce.cost import cost, float_mib
 from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.layout import table_text
@@ -45,6 +45,7 @@ def reproduce(experiment: Experiment, progress: Progress | None = None) -> Repor
             says what to change.
     """
     processes.start()
+    plots.require_matplotlib()  # rather now than after hours of training
     table = paper_table(experiment.table)
     planned = plan_rows(table, experiment.seeds, experiment.rows)
     steps = _Steps(progress if processes.is_first() else None, len(planned) + 1)

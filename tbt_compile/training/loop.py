@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,9 @@ from tbt_compile.training.progress import TrainerProgress, quiet, silence
 from tbt_compile.training.record import CHECKPOINTS, TrainingRecord
 from tbt_compile.training.settings import TrainingError, TrainSettings
 from tbt_compile.training.shared_scales import shared_scales
+
+LOGGED = 20
+"""Steps whose mean loss is logged together, where the steps between checkpoints allow it."""
 
 
 def fit(
@@ -64,11 +68,10 @@ def fit(
         # Each process draws its own random numbers: their examples differ, and so has their dropout to.
         set_seed(settings.seed + processes.rank())
         start = time.perf_counter()
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     outcome = {
         "steps": steps,
         "loss": _last_loss(trainer),
-        "mean_loss": processes.average(result.training_loss),
         "seconds": time.perf_counter() - start,
         "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
     }
@@ -102,7 +105,8 @@ def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrai
         seed=settings.seed,
         save_steps=settings.save_every,
         save_total_limit=1,
-        logging_steps=20,
+        # Every checkpoint ends a window of steps whose mean loss is logged: a resumed run logs the same.
+        logging_steps=math.gcd(LOGGED, settings.save_every),
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,

@@ -79,12 +79,3 @@ def weight(counted: Tensor) -> float | Tensor:
     everywhere = here.clone()
     dist.all_reduce(everywhere)
     return here * count() / everywhere
-
-
-def average(value: float) -> float:
-    """The mean of a number of each process."""
-    if count() == 1:
-        return value
-    total = torch.tensor(value, dtype=torch.float64, device=device())
-    dist.all_reduce(total)
-    return float(total) / count()

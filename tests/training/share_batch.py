@@ -14,7 +14,7 @@ from tbt_compile.training import distill, new_model, processes, train_teacher
 
 # Without dropout: processes draw their own random numbers.
 PLAIN = replace(SIZE, dropout=0.0)
-STEPS = replace(SETTINGS, steps=6, save_every=4)
+STEPS = replace(SETTINGS, steps=6, save_every=2)
 
 
 def train(folder: Path) -> None:
