@@ -209,11 +209,11 @@ class PairDataset(Dataset[dict[str, list[int]]]):
         max_source_length: int,
         max_target_length: int,
     ) -> None:
-        def encode(texts: list[str], length: int) -> list[list[int]]:
-            return list(tokenizer(texts, truncation=True, max_length=length)["input_ids"])
-
-        self.inputs = encode([pair.source for pair in pairs], max_source_length)
-        self.labels = encode([pair.target for pair in pairs], max_target_length)
+        sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        cut = {"truncation": True}
+        self.inputs = tokenizer(sources, max_length=max_source_length, **cut)["input_ids"]
+        # A multilingual tokenizer marks targets with their own language.
+        self.labels = tokenizer(text_target=targets, max_length=max_target_length, **cut)["input_ids"]
 
     def __len__(self) -> int:
         return len(self.inputs)
