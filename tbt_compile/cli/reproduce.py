@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tbt_compile.cli.console import err, out, progress_bar
+from tbt_compile.cli.console import JsonOption, err, out, progress_bar, write_json
 
 if TYPE_CHECKING:
     from tbt_compile.reproduce.estimate import PlannedWork
@@ -61,6 +61,7 @@ def reproduce(
     ] = 100,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with what is in the folder.")] = True,
+    json_path: JsonOption = None,
 ) -> None:
     """Make a table or figure of the paper again, on your data.
 
@@ -107,12 +108,16 @@ def reproduce(
     if dry_run:
         with progress_bar("timing") as progress:
             works = estimate(experiment, progress)
-        _show_plan(works)
+        write_json([vars(work) for work in works], json_path)
+        if str(json_path) != "-":
+            _show_plan(works)
         return
     with progress_bar("starting") as progress:
         report = run(experiment, progress)
     if processes.is_first():
-        _show_files(report.files)
+        write_json(report.rows, json_path)
+        if str(json_path) != "-":
+            _show_files(report.files)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
