@@ -42,11 +42,15 @@ def figures(output: Path) -> dict[str, Any]:
 
 
 def run_killed(output: Path, steps: int, seconds: float, kills: int, seed: int) -> list[float]:
-    """Start, kill, start ..., at last without a kill; returns after how many seconds each kill came."""
+    """Start, kill, start ..., at last without a kill; returns after how many seconds each kill came.
+
+    Args:
+        seconds: that a run takes when it is left alone; kills come within a third of it.
+    """
     moments = random.Random(seed)
     done: list[float] = []
     while len(done) < kills:
-        moment = moments.uniform(0.0, seconds)
+        moment = moments.uniform(0.0, seconds / 3)
         process = subprocess.Popen(
             command(output, steps), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
