@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import tbt_compile
 from tbt_compile.bench.conditions import conditions
 from tbt_compile.training import processes
 
+_PACKAGES = ("accelerate", "datasets", "rouge-score", "sacrebleu", "tokenizers")
+"""What scores depend on, beside what `conditions` lists."""
+
 
 def provenance(seconds: float) -> dict[str, Any]:
     """What belongs to a figure beside its settings, ready for JSON.
@@ -20,7 +24,7 @@ def provenance(seconds: float) -> dict[str, Any]:
     Args:
         seconds: wall time of the session that ended the work; an earlier, interrupted one is not in it.
     """
-    device = processes.device()
+    device, machine = processes.device(), conditions()
     return {
         "commit": commit(Path(tbt_compile.__file__).parent),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -28,7 +32,8 @@ def provenance(seconds: float) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": processes.count(),
         "torch_threads": torch.get_num_threads(),
-        **conditions(),
+        **machine,
+        "versions": {**machine["versions"], **{name: version(name) for name in _PACKAGES}},
     }
 
 

@@ -16,7 +16,7 @@ from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.layout import table_text
 from tbt_compile.reproduce.paper import TEACHER, PaperTable, paper_table
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows
-from tbt_compile.reproduce.rows import Row, make_row, read_row, scores
+from tbt_compile.reproduce.rows import Row, make_row, scores
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import make_teacher
 from tbt_compile.training import processes
@@ -197,10 +197,3 @@ def mean_lengths(task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[int, i
         mean([pair.source for pair in task.test], task.max_source_length),
         mean([pair.target for pair in task.test], task.max_target_length),
     )
-
-
-def known_rows(experiment: Experiment) -> dict[str, Row]:
-    """The rows of the plan that are in the output folder already."""
-    planned = plan_rows(paper_table(experiment.table), experiment.seeds, experiment.rows)
-    found = {key: read_row(experiment.output, key) for key in (TEACHER, *(row.key for row in planned))}
-    return {key: row for key, row in found.items() if row is not None}

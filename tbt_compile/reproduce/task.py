@@ -13,7 +13,7 @@ from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, build_ta
 from tbt_compile.errors import DataError
 from tbt_compile.evaluation import constant_floor, lead_copy_floor
 from tbt_compile.reproduce import paper_data
-from tbt_compile.reproduce.experiment import Experiment
+from tbt_compile.reproduce.experiment import DEMO, Experiment
 from tbt_compile.reproduce.paper import paper_table
 from tbt_compile.training import processes
 
@@ -98,7 +98,7 @@ def open_task(experiment: Experiment) -> Task:
     else:
         data = load_folder(folder)
     return Task(
-        folder.name,
+        DEMO if experiment.is_demo else folder.resolve().name,
         data,
         experiment.max_source_length or lengths[0],
         experiment.max_target_length or lengths[1],

@@ -59,8 +59,6 @@ def make_teacher(
             resume=experiment.resume,
             progress=progress,
         )
-    if task.generation:
-        model.generation_config.update(**task.generation)
     return model, tokenizer
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+from training.small import model
 
+from tbt_compile.data import TextData, TextPair
 from tbt_compile.errors import DataError
 from tbt_compile.reproduce import Experiment
 from tbt_compile.reproduce.paper_data import PAPER_DATA
-from tbt_compile.reproduce.task import open_task
+from tbt_compile.reproduce.task import Task, open_task
+from tbt_compile.reproduce.teacher import open_model
+from tbt_compile.tokenization import load_tokenizer
 
 Make = Callable[..., Experiment]
 ROW = {"document": "A long text.", "summary": "Short.", "article": "A.", "highlights": "B."}
@@ -56,6 +61,20 @@ def test_without_a_network_the_error_says_what_to_do(
         DataError, match=r"could not be fetched \(Couldn't reach the hub\).* folder with train"
     ):
         open_task(experiment(data=None, dataset="xsum"))
+
+
+def test_a_multilingual_model_starts_with_the_language_to_write(
+    experiment: Make, inputs: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(inputs / "model")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["en_XX", "ro_RO"]})
+    tokenizer.save_pretrained(tmp_path / "model")
+    model().save_pretrained(tmp_path / "model")
+    pair = TextPair("a", "b")
+    languages = PAPER_DATA["wmt16-ro-en"].languages
+    task = Task("mine", TextData((pair,)), 8, 8, 1, "bleu", (pair,), languages=languages)
+    opened, read = open_model(experiment(config=str(tmp_path / "model")), task)
+    assert opened.generation_config.decoder_start_token_id == read.convert_tokens_to_ids("ro_RO") > 4
 
 
 def test_the_papers_rates_and_batches(experiment: Make) -> None:
