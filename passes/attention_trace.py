@@ -75,11 +75,18 @@ def trace_call(
         ) from error
 
 
-def quantize_products(graph: fx.Graph, module: nn.Module, prefix: str, rank: int | None = None) -> None:
+def quantize_products(
+    graph: fx.Graph,
+    module: nn.Module,
+    prefix: str,
+    rank: int | None = None,
+    without_softmax: bool = False,
+) -> None:
     """Replace the two products around the softmax of `graph` by quantized ones, in place.
 
     The quantizers are called as `<prefix>query`, `<prefix>key`, `<prefix>probabilities` and `<prefix>value`.
-    `rank` is the number of dimensions of the operands, where it is known.
+    `rank` is the number of dimensions of the operands, where it is known. With `without_softmax` the second
+    product takes the masked scores instead of probabilities; softmax and dropout are passed by.
 
     Raises:
         PlanError: the graph has no softmax between two products, or more than one.
@@ -98,6 +105,8 @@ def quantize_products(graph: fx.Graph, module: nn.Module, prefix: str, rank: int
     query, key = scores.args[0], scores.args[1]
     replace_product(graph, scores, query, untranspose(graph, scores, key, rank), prefix, OPERANDS[:2])
     probabilities, value = output.args[0], output.args[1]
+    if without_softmax:
+        probabilities = softmax.all_input_nodes[0]
     replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:])
     if isinstance(key, fx.Node) and not key.users:
         graph.erase_node(key)

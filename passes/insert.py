@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
-from tbt_compile.passes.aten import aten
+from tbt_compile.encoding import Encoding
+from tbt_compile.passes.aten import SOFTMAX, aten
 from tbt_compile.passes.attention_trace import OPERANDS, replace_product, untranspose
 from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.plan import Operand, QuantPlan
-from tbt_compile.passes.sites import Call, SiteKind
-from tbt_compile.quantizers import (
-    ActivationQuantizer,
-    WeightQuantizer,
-    quantized_embedding,
-    quantized_linear,
-)
+from tbt_compile.passes.plan import excluded_by
+from tbt_compile.passes.sites import Call, SiteKind, search
+from tbt_compile.quantizers import ActivationQuantizer, quantized_embedding, quantized_linear
+from tbt_compile.quantizers.choose import weight_quantizer
+from tbt_compile.quantizers.shared import StatefulWeightQuantizer
 from tbt_compile.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -29,24 +27,38 @@ if TYPE_CHECKING:
 HOLDER = "quantizers"
 
 
-def build_quantizer(operand: Operand, recipe: Recipe) -> nn.Module:
-    """The quantizer of one operand, with the options of the recipe."""
-    if operand.is_weight:
-        return WeightQuantizer(
-            operand.encoding, center=recipe.center_weights, method=recipe.weight_method, ste=recipe.ste
-        )
-    return ActivationQuantizer(
-        operand.encoding, center=recipe.center_activations, method=recipe.activation_method
-    )
+def build_activation_quantizer(encoding: Encoding, recipe: Recipe) -> ActivationQuantizer:
+    """The quantizer of an activation, with the options of the recipe."""
+    return ActivationQuantizer(encoding, center=recipe.center_activations, method=recipe.activation_method)
 
 
-def build_quantizers(plan: QuantPlan) -> dict[tuple[str, str], nn.Module]:
-    """All quantizers of a plan by (module name, operand name)."""
-    return {
-        (site.fqn, operand.name): build_quantizer(operand, plan.recipe)
-        for site in plan
-        for operand in site.operands
-    }
+def build_weight_quantizer(encoding: Encoding, context: PrepareContext, fqn: str) -> nn.Module:
+    """The quantizer of the weight of a module, with the options of the recipe."""
+    module = context.model.get_submodule(fqn)
+    form: Any = context.adapter.quantized_form(module)  # whose rows are outputs in every class
+    weight: Any = module.weight if form is None else form.weight_rows.fget(module)
+    rows, columns = weight.shape
+    split = excluded_by(fqn, context.recipe.split) is not None
+    return weight_quantizer(context.recipe, encoding, rows, columns, split)
+
+
+def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module]:
+    """All quantizers of the plan by (module name, operand name)."""
+    quantizers: dict[tuple[str, str], nn.Module] = {}
+    for site in context.planned:
+        for operand in site.operands:
+            if operand.is_weight:
+                quantizer = build_weight_quantizer(operand.encoding, context, site.fqn)
+            else:
+                quantizer = build_activation_quantizer(operand.encoding, context.recipe)
+            quantizers[site.fqn, operand.name] = quantizer
+    for site in context.planned:
+        follower = quantizers.get((site.fqn, "weight"))
+        if site.tied_to is not None and isinstance(follower, StatefulWeightQuantizer):
+            leader = quantizers[site.tied_to, "weight"]
+            assert isinstance(leader, StatefulWeightQuantizer)
+            follower.follow(leader)
+    return quantizers
 
 
 def insert_linear(graph: fx.Graph, call: Call, prefix: str) -> None:
@@ -74,9 +86,13 @@ def insert_embedding(graph: fx.Graph, call: Call, prefix: str) -> None:
     _replace(graph, node, output)
 
 
-def insert_attention(graph: fx.Graph, call: Call, prefix: str) -> None:
+def insert_attention(graph: fx.Graph, call: Call, prefix: str, without_softmax: bool = False) -> None:
     """Replace both products of an attention by their quantized forms."""
     scores, output = call.node, call.output
+    if without_softmax:
+        softmax = search([output.args[0]], SOFTMAX, upwards=True)
+        assert softmax is not None, "a site of attention has a softmax between its products"
+        output.update_arg(0, softmax.args[0])
     query, key = scores.args[:2]
     assert isinstance(key, fx.Node), "an operand of a product is a tensor"
     features_last = untranspose(graph, scores, key, key.meta["val"].dim())
@@ -95,7 +111,6 @@ _INSERT = {
     SiteKind.LINEAR: insert_linear,
     SiteKind.OUTPUT_PROJECTION: insert_linear,
     SiteKind.EMBEDDING: insert_embedding,
-    SiteKind.ATTENTION: insert_attention,
 }
 
 
@@ -111,7 +126,7 @@ class InsertQuantizers:
 
     def apply(self, context: PrepareContext) -> PassResult:
         module = context.captured
-        context.quantizers = build_quantizers(context.planned)
+        context.quantizers = build_quantizers(context)
         module.add_submodule(HOLDER, nn.Module())
         found = {(site.kind, site.fqn): site for site in context.sites}
         for number, planned in enumerate(context.planned):
@@ -120,6 +135,9 @@ class InsertQuantizers:
                 module.add_submodule(prefix + operand.name, context.quantizers[planned.fqn, operand.name])
             site = found.get((planned.kind, planned.fqn))
             for call in site.calls if site is not None else ():
-                _INSERT[planned.kind](module.graph, call, prefix)
+                if planned.kind is SiteKind.ATTENTION:
+                    insert_attention(module.graph, call, prefix, context.recipe.attention == "bool")
+                else:
+                    _INSERT[planned.kind](module.graph, call, prefix)
         module.graph.eliminate_dead_code()
         return PassResult(len(context.quantizers), "quantizers inserted")

@@ -90,7 +90,8 @@ def attention_core(context: PrepareContext, site: SitePlan) -> QuantizedAttentio
     """The core of an attention site, with the quantizers that the graph has there."""
     quantizers = {operand.name: context.quantizers[site.fqn, operand.name] for operand in site.operands}
     # transformers' attention interface takes q, k and v as [B, H, T, D].
-    return QuantizedAttention(quantizers, None if _is_block(context, site.fqn) else 4)
+    rank = None if _is_block(context, site.fqn) else 4
+    return QuantizedAttention(quantizers, rank, context.recipe.attention == "bool")
 
 
 def check_blocks(context: PrepareContext, cores: dict[str, QuantizedAttention]) -> None:

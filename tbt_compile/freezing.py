@@ -16,6 +16,8 @@ from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared, iter_quantized
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
+from tbt_compile.quantizers.pruned import BlockPruner
+from tbt_compile.quantizers.split import SplitWeightQuantizer
 from tbt_compile.recipe import Recipe
 
 
@@ -73,12 +75,23 @@ def freeze(model: nn.Module) -> FrozenModel:
     frozen model is in eval mode and computes exactly what the prepared model does there.
 
     Raises:
-        PlanError: the model is not prepared, or was never run, so that its scales are unknown.
+        PlanError: the model is not prepared, or was never run, so that its scales are unknown; or it has
+            weights without a packed form (pruned or split).
     """
     if not is_prepared(model):
         raise PlanError(
             f"this {type(model).__name__} has no quantizers: call tbt_compile.prepare(model) and train it, "
             "then freeze it"
+        )
+    loose = [
+        name
+        for name, module in iter_quantized(model)
+        if isinstance(getattr(module, "weight_quantizer", None), BlockPruner | SplitWeightQuantizer)
+    ]
+    if loose:
+        raise PlanError(
+            f"{len(loose)} weights are pruned in blocks or split in two, which has no packed form (the first "
+            f"is {loose[0]}): run the prepared model itself"
         )
     unset = [
         name for name, quantizer in _activations(model) if quantizer.learned and not quantizer.initialized
@@ -125,7 +138,7 @@ def _freezes(quantizer: ActivationQuantizer) -> bool:
 
 
 def _packs(quantizer: Any) -> TypeGuard[WeightQuantizer]:
-    return isinstance(quantizer, WeightQuantizer) and quantizer.encoding.quantized
+    return isinstance(quantizer, WeightQuantizer) and quantizer.packs
 
 
 def _pack(

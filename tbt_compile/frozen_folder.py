@@ -19,9 +19,11 @@ from tbt_compile.modules import is_prepared, iter_quantized
 from tbt_compile.modules.attention import CHILD, QuantizedAttention
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
 from tbt_compile.passes.context import PrepareContext
+from tbt_compile.passes.insert import build_activation_quantizer
 from tbt_compile.passes.plan import Operand, QuantPlan, SitePlan
 from tbt_compile.passes.sites import SiteKind
 from tbt_compile.passes.write_back import WriteBack
+from tbt_compile.quantizers import WeightQuantizer
 from tbt_compile.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -144,9 +146,9 @@ def _empty_quantizer(encoding: Encoding, values: dict[str, Any], recipe: Recipe,
         return FrozenWeight.empty(encoding, *values["shape"])
     if "center" in values:
         return FrozenActivation(encoding, values["center"], torch.ones(()))
-    from tbt_compile.passes.insert import build_quantizer
-
-    return build_quantizer(Operand(operand, encoding, "as saved"), recipe)
+    if operand == "weight":
+        return WeightQuantizer(encoding)  # in full precision: any other was packed
+    return build_activation_quantizer(encoding, recipe)
 
 
 def _empty_model(path: Path, name: str) -> nn.Module:

@@ -13,9 +13,12 @@ _NOTATION = re.compile(r"(\d+)-(\d+)-(\d+)")
 _CHOICES = {
     "ste": ("clipped", "identity"),
     "gelu": ("signed", "nonnegative"),
-    "weight_method": ("stats", "l2"),
-    "activation_method": ("learned", "statistical"),
+    "weight_method": ("stats", "l2", "sign", "scaled", "pruned"),
+    "activation_method": ("learned", "statistical", "sign"),
+    "attention": ("softmax", "bool"),
 }
+# Fields that came later stand in a file only where they differ: older files and records keep their meaning.
+_LATER = ("attention", "split", "block")
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,15 @@ class Recipe:
         ste: gradient of weights; "clipped" is Eq. 10, "identity" passes every gradient through.
         gelu: category of GELU outputs. "signed" follows the data flow (GELU reaches -0.17);
             "nonnegative" treats them as the paper's first category and clips what is below zero.
-        weight_method: "stats" is Eq. 8-9, "l2" is TWN/BWN (Eq. 1-5), both per output row.
-        activation_method: "learned" is Eq. 11-14, "statistical" applies Eq. 1-5 per token.
+        weight_method: "stats" is Eq. 8-9, "l2" is TWN/BWN (Eq. 1-5), both per output row. Of other papers:
+            "sign" (BiBERT), "scaled" with a learned factor (QuantBart), "pruned" in blocks at full precision
+            (movement pruning, `block` rows and columns each, at 32 weight bits).
+        activation_method: "learned" is Eq. 11-14, "statistical" applies Eq. 1-5 per token, "sign" (one bit)
+            has no scale at all (BiBERT).
+        attention: "bool" has one-bit attention weights that are 1 where the score is not negative, instead of
+            a softmax (BiBERT's Bi-Attention).
+        split: `fnmatch` patterns; the binary weight of a module whose dotted name matches one is a sum of two
+            binary matrices (BinaryBERT).
 
     >>> Recipe.parse("2-2-8")
     Recipe.parse('2-2-8')
@@ -55,6 +65,9 @@ class Recipe:
     gelu: str = "signed"
     weight_method: str = "stats"
     activation_method: str = "learned"
+    attention: str = "softmax"
+    split: tuple[str, ...] = ()
+    block: int = 32
 
     def __post_init__(self) -> None:
         for name in ("embedding_bits", "weight_bits", "activation_bits", "output_projection_activation_bits"):
@@ -68,9 +81,31 @@ class Recipe:
                 raise RecipeError(
                     f"recipe field {name}={getattr(self, name)!r}: expected one of {', '.join(choices)}"
                 )
-        if isinstance(self.exclude, str):
-            raise RecipeError(f"recipe field exclude={self.exclude!r}: expected a sequence of name patterns")
-        object.__setattr__(self, "exclude", tuple(self.exclude))
+        for name in ("exclude", "split"):
+            patterns = getattr(self, name)
+            if isinstance(patterns, str):
+                raise RecipeError(f"recipe field {name}={patterns!r}: expected a sequence of name patterns")
+            object.__setattr__(self, name, tuple(patterns))
+        self._require_bits()
+        if self.block < 1:
+            raise RecipeError(f"recipe field block={self.block!r}: expected a number of rows, 1 or more")
+
+    def _require_bits(self) -> None:
+        """Some methods are defined for some bits alone."""
+        weights, activations = {self.embedding_bits, self.weight_bits}, {self.activation_bits}
+        for name, value, bits, allowed in (
+            ("weight_method", "sign", weights, {1, 32}),
+            ("weight_method", "pruned", weights, {32}),
+            ("activation_method", "sign", activations, {1, 8, 32}),
+            ("attention", "bool", activations, {1}),
+        ):
+            if getattr(self, name) == value and not bits <= allowed:
+                raise RecipeError(
+                    f"recipe field {name}={value!r} at {self.notation}: expected "
+                    f"{' or '.join(map(str, sorted(allowed)))} bits there"
+                )
+        if self.split and self.weight_bits != 1:
+            raise RecipeError(f"recipe field split at {self.notation}: expected 1 bit for weights")
 
     @classmethod
     def parse(cls, text: str | Recipe, **options: Any) -> Recipe:
@@ -95,8 +130,13 @@ class Recipe:
         return f"{self.embedding_bits}-{self.weight_bits}-{self.activation_bits}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON-ready values."""
-        return {**asdict(self), "exclude": list(self.exclude)}
+        """Every field, as JSON-ready values; later additions only where they are not at their default."""
+        plain = Recipe()
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if name not in _LATER or value != getattr(plain, name)
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:

@@ -59,3 +59,26 @@ def test_encodings_of_the_papers_activation_categories():
     assert Encoding.for_weight(8).bits == 8
     with pytest.raises(RecipeError, match="4 bits"):
         Encoding.for_weight(4)
+
+
+@pytest.mark.parametrize(
+    ("notation", "options", "message"),
+    [
+        ("2-2-2", {"weight_method": "sign"}, "weight_method='sign' at 2-2-2: expected 1 or 32 bits"),
+        ("2-2-2", {"activation_method": "sign"}, "activation_method='sign' at 2-2-2: expected 1 or 8 or 32"),
+        ("1-1-8", {"attention": "bool"}, "attention='bool' at 1-1-8: expected 1 bits"),
+        ("1-1-1", {"weight_method": "pruned"}, "weight_method='pruned' at 1-1-1: expected 32 bits"),
+        ("2-2-2", {"split": ("*.fc1",)}, "split at 2-2-2: expected 1 bit"),
+        ("32-32-32", {"weight_method": "pruned", "block": 0}, "block=0"),
+    ],
+)
+def test_methods_that_need_certain_bits(notation, options, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe.parse(notation, **options)
+
+
+def test_files_of_earlier_versions_keep_their_meaning():
+    assert not {"attention", "split", "block"} & Recipe.parse("2-2-2").to_dict().keys()
+    later = Recipe.parse("1-1-8", split=("*.fc1",))
+    assert later.to_dict()["split"] == ["*.fc1"]
+    assert Recipe.from_dict(later.to_dict()) == later

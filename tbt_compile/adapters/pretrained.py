@@ -20,7 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, loggi
 
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import iter_quantized
-from tbt_compile.quantizers import ActivationQuantizer
+from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.recipe import Recipe
 
 
@@ -40,7 +40,9 @@ def restore_quantizers(model: PreTrainedModel) -> bool:
         FormatError: the folder holds the same weights but not all of the scales.
     """
     quantizers = {
-        name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, ActivationQuantizer | WeightQuantizer)
     }
     states = {name: [f"{name}.{key}" for key in module.state_dict()] for name, module in quantizers.items()}
     quantized = {f"{name}.weight" for name, _ in iter_quantized(model)}

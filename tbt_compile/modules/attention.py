@@ -32,6 +32,7 @@ class QuantizedAttention(nn.Module):
 
     Attributes:
         rank: number of dimensions of q, k and v, where the calling convention fixes it.
+        without_softmax: the quantizer `probabilities` gets the masked scores (Bi-Attention).
     """
 
     query: ActivationQuantizer
@@ -39,11 +40,13 @@ class QuantizedAttention(nn.Module):
     probabilities: ActivationQuantizer
     value: ActivationQuantizer
 
-    def __init__(self, quantizers: Mapping[str, nn.Module], rank: int | None = None) -> None:
+    def __init__(
+        self, quantizers: Mapping[str, nn.Module], rank: int | None = None, without_softmax: bool = False
+    ) -> None:
         super().__init__()
         for name in OPERANDS:
             self.add_module(name, quantizers[name])
-        self.rank = rank
+        self.rank, self.without_softmax = rank, without_softmax
         self.rewrite: Callable[[fx.Graph], None] | None = None
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
@@ -67,7 +70,7 @@ class QuantizedAttention(nn.Module):
         """The graph that these inputs run: root is `parent`, one placeholder per tensor."""
         tensors, constants = split_inputs(inputs, parent)
         graph = trace_call(function, parent, tensors, constants)
-        quantize_products(graph, parent, f"{CHILD}.", self.rank)
+        quantize_products(graph, parent, f"{CHILD}.", self.rank, self.without_softmax)
         if self.rewrite is not None:
             self.rewrite(graph)
             graph.lint()

@@ -116,6 +116,23 @@ class _QuantizeStatistical(torch.autograd.Function):
         return grad_codes / scale.clamp_min(torch.finfo(scale.dtype).tiny), None
 
 
+class _QuantizeSign(torch.autograd.Function):
+    """BiBERT's codes: the sign, or for attention scores `bool(x)`, 1 where x is not negative, else 0.
+
+    Gradients are 1 where `|x| <= 1` (Qin et al. 2022).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, encoding: Encoding) -> Tensor:
+        ctx.save_for_backward(x)
+        return round_activation(x, x, encoding) if encoding is Encoding.BINARY else indicator(torch.ge, x, 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        return x.abs().le_(1).mul_(grad), None
+
+
 class ActivationQuantizer(nn.Module):
     """Quantizes an activation `[..., D]` with a learned scale, Eq. 11-14.
 
@@ -123,6 +140,7 @@ class ActivationQuantizer(nn.Module):
     and to the scale Eq. 12 (ternary) or 14 (binary), multiplied by `1 / sqrt(numel * maximum)` as in LSQ.
     Signed activations are first centred per token (`center`), so that a result never depends on the batch.
     Eight-bit encodings find their scale per token and have nothing to learn; 32 bits return x itself.
+    `method="statistical"` is the baseline (Eq. 1-5 per token), `method="sign"` BiBERT's: no scale.
 
     Parameters and buffers:
         scale: float32 scalar, positive. `initialized`: bool scalar, saved with the model; until it is set
@@ -141,7 +159,7 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, encoding: Encoding, *, center: bool = True, method: str = "learned") -> None:
         super().__init__()
         self.encoding, self.method = encoding, method
-        self.center = center and encoding in (Encoding.BINARY, Encoding.TERNARY)
+        self.center = center and method != "sign" and encoding in (Encoding.BINARY, Encoding.TERNARY)
         if self.learned:
             self.scale = nn.Parameter(torch.ones(()))
             self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
@@ -159,6 +177,8 @@ class ActivationQuantizer(nn.Module):
             return QuantTensor(x, None)
         if self.encoding.dynamic:
             return quantize_dynamic(x, self.encoding)
+        if self.method == "sign":
+            return QuantTensor(_QuantizeSign.apply(x, self.encoding), x.new_ones(()))
         if self.method == "statistical":
             if self.center:
                 x = x - row_mean(x)

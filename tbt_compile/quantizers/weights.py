@@ -75,6 +75,10 @@ class _QuantizeWeight(torch.autograd.Function):
         elif method == "stats":
             scale = stats_scale(centered, encoding)
             codes = round_weight(centered, scale, encoding)
+        elif method == "sign":
+            # BiBERT: the zero-mean weight gives the signs, the weight itself the scale.
+            scale = row_mean(weight.abs())
+            codes = round_weight(centered, scale, encoding)
         else:
             # Eq. 1 compares with Delta where Eq. 8 compares with half a scale.
             codes = round_weight(centered, 2.0 * l2_threshold(centered), encoding)
@@ -98,7 +102,8 @@ class WeightQuantizer(nn.Module):
 
     Ternary is Eq. 8, binary Eq. 9, gradients Eq. 10: `d value / d weight` is 1 where
     `|weight - mean| < scale` and 0 elsewhere (`ste="identity"`: 1 everywhere). `method="l2"` gives TWN and
-    BWN (Eq. 1-5). Eight bits use the largest magnitude of the row, 32 bits return the weight itself.
+    BWN (Eq. 1-5), `method="sign"` BiBERT's (Qin et al. 2022): Eq. 9 with the scale of Eq. 5. Eight bits
+    use the largest magnitude of the row, 32 bits return the weight itself.
 
     >>> quantizer = WeightQuantizer(Encoding.TERNARY)
     >>> quantizer(torch.tensor([[1.0, -1.0, 2.0, -2.0, 0.0, 0.0]])).value
@@ -112,6 +117,11 @@ class WeightQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         self.encoding, self.center, self.method, self.ste = encoding, center, method, ste
+
+    @property
+    def packs(self) -> bool:
+        """Whether what it returns is codes and a scale per row, which can be packed."""
+        return self.encoding.quantized
 
     def forward(self, weight: Tensor) -> QuantTensor:
         if not self.encoding.quantized:

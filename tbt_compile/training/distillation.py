@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainer
 
 from tbt_compile.training.losses import distillation_terms
 from tbt_compile.training.settings import LossWeights, TrainingError
+from tbt_compile.training.terms import LayerMap, Objective
 
 
 class DistillationTrainer(Seq2SeqTrainer):
@@ -21,6 +22,7 @@ class DistillationTrainer(Seq2SeqTrainer):
     Args:
         model: the student. teacher: the model to follow, of the same architecture.
         weights: of the terms of the loss.
+        objective: in the place of `weights`, when there are further terms, or layers are left out.
         Everything else as for `Seq2SeqTrainer`.
 
     Raises:
@@ -33,12 +35,14 @@ class DistillationTrainer(Seq2SeqTrainer):
         teacher: PreTrainedModel,
         *args: Any,
         weights: LossWeights | None = None,
+        objective: Objective | None = None,
         **kwargs: Any,
     ) -> None:
-        _require_same_shape(model, teacher)
+        self.objective = objective or Objective(weights or LossWeights())
+        _require_same_shape(model, teacher, self.objective.layers)
         super().__init__(model, *args, **kwargs)
-        self.weights = weights or LossWeights()
-        if self.weights.attention:
+        self.terms = [(term.weight, term.bind(model, teacher)) for term in self.objective.terms]
+        if self.objective.weights.attention:
             teacher.set_attn_implementation("eager")  # the fused ones return no attention maps
         # Run without gradients below, and otherwise left alone: its next student is a copy that has to train.
         self.teacher = teacher.to(self.args.device).eval()
@@ -52,27 +56,36 @@ class DistillationTrainer(Seq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002  (part of the overridden signature)
     ) -> Any:
-        """The weighted sum of `distillation_terms` on a batch with `labels` and `attention_mask`."""
+        """The weighted sum of `distillation_terms`, and of further terms of the objective.
+
+        The batch has `labels` and `attention_mask`.
+        """
+        weights = self.objective.weights
         wanted = {
-            "output_hidden_states": bool(self.weights.hidden),
-            "output_attentions": bool(self.weights.attention),
+            "output_hidden_states": bool(weights.hidden or self.terms),
+            "output_attentions": bool(weights.attention),
         }
         outputs = model(**inputs, **wanted)
         with torch.no_grad():
             target = self.teacher(**inputs, **wanted)
-        terms = distillation_terms(outputs, target, inputs["labels"], inputs["attention_mask"], self.weights)
-        loss = terms.weighted(self.weights)
+        if self.objective.layers is not None:
+            target = self.objective.layers.select(target)
+        terms = distillation_terms(outputs, target, inputs["labels"], inputs["attention_mask"], weights)
+        loss = terms.weighted(weights)
+        for weight, measure in self.terms:
+            loss = loss + weight * measure(outputs, target, inputs)
         return (loss, outputs) if return_outputs else loss
 
 
-def _require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+def _require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layers: LayerMap | None) -> None:
     for role, model in (("student", student), ("teacher", teacher)):
         if not getattr(model.config, "is_encoder_decoder", False):
             raise TrainingError(
                 f"the {role} {type(model).__name__} is no encoder-decoder: distillation expects models "
                 "such as BART, T5"
             )
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
+    names = ("vocab_size", "hidden_size", "num_hidden_layers")
+    for name in names if layers is None else names[:2]:
         ours, theirs = getattr(student.config, name, None), getattr(teacher.config, name, None)
         if ours != theirs:
             raise TrainingError(

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
 from transformers.trainer_utils import set_seed
 
 from tbt_compile.data import PairCollator, PairDataset
@@ -36,6 +43,7 @@ def fit(
     trainer_class: type[Seq2SeqTrainer] = LabelTrainer,
     progress: Progress | None = None,
     title: str = "training",
+    callbacks: Sequence[TrainerCallback] = (),
     **trainer_options: Any,
 ) -> PreTrainedModel:
     """Train `model` in place, going on from the newest checkpoint of the record's folder, and save it there.
@@ -58,7 +66,7 @@ def fit(
         args=_arguments(record.folder, settings, steps),
         data_collator=collator,
         train_dataset=dataset,
-        callbacks=[TrainerProgress(progress, title)],
+        callbacks=[*callbacks, TrainerProgress(progress, title)],
         **trainer_options,
     )
     silence(trainer)

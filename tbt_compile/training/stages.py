@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from tbt_compile.data import PairDataset, TextPair, digest
 from tbt_compile.evaluation.generation import Progress
@@ -21,6 +21,7 @@ from tbt_compile.training.loop import fit
 from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import TrainingRecord
 from tbt_compile.training.settings import LossWeights, TrainSettings
+from tbt_compile.training.terms import Objective
 
 
 def train_teacher(
@@ -70,21 +71,34 @@ def distill(
     resume: bool = True,
     progress: Progress | None = None,
     title: str | None = None,
+    objective: Objective | None = None,
+    start: Callable[[PreTrainedModel], PreTrainedModel] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    note: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Prepare a copy of the teacher with `recipe`, train it to follow the teacher, and save it in `folder`.
 
     The student starts from the teacher's weights; its learned scales start from the first batch. `resume`
     as for `train_teacher`. The result is a prepared model, ready for `tbt_compile.freeze` and `lower`.
 
+    Args:
+        weights: of the terms of the loss; `objective`, when given, has its own.
+        start: makes the prepared student from the teacher, when that is no plain copy.
+        callbacks: of the trainer. note: what makes this run another one than the same without; it stands in
+            the record and has to be JSON-ready.
+
     Raises:
         TrainingError: the folder holds a run with other settings, or the teacher is no encoder-decoder.
         RecipeError: the recipe is not understood.
     """
-    settings, weights, recipe = settings or TrainSettings(), weights or LossWeights(), Recipe.parse(recipe)
+    settings, recipe = settings or TrainSettings(), Recipe.parse(recipe)
+    objective = objective or Objective(weights or LossWeights())
     asked = {
         "stage": "student",
         "recipe": recipe.to_dict(),
-        "weights": asdict(weights),
+        "weights": asdict(objective.weights),
+        **objective.to_dict(),
+        **(note or {}),
         "model": _shape(teacher),
         "teacher": fingerprint(teacher),
         **_common(pairs, max_source_length, max_target_length, settings),
@@ -95,14 +109,15 @@ def distill(
             return load_prepared(folder).eval()
     dataset = PairDataset(pairs, tokenizer, max_source_length, max_target_length)
     return fit(
-        prepare(copy.deepcopy(teacher), recipe),
+        prepare(copy.deepcopy(teacher), recipe) if start is None else start(teacher),
         dataset,
         tokenizer,
         record,
         settings,
         trainer_class=DistillationTrainer,
         teacher=teacher,
-        weights=weights,
+        objective=objective,
+        callbacks=callbacks,
         progress=progress,
         title=title or f"student {recipe}",
     )

@@ -135,3 +135,13 @@ def test_the_statistical_baseline_quantizes_each_token_by_equations_1_to_3():
 def test_32_bits_return_the_tensor_itself():
     x = torch.randn(2, 3)
     assert ActivationQuantizer(Encoding.FLOAT)(x) == (x, None)
+
+
+def test_signs_and_bools_have_no_scale_and_stop_gradients_beyond_one():
+    for encoding, codes in ((Encoding.BINARY, [[-1, -1, 1, 1, 1]]), (Encoding.BINARY01, [[0, 0, 1, 1, 1]])):
+        x = torch.tensor([[-2.0, -0.5, 0.0, 1.0, 1.5]], requires_grad=True)
+        found, scale = ActivationQuantizer(encoding, method="sign")(x)
+        assert found.tolist() == codes
+        assert scale.item() == 1.0
+        found.backward(torch.full((1, 5), 3.0))
+        assert x.grad.tolist() == [[0, 3, 3, 3, 0]]

@@ -102,3 +102,10 @@ def test_32_bits_return_the_weight_itself():
     weight = random_weight(7, 3, 3)
     codes, scale = WeightQuantizer(Encoding.FLOAT)(weight)
     assert codes is weight and scale is None
+
+
+def test_biberts_weights_are_zero_mean_signs_with_the_scale_of_the_weight_itself() -> None:
+    weight = torch.tensor([[3.0, 1.0, 0.5, -0.5]])  # mean 1, mean magnitude 1.25
+    codes, scale = WeightQuantizer(Encoding.BINARY, method="sign")(weight)
+    assert codes.tolist() == [[1, 1, -1, -1]]
+    assert scale.tolist() == [[1.25]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from tbt_compile.evaluation.generation import Progress
 from tbt_compile.recipe import Recipe
 from tbt_compile.training.settings import LossWeights, TrainSettings
 from tbt_compile.training.stages import distill
+from tbt_compile.training.terms import Objective
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train a low-bit student. This class is a recipe and the weights of the distillation loss.
+    """A way to train a low-bit student. This class is a recipe and the weights of the distillation loss;
+    others replace `objective` or `start`, or train in several stages.
 
     Attributes:
         name: what `get_method` finds it by.
@@ -50,6 +52,14 @@ class Method:
             )
         return Recipe.parse(notation, **self.options)
 
+    def objective(self, teacher: PreTrainedModel) -> Objective:  # noqa: ARG002
+        """What a student of this teacher is trained for."""
+        return Objective(self.weights)
+
+    def start(self, recipe: Recipe) -> Callable[[PreTrainedModel], PreTrainedModel] | None:  # noqa: ARG002
+        """What makes the prepared student from the teacher; None for a plain copy."""
+        return None
+
     def train_student(
         self,
         teacher: PreTrainedModel,
@@ -74,16 +84,18 @@ class Method:
             MethodError: the method does not support these bits.
             TrainingError: the folder holds a run with other settings, data or teacher.
         """
+        recipe = self.recipe(notation)
         return distill(
             teacher,
-            self.recipe(notation),
+            recipe,
             pairs,
             tokenizer,
             folder,
             max_source_length=max_source_length,
             max_target_length=max_target_length,
             settings=settings,
-            weights=self.weights,
+            objective=self.objective(teacher),
+            start=self.start(recipe),
             resume=resume,
             progress=progress,
             title=title or f"{self.title} {notation}",

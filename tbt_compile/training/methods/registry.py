@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from tbt_compile.errors import MethodError, did_you_mean
 from tbt_compile.training.methods import tbt
 from tbt_compile.training.methods.base import Method
+from tbt_compile.training.methods.bibert import BIBERT
+from tbt_compile.training.methods.binarybert import BINARYBERT
+from tbt_compile.training.methods.blockpruning import BLOCKPRUNING
+from tbt_compile.training.methods.dqbart import dq_bart
+from tbt_compile.training.methods.quantbart import QUANTBART
+from tbt_compile.training.methods.ternarybert import TERNARYBERT
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -14,18 +22,30 @@ METHODS: dict[str, Method] = {
         tbt.BWN,
         tbt.LEARNED_ACTIVATIONS,
         tbt.STATS_WEIGHTS,
+        TERNARYBERT,
+        BINARYBERT,
+        BIBERT,
+        QUANTBART,
+        dq_bart(),
+        dq_bart(6, 1),
+        dq_bart(3, 1),
+        BLOCKPRUNING,
     )
 }
+_SHALLOW = re.compile(r"dq-bart-([1-9]\d*)-([1-9]\d*)")
 
 
 def get_method(name: str) -> Method:
-    """The method of that name.
+    """The method of that name. "dq-bart-E-D" has a student with E encoder and D decoder layers.
 
     Raises:
         MethodError: there is none.
     """
-    if name not in METHODS:
-        raise MethodError(
-            f"unknown method {name!r}: expected one of {', '.join(METHODS)}." + did_you_mean(name, METHODS)
-        )
-    return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
+    shallow = _SHALLOW.fullmatch(name)
+    if shallow:
+        return dq_bart(int(shallow[1]), int(shallow[2]))
+    raise MethodError(
+        f"unknown method {name!r}: expected one of {', '.join(METHODS)}." + did_you_mean(name, METHODS)
+    )

@@ -1,0 +1,159 @@
+"""Terms that compare what goes into the attention of student and teacher, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tbt_compile.data import IGNORED_LABEL
+from tbt_compile.modules.attention import CHILD
+from tbt_compile.quantizers import QuantTensor
+from tbt_compile.training.settings import TrainingError
+from tbt_compile.training.terms import Measure, Term
+
+_PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("q", "k", "v"))
+_CROSS = ("encoder_attn", "EncDecAttention")
+
+
+@dataclass(frozen=True)
+class DirectionTerm(Term):
+    """BiBERT's direction matching: similarity matrices of queries, keys and values.
+
+    Qin et al. 2022, BiBERT (arXiv:2203.06390): P_F = F F^T / ||F F^T|| for F in {Q, K, V}, each row of it
+    normalized. The term is the mean squared difference to the teacher's, over tokens that are no padding,
+    summed over F and all layers.
+    """
+
+    weight: float = 1.0
+
+    def bind(self, student: nn.Module, teacher: nn.Module) -> Measure:
+        pairs = list(zip(attention_modules(student), attention_modules(teacher), strict=True))
+        watched = [[_watch(part) for part in projections(module)] for pair in pairs for _, module in pair]
+
+        def measure(_student: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+            losses = []
+            for number, ((name, module), (_, theirs)) in enumerate(pairs):
+                queries, keys = kept_tokens(name, inputs)
+                ours, target = watched[2 * number], watched[2 * number + 1]
+                for take, aim, keep in zip(ours, target, (queries, keys, keys), strict=True):
+                    found, wanted = (
+                        similarity(heads(tensor(), owner))
+                        for tensor, owner in ((take, module), (aim, theirs))
+                    )
+                    losses.append(_masked_mse(found, wanted, keep[:, :, None] & keep[:, None, :]))
+            return torch.stack(losses).sum()
+
+        return measure
+
+
+@dataclass(frozen=True)
+class ScoreTerm(Term):
+    """Mean squared error of attention scores before the softmax, summed over all layers.
+
+    Zhang et al. 2020, TernaryBERT (arXiv:2009.12812), after TinyBERT: A = Q K^T / sqrt(d), here with the
+    quantized queries and keys of the student. Only between tokens that are no padding, and in the decoder
+    only with earlier ones. Position biases (T5) are no part of it.
+    """
+
+    weight: float = 1.0
+
+    def bind(self, student: nn.Module, teacher: nn.Module) -> Measure:
+        pairs = list(zip(attention_modules(student), attention_modules(teacher), strict=True))
+        watched = [(_scores(ours), _scores(theirs)) for (_, ours), (_, theirs) in pairs]
+
+        def measure(_student: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+            losses = []
+            for ((name, _), _), (ours, theirs) in zip(pairs, watched, strict=True):
+                queries, keys = kept_tokens(name, inputs)
+                keep = queries[:, :, None] & keys[:, None, :]
+                if "decoder" in name and not name.endswith(_CROSS):
+                    keep = keep.tril()
+                losses.append(_masked_mse(ours(), theirs(), keep))
+            return torch.stack(losses).sum()
+
+        return measure
+
+
+def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The attention modules of an encoder-decoder, by name.
+
+    Raises:
+        TrainingError: it has none with the usual projections.
+    """
+    found = [(name, module) for name, module in model.named_modules() if projections(module)]
+    if not found:
+        raise TrainingError(
+            f"{type(model).__name__} has no attention with q_proj, k_proj and v_proj (or q, k and v): "
+            "expected an encoder-decoder such as BART or T5"
+        )
+    return iter(found)
+
+
+def projections(module: nn.Module) -> list[nn.Module]:
+    """The layers that compute queries, keys and values; empty if the module is no attention."""
+    for names in _PROJECTIONS:
+        parts = [getattr(module, name, None) for name in names]
+        if all(isinstance(part, nn.Linear) for part in parts):
+            return parts  # type: ignore[return-value]
+    return []
+
+
+def heads(x: Tensor, module: nn.Module) -> Tensor:
+    """`[B, T, H * D]` as `[B, H, T, D]`; what has four dimensions has been split already."""
+    if x.dim() == 4:
+        return x
+    width: Any = getattr(module, "head_dim", None) or module.key_value_proj_dim
+    return x.view(*x.shape[:2], -1, width).transpose(1, 2)
+
+
+def similarity(x: Tensor) -> Tensor:
+    """P_F of x `[..., T, D]`: `[..., T, T]`, rows of length 1.
+
+    >>> similarity(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    return F.normalize(x @ x.transpose(-1, -2), dim=-1)
+
+
+def kept_tokens(name: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Which queries `[B, Q]` and keys `[B, K]` of the attention module of that name are no padding."""
+    read, written = inputs["attention_mask"].bool(), inputs["labels"] != IGNORED_LABEL
+    if "decoder" not in name:
+        return read, read
+    return written, read if name.endswith(_CROSS) else written
+
+
+def _masked_mse(student: Tensor, teacher: Tensor, keep: Tensor) -> Tensor:
+    """Over the elements of `[B, H, Q, K]` where keep `[B, Q, K]`."""
+    difference = (student - teacher).square() * keep[:, None]
+    return difference.sum() / (keep.sum() * student.shape[1]).clamp_min(1)
+
+
+def _watch(module: nn.Module) -> Callable[[], Any]:
+    """What the module returned last."""
+    last: list[Any] = []
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        last[:] = [output]
+
+    module.register_forward_hook(hook)
+    return lambda: last[0]
+
+
+def _scores(module: nn.Module) -> Callable[[], Tensor]:
+    core: Any = module._modules.get(CHILD)
+    parts = projections(module)[:2] if core is None else [core.query, core.key]
+    query, key = (_watch(part) for part in parts)
+    scaling = float(getattr(module, "scaling", 1.0))
+
+    def scores() -> Tensor:
+        q, k = (heads(x.value if isinstance(x, QuantTensor) else x, module) for x in (query(), key()))
+        return q @ k.transpose(-1, -2) * scaling
+
+    return scores

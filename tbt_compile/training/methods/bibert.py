@@ -1,0 +1,42 @@
+"""BiBERT: Bi-Attention, maximum-entropy binary weights, and direction-matching distillation."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from tbt_compile.training.losses_attention import DirectionTerm
+from tbt_compile.training.methods.base import Method
+from tbt_compile.training.methods.layers import layer_counts
+from tbt_compile.training.settings import LossWeights
+from tbt_compile.training.terms import Objective
+
+
+class BiBertMethod(Method):
+    """Qin et al. 2022 (arXiv:2203.06390).
+
+    Bi-Linear: weights are the signs of the zero-mean weight times the mean magnitude of the row, inputs their
+    signs. Bi-Attention: `bool(Q K^T / sqrt(d))`, 1 where a score is not negative, in the place of softmax; a
+    binarized softmax has its largest entropy at that threshold. The loss is the soft cross-entropy of the
+    logits, the mean squared errors of hidden states, and direction matching of Q, K and V (`DirectionTerm`),
+    summed over layers.
+    """
+
+    def objective(self, teacher: PreTrainedModel) -> Objective:
+        """Hidden states and directions, summed over layers."""
+        weights = LossWeights(logits=1.0, hidden=float(sum(layer_counts(teacher)) + 2))
+        return Objective(weights, (DirectionTerm(),))
+
+
+BIBERT = BiBertMethod(
+    "bibert",
+    "BiBERT",
+    "Qin et al. 2022, BiBERT: Accurate Fully Binarized BERT (arXiv:2203.06390)",
+    ("1-1-1",),
+    {
+        "weight_method": "sign",
+        "ste": "identity",  # theirs stops at |w| = 1, which weights of a transformer do not reach
+        "activation_method": "sign",
+        "center_activations": False,
+        "attention": "bool",
+    },
+)

@@ -1,0 +1,143 @@
+"""BlockPruning: movement pruning in blocks, down to the size of a low-bit model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from tbt_compile.codegen.layouts import words_for
+from tbt_compile.data import TextPair
+from tbt_compile.encoding import Encoding
+from tbt_compile.evaluation.generation import Progress
+from tbt_compile.preparation import plan
+from tbt_compile.quantizers.pruned import BlockPruner, blocks_of
+from tbt_compile.recipe import Recipe
+from tbt_compile.training.methods.base import Method
+from tbt_compile.training.settings import LossWeights, TrainSettings
+from tbt_compile.training.stages import distill
+
+WARM_UP, COOL_DOWN = 0.1, 0.3
+"""Shares of the steps in which all blocks, and only the last ones, are kept."""
+
+
+@dataclass(frozen=True)
+class BlockPruningMethod(Method):
+    """Lagunas et al. 2021 (arXiv:2109.04838): whole blocks of every weight are removed (`BlockPruner`).
+
+    A notation names the low-bit model whose size is matched: the weights that it would pack, embeddings
+    among them, are pruned, until the blocks that are left, in fp32, and one bit per block take as many bytes.
+    Each matrix keeps the same share, by its highest scores, on the cubic schedule of movement pruning. The
+    loss is that of their experiments: the teacher's distributions at temperature 2, and the labels. Scores
+    learn at the rate of the weights; with Adam their order does not depend on it.
+
+    Attributes:
+        block: rows and columns of a block; the paper tries 4 to 32.
+    """
+
+    block: int = 8
+
+    def recipe(self, notation: str) -> Recipe:
+        """Full precision, pruned; the bits only set the size."""
+        super().recipe(notation)
+        return Recipe.parse("32-32-32", weight_method="pruned", block=self.block)
+
+    def train_student(
+        self,
+        teacher: PreTrainedModel,
+        notation: str,
+        pairs: Sequence[TextPair],
+        tokenizer: PreTrainedTokenizerBase,
+        folder: str | Path,
+        *,
+        max_source_length: int,
+        max_target_length: int,
+        settings: TrainSettings | None = None,
+        resume: bool = True,
+        progress: Progress | None = None,
+        title: str | None = None,
+    ) -> PreTrainedModel:
+        """As `Method.train_student`."""
+        recipe = self.recipe(notation)
+        settings = settings or TrainSettings()
+        density = matched_density(teacher, notation, self.block)
+        return distill(
+            teacher,
+            recipe,
+            pairs,
+            tokenizer,
+            folder,
+            max_source_length=max_source_length,
+            max_target_length=max_target_length,
+            settings=settings,
+            objective=self.objective(teacher),
+            callbacks=(PruningSchedule(density, settings.total_steps(len(pairs))),),
+            note={"size_of": notation, "density": density},
+            resume=resume,
+            progress=progress,
+            title=title or f"{self.title} {notation}",
+        )
+
+
+class PruningSchedule(TrainerCallback):
+    """Sets the density of every pruner before each step; it depends on the number of the step alone."""
+
+    def __init__(self, final: float, steps: int) -> None:
+        self.final, self.steps = final, steps
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        value = scheduled_density(state.global_step, self.steps, self.final)
+        for module in kwargs["model"].modules():
+            if isinstance(module, BlockPruner) and "density" in module._buffers:
+                module.density.fill_(value)
+
+
+def scheduled_density(step: int, steps: int, final: float) -> float:
+    """Share of blocks that is kept at a step (from 0): the cubic schedule of Zhu and Gupta 2017.
+
+    >>> [round(scheduled_density(step, 10, 0.1), 3) for step in (0, 1, 4, 7, 9)]
+    [1.0, 1.0, 0.212, 0.1, 0.1]
+    """
+    begin, end = WARM_UP * steps, (1 - COOL_DOWN) * steps
+    if step >= min(end, steps - 1):
+        return final
+    if step <= begin:
+        return 1.0
+    return final + (1 - final) * (1 - (step - begin) / (end - begin)) ** 3
+
+
+def packed_bytes(weight: Tensor, encoding: Encoding) -> int:
+    """Bytes of a weight `[N, K]` in a frozen model: codes, and a float32 scale per row."""
+    rows, columns = weight.shape
+    codes = columns if encoding is Encoding.INT8 else 8 * encoding.planes * words_for(columns)
+    return rows * (codes + 4)
+
+
+def matched_density(model: PreTrainedModel, notation: str, block: int) -> float:
+    """The share of blocks that takes as many bytes, in fp32 and with one bit per block, as packed codes."""
+    weights = {}
+    for site in plan(model, notation):
+        for operand in site.operands:
+            if operand.is_weight:
+                weight: Any = model.get_submodule(site.fqn).weight
+                weights[id(weight)] = (weight, operand.encoding)
+    low = sum(packed_bytes(weight, encoding) for weight, encoding in weights.values())
+    blocks = 0
+    for weight, _ in weights.values():
+        rows, columns = weight.shape
+        high, wide = blocks_of(rows, columns, block)
+        blocks += high * wide
+    return min(1.0, (low - blocks / 8) / (4 * block**2 * blocks))
+
+
+BLOCKPRUNING = BlockPruningMethod(
+    "blockpruning",
+    "BlockPruning",
+    "Lagunas et al. 2021, Block Pruning For Faster Transformers (arXiv:2109.04838)",
+    ("1-1-8", "2-2-8"),
+    weights=LossWeights(logits=0.9, labels=0.1, hidden=0.0, temperature=2.0),
+)
