@@ -1,12 +1,9 @@
-"""Size on disk and number of operations, from the packed file and from the products that a model computes."""
+"""Number of operations, from the products that a model computes."""
 
 from __future__ import annotations
 
 import copy
-import tempfile
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,29 +11,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import tbt_compile
-from tbt_compile import storage
 from tbt_compile.modules import QuantizedAttention, iter_quantized
+from tbt_compile.quantizers.pruned import BlockPruner
+from tbt_compile.quantizers.split import SplitWeightQuantizer
 
 BITS_PER_OPERATION = 64
 """One 64-bit word operation counts as one floating-point operation (Bi-Real Net, the paper's convention:
 0.0625 for products of ternary by ternary, 0.0156 for binary by binary).
 """
-
-
-def packed_mib(model: PreTrainedModel) -> float:
-    """Size in MiB of the file of tensors that `freeze` and `save` write for a prepared model.
-
-    Raises:
-        PlanError: the model is not prepared.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        saved = tbt_compile.freeze(model).save(Path(folder) / "packed")
-        return (saved / storage.KINDS[storage.FROZEN].tensors).stat().st_size / 2**20
-
-
-def float_mib(model: PreTrainedModel) -> float:
-    """Size in MiB of the parameters as they are stored, shared ones counted once."""
-    return sum(parameter.nbytes for parameter in model.parameters()) / 2**20
 
 
 class Product(NamedTuple):
@@ -93,10 +75,14 @@ def products(model: PreTrainedModel, source_length: int, target_length: int) -> 
 
 
 def _note_linear(found: list[Product], module: Any, _inputs: Any, output: Tensor) -> None:
-    bits = (32, 32)
-    if hasattr(module, "weight_quantizer"):
-        bits = (module.input_quantizer.encoding.bits, module.weight_quantizer.encoding.bits)
-    found.append(Product(output.numel() * module.in_features, bits))
+    bits, number = (32, 32), output.numel() * module.in_features
+    quantizer = getattr(module, "weight_quantizer", None)
+    if quantizer is not None:
+        bits = (module.input_quantizer.encoding.bits, quantizer.encoding.bits)
+    if isinstance(quantizer, BlockPruner):
+        number = round(number * float(quantizer(module.weight).codes.count_nonzero() / module.weight.numel()))
+    # A weight that is split is two binary ones.
+    found += [Product(number, bits)] * (2 if isinstance(quantizer, SplitWeightQuantizer) else 1)
 
 
 def _hook_attention(core: QuantizedAttention, found: list[Product]) -> list[Any]:
@@ -112,8 +98,3 @@ def _hook_attention(core: QuantizedAttention, found: list[Product]) -> list[Any]
         core.query.register_forward_hook(lambda _module, inputs, _output: widths.append(inputs[0].shape[-1])),
         core.probabilities.register_forward_hook(note),
     ]
-
-
-def cost(teacher: PreTrainedModel, student: PreTrainedModel, lengths: tuple[int, int]) -> Mapping[str, float]:
-    """Size and operations of a row; `lengths` are those of source and target, in tokens."""
-    return {"size_mib": packed_mib(student), "relative_flops": relative_flops(teacher, student, *lengths)}

@@ -8,15 +8,15 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.errors import PlanError
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.reproduce import figures, plots
-from tbt_compile.reproduce.cost import cost, float_mib
+from tbt_compile.reproduce.cost import relative_flops
 from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.layout import table_text
 from tbt_compile.reproduce.paper import TEACHER, PaperTable, paper_table
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows
 from tbt_compile.reproduce.rows import Row, make_row, scores
+from tbt_compile.reproduce.size import float_mib, size_mib
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import make_teacher
 from tbt_compile.training import processes
@@ -165,7 +165,8 @@ def _student_row(
             "recipe": record.get("asked", {}).get("recipe"),
             "outcome": record.get("outcome"),
             "scores": scores(student, tokenizer, task, steps.report, title),
-            **_cost(teacher.cpu(), student.cpu(), task, tokenizer),
+            "size_mib": size_mib(student),
+            "relative_flops": relative_flops(teacher.cpu(), student, *mean_lengths(task, tokenizer)),
         }
 
     return make_row(experiment.output, row.key, asked, experiment.resume, measure)
@@ -174,16 +175,6 @@ def _student_row(
 def student_folder(experiment: Experiment, row: PlannedRow) -> Path:
     """Where a student is trained and kept."""
     return experiment.output / "students" / row.key
-
-
-def _cost(
-    teacher: PreTrainedModel, student: PreTrainedModel, task: Task, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """Size and operations, or why there are none: not every method ends with packed weights."""
-    try:
-        return dict(cost(teacher, student, mean_lengths(task, tokenizer)))
-    except PlanError as error:
-        return {"size_mib": None, "relative_flops": None, "no_cost": str(error)}
 
 
 def mean_lengths(task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

@@ -41,6 +41,12 @@ def test_the_ablation_trains_eight_students_a_seed_and_the_first_seed_first() ->
     assert {row.method for row in planned} <= set(METHODS)
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_the_paper_can_be_trained(name: str) -> None:
+    table = paper_table(name)
+    assert len(plan_rows(table, (1,))) == len({row.name for row in table.students})
+
+
 def test_rows_are_chosen_by_patterns() -> None:
     table = paper_table("table3")
     assert [row.key for row in plan_rows(table, (7,), ("tbt-*",))] == ["tbt-2-2-2-seed7", "tbt-1-1-1-seed7"]
