@@ -149,8 +149,8 @@ def _notes(table: PaperTable, kind: str, rows: dict[str, Row]) -> str:
     if table.size_unit is not None:
         notes.append(
             "Size: the file of packed tensors, counted for weights that have no packed form. FLOPs: all "
-            "matrix products of one pass, with m x n / 64 for operands of m and n bits; the output projection, "
-            "whose input has 8 bits, is counted here and not in the paper."
+            "matrix products of one pass, with m x n / 64 for operands of m and n bits; the output "
+            "projection, whose input has 8 bits, is counted here and not in the paper."
         )
     if any(not rows_of(row, rows) for row in table.rows):
         notes.append(f"{_NOTHING}: not run.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def _student_row(
     def measure() -> dict[str, Any]:
         folder = student_folder(experiment, row)
         student = method.train_student(
-            teacher.cpu(),
+            copy.deepcopy(teacher.cpu()),  # a method may watch its inner layers
             row.notation,
             task.data.train,
             tokenizer,
@@ -166,7 +167,7 @@ def _student_row(
             "outcome": record.get("outcome"),
             "scores": scores(student, tokenizer, task, steps.report, title),
             "size_mib": size_mib(student),
-            "relative_flops": relative_flops(teacher.cpu(), student, *mean_lengths(task, tokenizer)),
+            "relative_flops": relative_flops(teacher, student, *mean_lengths(task, tokenizer)),
         }
 
     return make_row(experiment.output, row.key, asked, experiment.resume, measure)

@@ -100,7 +100,7 @@ def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrai
             f"a batch of {settings.batch_size} cannot be divided among {processes.count()} processes: choose "
             "a batch size that is a multiple of their number"
         )
-    return Seq2SeqTrainingArguments(
+    arguments = Seq2SeqTrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         use_cpu=processes.device().type == "cpu",
         max_steps=steps,
@@ -120,6 +120,9 @@ def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrai
         disable_tqdm=True,
         report_to="none",
     )
+    # One process uses one GPU; with more of them the trainer would enlarge the batch and share it by threads.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _with_order(trainer_class: type[Seq2SeqTrainer], order: TrainingOrder) -> type[Seq2SeqTrainer]:

@@ -23,7 +23,10 @@ class Term(ABC):
 
     @abstractmethod
     def bind(self, student: nn.Module, teacher: nn.Module) -> Measure:
-        """Prepare to measure these two models, for example by watching their inner tensors."""
+        """Prepare to measure these two models, for example by watching their inner tensors.
+
+        What it measures is a mean over kept values times `processes.weight` of them.
+        """
 
 
 @dataclass(frozen=True)

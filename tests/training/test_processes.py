@@ -33,18 +33,24 @@ def outcome(folder: Path) -> dict[str, float]:
 def test_two_processes_have_the_loss_of_one_with_the_same_batch(tmp_path: Path) -> None:
     launch(2, share_batch.__file__, str(tmp_path / "two"), "2")
     share_batch.train(tmp_path / "one")
-    # The teacher's are equal but for rounding. A student's scales see the padding, which is that of a share
-    # and not of the whole batch.
-    for stage, loss, difference in (("teacher", 1e-6, 1e-5), ("student", 1e-4, 1e-3)):
-        one, two = tmp_path / "one" / stage, tmp_path / "two" / stage
-        assert outcome(two)["steps"] == outcome(one)["steps"] == 6
+    # Rounding apart they are equal; but the gradient of a learned scale depends on how far a batch is padded,
+    # a share of it less far than the whole, so that from the second step on such students differ a little.
+    exact, close = (1e-6, 1e-5), (2e-3, 1e-2)
+    for name, (loss, difference) in {
+        "teacher": exact,
+        "first": exact,
+        "student": close,
+        "other": exact,
+    }.items():
+        one, two = tmp_path / "one" / name, tmp_path / "two" / name
+        assert outcome(two)["steps"] == outcome(one)["steps"]
         assert outcome(two)["loss"] == pytest.approx(outcome(one)["loss"], rel=loss)
         weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
         assert weights[0].keys() == weights[1].keys()
-        for name, weight in weights[0].items():
+        for key, weight in weights[0].items():
             # Softmax takes no notice of a bias of the keys, whose gradient is rounding alone.
-            if not name.endswith("k_proj.bias"):
-                torch.testing.assert_close(weights[1][name], weight, rtol=0.0, atol=difference)
+            if not key.endswith("k_proj.bias"):
+                torch.testing.assert_close(weights[1][key], weight, rtol=0.0, atol=difference)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
