@@ -15,8 +15,8 @@ from training.small import LENGTHS, PAIRS, SETTINGS, SIZE, model, tokenizer
 from training.test_resume import Killed, kill_at, require_equal
 from transformers import PreTrainedModel
 
-from tbt_compile import prepare
-from tbt_compile.errors import MethodError
+from tbt_compile import freeze, lower, prepare
+from tbt_compile.errors import LoweringError, MethodError, PlanError
 from tbt_compile.modules import iter_quantized
 from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.recipe import Recipe
@@ -90,9 +90,7 @@ def test_a_student_trains_and_generates_and_is_loaded_the_second_time(name: str,
         assert again.generate(ids, max_new_tokens=4).shape[0] == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "kills"), [("quantbart", [3]), ("blockpruning", [3]), ("binarybert", [2, 2])]
-)
+@pytest.mark.parametrize(("name", "kills"), [("blockpruning", [3]), ("binarybert", [2, 2])])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
     name: str, kills: list[int], tmp_path: Path
 ) -> None:
@@ -170,3 +168,31 @@ def test_the_schedule_of_pruning_ends_at_the_density_that_was_asked_for() -> Non
         densities = [scheduled_density(step, steps, 0.05) for step in range(steps)]
         assert densities == sorted(densities, reverse=True)
         assert densities[-1] == 0.05
+
+
+def run_once(recipe: Recipe) -> tuple[PreTrainedModel, torch.Tensor]:
+    prepared = prepare(teacher(), recipe).eval()
+    ids = torch.randint(5, 30, (2, 6))
+    with torch.no_grad():
+        prepared(input_ids=ids, labels=ids)
+    return prepared, ids
+
+
+@pytest.mark.parametrize("options", [{"weight_method": "pruned", "block": 4}, {"split": ("*.fc1",)}])
+def test_weights_without_a_packed_form_are_not_frozen(options: dict[str, Any]) -> None:
+    prepared, _ = run_once(Recipe.parse("32-32-32" if "block" in options else "1-1-8", **options))
+    with pytest.raises(PlanError, match="pruned in blocks or split in two.*run the prepared model itself"):
+        freeze(prepared)
+
+
+def test_learned_clips_are_frozen() -> None:
+    prepared, ids = run_once(get_method("quantbart").recipe("2-2-8"))
+    with torch.no_grad():
+        expected = prepared(input_ids=ids, labels=ids).logits
+        assert torch.equal(freeze(prepared)(input_ids=ids, labels=ids).logits, expected)
+
+
+def test_what_has_no_compiled_form_is_refused_by_name() -> None:
+    prepared, _ = run_once(get_method("bibert").recipe("1-1-1"))
+    with pytest.raises(LoweringError, match=r"no compiled operator takes .*model\.encoder\.layers\.0\.fc1"):
+        lower(prepared)
