@@ -6,9 +6,10 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import tbt_compile
 from tbt_compile.data import PairCollator, PairDataset
@@ -17,11 +18,13 @@ from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.paper import paper_table
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows
 from tbt_compile.reproduce.rows import read_row
-from tbt_compile.reproduce.task import open_task
+from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import open_model
 from tbt_compile.training import LossWeights, TrainSettings, distillation_terms, processes
+from tbt_compile.training.order import POOL, TrainingOrder
 
-TIMED_STEPS = 3
+WARM_UP, TIMED_STEPS = 1, 3
+Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class PlannedWork:
 def estimate(experiment: Experiment, progress: Progress | None = None) -> list[PlannedWork]:
     """The plan of an experiment with the time of its training; nothing is trained.
 
-    The time of a step is that of a few on one batch of the data, for the teacher and for plain distillation
+    The time of a step is that of a few on batches of the data, for the teacher and for plain distillation
     at each notation: methods with other losses take more or less, and generation comes on top.
 
     Raises:
@@ -46,11 +49,7 @@ def estimate(experiment: Experiment, progress: Progress | None = None) -> list[P
     planned = plan_rows(paper_table(experiment.table), experiment.seeds, experiment.rows)
     task = open_task(experiment)
     model, tokenizer = open_model(experiment, task)
-    batch_size = experiment.teacher_training.batch_size // processes.count()
-    pairs = task.data.train[:batch_size]
-    dataset = PairDataset(pairs, tokenizer, task.max_source_length, task.max_target_length)
-    batch = PairCollator(int(tokenizer.pad_token_id or 0))([dataset[row] for row in range(len(dataset))])
-    timer = _Timer(model, batch)
+    timer = _Timer(model, _batches(task, tokenizer, experiment.teacher_training.batch_size))
     works = []
     if experiment.teacher_steps != 0:
         settings = experiment.teacher_training
@@ -78,42 +77,53 @@ def _work(
     return PlannedWork(key, steps, 0.0 if done else steps * seconds, done)
 
 
-class _Timer:
-    """Median time of a training step on one batch."""
+def _batches(task: Task, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> list[Batch]:
+    """A few batches as training has them, of texts of similar length."""
+    dataset = PairDataset(
+        task.data.train[: POOL * batch_size], tokenizer, task.max_source_length, task.max_target_length
+    )
+    order = iter(TrainingOrder([len(row) for row in dataset.inputs], batch_size, POOL, seed=0))
+    collate = PairCollator(int(tokenizer.pad_token_id or 0))
+    return [
+        collate([dataset[row] for row in islice(order, batch_size)]) for _ in range(WARM_UP + TIMED_STEPS)
+    ]
 
-    def __init__(self, model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+
+class _Timer:
+    """Mean time of a training step, the first batches left out."""
+
+    def __init__(self, model: PreTrainedModel, batches: list[Batch]) -> None:
         device = processes.device()
         self.model = model.to(device)
-        self.batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        self.batches = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
 
     def teacher(self) -> float:
+        """Seconds of a step on the labels."""
         model = copy.deepcopy(self.model).train()
-        return self._median(lambda: model(**self.batch).loss.backward())
+        return self._mean(lambda batch: model(**batch).loss.backward())
 
     def student(self, notation: str) -> float:
-        if "-" not in notation or not notation.replace("-", "").isdigit():
-            return self.teacher()  # a method without bits trains the model as it is
+        """Seconds of a step of plain distillation."""
         student = (
             tbt_compile.prepare(copy.deepcopy(self.model).cpu(), notation).to(processes.device()).train()
         )
         weights, teacher = LossWeights(), self.model.eval()
 
-        def step() -> None:
-            outputs = student(**self.batch, output_hidden_states=True)
+        def step(batch: Batch) -> None:
+            outputs = student(**batch, output_hidden_states=True)
             with torch.no_grad():
-                target = teacher(**self.batch, output_hidden_states=True)
-            masks = self.batch["labels"], self.batch["attention_mask"]
-            distillation_terms(outputs, target, *masks, weights).weighted(weights).backward()
+                target = teacher(**batch, output_hidden_states=True)
+            terms = distillation_terms(outputs, target, batch["labels"], batch["attention_mask"], weights)
+            terms.weighted(weights).backward()
 
-        return self._median(step)
+        return self._mean(step)
 
-    def _median(self, step: Callable[[], None]) -> float:
-        step()
-        times = []
-        for _ in range(TIMED_STEPS):
-            start = time.perf_counter()
-            step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        return sorted(times)[TIMED_STEPS // 2]
+    def _mean(self, step: Callable[[Batch], None]) -> float:
+        for batch in self.batches[:WARM_UP]:
+            step(batch)
+        start = time.perf_counter()
+        for batch in self.batches[WARM_UP:]:
+            step(batch)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / TIMED_STEPS
