@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tbt_compile.quantizers import WeightQuantizer, quantized_embedding
@@ -23,8 +22,4 @@ class QuantizedEmbedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Rows of the quantized weight, as real values."""
-        quantizer = self.weight_quantizer
-        if getattr(quantizer, "rowwise", False):
-            # Only the rows that are looked up: a step of training reads few of a large vocabulary.
-            return quantizer(F.embedding(input, self.weight, self.padding_idx)).value
-        return quantized_embedding(input, quantizer(self.weight_rows), self.padding_idx)
+        return quantized_embedding(input, self.weight_quantizer(self.weight_rows), self.padding_idx)

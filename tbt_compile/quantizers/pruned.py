@@ -60,7 +60,6 @@ class BlockPruner(StatefulWeightQuantizer):
 
     scores: nn.Parameter
     density: Tensor
-    rowwise = False
 
     def __init__(self, rows: int, columns: int, block: int) -> None:
         super().__init__(Encoding.FLOAT, center=False, method="pruned")

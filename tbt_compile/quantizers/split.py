@@ -44,7 +44,6 @@ class SplitWeightQuantizer(StatefulWeightQuantizer):
     """
 
     second: nn.Parameter
-    rowwise = False
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__(Encoding.BINARY, center=False, method="l2", ste="identity")

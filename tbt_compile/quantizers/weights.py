@@ -100,8 +100,6 @@ class _QuantizeWeight(torch.autograd.Function):
 class WeightQuantizer(nn.Module):
     """Quantizes a weight `[N, K]` row by row to `QuantTensor(codes [N, K], scale [N, 1])`.
 
-    Rows that were looked up, `[..., K]`, are quantized in the same way.
-
     Ternary is Eq. 8, binary Eq. 9, gradients Eq. 10: `d value / d weight` is 1 where
     `|weight - mean| < scale` and 0 elsewhere (`ste="identity"`: 1 everywhere). `method="l2"` gives TWN and
     BWN (Eq. 1-5), `method="sign"` BiBERT's (Qin et al. 2022): Eq. 9 with the scale of Eq. 5. Eight bits
@@ -119,8 +117,6 @@ class WeightQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         self.encoding, self.center, self.method, self.ste = encoding, center, method, ste
-
-    rowwise = True  # the value of a row depends on nothing but the row
 
     @property
     def packs(self) -> bool:

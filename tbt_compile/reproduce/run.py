@@ -147,7 +147,7 @@ def _student_row(
     def measure() -> dict[str, Any]:
         folder = student_folder(experiment, row)
         student = method.train_student(
-            copy.deepcopy(teacher.cpu()),  # a method may watch its inner layers
+            copy.deepcopy(teacher.cpu()),  # a method may change how it computes attention
             row.notation,
             task.data.train,
             tokenizer,

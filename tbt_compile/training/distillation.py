@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainer
 
 from tbt_compile.training.losses import distillation_terms
 from tbt_compile.training.settings import LossWeights, TrainingError
-from tbt_compile.training.terms import LayerMap, Objective
+from tbt_compile.training.terms import LayerMap, Objective, Watch
 
 
 class DistillationTrainer(Seq2SeqTrainer):
@@ -41,13 +41,21 @@ class DistillationTrainer(Seq2SeqTrainer):
         self.objective = objective or Objective(weights or LossWeights())
         _require_same_shape(model, teacher, self.objective.layers)
         super().__init__(model, *args, **kwargs)
-        self.terms = [(term.weight, term.bind(model, teacher)) for term in self.objective.terms]
+        self.watch = Watch()
+        self.terms = [(term.weight, term.bind(model, teacher, self.watch)) for term in self.objective.terms]
         if self.objective.weights.attention:
             teacher.set_attn_implementation("eager")  # the fused ones return no attention maps
         # Run without gradients below, and otherwise left alone: its next student is a copy that has to train.
         self.teacher = teacher.to(self.args.device).eval()
         # The loss below is a mean already: the trainer must divide it by the accumulation steps itself.
         self.model_accepts_loss_kwargs = False
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Seq2SeqTrainer`; afterwards nothing watches student and teacher any more."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.watch.stop()
 
     def compute_loss(
         self,

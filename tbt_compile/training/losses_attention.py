@@ -15,7 +15,7 @@ from tbt_compile.modules.attention import CHILD
 from tbt_compile.quantizers import QuantTensor
 from tbt_compile.training import processes
 from tbt_compile.training.settings import TrainingError
-from tbt_compile.training.terms import Measure, Term
+from tbt_compile.training.terms import Measure, Term, Watch
 
 _PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("q", "k", "v"))
 _CROSS = ("encoder_attn", "EncDecAttention")
@@ -32,9 +32,9 @@ class DirectionTerm(Term):
 
     weight: float = 1.0
 
-    def bind(self, student: nn.Module, teacher: nn.Module) -> Measure:
+    def bind(self, student: nn.Module, teacher: nn.Module, watch: Watch) -> Measure:
         pairs = list(zip(attention_modules(student), attention_modules(teacher), strict=True))
-        watched = [[_watch(part) for part in projections(module)] for pair in pairs for _, module in pair]
+        watched = [[watch(part) for part in projections(module)] for pair in pairs for _, module in pair]
 
         def measure(_student: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             losses = []
@@ -63,9 +63,9 @@ class ScoreTerm(Term):
 
     weight: float = 1.0
 
-    def bind(self, student: nn.Module, teacher: nn.Module) -> Measure:
+    def bind(self, student: nn.Module, teacher: nn.Module, watch: Watch) -> Measure:
         pairs = list(zip(attention_modules(student), attention_modules(teacher), strict=True))
-        watched = [(_scores(ours), _scores(theirs)) for (_, ours), (_, theirs) in pairs]
+        watched = [(_scores(ours, watch), _scores(theirs, watch)) for (_, ours), (_, theirs) in pairs]
 
         def measure(_student: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             losses = []
@@ -137,21 +137,10 @@ def _masked_mse(student: Tensor, teacher: Tensor, keep: Tensor) -> Tensor:
     return mean * processes.weight(keep)
 
 
-def _watch(module: nn.Module) -> Callable[[], Any]:
-    """What the module returned last."""
-    last: list[Any] = []
-
-    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-        last[:] = [output]
-
-    module.register_forward_hook(hook)
-    return lambda: last[0]
-
-
-def _scores(module: nn.Module) -> Callable[[], Tensor]:
+def _scores(module: nn.Module, watch: Watch) -> Callable[[], Tensor]:
     core: Any = module._modules.get(CHILD)
     parts = projections(module)[:2] if core is None else [core.query, core.key]
-    query, key = (_watch(part) for part in parts)
+    query, key = (watch(part) for part in parts)
     scaling = float(getattr(module, "scaling", 1.0))
 
     def scores() -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tbt_compile.data import IGNORED_LABEL
 from tbt_compile.training import processes
-from tbt_compile.training.terms import Measure, Term
+from tbt_compile.training.terms import Measure, Term, Watch
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class LogitsTerm(Term):
 
     weight: float = 1.0
 
-    def bind(self, _student: nn.Module, _teacher: nn.Module) -> Measure:
+    def bind(self, _student: nn.Module, _teacher: nn.Module, _watch: Watch) -> Measure:
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             written = inputs["labels"] != IGNORED_LABEL
             return F.mse_loss(ours.logits[written], theirs.logits[written]) * processes.weight(written)
@@ -41,7 +41,7 @@ class ContrastiveTerm(Term):
     weight: float = 0.1
     temperature: float = 0.1
 
-    def bind(self, _student: nn.Module, _teacher: nn.Module) -> Measure:
+    def bind(self, _student: nn.Module, _teacher: nn.Module, _watch: Watch) -> Measure:
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             written = inputs["labels"] != IGNORED_LABEL
             student, teacher = ours.decoder_hidden_states[-1], theirs.decoder_hidden_states[-1]

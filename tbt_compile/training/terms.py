@@ -16,14 +16,37 @@ Measure = Callable[[Any, Any, Mapping[str, Tensor]], Tensor]
 """The term on one batch: (student's outputs, teacher's outputs, inputs with labels) -> scalar."""
 
 
+class Watch:
+    """Keeps what modules returned last, until `stop`."""
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+
+    def __call__(self, module: nn.Module) -> Callable[[], Any]:
+        """A function that gives the last output of the module."""
+        last: list[Any] = []
+
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            last[:] = [output]
+
+        self._handles.append(module.register_forward_hook(hook))
+        return lambda: last[0]
+
+    def stop(self) -> None:
+        """Leave the modules as they were: copies of them must not be watched."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
 class Term(ABC):
     """A term of the loss. Its fields say all about it, so that they can stand in the record of a run."""
 
     weight: float
 
     @abstractmethod
-    def bind(self, student: nn.Module, teacher: nn.Module) -> Measure:
-        """Prepare to measure these two models, for example by watching their inner tensors.
+    def bind(self, student: nn.Module, teacher: nn.Module, watch: Watch) -> Measure:
+        """Prepare to measure these two models, for example by watching what their inner modules return.
 
         What it measures is a mean over kept values times `processes.weight` of them.
         """

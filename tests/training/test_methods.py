@@ -79,6 +79,8 @@ def train(name: str, folder: Path, **options: Any) -> PreTrainedModel:
 def test_a_student_trains_and_generates_and_is_loaded_the_second_time(name: str, tmp_path: Path) -> None:
     student = train(name, tmp_path)
     assert not student.training
+    hooks = [hook for module in student.modules() for hook in module._forward_hooks.values()]
+    assert not [hook for hook in hooks if "Watch" in getattr(hook, "__qualname__", "")]
     record = json.loads((tmp_path / "training.json").read_text())
     assert math.isfinite(record["outcome"]["loss"])
     ids = tokenizer()(PAIRS[0].source, return_tensors="pt").input_ids

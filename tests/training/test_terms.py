@@ -16,7 +16,7 @@ from tbt_compile.data import PairCollator, PairDataset
 from tbt_compile.training import TrainingError
 from tbt_compile.training.losses_attention import DirectionTerm, ScoreTerm, attention_modules
 from tbt_compile.training.losses_tokens import LogitsTerm, contrastive
-from tbt_compile.training.terms import LayerMap
+from tbt_compile.training.terms import LayerMap, Watch
 
 
 def batch() -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ def test_logits() -> None:
     labels = torch.tensor([[1, 2, 3], [4, -100, -100]])
     rows = [(0, 0), (0, 1), (0, 2), (1, 0)]
     expected = sum((ours[row] - theirs[row]).square().sum().item() for row in rows) / 20
-    measure = LogitsTerm().bind(model(), model())
+    measure = LogitsTerm().bind(model(), model(), Watch())
     found = measure(SimpleNamespace(logits=ours), SimpleNamespace(logits=theirs), {"labels": labels})
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
@@ -121,7 +121,7 @@ def test_attention_terms_by_hand(term: str, kind: type) -> None:
         for parameter in student.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     inputs = batch()
-    measure = kind().bind(student, teacher)
+    measure = kind().bind(student, teacher, Watch())
     with torch.no_grad():
         outputs = student(**inputs), teacher(**inputs)
         found = measure(*outputs, inputs).item()
@@ -132,7 +132,7 @@ def test_scores_of_a_prepared_student_are_those_of_its_quantized_queries_and_key
     teacher = model().eval()
     student = tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2").eval()
     inputs = batch()
-    measure = ScoreTerm().bind(student, teacher)
+    measure = ScoreTerm().bind(student, teacher, Watch())
     loss = measure(student(**inputs), teacher(**inputs), inputs)
     loss.backward()
     assert loss.item() > 0
@@ -158,4 +158,13 @@ def test_a_layer_map_picks_hidden_states_after_the_embeddings() -> None:
 
 def test_a_model_without_attention_is_refused() -> None:
     with pytest.raises(TrainingError, match="has no attention with q_proj"):
-        ScoreTerm().bind(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        ScoreTerm().bind(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), Watch())
+
+
+def test_models_are_left_as_they_were() -> None:
+    teacher, student, watch = model(), model(), Watch()
+    ScoreTerm().bind(student, teacher, watch)
+    DirectionTerm().bind(student, teacher, watch)
+    assert any(module._forward_hooks for module in teacher.modules())
+    watch.stop()
+    assert not any(module._forward_hooks for network in (teacher, student) for module in network.modules())
