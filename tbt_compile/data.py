@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,18 @@ class TextData:
         for pair in self.train:
             yield pair.source
             yield pair.target
+
+
+def digest(pairs: Sequence[TextPair]) -> str:
+    """How many pairs, and a hash of their texts in their order: tells one data set from another.
+
+    >>> digest([TextPair("a", "b")])
+    '1 pairs, sha256 8fb20ef63ced4145'
+    """
+    found = hashlib.sha256()
+    for pair in pairs:
+        found.update(f"{pair.source}\0{pair.target}\0".encode())
+    return f"{len(pairs)} pairs, sha256 {found.hexdigest()[:16]}"
 
 
 def read_pairs(
@@ -196,11 +209,11 @@ class PairDataset(Dataset[dict[str, list[int]]]):
         max_source_length: int,
         max_target_length: int,
     ) -> None:
-        def encode(texts: list[str], length: int) -> list[list[int]]:
-            return list(tokenizer(texts, truncation=True, max_length=length)["input_ids"])
-
-        self.inputs = encode([pair.source for pair in pairs], max_source_length)
-        self.labels = encode([pair.target for pair in pairs], max_target_length)
+        sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        cut = {"truncation": True}
+        self.inputs = tokenizer(sources, max_length=max_source_length, **cut)["input_ids"]
+        # A multilingual tokenizer marks targets with their own language.
+        self.labels = tokenizer(text_target=targets, max_length=max_target_length, **cut)["input_ids"]
 
     def __len__(self) -> int:
         return len(self.inputs)

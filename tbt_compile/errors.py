@@ -42,6 +42,10 @@ class DataError(TbtError):
     """A data file or data set cannot be read."""
 
 
+class ReproduceError(TbtError):
+    """A table or figure of the paper was asked for in a way that it cannot be made."""
+
+
 class InputError(TbtError):
     """A compiled module was called with inputs that it does not take."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tbt_compile.cli import bench, demo, evaluate, lower, run, targets, train, tune
+from tbt_compile.cli import bench, demo, evaluate, lower, reproduce, run, targets, train, tune
 from tbt_compile.cli.console import err, fail
 from tbt_compile.errors import TbtError
 
@@ -29,6 +29,7 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(lower.lower)
 app.command(name="run")(run.run_text)
+app.command()(reproduce.reproduce)
 app.add_typer(bench.app, name="bench")
 app.command()(tune.tune)
 app.command()(targets.targets)

@@ -5,14 +5,12 @@ A score is only worth something above these floors.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 from tbt_compile.data import TextPair
 from tbt_compile.evaluation.rouge import RougeScores, rouge
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
+from tbt_compile.evaluation.sentences import sentences
 
 
 def lead_sentence(text: str) -> str:
@@ -21,7 +19,7 @@ def lead_sentence(text: str) -> str:
     >>> lead_sentence("Shares fell 3.5 percent. Nobody knew why.")
     'Shares fell 3.5 percent.'
     """
-    return _SENTENCE_END.split(text.strip(), maxsplit=1)[0]
+    return sentences(text)[0]
 
 
 def lead_copy_floor(pairs: Sequence[TextPair]) -> RougeScores:

@@ -24,6 +24,7 @@ class Evaluation:
     rouge1: float
     rouge2: float
     rougeL: float  # noqa: N815
+    rougeLsum: float  # noqa: N815
     bleu: float
     bleu_signature: str
     mean_length: float
@@ -78,6 +79,7 @@ def score(generated: Generated, references: Sequence[str], num_beams: int) -> Ev
         rouge1=rouge_scores.rouge1,
         rouge2=rouge_scores.rouge2,
         rougeL=rouge_scores.rougeL,
+        rougeLsum=rouge_scores.rougeLsum,
         bleu=bleu_score.score,
         bleu_signature=bleu_score.signature,
         mean_length=generated.mean_length,

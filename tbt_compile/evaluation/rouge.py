@@ -8,22 +8,27 @@ from functools import cache
 from typing import Any
 
 from tbt_compile.errors import DataError
+from tbt_compile.evaluation.sentences import sentences
 
 
 @dataclass(frozen=True)
 class RougeScores:
-    """Mean F-measures between 0 and 100: of words, of word pairs, of the longest common subsequence."""
+    """Mean F-measures between 0 and 100: of words, of word pairs, of the longest common subsequence.
+
+    `rougeLsum` takes that subsequence sentence by sentence, as papers on longer summaries do.
+    """
 
     rouge1: float
     rouge2: float
-    rougeL: float  # noqa: N815  (the name that the package and the papers use)
+    rougeL: float  # noqa: N815  (the names that the package and the papers use)
+    rougeLsum: float  # noqa: N815
 
 
 @cache
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str]) -> RougeScores:
@@ -33,17 +38,23 @@ def rouge(predictions: Sequence[str], references: Sequence[str]) -> RougeScores:
         DataError: there are none, or not as many predictions as references.
 
     >>> rouge(["the cat sat"], ["the cat ran"])
-    RougeScores(rouge1=66.66666666666666, rouge2=50.0, rougeL=66.66666666666666)
+    RougeScores(rouge1=66.66666666666666, rouge2=50.0, rougeL=66.66666666666666, rougeLsum=66.66666666666666)
     """
     require_pairs(predictions, references)
     scores = [
-        _scorer().score(reference, text) for text, reference in zip(predictions, references, strict=True)
+        _scorer().score(_lines(reference), _lines(text))
+        for text, reference in zip(predictions, references, strict=True)
     ]
 
     def mean(name: str) -> float:
         return 100.0 * sum(score[name].fmeasure for score in scores) / len(scores)
 
-    return RougeScores(mean("rouge1"), mean("rouge2"), mean("rougeL"))
+    return RougeScores(mean("rouge1"), mean("rouge2"), mean("rougeL"), mean("rougeLsum"))
+
+
+def _lines(text: str) -> str:
+    """One sentence a line, which is how the package is told of sentences."""
+    return "\n".join(sentences(text))
 
 
 def require_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from tbt_compile.modules.linear import QuantizedLinear
 __all__ = ["QuantizedAttention", "QuantizedEmbedding", "QuantizedLinear", "is_prepared", "iter_quantized"]
 
 
-def iter_quantized(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def iter_quantized(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every quantized module of a prepared model as (dotted name, module).
 
     A linear-like module has `input_quantizer` and `weight_quantizer`, an embedding `weight_quantizer`, an

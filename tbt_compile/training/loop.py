@@ -1,9 +1,11 @@
-"""One training run in one folder: resumable, quiet, reporting its progress."""
+"""One training run in one folder: resumable, quiet, reporting its progress, by one process or several."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,16 @@ from transformers.trainer_utils import set_seed
 
 from tbt_compile.data import PairCollator, PairDataset
 from tbt_compile.evaluation.generation import Progress
+from tbt_compile.training import processes
+from tbt_compile.training.labels import LabelTrainer
 from tbt_compile.training.order import TrainingOrder
 from tbt_compile.training.progress import TrainerProgress, quiet, silence
 from tbt_compile.training.record import CHECKPOINTS, TrainingRecord
-from tbt_compile.training.settings import TrainSettings
+from tbt_compile.training.settings import TrainingError, TrainSettings
+from tbt_compile.training.shared_scales import shared_scales
+
+LOGGED = 20
+"""Steps whose mean loss is logged together, where the steps between checkpoints allow it."""
 
 
 def fit(
@@ -32,7 +40,7 @@ def fit(
     record: TrainingRecord,
     settings: TrainSettings,
     *,
-    trainer_class: type[Seq2SeqTrainer] = Seq2SeqTrainer,
+    trainer_class: type[Seq2SeqTrainer] = LabelTrainer,
     progress: Progress | None = None,
     title: str = "training",
     callbacks: Sequence[TrainerCallback] = (),
@@ -43,41 +51,60 @@ def fit(
     A run that was killed and taken up again ends with the same weights as one that was not: checkpoints
     hold the optimizer, the learning rate's schedule and the random numbers, and the order of the data
     depends on the seed alone.
+
+    Under `torchrun` every process takes its share of each batch, and the first one writes the files.
+
+    Raises:
+        TrainingError: the batch cannot be divided among the processes.
     """
+    processes.wait()  # the first one may have removed checkpoints
     steps = settings.total_steps(len(dataset))
     order = TrainingOrder([len(row) for row in dataset.inputs], settings.batch_size, steps, settings.seed)
+    collator = PairCollator(int(tokenizer.pad_token_id or 0))
     trainer = _with_order(trainer_class, order)(
         model,
         args=_arguments(record.folder, settings, steps),
-        data_collator=PairCollator(int(tokenizer.pad_token_id or 0)),
+        data_collator=collator,
         train_dataset=dataset,
         callbacks=[*callbacks, TrainerProgress(progress, title)],
         **trainer_options,
     )
     silence(trainer)
-    set_seed(settings.seed)
-    start = time.perf_counter()
     checkpoint = record.latest_checkpoint()
-    with quiet():
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        model.cpu().eval().save_pretrained(record.folder)
-    tokenizer.save_pretrained(record.folder)
-    seconds = time.perf_counter() - start
+    first = None if checkpoint else collator([dataset[index] for index in islice(order, settings.batch_size)])
+    with quiet(), shared_scales(model, first):
+        # Each process draws its own random numbers: their examples differ, and so has their dropout to.
+        set_seed(settings.seed + processes.rank())
+        start = time.perf_counter()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     outcome = {
         "steps": steps,
         "loss": _last_loss(trainer),
-        "mean_loss": result.training_loss,
-        "seconds": seconds,
+        "seconds": time.perf_counter() - start,
+        "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
     }
-    record.finish({**outcome, "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None})
+    model.cpu().eval()
+    if processes.is_first():
+        with quiet():
+            model.save_pretrained(record.folder)
+        tokenizer.save_pretrained(record.folder)
+        record.finish(outcome)
+    processes.wait()
     return model
 
 
 def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrainingArguments:
-    return Seq2SeqTrainingArguments(
+    share, rest = divmod(settings.batch_size, processes.count())
+    if rest:
+        raise TrainingError(
+            f"a batch of {settings.batch_size} cannot be divided among {processes.count()} processes: choose "
+            "a batch size that is a multiple of their number"
+        )
+    arguments = Seq2SeqTrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
+        use_cpu=processes.device().type == "cpu",
         max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=share,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=round(settings.warmup_share * steps),
@@ -86,12 +113,16 @@ def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrai
         seed=settings.seed,
         save_steps=settings.save_every,
         save_total_limit=1,
-        logging_steps=20,
+        # Every checkpoint ends a window of steps whose mean loss is logged: a resumed run logs the same.
+        logging_steps=math.gcd(LOGGED, settings.save_every),
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
         report_to="none",
     )
+    # One process uses one GPU; with more of them the trainer would enlarge the batch and share it by threads.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _with_order(trainer_class: type[Seq2SeqTrainer], order: TrainingOrder) -> type[Seq2SeqTrainer]:

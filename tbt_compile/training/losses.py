@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tbt_compile.data import IGNORED_LABEL
+from tbt_compile.training import processes
 from tbt_compile.training.settings import LossWeights
 
 
@@ -64,6 +65,9 @@ def distillation_terms(
 ) -> DistillationTerms:
     """The terms with a weight above zero, from the outputs of two encoder-decoder models on one batch.
 
+    Where several processes share the batch, each term is weighted so that the average over the processes is
+    the term of the whole batch.
+
     Args:
         student, teacher: outputs with `logits`, the student's `loss` on the labels, and, where their
             weights ask for it, hidden states and attention maps.
@@ -71,16 +75,28 @@ def distillation_terms(
             padding.
     """
     written, read = labels != IGNORED_LABEL, attention_mask.bool()
+    of_written, of_read = processes.weight(written), processes.weight(read)
     logits = hidden = attention = None
     if weights.logits:
         logits = soft_cross_entropy(student.logits[written], teacher.logits[written], weights.temperature)
+        logits = logits * of_written
     if weights.hidden:
         encoder = hidden_mse(student.encoder_hidden_states, teacher.encoder_hidden_states, read)
         decoder = hidden_mse(student.decoder_hidden_states, teacher.decoder_hidden_states, written)
-        hidden = torch.cat([encoder, decoder]).mean()
+        hidden = torch.cat([encoder * of_read, decoder * of_written]).mean()
     if weights.attention:
         reading = attention_mse(student.encoder_attentions, teacher.encoder_attentions, read, read)
         writing = attention_mse(student.decoder_attentions, teacher.decoder_attentions, written, written)
         crossing = attention_mse(student.cross_attentions, teacher.cross_attentions, written, read)
-        attention = torch.cat([reading, writing, crossing]).mean()
-    return DistillationTerms(logits, student.loss if weights.labels else None, hidden, attention)
+        parts = (
+            reading * _pairs(read, read),
+            writing * _pairs(written, written),
+            crossing * _pairs(written, read),
+        )
+        attention = torch.cat(parts).mean()
+    return DistillationTerms(logits, student.loss * of_written if weights.labels else None, hidden, attention)
+
+
+def _pairs(queries: Tensor, keys: Tensor) -> float | Tensor:
+    """`processes.weight` of the entries of attention maps between kept queries and kept keys."""
+    return processes.weight(queries[:, :, None] & keys[:, None, :])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tbt_compile.data import IGNORED_LABEL
 from tbt_compile.modules.attention import CHILD
 from tbt_compile.quantizers import QuantTensor
+from tbt_compile.training import processes
 from tbt_compile.training.settings import TrainingError
 from tbt_compile.training.terms import Measure, Term, Watch
 
@@ -132,7 +133,8 @@ def kept_tokens(name: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor
 def _masked_mse(student: Tensor, teacher: Tensor, keep: Tensor) -> Tensor:
     """Over the elements of `[B, H, Q, K]` where keep `[B, Q, K]`."""
     difference = (student - teacher).square() * keep[:, None]
-    return difference.sum() / (keep.sum() * student.shape[1]).clamp_min(1)
+    mean = difference.sum() / (keep.sum() * student.shape[1]).clamp_min(1)
+    return mean * processes.weight(keep)
 
 
 def _scores(module: nn.Module, watch: Watch) -> Callable[[], Tensor]:

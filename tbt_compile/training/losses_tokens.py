@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tbt_compile.data import IGNORED_LABEL
+from tbt_compile.training import processes
 from tbt_compile.training.terms import Measure, Term, Watch
 
 
@@ -23,7 +24,7 @@ class LogitsTerm(Term):
     def bind(self, _student: nn.Module, _teacher: nn.Module, _watch: Watch) -> Measure:
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             written = inputs["labels"] != IGNORED_LABEL
-            return F.mse_loss(ours.logits[written], theirs.logits[written])
+            return F.mse_loss(ours.logits[written], theirs.logits[written]) * processes.weight(written)
 
         return measure
 
@@ -44,7 +45,7 @@ class ContrastiveTerm(Term):
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             written = inputs["labels"] != IGNORED_LABEL
             student, teacher = ours.decoder_hidden_states[-1], theirs.decoder_hidden_states[-1]
-            return contrastive(student, teacher, written, self.temperature)
+            return contrastive(student, teacher, written, self.temperature) * processes.weight(written)
 
         return measure
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tbt_compile.training import processes
 from tbt_compile.training.settings import TrainingError
 
 RECORD = "training.json"
@@ -36,7 +37,8 @@ class TrainingRecord:
         """
         known = _read(self.path)
         if not resume:
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+            if processes.is_first():
+                shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
         elif known is not None:
             self._require_same(known.get("asked", {}))
             if "outcome" in known:
@@ -70,6 +72,8 @@ class TrainingRecord:
                 )
 
     def _write(self, content: dict[str, Any]) -> None:
+        if not processes.is_first():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.path, content)
 
@@ -79,6 +83,11 @@ def write_json(path: Path, content: Any) -> None:
     draft = path.with_name(path.name + ".part")
     draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.replace(path)
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """What was "asked" in a training folder and, once it is done, its "outcome"; empty without a record."""
+    return _read(Path(folder) / RECORD) or {}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from tbt_compile.data import PairDataset, TextPair
+from tbt_compile.data import PairDataset, TextPair, digest
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.preparation import load_prepared, prepare
 from tbt_compile.recipe import Recipe
@@ -100,7 +100,7 @@ def distill(
         **objective.to_dict(),
         **(note or {}),
         "model": _shape(teacher),
-        "teacher": _fingerprint(teacher),
+        "teacher": fingerprint(teacher),
         **_common(pairs, max_source_length, max_target_length, settings),
     }
     record = TrainingRecord(Path(folder), asked)
@@ -132,24 +132,21 @@ def load_teacher(folder: str | Path) -> PreTrainedModel:
 def _common(
     pairs: Sequence[TextPair], max_source_length: int, max_target_length: int, settings: TrainSettings
 ) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(f"{pair.source}\0{pair.target}\0".encode())
     return {
-        "data": f"{len(pairs)} pairs, sha256 {digest.hexdigest()[:16]}",
+        "data": digest(pairs),
         "max_source_length": max_source_length,
         "max_target_length": max_target_length,
         "settings": settings.to_dict(),
     }
 
 
-def _fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: PreTrainedModel) -> str:
     """A short digest of every weight: a student of another teacher is another run."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        found.update(name.encode())
+        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _shape(model: PreTrainedModel) -> dict[str, Any]:

@@ -46,7 +46,10 @@ class Term(ABC):
 
     @abstractmethod
     def bind(self, student: nn.Module, teacher: nn.Module, watch: Watch) -> Measure:
-        """Prepare to measure these two models, for example by watching what their inner modules return."""
+        """Prepare to measure these two models, for example by watching what their inner modules return.
+
+        What it measures is a mean over kept values times `processes.weight` of them.
+        """
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,8 @@ from tbt_compile.cli import console
 from tbt_compile.errors import TbtError
 
 COMMANDS = (
-    "demo",
-    "train",
-    "evaluate",
-    "lower",
-    "run",
-    "bench generate",
-    "bench growth",
-    "bench kernels",
-    "tune",
-    "targets",
+    *("demo", "train", "evaluate", "lower", "run", "reproduce"),
+    *("bench generate", "bench growth", "bench kernels", "tune", "targets"),
 )
 
 
@@ -160,7 +152,7 @@ def test_demo_shows_its_table(tbt, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         DemoRow("2-2-2", "compiled", 92, 85, 91, 8, 0.5, 1.5, same_greedy=0.996, same_beam=0.99),
     )
     item = {"item": "a news item", "summary": "news", "2-2-2, compiled": "new"}
-    floors = (RougeScores(40, 20, 39), RougeScores(20, 5, 19))
+    floors = (RougeScores(40, 20, 39, 39), RougeScores(20, 5, 19, 19))
     result = DemoResult(rows, *floors, samples=(item, item), conditions={})
     calls = []
     module = importlib.import_module("tbt_compile.demo.run")

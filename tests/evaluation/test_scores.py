@@ -22,8 +22,16 @@ def test_rouge_by_hand() -> None:
     assert scores.rouge1 == pytest.approx(75.0)
     assert scores.rouge2 == pytest.approx(100 / 3)
     assert scores.rougeL == pytest.approx(75.0)
+    assert scores.rougeLsum == scores.rougeL  # there is one sentence
     mean = rouge(["the cats on mat", "x"], ["the cat the mat", "y"])
     assert mean.rouge1 == pytest.approx(37.5)
+
+
+def test_rouge_lsum_takes_sentences_one_by_one() -> None:
+    # The sentences stand in another order: whole texts share one of them as a subsequence, sentences both.
+    scores = rouge(["A dog runs. Two men sit."], ["Two men sit. A dog runs."])
+    assert scores.rougeL == pytest.approx(50.0)
+    assert scores.rougeLsum == pytest.approx(100.0)
 
 
 def test_bleu_of_a_copy_is_100_and_the_signature_names_the_version() -> None:

@@ -82,7 +82,7 @@ def test_a_student_trains_and_generates_and_is_loaded_the_second_time(name: str,
     hooks = [hook for module in student.modules() for hook in module._forward_hooks.values()]
     assert not [hook for hook in hooks if "Watch" in getattr(hook, "__qualname__", "")]
     record = json.loads((tmp_path / "training.json").read_text())
-    assert math.isfinite(record["outcome"]["mean_loss"])
+    assert math.isfinite(record["outcome"]["loss"])
     ids = tokenizer()(PAIRS[0].source, return_tensors="pt").input_ids
     again = train(name, tmp_path)
     with torch.no_grad():

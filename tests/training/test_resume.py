@@ -52,6 +52,8 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     require_equal(whole, resumed)
     record = json.loads((tmp_path / "killed" / "training.json").read_text())
     assert record["outcome"]["resumed_at"] == 5
+    whole_record = json.loads((tmp_path / "whole" / "training.json").read_text())
+    assert record["outcome"]["loss"] == whole_record["outcome"]["loss"]
     assert not (tmp_path / "killed" / "checkpoints").exists()
 
 

@@ -123,7 +123,7 @@ def split_copy(ternary: PreTrainedModel, narrow: PreTrainedModel, recipe: Recipe
     for _, module in iter_quantized(binary):
         quantizer: Any = getattr(module, "weight_quantizer", None)
         if isinstance(quantizer, SplitWeightQuantizer):
-            quantizer.split(module.weight)  # type: ignore[arg-type]
+            quantizer.split(module.weight)
     return binary
 
 

@@ -56,6 +56,7 @@ def test_order_and_contracts() -> None:
         "fuse-norm",
         "fuse-rms-norm",
         "pack-caches",
+        "drop-transposes",
         "check-fused",
     ]
     assert all("Needs:" in str(type(step).__doc__) for step in passes)

@@ -1,0 +1,35 @@
+"""Entropy of quantized weights, Eq. 7, layer by layer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from tbt_compile.modules import iter_quantized
+
+
+def code_entropy(codes: Tensor) -> float:
+    """Eq. 7 in bits: -sum p log2 p over the shares p of the levels in codes of any shape.
+
+    At most log2 3 = 1.585 for three levels, 1 for two.
+
+    >>> round(code_entropy(torch.tensor([-1.0, 0.0, 1.0])), 3)
+    1.585
+    >>> code_entropy(torch.tensor([1.0, 1.0, -1.0, -1.0]))
+    1.0
+    """
+    counts = torch.unique(codes, return_counts=True)[1].double()
+    shares = counts / counts.sum()
+    return -sum(share * math.log2(share) for share in shares.tolist())
+
+
+@torch.no_grad()
+def layer_entropies(model: nn.Module) -> dict[str, float]:
+    """Entropy in bits of the codes of every linear layer of a prepared model, by the name of its module."""
+    return {
+        name: code_entropy(module.weight_quantizer(module.weight_rows).codes)
+        for name, module in iter_quantized(model)
+        if hasattr(module, "input_quantizer") and module.weight_quantizer.encoding.quantized
+    }

@@ -1,0 +1,129 @@
+"""How long an experiment will take here, from a few steps of training."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import tbt_compile
+from tbt_compile.data import PairCollator, PairDataset
+from tbt_compile.evaluation.generation import Progress
+from tbt_compile.reproduce.experiment import Experiment
+from tbt_compile.reproduce.paper import paper_table
+from tbt_compile.reproduce.plan import PlannedRow, plan_rows
+from tbt_compile.reproduce.rows import read_row
+from tbt_compile.reproduce.task import Task, open_task
+from tbt_compile.reproduce.teacher import open_model
+from tbt_compile.training import LossWeights, TrainSettings, distillation_terms, processes
+from tbt_compile.training.order import POOL, TrainingOrder
+
+WARM_UP, TIMED_STEPS = 1, 3
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class PlannedWork:
+    """One line of a plan: what, how many steps, about how many seconds of training; `done` needs none."""
+
+    name: str
+    steps: int
+    seconds: float
+    done: bool
+
+
+def estimate(experiment: Experiment, progress: Progress | None = None) -> list[PlannedWork]:
+    """The plan of an experiment with the time of its training; nothing is trained.
+
+    The time of a step is that of a few on batches of the data, for the teacher and for plain distillation
+    at each notation: methods with other losses take more or less, and generation comes on top.
+
+    Raises:
+        ReproduceError, MethodError, DataError: as `reproduce`.
+    """
+    planned = plan_rows(paper_table(experiment.table), experiment.seeds, experiment.rows)
+    task = open_task(experiment)
+    model, tokenizer = open_model(experiment, task)
+    timer = _Timer(model, _batches(task, tokenizer, experiment.teacher_training.batch_size))
+    works = []
+    if experiment.teacher_steps != 0:
+        settings = experiment.teacher_training
+        works.append(_work(experiment, "teacher", settings, len(task.data.train), timer.teacher()))
+    times: dict[str, float] = {}
+    for row in planned:
+        if row.notation not in times:
+            if progress is not None:
+                progress(f"timing {row.notation}", len(times) / len(planned))
+            times[row.notation] = timer.student(row.notation)
+        works.append(_student(experiment, row, len(task.data.train), times[row.notation]))
+    return works
+
+
+def _student(experiment: Experiment, row: PlannedRow, examples: int, seconds: float) -> PlannedWork:
+    settings = experiment.student_training(row.notation, row.seed)
+    return _work(experiment, row.key, settings, examples, seconds)
+
+
+def _work(
+    experiment: Experiment, key: str, settings: TrainSettings, examples: int, seconds: float
+) -> PlannedWork:
+    steps = settings.total_steps(examples)
+    done = experiment.resume and read_row(experiment.output, key) is not None
+    return PlannedWork(key, steps, 0.0 if done else steps * seconds, done)
+
+
+def _batches(task: Task, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> list[Batch]:
+    """A few batches as training has them, of texts of similar length."""
+    dataset = PairDataset(
+        task.data.train[: POOL * batch_size], tokenizer, task.max_source_length, task.max_target_length
+    )
+    order = iter(TrainingOrder([len(row) for row in dataset.inputs], batch_size, POOL, seed=0))
+    collate = PairCollator(int(tokenizer.pad_token_id or 0))
+    return [
+        collate([dataset[row] for row in islice(order, batch_size)]) for _ in range(WARM_UP + TIMED_STEPS)
+    ]
+
+
+class _Timer:
+    """Mean time of a training step, the first batches left out."""
+
+    def __init__(self, model: PreTrainedModel, batches: list[Batch]) -> None:
+        device = processes.device()
+        self.model = model.to(device)
+        self.batches = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+
+    def teacher(self) -> float:
+        """Seconds of a step on the labels."""
+        model = copy.deepcopy(self.model).train()
+        return self._mean(lambda batch: model(**batch).loss.backward())
+
+    def student(self, notation: str) -> float:
+        """Seconds of a step of plain distillation."""
+        student = (
+            tbt_compile.prepare(copy.deepcopy(self.model).cpu(), notation).to(processes.device()).train()
+        )
+        weights, teacher = LossWeights(), self.model.eval()
+
+        def step(batch: Batch) -> None:
+            outputs = student(**batch, output_hidden_states=True)
+            with torch.no_grad():
+                target = teacher(**batch, output_hidden_states=True)
+            terms = distillation_terms(outputs, target, batch["labels"], batch["attention_mask"], weights)
+            terms.weighted(weights).backward()
+
+        return self._mean(step)
+
+    def _mean(self, step: Callable[[Batch], None]) -> float:
+        for batch in self.batches[:WARM_UP]:
+            step(batch)
+        start = time.perf_counter()
+        for batch in self.batches[WARM_UP:]:
+            step(batch)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / TIMED_STEPS

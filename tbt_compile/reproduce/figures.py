@@ -1,0 +1,79 @@
+"""The figures of an experiment: what a table's rows keep, and figure 2."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tbt_compile.evaluation.generation import Progress
+from tbt_compile.preparation import load_prepared
+from tbt_compile.reproduce import plots
+from tbt_compile.reproduce.entropy import layer_entropies
+from tbt_compile.reproduce.experiment import Experiment
+from tbt_compile.reproduce.histograms import layer_histograms
+from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperTable, paper_table
+from tbt_compile.reproduce.plan import choose_rows
+from tbt_compile.reproduce.rows import Row
+from tbt_compile.reproduce.summary import SCORES, retention_of, rows_of
+from tbt_compile.reproduce.task import Task
+from tbt_compile.training.progress import quiet
+from tbt_compile.training.record import write_json
+
+
+def retention(
+    experiment: Experiment, table: PaperTable, task: Task, rows: dict[str, Row]
+) -> tuple[Path, ...]:
+    """Bars of each row's share of its teacher's score, measured and in the paper.
+
+    Raises:
+        ReproduceError: matplotlib is not installed.
+    """
+    done = [row for row in table.students if rows_of(row, rows)]
+    name = SCORES["length" if table.columns == ("length",) else task.metric][0]
+    measured = [retention_of(rows_of(row, rows), rows[TEACHER], name) for row in done]
+    series: dict[str, list[float | None]] = {task.name: [None if s is None else s.mean for s in measured]}
+    for data_set in table.data_sets:
+        if data_set != task.data_set:
+            series[f"paper, {DATA_SETS[data_set]}"] = [table.retention(row, data_set) for row in done]
+        else:
+            series["paper"] = [table.retention(row, data_set) for row in done]
+    path = experiment.output / f"{table.name}.png"
+    groups = [f"{row.title}\n{row.notation}" for row in done]
+    return (plots.bars(path, table.title, "share of the teacher's score", groups, series),)
+
+
+def make(
+    experiment: Experiment, task: Task, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> tuple[Path, ...]:
+    """Figure 2 from the students of the first seed: histograms, and the entropy of every linear layer.
+
+    Raises:
+        ReproduceError: matplotlib is not installed, or the model has no attention in its decoder.
+    """
+    table = paper_table(experiment.table)
+    shown: dict[str, Any] = {}
+    entropies: dict[str, dict[str, float]] = {}
+    for row in choose_rows(table, experiment.rows):
+        progress(f"{row.title}: looking into layers", 0.5)
+        folder = experiment.output / "students" / f"{row.name}-seed{experiment.seeds[0]}"
+        with quiet():
+            model: Any = load_prepared(folder).eval()
+        lengths = task.max_source_length, task.max_target_length
+        shown[row.title] = layer_histograms(model, tokenizer, task.test, *lengths)
+        entropies[row.title] = layer_entropies(model)
+    files = (
+        experiment.output / f"{table.name}.json",
+        plots.histograms(experiment.output / f"{table.name}.png", table.title, shown),
+        plots.lines(
+            experiment.output / f"{table.name}-entropy.png",
+            "Entropy of the quantized weights, Eq. 7",
+            "bits per weight",
+            entropies,
+            math.log2(3),
+        ),
+    )
+    write_json(files[0], {"histograms": shown, "entropy": entropies})
+    return files

@@ -1,0 +1,96 @@
+"""What figure 2 is drawn from: values of one layer before and after quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tbt_compile.data import PairCollator, PairDataset, TextPair
+from tbt_compile.errors import ReproduceError
+from tbt_compile.modules import QuantizedAttention, iter_quantized
+
+BINS = 101
+SENTENCES = 32
+"""Test pairs whose activations are looked at."""
+
+Histogram = dict[str, list[float]]
+"""`edges` of the bins (one more than there are `shares`), and which share of the values lies in each."""
+
+
+def layer_histograms(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[TextPair],
+    max_source_length: int,
+    max_target_length: int,
+) -> dict[str, Any]:
+    """Histograms of the decoder's first self-attention, as in figure 2.
+
+    The weight is that of the value projection; the activation is the softmax output of the same attention,
+    over the first pairs, without masked positions.
+
+    Raises:
+        ReproduceError: the model has no quantized attention in its decoder.
+    """
+    attention, projection = _decoder_attention(model)
+    with torch.no_grad():
+        weight = projection.weight_rows
+        weight_after = projection.weight_quantizer(weight).value
+        before, after = _activations(
+            model, attention.probabilities, tokenizer, pairs, max_source_length, max_target_length
+        )
+    return {
+        "weight": histogram(weight),
+        "quantized weight": histogram(weight_after),
+        "activation": histogram(before),
+        "quantized activation": histogram(after),
+    }
+
+
+def histogram(values: Tensor) -> Histogram:
+    """Shares of the values in equal bins over their range."""
+    shares, edges = np.histogram(values.detach().flatten().float().cpu().numpy(), bins=BINS)
+    return {"edges": edges.tolist(), "shares": (shares / max(1, shares.sum())).tolist()}
+
+
+def _decoder_attention(model: nn.Module) -> tuple[QuantizedAttention, Any]:
+    modules = dict(iter_quantized(model))
+    for name, module in modules.items():
+        parent = name.rpartition(".")[0]
+        if isinstance(module, QuantizedAttention) and "decoder" in name:
+            for value in ("v_proj", "v"):
+                if f"{parent}.{value}" in modules:
+                    return module, modules[f"{parent}.{value}"]
+    raise ReproduceError(
+        f"{type(model).__name__} has no quantized attention with a value projection in its decoder: figure 2 "
+        "needs an encoder-decoder of the BART or T5 family"
+    )
+
+
+def _activations(
+    model: PreTrainedModel,
+    quantizer: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[TextPair],
+    max_source_length: int,
+    max_target_length: int,
+) -> tuple[Tensor, Tensor]:
+    dataset = PairDataset(pairs[:SENTENCES], tokenizer, max_source_length, max_target_length)
+    batch = PairCollator(int(tokenizer.pad_token_id or 0))([dataset[row] for row in range(len(dataset))])
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = quantizer.register_forward_hook(
+        lambda _module, inputs, output: seen.append((inputs[0].detach(), output.value.detach()))
+    )
+    try:
+        model.eval()(**batch)
+    finally:
+        hook.remove()
+    before, after = seen[0]
+    # The softmax gives exactly zero where it may not look: those positions say nothing about the quantizer.
+    written = (before > 0) & (batch["labels"] >= 0)[:, None, :, None]
+    return before[written], after.expand_as(before)[written]

@@ -1,0 +1,162 @@
+"""A table as Markdown, in the paper's layout, with the paper's own figures beside the measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tbt_compile.reproduce.experiment import Experiment
+from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperRow, PaperTable, source
+from tbt_compile.reproduce.rows import Row
+from tbt_compile.reproduce.summary import SCORES, Spread, retention_of, rows_of, score_of
+from tbt_compile.reproduce.task import Task
+
+_HEADINGS = {"rouge": ("R1", "R2", "RL"), "bleu": ("BLEU",), "length": ("length",)}
+_NOTHING = "–"
+
+
+def kind_of(table: PaperTable, task: Task) -> str:
+    """Which scores the table shows: "length", or the metric of the task."""
+    return "length" if table.columns == ("length",) else task.metric
+
+
+def table_text(experiment: Experiment, table: PaperTable, task: Task, rows: dict[str, Row]) -> str:
+    """The whole file: title, conditions, table, notes."""
+    kind = kind_of(table, task)
+    compared = [task.data_set] if task.data_set in table.data_sets else list(table.data_sets)
+    with_cost = table.size_unit is not None
+    lines = [_line(_header(table, kind, compared, with_cost)), _rule(table, kind, compared, with_cost)]
+    for row in table.rows:
+        lines.append(_line(_cells(table, row, rows, kind, compared, with_cost)))
+    parts = [
+        f"# {table.title}",
+        _conditions(experiment, task, rows),
+        "\n".join(lines),
+        _notes(table, kind, rows),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(table: PaperTable, kind: str, compared: Sequence[str | None], with_cost: bool) -> list[str]:
+    cells = ["Method", "E-W-A"]
+    if with_cost:
+        cells += ["Size (MiB)", "FLOPs"]
+    cells += [*_HEADINGS[kind], "share of the teacher's"]
+    if with_cost:
+        cells += [f"paper: size ({table.size_unit})"] + (["FLOPs"] if _has_flops(table) else [])
+    for name in compared:
+        cells += [f"paper, {DATA_SETS[str(name)]}: {' / '.join(table.columns)}", "share"]
+    return cells
+
+
+def _rule(table: PaperTable, kind: str, compared: Sequence[str | None], with_cost: bool) -> str:
+    width = len(_header(table, kind, compared, with_cost))
+    return _line(["---", "---", *["---:"] * (width - 2)])
+
+
+def _cells(
+    table: PaperTable,
+    row: PaperRow,
+    rows: dict[str, Row],
+    kind: str,
+    compared: Sequence[str | None],
+    with_cost: bool,
+) -> list[str]:
+    found = rows_of(row, rows)
+    cells = [row.title, row.notation]
+    if with_cost:
+        cells += [_cost(found, "size_mib", "{:.2f}"), _cost(found, "relative_flops", "{:.4f}×")]
+    digits = 1 if kind == "length" else 2
+    cells += [score_of(found, name).text(digits) if found else _NOTHING for name in SCORES[kind]]
+    cells.append(_percent(retention_of(found, rows[TEACHER], SCORES[kind][0])) if found else _NOTHING)
+    if with_cost:
+        cells.append(_NOTHING if row.size is None else f"{row.size:g}")
+        if _has_flops(table):
+            cells.append(_NOTHING if row.flops is None else f"{row.flops:g}×")
+    for name in compared:
+        scores = row.scores.get(str(name))
+        cells.append(" / ".join(f"{score:.2f}" for score in scores) if scores else _NOTHING)
+        share = table.retention(row, str(name))
+        cells.append(_NOTHING if share is None else f"{share:.1%}")
+    return cells
+
+
+def _has_flops(table: PaperTable) -> bool:
+    return any(row.flops is not None for row in table.rows)
+
+
+def _cost(found: Sequence[Row], name: str, form: str) -> str:
+    value = found[0][name] if found else None
+    return _NOTHING if value is None else form.format(value)
+
+
+def _percent(share: Spread | None) -> str:
+    return _NOTHING if share is None else Spread(100 * share.mean, _times(share.deviation, 100)).text(1) + "%"
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str:
+    teacher = rows[TEACHER]
+    students = [row for key, row in rows.items() if key != TEACHER]
+    seeds = sorted({row["asked"]["seed"] for row in students})
+    lines = [
+        f"Data: {task.name} ({teacher['asked']['task']['train']}; test: {teacher['asked']['task']['test']}). "
+        f"Model: {experiment.config}, {teacher['parameters'] / 1e6:.2f} M parameters.",
+        f"Teacher: {_steps([teacher])}. Students: {_steps(students)}, "
+        f"batch {experiment.teacher_training.batch_size}, seeds {_list(seeds)}; "
+        f"search with {task.num_beams} beam{'s' if task.num_beams > 1 else ''}, "
+        f"at most {task.max_target_length} tokens.",
+        f"Machine: {_list(_seen(rows, 'cpu'))}, device {_list(_seen(rows, 'device'))}, "
+        f"{_list(_seen(rows, 'torch_threads'))} thread(s); code: "
+        f"{_list(_short(commit) for commit in _seen(rows, 'commit'))}.",
+    ]
+    return "\n".join(lines)
+
+
+def _seen(rows: dict[str, Row], name: str) -> list[object]:
+    return list(dict.fromkeys(row["provenance"][name] for row in rows.values()))
+
+
+def _short(commit: object) -> str:
+    """A commit in twelve digits, with the remark on changes that may follow it."""
+    number, _, changes = str(commit).partition("+")
+    return number[:12] + (f"+{changes}" if changes else "")
+
+
+def _steps(rows: Sequence[Row]) -> str:
+    counts = sorted({(row["outcome"] or {}).get("steps", 0) for row in rows})
+    return f"{_list(counts)} steps"
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values)) or "none"
+
+
+def _notes(table: PaperTable, kind: str, rows: dict[str, Row]) -> str:
+    notes = [f"Paper: {source()}; its models are BART-base and mBART-large, fine-tuned from pretrained ones."]
+    signature = rows[TEACHER]["scores"]["bleu_signature"]
+    if kind == "rouge":
+        floors = rows[TEACHER]["floors"]
+        notes.append(
+            "R1, R2, RL: ROUGE-1, -2 and -Lsum of the rouge-score package, F-measure with stemming. "
+            f"R1 without any understanding: {floors['lead_copy']:.2f} by copying the first sentence, "
+            f"{floors['constant']:.2f} by always writing the same text."
+        )
+    elif kind == "bleu":
+        notes.append(f"BLEU: sacrebleu, {signature}.")
+    if table.size_unit is not None:
+        notes.append(
+            "Size: the file of packed tensors, counted for weights that have no packed form. FLOPs: all "
+            "matrix products of one pass, with m x n / 64 for operands of m and n bits; the output "
+            "projection, whose input has 8 bits, is counted here and not in the paper."
+        )
+    if any(not rows_of(row, rows) for row in table.rows):
+        notes.append(f"{_NOTHING}: not run.")
+    notes.append("± is the standard deviation over seeds.")
+    return "\n".join(notes)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,77 @@
+"""The data sets of the paper, with its settings and those of its code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tbt_compile.data import TextData, load_data
+from tbt_compile.errors import DataError, did_you_mean
+
+
+@dataclass(frozen=True)
+class PaperData:
+    """How the paper used a data set.
+
+    Attributes:
+        hub: name (and configuration) for `datasets`. source, target: fields of the texts there.
+        max_source_length, max_target_length: texts are cut to so many tokens; the second is also the most
+            that is generated. The paper gives none for translation: 128 is ours.
+        num_beams, generation: of the search, `generation` being fields of a `GenerationConfig`.
+        metric: "rouge" or "bleu". languages: codes of source and target for a multilingual tokenizer.
+    """
+
+    hub: str
+    source: str
+    target: str
+    max_source_length: int
+    max_target_length: int
+    num_beams: int
+    metric: str = "rouge"
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    languages: tuple[str, str] | None = None
+
+
+PAPER_DATA = {
+    "xsum": PaperData(
+        "EdinburghNLP/xsum", "document", "summary", 1024, 62, 6,
+        generation={"min_length": 11, "length_penalty": 1.0},
+    ),
+    "cnn_dailymail": PaperData(
+        "abisee/cnn_dailymail:3.0.0", "article", "highlights", 1024, 128, 4,
+        generation={"min_length": 56, "length_penalty": 2.0},
+    ),
+    "wmt16-ro-en": PaperData(
+        "wmt/wmt16:ro-en", "translation.en", "translation.ro", 128, 128, 5,
+        metric="bleu", languages=("en_XX", "ro_RO"),
+    ),
+}  # fmt: skip
+BATCH_SIZE = 128
+EPOCHS = 20.0
+LEARNING_RATE = 5e-4
+"""Of binary and ternary activations; with 8-bit ones the paper halves it (section 3.1)."""
+
+
+def find_paper_data(name: str) -> PaperData:
+    """The settings for a data set.
+
+    Raises:
+        DataError: it is not one of the paper's.
+    """
+    if name not in PAPER_DATA:
+        raise DataError(
+            f"unknown data set {name!r}: expected one of {', '.join(PAPER_DATA)}, or --data with a folder."
+            + did_you_mean(name, PAPER_DATA)
+        )
+    return PAPER_DATA[name]
+
+
+def fetch(name: str) -> TextData:
+    """Download a data set, or take it from the cache of `datasets`.
+
+    Raises:
+        DataError: it is not one of the paper's, or there is neither a network nor a cached copy.
+    """
+    known = find_paper_data(name)
+    return load_data(known.hub, known.source, known.target)

@@ -1,0 +1,65 @@
+"""Which students have to be trained for a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from tbt_compile.errors import MethodError, ReproduceError
+from tbt_compile.reproduce.paper import PaperRow, PaperTable
+from tbt_compile.training.methods import get_method
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """One student: a method, its bits and a seed. The same student in two tables is trained once."""
+
+    method: str
+    notation: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Name of its folder and of its file of figures."""
+        return f"{self.method}-{self.notation}-seed{self.seed}"
+
+
+def choose_rows(table: PaperTable, chosen: Sequence[str] | None) -> tuple[PaperRow, ...]:
+    """The students of a table whose name ("tbt-2-2-2") matches a pattern ("tbt-*"); all without patterns.
+
+    Raises:
+        ReproduceError: a pattern matches none.
+    """
+    names = dict.fromkeys(row.name for row in table.students)
+    for pattern in chosen or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ReproduceError(f"no row of {table.name} matches {pattern!r}: it has {', '.join(names)}")
+    return tuple(
+        row
+        for row in table.students
+        if chosen is None or any(fnmatchcase(row.name, pattern) for pattern in chosen)
+    )
+
+
+def plan_rows(
+    table: PaperTable, seeds: Sequence[int], chosen: Sequence[str] | None = None
+) -> list[PlannedRow]:
+    """Every student to train, all rows of the first seed before those of the second.
+
+    Raises:
+        ReproduceError: there is no seed, or a pattern of `chosen` matches no row.
+        MethodError: a method is unknown or does not support the bits of its row.
+    """
+    if not seeds:
+        raise ReproduceError("no seeds: give at least one")
+    rows = choose_rows(table, chosen)
+    for row in rows:
+        notations = get_method(row.method).notations
+        if row.notation not in notations:
+            raise MethodError(
+                f"method {row.method!r} does not support {row.notation!r}: expected one of "
+                f"{', '.join(notations)}"
+            )
+    planned = (PlannedRow(row.method, row.notation, seed) for seed in seeds for row in rows)
+    return list(dict.fromkeys(planned))

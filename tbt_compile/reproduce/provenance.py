@@ -1,0 +1,55 @@
+"""Where a figure comes from: the code, the machine, the versions, the time."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tbt_compile
+from tbt_compile.bench.conditions import conditions
+from tbt_compile.training import processes
+
+_PACKAGES = ("accelerate", "datasets", "rouge-score", "sacrebleu", "tokenizers")
+"""What scores depend on, beside what `conditions` lists."""
+
+
+def provenance(seconds: float) -> dict[str, Any]:
+    """What belongs to a figure beside its settings, ready for JSON.
+
+    Args:
+        seconds: wall time of the session that ended the work; an earlier, interrupted one is not in it.
+    """
+    device, machine = processes.device(), conditions()
+    return {
+        "commit": commit(Path(tbt_compile.__file__).parent),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": processes.count(),
+        "torch_threads": torch.get_num_threads(),
+        **machine,
+        "versions": {**machine["versions"], **{name: version(name) for name in _PACKAGES}},
+    }
+
+
+def commit(folder: Path) -> str | None:
+    """The commit that a folder is checked out at, with "+changes" if files differ; None outside of git."""
+    head = _git(folder, "rev-parse", "HEAD")
+    if not head:
+        return None
+    return f"{head}+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else head
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,71 @@
+"""Size on disk: of the packed file, or counted where a method ends with weights that have no packed form."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+import tbt_compile
+from tbt_compile import storage
+from tbt_compile.encoding import Encoding
+from tbt_compile.modules import iter_quantized
+from tbt_compile.quantizers.pruned import BlockPruner, blocks_of
+from tbt_compile.quantizers.split import SplitWeightQuantizer
+from tbt_compile.training.methods.blockpruning import packed_bytes
+
+MIB = 2**20
+
+
+def size_mib(model: PreTrainedModel) -> float:
+    """Size in MiB of the tensors of a prepared model: of the file that `save` writes, or `counted_mib`."""
+    unpacked = (BlockPruner, SplitWeightQuantizer)
+    if any(isinstance(module, unpacked) for module in model.modules()):
+        return counted_mib(model)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = tbt_compile.freeze(model).save(Path(folder) / "packed")
+        return (saved / storage.KINDS[storage.FROZEN].tensors).stat().st_size / MIB
+
+
+def float_mib(model: PreTrainedModel) -> float:
+    """Size in MiB of the parameters as they are stored, shared ones counted once."""
+    return sum(parameter.nbytes for parameter in model.parameters()) / MIB
+
+
+@torch.no_grad()
+def counted_mib(model: nn.Module) -> float:
+    """What the codes and scales of the weights take, and everything else in fp32.
+
+    A pruned weight takes its blocks that are left, in fp32, and one bit per block; one that is split is two
+    binary ones.
+    """
+    weights: dict[int, float] = {}
+    inner: set[int] = set()
+    for _, module in iter_quantized(model):
+        quantizer = getattr(module, "weight_quantizer", None)
+        if quantizer is None:
+            continue
+        inner |= {id(parameter) for parameter in quantizer.parameters()}
+        if quantizer.encoding.quantized or isinstance(quantizer, BlockPruner):
+            weights.setdefault(id(module.weight), _weight_bytes(module, quantizer))
+    others = [
+        parameter.nbytes
+        for parameter in model.parameters()
+        if id(parameter) not in weights and id(parameter) not in inner
+    ]
+    return (sum(weights.values()) + sum(others)) / MIB
+
+
+def _weight_bytes(module: Any, quantizer: Any) -> float:
+    weight = module.weight_rows
+    if isinstance(quantizer, SplitWeightQuantizer):
+        return 2 * packed_bytes(weight, Encoding.BINARY)
+    if not isinstance(quantizer, BlockPruner):
+        return packed_bytes(weight, quantizer.encoding)
+    rows, columns = weight.shape
+    high, wide = blocks_of(rows, columns, quantizer.block)
+    return 4 * int(quantizer(weight).codes.count_nonzero()) + high * wide / 8

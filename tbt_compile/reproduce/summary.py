@@ -1,0 +1,60 @@
+"""Mean and spread over seeds of the students of one row, and what they keep of the teacher's score."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tbt_compile.reproduce.paper import TEACHER, PaperRow
+from tbt_compile.reproduce.rows import Row
+
+SCORES = {"rouge": ("rouge1", "rouge2", "rougeLsum"), "bleu": ("bleu",), "length": ("mean_length",)}
+"""Scores of an evaluation by kind of table; the first is the one that retention is about."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean, and the sample standard deviation where there are several values."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of one value or more.
+
+        >>> Spread.of([1.0, 3.0])
+        Spread(mean=2.0, deviation=1.4142135623730951)
+        """
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def text(self, digits: int) -> str:
+        """The mean, and "±" with the deviation.
+
+        >>> Spread(2.0, 0.5).text(1), Spread(2.0, None).text(1)
+        ('2.0 ± 0.5', '2.0')
+        """
+        spread = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"
+        return f"{self.mean:.{digits}f}{spread}"
+
+
+def rows_of(row: PaperRow, rows: dict[str, Row]) -> list[Row]:
+    """What was measured for a row of the paper, one entry per seed."""
+    return [
+        found
+        for found in rows.values()
+        if found["asked"]["method"] == row.method
+        and (row.method == TEACHER or found["asked"]["notation"] == row.notation)
+    ]
+
+
+def score_of(found: Sequence[Row], name: str) -> Spread:
+    """A score over seeds."""
+    return Spread.of([row["scores"][name] for row in found])
+
+
+def retention_of(found: Sequence[Row], teacher: Row, name: str) -> Spread | None:
+    """A score as a share of the teacher's; None where the teacher has nothing to keep."""
+    whole = teacher["scores"][name]
+    return Spread.of([row["scores"][name] / whole for row in found]) if whole else None

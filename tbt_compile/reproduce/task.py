@@ -1,0 +1,115 @@
+"""The data of an experiment, and how texts are cut, generated and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tbt_compile.data import TextData, TextPair, digest, load_folder
+from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, build_task
+from tbt_compile.errors import DataError
+from tbt_compile.evaluation import constant_floor, lead_copy_floor
+from tbt_compile.reproduce import paper_data
+from tbt_compile.reproduce.experiment import DEMO, Experiment
+from tbt_compile.reproduce.paper import paper_table
+from tbt_compile.training import processes
+
+DEMO_ITEMS = (40_000, 500)
+"""Items to train on and to test on, as of `tbt demo`."""
+DEMO_SEED = 1
+LENGTH = 64
+"""Of sources and targets of a folder, in tokens, unless the experiment says otherwise."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Text pairs with the lengths, the search and the metric that go with them.
+
+    Attributes:
+        name: of the folder or data set.
+        data_set: the paper's data set that this is; None for others.
+        generation: fields of a `GenerationConfig`.
+        languages: of source and target, for a multilingual tokenizer.
+    """
+
+    name: str
+    data: TextData
+    max_source_length: int
+    max_target_length: int
+    num_beams: int
+    metric: str
+    test: tuple[TextPair, ...]
+    data_set: str | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    languages: tuple[str, str] | None = None
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """Everything that scores depend on, as JSON-ready values; hashes stand for the texts."""
+        return {
+            "name": self.name,
+            "train": digest(self.data.train),
+            "test": digest(self.test),
+            "max_source_length": self.max_source_length,
+            "max_target_length": self.max_target_length,
+            "num_beams": self.num_beams,
+            "generation": dict(self.generation),
+        }
+
+    @cached_property
+    def floors(self) -> dict[str, float]:
+        """ROUGE-1 of copying the first sentence of the source, and of always writing the same text."""
+        constant = constant_floor(self.data.train, self.test)[1]
+        return {"lead_copy": lead_copy_floor(self.test).rouge1, "constant": constant.rouge1}
+
+
+def open_task(experiment: Experiment) -> Task:
+    """Read, make up or fetch the data of an experiment.
+
+    Raises:
+        DataError: it cannot be read or fetched, or has nothing to test on.
+    """
+    metric = experiment.metric or ("bleu" if paper_table(experiment.table).columns == ("BLEU",) else "rouge")
+    if experiment.dataset is not None:
+        known = paper_data.find_paper_data(experiment.dataset)
+        with processes.first():
+            data = paper_data.fetch(experiment.dataset)
+        return Task(
+            experiment.dataset,
+            data,
+            experiment.max_source_length or known.max_source_length,
+            experiment.max_target_length or known.max_target_length,
+            experiment.num_beams or known.num_beams,
+            experiment.metric or known.metric,
+            _test(data, experiment, experiment.dataset),
+            experiment.dataset,
+            known.generation,
+            known.languages,
+        )
+    folder = Path(str(experiment.data))
+    lengths = (LENGTH, LENGTH)
+    if experiment.is_demo:
+        lengths = (MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH)
+        with processes.first():
+            data = build_task(experiment.output, *DEMO_ITEMS, DEMO_SEED, experiment.resume).data
+    else:
+        data = load_folder(folder)
+    return Task(
+        DEMO if experiment.is_demo else folder.resolve().name,
+        data,
+        experiment.max_source_length or lengths[0],
+        experiment.max_target_length or lengths[1],
+        experiment.num_beams or 1,
+        metric,
+        _test(data, experiment, str(folder)),
+    )
+
+
+def _test(data: TextData, experiment: Experiment, where: str) -> tuple[TextPair, ...]:
+    pairs = (data.test or data.validation)[: experiment.test_sentences]
+    if not pairs:
+        raise DataError(f"{where} has neither a test nor a validation split: scores need one of them")
+    return pairs

@@ -1,0 +1,76 @@
+"""The full-precision model that every student of an experiment learns from, and its tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tbt_compile.errors import ReproduceError
+from tbt_compile.evaluation.generation import Progress
+from tbt_compile.reproduce.experiment import Experiment
+from tbt_compile.reproduce.task import Task
+from tbt_compile.tokenization import load_tokenizer, train_bpe_tokenizer
+from tbt_compile.training import MODEL_SIZES, new_model, processes, train_teacher
+from tbt_compile.training.stages import load_teacher
+
+
+def open_model(experiment: Experiment, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model as it is before any training here, and its tokenizer.
+
+    Raises:
+        ReproduceError: `config` is no size, and no model can be read or fetched under that name.
+    """
+    if experiment.config in MODEL_SIZES:
+        with processes.first():
+            tokenizer = _own_tokenizer(experiment, task)
+        length = max(task.max_source_length, task.max_target_length)
+        return new_model(experiment.config, tokenizer, length, experiment.teacher_seed), tokenizer
+    try:
+        with processes.first():
+            model, tokenizer = load_teacher(experiment.config), _tokenizer(experiment.config, task)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ReproduceError(
+            f"model {experiment.config!r} cannot be read ({reason}). Without a network only models in the "
+            f"local cache can be had by name: give a folder, or one of {', '.join(MODEL_SIZES)} to train a "
+            "model here"
+        ) from error
+    if task.languages is not None:
+        # The first token that is written says in which language to write.
+        model.generation_config.decoder_start_token_id = tokenizer.convert_tokens_to_ids(task.languages[1])
+    return model, tokenizer
+
+
+def make_teacher(
+    experiment: Experiment, task: Task, progress: Progress | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model after training on the task (`teacher/` in the output), resumed or loaded if it is there."""
+    model, tokenizer = open_model(experiment, task)
+    if experiment.teacher_steps != 0:
+        model = train_teacher(
+            model,
+            task.data.train,
+            tokenizer,
+            experiment.output / "teacher",
+            max_source_length=task.max_source_length,
+            max_target_length=task.max_target_length,
+            settings=experiment.teacher_training,
+            resume=experiment.resume,
+            progress=progress,
+        )
+    return model, tokenizer
+
+
+def _own_tokenizer(experiment: Experiment, task: Task) -> PreTrainedTokenizerBase:
+    folder = experiment.output / "tokenizer"
+    if not (folder / "tokenizer.json").is_file():
+        train_bpe_tokenizer(task.data.texts(), experiment.vocab_size).save_pretrained(folder)
+    return load_tokenizer(folder)
+
+
+def _tokenizer(name: str, task: Task) -> PreTrainedTokenizerBase:
+    options: dict[str, Any] = {}
+    if task.languages is not None:
+        options = {"src_lang": task.languages[0], "tgt_lang": task.languages[1]}
+    return AutoTokenizer.from_pretrained(name, **options)

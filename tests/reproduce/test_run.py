@@ -1,0 +1,130 @@
+"""Whole experiments on a very small model: what is written, and that stopping them changes nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tbt_compile.errors import DataError, ReproduceError
+from tbt_compile.reproduce import Experiment, reproduce
+from tbt_compile.reproduce.estimate import estimate
+
+Make = Callable[..., Experiment]
+KILLS = 3
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the package may catch it."""
+
+
+def figures(report: Any) -> dict[str, Any]:
+    """What must not depend on how often a run was stopped: everything but times and where they come from."""
+    kept = {}
+    for key, row in report.rows.items():
+        scores = {name: value for name, value in row["scores"].items() if name != "seconds"}
+        loss = row["outcome"]["loss"]
+        kept[key] = {**row["asked"], **scores, "loss": loss, "size": row["size_mib"]}
+    return kept
+
+
+def test_a_table_its_rows_and_the_figure_from_the_same_students(experiment: Make) -> None:
+    asked = experiment()
+    report = reproduce(asked)
+    assert list(report.rows) == ["teacher", "twn-2-2-2-seed1", "tbt-2-2-2-seed1"]
+    assert [path.name for path in report.files] == ["table3.md", "table3.png"]
+    assert all(path.stat().st_size > 500 for path in report.files)
+    row = json.loads((asked.output / "rows" / "tbt-2-2-2-seed1.json").read_text())
+    assert row["asked"]["training"]["steps"] == row["outcome"]["steps"] == 6
+    assert row["asked"]["task"]["test"].startswith("10 pairs, sha256 ")
+    assert row["recipe"]["weight_method"] == "stats"
+    assert set(row["provenance"]) >= {"commit", "seconds", "device", "processes", "versions", "cpu"}
+    assert row["scores"]["sentences"] == 10
+    assert 0 < row["relative_flops"] < 0.2 < report.rows["teacher"]["relative_flops"]
+
+    steps: list[str] = []
+    figure = reproduce(replace(asked, table="figure2"), lambda text, share: steps.append(text))
+    assert not any("step" in text for text in steps), "nothing is trained again"
+    assert [path.name for path in figure.files] == ["figure2.json", "figure2.png", "figure2-entropy.png"]
+    shown = json.loads(figure.files[0].read_text())
+    for title in ("Baseline (TWN)", "TBT"):
+        panels = shown["histograms"][title]
+        assert all(sum(panel["shares"]) == pytest.approx(1.0) for panel in panels.values())
+        assert sum(share > 0 for share in panels["quantized activation"]["shares"]) > 1
+        assert "model.decoder.layers.0.fc1" in shown["entropy"][title]
+    # The non-negative category has no level below zero; the weights of both have one.
+    assert shown["histograms"]["TBT"]["quantized activation"]["edges"][0] == 0.0
+    assert shown["histograms"]["TBT"]["quantized weight"]["edges"][0] < 0.0
+
+
+def test_a_run_that_is_killed_now_and_then_gives_the_same_figures(experiment: Make, tmp_path: Path) -> None:
+    asked = experiment(rows=("tbt-1-1-1",), table="table3")
+    calls = 0
+
+    def count(text: str, share: float) -> None:
+        nonlocal calls
+        calls += 1
+
+    whole = figures(reproduce(replace(asked, output=tmp_path / "whole"), count))
+    moments, kills = random.Random(5), 0
+    for _ in range(KILLS):
+        left = moments.randrange(1, calls // KILLS)
+
+        def kill(text: str, share: float) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+
+        try:
+            reproduce(asked, kill)
+        except Killed:
+            kills += 1
+    assert kills == KILLS
+    assert figures(reproduce(asked)) == whole
+
+
+def test_figures_of_other_settings_are_not_taken_for_these(experiment: Make) -> None:
+    asked = experiment(rows=("tbt-1-1-1",), steps=2, teacher_steps=2)
+    reproduce(asked)
+    with pytest.raises(ReproduceError, match=r"teacher\.json holds figures for task="):
+        reproduce(replace(asked, test_sentences=5))
+
+
+def test_a_fine_tuned_model_is_taken_as_it_is(experiment: Make) -> None:
+    report = reproduce(experiment(rows=("tbt-2-2-2",), steps=2, teacher_steps=0))
+    assert report.rows["teacher"]["outcome"] is None
+    assert not (report.files[0].parent / "teacher").exists()
+
+
+def test_the_plan_has_every_row_with_its_time(experiment: Make) -> None:
+    works = estimate(experiment(seeds=(1, 2)))
+    assert [work.name for work in works] == [
+        "teacher", "twn-2-2-2-seed1", "tbt-2-2-2-seed1", "twn-2-2-2-seed2", "tbt-2-2-2-seed2",
+    ]  # fmt: skip
+    assert all(work.steps == 6 and work.seconds > 0 and not work.done for work in works)
+    assert not (experiment().output / "rows").exists()
+
+
+def test_requests_that_cannot_be_met(
+    experiment: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(ReproduceError, match="which data"):
+        experiment(dataset="xsum")
+    with pytest.raises(ReproduceError, match="metric 'rogue'"):
+        experiment(metric="rogue")
+    with pytest.raises(ReproduceError, match="--teacher-steps 0 with --config tiny"):
+        experiment(config="tiny", teacher_steps=0)
+    with pytest.raises(ReproduceError, match=r"model 'no/model' cannot be read .*give a folder"):
+        reproduce(experiment(config="no/model"))
+    with pytest.raises(DataError, match="unknown data set 'xsun'.* Did you mean xsum"):
+        reproduce(experiment(data=None, dataset="xsun"))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ReproduceError, match=r"pip install 'tbt-compile\[report\]'"):
+        reproduce(experiment())

@@ -1,0 +1,37 @@
+"""Train a small teacher and a student of it in a folder: imported, or in several processes at once."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from training.small import LENGTHS, PAIRS, SETTINGS, SIZE, tokenizer
+
+from tbt_compile.training import distill, new_model, processes, train_teacher
+from tbt_compile.training.methods import get_method
+
+# Without dropout: processes draw their own random numbers.
+PLAIN = replace(SIZE, dropout=0.0)
+STEPS = replace(SETTINGS, steps=6, save_every=2)
+
+
+def train(folder: Path) -> None:
+    """A teacher, and students of an untrained one: of one step, of six, of six with further terms."""
+    words = tokenizer()
+    teacher = new_model(PLAIN, words, max_length=40)
+    trained = copy.deepcopy(teacher)
+    train_teacher(trained, PAIRS, words, folder / "teacher", settings=STEPS, **LENGTHS)
+    for name, steps in (("first", replace(STEPS, steps=1, save_every=1)), ("student", STEPS)):
+        distill(teacher, "2-2-2", PAIRS, words, folder / name, settings=steps, **LENGTHS)
+    method = get_method("ternarybert")
+    method.train_student(teacher, "2-2-8", PAIRS, words, folder / "other", settings=STEPS, **LENGTHS)
+
+
+if __name__ == "__main__":
+    processes.start()
+    assert processes.count() == int(sys.argv[2])
+    train(Path(sys.argv[1]))
