@@ -11,13 +11,15 @@ from tbt_compile.codegen import llvm_cpus
 from tbt_compile.codegen.target import ALIASES, TRIPLES, TargetSpec, known_cpus, parse_target
 from tbt_compile.errors import TargetError
 
-# Features that compiled code may use. Others (memory keys, monitor/wait ...) come with a CPU's name, are
-# often hidden by virtual machines, and are never emitted for plain arithmetic.
+# Features that compiled code may use. Others (memory keys, monitor/wait, AES ...) come with a CPU's name, are
+# often hidden by virtual machines or left out of a chip, and are never emitted for plain arithmetic: LLVM's
+# cortex-a72 has AES, and that of the Raspberry Pi 4 does not. (SHA3 is here for its three-way XOR.)
 _X86_NAMES = """
 cmov cx16 sahf popcnt lzcnt bmi bmi2 adx movbe fma fma4 xop tbm sse sse2 sse3 ssse3 sse4.1 sse4.2 sse4a
 avx avx2 f16c gfni pclmul vpclmulqdq avxvnni avxvnniint8 avxifma avxneconvert
 avx512f avx512bw avx512cd avx512dq avx512vl avx512ifma avx512vbmi avx512vbmi2 avx512vnni avx512bitalg
 avx512vpopcntdq avx512bf16 avx512fp16 avx512vp2intersect
+avxvnniint16 avx10.1 avx10.2 egpr push2pop2 ppx ndd ccmp nf zu
 """
 _X86 = frozenset(_X86_NAMES.split())
 # The Linux kernel's names of x86 features that are not LLVM's with or without underscores.
@@ -25,8 +27,8 @@ _LINUX_NAMES = {"pni": "sse3", "abm": "lzcnt", "pclmulqdq": "pclmul", "lahf_lm":
 _LINUX_NAMES |= {"sse4_1": "sse4.1", "sse4_2": "sse4.2"}
 # Bits of the two words in which the Linux kernel tells an AArch64 program what the CPU has.
 _HWCAP = {"fp-armv8": 0, "neon": 1, "crc": 7, "lse": 8, "fullfp16": 10, "rdm": 12, "jsconv": 13}
-_HWCAP |= {"complxnum": 14, "rcpc": 15, "dotprod": 20, "sve": 22, "fp16fml": 23, "rcpc-immo": 26}
-_HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14}
+_HWCAP |= {"complxnum": 14, "rcpc": 15, "sha3": 17, "dotprod": 20, "sve": 22, "fp16fml": 23, "rcpc-immo": 26}
+_HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14, "cssc": 34, "mops": 43, "faminmax": 50}
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
 
 
