@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -88,23 +89,50 @@ def missing_features(spec: TargetSpec) -> list[str]:
     return sorted((spec.features & _usable(spec.arch)) - host_features())
 
 
+def is_runnable(spec: TargetSpec) -> bool:
+    """Whether code built for `spec` can run on this machine."""
+    return spec.arch == host_arch() and not missing_features(spec)
+
+
 def check_runnable(spec: TargetSpec) -> None:
-    """Raise unless code built for `spec` can run on this machine.
+    """Raise unless code built for `spec` can run on this machine; see `choose`."""
+    choose([spec])
+
+
+def choose(specs: Sequence[TargetSpec]) -> int:
+    """Index of the target whose code suits this machine best: that with the most of its instructions.
+
+    Between targets with the same instructions the first is taken.
 
     Raises:
-        TargetError: naming the other architecture or the missing features, and what to build for instead.
+        TargetError: none of them can run here; naming the other architecture or the missing features, and
+            what to build for instead.
     """
-    if spec.arch != host_arch():
+    runnable = [index for index, spec in enumerate(specs) if is_runnable(spec)]
+    if runnable:
+        return max(runnable, key=lambda index: _rank(specs[index]))
+    local = [spec for spec in specs if spec.arch == host_arch()]
+    if not local:
+        names = ", ".join(f"{spec.mcpu} ({spec.arch})" for spec in specs)
         raise TargetError(
-            f"the model was compiled for {spec.mcpu} ({spec.arch}) and this machine is {host_arch()}; "
+            f"the model was compiled for {names} and this machine is {host_arch()}; "
             "compile it again with target 'host' to run it here, or copy it to such a machine"
         )
-    missing = missing_features(spec)
-    if missing:
-        raise TargetError(
-            f"the model was compiled for {spec.mcpu}, and this machine ({host_target().mcpu}) lacks "
-            f"{', '.join(missing)}; compile it again with target 'host', or '{host_target()}'"
-        )
+    names = " and ".join(spec.mcpu for spec in local)
+    lacks = [", ".join(missing_features(spec)) for spec in local]
+    if len(local) > 1:
+        lacks = [f"{missing} for {spec.mcpu}" for missing, spec in zip(lacks, local, strict=True)]
+    raise TargetError(
+        f"the model was compiled for {names}, and this machine ({host_target().mcpu}) lacks "
+        f"{'; '.join(lacks)}; compile it again with target 'host', or '{host_target()}'"
+    )
+
+
+def _rank(spec: TargetSpec) -> tuple[int, bool, bool, int]:
+    """What makes code fast, most important first."""
+    isa = spec.isa
+    multiplies = isa.dot in ("vnni", "dotprod")
+    return isa.vector_bits, isa.has_popcount, multiplies, len(spec.features & _usable(spec.arch))
 
 
 def _usable(arch: str) -> frozenset[str]:

@@ -25,7 +25,7 @@ from tbt_compile import CompiledModel
 from tbt_compile.codegen.host import missing_features
 from tbt_compile.codegen.link import linker_command
 from tbt_compile.codegen.target import parse_target
-from tbt_compile.runtime.library import LIBRARY
+from tbt_compile.runtime.builds import LIBRARY
 
 RECIPES = ("2-2-2", "1-1-1", "2-2-8")
 OLD, NEW = "cortex-a72", "cortex-a76"
