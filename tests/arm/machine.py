@@ -39,19 +39,23 @@ class Machine:
         environment: where its Python is.
         cpu: QEMU's name of the CPU.
         folder: a new folder for everything that passes between the machines.
+
+    Attributes:
+        variables: what its programs need in their environment.
     """
 
     def __init__(self, environment: Environment, cpu: str, folder: Path) -> None:
         self.cpu = cpu
         self.folder = folder
         self._names = count()
+        self.variables = self._variables(environment)
         self._log = (folder / "stderr.txt").open("wb")
         self._worker = subprocess.Popen(
             [*environment.command(cpu), str(WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, **self._variables(environment)},
+            env={**os.environ, **self.variables},
         )
 
     def describe(self) -> dict[str, Any]:
@@ -84,6 +88,10 @@ class Machine:
         source = {"folder": str(folder), "ids": ids.tolist(), "mask": mask.tolist()}
         tokens: list[list[int]] = self._ask(do="generate", **source, settings=settings)
         return tokens
+
+    def model(self, folder: Path) -> str:
+        """What a compiled folder says of itself on the machine."""
+        return str(self._ask(do="model", folder=str(folder)))
 
     def logits(self, folder: Path, ids: np.ndarray, mask: np.ndarray, decoder: np.ndarray) -> np.ndarray:
         """Logits [T, B, V] that a compiled folder gives on the machine after each decoder token [B, T]."""
