@@ -32,6 +32,26 @@ class RemoteError(Exception):
         self.kind = kind
 
 
+def variables(environment: Environment, folder: Path) -> dict[str, str]:
+    """What a program on the machine needs in its environment: the path to the package and what it imports.
+
+    `folder` gets links to the package as it is when installed: `passes` and `codegen` are found inside it.
+    Nothing is written to the folders on the path.
+    """
+    package = folder / "path" / PACKAGE
+    package.mkdir(parents=True)
+    inside = [path for path in (ROOT / PACKAGE).iterdir() if path.name != "__pycache__"]
+    for path in [*inside, *(ROOT / name for name in NESTED)]:
+        (package / path.name).symlink_to(path)
+    path = [package.parent] if environment.site is None else [package.parent, environment.site]
+    return {
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONNOUSERSITE": "1",
+        "TVM_NUM_THREADS": "1",
+    }
+
+
 class Machine:
     """One emulated CPU (or this machine's own) with the worker running on it.
 
@@ -48,7 +68,7 @@ class Machine:
         self.cpu = cpu
         self.folder = folder
         self._names = count()
-        self.variables = self._variables(environment)
+        self.variables = variables(environment, folder)
         self._log = (folder / "stderr.txt").open("wb")
         self._worker = subprocess.Popen(
             [*environment.command(cpu), str(WORKER)],
@@ -112,27 +132,6 @@ class Machine:
         self._worker.stdin.close()
         self._worker.stdout.close()
         self._log.close()
-
-    def _variables(self, environment: Environment) -> dict[str, str]:
-        """The Python path, and nothing written to the folders on it."""
-        path = [self._link_package()]
-        if environment.site is not None:
-            path.append(environment.site)
-        return {
-            "PYTHONPATH": os.pathsep.join(map(str, path)),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONNOUSERSITE": "1",
-            "TVM_NUM_THREADS": "1",
-        }
-
-    def _link_package(self) -> Path:
-        """The package as it is when installed: `passes` and `codegen` are found inside it."""
-        package = self.folder / "path" / PACKAGE
-        package.mkdir(parents=True)
-        inside = [path for path in (ROOT / PACKAGE).iterdir() if path.name != "__pycache__"]
-        for path in [*inside, *(ROOT / name for name in NESTED)]:
-            (package / path.name).symlink_to(path)
-        return package.parent
 
     def _send(self, array: np.ndarray) -> str:
         name = self.file(".npy")

@@ -27,7 +27,7 @@ def build(job: Job) -> None:
         # Activation scales start from the first batch that is seen.
         model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=ids)
     frozen = tbt_compile.freeze(model.eval())
-    tbt_compile.lower(frozen, target=job.target, clock=job.clock).save(_folder(job))
+    tbt_compile.lower(frozen, target=job.target, clock=job.clock).save(folder_of(job))
 
 
 def load(job: Job) -> CompiledRunner:
@@ -43,7 +43,7 @@ class CompiledRunner:
 
         import tbt_compile
 
-        folder = _folder(job)
+        folder = folder_of(job)
         self.size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         self.model = tbt_compile.load(folder, num_threads=job.threads)
         self.ids = np.array([source_ids(get_shape(job.shape), job.source_length)], dtype=np.int64)
@@ -58,5 +58,6 @@ class CompiledRunner:
             raise RuntimeError(f"{count} tokens were to be generated, and {made.shape[1] - 1} were")
 
 
-def _folder(job: Job) -> Path:
+def folder_of(job: Job) -> Path:
+    """Where `build` puts the compiled model."""
     return Path(job.folder) / "compiled"
