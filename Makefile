@@ -3,9 +3,11 @@
 #   make test   run the tests
 #   make lint   ruff and mypy
 #   make arm    build the emulated AArch64 machine, on which tests/arm runs; without it those tests are skipped
+#   make device install what a device needs, and no PyTorch, into an environment of its own, which tests then use
 
 PYTHON ?= python3
 VENV ?= .venv
+DEVICE ?= .venv-device
 # The CPU build of PyTorch. Without this index pip takes the default build, which works too and is far larger.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?=
@@ -16,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread per process: the tests run in two processes, and more threads than cores make everything slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint arm clean
+.PHONY: demo test lint arm device clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/tbt demo $(DEMO_ARGS)
@@ -32,11 +34,16 @@ lint: $(VENV)/.stamp-test
 arm: $(VENV)/.stamp-test
 	$(BIN)/python tests/arm/environment.py
 
-clean:
-	rm -rf $(VENV) .typecheck build dist *.egg-info
+# As on the device: the package and not the folder it is developed in. What an older build left would go into it.
+device: $(DEVICE)/bin/python
+	rm -rf build
+	$(DEVICE)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt .
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+clean:
+	rm -rf $(VENV) $(DEVICE) .typecheck build dist *.egg-info
+
+$(VENV)/bin/python $(DEVICE)/bin/python:
+	$(PYTHON) -m venv $(@:/bin/python=)
 
 # PyTorch goes first and alone, so that only it is looked for in its own index.
 $(VENV)/.stamp-torch: $(VENV)/bin/python constraints.txt
@@ -44,9 +51,9 @@ $(VENV)/.stamp-torch: $(VENV)/bin/python constraints.txt
 	touch $@
 
 $(VENV)/.stamp-run: $(VENV)/.stamp-torch pyproject.toml setup.py
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e '.[train]'
 	touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-run
-	$(PIP) install -c constraints.txt -e '.[test,bench,report]'
+	$(PIP) install -c constraints.txt -e '.[train,test,bench,report]'
 	touch $@

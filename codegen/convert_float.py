@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from tbt_compile.codegen.convert import Converter, Kernels, operand, product, reshape
-from tbt_compile.codegen.kernels import float_ops, softmax
+from tbt_compile.codegen.kernels import float_ops, linear_float, softmax
 from tbt_compile.codegen.tvm_api import Expr, relax, tirx
 
 _EPSILON = 2.0**-23  # what torch takes for an eps of None
@@ -24,6 +24,7 @@ def float_converters(kernels: Kernels) -> dict[str, Converter]:
         "rms_norm.default": partial(rms_norm, kernels),
         "gelu.default": partial(gelu, kernels),
         "silu.default": partial(activation, kernels, "silu"),
+        "linear.default": partial(linear, kernels),
     }
 
 
@@ -93,6 +94,17 @@ def _vector(importer: Any, argument: Any, fill: float, length: int) -> Expr:
     if argument is not None:
         return operand(importer, argument)
     return importer.block_builder.emit(relax.op.full([length], relax.const(fill, "float32"), "float32"))
+
+
+def linear(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
+    """`aten::linear` with float32 weights, over all leading dimensions as rows."""
+    x, weight, bias = (operand(importer, argument) for argument in [*node.args, None][:3])
+    shape, (outputs, columns) = list(x.ty.shape), (int(size) for size in weight.ty.shape)
+    rows = product(shape[:-1])
+    spec = linear_float.FloatLinearSpec(outputs, columns, bias is not None, kernels.isa)
+    args = [reshape(importer, x, [rows, columns]), weight, *([] if bias is None else [bias])]
+    y = kernels.call(importer, spec, linear_float.linear_float, args, [rows, outputs])
+    return reshape(importer, y, [*shape[:-1], outputs])
 
 
 def gelu(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:

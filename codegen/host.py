@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from tbt_compile.codegen import llvm_cpus
 from tbt_compile.codegen.target import ALIASES, TRIPLES, TargetSpec, known_cpus, parse_target
 from tbt_compile.errors import TargetError
 
-# Features that compiled code may use. Others (memory keys, monitor/wait ...) come with a CPU's name, are
-# often hidden by virtual machines, and are never emitted for plain arithmetic.
+# Features that compiled code may use. Others (memory keys, monitor/wait, AES ...) come with a CPU's name, are
+# often hidden by virtual machines or left out of a chip, and are never emitted for plain arithmetic: LLVM's
+# cortex-a72 has AES, and that of the Raspberry Pi 4 does not. (SHA3 is here for its three-way XOR.)
 _X86_NAMES = """
 cmov cx16 sahf popcnt lzcnt bmi bmi2 adx movbe fma fma4 xop tbm sse sse2 sse3 ssse3 sse4.1 sse4.2 sse4a
 avx avx2 f16c gfni pclmul vpclmulqdq avxvnni avxvnniint8 avxifma avxneconvert
 avx512f avx512bw avx512cd avx512dq avx512vl avx512ifma avx512vbmi avx512vbmi2 avx512vnni avx512bitalg
 avx512vpopcntdq avx512bf16 avx512fp16 avx512vp2intersect
+avxvnniint16 avx10.1 avx10.2 egpr push2pop2 ppx ndd ccmp nf zu
 """
 _X86 = frozenset(_X86_NAMES.split())
 # The Linux kernel's names of x86 features that are not LLVM's with or without underscores.
@@ -25,8 +28,8 @@ _LINUX_NAMES = {"pni": "sse3", "abm": "lzcnt", "pclmulqdq": "pclmul", "lahf_lm":
 _LINUX_NAMES |= {"sse4_1": "sse4.1", "sse4_2": "sse4.2"}
 # Bits of the two words in which the Linux kernel tells an AArch64 program what the CPU has.
 _HWCAP = {"fp-armv8": 0, "neon": 1, "crc": 7, "lse": 8, "fullfp16": 10, "rdm": 12, "jsconv": 13}
-_HWCAP |= {"complxnum": 14, "rcpc": 15, "dotprod": 20, "sve": 22, "fp16fml": 23, "rcpc-immo": 26}
-_HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14}
+_HWCAP |= {"complxnum": 14, "rcpc": 15, "sha3": 17, "dotprod": 20, "sve": 22, "fp16fml": 23, "rcpc-immo": 26}
+_HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14, "cssc": 34, "mops": 43, "faminmax": 50}
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
 
 
@@ -86,23 +89,50 @@ def missing_features(spec: TargetSpec) -> list[str]:
     return sorted((spec.features & _usable(spec.arch)) - host_features())
 
 
+def is_runnable(spec: TargetSpec) -> bool:
+    """Whether code built for `spec` can run on this machine."""
+    return spec.arch == host_arch() and not missing_features(spec)
+
+
 def check_runnable(spec: TargetSpec) -> None:
-    """Raise unless code built for `spec` can run on this machine.
+    """Raise unless code built for `spec` can run on this machine; see `choose`."""
+    choose([spec])
+
+
+def choose(specs: Sequence[TargetSpec]) -> int:
+    """Index of the target whose code suits this machine best: that with the most of its instructions.
+
+    Between targets with the same instructions the first is taken.
 
     Raises:
-        TargetError: naming the other architecture or the missing features, and what to build for instead.
+        TargetError: none of them can run here; naming the other architecture or the missing features, and
+            what to build for instead.
     """
-    if spec.arch != host_arch():
+    runnable = [index for index, spec in enumerate(specs) if is_runnable(spec)]
+    if runnable:
+        return max(runnable, key=lambda index: _rank(specs[index]))
+    local = [spec for spec in specs if spec.arch == host_arch()]
+    if not local:
+        names = ", ".join(f"{spec.mcpu} ({spec.arch})" for spec in specs)
         raise TargetError(
-            f"the model was compiled for {spec.mcpu} ({spec.arch}) and this machine is {host_arch()}; "
+            f"the model was compiled for {names} and this machine is {host_arch()}; "
             "compile it again with target 'host' to run it here, or copy it to such a machine"
         )
-    missing = missing_features(spec)
-    if missing:
-        raise TargetError(
-            f"the model was compiled for {spec.mcpu}, and this machine ({host_target().mcpu}) lacks "
-            f"{', '.join(missing)}; compile it again with target 'host', or '{host_target()}'"
-        )
+    names = " and ".join(spec.mcpu for spec in local)
+    lacks = [", ".join(missing_features(spec)) for spec in local]
+    if len(local) > 1:
+        lacks = [f"{missing} for {spec.mcpu}" for missing, spec in zip(lacks, local, strict=True)]
+    raise TargetError(
+        f"the model was compiled for {names}, and this machine ({host_target().mcpu}) lacks "
+        f"{'; '.join(lacks)}; compile it again with target 'host', or '{host_target()}'"
+    )
+
+
+def _rank(spec: TargetSpec) -> tuple[int, bool, bool, int]:
+    """What makes code fast, most important first."""
+    isa = spec.isa
+    multiplies = isa.dot in ("vnni", "dotprod")
+    return isa.vector_bits, isa.has_popcount, multiplies, len(spec.features & _usable(spec.arch))
 
 
 def _usable(arch: str) -> frozenset[str]:

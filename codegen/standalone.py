@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, tvm
 from tbt_compile.encoding import Encoding
 
 Call = Callable[[], None]
+_WEIGHT = 2  # its position among the arguments of a linear layer
 
 
 def compile_kernel(function: PrimFunc, target: TargetSpec) -> Callable[..., None]:
@@ -35,12 +37,25 @@ def stored_weight(
     return interleave(pair(planes) if spec.paired else planes, spec.isa)
 
 
+def compile_library(functions: dict[str, PrimFunc], target: TargetSpec) -> Any:
+    """A library in memory with kernels by name; see `link.export_library`."""
+    return compile_functions(functions, Target(target.as_dict()))
+
+
 def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0) -> tuple[Call, int]:
     """A linear layer on random data.
 
     Returns:
         What to call, and the bytes of its packed weights.
     """
+    function, arrays = linear_arrays(spec, rows, seed)
+    return _bound(function, target, arrays), arrays[_WEIGHT].nbytes
+
+
+def linear_arrays(
+    spec: LinearSpec, rows: int, seed: int = 0
+) -> tuple[PrimFunc, list[npt.NDArray[np.generic]]]:
+    """A linear layer, and random data as its arguments with the output last."""
     rng = np.random.default_rng(seed)
     weight = rng.choice(np.asarray(spec.weight.levels, np.int8), (spec.n, spec.k))
     x = rng.standard_normal((rows, spec.k), dtype=np.float32)
@@ -50,7 +65,7 @@ def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0
     scale = rng.random(spec.n, dtype=np.float32)
     inputs = [x, np.ones(1, np.float32), stored, scale, *([scale] if spec.has_bias else [])]
     output = np.zeros((rows, spec.n), np.float32)
-    return _bound(linear(spec), target, [*inputs, output]), stored.nbytes
+    return linear(spec), [*inputs, output]
 
 
 def arithmetic(spec: RoofSpec, target: TargetSpec) -> Call:

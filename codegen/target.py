@@ -8,10 +8,10 @@ against the list of CPUs that the LLVM inside TVM knows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from tbt_compile.codegen import llvm_cpus
 from tbt_compile.codegen.isa import Isa
@@ -37,6 +37,9 @@ ALIASES = {
 _UNLISTED = {"aarch64": ("apple-m1", "apple-m2", "apple-m3", "cobalt-100", "ampere1"), "x86_64": ()}
 _OPTION = re.compile(r"--?([a-z][a-z-]*)=(\S+)")
 _KEYS = ("mcpu", "mtriple", "mattr")
+
+Target: TypeAlias = "str | Mapping[str, Any] | TargetSpec"
+"""What `parse_target` reads."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class TargetSpec:
         return f"llvm -mcpu={self.mcpu} -mtriple={self.triple}{attributes}"
 
 
-def parse_target(target: str | Mapping[str, Any] | TargetSpec = "host") -> TargetSpec:
+def parse_target(target: Target = "host") -> TargetSpec:
     """Read a target: "host", a CPU name, "llvm -mcpu=...", or a dict with the keys of `TargetSpec.as_dict`.
 
     Raises:
@@ -112,6 +115,26 @@ def parse_target(target: str | Mapping[str, Any] | TargetSpec = "host") -> Targe
     raise TargetError(
         f"target {target!r} cannot be read: only the kind 'llvm' is supported, as in 'llvm -mcpu=cortex-a72'"
     )
+
+
+def parse_targets(targets: Target | Sequence[Target]) -> list[TargetSpec]:
+    """Read one target, or several of which no two name the same CPU; see `parse_target`.
+
+    Raises:
+        TargetError: one of them cannot be read, there is none, or a CPU comes twice.
+
+    >>> [spec.mcpu for spec in parse_targets(["raspberrypi4", "raspberrypi5"])]
+    ['cortex-a72', 'cortex-a76']
+    """
+    if isinstance(targets, (str, Mapping, TargetSpec)):
+        return [parse_target(targets)]
+    specs = [parse_target(target) for target in targets]
+    names = [spec.mcpu for spec in specs]
+    twice = [name for name in names if names.count(name) > 1]
+    if not specs or twice:
+        what = f"the CPU {twice[0]} comes twice" if twice else "there is none"
+        raise TargetError(f"targets {targets!r}: {what}; name every CPU once, as in ['cortex-a72', 'host']")
+    return specs
 
 
 def list_targets() -> list[TargetSpec]:

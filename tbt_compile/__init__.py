@@ -71,7 +71,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'tbt_compile' has no attribute {name!r}")
-    return getattr(import_module(_EXPORTS[name]), name)
+    from tbt_compile.extras import explained
+
+    with explained():
+        return getattr(import_module(_EXPORTS[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -14,6 +14,10 @@ class TbtError(ValueError):
     """Base of every error raised on purpose by this package."""
 
 
+class MissingPackageError(TbtError, ImportError):
+    """Something was asked for that needs a package which is not installed; see `tbt_compile.extras`."""
+
+
 class RecipeError(TbtError):
     """A recipe or one of its fields cannot be understood."""
 

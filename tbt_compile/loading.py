@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tbt_compile import storage
 from tbt_compile.errors import FormatError
+from tbt_compile.extras import explained
 
 if TYPE_CHECKING:
     from tbt_compile.freezing import FrozenModel
@@ -28,6 +29,7 @@ def load(
     Raises:
         FormatError: the folder is missing, truncated or altered, or of another format version.
         TargetError: a compiled model was built for another machine.
+        MissingPackageError: a frozen model needs torch, and it is not installed.
     """
     kind = storage.peek_kind(path)
     if kind == storage.GENERATOR:
@@ -39,7 +41,8 @@ def load(
 
         return CompiledModule.load(path, num_threads=num_threads)
     if kind == storage.FROZEN:
-        from tbt_compile.frozen_folder import load_frozen
+        with explained():
+            from tbt_compile.frozen_folder import load_frozen
 
         return load_frozen(Path(path), model)
     raise FormatError(f"{path} holds a model of kind {kind!r}: expected 'frozen' or 'compiled'")

@@ -1,10 +1,10 @@
-"""`lower`: from a prepared or frozen model to a library for one CPU."""
+"""`lower`: from a prepared or frozen model to a library for one CPU, or for several."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,11 @@ from torch import nn
 from tbt_compile.freezing import FrozenModel, freeze
 
 if TYPE_CHECKING:
+    from tbt_compile.adapters.units import ExportUnits
     from tbt_compile.codegen.build import BuiltUnits
     from tbt_compile.codegen.isa import Isa
-    from tbt_compile.codegen.target import TargetSpec
+    from tbt_compile.codegen.target import Target, TargetSpec
+    from tbt_compile.runtime.builds import Build
     from tbt_compile.runtime.compiled import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
@@ -25,13 +27,13 @@ log = logging.getLogger(__name__)
 
 def lower(
     model: nn.Module | FrozenModel,
-    target: str | Mapping[str, Any] | TargetSpec = "host",
+    target: Target | Sequence[Target] = "host",
     num_threads: int | None = None,
     *,
     dump: str | Path | None = None,
     clock: bool = False,
 ) -> CompiledModel | CompiledModule:
-    """Compile a model for a CPU: export units -> graph passes -> Relax -> TIR kernels -> LLVM.
+    """Compile a model for a CPU, or for several: export units -> graph passes -> Relax -> TIR -> LLVM.
 
     A transformers model that generates text, encoder-decoder or decoder-only, becomes a `CompiledModel`;
     batch and sequence lengths stay dynamic. Any other module becomes a `CompiledModule`, called with arrays
@@ -43,30 +45,59 @@ def lower(
     Args:
         model: a prepared model, which is frozen first, or a frozen one.
         target: "host", a CPU name, "llvm -mcpu=NAME", or a dict (see `tbt targets`). A model compiled for
-            another machine can be saved and not run here.
+            another machine can be saved and not run here. With a list there is a library for each CPU, and
+            the one that suits a machine best is used on it; weights that they read in the same layout are
+            stored once.
         num_threads: threads to run with (default: `TVM_NUM_THREADS`, else one per CPU).
         dump: a folder that every phase of the pipeline writes its graphs to.
         clock: let the compiled model measure how long each of its steps takes; see `CompiledModel.times`.
 
     Raises:
-        TargetError: the target is unknown.
+        TargetError: a target is unknown, or a CPU comes twice.
         PlanError: the model is not prepared, or was never run.
         LoweringError: the model holds something that has no compiled operator.
     """
     from tbt_compile.adapters import adapter_for
-    from tbt_compile.codegen import tiles
-    from tbt_compile.codegen.build import compile_units
-    from tbt_compile.codegen.target import parse_target
-    from tbt_compile.passes.lowering import lowering_pipeline
+    from tbt_compile.codegen.target import parse_targets
+    from tbt_compile.runtime.builds import add_tensors
     from tbt_compile.runtime.compiled import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
-    spec = parse_target(target)
+    specs = parse_targets(target)
     frozen = model if isinstance(model, FrozenModel) else freeze(model)
+    builds: list[Build] = []
+    tensors: dict[str, Any] = {}
+    for spec in specs:
+        # Lowering changes what was exported, so that every CPU needs its own.
+        exported = adapter_for(frozen.module).export_units(frozen.module)
+        folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
+        build, own = _build(frozen, exported, spec, folder, clock)
+        names = add_tensors(tensors, own)
+        functions = build.facts["functions"].items()
+        build.facts["functions"] = {unit: [names[name] for name in used] for unit, used in functions}
+        builds.append(build)
+    description = {
+        "recipe": frozen.recipe.to_dict(),
+        "class": type(frozen.module).__name__.removeprefix("Quantized"),
+        "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
+        **exported.settings,
+    }
+    kind = next(kind for kind in (CompiledModel, CompiledModule) if exported.kind == kind.KIND)
+    return kind(builds, description, tensors, num_threads=num_threads)
+
+
+def _build(
+    frozen: FrozenModel, exported: ExportUnits, spec: TargetSpec, dump: Path | None, clock: bool
+) -> tuple[Build, dict[str, Any]]:
+    """The library for one CPU, and its tensors by name."""
+    from tbt_compile.codegen import tiles
+    from tbt_compile.codegen.build import compile_units
+    from tbt_compile.passes.lowering import lowering_pipeline
+    from tbt_compile.runtime.builds import Build
+
     start = time.perf_counter()
-    exported = adapter_for(frozen.module).export_units(frozen.module)
     for unit in exported.contexts:
-        lowering_pipeline().run(unit, None if dump is None else Path(dump) / unit.name)
+        lowering_pipeline().run(unit, None if dump is None else dump / unit.name)
     known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
     with tiles.recording() as chosen:
         built = compile_units(list(exported.contexts), spec, known, dump, clock)
@@ -79,10 +110,7 @@ def lower(
         ", ".join(built.kernels),
         ", ".join(f"{kernel}: {tile}" for kernel, tile in chosen.items()),
     )
-    description = {
-        "recipe": frozen.recipe.to_dict(),
-        "class": type(frozen.module).__name__.removeprefix("Quantized"),
-        "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
+    facts = {
         "target": spec.as_dict(),
         "features": sorted(spec.features),
         "kernels": built.kernels,
@@ -94,10 +122,8 @@ def lower(
         },
         "outputs": built.outputs,
         "clock": built.steps if clock else {},
-        **exported.settings,
     }
-    kind = next(kind for kind in (CompiledModel, CompiledModule) if exported.kind == kind.KIND)
-    return kind(built.library, description, _arranged(built, spec.isa), num_threads=num_threads)
+    return Build(facts, built.library), _arranged(built, spec.isa)
 
 
 def _arranged(built: BuiltUnits, isa: Isa) -> dict[str, Any]:

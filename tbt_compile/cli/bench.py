@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tbt_compile.cli import bench_remote
 from tbt_compile.cli.bench_growth import growth
 from tbt_compile.cli.bench_kernels import kernels
 from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
@@ -41,6 +42,8 @@ def generate(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time of the recipes goes instead.")
     ] = False,
+    rpc: bench_remote.RpcOption = None,
+    key: bench_remote.KeyOption = "",
     json_path: JsonOption = None,
 ) -> None:
     """Generate text with random weights and compare engines.
@@ -60,10 +63,13 @@ def generate(
         tbt bench generate --batch 8 --lengths mixed --beams 4
 
         tbt bench generate --profile --recipe 1-1-1
+
+        tbt bench generate --rpc 192.168.1.9:9090 --key pi4 --target cortex-a72
     """
     from tbt_compile.torchless import hide_torch
 
-    hide_torch()
+    if rpc is None:  # what is measured elsewhere is compiled in this process
+        hide_torch()
     from tbt_compile.bench.generation import Settings, run
 
     settings = Settings(
@@ -79,6 +85,9 @@ def generate(
         repeats=repeats,
         target=target,
     )
+    if rpc is not None:
+        bench_remote.generate(settings, rpc, key, json_path)
+        return
     from tbt_compile.bench.profile import profile as measure_kinds
 
     with progress_bar("starting") as progress:

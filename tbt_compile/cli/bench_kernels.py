@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tbt_compile.cli import bench_remote
 from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
 
 
@@ -24,6 +25,8 @@ def kernels(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the roofline into this file (png, svg, pdf).")
     ] = None,
+    rpc: bench_remote.RpcOption = None,
+    key: bench_remote.KeyOption = "",
     json_path: JsonOption = None,
 ) -> None:
     """Time linear layers on random data, one row per operator and shape.
@@ -36,6 +39,8 @@ def kernels(
         tbt bench kernels --json out.json --plot roofline.png
 
         tbt bench kernels --operators "ternary*ternary" --shapes 1x4096x4096 --target haswell
+
+        tbt bench kernels --rpc 192.168.1.9:9090 --key pi4 --target cortex-a72
     """
     from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, DEFAULT_SHAPES
     from tbt_compile.bench.kernels import KernelSettings, run
@@ -52,6 +57,9 @@ def kernels(
         target=target,
         peers=peers,
     )
+    if rpc is not None:
+        bench_remote.kernels(settings, rpc, key, json_path)
+        return
     with progress_bar("starting") as progress:
         result = run(settings, progress)
     write_json(result, json_path)

@@ -1,4 +1,4 @@
-"""`tbt lower`: from a trained or packed model to a folder with a library for one CPU."""
+"""`tbt lower`: from a trained or packed model to a folder with a library for one CPU, or for several."""
 
 from __future__ import annotations
 
@@ -14,47 +14,58 @@ def lower(
     source: Annotated[Path, typer.Argument(help="Folder of a trained (`tbt train`) or packed model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     target: Annotated[
-        str, typer.Option(help="'host', a CPU name (see `tbt targets`), or 'llvm -mcpu=NAME'.")
-    ] = "host",
+        list[str],
+        typer.Option(
+            help="'host', a CPU name (see `tbt targets`), or 'llvm -mcpu=NAME'; may be given several times."
+        ),
+    ] = ["host"],  # noqa: B006 (typer wants a list and does not change it)
     recipe: Annotated[
         str | None, typer.Option(help="Quantize a full-precision model on the spot, without training.")
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Compile a model for a CPU: this machine's, or another's.
+    """Compile a model for a CPU: this machine's, another's, or several.
 
     No C compiler is needed, for other machines either. The folder that is written runs with `tbt run`, or
-    with `tbt_compile.load` in Python, and needs no PyTorch.
+    with `tbt_compile.load` in Python, and needs no PyTorch. With several targets it holds a library for each;
+    where it runs, the one with the most instructions of that machine is chosen.
 
     Examples:
 
         tbt lower trained --output compiled
 
         tbt lower trained --target cortex-a72 --output for-raspberry-pi-4
+
+        tbt lower trained --target cortex-a72 --target cortex-a76 --output for-raspberry-pis
     """
     import time
 
     from tbt_compile import storage
     from tbt_compile.cli.models import open_for_lowering, tokenizer_of
-    from tbt_compile.codegen.target import parse_target
+    from tbt_compile.codegen.target import parse_targets
 
-    spec = parse_target(target)
+    specs = parse_targets(target)
+    cpus = ", ".join(f"{spec.mcpu} ({spec.arch})" for spec in specs)
     start = time.perf_counter()
     with spinner(f"loading {source}"):
         model = open_for_lowering(source, recipe)
-    with spinner(f"compiling for {spec.mcpu}"):
+    with spinner(f"compiling for {cpus}"):
         import tbt_compile
 
-        compiled = tbt_compile.lower(model, target=spec)
+        compiled = tbt_compile.lower(model, target=specs)
         compiled.save(output, tokenizer=tokenizer_of(source))
     figures = {
         "output": str(output),
-        "target": spec.as_dict(),
+        "targets": [spec.as_dict() for spec in specs],
         "size_mib": storage.folder_bytes(output) / 2**20,
+        **{f"{name}_mib": size / 2**20 for name, size in compiled.sizes().items()},
         "seconds": time.perf_counter() - start,
     }
     write_json(figures, json_path)
     if str(json_path) != "-":
         size, seconds = figures["size_mib"], figures["seconds"]
-        text = f"{output}: {size:.1f} MiB for {spec.mcpu} ({spec.arch}), {seconds:.0f} s"
+        text = f"{output}: {size:.1f} MiB for {cpus}, {seconds:.0f} s"
+        if len(specs) > 1:
+            shared, weights = figures["shared_mib"], figures["weights_mib"]
+            text += f"; {shared:.1f} of {weights:.1f} MiB of tensors serve every CPU"
         out.print(text, highlight=False, soft_wrap=True)

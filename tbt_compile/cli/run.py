@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tbt_compile.cli.console import JsonOption, out, progress_bar, spinner, write_json
+from tbt_compile.cli.console import JsonOption, err, out, progress_bar, spinner, write_json
 from tbt_compile.errors import FormatError, TbtError
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def run_text(
     tokenizer = _tokenizer(folder)
     with spinner(f"loading {folder}"):
         model: Any = tbt_compile.load(folder, num_threads=threads if stream else None)
+    if len(model.targets) > 1:
+        err.print(str(model), markup=False, highlight=False, soft_wrap=True)
     sources = [tokenizer.encode(text).ids for text in texts]
     options: dict[str, Any] = {"num_beams": num_beams}
     if max_new_tokens is not None:
@@ -81,7 +83,7 @@ def run_text(
         for line in written:
             out.print(line, markup=False, highlight=False, soft_wrap=True)
     results = [{"source": source, "text": line} for source, line in zip(texts, written, strict=True)]
-    write_json({"seconds": seconds, "texts": results}, json_path)
+    write_json({"cpu": model.target.mcpu, "seconds": seconds, "texts": results}, json_path)
 
 
 def _stream(model: Any, tokenizer: Any, source: list[int], options: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from tbt_compile.demo.rows import DemoRow, Measured, measure
 from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, DemoTask, build_task
 from tbt_compile.evaluation import RougeScores
 from tbt_compile.evaluation.generation import Progress
-from tbt_compile.runtime.library import LIBRARY
+from tbt_compile.runtime.builds import LIBRARY
 from tbt_compile.training import LossWeights, ModelSize, TrainSettings, distill, new_model, train_teacher
 from tbt_compile.training.record import write_json
 

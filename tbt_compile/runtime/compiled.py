@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,6 +12,7 @@ from tbt_compile import storage
 from tbt_compile.codegen.threads import choose
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Progress, run_batches
+from tbt_compile.runtime.builds import Build
 from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, Tokens, decoder_prompt, search
 from tbt_compile.runtime.generation.validation import count
 from tbt_compile.runtime.library import Array, CompiledLibrary
@@ -20,7 +21,7 @@ from tbt_compile.runtime.sources import checked_batch, checked_sources
 
 
 class CompiledModel(CompiledLibrary):
-    """A model that generates text as a library for one CPU, with its packed weights.
+    """A model that generates text as a library for each of its CPUs, with its packed weights.
 
     Encoder-decoder models read a source and write to it; decoder-only models go on with a prompt. Made by
     `tbt_compile.lower`, or read from a folder by `tbt_compile.load`. Attributes: see `CompiledLibrary`.
@@ -30,12 +31,12 @@ class CompiledModel(CompiledLibrary):
 
     def __init__(
         self,
-        library: Any,
+        builds: Sequence[Build],
         description: dict[str, Any],
         tensors: dict[str, Array],
         num_threads: int | None = None,
     ) -> None:
-        super().__init__(library, description, tensors, num_threads)
+        super().__init__(builds, description, tensors, num_threads)
         self._settings = GenerationSettings.from_dict(description["generation"])
         self._limits = DecoderLimits(
             description["layers"], description["vocabulary"], description["max_positions"]

@@ -1,30 +1,31 @@
-"""What every compiled model is: a library for one CPU, packed weights, a description; saving and loading."""
+"""What every compiled model is: libraries for CPUs, packed weights, a description; saving and loading."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
 from tbt_compile import storage
-from tbt_compile.codegen.host import check_runnable
-from tbt_compile.codegen.target import TargetSpec
+from tbt_compile.codegen.host import check_runnable, choose, is_runnable
 from tbt_compile.errors import GenerationError
 from tbt_compile.recipe import Recipe
+from tbt_compile.runtime.builds import Build, file_names, shared_bytes
 from tbt_compile.runtime.generation.validation import count
-from tbt_compile.tensor_files import map_file
 
 if TYPE_CHECKING:
-    from mmap import mmap
     from typing import Self
 
+    from tbt_compile.codegen.target import TargetSpec
     from tbt_compile.runtime.machine import Machine
 
-LIBRARY = "model.so"
 Array = npt.NDArray[Any]
+log = logging.getLogger(__name__)
 
 
 class CompiledLibrary:
@@ -33,9 +34,14 @@ class CompiledLibrary:
     Several threads may use one model at the same time: they share the weights, and a function keeps nothing
     between calls.
 
+    A model that was compiled for several CPUs has a library for each, and uses the one with the most
+    instructions that this CPU has.
+
     Attributes:
-        description: the manifest: recipe, target, kernels, versions, and what the class has to know.
-        target: what it was compiled for.
+        description: the manifest: recipe, versions, and what the class has to know, with the target, the
+            kernels and so on of the library in use.
+        target: what that library was compiled for.
+        targets: what all libraries were compiled for.
         recipe: what it was quantized with.
         num_threads: threads that one call uses, at most one per CPU; None: `TVM_NUM_THREADS`, else all CPUs.
     """
@@ -45,17 +51,20 @@ class CompiledLibrary:
 
     def __init__(
         self,
-        library: Any,
+        builds: Sequence[Build],
         description: dict[str, Any],
         tensors: dict[str, Array],
         num_threads: int | None = None,
     ) -> None:
-        self.description = description
-        self.target = TargetSpec.recorded(description["target"], description["features"])
+        self.targets = tuple(build.target for build in builds)
+        # A model that runs nowhere near can still be described and saved, as what it was compiled for first.
+        self._build = builds[choose(self.targets) if any(map(is_runnable, self.targets)) else 0]
+        self.target = self._build.target
+        self.description = {**description, **self._build.facts}
         self.recipe = Recipe.from_dict(description["recipe"])
         self.num_threads = None if num_threads is None else count("num_threads", num_threads)
-        self._library = library
-        self._linked: mmap | None = None
+        self._builds = tuple(builds)
+        self._common = description
         self._tensors = tensors
         self._machine: Machine | None = None
         self._making = threading.Lock()
@@ -64,6 +73,14 @@ class CompiledLibrary:
     def kernels(self) -> list[str]:
         """Names of the bit-serial and vector kernels in the library."""
         return list(self.description["kernels"])
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the tensors in memory's form: "weights" of all libraries, "shared" of those that all read.
+
+        CPUs that read packed weights in different layouts have copies of their own.
+        """
+        total = sum(tensor.nbytes for tensor in self._tensors.values())
+        return {"weights": total, "shared": shared_bytes(self._builds, self._tensors)}
 
     def times(self) -> dict[str, list[tuple[str, int]]]:
         """For every function, its steps in order with the nanoseconds that each took since it was loaded.
@@ -80,7 +97,7 @@ class CompiledLibrary:
         }
 
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
-        """Write library, packed weights and manifest to a folder that runs on the target.
+        """Write libraries, packed weights and manifest to a folder that runs on every target.
 
         A loaded model does not need its folder any more: it may have been moved, replaced or deleted.
 
@@ -92,18 +109,14 @@ class CompiledLibrary:
             FormatError: something else than a model folder is in the way.
             TargetError: there is no linker for the target's architecture.
         """
-        from tbt_compile.codegen.link import export_library
-
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
-            if self._linked is not None:
-                (folder / LIBRARY).write_bytes(self._linked)
-            else:
-                export_library(self._library, folder / LIBRARY, self.target)
+            names = zip(self._builds, file_names(self._builds), strict=True)
+            manifest = {**self._common, "builds": [build.save(folder / name) for build, name in names]}
             files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
-            return storage.write_folder(path, self.KIND, self.description, self._tensors, files)
+            return storage.write_folder(path, self.KIND, manifest, self._tensors, files)
 
     @classmethod
     def load(cls, path: str | Path, num_threads: int | None = None) -> Self:
@@ -111,19 +124,22 @@ class CompiledLibrary:
 
         Raises:
             FormatError: the folder is missing, truncated or altered, or of another kind.
-            TargetError: it was compiled for a CPU with features that this machine lacks.
+            TargetError: it was compiled for CPUs with features that this machine lacks.
         """
         path = Path(path)
         manifest = storage.read_manifest(path, cls.KIND)
-        check_runnable(TargetSpec.recorded(manifest["target"], manifest["features"]))
-        model = cls(path / LIBRARY, manifest, storage.read_tensors(path, manifest), num_threads)
-        model._linked = map_file(path / LIBRARY)
+        builds = [Build.read(path, recorded) for recorded in manifest["builds"]]
+        choose([build.target for build in builds])
+        model = cls(builds, manifest, storage.read_tensors(path, manifest), num_threads)
         model._ready()
+        log.info("loaded %s: %s", path, model)
         return model
 
     def __str__(self) -> str:
-        name = self.description["class"]
-        return f"{name} at {self.recipe}, compiled for {self.target.mcpu} ({self.target.arch})"
+        text = f"{self.description['class']} at {self.recipe}, compiled for {_named(self.target)}"
+        if len(self.targets) == 1:
+            return text
+        return f"{text}, chosen from {', '.join(map(_named, self.targets))}"
 
     def _ready(self) -> Machine:
         """The machine, made at first use; a model compiled for another machine never gets that far."""
@@ -134,7 +150,8 @@ class CompiledLibrary:
                 check_runnable(self.target)
                 functions, outputs = self.description["functions"], self.description["outputs"]
                 steps = self.description["clock"]
-                self._machine = Machine(self._library, functions, outputs, self._tensors, steps)
+                tensors = {name: self._tensors[name] for name in self._build.tensor_names}
+                self._machine = Machine(self._build.library, functions, outputs, tensors, steps)
             return self._machine
 
     def _with_threads(self, num_threads: int | None = None) -> Machine:
@@ -144,3 +161,7 @@ class CompiledLibrary:
         machine = self._ready()
         set_threads(num_threads or self.num_threads)
         return machine
+
+
+def _named(target: TargetSpec) -> str:
+    return f"{target.mcpu} ({target.arch})"

@@ -2,9 +2,10 @@
 
     python tests/arm/environment.py
 
-builds the emulated machine on x86-64 Linux: the user-program emulator QEMU, Debian's Python for AArch64, and
-the wheels that running a compiled model needs. Nothing is installed and no root is needed: packages are
-downloaded by apt, with lists and a state of their own, and unpacked.
+builds the emulated machine on x86-64 Linux: the user-program emulator QEMU, Debian's Python for AArch64, the
+wheels that `pip install tbt-compile` would bring, and tools that look at code: LLVM's disassembler, and a
+QEMU with plugins (the one that runs the tests needs no library, and has none). Nothing is installed and no
+root is needed: packages are downloaded by apt, with lists and a state of their own, and unpacked.
 
 The machine appears complete or not at all, and one that is there is used again. It is named after the
 versions of the wheels, which are those of constraints.txt.
@@ -18,30 +19,35 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from arm.packages import SetupError, run, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = "TBT_ARM_CACHE"
 COMMAND = "make arm"
 CPUS = ("cortex-a72", "max")
 """What QEMU calls the emulated CPUs: a Raspberry Pi 4, and one that has every instruction."""
+TOOLS = ("llvm-objdump", "qemu-aarch64")
+"""What `Environment.tool` starts."""
 
 # Raised when the same versions have to be put together in another way.
-_FORMAT = 1
+_FORMAT = 2
 _ARM, _X86 = "arm64", "amd64"
 _DEBIAN_PACKAGES = ("python3", "libstdc++6")
-# What running a compiled model imports, without PyTorch.
-_WHEELS = ("apache-tvm", "apache-tvm-ffi", "numpy", "ml-dtypes", "typing-extensions", "safetensors")
+_TOOLS = ("llvm", "qemu-user")
+# What `tbt run` imports; all of it is on a device, and no PyTorch.
+_WHEELS = ("apache-tvm", "apache-tvm-ffi", "numpy", "ml-dtypes", "typing-extensions", "tokenizers", "typer")
+_WHEELS += ("rich", "markdown-it-py", "mdurl", "pygments", "shellingham", "annotated-doc", "pydantic")
+_WHEELS += ("pydantic-core", "annotated-types", "typing-inspection")
 _WHEEL_PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 _EMULATORS = ("qemu-aarch64-static", "qemu-aarch64")
-_TRIAL = "import tvm, numpy, ml_dtypes, safetensors.numpy"
-
-
-class SetupError(Exception):
-    """The emulated machine cannot be built; the message says what was expected."""
+_TRIAL = "import tvm, numpy, ml_dtypes, tokenizers, typer, rich"
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,22 @@ class Environment:
         site: folder of the installed wheels; None where the running Python has them.
         emulator: QEMU; None on an AArch64 machine.
         root: folder that holds the emulated system's libraries.
+        tools: folder with a root of its own for the tools; None on an AArch64 machine.
     """
 
     python: Path
     site: Path | None = None
     emulator: Path | None = None
     root: Path | None = None
+    tools: Path | None = None
+
+    def tool(self, name: str) -> list[str]:
+        """The command that starts `llvm-objdump` or `qemu-aarch64`; the system's where there are no tools."""
+        if self.tools is None:
+            return [name]
+        libraries = ":".join(str(self.tools / part / "x86_64-linux-gnu") for part in ("lib", "usr/lib"))
+        program = str((self.tools / "usr" / "bin" / name).resolve())
+        return [str(self.tools / "lib64" / "ld-linux-x86-64.so.2"), "--library-path", libraries, program]
 
     def command(self, cpu: str) -> list[str]:
         """The command that starts Python on an emulated CPU, or on this machine's own."""
@@ -118,7 +134,7 @@ def _native() -> bool:
 
 def _name() -> str:
     """Changes whenever the contents have to."""
-    contents = repr((_FORMAT, _DEBIAN_PACKAGES, _WHEEL_PLATFORMS, _pinned_wheels()))
+    contents = repr((_FORMAT, _DEBIAN_PACKAGES, _TOOLS, _WHEEL_PLATFORMS, _pinned_wheels()))
     return hashlib.sha256(contents.encode()).hexdigest()[:16]
 
 
@@ -130,7 +146,7 @@ def _pinned_wheels() -> list[str]:
 def _inside(folder: Path) -> Environment:
     """The machine in a folder."""
     root = folder / "root"
-    return Environment(_python_in(root), folder / "site", folder / "qemu", root)
+    return Environment(_python_in(root), folder / "site", folder / "qemu", root, folder / "tools")
 
 
 def _python_in(root: Path) -> Path:
@@ -146,13 +162,17 @@ def _build(folder: Path) -> None:
     _say("QEMU")
     _add_emulator(folder)
     _say("Python for AArch64")
-    _unpack(folder / "apt", _ARM, _DEBIAN_PACKAGES, root)
+    unpack(folder / "apt", _ARM, _DEBIAN_PACKAGES, root)
     environment = _inside(folder)
     _say("wheels for AArch64")
     _install_wheels(environment)
+    _say("tools")
+    unpack(folder / "apt", _X86, _TOOLS, folder / "tools")
+    for tool in TOOLS:
+        run([*environment.tool(tool), "--version"], tool)
     _say("a trial on every CPU")
     for cpu in CPUS:  # also leaves the compiled bytecode, so that the next start is quicker
-        _run(
+        run(
             [*environment.command(cpu), "-c", _TRIAL], "the emulated Python", PYTHONPATH=str(environment.site)
         )
 
@@ -163,7 +183,7 @@ def _add_emulator(folder: Path) -> None:
     if installed is not None:
         shutil.copy(installed, folder / "qemu")
         return
-    _unpack(folder / "apt", _X86, ("qemu-user-static",), folder / "host")
+    unpack(folder / "apt", _X86, ("qemu-user-static",), folder / "host")
     found = next((path for name in _EMULATORS for path in (folder / "host").rglob(name)), None)
     if found is None:
         raise SetupError(f"the package qemu-user-static holds no {' or '.join(_EMULATORS)}")
@@ -171,42 +191,10 @@ def _add_emulator(folder: Path) -> None:
     shutil.rmtree(folder / "host")
 
 
-def _unpack(apt: Path, architecture: str, packages: tuple[str, ...], into: Path) -> None:
-    """Download Debian packages and all that they depend on, and unpack them into a folder."""
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise SetupError(f"{tool} was not found: expected Debian, or a system made from it")
-    for part in ("lists/partial", "cache/archives/partial"):
-        (apt / part).mkdir(parents=True)
-    (apt / "status").touch()  # of a system with nothing installed, so that every dependency is downloaded
-    options = {
-        "APT::Architecture": architecture,
-        "APT::Architectures": architecture,
-        "APT::Sandbox::User": "",
-        "Acquire::Languages": "none",
-        "Acquire::Retries": "3",
-        "Dir::State": apt,
-        "Dir::State::Lists": apt / "lists",
-        "Dir::State::status": apt / "status",
-        "Dir::Cache": apt / "cache",
-    }
-    command = ["apt-get", "-q", "-y", *(f"-o{name}={value}" for name, value in options.items())]
-    # A source that has nothing for this architecture, or is out of reach, need not be one that is needed.
-    update = subprocess.run([*command, "update"], capture_output=True, text=True, check=False)
-    what = f"apt with this system's package sources (is there a network? do they carry {architecture}?)"
-    try:
-        _run([*command, "install", "--no-install-recommends", "--download-only", *packages], what)
-    except SetupError as error:
-        raise SetupError(f"{error}\n{update.stderr.strip()}".strip()) from None
-    for package in sorted((apt / "cache" / "archives").glob("*.deb")):
-        _run(["dpkg-deb", "-x", str(package), str(into)], "dpkg-deb")
-    shutil.rmtree(apt)
-
-
 def _install_wheels(environment: Environment) -> None:
     version = environment.python.name.removeprefix("python")
     platforms = [f"--platform={name}_aarch64" for name in _WHEEL_PLATFORMS]
-    _run(
+    run(
         [
             *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"),
             *("--no-compile", "--only-binary=:all:", f"--python-version={version}", *platforms),
@@ -214,16 +202,6 @@ def _install_wheels(environment: Environment) -> None:
         ],
         f"pip, for wheels of AArch64 and Python {version} (is there a network?)",
     )
-
-
-def _run(command: list[str], what: str, **variables: str) -> None:
-    """Run a command; what it printed is only seen when it fails."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C", **variables}
-    )
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise SetupError(f"{what} failed with exit code {done.returncode}: " + "\n".join(lines[-8:]))
 
 
 def _say(what: str) -> None:

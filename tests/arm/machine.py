@@ -32,6 +32,26 @@ class RemoteError(Exception):
         self.kind = kind
 
 
+def variables(environment: Environment, folder: Path) -> dict[str, str]:
+    """What a program on the machine needs in its environment: the path to the package and what it imports.
+
+    `folder` gets links to the package as it is when installed: `passes` and `codegen` are found inside it.
+    Nothing is written to the folders on the path.
+    """
+    package = folder / "path" / PACKAGE
+    package.mkdir(parents=True)
+    inside = [path for path in (ROOT / PACKAGE).iterdir() if path.name != "__pycache__"]
+    for path in [*inside, *(ROOT / name for name in NESTED)]:
+        (package / path.name).symlink_to(path)
+    path = [package.parent] if environment.site is None else [package.parent, environment.site]
+    return {
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONNOUSERSITE": "1",
+        "TVM_NUM_THREADS": "1",
+    }
+
+
 class Machine:
     """One emulated CPU (or this machine's own) with the worker running on it.
 
@@ -39,19 +59,23 @@ class Machine:
         environment: where its Python is.
         cpu: QEMU's name of the CPU.
         folder: a new folder for everything that passes between the machines.
+
+    Attributes:
+        variables: what its programs need in their environment.
     """
 
     def __init__(self, environment: Environment, cpu: str, folder: Path) -> None:
         self.cpu = cpu
         self.folder = folder
         self._names = count()
+        self.variables = variables(environment, folder)
         self._log = (folder / "stderr.txt").open("wb")
         self._worker = subprocess.Popen(
             [*environment.command(cpu), str(WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, **self._variables(environment)},
+            env={**os.environ, **self.variables},
         )
 
     def describe(self) -> dict[str, Any]:
@@ -93,6 +117,10 @@ class Machine:
         tokens: list[list[int]] = self._ask(do="generate", **source, settings=settings)
         return tokens
 
+    def model(self, folder: Path) -> str:
+        """What a compiled folder says of itself on the machine."""
+        return str(self._ask(do="model", folder=str(folder)))
+
     def logits(self, folder: Path, ids: np.ndarray, mask: np.ndarray, decoder: np.ndarray) -> np.ndarray:
         """Logits [T, B, V] that a compiled folder gives on the machine after each decoder token [B, T]."""
         source = {"folder": str(folder), "ids": ids.tolist(), "mask": mask.tolist()}
@@ -112,27 +140,6 @@ class Machine:
         self._worker.stdin.close()
         self._worker.stdout.close()
         self._log.close()
-
-    def _variables(self, environment: Environment) -> dict[str, str]:
-        """The Python path, and nothing written to the folders on it."""
-        path = [self._link_package()]
-        if environment.site is not None:
-            path.append(environment.site)
-        return {
-            "PYTHONPATH": os.pathsep.join(map(str, path)),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONNOUSERSITE": "1",
-            "TVM_NUM_THREADS": "1",
-        }
-
-    def _link_package(self) -> Path:
-        """The package as it is when installed: `passes` and `codegen` are found inside it."""
-        package = self.folder / "path" / PACKAGE
-        package.mkdir(parents=True)
-        inside = [path for path in (ROOT / PACKAGE).iterdir() if path.name != "__pycache__"]
-        for path in [*inside, *(ROOT / name for name in NESTED)]:
-            (package / path.name).symlink_to(path)
-        return package.parent
 
     def _send(self, array: np.ndarray) -> str:
         name = self.file(".npy")

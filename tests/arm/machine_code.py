@@ -1,30 +1,26 @@
-"""The instructions of a linked AArch64 library, as far as tests ask for them."""
+"""The instructions of a linked AArch64 library, as LLVM's disassembler for one CPU reads them."""
 
 from __future__ import annotations
 
-import struct
+import re
+import subprocess
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
+from arm.environment import Environment
 
-_LOADED, _EXECUTABLE = 1, 1  # PT_LOAD and PF_X
-# Mask and value of SDOT and UDOT: vector by vector, and vector by element. The rest are registers.
-_DOT_PRODUCTS = ((0x9FE0FC00, 0x0E809400), (0x9FC0F400, 0x0F80E000))
-
-
-def dot_products(library: Path) -> int:
-    """How many SDOT and UDOT instructions a library has."""
-    words = _instructions(library)
-    return sum(int(np.count_nonzero(words & mask == value)) for mask, value in _DOT_PRODUCTS)
+UNKNOWN = "<unknown>"
+"""What the disassembler calls a word that is no instruction of the CPU."""
+DOT_PRODUCTS = ("sdot", "udot")
+_INSTRUCTION = re.compile(r"^\s*[0-9a-f]+:\s+(\S+)", re.MULTILINE)
 
 
-def _instructions(library: Path) -> np.ndarray:
-    """Every instruction of a 64-bit little-endian ELF file: what it has in segments that can be executed."""
-    data = library.read_bytes()
-    table, size, count = (*struct.unpack_from("<Q", data, 32), *struct.unpack_from("<HH", data, 54))
-    pieces = []
-    for start in range(table, table + size * count, size):
-        kind, flags, offset, _, _, length = struct.unpack_from("<IIQQQQ", data, start)
-        if kind == _LOADED and flags & _EXECUTABLE:
-            pieces.append(np.frombuffer(data, "<u4", length // 4, offset))
-    return np.concatenate(pieces)
+def instructions(environment: Environment, library: Path, cpu: str) -> Counter[str]:
+    """How many instructions of each name the code of a library has, read as code for `cpu` (LLVM's name).
+
+    AES and SHA are left out of what the CPU has: they are on no Raspberry Pi before the fifth.
+    """
+    command = [*environment.tool("llvm-objdump"), "-d", "--no-show-raw-insn", f"--mcpu={cpu}"]
+    command += ["--mattr=-crypto,-aes,-sha2", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Counter(_INSTRUCTION.findall(done.stdout))

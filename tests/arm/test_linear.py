@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arm.environment import Environment
 from arm.kernels import B01, I8, T012, U8, B, Builder, Kernels, Pair, T, named
 from arm.machine import Machine
-from arm.machine_code import dot_products
+from arm.machine_code import DOT_PRODUCTS, UNKNOWN, instructions
 from kernel_tools import codes, floats, powers, scalar
 
 from tbt_compile.codegen import reference
@@ -108,5 +109,7 @@ def test_embedding(kernels: Kernels, weight: Encoding, paired: bool) -> None:
         np.testing.assert_array_equal(y, table[ids].astype(np.float32) * scale[ids, None])
 
 
-def test_only_cpus_that_have_dot_products_get_them(kernels: Kernels) -> None:
-    assert (dot_products(kernels.library) > 0) == (kernels.isa.dot == "dotprod")
+def test_only_cpus_that_have_dot_products_get_them(kernels: Kernels, environment: Environment) -> None:
+    counts = instructions(environment, kernels.library, kernels.isa.name)
+    assert counts[UNKNOWN] == 0
+    assert (sum(counts[name] for name in DOT_PRODUCTS) > 0) == (kernels.isa.dot == "dotprod")

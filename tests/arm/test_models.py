@@ -16,7 +16,7 @@ import pytest
 from arm.environment import Environment
 from arm.kernels import EMULATED
 from arm.machine import Machine, RemoteError
-from arm.machine_code import dot_products
+from arm.machine_code import DOT_PRODUCTS, UNKNOWN, instructions
 from compiled_tools import eager_tokens, sources, step_logits, trained
 from models import PAD, VOCABULARY, bart
 
@@ -25,7 +25,7 @@ from tbt_compile import CompiledModel
 from tbt_compile.codegen.host import missing_features
 from tbt_compile.codegen.link import linker_command
 from tbt_compile.codegen.target import parse_target
-from tbt_compile.runtime.library import LIBRARY
+from tbt_compile.runtime.builds import LIBRARY
 
 RECIPES = ("2-2-2", "1-1-1", "2-2-8")
 OLD, NEW = "cortex-a72", "cortex-a76"
@@ -99,8 +99,10 @@ def test_the_same_logits_at_every_step(case: Case, machine: Callable[[str], Mach
     assert close.mean(1).min() > 0.5, "at some step most rows differ"
 
 
-def test_the_old_cpu_gets_no_newer_instruction(case: Case) -> None:
-    assert dot_products(case.folder / LIBRARY) == 0
+def test_the_old_cpu_gets_no_newer_instruction(case: Case, environment: Environment) -> None:
+    counts = instructions(environment, case.folder / LIBRARY, OLD)
+    assert counts["ldr"] > 100, "this is no disassembly of a library"
+    assert counts[UNKNOWN] == 0
 
 
 def test_a_newer_cpu_runs_its_own_code(
@@ -109,7 +111,9 @@ def test_a_newer_cpu_runs_its_own_code(
     if environment.emulator is None and missing_features(parse_target(NEW)):
         pytest.skip(f"this machine cannot run code for {NEW}")
     prepared, folder = newer
-    assert dot_products(folder / LIBRARY) > 0
+    counts = instructions(environment, folder / LIBRARY, NEW)
+    assert counts[UNKNOWN] == 0
+    assert sum(counts[name] for name in DOT_PRODUCTS) > 0
     ids, mask = sources(PAD)
     for beams in (1, 4):
         expected = eager_tokens(prepared, ids, mask, num_beams=beams, max_new_tokens=12)

@@ -63,6 +63,11 @@ def generate(
     return tokens
 
 
+def model(folder: str) -> str:
+    """A compiled folder in a line."""
+    return str(_model(folder))
+
+
 def logits(
     folder: str, ids: list[list[int]], mask: list[list[int]], decoder: list[list[int]], output: str
 ) -> None:
@@ -83,7 +88,7 @@ def _model(folder: str) -> Any:
 
 
 REQUESTS: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (describe, call, generate, logits)
+    function.__name__: function for function in (describe, call, generate, model, logits)
 }
 
 

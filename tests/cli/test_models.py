@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 import tbt_compile
 from tbt_compile.cli.models import longest_source, open_model, stage_of, tokenizer_of
+from tbt_compile.codegen.target import parse_target
 
 OTHER_CPU = "haswell" if os.uname().machine == "aarch64" else "cortex-a72"
 
@@ -111,13 +113,25 @@ def test_lower_for_another_machine(tbt, trained: Path, tmp_path: Path) -> None:
         "lower", trained / "student-2-2-2", "-o", output, "--target", f"llvm -mcpu={OTHER_CPU}", "--json", "-"
     )
     assert result.code == 0, result.err
-    assert result.json()["target"]["mcpu"] == OTHER_CPU
+    assert [target["mcpu"] for target in result.json()["targets"]] == [OTHER_CPU]
     assert result.json()["size_mib"] > 0.1
     assert (output / "tokenizer.json").is_file()
     run = tbt("run", output, "one two")
     assert run.code == 2
     assert f"compiled for {OTHER_CPU}" in run.err
     assert "'host'" in run.err
+
+
+def test_lower_for_several_machines(tbt, trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "fat"
+    targets = ["--target", OTHER_CPU, "--target", "host"]
+    result = tbt("lower", trained / "student-2-2-2", "-o", output, *targets)
+    assert result.code == 0, result.err
+    assert re.search(rf"MiB for {OTHER_CPU} \(\w+\), .* of .* MiB of tensors serve every CPU", result.out)
+    run = tbt("run", output, "one two", "--json", "-")
+    assert f"chosen from {OTHER_CPU}" in run.err
+    assert run.json()["cpu"] == parse_target("host").mcpu
+    assert "the CPU" in tbt("lower", trained / "student-2-2-2", "-o", output, *targets, *targets).err
 
 
 def test_lower_refuses_what_it_cannot_compile(tbt, trained: Path, compiled: Path, tmp_path: Path) -> None:

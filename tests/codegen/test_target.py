@@ -164,6 +164,30 @@ def test_missing_features_are_named() -> None:
     assert "mwaitx" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("cpu", "missing"),
+    [
+        ("cortex-a53", None),
+        ("cortex-a76", "dotprod, fullfp16, lse, rcpc, rdm"),
+        ("apple-m2", "sha3"),
+        ("neoverse-v1", "i8mm, .*sve"),
+        ("ampere1b", "cssc, dotprod"),
+    ],
+)
+def test_a_raspberry_pi_4_runs_what_has_no_newer_instruction(
+    monkeypatch: pytest.MonkeyPatch, cpu: str, missing: str | None
+) -> None:
+    """Without AES and SHA2, which LLVM believes the chip to have; they are never used."""
+    monkeypatch.setattr(host, "host_arch", lambda: "aarch64")
+    monkeypatch.setattr(host, "host_features", lambda: frozenset({"fp-armv8", "neon", "crc"}))
+    monkeypatch.setattr(host, "host_target", lambda: parse_target("cortex-a72"))
+    if missing is None:
+        check_runnable(parse_target(cpu))
+        return
+    with pytest.raises(TargetError, match=rf"compiled for {cpu}, .*cortex-a72.* lacks .*{missing}.*'host'"):
+        check_runnable(parse_target(cpu))
+
+
 @pytest.mark.usefixtures("old_x86")
 def test_host_leaves_out_what_a_virtual_machine_hides() -> None:
     spec = host_target()

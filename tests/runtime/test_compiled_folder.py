@@ -110,12 +110,13 @@ def test_what_is_in_the_folder(case: Case) -> None:
     assert manifest["class"] == "BartForConditionalGeneration"
     assert manifest["recipe"] == case.compiled.recipe.to_dict()
     assert set(manifest["versions"]) == {"torch", "transformers", "apache-tvm"}
-    assert set(manifest["functions"]) == {"encoder", "first_step", "step"}
+    (build,) = manifest["builds"]
+    assert set(build["functions"]) == {"encoder", "first_step", "step"}
     assert set(manifest["files"]) == {TENSORS, "model.so", "tokenizer.json"}
     assert (manifest["vocabulary"], manifest["max_positions"]) == (VOCABULARY, POSITIONS)
     assert (manifest["generation"]["num_beams"], manifest["generation"]["max_new_tokens"]) == (2, 9)
     stored = manifest["tensors"]
-    assert set(stored) == {name for names in manifest["functions"].values() for name in names}
+    assert set(stored) == {name for names in build["functions"].values() for name in names}
     block = case.compiled.target.isa.block
     shape = [-(-VOCABULARY // block), 1, 2, block]
     embedding = [name for name, entry in stored.items() if entry["shape"] == shape]
@@ -183,11 +184,12 @@ def test_running_loads_tvm_s_runtime_alone(case: Case, script: str) -> None:
 
 
 def copy_of(case: Case, path: Path, **changes: Any) -> Path:
-    """The saved folder with another manifest, as another machine might have written it."""
+    """The saved folder with another description of its library, as another machine might have written it."""
     manifest = storage.read_manifest(case.folder)
     arrays = storage.read_tensors(case.folder, manifest)
     files = {name: case.folder / name for name in manifest["files"] if name != TENSORS}
-    return storage.write_folder(path, "compiled", {**manifest, **changes}, arrays, files)
+    builds = [{**build, **changes} for build in manifest["builds"]]
+    return storage.write_folder(path, "compiled", {**manifest, "builds": builds}, arrays, files)
 
 
 def test_a_library_for_another_architecture(case: Case, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def build(job: Job) -> None:
         # Activation scales start from the first batch that is seen.
         model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=ids)
     frozen = tbt_compile.freeze(model.eval())
-    tbt_compile.lower(frozen, target=job.target, clock=job.clock).save(_folder(job))
+    tbt_compile.lower(frozen, target=job.target, clock=job.clock).save(folder_of(job))
 
 
 def load(job: Job) -> CompiledRunner:
@@ -44,7 +44,7 @@ class CompiledRunner:
 
         import tbt_compile
 
-        folder = _folder(job)
+        folder = folder_of(job)
         self.size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         self.model = tbt_compile.load(folder, num_threads=job.threads)
         texts = source_texts(get_shape(job.shape), job.source_length, job.batch, job.mixed)
@@ -63,5 +63,6 @@ class CompiledRunner:
         check_counts([len(row) - 1 for row in made], len(self.ids), count)
 
 
-def _folder(job: Job) -> Path:
+def folder_of(job: Job) -> Path:
+    """Where `build` puts the compiled model."""
     return Path(job.folder) / "compiled"

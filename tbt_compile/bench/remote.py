@@ -1,0 +1,116 @@
+"""The benchmarks on another machine, a board say, through TVM's RPC. What it needs is TVM alone.
+
+Compiled here, sent there, called and timed there: figures hold no network and nothing of this machine.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tbt_compile.bench.engines import compiled as engine
+from tbt_compile.bench.generation import Settings
+from tbt_compile.bench.job import Job
+from tbt_compile.bench.kernel_case import KernelCase, parse_cases
+from tbt_compile.bench.kernels import KernelSettings
+from tbt_compile.bench.remote_model import RemoteModel
+from tbt_compile.bench.shapes import get_shape, source_ids
+from tbt_compile.codegen.link import export_library
+from tbt_compile.codegen.remote import Board
+from tbt_compile.codegen.standalone import compile_library, linear_arrays
+from tbt_compile.codegen.target import TargetSpec, parse_target
+from tbt_compile.errors import TargetError
+from tbt_compile.storage import folder_bytes
+
+Progress = Callable[[str, float], None]
+_KERNEL = "kernel"
+
+
+def run_kernels(settings: KernelSettings, address: str, key: str, progress: Progress) -> dict[str, Any]:
+    """Linear layers of random data, in microseconds per call, with quantizing and packing the activations.
+
+    Returns:
+        {"board": ..., "settings": ..., "rows": [...]}, ready for JSON.
+
+    Raises:
+        TargetError: no server answers, or no target is named.
+        TbtError: a case cannot be read.
+    """
+    cases, spec = parse_cases(settings.operators, settings.shapes), _target(settings.target)
+    board = Board(address, key)
+    board.use_threads(settings.threads)
+    rows = []
+    for index, case in enumerate(cases):
+        progress(f"measuring {case}", index / len(cases))
+        us = 1e6 * median(_kernel_seconds(board, case, spec, settings.rounds))
+        rows.append({**asdict(case), "us": us, "gmac_per_s": case.macs / us / 1e3})
+    return {"board": _board(address, key, spec), "settings": asdict(settings), "rows": rows}
+
+
+def run_generation(settings: Settings, address: str, key: str, progress: Progress) -> dict[str, Any]:
+    """Random models at every recipe: what they write, and how long the encoder and a step of it take.
+
+    *encoder_ms* is the time to the first token less one step's. A step is timed with the longest cache; what
+    the caller adds to it (Python, the choice of the token) is not in it.
+
+    Returns and raises: as `run_kernels`.
+    """
+    spec = _target(settings.target)
+    board = Board(address, key)
+    board.use_threads(settings.threads)
+    rows = []
+    for index, recipe in enumerate(settings.recipes):
+        progress(f"{recipe}: compiling", index / len(settings.recipes))
+        with tempfile.TemporaryDirectory() as folder:
+            job = Job(
+                engine="tbt",
+                recipe=recipe,
+                shape=settings.shape,
+                threads=settings.threads,
+                source_length=settings.source_length,
+                new_tokens=settings.new_tokens,
+                target=settings.target,
+                folder=folder,
+            )
+            engine.build(job)
+            progress(f"{recipe}: measuring", (index + 0.5) / len(settings.recipes))
+            rows.append(_generation_row(board, job, settings.repeats))
+    return {"board": _board(address, key, spec), "settings": asdict(settings), "rows": rows}
+
+
+def _kernel_seconds(board: Board, case: KernelCase, spec: TargetSpec, rounds: int) -> list[float]:
+    layer = case.spec(spec.isa)
+    function, arrays = linear_arrays(layer, case.m)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{case.operator.replace('*', '-')}-{case.m}-{case.n}-{case.k}.so"
+        module = board.load(export_library(compile_library({_KERNEL: function}, spec), file, spec))
+    return board.seconds(module, _KERNEL, [board.tensor(array) for array in arrays], rounds)
+
+
+def _generation_row(board: Board, job: Job, repeats: int) -> dict[str, Any]:
+    folder = engine.folder_of(job)
+    model = RemoteModel(board, folder)
+    source = source_ids(get_shape(job.shape), job.source_length)
+    tokens, seconds = model.generate(source, job.new_tokens, repeats)
+    times = {name: 1e3 * median(values) for name, values in seconds.items()}
+    return {
+        "recipe": job.recipe,
+        "encoder_ms": times["encoder"] + times["first_step"] - times["step"],
+        "token_ms": times["step"],
+        "size_mib": folder_bytes(folder) / 2**20,
+        "tokens": tokens,
+    }
+
+
+def _target(name: str) -> TargetSpec:
+    if name == "host":
+        raise TargetError("what the board is cannot be asked for: name it, as in --target cortex-a72")
+    return parse_target(name)
+
+
+def _board(address: str, key: str, spec: TargetSpec) -> dict[str, Any]:
+    return {"address": address, "key": key, "target": spec.as_dict()}

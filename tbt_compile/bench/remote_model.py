@@ -1,0 +1,87 @@
+"""An encoder-decoder model whose compiled functions run on another machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tbt_compile import storage
+from tbt_compile.codegen.names import MOST_DIMENSIONS, shapes_of
+from tbt_compile.codegen.remote import Board
+from tbt_compile.runtime.builds import Build
+
+
+class RemoteModel:
+    """The functions of a compiled folder on a board, with the weights in its memory.
+
+    Args:
+        folder: compiled for the board's CPU alone.
+    """
+
+    def __init__(self, board: Board, folder: Path) -> None:
+        manifest = storage.read_manifest(folder, storage.GENERATOR)
+        build = Build.read(folder, manifest["builds"][0])
+        tensors = storage.read_tensors(folder, manifest)
+        self._board, self._facts, self._manifest = board, build.facts, manifest
+        self._module = board.load(Path(build.library))
+        self._weights = {
+            function: board.table([tensors[name] for name in names])
+            for function, names in build.facts["functions"].items()
+        }
+
+    def generate(
+        self, source: list[int], count: int, repeats: int
+    ) -> tuple[list[int], dict[str, list[float]]]:
+        """Greedy search that goes on for `count` tokens, the end token held back.
+
+        Returns:
+            The tokens with the start token, and for each function, called as it was last, seconds per call.
+        """
+        settings = self._manifest["generation"]
+        tokens = [settings["decoder_start_token_id"]]
+        mask = self._board.tensor(np.ones((1, len(source)), np.int64))
+        calls = {"encoder": self._arguments("encoder", self._row(source), mask)}
+        (hidden,) = self._call("encoder", calls["encoder"])
+        calls["first_step"] = self._arguments("first_step", self._row(tokens), hidden, mask)
+        logits, *caches = self._call("first_step", calls["first_step"])
+        own, cross = np.split(np.arange(len(caches)), [2 * self._manifest["layers"]])
+        grown, fixed = [caches[i] for i in own], [caches[i] for i in cross]
+        for _ in range(count):
+            scores = logits.numpy()[0, 0]
+            scores[settings["eos_token_id"]] = -np.inf
+            tokens.append(int(scores.argmax()))
+            calls["step"] = self._arguments("step", self._row(tokens[-1:]), mask, *grown, *fixed)
+            for old, new in zip(grown, calls["step"][-len(grown) :], strict=True):
+                _make_room(old, new)
+            logits, *grown = self._call("step", calls["step"])
+        return tokens, {
+            name: self._board.seconds(self._module, name, arguments, repeats)
+            for name, arguments in calls.items()
+        }
+
+    def _row(self, values: list[int]) -> Any:
+        return self._board.tensor(np.array([values], np.int64))
+
+    def _arguments(self, function: str, *inputs: Any) -> list[Any]:
+        """Inputs, weights, and outputs of the shapes that these inputs give."""
+        outputs = self._facts["outputs"][function]
+        shapes = self._board.tensor(np.zeros((len(outputs), MOST_DIMENSIONS), np.int64))
+        self._module[shapes_of(function)](*inputs, shapes)
+        places = [
+            self._board.empty(shape[:rank].tolist(), dtype)
+            for shape, (dtype, rank) in zip(shapes.numpy(), outputs, strict=True)
+        ]
+        return [*inputs, self._weights[function], *places]
+
+    def _call(self, function: str, arguments: list[Any]) -> list[Any]:
+        self._module[function](*arguments)
+        return arguments[-len(self._facts["outputs"][function]) :]
+
+
+def _make_room(old: Any, new: Any) -> None:
+    """Begin a cache with another's tokens: a step writes its own alone."""
+    begun = np.zeros(new.shape, new.dtype)
+    begun[:, :, : old.shape[2]] = old.numpy()
+    new.copyfrom(begun)
