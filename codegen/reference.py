@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.encoding import Encoding
+from tbt_compile.encoding import LEAST_PEAK, Encoding
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -45,7 +45,8 @@ def _quantize_bytes(x: Floats, encoding: Encoding) -> tuple[Integers, Floats]:
     levels = _F32(127 if encoding is Encoding.INT8 else 255)
     values = np.abs(x) if encoding is Encoding.INT8 else np.maximum(x, 0)
     largest = values.max(-1, keepdims=True, initial=0).astype(_F32)
-    inverse = np.where(largest > 0, levels / np.where(largest > 0, largest, 1), 0).astype(_F32)
+    counts = largest > LEAST_PEAK
+    inverse = np.where(counts, levels / np.where(counts, largest, 1), 0).astype(_F32)
     codes = np.rint(x * inverse)
     if encoding is Encoding.UINT8:
         codes = np.maximum(codes, 0)

@@ -12,6 +12,9 @@ from tbt_compile.errors import RecipeError
 
 SUPPORTED_BITS = (1, 2, 8, 32)
 
+LEAST_PEAK = 2.0**-100
+"""A row whose largest element is not above this gets the 8-bit codes 0: its inverse scale would overflow."""
+
 
 class Encoding(Enum):
     """A set of integer codes; the real value of a code is `code * scale`.

@@ -20,7 +20,7 @@ from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import plane_count
 from tbt_compile.codegen.kernels.loops import for_lanes
 from tbt_compile.codegen.tvm_api import Expr, T
-from tbt_compile.encoding import Encoding
+from tbt_compile.encoding import LEAST_PEAK, Encoding
 
 Put = Callable[[Expr, list[Expr]], None]
 """`put(word, planes)`: stores one uint64 of each plane."""
@@ -60,8 +60,8 @@ def row_scale(load: emit.Load, length: Expr | int, encoding: Encoding) -> tuple[
     levels = T.float32(127.0 if encoding is Encoding.INT8 else 255.0)
     magnitude = T.abs if encoding is Encoding.INT8 else lambda v: v
     largest = _fold(load, length, "float32", T.max, magnitude, 0.0)
-    zero = T.float32(0)
-    inverse = emit.let(T.Select(largest > zero, levels / T.max(largest, T.float32(1e-38)), zero))
+    least = T.float32(LEAST_PEAK)
+    inverse = emit.let(T.Select(largest > least, levels / T.max(largest, least), T.float32(0)))
     return emit.let(largest / levels), inverse
 
 

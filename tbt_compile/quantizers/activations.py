@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbt_compile.encoding import Encoding
+from tbt_compile.encoding import LEAST_PEAK, Encoding
 from tbt_compile.quantizers.ops import QuantTensor
 from tbt_compile.quantizers.weights import indicator, l2_scale, l2_threshold, round_weight, row_mean
 
@@ -90,12 +90,14 @@ class _RoundDynamic(torch.autograd.Function):
 def quantize_dynamic(x: Tensor, encoding: Encoding) -> QuantTensor:
     """Symmetric eight-bit quantization with one scale per token (row of the last dimension).
 
+    Rows up to `LEAST_PEAK` are zeros.
+
     >>> quantize_dynamic(torch.tensor([[1.0, -0.5, 0.25]]), Encoding.INT8).codes
     tensor([[127., -64.,  32.]])
     """
     detached = x.detach()
     peak = (detached.abs() if encoding.signed else detached.clamp_min(0)).amax(-1, keepdim=True)
-    inverse = torch.where(peak > 0, encoding.maximum / peak, torch.zeros_like(peak))
+    inverse = torch.where(peak > LEAST_PEAK, encoding.maximum / peak, torch.zeros_like(peak))
     return QuantTensor(_RoundDynamic.apply(x, inverse, encoding), peak / encoding.maximum)
 
 

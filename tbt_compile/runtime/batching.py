@@ -7,12 +7,15 @@ about a hundredth, of a beam search for a tenth to a third.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from queue import SimpleQueue
 
 import numpy as np
 
 from tbt_compile.errors import GenerationError
+from tbt_compile.runtime import workers
 from tbt_compile.runtime.generation import (
     DecoderSession,
     GenerationSettings,
@@ -95,6 +98,13 @@ class _Stoppable:
         self.session.reorder(rows)
 
 
+def _outcome(work: Callable[[list[int]], Tokens], batch: list[int]) -> Tokens | BaseException:
+    try:
+        return work(batch)
+    except BaseException as error:  # raised again by the thread that waits
+        return error
+
+
 def run_batches(
     open_session: Callable[[Tokens, Tokens], DecoderSession],
     settings: GenerationSettings,
@@ -139,22 +149,30 @@ def run_batches(
         prompt = ids if prompts else decoder_prompt(settings, len(batch))
         return search(session, settings, prompt, encoder_input_ids=ids)
 
-    workers = ThreadPoolExecutor(num_workers, thread_name_prefix="tbt-worker")
+    waiting = deque(batches)
+    finished: SimpleQueue[tuple[list[int], Tokens | BaseException]] = SimpleQueue()
+
+    def worker() -> None:
+        while waiting and not stop.is_set():
+            with suppress(IndexError):  # another worker may have taken the last one
+                batch = waiting.popleft()
+                finished.put((batch, _outcome(work, batch)))
+
     try:
-        pending: dict[Future[Tokens], list[int]] = {workers.submit(work, batch): batch for batch in batches}
+        for _ in range(min(num_workers, len(batches))):
+            workers.submit(worker)
         done = 0
-        for future in as_completed(pending):
-            written = future.result()
+        for _ in batches:
+            batch, written = finished.get()
+            if isinstance(written, BaseException):
+                raise written
             for place, row in enumerate(written):
-                index = pending[future][place // copies] * copies + place % copies
+                index = batch[place // copies] * copies + place % copies
                 first = len(rows[index // copies]) if prompts else 1
                 results[index] = np.array(cut_after_end(row.tolist(), settings.eos_token_id, first), np.int64)
-            done += len(pending[future])
+            done += len(batch)
             if progress is not None:
                 progress(done, len(rows))
-    except BaseException:
-        stop.set()
-        raise
     finally:
-        workers.shutdown(wait=not stop.is_set(), cancel_futures=True)
+        stop.set()
     return results

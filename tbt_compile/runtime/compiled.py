@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tbt_compile import storage
 from tbt_compile.codegen.threads import choose
 from tbt_compile.errors import GenerationError
+from tbt_compile.runtime import workers
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Progress, run_batches
 from tbt_compile.runtime.builds import Build
 from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, Tokens, decoder_prompt, search
@@ -59,6 +60,7 @@ class CompiledModel(CompiledLibrary):
         """Greedy or beam search; the same tokens and padding as transformers' `generate(do_sample=False)`.
 
         An interrupt (Ctrl-C) is taken after the present step or the encoder; the model can be used again.
+        Called from any other thread than the main one, the work and `on_tokens` run in a thread that is kept.
 
         Args:
             input_ids: integers [B, S], the sources, or the prompts of a decoder-only model. Shorter sources
@@ -89,8 +91,16 @@ class CompiledModel(CompiledLibrary):
             raise GenerationError(
                 f"decoder_input_ids: {self.description['class']} has no encoder, and its prompt is input_ids"
             )
-        session = self._open(ids, mask)
-        return search(session, chosen, prompt, encoder_input_ids=ids, padding=padding, on_tokens=on_tokens)
+        return workers.run(
+            lambda: search(
+                self._open(ids, mask),
+                chosen,
+                prompt,
+                encoder_input_ids=ids,
+                padding=padding,
+                on_tokens=on_tokens,
+            )
+        )
 
     def generate_many(
         self,
@@ -128,9 +138,9 @@ class CompiledModel(CompiledLibrary):
             TargetError: the model was compiled for another machine.
         """
         chosen = self._settings.replace(**settings)
-        workers = count("num_workers", num_workers)
+        num_workers = count("num_workers", num_workers)
         rows = checked_sources(sources, self._limits)
-        share = max(1, choose(self.num_threads) // workers)
+        share = max(1, choose(self.num_threads) // num_workers)
         threads = share if num_threads is None else count("num_threads", num_threads)
         return run_batches(
             lambda ids, mask: self._open(ids, mask, threads),
@@ -138,7 +148,7 @@ class CompiledModel(CompiledLibrary):
             rows,
             batch_size=count("batch_size", batch_size),
             batch_tokens=count("batch_tokens", batch_tokens),
-            num_workers=workers,
+            num_workers=num_workers,
             progress=progress,
             prompts=not self.is_encoder_decoder,
         )

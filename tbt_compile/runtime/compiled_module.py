@@ -8,6 +8,7 @@ import numpy as np
 
 from tbt_compile import storage
 from tbt_compile.errors import GenerationError, InputError, did_you_mean
+from tbt_compile.runtime import workers
 from tbt_compile.runtime.library import Array, CompiledLibrary
 
 Outputs = Array | tuple[Array, ...] | dict[str, Array]
@@ -40,7 +41,9 @@ class CompiledModule(CompiledLibrary):
         arrays = self._bind(args, kwargs)
         from tbt_compile.runtime.machine import as_array, tensor
 
-        values = self._with_threads().call("forward", *(tensor(array) for array in arrays))
+        values = workers.run(
+            lambda: self._with_threads().call("forward", *(tensor(array) for array in arrays))
+        )
         results = [as_array(value).copy() for value in values]
         returns = self.description["returns"]
         if returns is None:

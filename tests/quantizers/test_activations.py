@@ -145,3 +145,12 @@ def test_signs_and_bools_have_no_scale_and_stop_gradients_beyond_one():
         assert scale.item() == 1.0
         found.backward(torch.full((1, 5), 3.0))
         assert x.grad.tolist() == [[0, 3, 3, 3, 0]]
+
+
+@pytest.mark.parametrize("encoding", [Encoding.INT8, Encoding.UINT8])
+def test_rows_too_small_for_a_scale_are_zeros(encoding):
+    x = torch.tensor([[0.0, 1e-39, 4e-37], [0.0, 0.0, 0.0], [0.0, 1.0, 0.5]])
+    codes, scales = ActivationQuantizer(encoding)(x)
+    assert codes[:2].eq(0).all()
+    assert codes[2].tolist() == [0, encoding.maximum, (encoding.maximum + 1) // 2]
+    assert scales.isfinite().all()

@@ -91,26 +91,37 @@ before = os.sched_getaffinity(0)
 model = tbt_compile.load(sys.argv[1])
 used = []
 
+number = tvm.get_global_func("runtime.NumThreads")
+
 def generate(count):
     model.num_threads = count
-    model.generate([[3, 4, 5]])
-    used.append(tvm.get_global_func("runtime.NumThreads")())
+    found = []
+    model.generate([[3, 4, 5]], num_beams=1, on_tokens=lambda _: found.append(number()))
+    used.append(found[0])
 
-thread = threading.Thread(target=generate, args=(1,))
-thread.start()
-thread.join()
+def elsewhere():
+    thread = threading.Thread(target=generate, args=(1,))
+    thread.start()
+    thread.join()
+
+elsewhere()
 for count in (1, len(before)):
     generate(count)
 same = all(os.sched_getaffinity(int(task)) == before for task in tasks())
-print(json.dumps([used, same, len(before)]))
+alive = len(tasks())
+for _ in range(20):
+    elsewhere()
+    model.generate_many([[3, 4, 5]], num_workers=1)
+print(json.dumps([used[:3], same, len(before), len(tasks()) - alive]))
 """
 
 
-def test_threads_are_as_many_as_asked_and_stay_on_the_cpus_of_the_process(case: Case) -> None:
+def test_threads_are_as_many_as_asked_stay_on_the_cpus_of_the_process_and_are_used_again(case: Case) -> None:
     program = [sys.executable, "-c", THREADS, str(case.folder)]
     variables = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     done = subprocess.run(program, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    used, same, cpus = json.loads(done.stdout)
+    used, same, cpus, more = json.loads(done.stdout)
     assert used == [1, 1, cpus]
     assert same
+    assert more == 0  # threads that came and went left none behind
