@@ -1,12 +1,13 @@
 """Which arguments of a unit are caches: memory of the caller's that holds room for more tokens.
 
-Appending an operator's new tokens then writes those alone: the output of a grown cache is the memory of its
-input, one or more tokens longer.
+An operator that appends then writes the new tokens alone: its output is the memory of the cache that it was
+given, some tokens longer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import fx
 
@@ -34,11 +35,8 @@ def caches_of(unit: LoweringContext, inputs: int) -> Caches:
     places = {node: place for place, node in enumerate(unit.graph.find_nodes(op="placeholder")[:inputs])}
     named = {name for slot in unit.caches for name in (slot.key_input, slot.value_input)}
     packed = {node: place for node, place in places.items() if node.name in named and _is_packed(node)}
-    grown = {
-        index: packed[node.args[0]]
-        for index, node in enumerate(unit.graph.output_node().args[0])
-        if node.target in _APPEND
-    }
+    outputs: Any = unit.graph.output_node().args[0]
+    grown = {place: packed[node.args[0]] for place, node in enumerate(outputs) if node.target in _APPEND}
     return Caches(frozenset(packed.values()), grown)
 
 
