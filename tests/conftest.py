@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 
 # Set before torch, TVM or tokenizers is imported: they read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+# A shell that starts something in the background has it ignore interrupts, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 # Compiling a kernel inside a property test takes longer than hypothesis' usual patience.
 settings.register_profile(

@@ -1,4 +1,8 @@
-"""Attention caches in memory that has room for more tokens, so that a step writes its own token alone."""
+"""Attention caches between the steps of a decoder.
+
+Packed ones are in memory that has room for more tokens, so that a step writes its own token alone. Those of a
+model with activations in full precision are made anew by every step, which concatenates.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,12 @@ from tbt_compile.runtime.machine import Array, Tensor, as_array
 from tbt_compile.runtime.tvm_runtime import shared_tensor
 
 Rows = npt.NDArray[np.int64]
+
+
+def cache_of(first: Tensor, tokens: int) -> GrowingCache | FloatCache:
+    """The cache that begins with what the first step made of so many tokens."""
+    return FloatCache(first) if as_array(first).dtype == np.float32 else GrowingCache(first, tokens)
+
 
 _LEAST_TOKENS = 64
 """Tokens that new memory has room for, at least."""
@@ -65,13 +75,34 @@ class GrowingCache:
         return words_for(tokens) if self._along_tokens else tokens
 
 
+class FloatCache:
+    """Keys or values in full precision, float32 `[B, H, T, D]`; methods as those of `GrowingCache`."""
+
+    def __init__(self, first: Tensor) -> None:
+        self._shown = first
+
+    def tensor(self) -> Tensor:
+        """The cache as an argument of a compiled function."""
+        return self._shown
+
+    def grow(self) -> Tensor:
+        """Memory for one more token, all of which the caller is to write."""
+        batch, heads, tokens, width = as_array(self._shown).shape
+        self._shown = shared_tensor(aligned_empty((batch, heads, tokens + 1, width), np.float32))
+        return self._shown
+
+    def reorder(self, rows: Rows) -> None:
+        """Replace the rows of the batch."""
+        self._shown = take_rows([self._shown], rows)[0]
+
+
 def take_rows(values: Sequence[Tensor], rows: Rows) -> list[Tensor]:
-    """Rows of tensors along their first dimension; one row that is taken often has one copy."""
+    """Rows of tensors along their first dimension; one packed row that is taken often has one copy."""
     return [shared_tensor(_taken(as_array(value), rows), compact=False) for value in values]
 
 
 def _taken(array: Array, rows: Rows) -> Array:
-    if len(array) == 1:
+    if len(array) == 1 and array.dtype != np.float32:
         row = aligned_copy(array)
         return np.ndarray((len(rows), *row.shape[1:]), row.dtype, row, strides=(0, *row.strides[1:]))
     taken = aligned_empty((len(rows), *array.shape[1:]), array.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tbt_compile.errors import GenerationError
-from tbt_compile.runtime.caches import GrowingCache
+from tbt_compile.runtime.caches import FloatCache, GrowingCache, cache_of
 from tbt_compile.runtime.generation import Scores, Tokens
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.logits import Logits
@@ -29,7 +29,7 @@ class DecoderOnlySession:
         self._mask = attention_mask
         self._lengths = attention_mask.sum(axis=1, keepdims=True)
         self._logits: Logits | None = None
-        self._caches: list[GrowingCache] = []
+        self._caches: list[GrowingCache | FloatCache] = []
 
     def step(self, tokens: Tokens) -> Scores:
         """Append tokens [rows, q] to every row; logits [rows, V] of the last position.
@@ -70,7 +70,7 @@ class DecoderOnlySession:
         logits, *caches = self._machine.call(
             "first_step", tensor(tokens), tensor(self._mask), tensor(positions)
         )
-        self._caches = [GrowingCache(cache, tokens.shape[1]) for cache in caches]
+        self._caches = [cache_of(cache, tokens.shape[1]) for cache in caches]
         return Logits(logits)
 
     def reorder(self, rows: Tokens) -> None:

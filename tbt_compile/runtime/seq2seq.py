@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.runtime.caches import GrowingCache, take_rows
+from tbt_compile.runtime.caches import FloatCache, GrowingCache, cache_of, take_rows
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.logits import Logits
 from tbt_compile.runtime.machine import Machine, Tensor, tensor
@@ -34,7 +34,7 @@ class Seq2SeqSession:
         self._items = np.arange(len(attention_mask))
         self._length = 0
         self._logits: Logits | None = None
-        self._self_caches: list[GrowingCache] = []
+        self._self_caches: list[GrowingCache | FloatCache] = []
         self._cross_caches: list[Tensor] = []
 
     def step(self, tokens: Tokens) -> npt.NDArray[np.float32]:
@@ -61,7 +61,7 @@ class Seq2SeqSession:
         logits, *caches = self._machine.call("first_step", tensor(tokens), self._hidden, self._mask_tensor)
         self._hidden = None  # no other step reads it
         grown = caches[: 2 * self._limits.layers]
-        self._self_caches = [GrowingCache(cache, tokens.shape[1]) for cache in grown]
+        self._self_caches = [cache_of(cache, tokens.shape[1]) for cache in grown]
         self._cross_caches = caches[2 * self._limits.layers :]
         return Logits(logits)
 

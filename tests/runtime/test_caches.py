@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tbt_compile.aligned import aligned_copy
-from tbt_compile.runtime.caches import GrowingCache, take_rows
+from tbt_compile.runtime.caches import GrowingCache, cache_of, take_rows
 from tbt_compile.runtime.logits import Logits
 from tbt_compile.runtime.tvm_runtime import as_array, shared_tensor, tensor
 
@@ -56,13 +56,25 @@ def test_other_numbers_of_rows() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.uint64])
 def test_rows_of_a_tensor(dtype: type) -> None:
     array = np.arange(24).reshape(4, 2, 3).astype(dtype)
+    first = as_array(take_rows([tensor(array[:1])], np.array([0, 0]))[0])
+    assert np.array_equal(first, array[[0, 0]])
     taken = as_array(take_rows([tensor(array)], np.array([3, 0, 0]))[0])
     assert taken.dtype == dtype
     assert np.array_equal(taken, array[[3, 0, 0]])
 
 
+def test_a_cache_of_floats_is_made_anew() -> None:
+    start = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
+    cache = cache_of(tensor(start), 4)
+    grown = cache.grow()
+    assert grown.shape == (2, 3, 5, 5)
+    torch.from_dlpack(grown)[...] = 7
+    cache.reorder(np.array([1, 1, 0]))
+    assert np.array_equal(as_array(cache.tensor()), np.full((3, 3, 5, 5), 7))
+
+
 def test_one_row_many_times_has_one_copy() -> None:
-    array = aligned_copy(np.arange(6.0).reshape(1, 2, 3))
+    array = aligned_copy(np.arange(6).reshape(1, 2, 3))
     taken = as_array(take_rows([shared_tensor(array)], np.zeros(4, np.int64))[0])
     assert np.array_equal(taken, array.repeat(4, 0))
     assert taken.strides[0] == 0
