@@ -6,7 +6,7 @@ given, some tokens longer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
@@ -23,11 +23,11 @@ class Caches:
 
     Attributes:
         inputs: positions among the unit's inputs of caches whose heads may lie apart.
-        grown: for an output that is such a cache and longer, the position of the input.
+        outputs: positions among its outputs of such caches, which are then longer.
     """
 
     inputs: frozenset[int] = frozenset()
-    grown: dict[int, int] = field(default_factory=dict)
+    outputs: frozenset[int] = frozenset()
 
 
 def caches_of(unit: LoweringContext, inputs: int) -> Caches:
@@ -36,7 +36,7 @@ def caches_of(unit: LoweringContext, inputs: int) -> Caches:
     named = {name for slot in unit.caches for name in (slot.key_input, slot.value_input)}
     packed = {node: place for node, place in places.items() if node.name in named and _is_packed(node)}
     outputs: Any = unit.graph.output_node().args[0]
-    grown = {place: packed[node.args[0]] for place, node in enumerate(outputs) if node.target in _APPEND}
+    grown = frozenset(place for place, node in enumerate(outputs) if node.target in _APPEND)
     return Caches(frozenset(packed.values()), grown)
 
 

@@ -127,7 +127,7 @@ def _read(function: relax.Function, name: str, caches: Caches) -> _Calls:
     if not all(output.key in calls.allocated for output in calls.outputs):
         raise LoweringError(f"the {name} returns one of its inputs: return what it computes only")
     calls.caches = {hash(function.params[place]) for place in caches.inputs}
-    calls.caches |= {calls.outputs[place].key for place in caches.grown}
+    calls.caches |= {calls.outputs[place].key for place in caches.outputs}
     if any(_is_viewed(tensor, calls) for tensor in calls.values.values() if _is_cache(tensor, calls)):
         raise LoweringError(f"the {name} views a cache in another shape, whose heads may lie apart")
     return calls

@@ -11,7 +11,7 @@ from operator import add
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.loops import share_columns
-from tbt_compile.codegen.tvm_api import Expr, PrimFunc
+from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 
 COLUMNS = 4
 """Outputs at a time; their weights stay in the first-level cache from one row to the next."""
@@ -46,7 +46,7 @@ def linear_float(spec: FloatLinearSpec) -> PrimFunc:
         bias: float32 [N], only if `spec.has_bias`
         y: float32 [M, N], the output
     """
-    return emit.function("linear_float", lambda: _Product(spec).emit())
+    return emit.function("linear_float", lambda: _Product(spec).body())
 
 
 class _Product:
@@ -59,7 +59,7 @@ class _Product:
         self.bias = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
         self.y = emit.argument("y", (self.rows, spec.n), "float32")
 
-    def emit(self) -> None:
+    def body(self) -> None:
         """Blocks of columns, shared out among threads, then the columns that fill no block."""
         blocks, rest = divmod(self.spec.n, COLUMNS)
         if blocks:
@@ -68,10 +68,9 @@ class _Product:
                 self.rows, _MOST_ROWS, blocks, work, lambda block: self._block(block * COLUMNS, COLUMNS)
             )
         if rest:
-            self._block(emit.let(blocks * COLUMNS + 0 * self.rows), rest)
+            self._block(T.int64(blocks * COLUMNS), rest)
 
     def _block(self, first: Expr, columns: int) -> None:
-        first = emit.let(first)
         with emit.loop("row", self.rows) as row:
             self._dots(row, first, columns)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor
 
 from tbt_compile.quantizers.ops import QuantTensor
 from tbt_compile.quantizers.weights import WeightQuantizer
 
 
-class StatefulWeightQuantizer(WeightQuantizer):
+class StatefulWeightQuantizer(WeightQuantizer, ABC):
     """A weight quantizer with parameters. The quantizer of a tied weight follows that of its first owner.
 
     The state is then kept once, by the leader: a follower has no parameters.
@@ -25,6 +27,6 @@ class StatefulWeightQuantizer(WeightQuantizer):
     def forward(self, weight: Tensor) -> QuantTensor:
         return self.__dict__.get("leader", self).quantize(weight)
 
+    @abstractmethod
     def quantize(self, weight: Tensor) -> QuantTensor:
         """The quantized weight `[N, K]`, by the own state."""
-        raise NotImplementedError

@@ -19,9 +19,44 @@ from tbt_compile.training.terms import Objective
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a student is trained on and how: the arguments of `distill` that all stages of a method share."""
+
+    pairs: Sequence[TextPair]
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+    max_source_length: int
+    max_target_length: int
+    settings: TrainSettings
+    resume: bool
+    progress: Progress | None
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.settings.total_steps(len(self.pairs))
+
+    def distill(self, teacher: PreTrainedModel, recipe: Recipe, **further: Any) -> PreTrainedModel:
+        """`stages.distill`, with its further arguments."""
+        return distill(
+            teacher,
+            recipe,
+            self.pairs,
+            self.tokenizer,
+            self.folder,
+            max_source_length=self.max_source_length,
+            max_target_length=self.max_target_length,
+            settings=self.settings,
+            resume=self.resume,
+            progress=self.progress,
+            **further,
+        )
+
+
+@dataclass(frozen=True)
 class Method:
     """A way to train a low-bit student. This class is a recipe and the weights of the distillation loss;
-    others replace `objective` or `start`, or train in several stages.
+    others replace `objective`, `start` or `train`.
 
     Attributes:
         name: what `get_method` finds it by.
@@ -84,19 +119,21 @@ class Method:
             MethodError: the method does not support these bits.
             TrainingError: the folder holds a run with other settings, data or teacher.
         """
-        recipe = self.recipe(notation)
-        return distill(
-            teacher,
-            recipe,
+        work = Work(
             pairs,
             tokenizer,
-            folder,
-            max_source_length=max_source_length,
-            max_target_length=max_target_length,
-            settings=settings,
-            objective=self.objective(teacher),
-            start=self.start(recipe),
-            resume=resume,
-            progress=progress,
-            title=title or f"{self.title} {notation}",
+            Path(folder),
+            max_source_length,
+            max_target_length,
+            settings or TrainSettings(),
+            resume,
+            progress,
+        )
+        return self.train(teacher, notation, work, title or f"{self.title} {notation}")
+
+    def train(self, teacher: PreTrainedModel, notation: str, work: Work, title: str) -> PreTrainedModel:
+        """What `train_student` does once its arguments are complete."""
+        recipe = self.recipe(notation)
+        return work.distill(
+            teacher, recipe, objective=self.objective(teacher), start=self.start(recipe), title=title
         )

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from tbt_compile.data import TextPair
 from tbt_compile.errors import MethodError
-from tbt_compile.evaluation.generation import Progress
 from tbt_compile.modules import iter_quantized
 from tbt_compile.preparation import prepare
 from tbt_compile.quantizers.split import SplitWeightQuantizer
 from tbt_compile.recipe import Recipe
-from tbt_compile.training.methods.base import Method
+from tbt_compile.training.methods.base import Method, Work
 from tbt_compile.training.methods.ternarybert import layerwise
-from tbt_compile.training.settings import TrainSettings
-from tbt_compile.training.stages import distill
 
 SPLIT = ("*.fc1", "*.fc2")
 FIRST_STAGE = {"1-1-8": "2-2-8", "1-1-1": "2-2-2"}
@@ -40,50 +34,24 @@ class BinaryBertMethod(Method):
     loss `layerwise` and half of the steps.
     """
 
-    def train_student(
-        self,
-        teacher: PreTrainedModel,
-        notation: str,
-        pairs: Sequence[TextPair],
-        tokenizer: PreTrainedTokenizerBase,
-        folder: str | Path,
-        *,
-        max_source_length: int,
-        max_target_length: int,
-        settings: TrainSettings | None = None,
-        resume: bool = True,
-        progress: Progress | None = None,
-        title: str | None = None,
-    ) -> PreTrainedModel:
-        """As `Method.train_student`; the ternary student is kept in the folder `ternary` below."""
+    def train(self, teacher: PreTrainedModel, notation: str, work: Work, title: str) -> PreTrainedModel:
+        """The ternary student is kept in the folder `ternary` below the student's."""
         recipe = self.recipe(notation)
         ternary_recipe = Recipe.parse(FIRST_STAGE[notation], **{**self.options, "split": ()})
-        settings = settings or TrainSettings()
-        settings = replace(settings, steps=max(1, settings.total_steps(len(pairs)) // 2))
-        title = title or f"{self.title} {notation}"
-        common: dict[str, Any] = {
-            "max_source_length": max_source_length,
-            "max_target_length": max_target_length,
-            "settings": settings,
-            "objective": layerwise(teacher),
-            "resume": resume,
-            "progress": progress,
-        }
+        objective = layerwise(teacher)
+        work = replace(work, settings=replace(work.settings, steps=max(1, work.steps // 2)))
 
         def split(of: PreTrainedModel) -> PreTrainedModel:
-            ternary = distill(
+            ternary = replace(work, folder=work.folder / "ternary").distill(
                 of,
                 ternary_recipe,
-                pairs,
-                tokenizer,
-                Path(folder) / "ternary",
+                objective=objective,
                 start=lambda model: prepare(narrow_copy(model), ternary_recipe),
                 title=f"{title}: ternary",
-                **common,
             )
             return split_copy(ternary, narrow_copy(of), recipe)
 
-        return distill(teacher, recipe, pairs, tokenizer, folder, start=split, title=title, **common)
+        return work.distill(teacher, recipe, objective=objective, start=split, title=title)
 
 
 def narrow_copy(teacher: PreTrainedModel) -> PreTrainedModel:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from tbt_compile.codegen.layouts import words_for
-from tbt_compile.data import TextPair
 from tbt_compile.encoding import Encoding
-from tbt_compile.evaluation.generation import Progress
 from tbt_compile.preparation import plan
 from tbt_compile.quantizers.pruned import BlockPruner, blocks_of
 from tbt_compile.recipe import Recipe
-from tbt_compile.training.methods.base import Method
-from tbt_compile.training.settings import LossWeights, TrainSettings
-from tbt_compile.training.stages import distill
+from tbt_compile.training.methods.base import Method, Work
+from tbt_compile.training.settings import LossWeights
 
 WARM_UP, COOL_DOWN = 0.1, 0.3
 """Shares of the steps in which all blocks, and only the last ones, are kept."""
@@ -46,40 +41,16 @@ class BlockPruningMethod(Method):
         super().recipe(notation)
         return Recipe.parse("32-32-32", weight_method="pruned", block=self.block)
 
-    def train_student(
-        self,
-        teacher: PreTrainedModel,
-        notation: str,
-        pairs: Sequence[TextPair],
-        tokenizer: PreTrainedTokenizerBase,
-        folder: str | Path,
-        *,
-        max_source_length: int,
-        max_target_length: int,
-        settings: TrainSettings | None = None,
-        resume: bool = True,
-        progress: Progress | None = None,
-        title: str | None = None,
-    ) -> PreTrainedModel:
-        """As `Method.train_student`."""
+    def train(self, teacher: PreTrainedModel, notation: str, work: Work, title: str) -> PreTrainedModel:
         recipe = self.recipe(notation)
-        settings = settings or TrainSettings()
         density = matched_density(teacher, notation, self.block)
-        return distill(
+        return work.distill(
             teacher,
             recipe,
-            pairs,
-            tokenizer,
-            folder,
-            max_source_length=max_source_length,
-            max_target_length=max_target_length,
-            settings=settings,
             objective=self.objective(teacher),
-            callbacks=(PruningSchedule(density, settings.total_steps(len(pairs))),),
+            callbacks=(PruningSchedule(density, work.steps),),
             note={"size_of": notation, "density": density},
-            resume=resume,
-            progress=progress,
-            title=title or f"{self.title} {notation}",
+            title=title,
         )
 
 
