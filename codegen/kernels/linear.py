@@ -15,7 +15,7 @@ from tbt_compile.codegen.kernels.linear_fields import FieldProduct
 from tbt_compile.codegen.kernels.linear_int8 import WholeByteProduct, WholeRowProduct
 from tbt_compile.codegen.kernels.linear_lookup import LookupProduct, tables_for
 from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS, PlaneProduct
-from tbt_compile.codegen.kernels.linear_spec import LinearSpec, multiplies_bytes
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec, looks_up_sums, multiplies_bytes
 from tbt_compile.codegen.kernels.linear_sums import SumProduct
 from tbt_compile.codegen.kernels.loops import chunks, row_of, share_columns
 from tbt_compile.codegen.kernels.rows import Finish, store_existing
@@ -44,8 +44,8 @@ def linear(spec: LinearSpec) -> PrimFunc:
     Arguments:
         x: float32 [M, K]
         act_scale: float32 [1], the learned scale; not read for 8-bit activations
-        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.interleave`, after
-            `layouts.pair` if `spec.paired`; int8 [N, K] if the weights have 8 bits
+        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.arrange` with
+            `spec.layout`; int8 [N, K] if the weights have 8 bits
         w_scale: float32 [N]
         bias: float32 [N], only if `has_bias`
         y: float32 [M, N], the output
@@ -147,7 +147,7 @@ def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int, int]
     if spec.activation.dynamic:
         if multiplies_bytes(spec.activation, spec.isa):
             return FieldProduct, ByteProduct, linear_fields.MOST_ROWS + 1, CHUNK_ROWS
-        if spec.isa.neon:
+        if looks_up_sums(spec.activation, spec.weight, spec.isa):
             return SumProduct, SumProduct, 1, linear_sums.CHUNK_ROWS
         return PlaneProduct, ByteProduct, linear_bytes.FEWEST_ROWS, CHUNK_ROWS
     if tables_for(spec) is not None:
