@@ -55,7 +55,7 @@ def test_the_inner_loop_is_found_and_its_surroundings() -> None:
 @pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a76"])
 def test_every_kernel_has_the_loop_that_is_analysed(cpu: str) -> None:
     mca, spec = script("mca"), parse_target(cpu)
-    for pair in mca.PAIRS:
+    for pair in mca.DEFAULT_OPERATORS:
         kernel = mca.quantized(pair, spec)
         inner, _ = mca.hottest(mca.assembly(kernel.function, spec), kernel.pattern, kernel.each)
         found = mca.count(inner, kernel.pattern)

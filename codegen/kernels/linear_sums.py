@@ -28,12 +28,15 @@ from tbt_compile.encoding import Encoding
 CHUNK_ROWS = 8
 """Rows whose tables are kept; they fit the second-level cache."""
 _GROUP = 4  # activations of a table
-_VECTOR = 16  # activations of a vector of weights
-_VECTORS = WORD_BITS // _VECTOR
-_TABLES = _VECTOR // _GROUP
+VECTOR = 16
+"""Activations of a vector of weights."""
+_VECTORS = WORD_BITS // VECTOR
+_TABLES = VECTOR // _GROUP
 _LARGEST = 255
-_PER_RUN = 64  # steps: the two look-ups of a step add at most 2 * 2 * 255 to a sum in 16 bits
-_SUMS = 8  # vectors of sums that are kept in registers
+PER_RUN = 64
+"""Steps until sums in 16 bits must be widened: the two look-ups of a step add at most 2 * 2 * 255."""
+SUMS = 8
+"""Vectors of sums that are kept in registers."""
 
 
 class SumProduct:
@@ -43,7 +46,7 @@ class SumProduct:
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         self.spec = spec
-        self.together = _SUMS // spec.weight.planes
+        self.together = SUMS // spec.weight.planes
         words = words_for(spec.k)
         self.vectors = words * _VECTORS
         padding = words * WORD_BITS - spec.k
@@ -63,11 +66,11 @@ class SumProduct:
         magnitudes = emit.Register("magnitudes", "int32", 1, T.int32(0))
         steps = emit.Register("step", "int64", 1, T.int64(0))
         with emit.loop("vector", self.vectors) as vector:
-            sizes = self._magnitudes(row, vector * _VECTOR, _VECTOR)
-            pairs = _pair_sums(emit.cast(sizes, "uint16", _VECTOR), _VECTOR)
-            groups = _pair_sums(pairs, _VECTOR // 2)
+            sizes = self._magnitudes(row, vector * VECTOR, VECTOR)
+            pairs = _pair_sums(emit.cast(sizes, "uint16", VECTOR), VECTOR)
+            groups = _pair_sums(pairs, VECTOR // 2)
             magnitudes.add(T.cast(emit.reduce_lanes(groups, _TABLES, lambda a, b: a + b), "int32"))
-            parts = self._parts(_largest(pairs, _VECTOR // 2), _largest(groups, _TABLES))
+            parts = self._parts(_largest(pairs, VECTOR // 2), _largest(groups, _TABLES))
             with emit.loop("part", parts.get()) as part:
                 step = emit.let(steps.get())
                 emit.store(self.vector_of, vector, row, step)
@@ -96,7 +99,7 @@ class SumProduct:
         A weight bit adds a positive activation, and takes a negative one away.
         """
         with emit.loop("upper", 2) as upper, emit.loop("odd", 2) as odd:
-            first = emit.let(vector * _VECTOR + odd * 8 + upper * _GROUP)
+            first = emit.let(vector * VECTOR + odd * 8 + upper * _GROUP)
             chosen = emit.let(T.reinterpret(neon.OCTETS, counting()))
             table: Expr = byte_splat(0)
             for index in range(_GROUP):
@@ -124,11 +127,11 @@ class SumProduct:
             odd = emit.splat(T.uint64(0x1000100010001000), 2)
             numbers = emit.Register("numbers", "uint8", COLUMNS, T.reinterpret(neon.OCTETS, odd))
             steps = emit.let(self.steps[row])
-            with emit.loop("run", T.ceildiv(steps, _PER_RUN)) as run:
+            with emit.loop("run", T.ceildiv(steps, PER_RUN)) as run:
                 empty = emit.splat(T.uint16(0), lanes)
                 sums = {key: emit.Register("sums", "uint16", lanes, empty) for key in each}
-                with emit.loop("step", T.min(T.int64(_PER_RUN), steps - run * _PER_RUN)) as step:
-                    at = emit.let(run * _PER_RUN + step)
+                with emit.loop("step", T.min(T.int64(PER_RUN), steps - run * PER_RUN)) as step:
+                    at = emit.let(run * PER_RUN + step)
                     vector = emit.let(self.vector_of[row, at])
                     tables = [
                         emit.let(emit.load(self.tables, row, at, table * COLUMNS, lanes=COLUMNS))

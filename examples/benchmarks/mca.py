@@ -20,16 +20,16 @@ import sys
 from dataclasses import dataclass
 
 from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, KernelCase
-from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels import emit, linear_sums
 from tbt_compile.codegen.kernels.bitproduct import bit_product
 from tbt_compile.codegen.kernels.linear import linear
 from tbt_compile.codegen.kernels.linear_bytes import byte_tile
+from tbt_compile.codegen.kernels.linear_spec import looks_up_sums
 from tbt_compile.codegen.kernels.tile import longest_run, tile_shape
 from tbt_compile.codegen.target import TargetSpec, parse_target
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
 
 N, K = 3072, 3072
-PAIRS = [pair for pair in DEFAULT_OPERATORS if pair != "int8*int8"]
 ITERATIONS = 200
 _NOISE = re.compile(r"\s*\.(cfi|loc|p2align|size|type|file|section)|\.Ltmp|\.Lfunc")
 _BRANCH = re.compile(r"\s+(?:b\.\w+|cbn?z|tbn?z|b)\s+(?:.*?,\s*)?(\.L\w+)$")
@@ -158,13 +158,17 @@ def quantized(pair: str, spec: TargetSpec) -> Kernel:
     """The linear layer of one pair of encodings."""
     case, isa = KernelCase(pair, 1, N, K), spec.isa
     function = linear(case.spec(isa))
+    if looks_up_sums(case.activation, case.weight, isa):
+        blocks = linear_sums.SUMS // case.weight.planes
+        macs = blocks * isa.block * linear_sums.VECTOR
+        return Kernel(pair, function, "tbl", 2 * linear_sums.SUMS, macs, linear_sums.PER_RUN)
     if case.activation.dynamic:
         dot = isa.dot == "dotprod"
         # A step is four elements of K: one instruction per vector, or one for each half of its bytes.
         tile = byte_tile(isa, case.activation)
         each = tile.rows * tile.vectors * (1 if dot else 2)
         macs = tile.rows * tile.vectors * isa.float_lanes * 4
-        return Kernel(pair, function, "[su]dot" if dot else "[su]?mlal?2?", each, macs, 128)
+        return Kernel(pair, function, "[su]dot" if dot else "[su](mull|mlal)2?", each, macs, 128)
     product = bit_product(case.activation, case.weight)
     tile = tile_shape(product, isa, isa.block // isa.word_lanes)
     each = tile.vectors * (tile.rows * len(product.terms) + len(product.columns))
@@ -183,7 +187,7 @@ def main() -> None:
     spec = parse_target(arguments.cpu)
     lanes = spec.isa.float_lanes
     kernels = [Kernel("fp32", float_linear(lanes), "fmla", 16, 16 * lanes, K)]
-    kernels += [quantized(pair, spec) for pair in PAIRS]
+    kernels += [quantized(pair, spec) for pair in DEFAULT_OPERATORS]
     rows = [kernel.analyse(spec) for kernel in kernels]
     print(f"inner loops on {spec.mcpu}, N {N}, K {K}\n")
     print(f"| {'operator':20s} | instructions | MACs | cycles | MACs per cycle | against fp32 |")

@@ -114,4 +114,8 @@ def _tokenizer(folder: Path) -> Any:
             f"{folder} has no tokenizer.json; compile a folder that has one, or give token ids to "
             "tbt_compile.load(...).generate in Python"
         )
-    return Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.from_file(str(path))
+    # The file has what its last use in training asked for: sources would end where targets had to.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

@@ -1,4 +1,8 @@
-"""One folder for this machine and two AArch64 CPUs, and the demo's sentences: the same tokens on each."""
+"""The demo's model and fifty of its test sentences: one folder, made here, gives the same tokens on each CPU.
+
+What `make demo` has left in `demo-output` is used. Without that, a model of the demo's size is trained on the
+demo's text, but only until what it writes has to do with what it reads.
+"""
 
 from __future__ import annotations
 
@@ -10,48 +14,67 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from arm.environment import Environment
+from arm.environment import ROOT, Environment
 from arm.kernels import EMULATED
 from arm.machine import Machine
 from arm.machine_code import DOT_PRODUCTS, UNKNOWN, instructions
-from torch import nn
+from transformers import PreTrainedModel
 
 import tbt_compile
 from tbt_compile.codegen.host import missing_features
 from tbt_compile.codegen.target import parse_target
+from tbt_compile.demo import DemoSettings
 from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, DemoTask, build_task
-from tbt_compile.training import ModelSize, new_model
+from tbt_compile.training import TrainSettings, distill, new_model, train_teacher
 
 SENTENCES = 50
-SIZE = ModelSize(width=64, layers=1, heads=2, inner=128)
+RECIPE = "2-2-2"
+DEMO = ROOT / "demo-output"
+PACKED = DEMO / f"packed-{RECIPE}"
+SETTINGS = DemoSettings()
+TEACHER = TrainSettings(steps=100, batch_size=32)
+STUDENT = TrainSettings(steps=80, batch_size=32, learning_rate=3e-3)
+FEWEST_TEXTS = 20
 OLD, NEW = EMULATED
 
 
 @pytest.fixture(scope="module")
 def task(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> DemoTask:
-    return build_task(tmp_path_factory.mktemp("demo"), train=400, test=SENTENCES, seed=1)
+    """The demo's own data; less of it where a model is trained now."""
+    if PACKED.is_dir():
+        return build_task(DEMO, SETTINGS.train_items, SETTINGS.test_items, SETTINGS.seed)
+    return build_task(tmp_path_factory.mktemp("demo"), train=4000, test=SENTENCES, seed=SETTINGS.seed)
 
 
 @pytest.fixture(scope="module")
 def folder(task: DemoTask, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model; its large weights make it write something else for every sentence."""
-    model = new_model(SIZE, task.tokenizer, MAX_SOURCE_LENGTH, seed=1)
-    torch.manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            nn.init.normal_(parameter, std=0.5)
-    prepared = tbt_compile.prepare(model, "2-2-2")
-    ids, mask = (torch.tensor(array) for array in tokens_of(task))
-    with torch.no_grad():
-        prepared(ids, mask, decoder_input_ids=ids[:, :8])
-    compiled = tbt_compile.lower(prepared.eval(), [OLD, NEW, "host"])
+    if PACKED.is_dir():
+        frozen = tbt_compile.load(PACKED)
+    else:
+        frozen = tbt_compile.freeze(trained(task, tmp_path_factory.mktemp("trained")))
+    compiled = tbt_compile.lower(frozen, [OLD, NEW, "host"])
     return compiled.save(tmp_path_factory.mktemp("compiled") / "model", task.tokenizer)
 
 
+def trained(task: DemoTask, work: Path) -> PreTrainedModel:
+    """A teacher and its student, as in the demo."""
+    data: dict[str, Any] = {
+        "pairs": task.data.train,
+        "tokenizer": task.tokenizer,
+        "max_source_length": MAX_SOURCE_LENGTH,
+        "max_target_length": MAX_TARGET_LENGTH,
+    }
+    model = new_model(SETTINGS.size, task.tokenizer, MAX_SOURCE_LENGTH, SETTINGS.seed)
+    teacher = train_teacher(model, folder=work / "teacher", settings=TEACHER, **data)
+    return distill(
+        teacher, RECIPE, folder=work / "student", settings=STUDENT, weights=SETTINGS.weights, **data
+    )
+
+
 def tokens_of(task: DemoTask) -> tuple[Any, Any]:
-    """The test sentences as ids and mask [50, S]."""
-    encoded = task.tokenizer([pair.source for pair in task.data.test], padding=True, return_tensors="np")
+    """The first test sentences as ids and mask [50, S]."""
+    sentences = [pair.source for pair in task.data.test[:SENTENCES]]
+    encoded = task.tokenizer(sentences, padding=True, return_tensors="np")
     return encoded["input_ids"], encoded["attention_mask"]
 
 
@@ -68,7 +91,7 @@ def test_the_same_tokens_for_fifty_sentences(
     ids, mask = tokens_of(task)
     expected = tbt_compile.load(folder).generate(ids, mask, max_new_tokens=MAX_TARGET_LENGTH)
     assert len(expected) == SENTENCES
-    assert len({tuple(row) for row in expected.tolist()}) == SENTENCES, "constants prove little"
+    assert len({tuple(row) for row in expected.tolist()}) >= FEWEST_TEXTS, "constants prove little"
     other = machine(EMULATED[cpu])
     found = other.generate(folder, ids, mask, max_new_tokens=MAX_TARGET_LENGTH)
     np.testing.assert_array_equal(found, expected)

@@ -21,7 +21,7 @@ from tbt_compile.codegen.target import parse_target
 
 PAIRS = tuple(product((I8, U8), (B, T)))
 # Blocks of 8 columns and of 64, words of 64 elements, and runs of some 1,000 are begun and not filled.
-SHAPES = ((1, 1), (9, 66), (75, 130), (17, 1105))
+SHAPES = ((1, 1), (75, 130), (17, 1105))
 ROWS = st.sampled_from((1, 2, 7, 9))
 
 
@@ -46,7 +46,7 @@ def activations(seed: int, rows: int, k: int, largest: float) -> np.ndarray:
 
 @pytest.mark.parametrize("pair", PAIRS, ids=named)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(seed=SEEDS, rows=ROWS, largest=st.sampled_from((0.1, 0.5, 0.8, 1.0)))
 def test_sums_are_exact(
     kernels: Kernels, pair: Pair, shape: tuple[int, int], seed: int, rows: int, largest: float
@@ -61,9 +61,8 @@ def test_sums_are_exact(
     np.testing.assert_array_equal(y, expected)
 
 
-def test_sums_are_looked_up_where_bytes_are_not_multiplied(
-    kernels: Kernels, environment: Environment
-) -> None:
+def test_sums_are_looked_up_without_byte_products(kernels: Kernels, environment: Environment) -> None:
+    """SRI is in no other kernel, with 8 in the inner loop for whole groups of blocks."""
     counts = instructions(environment, kernels.library, kernels.isa.name)
-    for name in ("tbl", "sri", "uadalp"):
-        assert (counts[name] >= 16 * len(SHAPES)) == (kernels.isa.dot == "none"), name
+    assert (counts["sri"] >= 8 * len(PAIRS)) == (kernels.isa.dot == "none")
+    assert (counts["sri"] == 0) == (kernels.isa.dot != "none")

@@ -228,3 +228,23 @@ def test_run_needs_neither_torch_nor_transformers(compiled: Path) -> None:
         [sys.executable, "-c", code, str(compiled)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_run_reads_a_text_to_its_end(
+    tbt, compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the last use of the tokenizer before it was saved had cut off."""
+    tokenizer = tokenizer_of(compiled)
+    tokenizer("one two three", truncation=True, max_length=2)
+    folder = tbt_compile.load(compiled).save(tmp_path / "folder", tokenizer=tokenizer)
+    generate, read = tbt_compile.CompiledModel.generate_many, []
+
+    def generate_many(self, sources, **options):
+        read.extend(sources)
+        return generate(self, sources, **options)
+
+    monkeypatch.setattr(tbt_compile.CompiledModel, "generate_many", generate_many)
+    text = "one two three four five six"
+    assert tbt("run", folder, text, "--max-new-tokens", 2).code == 0
+    assert read == [tokenizer(text)["input_ids"]]
+    assert len(read[0]) > 2
