@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from tbt_compile import storage
 from tbt_compile.freezing import FrozenModel, freeze
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def _build(
     """The library for one CPU, and its tensors by name."""
     from tbt_compile.codegen import tiles
     from tbt_compile.codegen.build import compile_units
+    from tbt_compile.codegen.kernels.vocabulary import search_functions
     from tbt_compile.passes.lowering import lowering_pipeline
     from tbt_compile.runtime.builds import Build
 
@@ -100,7 +102,8 @@ def _build(
         lowering_pipeline().run(unit, None if dump is None else dump / unit.name)
     known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
     with tiles.recording() as chosen:
-        built = compile_units(list(exported.contexts), spec, known, dump, clock)
+        beside = search_functions(spec.isa) if exported.kind == storage.GENERATOR else {}
+        built = compile_units(list(exported.contexts), spec, known, dump, clock, beside)
     log.info(
         "compiled %s for %s (%s) in %.1f s with the kernels %s and the tiles %s",
         type(frozen.module).__name__,

@@ -21,9 +21,11 @@ from tbt_compile.runtime.generation import (
     GenerationSettings,
     Scores,
     Tokens,
+    Vocabulary,
     decoder_prompt,
     search,
 )
+from tbt_compile.runtime.generation.vocabulary import NUMPY
 
 BATCH_SIZE = 32
 BATCH_TOKENS = 4096
@@ -115,6 +117,7 @@ def run_batches(
     num_workers: int,
     progress: Progress | None = None,
     prompts: bool = False,
+    vocabulary: Vocabulary = NUMPY,
 ) -> list[Tokens]:
     """Generate for every row; see `CompiledModel.generate_many`.
 
@@ -125,6 +128,7 @@ def run_batches(
         open_session: makes a session from ids and mask, int64 [B, S], in any thread.
         rows: int64 [S] each.
         prompts: whether the rows are what the output begins with, as for a decoder-only model.
+        vocabulary: what ranks the tokens of a beam search.
 
     Raises:
         GenerationError: a setting does not fit.
@@ -147,7 +151,7 @@ def run_batches(
         ids, mask = pad([rows[index] for index in batch], settings.pad_token_id or 0)
         session = _Stoppable(open_session(ids, mask), stop)
         prompt = ids if prompts else decoder_prompt(settings, len(batch))
-        return search(session, settings, prompt, encoder_input_ids=ids)
+        return search(session, settings, prompt, encoder_input_ids=ids, vocabulary=vocabulary)
 
     waiting = deque(batches)
     finished: SimpleQueue[tuple[list[int], Tokens | BaseException]] = SimpleQueue()

@@ -14,7 +14,14 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime import workers
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Progress, run_batches
 from tbt_compile.runtime.builds import Build
-from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, Tokens, decoder_prompt, search
+from tbt_compile.runtime.generation import (
+    DecoderSession,
+    GenerationSettings,
+    Tokens,
+    Vocabulary,
+    decoder_prompt,
+    search,
+)
 from tbt_compile.runtime.generation.validation import count
 from tbt_compile.runtime.library import Array, CompiledLibrary
 from tbt_compile.runtime.limits import DecoderLimits
@@ -99,6 +106,7 @@ class CompiledModel(CompiledLibrary):
                 encoder_input_ids=ids,
                 padding=padding,
                 on_tokens=on_tokens,
+                vocabulary=self._vocabulary(),
             )
         )
 
@@ -151,6 +159,7 @@ class CompiledModel(CompiledLibrary):
             num_workers=num_workers,
             progress=progress,
             prompts=not self.is_encoder_decoder,
+            vocabulary=self._vocabulary(),
         )
 
     def session(
@@ -202,6 +211,11 @@ class CompiledModel(CompiledLibrary):
     def _need_encoder(self, method: str) -> None:
         if not self.is_encoder_decoder:
             raise GenerationError(f"{method}: {self.description['class']} has no encoder; use session")
+
+    def _vocabulary(self) -> Vocabulary:
+        from tbt_compile.runtime.vocabulary import CompiledVocabulary
+
+        return CompiledVocabulary(self._ready())
 
     def _open(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> DecoderSession:
         if self.is_encoder_decoder:
