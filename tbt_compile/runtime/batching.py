@@ -21,11 +21,10 @@ from tbt_compile.runtime.generation import (
     GenerationSettings,
     Scores,
     Tokens,
-    Vocabulary,
     decoder_prompt,
     search,
 )
-from tbt_compile.runtime.generation.vocabulary import NUMPY
+from tbt_compile.runtime.generation.shortlist import Search
 
 BATCH_SIZE = 32
 BATCH_TOKENS = 4096
@@ -117,7 +116,7 @@ def run_batches(
     num_workers: int,
     progress: Progress | None = None,
     prompts: bool = False,
-    vocabulary: Vocabulary = NUMPY,
+    search: Search = search,
 ) -> list[Tokens]:
     """Generate for every row; see `CompiledModel.generate_many`.
 
@@ -128,7 +127,7 @@ def run_batches(
         open_session: makes a session from ids and mask, int64 [B, S], in any thread.
         rows: int64 [S] each.
         prompts: whether the rows are what the output begins with, as for a decoder-only model.
-        vocabulary: what ranks the tokens of a beam search.
+        search: how, with the arguments of `generation.search`.
 
     Raises:
         GenerationError: a setting does not fit.
@@ -151,7 +150,7 @@ def run_batches(
         ids, mask = pad([rows[index] for index in batch], settings.pad_token_id or 0)
         session = _Stoppable(open_session(ids, mask), stop)
         prompt = ids if prompts else decoder_prompt(settings, len(batch))
-        return search(session, settings, prompt, encoder_input_ids=ids, vocabulary=vocabulary)
+        return search(session, settings, prompt, encoder_input_ids=ids)
 
     waiting = deque(batches)
     finished: SimpleQueue[tuple[list[int], Tokens | BaseException]] = SimpleQueue()

@@ -122,6 +122,21 @@ def test_lower_for_another_machine(tbt, trained: Path, tmp_path: Path) -> None:
     assert "'host'" in run.err
 
 
+def test_lower_with_the_tokens_of_texts(tbt, trained: Path, tmp_path: Path) -> None:
+    texts, output = tmp_path / "texts.txt", tmp_path / "short"
+    options = ["lower", trained / "student-2-2-2", "-o", output, "--shortlist", texts]
+    assert f"{texts} cannot be read" in tbt(*options).err
+    texts.write_text(" \n", encoding="utf-8")
+    assert f"{texts} is empty" in tbt(*options).err
+    assert not output.exists()
+    texts.write_text("one two\nthree\n", encoding="utf-8")
+    result = tbt(*options)
+    assert result.code == 0, result.err
+    known = {"one", "two", "three"}
+    assert re.search(r"; writes \d+ tokens", result.out)
+    assert set(tbt("run", output, "four five six").out.split()) <= known
+
+
 def test_lower_for_several_machines(tbt, trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "fat"
     targets = ["--target", OTHER_CPU, "--target", "host"]
