@@ -35,9 +35,8 @@ Buffer = Any
 # come from TVM's per-thread workspace pool.
 STACK_BYTES = 1024
 
-# Kernels declare the scratch memory that they need. Where only a part of it is used in the end, this pass would
-# make its size one that is known at run time, and so keep it off the stack; and it takes most of the time of
-# building a kernel.
+# Kernels declare the scratch memory that they need. Where only a part of it is used, this pass would make its
+# size one that is known at run time, and so keep it off the stack; and it takes half of the time of building.
 _DISABLED_PASSES = ["s_tir.CompactBufferAllocation"]
 
 
