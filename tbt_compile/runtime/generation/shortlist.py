@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.generation.prompt import as_token_matrix
@@ -53,7 +53,8 @@ class Shortlist:
         )
         padding = np.array([] if settings.pad_token_id is None else [settings.pad_token_id], np.int64)
         others = [] if source is None else [source.reshape(-1)]
-        all_ids = self._with_others(np.concatenate([prompt.reshape(-1), padding, *others]))
+        mentioned = np.concatenate([prompt.reshape(-1), padding, *others])
+        all_ids = np.concatenate([self.ids, np.unique(mentioned[~_is_among(mentioned, self.ids)])])
 
         def tell(places: Tokens) -> None:
             if on_tokens is not None:
@@ -75,12 +76,9 @@ class Shortlist:
         whole[:, self.ids] = logits
         return whole
 
-    def _with_others(self, tokens: Tokens) -> Tokens:
-        return np.concatenate([self.ids, np.setdiff1d(tokens, self.ids)])
-
     def _translated(self, settings: GenerationSettings, all_ids: Tokens) -> GenerationSettings:
         def known(tokens: tuple[int, ...]) -> bool:
-            return bool(np.isin(tokens, self.ids).all())
+            return bool(_is_among(np.array(tokens, np.int64), self.ids).all())
 
         def places(tokens: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(_places(np.array(tokens, np.int64), self.ids, all_ids).tolist())
@@ -125,8 +123,13 @@ class _Session:
         self._session.reorder(rows)
 
 
+def _is_among(tokens: Tokens, ids: Tokens) -> NDArray[np.bool_]:
+    """Which tokens are among the ids, which are ascending and many more than the tokens."""
+    nearest = np.minimum(np.searchsorted(ids, tokens), len(ids) - 1)
+    return ids[nearest] == tokens
+
+
 def _places(tokens: Tokens, ids: Tokens, all_ids: Tokens) -> Tokens:
     """Where the tokens are in `all_ids`: the shortlist `ids`, then the others, each ascending."""
-    inside = np.searchsorted(ids, tokens)
-    is_inside = np.isin(tokens, ids)
-    return np.where(is_inside, inside, len(ids) + np.searchsorted(all_ids[len(ids) :], tokens))
+    others = len(ids) + np.searchsorted(all_ids[len(ids) :], tokens)
+    return np.where(_is_among(tokens, ids), np.searchsorted(ids, tokens), others)
