@@ -94,6 +94,8 @@ def make_case(family: str, recipe: str, sentences: Sentences, folder: Path, step
     model = new_model(family, random_weights=not steps)
     if steps:
         train(model, steps, NEW_TOKENS)
+    if steps and model.config.is_encoder_decoder:
+        sentences = [row[::-1] for row in sentences]
     case = Case(tbt_compile.prepare(model, recipe), folder, sentences)
     ids, mask = map(torch.tensor, case.padded(sentences[:BATCH]))
     case.eager.train()

@@ -1,8 +1,9 @@
 """Small models of every family, from configs: with large random weights, or trained on text of a chain.
 
 The text: every token has three that may follow it, with probabilities 0.7, 0.2 and 0.1. A model reads a
-sentence of it and goes on, which is learnt in a few hundred steps; its probabilities are then as unequal as
-those of a model of a language, and not as close together as those of random weights.
+sentence of it and goes on, which is learnt in a few hundred steps. An encoder reads the sentence from its
+end, so that what matters stands first. A model's probabilities are then as unequal as those of a model of a
+language, and not as close together as those of random weights.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ def train(model: Any, steps: int, new_tokens: int) -> float:
         tokens = torch.tensor(chain(_ROWS, length + new_tokens, 10_000 + step))
         if model.config.is_encoder_decoder:
             ends = torch.full((_ROWS, 1), EOS)
-            loss = model(input_ids=tokens[:, :length], labels=torch.cat([tokens[:, length:], ends], 1)).loss
+            source, target = tokens[:, :length].flip(1), torch.cat([tokens[:, length:], ends], 1)
+            loss = model(input_ids=source, labels=target).loss
         else:
             loss = model(input_ids=tokens, labels=tokens).loss
         optimizer.zero_grad()
