@@ -42,6 +42,9 @@ def reproduce(
     config: Annotated[
         str, typer.Option(help="tiny, small or base, trained here; or a model's name or folder.")
     ] = "tiny",
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Tokens of a model that is trained from nothing.  [default: 8000]")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Of the students, with commas.")] = "1",
     rows: Annotated[str | None, typer.Option(help="Only these rows, with commas: tbt-2-2-2,twn-*")] = None,
     steps: Annotated[
@@ -90,6 +93,7 @@ def reproduce(
         data=data,
         dataset=dataset,
         config=config,
+        vocab_size=vocab_size,
         seeds=_numbers(seeds),
         rows=None if rows is None else tuple(rows.split(",")),
         steps=steps,

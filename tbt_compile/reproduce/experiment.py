@@ -13,6 +13,7 @@ DEMO = "DEMO"
 """Stands for the text that the project makes up itself."""
 _SMALL = ("tiny", "small")
 SMALL_LEARNING_RATE = 2e-3
+VOCAB_SIZE = 8000
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Experiment:
         batch_size: over all processes; None: 128, as in the paper, or 64 with `data`.
         learning_rate, teacher_learning_rate: peaks; None: 2e-3 for tiny and small, else the paper's 5e-4.
             Students with 8-bit activations get half, as in the paper.
+        vocab_size: of the tokenizer that is made for a `config` trained from nothing; None: 8000. `DEMO` has
+            one token per word.
         metric: "rouge" or "bleu", for the columns of the table; both are measured.
         test_sentences: the first so many pairs of the test split are scored; None: all.
         num_beams: of generation; None: the paper's for its data sets, else 1.
@@ -49,7 +52,7 @@ class Experiment:
     learning_rate: float | None = None
     teacher_learning_rate: float | None = None
     teacher_seed: int = 1
-    vocab_size: int = 8000
+    vocab_size: int | None = None
     max_source_length: int | None = None
     max_target_length: int | None = None
     metric: str | None = None
@@ -70,6 +73,11 @@ class Experiment:
             raise ReproduceError(
                 f"--teacher-steps 0 with --config {self.config}: a model that is trained from nothing needs "
                 "steps; give the folder of a fine-tuned one as --config"
+            )
+        if self.vocab_size is not None and (self.is_demo or self.config not in MODEL_SIZES):
+            raise ReproduceError(
+                f"--vocab-size {self.vocab_size}: {DEMO if self.is_demo else self.config} has a tokenizer of "
+                f"its own; leave the option out, or train one of {', '.join(MODEL_SIZES)} on a folder"
             )
 
     @property

@@ -15,6 +15,9 @@ import pytest
 from tbt_compile.errors import DataError, ReproduceError
 from tbt_compile.reproduce import Experiment, reproduce
 from tbt_compile.reproduce.estimate import estimate
+from tbt_compile.reproduce.task import open_task
+from tbt_compile.reproduce.teacher import open_model
+from tbt_compile.training.settings import TrainingError
 
 Make = Callable[..., Experiment]
 KILLS = 3
@@ -103,6 +106,16 @@ def test_a_fine_tuned_model_is_taken_as_it_is(experiment: Make) -> None:
     assert not (report.files[0].parent / "teacher").exists()
 
 
+def test_a_tokenizer_of_another_size_is_not_taken_for_the_one_asked_for(experiment: Make) -> None:
+    asked = experiment(config="tiny", vocab_size=300)
+    task = open_task(asked)
+    model, tokenizer = open_model(asked, task)
+    assert model.config.vocab_size == len(tokenizer) == 300
+    assert len(open_model(asked, task)[1]) == 300
+    with pytest.raises(TrainingError, match="tokenizer holds a run with vocab_size=300 where 320 is asked"):
+        open_model(replace(asked, vocab_size=320), task)
+
+
 def test_the_plan_has_every_row_with_its_time(experiment: Make) -> None:
     works = estimate(experiment(seeds=(1, 2)))
     assert [work.name for work in works] == [
@@ -121,6 +134,9 @@ def test_requests_that_cannot_be_met(
         experiment(metric="rogue")
     with pytest.raises(ReproduceError, match="--teacher-steps 0 with --config tiny"):
         experiment(config="tiny", teacher_steps=0)
+    for fields in ({"data": "DEMO", "config": "tiny"}, {}):
+        with pytest.raises(ReproduceError, match="--vocab-size 300: .* has a tokenizer of its own"):
+            experiment(vocab_size=300, **fields)
     with pytest.raises(ReproduceError, match=r"model 'no/model' cannot be read .*give a folder"):
         reproduce(experiment(config="no/model"))
     with pytest.raises(DataError, match="unknown data set 'xsun'.* Did you mean xsum"):
