@@ -80,6 +80,9 @@ class Experiment:
                 f"its own; leave the option out, or train one of {', '.join(MODEL_SIZES)} on a folder"
             )
 
+        # Faulty settings of students are to be noticed before the teacher is trained.
+        self.student_training("2-2-2", 0)
+
     @property
     def is_demo(self) -> bool:
         """Whether the project's own text is used."""
@@ -89,7 +92,8 @@ class Experiment:
     def teacher_training(self) -> TrainSettings:
         """Settings of the full-precision model."""
         steps = self.teacher_steps or (700 if self.is_demo else None)
-        settings = self._settings(steps, self.teacher_learning_rate or self.learning_rate)
+        own = self.teacher_learning_rate
+        settings = self._settings(steps, self.learning_rate if own is None else own)
         return replace(settings, seed=self.teacher_seed)
 
     def student_training(self, notation: str, seed: int) -> TrainSettings:
@@ -106,6 +110,6 @@ class Experiment:
             epochs=paper_data.EPOCHS,
             steps=steps,
             batch_size=self.batch_size or (64 if self.dataset is None else paper_data.BATCH_SIZE),
-            learning_rate=learning_rate or usual,
+            learning_rate=usual if learning_rate is None else learning_rate,
             save_every=self.save_every,
         )
