@@ -16,7 +16,7 @@ _DATA, _TRAINING = "Data", "Training"
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or figure2.")],
+    table: Annotated[str, typer.Argument(help="table1, table2, table3, table4, figure2 or defaults.")],
     output: Annotated[Path, typer.Option("--out", "-o", help="Folder for models, rows, tables and figures.")],
     data: Annotated[
         str | None,
@@ -66,17 +66,20 @@ def reproduce(
     resume: Annotated[bool, typer.Option(help="Go on with what is in the folder.")] = True,
     json_path: JsonOption = None,
 ) -> None:
-    """Make a table or figure of the paper again, on your data.
+    """Make a table or figure of the paper again, on your data; or see what each default of TBT is worth.
 
     A full-precision teacher is trained once, then every method of the table, each with every seed. Each row
     is written to rows/ as soon as it is done, and the table with it. Stop the command at any time: the same
-    command goes on, and ends with the same numbers. Tables in one folder share their rows.
+    command goes on, and ends with the same numbers. Tables in one folder share their rows, and a table shows
+    all that were made with the same settings, whatever --rows asks for.
 
     Several processes: *torchrun --nproc-per-node 2 -m tbt_compile reproduce ...*
 
     Examples:
 
         tbt reproduce table3 --data DEMO --out results
+
+        tbt reproduce defaults --data DEMO --rows "*-1-1-1" --out results
 
         tbt reproduce table1 --data my-data --config my-bart --teacher-steps 0 --seeds 1,2,3 --out results
 

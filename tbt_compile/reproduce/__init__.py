@@ -1,4 +1,4 @@
-"""The paper's tables and figures, made again on any data by one call."""
+"""The paper's tables and figures, and a table of TBT's defaults, made on any data by one call."""
 
 from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import Experiment
