@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from transformers import BartConfig, BartForConditionalGeneration
 
 from tbt_compile.codegen.target import parse_target
 
@@ -112,3 +113,21 @@ def test_agreement_of_a_family(tmp_path: Path) -> None:
     assert "gpt2" not in again.stderr
     assert "name another file" in run("--seed", "1").stderr
     assert "known are bart" in run("--families", "bert").stderr
+
+
+def test_weights_of_the_baselines_are_those_of_tbt_where_rows_have_no_mean() -> None:
+    config = BartConfig(
+        vocab_size=8, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1,
+        decoder_attention_heads=1, encoder_ffn_dim=8, decoder_ffn_dim=8, max_position_embeddings=8,
+    )  # fmt: skip
+    model = BartForConditionalGeneration(config)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.data.copy_(torch.tensor([-4.0, -1.0, 1.0, 4.0] * 2))
+    compare = script("weights").compare
+    # Mean magnitude 2.5: TBT's range ends at 10/3 and 2.5, TWN's scale is 4; codes come from 5/3 and 1.75.
+    ternary, binary = compare(model, "2-2-2"), compare(model, "1-1-1")
+    assert ternary == pytest.approx({"equal_codes": 1.0, "scale_ratio": 1.2, "without_gradient": 0.5})
+    assert binary == pytest.approx({"equal_codes": 1.0, "scale_ratio": 1.0, "without_gradient": 0.5})
+    model.model.shared.weight.data += 2.0
+    assert compare(model, "1-1-1")["equal_codes"] < 1.0
