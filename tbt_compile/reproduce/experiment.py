@@ -27,7 +27,7 @@ class Experiment:
         config: "tiny", "small" or "base" to train a model from nothing, or the name or folder of one.
         seeds: of the students. There is one teacher, of `teacher_seed`.
         rows: patterns such as "tbt-*" of the rows to make; None: all.
-        steps, teacher_steps: of training; None: twenty epochs, as in the paper, and 250 and 700 for `DEMO`.
+        steps, teacher_steps: of training; None: twenty epochs, as in the paper, and 500 and 700 for `DEMO`.
             A `teacher_steps` of 0 takes the model of `config` as it is.
         batch_size: over all processes; None: 128, as in the paper, or 64 with `data`.
         learning_rate, teacher_learning_rate: peaks; None: 2e-3 for tiny and small, else the paper's 5e-4.
@@ -98,7 +98,7 @@ class Experiment:
 
     def student_training(self, notation: str, seed: int) -> TrainSettings:
         """Settings of a student; with 8-bit activations the learning rate is halved."""
-        steps = self.steps or (250 if self.is_demo else None)
+        steps = self.steps or (500 if self.is_demo else None)
         settings = replace(self._settings(steps, self.learning_rate), seed=seed)
         if notation.endswith("-8"):
             settings = replace(settings, learning_rate=settings.learning_rate / 2)
