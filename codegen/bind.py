@@ -6,6 +6,7 @@ one library serves every model of the same shape. Tensors that no node reads are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import fx
 from torch.export.graph_signature import InputKind, InputSpec
 
 from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.kernels.linear_spec import reads_pairs
+from tbt_compile.codegen.kernels.linear_spec import weight_layout
+from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.parameters import PLAIN, SCALE, Parameter
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
@@ -37,13 +39,13 @@ _SCALES = {
 }
 
 
-def paired_weights(units: list[LoweringContext], isa: Isa) -> frozenset[int]:
-    """Addresses of the weights that linear layers read in pairs, see `layouts.pair`.
+def weight_layouts(units: list[LoweringContext], isa: Isa) -> dict[int, Layout]:
+    """The layouts in which linear layers read their weights, by address.
 
     Raises:
-        LoweringError: another layer reads such a weight bit-plane by bit-plane.
+        LoweringError: two layers read one weight in different layouts.
     """
-    read: dict[bool, set[int]] = {False: set(), True: set()}
+    layouts: dict[int, Layout] = {}
     for unit in units:
         stored = {**unit.program.state_dict, **unit.program.constants}
         targets = {spec.arg.name: str(spec.target) for spec in unit.program.graph_signature.input_specs}
@@ -51,23 +53,24 @@ def paired_weights(units: list[LoweringContext], isa: Isa) -> frozenset[int]:
             if node.target is TBT.bit_linear.default:
                 activation, weight = (Encoding(node.args[position]) for position in (5, 6))
                 address = stored[targets[node.args[2].name]].data_ptr()
-                read[reads_pairs(activation, weight, isa)].add(address)
-    if read[False] & read[True]:
-        raise LoweringError(
-            "a weight is shared by a layer with 8-bit activations and one with fewer bits, which read it in "
-            "different layouts: quantize the activations of both alike, or give them weights of their own"
-        )
-    return frozenset(read[True])
+                layout = weight_layout(activation, weight, isa)
+                if layouts.setdefault(address, layout) is not layout:
+                    raise LoweringError(
+                        "a weight is shared by a layer with 8-bit activations and one with fewer bits, which "
+                        "read it in different layouts: quantize the activations of both alike, or give them "
+                        "weights of their own"
+                    )
+    return layouts
 
 
 def bind_parameters(
-    unit: LoweringContext, isa: Isa, known: dict[int, str], paired: frozenset[int] = frozenset()
+    unit: LoweringContext, isa: Isa, known: dict[int, str], layouts: Mapping[int, Layout]
 ) -> tuple[list[Parameter], dict[str, torch.Tensor]]:
     """Describe every tensor argument of a unit and give its placeholder the kernel's shape.
 
     Unused placeholders are erased. `known` gives the names of the frozen model's own tensors by address, so
     that units which share a tensor agree on its name; a constant of the unit alone is named after the unit.
-    `paired` comes from `paired_weights`.
+    `layouts` comes from `weight_layouts`.
 
     Returns:
         The parameters in the order in which the compiled function will take them, after the user inputs,
@@ -89,7 +92,7 @@ def bind_parameters(
         else:
             tensor = stored[str(spec.target)]
             name = known.get(tensor.data_ptr(), f"{unit.name}.{spec.target}")
-            parameter = _describe(node, name, tensor, isa, tensor.data_ptr() in paired)
+            parameter = _describe(node, name, tensor, isa, layouts.get(tensor.data_ptr(), Layout.PLANES))
             parameters.append(parameter)
             tensors[name] = tensor
             parameter_specs.append(InputSpec(InputKind.USER_INPUT, spec.arg, None, None))
@@ -112,16 +115,16 @@ def _declare(node: fx.Node, cached: bool) -> None:
     )
 
 
-def _describe(node: fx.Node, name: str, tensor: torch.Tensor, isa: Isa, paired: bool) -> Parameter:
+def _describe(node: fx.Node, name: str, tensor: torch.Tensor, isa: Isa, layout: Layout) -> Parameter:
     dtype = str(tensor.dtype).removeprefix("torch.")
     for user in node.users:
         arguments: tuple[Any, ...] = user.args
         position = next((i for i, argument in enumerate(arguments) if argument is node), None)
         if user.target in _WEIGHTS and position == _WEIGHTS[user.target][0]:
             _, encoding, columns = _WEIGHTS[user.target]
-            node.meta["paired"] = paired
+            node.meta["layout"] = layout
             return Parameter.weight(
-                name, tuple(tensor.shape), Encoding(arguments[encoding]), arguments[columns], isa, paired
+                name, tuple(tensor.shape), Encoding(arguments[encoding]), arguments[columns], isa, layout
             )
         if position in _SCALES.get(user.target, ()):  # type: ignore[call-overload]
             return Parameter(name, SCALE, dtype, (tensor.numel(),))

@@ -18,7 +18,7 @@ from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import attention, attention_pack, embedding, linear
 from tbt_compile.codegen.kernels.attention_pack import PackSpec
 from tbt_compile.codegen.kernels.attention_spec import AttentionSpec
-from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
+from tbt_compile.codegen.layouts import SCALE_BYTES, Layout, words_for
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, relax
 from tbt_compile.encoding import Encoding
 
@@ -91,8 +91,8 @@ class Kernels:
         encoding, columns = cast("tuple[str, int]", node.args[3:])
         shape = list(ids.ty.shape)
         count, rows = product(shape), int(weight_scale.ty.shape[0])
-        paired = node.args[1].meta.get("paired", False)  # type: ignore[union-attr]
-        spec = embedding.EmbeddingSpec(rows, columns, Encoding(encoding), paired, self.isa)
+        layout = node.args[1].meta.get("layout", Layout.PLANES)  # type: ignore[union-attr]
+        spec = embedding.EmbeddingSpec(rows, columns, Encoding(encoding), layout, self.isa)
         args = [reshape(importer, ids, [count]), packed, weight_scale]
         y = self.call(importer, spec, embedding.embedding, args, [count, columns])
         return reshape(importer, y, [*shape, columns])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tbt_compile.codegen import aten
-from tbt_compile.codegen.bind import bind_parameters, paired_weights
+from tbt_compile.codegen.bind import bind_parameters, weight_layouts
 from tbt_compile.codegen.caches import Caches, caches_of
 from tbt_compile.codegen.convert import Kernels
 from tbt_compile.codegen.convert_float import float_converters
@@ -51,9 +51,9 @@ def import_units(units: list[LoweringContext], isa: Isa, known: dict[int, str]) 
     functions: dict[Any, Any] = {}
     parameters, inputs, caches = {}, {}, {}
     tensors: dict[str, torch.Tensor] = {}
-    paired = paired_weights(units, isa)
+    layouts = weight_layouts(units, isa)
     for unit in units:
-        parameters[unit.name], used = bind_parameters(unit, isa, known, paired)
+        parameters[unit.name], used = bind_parameters(unit, isa, known, layouts)
         tensors.update(used)
         total = sum(1 for node in unit.graph.nodes if node.op == "placeholder")
         inputs[unit.name] = total - len(parameters[unit.name])

@@ -41,6 +41,11 @@ class Isa:
         return self.vector_bits // 32
 
     @property
+    def neon(self) -> bool:
+        """Whether these are the vectors of AArch64; x86 has 32 registers only for wider ones."""
+        return self.vector_bits == 128 and self.registers == 32
+
+    @property
     def looks_up(self) -> bool:
         """Whether products of 1 and 2 bit codes are looked up by byte shuffles: wide, and no popcount."""
         return self.vector_bits >= 256 and not self.has_popcount

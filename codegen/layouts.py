@@ -8,11 +8,13 @@ word k // 64 of each plane, and the padding bits of the last word are zero.
     BINARY01    1 plane: value
     TERNARY012  2 planes: bit 0 and bit 1 of the value
 
-`interleave` turns stored weight planes into the layout that the kernels of one instruction set read. Ternary
-weights that are multiplied as bytes are paired before that, see `pair`.
+`interleave` turns stored weight planes into the layout that the kernels of one instruction set read. Some
+weights of layers with 8-bit activations are read in another one, see `Layout`.
 """
 
 from __future__ import annotations
+
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,21 @@ _LOW_BITS = np.uint64(0x5555555555555555)  # of every two
 
 Words = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int8]
+
+
+class Layout(Enum):
+    """How the kernels of an instruction set read a weight.
+
+    Attributes:
+        PLANES: interleaved planes.
+        PAIRS: interleaved codes of two bits, see `pair`: ternary weights that are multiplied as bytes.
+        QUARTERS: interleaved planes, and in every block the first 16 bits of all columns before the second
+            ones, see `by_quarters`: weights by which sums are looked up.
+    """
+
+    PLANES = "planes"
+    PAIRS = "pairs"
+    QUARTERS = "quarters"
 
 
 def words_for(length: int) -> int:
@@ -116,6 +133,21 @@ def interleave(planes: Words, isa: Isa) -> Words:
     padded = np.zeros((blocks * isa.block, count, words), np.uint64)
     padded[:rows] = planes
     return aligned_copy(padded.reshape(blocks, isa.block, count, words).transpose(0, 3, 2, 1))
+
+
+def by_quarters(weights: Words) -> Words:
+    """Interleaved weights, the words of every block as four quarters of 16 bits: first those of all columns.
+
+    So a vector of 128 bits has the same two bytes of eight columns.
+    """
+    quarters = weights.astype("<u8", copy=False).view("<u2").reshape(*weights.shape, 4)
+    return aligned_copy(np.ascontiguousarray(quarters.swapaxes(-1, -2)).view("<u8").reshape(weights.shape))
+
+
+def arrange(planes: Words, layout: Layout, isa: Isa) -> Words:
+    """Weight planes [N, P, W] in the layout [ceil(N / block), W, P, block] of a kernel, aligned."""
+    weights = interleave(pair(planes) if layout is Layout.PAIRS else planes, isa)
+    return by_quarters(weights) if layout is Layout.QUARTERS else weights
 
 
 def deinterleave(weights: Words, rows: int) -> Words:

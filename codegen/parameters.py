@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tbt_compile.aligned import aligned_copy
 from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.layouts import interleave, interleaved_shape, pair
+from tbt_compile.codegen.layouts import Layout, arrange, interleaved_shape
 from tbt_compile.encoding import Encoding
 
 WEIGHT = "weight"
@@ -32,7 +32,7 @@ class Parameter:
         dtype: of the argument.
         shape: of the argument, in the layout that the kernels read.
         encoding: of a weight; else None.
-        paired: whether a ternary weight is in the layout of `layouts.pair`.
+        layout: of a weight of 1 or 2 bits.
     """
 
     name: str
@@ -40,21 +40,20 @@ class Parameter:
     dtype: str
     shape: tuple[int, ...]
     encoding: Encoding | None = None
-    paired: bool = False
+    layout: Layout = Layout.PLANES
 
     @classmethod
     def weight(
-        cls, name: str, stored: tuple[int, ...], encoding: Encoding, columns: int, isa: Isa, paired: bool
+        cls, name: str, stored: tuple[int, ...], encoding: Encoding, columns: int, isa: Isa, layout: Layout
     ) -> Parameter:
         """Packed codes `[N, planes, words]`, or bytes `[N, K]` at 8 bits, which need no interleaving."""
         if encoding is Encoding.INT8:
             return cls(name, WEIGHT, "int8", stored, encoding)
         shape = interleaved_shape(stored[0], columns, encoding, isa)
-        return cls(name, WEIGHT, "uint64", shape, encoding, paired)
+        return cls(name, WEIGHT, "uint64", shape, encoding, layout)
 
     def arrange(self, stored: npt.NDArray[Any], isa: Isa) -> npt.NDArray[Any]:
         """A copy of the stored tensor in the layout of the argument, aligned."""
         if self.role == WEIGHT and self.encoding is not Encoding.INT8:
-            planes = stored.view(np.uint64)
-            return interleave(pair(planes) if self.paired else planes, isa)
+            return arrange(stored.view(np.uint64), self.layout, isa)
         return aligned_copy(stored.reshape(self.shape))

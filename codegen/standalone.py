@@ -12,7 +12,7 @@ from tbt_compile.codegen.kernels.embedding import EmbeddingSpec
 from tbt_compile.codegen.kernels.linear import linear
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.roof import READ_WORDS, RoofSpec, compute_roof, read_roof
-from tbt_compile.codegen.layouts import interleave, pack_planes, pair
+from tbt_compile.codegen.layouts import arrange, pack_planes
 from tbt_compile.codegen.target import TargetSpec
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, tvm
 from tbt_compile.encoding import Encoding
@@ -34,7 +34,7 @@ def stored_weight(
     if spec.weight is Encoding.INT8:
         return codes.astype(np.int8)
     planes = pack_planes(codes, spec.weight)
-    return interleave(pair(planes) if spec.paired else planes, spec.isa)
+    return arrange(planes, spec.layout, spec.isa)
 
 
 def compile_library(functions: dict[str, PrimFunc], target: TargetSpec) -> Any:

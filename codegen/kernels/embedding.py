@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.weight_planes import unpaired
-from tbt_compile.codegen.layouts import interleaved_shape
+from tbt_compile.codegen.kernels.weight_planes import unpaired, word_of
+from tbt_compile.codegen.layouts import Layout, interleaved_shape
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
 
@@ -26,14 +26,14 @@ class EmbeddingSpec:
         n: rows of the table.
         k: features.
         weight: BINARY, TERNARY or INT8.
-        paired: whether the weight is in the layout of `layouts.pair`, for a layer that it is shared with.
+        layout: of the weight, which a layer may share.
         isa: fixes the weight layout; it must be the one `linear` uses.
     """
 
     n: int
     k: int
     weight: Encoding
-    paired: bool
+    layout: Layout
     isa: Isa
 
 
@@ -42,8 +42,8 @@ def embedding(spec: EmbeddingSpec) -> PrimFunc:
 
     Arguments:
         ids: int64 [M]; one outside [0, N) is clipped, so that nothing is read beyond the table
-        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.interleave`, or int8 [N, K]
-            if the weight is INT8
+        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.arrange`, or int8 [N, K] if
+            the weight is INT8
         w_scale: float32 [N]
         y: float32 [M, K], the output
     """
@@ -58,13 +58,12 @@ def _embedding(spec: EmbeddingSpec) -> None:
     w = emit.argument("w", shape, "uint64" if packed else "int8")
     w_scale = emit.argument("w_scale", (spec.n,), "float32")
     y = emit.argument("y", (count, spec.k), "float32")
-    block = spec.isa.block
 
     def codes(row: Expr, k: Expr, lanes: int) -> Expr:
         if not packed:
             return emit.cast(emit.load(w, row, k, lanes=lanes), "int32", lanes)
-        words = [w[row // block, k // WORD_BITS, plane, row % block] for plane in range(spec.weight.planes)]
-        if spec.paired:
+        words = [word_of(w, spec.layout, row, k // WORD_BITS, plane) for plane in range(spec.weight.planes)]
+        if spec.layout is Layout.PAIRS:
             words = unpaired(words, 1)
         planes = [_bits(word, k % WORD_BITS, lanes) for word in words]
         if spec.weight is Encoding.TERNARY:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tbt_compile.codegen.kernels import emit, linear_bytes, linear_fields, linear_lookup
+from tbt_compile.codegen.kernels import emit, linear_bytes, linear_fields, linear_lookup, linear_sums
 from tbt_compile.codegen.kernels.float_ops import ACTIVATIONS
 from tbt_compile.codegen.kernels.linear_bytes import ByteProduct
 from tbt_compile.codegen.kernels.linear_fields import FieldProduct
 from tbt_compile.codegen.kernels.linear_int8 import WholeByteProduct, WholeRowProduct
 from tbt_compile.codegen.kernels.linear_lookup import LookupProduct, tables_for
 from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS, PlaneProduct
-from tbt_compile.codegen.kernels.linear_spec import LinearSpec, multiplies_bytes
+from tbt_compile.codegen.kernels.linear_spec import LinearSpec, looks_up_sums, multiplies_bytes
+from tbt_compile.codegen.kernels.linear_sums import SumProduct
 from tbt_compile.codegen.kernels.loops import chunks, row_of, share_columns
 from tbt_compile.codegen.kernels.rows import Finish, store_existing
 from tbt_compile.codegen.layouts import interleaved_shape, words_for
@@ -45,8 +46,8 @@ def linear(spec: LinearSpec) -> PrimFunc:
     Arguments:
         x: float32 [M, K]
         act_scale: float32 [1], the learned scale; not read for 8-bit activations
-        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.interleave`, after
-            `layouts.pair` if `spec.paired`; int8 [N, K] if the weights have 8 bits
+        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.arrange` with
+            `spec.layout`; int8 [N, K] if the weights have 8 bits
         w_scale: float32 [N]
         bias: float32 [N], only if `has_bias`
         y: float32 [M, N], the output
@@ -81,7 +82,7 @@ class _Linear:
     def body(self) -> None:
         """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
         scale = emit.let(self.act_scale[0])
-        few, many, fewest = _products(self.spec)
+        few, many, fewest, most = _products(self.spec)
 
         def chunk(first: Expr, count: Expr) -> None:
             emit.branch(
@@ -90,7 +91,7 @@ class _Linear:
                 lambda: self.multiply(few(self.spec, scale), first, count),
             )
 
-        chunks(self.rows, CHUNK_ROWS if many is not LookupProduct else linear_lookup.CHUNK_ROWS, chunk)
+        chunks(self.rows, most, chunk)
 
     def multiply(self, product: Product, first: Expr, count: Expr) -> None:
         """Packs a chunk of rows and multiplies it with every weight block, on several threads if it pays."""
@@ -143,14 +144,16 @@ class _Linear:
         return ACTIVATIONS[self.spec.function](emit.let(y), lanes) if self.spec.function else y
 
 
-def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int]:
-    """How few and how many rows are multiplied, and how many are many."""
+def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int, int]:
+    """How few and how many rows are multiplied, how many are many, and how many are packed at a time."""
     if spec.weight is Encoding.INT8:
-        return WholeRowProduct, WholeByteProduct, linear_bytes.FEWEST_ROWS
+        return WholeRowProduct, WholeByteProduct, linear_bytes.FEWEST_ROWS, CHUNK_ROWS
     if spec.activation.dynamic:
         if multiplies_bytes(spec.activation, spec.isa):
-            return FieldProduct, ByteProduct, linear_fields.MOST_ROWS + 1
-        return PlaneProduct, ByteProduct, linear_bytes.FEWEST_ROWS
+            return FieldProduct, ByteProduct, linear_fields.MOST_ROWS + 1, CHUNK_ROWS
+        if looks_up_sums(spec.activation, spec.weight, spec.isa):
+            return SumProduct, SumProduct, 1, linear_sums.CHUNK_ROWS
+        return PlaneProduct, ByteProduct, linear_bytes.FEWEST_ROWS, CHUNK_ROWS
     if tables_for(spec) is not None:
-        return PlaneProduct, LookupProduct, linear_lookup.FEWEST_ROWS
-    return PlaneProduct, PlaneProduct, 1
+        return PlaneProduct, LookupProduct, linear_lookup.FEWEST_ROWS, linear_lookup.CHUNK_ROWS
+    return PlaneProduct, PlaneProduct, 1, CHUNK_ROWS

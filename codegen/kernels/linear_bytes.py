@@ -14,7 +14,7 @@ from tbt_compile.codegen.kernels.linear_planes import CHUNK_ROWS
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.rows import Finish
 from tbt_compile.codegen.kernels.weight_planes import unpaired
-from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.layouts import Layout, words_for
 from tbt_compile.codegen.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
@@ -121,7 +121,7 @@ class ByteProduct:
                 emit.load(w, block, word, plane, column, lanes=lanes)
                 for plane in range(self.spec.weight.planes)
             ]
-            for words in unpaired(planes, lanes) if self.spec.paired else planes:
+            for words in unpaired(planes, lanes) if self.spec.layout is Layout.PAIRS else planes:
                 shift = emit.splat(T.cast(byte * 8, "uint64"), lanes)
                 octets = T.reinterpret(f"uint8x{lanes * GROUP}", emit.cast(words >> shift, "uint32", lanes))
                 first = [lane // GROUP * GROUP for lane in range(lanes * GROUP)]

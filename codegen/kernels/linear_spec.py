@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.layouts import Layout
 from tbt_compile.encoding import Encoding
 
 WORDS_PER_LINE = 8
@@ -37,9 +38,9 @@ class LinearSpec:
     function: str = ""
 
     @property
-    def paired(self) -> bool:
-        """Whether the weights are in the layout of `layouts.pair`."""
-        return reads_pairs(self.activation, self.weight, self.isa)
+    def layout(self) -> Layout:
+        """How the weights lie."""
+        return weight_layout(self.activation, self.weight, self.isa)
 
 
 def words_ahead(spec: LinearSpec) -> int:
@@ -55,6 +56,15 @@ def multiplies_bytes(activation: Encoding, isa: Isa) -> bool:
     return activation.dynamic and isa.dot in ("vnni", "dotprod")
 
 
-def reads_pairs(activation: Encoding, weight: Encoding, isa: Isa) -> bool:
-    """Whether a layer reads ternary weights in pairs: where it multiplies bytes with packed weights."""
-    return weight is Encoding.TERNARY and multiplies_bytes(activation, isa)
+def looks_up_sums(activation: Encoding, weight: Encoding, isa: Isa) -> bool:
+    """Whether 1 or 2 bit weights select from tables of sums of 8-bit activations."""
+    return activation.dynamic and weight is not Encoding.INT8 and isa.neon and isa.dot == "none"
+
+
+def weight_layout(activation: Encoding, weight: Encoding, isa: Isa) -> Layout:
+    """How a layer reads its weights."""
+    if looks_up_sums(activation, weight, isa):
+        return Layout.QUARTERS
+    if weight is Encoding.TERNARY and multiplies_bytes(activation, isa):
+        return Layout.PAIRS
+    return Layout.PLANES

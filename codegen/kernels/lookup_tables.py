@@ -53,7 +53,7 @@ class Tables:
     def fill(self, table: Buffer) -> None:
         """Computes table[32 * index ...], uint8, for every index."""
         mask = (1 << self.group) - 1
-        nibble = emit.let(T.reinterpret(f"uint8x{COLUMNS}", _counting()))
+        nibble = emit.let(T.reinterpret(f"uint8x{COLUMNS}", counting()))
         w = [
             (nibble >> byte_splat(plane * self.group)) & byte_splat(mask)
             for plane in range(self.product.w.planes)
@@ -94,7 +94,7 @@ def byte_splat(value: int, lanes: int = COLUMNS) -> Expr:
     return emit.splat(T.uint8(value & 255), lanes)
 
 
-def _counting() -> Expr:
+def counting() -> Expr:
     """0, 1, ... 15 as bytes, packed in two words."""
     words = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
     return T.Shuffle([T.uint64(word) for word in words], [T.int32(0), T.int32(1)])

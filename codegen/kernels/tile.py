@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels import emit, neon
 from tbt_compile.codegen.kernels.bitproduct import BitProduct, Term, plane_count
 from tbt_compile.codegen.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Expr, T
@@ -99,8 +99,7 @@ def dot_tile(
         lanes = size * columns[0].lanes
         result = None
         for coefficient, side_by_side in parts:
-            counted = emit.join([counter.value() for counter in side_by_side], columns[0].lanes)
-            value = counted * emit.splat(T.int32(coefficient), lanes)
+            value = _values(side_by_side) * emit.splat(T.int32(coefficient), lanes)
             result = value if result is None else result + value
         return emit.let(result)
 
@@ -144,8 +143,11 @@ def _accumulate(
         for counter in counters:
             counter.widen()
         return
+    if isinstance(words, int):  # runs of equal length, which LLVM may unroll
+        run = -(-words // -(-words // run))
     with emit.loop("run", (words + run - 1) // run) as index:
-        with emit.loop("word", T.min(run, words - index * run)) as word:
+        equal = isinstance(words, int) and words % run == 0
+        with emit.loop("word", run if equal else T.min(run, words - index * run)) as word:
             step(index * run + word)
         for counter in counters:
             counter.widen()
@@ -155,13 +157,19 @@ class _Counter:
     """Counts set bits per 64-bit lane.
 
     With a popcount instruction for 64-bit lanes it adds those. Otherwise it counts per byte, which is what
-    AVX2 and NEON can do cheaply, and `widen` moves the bytes into the 64-bit lanes.
+    AVX2 and NEON can do cheaply, and `widen` moves the bytes into wider lanes: 64-bit ones, or on NEON, which
+    adds neighbours in one instruction, the two halves of those.
     """
 
     def __init__(self, lanes: int, isa: Isa) -> None:
         self.lanes = lanes
         self.bytewise = not isa.has_popcount and lanes > 1
-        self.total = emit.Register("total", "uint64", lanes, emit.splat(T.uint64(0), lanes))
+        self.in_halves = self.bytewise and isa.neon
+        self.total = (
+            emit.Register("total", "uint32", 2 * lanes, emit.splat(T.uint32(0), 2 * lanes))
+            if self.in_halves
+            else emit.Register("total", "uint64", lanes, emit.splat(T.uint64(0), lanes))
+        )
         if self.bytewise:
             octets = lanes * 8
             self.octets = emit.Register("octets", "uint8", octets, emit.splat(T.uint8(0), octets))
@@ -174,16 +182,28 @@ class _Counter:
             self.total.add(T.popcount(bits))
 
     def widen(self) -> None:
-        """Empties the byte counters into the 64-bit ones."""
+        """Empties the byte counters into the wider ones."""
         if not self.bytewise:
             return
+        if self.in_halves:
+            self.total.add(neon.wide_pair_sums(neon.pair_sums(self.octets.get())))
+        else:
+            self.total.add(self._sums_of_octets())
+        self.octets.set(emit.splat(T.uint8(0), self.lanes * 8))
+
+    def _sums_of_octets(self) -> Expr:
+        """The bytes of every 64-bit lane, added."""
         value = emit.let(T.reinterpret(f"uint64x{self.lanes}", self.octets.get()))
         for bits, mask in ((8, 0x00FF00FF00FF00FF), (16, 0x0000FFFF0000FFFF), (32, 0x00000000FFFFFFFF)):
             keep = emit.splat(T.uint64(mask), self.lanes)
             value = emit.let((value & keep) + ((value >> emit.splat(T.uint64(bits), self.lanes)) & keep))
-        self.total.add(value)
-        self.octets.set(emit.splat(T.uint8(0), self.lanes * 8))
+        return value
 
-    def value(self) -> Expr:
-        """The count as int32 lanes."""
-        return emit.cast(self.total.get(), "int32", self.lanes)
+
+def _values(counters: list[_Counter]) -> Expr:
+    """The counts of neighbouring vectors as int32 lanes."""
+    lanes, totals = counters[0].lanes, [counter.total.get() for counter in counters]
+    if not counters[0].in_halves:
+        return emit.join([emit.cast(total, "int32", lanes) for total in totals], lanes)
+    sums = emit.let(T.reinterpret("int32x4", neon.add_neighbours(totals[0], totals[-1])))
+    return sums if len(counters) > 1 else emit.pick(sums, range(lanes))

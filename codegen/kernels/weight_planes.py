@@ -1,11 +1,12 @@
-"""Weights as bit-planes, whichever of the two layouts they are stored in."""
+"""Weights as bit-planes, whichever layout they are stored in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.tvm_api import Expr, T
+from tbt_compile.codegen.layouts import Layout
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 
 def unpaired(words: Sequence[Expr], lanes: int) -> list[Expr]:
@@ -14,3 +15,17 @@ def unpaired(words: Sequence[Expr], lanes: int) -> list[Expr]:
     low, one = emit.splat(T.uint64(0x5555555555555555), lanes), emit.splat(T.uint64(1), lanes)
     zero = (even & low) | ((odd & low) << one)
     return [emit.let(~zero), emit.let(((even >> one) & low) | (odd & ~low))]
+
+
+def word_of(weights: Buffer, layout: Layout, column: Expr, word: Expr, plane: int) -> Expr:
+    """One word of a column of arranged weights."""
+    size = weights.shape[-1].value
+    block, lane = column // size, column % size
+    if layout is not Layout.QUARTERS:
+        return weights[block, word, plane, lane]
+    result: Expr = T.uint64(0)
+    shift = T.cast(lane % 4 * 16, "uint64")
+    for quarter in range(4):
+        bits = (weights[block, word, plane, (quarter * size + lane) // 4] >> shift) & T.uint64(0xFFFF)
+        result = result | (bits << T.uint64(16 * quarter))
+    return result

@@ -17,6 +17,7 @@ from tbt_compile.codegen import reference
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels.embedding import EmbeddingSpec, embedding
 from tbt_compile.codegen.kernels.linear import LinearSpec, linear
+from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.standalone import stored_weight
 from tbt_compile.codegen.target import parse_target
 from tbt_compile.encoding import Encoding
@@ -26,6 +27,8 @@ PAIRS = [*((left, weight) for weight in (B, T) for left in (B, T, B01, T012, I8,
 # byte counter is emptied, and there are columns for several blocks at a time.
 SMALL, LONG = (7, 63), (127, 33 * 64 + 53)
 TABLE = (33, 100)
+TABLES = [(B, Layout.PLANES), (T, Layout.PLANES), (T, Layout.PAIRS), (I8, Layout.PLANES)]
+TABLES += [(B, Layout.QUARTERS), (T, Layout.QUARTERS)]
 ROWS = (1, 2, 3, 8, 67, 130)
 SCALE = 0.5
 
@@ -39,9 +42,8 @@ def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
     for pair in PAIRS:
         for shape in (SMALL, LONG):
             yield linear, layer(pair, shape, isa)
-    for weight in (B, T, I8):
-        yield embedding, EmbeddingSpec(*TABLE, weight, False, isa)
-    yield embedding, EmbeddingSpec(*TABLE, T, True, isa)
+    for weight, layout in TABLES:
+        yield embedding, EmbeddingSpec(*TABLE, weight, layout, isa)
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +99,11 @@ def test_no_rows_and_rows_of_zeros(kernels: Kernels, pair: Pair) -> None:
         check_linear(kernels, spec, np.zeros((rows, k), np.float32), codes(1, pair[1], n, k), 1)
 
 
-@pytest.mark.parametrize(("weight", "paired"), ((B, False), (T, False), (T, True), (I8, False)))
-def test_embedding(kernels: Kernels, weight: Encoding, paired: bool) -> None:
+@pytest.mark.parametrize(("weight", "layout"), TABLES, ids=str)
+def test_embedding(kernels: Kernels, weight: Encoding, layout: Layout) -> None:
     n, k = TABLE
     table, scale = codes(1, weight, n, k), np.abs(floats(1, n))
-    spec = EmbeddingSpec(n, k, weight, paired, kernels.isa)
+    spec = EmbeddingSpec(n, k, weight, layout, kernels.isa)
     stored = stored_weight(table, spec)
     for count in (1, 67):
         ids = np.random.default_rng(count).integers(0, n, count)

@@ -14,7 +14,7 @@ from tbt_compile.codegen.bind import bind_parameters
 from tbt_compile.codegen.convert import Kernels
 from tbt_compile.codegen.host import host_target
 from tbt_compile.codegen.importer import import_unit, import_units
-from tbt_compile.codegen.layouts import interleave, pair
+from tbt_compile.codegen.layouts import Layout, by_quarters, interleave, pair
 from tbt_compile.codegen.parameters import PLAIN, SCALE, WEIGHT, Parameter
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
@@ -60,7 +60,7 @@ def compiled(modules: dict[str, nn.Module], *args: Tensor) -> Machine:
 def test_every_tensor_becomes_an_argument() -> None:
     module = Layer()
     unit = unit_of(module, torch.randn(2, 3, 65))
-    parameters, tensors = bind_parameters(unit, ISA, known(module))
+    parameters, tensors = bind_parameters(unit, ISA, known(module), {})
     roles = {parameter.name: parameter.role for parameter in parameters}
     constant = next(name for name in roles if name.startswith("unit."))  # belongs to the unit alone
     assert roles == {
@@ -84,15 +84,20 @@ def test_every_tensor_becomes_an_argument() -> None:
 def test_a_weight_is_frozen_one_way_and_arranged_for_the_machine(encoding: Encoding) -> None:
     bits = encoding.bits
     stored = weight(bits, 7, 65).packed.numpy()
-    parameter = Parameter.weight("w", stored.shape, encoding, 65, ISA, False)
+    parameter = Parameter.weight("w", stored.shape, encoding, 65, ISA, Layout.PLANES)
     arranged = parameter.arrange(stored, ISA)
     assert arranged.shape == parameter.shape
     assert str(arranged.dtype) == parameter.dtype
     expected = stored if bits == 8 else interleave(stored.view(np.uint64), ISA)
     assert np.array_equal(arranged, expected)
     if encoding is Encoding.TERNARY:
-        paired = Parameter.weight("w", stored.shape, encoding, 65, ISA, True)
+        paired = Parameter.weight("w", stored.shape, encoding, 65, ISA, Layout.PAIRS)
         assert np.array_equal(paired.arrange(stored, ISA), interleave(pair(stored.view(np.uint64)), ISA))
+    if encoding is not Encoding.INT8:
+        quarters = Parameter.weight("w", stored.shape, encoding, 65, ISA, Layout.QUARTERS)
+        assert np.array_equal(
+            quarters.arrange(stored, ISA), by_quarters(interleave(stored.view(np.uint64), ISA))
+        )
     frozen_scale = np.ones((7, 1), np.float32)
     scale = Parameter("s", SCALE, "float32", (7,)).arrange(frozen_scale, ISA)
     assert scale.shape == (7,)

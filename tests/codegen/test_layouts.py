@@ -10,6 +10,7 @@ from kernel_tools import SEEDS, codes
 
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.layouts import (
+    by_quarters,
     deinterleave,
     interleave,
     interleaved_shape,
@@ -66,6 +67,17 @@ def test_pairs_hold_the_codes_side_by_side_and_can_be_undone(seed: int, length: 
     k = length - 1
     words = paired[:, k % 2, k // 64]
     np.testing.assert_array_equal(words >> np.uint64(k % 64 - k % 2) & np.uint64(3), 1 - values[:, k])
+
+
+@given(seed=SEEDS, rows=st.integers(1, 20), length=st.integers(1, 150))
+def test_quarters_hold_the_same_elements_of_neighbouring_columns(seed: int, rows: int, length: int) -> None:
+    isa = Isa.from_features("any", {"neon"})
+    values = codes(seed, Encoding.TERNARY, rows, length)
+    weights = by_quarters(interleave(pack_planes(values, Encoding.TERNARY), isa))
+    column, k = rows - 1, length - 1
+    quarters = weights[column // 8, k // 64].view("<u2").reshape(2, 4, 8)
+    nonzero, sign = quarters[:, k % 64 // 16, column % 8] >> k % 16 & 1
+    assert int(nonzero) - 2 * int(sign) == values[column, k]
 
 
 def test_codes_outside_the_encoding_are_refused() -> None:

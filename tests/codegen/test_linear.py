@@ -13,6 +13,7 @@ from kernel_tools import SEEDS, call, codes, floats, isa_of, kernel, powers, run
 from tbt_compile.codegen import reference
 from tbt_compile.codegen.kernels.embedding import EmbeddingSpec, embedding
 from tbt_compile.codegen.kernels.linear import LinearSpec, linear
+from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.standalone import stored_weight
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
@@ -134,7 +135,8 @@ def test_embedding_reads_the_layouts_of_linear(
     n, k = shape
     table, scale = codes(seed, weight, n, k), np.abs(floats(seed, n))
     ids = np.random.default_rng(seed).integers(0, n, count)
-    spec = EmbeddingSpec(n, k, weight, paired and weight is Encoding.TERNARY, isa_of(cpu))
+    layout = Layout.PAIRS if paired and weight is Encoding.TERNARY else Layout.PLANES
+    spec = EmbeddingSpec(n, k, weight, layout, isa_of(cpu))
     run = kernel(embedding, spec, cpu)
     y = call(run, [ids, stored_weight(table, spec), scale], (count, k), np.float32)
     np.testing.assert_array_equal(y, table[ids].astype(np.float32) * scale[ids, None])
