@@ -18,10 +18,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread per process: the tests run in two processes, and more threads than cores make everything slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint arm device clean
+.PHONY: demo install test lint arm device clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/tbt demo $(DEMO_ARGS)
+
+install: $(VENV)/.stamp-test
 
 test: $(VENV)/.stamp-test
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

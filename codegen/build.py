@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def compile_units(
     known: dict[int, str],
     dump: str | Path | None = None,
     clock: bool = False,
+    beside: Mapping[str, PrimFunc] | None = None,
 ) -> BuiltUnits:
     """Import the units into one Relax module and build it for `spec`.
 
@@ -53,6 +55,7 @@ def compile_units(
         known: names of the frozen model's tensors by address; see `import_units`.
         dump: a folder for the Relax module as text, before and after it was brought down to kernels.
         clock: let every unit measure its steps, see `flatten`.
+        beside: functions by name that the library has besides the units'.
 
     Raises:
         LoweringError: TVM cannot import or build a unit.
@@ -63,7 +66,7 @@ def compile_units(
     try:
         module = to_kernels(imported.module, target)
         _write(dump, "kernels.txt", module)
-        functions: dict[str, PrimFunc] = {}
+        functions: dict[str, PrimFunc] = dict(beside or {})
         flat: dict[str, FlatUnit] = {}
         for variable, function in module.functions.items():
             name = variable.name_hint

@@ -72,12 +72,13 @@ class Kernels:
     def bit_linear(self, node: fx.Node, importer: Any) -> Expr:
         """`tbt::bit_linear` over all leading dimensions as rows."""
         x, x_scale, packed, weight_scale, bias = (operand(importer, argument) for argument in node.args[:5])
-        x_encoding, weight_encoding, center, columns = cast("tuple[str, str, bool, int]", node.args[5:])
+        x_encoding, weight_encoding, center, columns = cast("tuple[str, str, bool, int]", node.args[5:9])
+        function = str(node.args[9]) if len(node.args) > 9 else ""
         shape = list(x.ty.shape)
         rows, outputs = product(shape[:-1]), int(weight_scale.ty.shape[0])
         weight = Encoding(weight_encoding)
         spec = linear.LinearSpec(
-            outputs, columns, Encoding(x_encoding), weight, center, bias is not None, self.isa
+            outputs, columns, Encoding(x_encoding), weight, center, bias is not None, self.isa, function
         )
         args = [reshape(importer, x, [rows, columns]), x_scale, packed, weight_scale]
         build = linear.linear

@@ -13,13 +13,26 @@ operator takes and gives floats in the order that linear layers have, `[B, T, H,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers.ops import QuantTensor, quantized_embedding, quantized_linear, quantized_matmul
 from tbt_compile.torch_ops import pack_bits, quantize, unpack, unpack_bits
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+"""Elementwise functions that a linear layer can apply to its results."""
 
 
 @torch.library.custom_op("tbt::bit_linear", mutates_args=())
@@ -33,14 +46,19 @@ def bit_linear(
     weight_encoding: str,
     center: bool,
     columns: int,
+    function: str = "",
 ) -> Tensor:
-    """Quantize x `[..., K]`, multiply with the packed weight `[N, ...]`, scale and add the bias."""
+    """Quantize x `[..., K]`, multiply with the packed weight `[N, ...]`, scale and add the bias.
+
+    The result goes through a function of `FUNCTIONS`, if one is named.
+    """
     codes = QuantTensor(*quantize(x, x_scale, x_encoding, center))
-    return quantized_linear(codes, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale), bias)
+    y = quantized_linear(codes, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale), bias)
+    return FUNCTIONS[function](y) if function else y
 
 
 @bit_linear.register_fake
-def _(x, x_scale, packed, weight_scale, bias, x_encoding, weight_encoding, center, columns):  # type: ignore[no-untyped-def]
+def _(x, x_scale, packed, weight_scale, bias, x_encoding, weight_encoding, center, columns, function=""):  # type: ignore[no-untyped-def]
     return x.new_empty((*x.shape[:-1], packed.shape[0]))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from tbt_compile import storage
 from tbt_compile.freezing import FrozenModel, freeze
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def lower(
     target: Target | Sequence[Target] = "host",
     num_threads: int | None = None,
     *,
+    shortlist: Sequence[int] | None = None,
     dump: str | Path | None = None,
     clock: bool = False,
 ) -> CompiledModel | CompiledModule:
@@ -49,33 +51,43 @@ def lower(
             the one that suits a machine best is used on it; weights that they read in the same layout are
             stored once.
         num_threads: threads to run with (default: `TVM_NUM_THREADS`, else one per CPU).
+        shortlist: ids of the only tokens that the model shall be able to write, besides those that its
+            generation config names (default: all). A step then reads the output weights of those alone. It
+            writes what the whole model writes while all other tokens are suppressed; in a beam search their
+            probability is shared out, as by `renormalize_logits`. Sources and prompts may hold any token.
         dump: a folder that every phase of the pipeline writes its graphs to.
         clock: let the compiled model measure how long each of its steps takes; see `CompiledModel.times`.
 
     Raises:
         TargetError: a target is unknown, or a CPU comes twice.
         PlanError: the model is not prepared, or was never run.
-        LoweringError: the model holds something that has no compiled operator.
+        LoweringError: the model holds something that has no compiled operator, or the shortlist does not
+            fit it.
     """
     from tbt_compile.adapters import adapter_for
+    from tbt_compile.adapters.shortlist import shortened, shortlist_of
     from tbt_compile.codegen.target import parse_targets
     from tbt_compile.runtime.builds import add_tensors
-    from tbt_compile.runtime.compiled import CompiledModel
+    from tbt_compile.runtime.compiled import SHORTLIST, CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
     specs = parse_targets(target)
     frozen = model if isinstance(model, FrozenModel) else freeze(model)
+    ids = None if shortlist is None else shortlist_of(frozen.module, shortlist)
     builds: list[Build] = []
     tensors: dict[str, Any] = {}
     for spec in specs:
         # Lowering changes what was exported, so that every CPU needs its own.
-        exported = adapter_for(frozen.module).export_units(frozen.module)
-        folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
-        build, own = _build(frozen, exported, spec, folder, clock)
+        with shortened(frozen.module, ids):
+            exported = adapter_for(frozen.module).export_units(frozen.module)
+            folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
+            build, own = _build(frozen, exported, spec, folder, clock)
         names = add_tensors(tensors, own)
         functions = build.facts["functions"].items()
         build.facts["functions"] = {unit: [names[name] for name in used] for unit, used in functions}
         builds.append(build)
+    if ids is not None:
+        tensors[SHORTLIST] = ids
     description = {
         "recipe": frozen.recipe.to_dict(),
         "class": type(frozen.module).__name__.removeprefix("Quantized"),
@@ -92,6 +104,7 @@ def _build(
     """The library for one CPU, and its tensors by name."""
     from tbt_compile.codegen import tiles
     from tbt_compile.codegen.build import compile_units
+    from tbt_compile.codegen.kernels.vocabulary import search_functions
     from tbt_compile.passes.lowering import lowering_pipeline
     from tbt_compile.runtime.builds import Build
 
@@ -100,7 +113,8 @@ def _build(
         lowering_pipeline().run(unit, None if dump is None else dump / unit.name)
     known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
     with tiles.recording() as chosen:
-        built = compile_units(list(exported.contexts), spec, known, dump, clock)
+        beside = search_functions(spec.isa) if exported.kind == storage.GENERATOR else {}
+        built = compile_units(list(exported.contexts), spec, known, dump, clock, beside)
     log.info(
         "compiled %s for %s (%s) in %.1f s with the kernels %s and the tiles %s",
         type(frozen.module).__name__,

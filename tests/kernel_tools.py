@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -22,11 +23,17 @@ TIES = np.float32([0.0, -0.0, 0.25, -0.25, 0.5, -0.5, 0.75, -0.75, 1.5])
 
 
 def runnable(*names: str) -> list[str]:
-    """Those of the CPUs whose code this machine can run, the machine itself first."""
+    """Those of the CPUs whose code this machine can run, the machine itself first.
+
+    One for which kernels are scheduled like those of a CPU before it is left out.
+    """
     host = host_target()
-    specs = [parse_target(name) for name in names]
-    others = [spec.mcpu for spec in specs if spec.arch == host.arch and not missing_features(spec)]
-    return list(dict.fromkeys([host.mcpu, *others]))
+    specs = [host, *(parse_target(name) for name in names)]
+    able = [spec for spec in specs if spec.arch == host.arch and not missing_features(spec)]
+    first: dict[Isa, str] = {}
+    for spec in able:
+        first.setdefault(replace(spec.isa, name=""), spec.mcpu)
+    return list(first.values())
 
 
 def isa_of(cpu: str) -> Isa:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from transformers import BartConfig, BartForConditionalGeneration
 
 from tbt_compile.codegen.target import parse_target
 
@@ -29,10 +31,14 @@ def script(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
-def test_help(path: Path) -> None:
-    done = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--json" in done.stdout
+def test_help(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run as a program, in this process: a new one would import PyTorch and TVM for each."""
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.syspath_prepend(FOLDER)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(path), run_name="__main__")
+    assert stop.value.code == 0
+    assert "--json" in capsys.readouterr().out
 
 
 def test_the_inner_loop_is_found_and_its_surroundings() -> None:
@@ -107,3 +113,21 @@ def test_agreement_of_a_family(tmp_path: Path) -> None:
     assert "gpt2" not in again.stderr
     assert "name another file" in run("--seed", "1").stderr
     assert "known are bart" in run("--families", "bert").stderr
+
+
+def test_weights_of_the_baselines_are_those_of_tbt_where_rows_have_no_mean() -> None:
+    config = BartConfig(
+        vocab_size=8, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1,
+        decoder_attention_heads=1, encoder_ffn_dim=8, decoder_ffn_dim=8, max_position_embeddings=8,
+    )  # fmt: skip
+    model = BartForConditionalGeneration(config)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.data.copy_(torch.tensor([-4.0, -1.0, 1.0, 4.0] * 2))
+    compare = script("weights").compare
+    # Mean magnitude 2.5: TBT's range ends at 10/3 and 2.5, TWN's scale is 4; codes come from 5/3 and 1.75.
+    ternary, binary = compare(model, "2-2-2"), compare(model, "1-1-1")
+    assert ternary == pytest.approx({"equal_codes": 1.0, "scale_ratio": 1.2, "without_gradient": 0.5})
+    assert binary == pytest.approx({"equal_codes": 1.0, "scale_ratio": 1.0, "without_gradient": 0.5})
+    model.model.shared.weight.data += 2.0
+    assert compare(model, "1-1-1")["equal_codes"] < 1.0

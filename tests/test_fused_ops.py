@@ -43,6 +43,8 @@ def test_bit_linear(x_encoding: Encoding, weight_encoding: Encoding) -> None:
         for added in (bias, None):
             fused = TBT.bit_linear(x, SCALE, packed, weight_scale, added, *options)
             assert torch.equal(fused, quantized_linear(codes, weight, added))
+            curved = TBT.bit_linear(x, SCALE, packed, weight_scale, added, *options, "gelu")
+            assert torch.equal(curved, F.gelu(fused))
     check_export(TBT.bit_linear, x, SCALE, packed, weight_scale, bias, *options)
 
 

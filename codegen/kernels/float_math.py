@@ -14,6 +14,7 @@ from tbt_compile.codegen.tvm_api import Expr, T
 EXP_RELATIVE_ERROR = 2e-7
 ERF_ABSOLUTE_ERROR = 2e-7
 TANH_ABSOLUTE_ERROR = 3e-7
+LOG_ERROR = 6e-7
 
 # (e^r - 1 - r) / r^2 for |r| <= ln(2) / 2
 _EXP = (
@@ -51,9 +52,11 @@ _EXP2 = (
 )
 _ERF_END = 3.95
 _LOG2_E = 1.4426950408889634
+_LN2 = 0.6931471805599453
 # ln(2) in two parts, the first with few bits, so that n * ln(2) is exact enough
 _LN2_HIGH = 0.693359375
 _LN2_LOW = -2.12194440e-4
+_NEWTON_STEPS = 3
 _EXP_LEAST = -87.33
 _EXP_MOST = 88.0
 
@@ -69,6 +72,20 @@ def exp(x: Expr, lanes: int) -> Expr:
     rest = emit.let(bounded - whole * _f32(_LN2_HIGH, lanes) - whole * _f32(_LN2_LOW, lanes))
     value = _polynomial(_EXP, rest, lanes) * (rest * rest) + rest + _f32(1.0, lanes)
     return T.Select(x < _f32(_EXP_LEAST, lanes), _f32(0.0, lanes), value * _power_of_two(whole, lanes))
+
+
+def log(x: Expr) -> Expr:
+    """The natural logarithm of one positive, finite number; NaN of NaN.
+
+    Newton's method on e^y = x doubles the correct digits with every step; the exponent of x gives the first.
+    The error is at most `LOG_ERROR` times the larger of 1 and the result.
+    """
+    x = emit.let(x)
+    bits = T.cast(T.reinterpret("int32", x), "float32")
+    y = emit.Register("y", "float32", 1, bits * T.float32(2.0**-23 * _LN2) - T.float32(127 * _LN2))
+    with emit.loop("newton", _NEWTON_STEPS):
+        y.add(x * exp(-y.get(), 1) - T.float32(1))
+    return emit.let(y.get())
 
 
 def erf(x: Expr, lanes: int) -> Expr:

@@ -171,7 +171,12 @@ def _silu(x: Expr, lanes: int) -> Expr:
     return x / (emit.splat(T.float32(1), lanes) + float_math.exp(-x, lanes))
 
 
+def _relu(x: Expr, lanes: int) -> Expr:
+    return T.max(emit.splat(T.float32(0), lanes), x)
+
+
 ACTIVATIONS: dict[str, Callable[[Expr, int], Expr]] = {
+    "relu": _relu,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "silu": _silu,

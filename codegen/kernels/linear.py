@@ -1,8 +1,9 @@
 """Linear layers with 1 or 2 bit weights: quantize, pack, popcount, scale and bias in one function.
 
-    y[m, n] = float(sum_k cx[m, k] * cw[n, k]) * (sx[m] * sw[n]) + bias[n]
+    y[m, n] = f(float(sum_k cx[m, k] * cw[n, k]) * (sx[m] * sw[n]) + bias[n])
 
-The integer sum is exact. sx is the learned scale, or the row's own one for 8-bit activations.
+The integer sum is exact. sx is the learned scale, or the row's own one for 8-bit activations. f is an
+activation function, applied while the results are in registers, or nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from tbt_compile.codegen.kernels import emit, linear_bytes, linear_fields, linear_lookup, linear_sums
+from tbt_compile.codegen.kernels.float_ops import ACTIVATIONS
 from tbt_compile.codegen.kernels.linear_bytes import ByteProduct
 from tbt_compile.codegen.kernels.linear_fields import FieldProduct
 from tbt_compile.codegen.kernels.linear_int8 import WholeByteProduct, WholeRowProduct
@@ -137,7 +139,9 @@ class _Linear:
         """Sums -> outputs."""
         weight = emit.load(self.w_scale, n, lanes=lanes)
         y = emit.cast(total, "float32", lanes) * (emit.splat(scale, lanes) * weight)
-        return y if self.bias is None else y + emit.load(self.bias, n, lanes=lanes)
+        if self.bias is not None:
+            y = y + emit.load(self.bias, n, lanes=lanes)
+        return ACTIVATIONS[self.spec.function](emit.let(y), lanes) if self.spec.function else y
 
 
 def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int, int]:

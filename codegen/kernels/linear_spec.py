@@ -25,6 +25,7 @@ class LinearSpec:
         center: subtract the row mean of signed 1 and 2 bit activations.
         has_bias: whether there is a bias argument.
         isa: instruction set to schedule for; it also fixes the weight layout.
+        function: one of `ACTIVATIONS`, applied to the results; "" for none.
     """
 
     n: int
@@ -34,6 +35,7 @@ class LinearSpec:
     center: bool
     has_bias: bool
     isa: Isa
+    function: str = ""
 
     @property
     def layout(self) -> Layout:

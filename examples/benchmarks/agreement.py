@@ -1,16 +1,19 @@
 """How often the compiled model writes the very tokens of the PyTorch model, for every family and recipe.
 
     python examples/benchmarks/agreement.py --json agreement.json
+    python examples/benchmarks/agreement.py --steps 400 --json trained.json
     python examples/benchmarks/agreement.py --families t5,llama --recipes 2-2-8 --sentences 50
 
-Models are small, made from a config with random weights of a large deviation, untrained: what they write
-differs from sentence to sentence (the column *outputs* counts how many are different). *greedy* and *beam 4*
-are the share of sentences for which `generate` of the quantized PyTorch model, on padded batches, and the
-compiled model, on each sentence alone with one thread, write the same tokens. *1 ulp* holds the PyTorch model
-against itself, greedily, with every result of a normalisation moved to a neighbouring number or left, at
-random: so much hangs on the order in which floats are summed, which two engines do not share. The other
-columns hold the compiled model against itself, greedy and beams together: in batches, in batches with more
-padding than needed, and with two threads. Given the same --json file again, the script goes on where it was.
+Models are small, made from a config. Without --steps their weights are random ones of a large deviation: what
+they write differs from sentence to sentence (the column *outputs* counts how many are different). With it
+they are trained for so many steps in full precision and as many more quantized, see `agreement_models`.
+*greedy* and *beam 4* are the share of sentences for which `generate` of the quantized PyTorch model, on
+padded batches, and the compiled model, on each sentence alone with one thread, write the same tokens. *1 ulp*
+holds the PyTorch model against itself, greedily, with every result of a normalisation moved to a neighbouring
+number or left, at random: so much hangs on the order in which floats are summed, which two engines do not
+share. The other columns hold the compiled model against itself, greedy and beams together: in batches, in
+batches with more padding than needed, and with two threads. Given the same --json file again, the script goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -25,77 +28,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from agreement_models import (
+    EOS,
+    FAMILIES,
+    PAD,
+    Sentences,
+    chain_sentences,
+    new_model,
+    random_sentences,
+    train,
+)
 
-VOCABULARY, WIDTH, INNER, HEADS, LAYERS, POSITIONS = 200, 64, 128, 2, 2, 64
-LONGEST, NEW_TOKENS, BATCH, MORE_PADDING = 32, 16, 25, 7
-PAD, EOS = 1, 2
+NEW_TOKENS, BATCH, MORE_PADDING = 16, 25, 7
 RECIPES = ("1-1-1", "2-2-2", "2-2-8", "1-1-8")
 BEAMS = {"greedy": 1, "beam 4": 4}
 ULP = "1 ulp"
-_BART_LIKE = {
-    "d_model": WIDTH,
-    "encoder_layers": LAYERS,
-    "decoder_layers": LAYERS,
-    "encoder_attention_heads": HEADS,
-    "decoder_attention_heads": HEADS,
-    "encoder_ffn_dim": INNER,
-    "decoder_ffn_dim": INNER,
-    "max_position_embeddings": POSITIONS,
-    "init_std": 0.5,
-    "forced_eos_token_id": None,
-    "decoder_start_token_id": EOS,
-}
-_LLAMA = {
-    "hidden_size": WIDTH,
-    "intermediate_size": INNER,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": POSITIONS,
-    "initializer_range": 0.5,
-}
-_OPT = {
-    "hidden_size": WIDTH,
-    "word_embed_proj_dim": WIDTH,
-    "ffn_dim": INNER,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "max_position_embeddings": POSITIONS,
-    "init_std": 0.5,
-}
-_GPT2 = {
-    "n_embd": WIDTH,
-    "n_positions": POSITIONS,
-    "n_layer": LAYERS,
-    "n_head": HEADS,
-    "initializer_range": 0.5,
-}
-_T5 = {
-    "d_model": WIDTH,
-    "d_kv": WIDTH // HEADS,
-    "d_ff": INNER,
-    "num_layers": LAYERS,
-    "num_heads": HEADS,
-    "decoder_start_token_id": PAD,
-    "initializer_factor": 3.0,
-}
-# Name: the class of the model, the class of its configuration, its fields.
-FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "bart": ("BartForConditionalGeneration", "BartConfig", _BART_LIKE),
-    "mbart": ("MBartForConditionalGeneration", "MBartConfig", _BART_LIKE),
-    "marian": ("MarianMTModel", "MarianConfig", _BART_LIKE | {"activation_function": "swish"}),
-    "t5": ("T5ForConditionalGeneration", "T5Config", _T5),
-    "m2m100": (
-        "M2M100ForConditionalGeneration",
-        "M2M100Config",
-        # Layers that are left out at random in training would be left out of the calibration too.
-        _BART_LIKE | {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0},
-    ),
-    "gpt2": ("GPT2LMHeadModel", "GPT2Config", _GPT2),
-    "opt": ("OPTForCausalLM", "OPTConfig", _OPT),
-    "llama": ("LlamaForCausalLM", "LlamaConfig", _LLAMA),
-}
-Sentences = list[list[int]]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -138,24 +85,25 @@ class Case:
         return cut_after_end(list(output[prompt if self.decoder_only else 1 :]), [EOS], first=0)
 
 
-def make_case(family: str, recipe: str, sentences: Sentences, folder: Path) -> Case:
-    """Build, prepare, take the activation scales from one batch, and compile."""
+def make_case(family: str, recipe: str, sentences: Sentences, folder: Path, steps: int) -> Case:
+    """A compiled model that was trained for `steps` before and after it was prepared, if there are any."""
     import torch
-    import transformers
 
     import tbt_compile
 
-    model_class, config_class, values = FAMILIES[family]
-    torch.manual_seed(0)
-    tokens = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": EOS}
-    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**tokens, **values))
-    model = tbt_compile.prepare(model, recipe)
-    case = Case(model, folder, sentences)
+    model = new_model(family, random_weights=not steps)
+    if steps:
+        train(model, steps, NEW_TOKENS)
+    if steps and model.config.is_encoder_decoder:
+        sentences = [row[::-1] for row in sentences]
+    case = Case(tbt_compile.prepare(model, recipe), folder, sentences)
     ids, mask = map(torch.tensor, case.padded(sentences[:BATCH]))
-    model.train()
+    case.eager.train()
     with torch.no_grad():
-        model(input_ids=ids, attention_mask=mask, labels=ids)
-    tbt_compile.lower(model.eval()).save(folder)
+        case.eager(input_ids=ids, attention_mask=mask, labels=ids)
+    if steps:
+        print(f"{family} {recipe}: loss {train(case.eager, steps, NEW_TOKENS):.2f}", file=sys.stderr)
+    tbt_compile.lower(case.eager.eval()).save(folder)
     return case
 
 
@@ -257,13 +205,6 @@ def measure(case: Case) -> dict[str, Any]:
     return figures | {way: float(np.mean(shares)) for way, shares in same_ways.items()}
 
 
-def random_sentences(count: int, seed: int) -> Sentences:
-    """Of random lengths up to `LONGEST`, without special tokens."""
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(1, LONGEST + 1, count)
-    return [generator.integers(3, VOCABULARY, length).tolist() for length in lengths]
-
-
 def show(rows: list[dict[str, Any]], sentences: int) -> None:
     """Print the table."""
     from rich.console import Console
@@ -288,13 +229,14 @@ def main() -> None:
     parser.add_argument("--families", default=",".join(FAMILIES), help="with commas between")
     parser.add_argument("--recipes", default=",".join(RECIPES), help="with commas between")
     parser.add_argument("--sentences", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=0, help="of training; 0: random weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures to this file, and go on from it")
     options = parser.parse_args()
     families, recipes = options.families.split(","), options.recipes.split(",")
     if unknown := set(families) - set(FAMILIES):
         parser.error(f"unknown families {', '.join(sorted(unknown))}; known are {', '.join(FAMILIES)}")
-    settings = {"sentences": options.sentences, "seed": options.seed}
+    settings = {"sentences": options.sentences, "seed": options.seed, "steps": options.steps}
     rows: list[dict[str, Any]] = []
     if options.json is not None and options.json.exists():
         earlier = json.loads(options.json.read_text())
@@ -302,13 +244,13 @@ def main() -> None:
             parser.error(f"{options.json} is of {earlier['settings']}: name another file")
         rows = earlier["rows"]
     done = {(row["family"], row["recipe"]) for row in rows}
-    sentences = random_sentences(options.sentences, options.seed)
+    sentences = (chain_sentences if options.steps else random_sentences)(options.sentences, options.seed)
     for family, recipe in ((family, recipe) for family in families for recipe in recipes):
         if (family, recipe) in done:
             continue
         print(f"{family} {recipe}", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder:
-            case = make_case(family, recipe, sentences, Path(folder) / "compiled")
+            case = make_case(family, recipe, sentences, Path(folder) / "compiled", options.steps)
             rows.append({"family": family, "recipe": recipe, **measure(case)})
         if options.json is not None:
             part = options.json.with_name(f".{options.json.name}.part")

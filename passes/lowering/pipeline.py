@@ -7,6 +7,7 @@ from tbt_compile.passes.lowering.check import CheckFused
 from tbt_compile.passes.lowering.clean_up import CleanUp
 from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.lowering.drop_transposes import DropTransposes
+from tbt_compile.passes.lowering.fuse_activation import FuseActivation
 from tbt_compile.passes.lowering.fuse_attention import FuseAttention
 from tbt_compile.passes.lowering.fuse_embedding import FuseEmbedding
 from tbt_compile.passes.lowering.fuse_heads import FuseHeads
@@ -25,6 +26,7 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
         [
             CleanUp(),
             FuseLinear(),
+            FuseActivation(),
             FuseEmbedding(),
             FuseAttention(),
             ShareHeads(),

@@ -6,6 +6,7 @@ is the compiled one. A step costs 0.5 to 2 ms more than in `CompiledModel.genera
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.compiled import CompiledModel
-from tbt_compile.runtime.generation import DecoderSession
+from tbt_compile.runtime.generation import DecoderSession, Scores
 
 
 class SessionCache(Cache):
@@ -26,11 +27,17 @@ class SessionCache(Cache):
     Attributes:
         session: the decoder at its present step.
         rows: how many sequences it decodes.
+
+    Args:
+        session: at its start.
+        rows: as above.
+        whole: makes the session's logits those of the whole vocabulary.
     """
 
-    def __init__(self, session: DecoderSession, rows: int) -> None:
+    def __init__(self, session: DecoderSession, rows: int, whole: Callable[[Scores], Scores]) -> None:
         super().__init__(layers=[])
         self.session = session
+        self._whole = whole
         self.rows = rows
         self._length = 0
 
@@ -44,7 +51,7 @@ class SessionCache(Cache):
             raise GenerationError(
                 f"decoder_input_ids has shape {list(tokens.shape)}: expected [{self.rows}, tokens]"
             )
-        logits = self.session.step(np.ascontiguousarray(tokens.numpy()))
+        logits = self._whole(self.session.step(np.ascontiguousarray(tokens.numpy())))
         self._length += tokens.shape[1]
         return torch.from_numpy(logits)[:, None]
 
@@ -223,7 +230,7 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
         if mask is None:
             mask = torch.ones(hidden.shape[:2], dtype=torch.int64)
         session = self.compiled.decoder_session(hidden.numpy(), mask.numpy().astype(np.int64))
-        return SessionCache(session, len(hidden))
+        return SessionCache(session, len(hidden), self.compiled.whole_logits)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

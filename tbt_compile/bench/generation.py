@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +37,7 @@ class Settings:
         batch: texts at a time.
         beams: of the search; 1 is greedy.
         repeats: measurements of each kind; figures are their medians.
+        shortlist: a second row for every recipe may write so many tokens only; 0: no such rows.
     """
 
     shape: str = "bart-base"
@@ -50,6 +51,7 @@ class Settings:
     lengths: str = "equal"
     repeats: int = 5
     target: str = "host"
+    shortlist: int = 0
 
     def check(self) -> None:
         """Raise a `TbtError` for anything that could not be measured, before the minutes of measuring."""
@@ -66,6 +68,8 @@ class Settings:
                     f"{name} {getattr(self, name)} is too long for shape {self.shape!r}, which has "
                     f"{shape.positions} positions"
                 )
+        if not 0 <= self.shortlist <= shape.vocab_size:
+            raise TbtError(f"shortlist must be from 0 to {shape.vocab_size}, not {self.shortlist}")
         if self.lengths not in LENGTHS:
             raise TbtError(f"unknown lengths {self.lengths!r}; known are {', '.join(LENGTHS)}")
         if self.lengths == "mixed" and self.batch == 1:
@@ -103,13 +107,14 @@ def run(settings: Settings, progress: Progress = lambda _text, _share: None) -> 
 
 def jobs_of(settings: Settings, folder: Path) -> list[Job]:
     """A job for every row, each with a place of its own in `folder`; a place that is there is used again."""
-    chosen = [(engine, "") for engine in ENGINES if engine != "tbt"] if settings.peers else []
-    chosen += [("tbt", recipe) for recipe in settings.recipes]
+    chosen = [(engine, "", 0) for engine in ENGINES if engine != "tbt"] if settings.peers else []
+    counts = [0, settings.shortlist] if settings.shortlist else [0]
+    chosen += [("tbt", recipe, count) for recipe in settings.recipes for count in counts]
     jobs = []
-    for index, (engine, recipe) in enumerate(chosen):
+    for index, (engine, recipe, count) in enumerate(chosen):
         place = folder / str(index)
         place.mkdir(exist_ok=True)
-        jobs.append(job_of(settings, engine, recipe, place))
+        jobs.append(replace(job_of(settings, engine, recipe, place), shortlist=count))
     return jobs
 
 

@@ -19,6 +19,7 @@ class Job:
         beams: of the search; 1 is greedy.
         mixed: whether the texts have different lengths.
         clock: whether the engine that can measures its kernels.
+        shortlist: tokens that the engine with recipes may write; 0 for the whole vocabulary.
     """
 
     engine: str
@@ -33,11 +34,13 @@ class Job:
     beams: int = 1
     mixed: bool = False
     clock: bool = False
+    shortlist: int = 0
 
     @property
     def name(self) -> str:
         """What the row is called."""
-        return f"{self.engine} {self.recipe}".strip()
+        limit = f" of {self.shortlist}" if self.shortlist else ""
+        return f"{self.engine} {self.recipe}{limit}".strip()
 
     def to_dict(self) -> dict[str, Any]:
         """A dict that JSON can hold; `Job(**d)` reads it back."""

@@ -37,6 +37,9 @@ def generate(
         str,
         typer.Option(help="equal, or mixed: random from a quarter of the source length to all of it."),
     ] = "equal",
+    shortlist: Annotated[
+        int, typer.Option(help="Add a row for every recipe that may write so many tokens only.")
+    ] = 0,
     repeats: Annotated[int, typer.Option(help="Measurements of each kind; figures are medians.")] = 5,
     target: Annotated[str, typer.Option(help="What to compile for; it has to run on this machine.")] = "host",
     profile: Annotated[
@@ -62,6 +65,8 @@ def generate(
 
         tbt bench generate --batch 8 --lengths mixed --beams 4
 
+        tbt bench generate --shortlist 8000
+
         tbt bench generate --profile --recipe 1-1-1
 
         tbt bench generate --rpc 192.168.1.9:9090 --key pi4 --target cortex-a72
@@ -82,6 +87,7 @@ def generate(
         batch=batch,
         beams=beams,
         lengths=lengths,
+        shortlist=shortlist,
         repeats=repeats,
         target=target,
     )

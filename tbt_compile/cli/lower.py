@@ -22,6 +22,10 @@ def lower(
     recipe: Annotated[
         str | None, typer.Option(help="Quantize a full-precision model on the spot, without training.")
     ] = None,
+    shortlist: Annotated[
+        Path | None,
+        typer.Option(help="File of texts, one a line: the model shall write their tokens alone."),
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Compile a model for a CPU: this machine's, another's, or several.
@@ -36,12 +40,14 @@ def lower(
 
         tbt lower trained --target cortex-a72 --output for-raspberry-pi-4
 
+        tbt lower trained --shortlist summaries.txt --output compiled
+
         tbt lower trained --target cortex-a72 --target cortex-a76 --output for-raspberry-pis
     """
     import time
 
     from tbt_compile import storage
-    from tbt_compile.cli.models import open_for_lowering, tokenizer_of
+    from tbt_compile.cli.models import open_for_lowering, tokenizer_of, tokens_of
     from tbt_compile.codegen.target import parse_targets
 
     specs = parse_targets(target)
@@ -52,12 +58,16 @@ def lower(
     with spinner(f"compiling for {cpus}"):
         import tbt_compile
 
-        compiled = tbt_compile.lower(model, target=specs)
-        compiled.save(output, tokenizer=tokenizer_of(source))
+        tokenizer = tokenizer_of(source)
+        tokens = None if shortlist is None else tokens_of(shortlist, tokenizer)
+        compiled = tbt_compile.lower(model, target=specs, shortlist=tokens)
+        compiled.save(output, tokenizer=tokenizer)
+    written = compiled.shortlist if isinstance(compiled, tbt_compile.CompiledModel) else None
     figures = {
         "output": str(output),
         "targets": [spec.as_dict() for spec in specs],
         "size_mib": storage.folder_bytes(output) / 2**20,
+        "tokens": None if written is None else len(written),
         **{f"{name}_mib": size / 2**20 for name, size in compiled.sizes().items()},
         "seconds": time.perf_counter() - start,
     }
@@ -68,4 +78,6 @@ def lower(
         if len(specs) > 1:
             shared, weights = figures["shared_mib"], figures["weights_mib"]
             text += f"; {shared:.1f} of {weights:.1f} MiB of tensors serve every CPU"
+        if figures["tokens"] is not None:
+            text += f"; writes {figures['tokens']} tokens"
         out.print(text, highlight=False, soft_wrap=True)

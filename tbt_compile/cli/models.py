@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tbt_compile import storage
-from tbt_compile.errors import FormatError, RecipeError
+from tbt_compile.errors import DataError, FormatError, RecipeError
 
 
 def stage_of(folder: Path) -> str:
@@ -91,6 +91,24 @@ def tokenizer_of(source: Path) -> Any | None:
     from tbt_compile.tokenization import load_tokenizer
 
     return load_tokenizer(source)
+
+
+def tokens_of(texts: Path, tokenizer: Any | None) -> list[int]:
+    """Ids of the tokens that the lines of a file are made of.
+
+    Raises:
+        DataError: the file cannot be read or is empty.
+        FormatError: there is no tokenizer.
+    """
+    if tokenizer is None:
+        raise FormatError(f"the tokens of {texts} cannot be told: the model's folder has no tokenizer.json")
+    try:
+        lines = texts.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{texts} cannot be read ({error}): expected a text file in UTF-8") from error
+    if not any(line.strip() for line in lines):
+        raise DataError(f"{texts} is empty: expected texts, one a line, such as the model shall write")
+    return sorted({token for ids in tokenizer(lines).input_ids for token in ids})
 
 
 def longest_source(model: Any, otherwise: int = 512) -> int:

@@ -16,7 +16,7 @@ _DATA, _TRAINING = "Data", "Training"
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or figure2.")],
+    table: Annotated[str, typer.Argument(help="table1, table2, table3, table4, figure2 or defaults.")],
     output: Annotated[Path, typer.Option("--out", "-o", help="Folder for models, rows, tables and figures.")],
     data: Annotated[
         str | None,
@@ -42,6 +42,9 @@ def reproduce(
     config: Annotated[
         str, typer.Option(help="tiny, small or base, trained here; or a model's name or folder.")
     ] = "tiny",
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Tokens of a model that is trained from nothing.  [default: 8000]")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Of the students, with commas.")] = "1",
     rows: Annotated[str | None, typer.Option(help="Only these rows, with commas: tbt-2-2-2,twn-*")] = None,
     steps: Annotated[
@@ -63,17 +66,20 @@ def reproduce(
     resume: Annotated[bool, typer.Option(help="Go on with what is in the folder.")] = True,
     json_path: JsonOption = None,
 ) -> None:
-    """Make a table or figure of the paper again, on your data.
+    """Make a table or figure of the paper again, on your data; or see what each default of TBT is worth.
 
     A full-precision teacher is trained once, then every method of the table, each with every seed. Each row
     is written to rows/ as soon as it is done, and the table with it. Stop the command at any time: the same
-    command goes on, and ends with the same numbers. Tables in one folder share their rows.
+    command goes on, and ends with the same numbers. Tables in one folder share their rows, and a table shows
+    all that were made with the same settings, whatever --rows asks for.
 
     Several processes: *torchrun --nproc-per-node 2 -m tbt_compile reproduce ...*
 
     Examples:
 
         tbt reproduce table3 --data DEMO --out results
+
+        tbt reproduce defaults --data DEMO --rows "*-1-1-1" --out results
 
         tbt reproduce table1 --data my-data --config my-bart --teacher-steps 0 --seeds 1,2,3 --out results
 
@@ -90,6 +96,7 @@ def reproduce(
         data=data,
         dataset=dataset,
         config=config,
+        vocab_size=vocab_size,
         seeds=_numbers(seeds),
         rows=None if rows is None else tuple(rows.split(",")),
         steps=steps,

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import tbt_compile
 from tbt_compile.data import PairCollator, PairDataset
 from tbt_compile.evaluation.generation import Progress
+from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import Experiment
-from tbt_compile.reproduce.paper import paper_table
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows
 from tbt_compile.reproduce.rows import read_row
 from tbt_compile.reproduce.task import Task, open_task
@@ -46,7 +46,7 @@ def estimate(experiment: Experiment, progress: Progress | None = None) -> list[P
     Raises:
         ReproduceError, MethodError, DataError: as `reproduce`.
     """
-    planned = plan_rows(paper_table(experiment.table), experiment.seeds, experiment.rows)
+    planned = plan_rows(find_table(experiment.table), experiment.seeds, experiment.rows)
     task = open_task(experiment)
     model, tokenizer = open_model(experiment, task)
     timer = _Timer(model, _batches(task, tokenizer, experiment.teacher_training.batch_size))

@@ -13,6 +13,7 @@ DEMO = "DEMO"
 """Stands for the text that the project makes up itself."""
 _SMALL = ("tiny", "small")
 SMALL_LEARNING_RATE = 2e-3
+VOCAB_SIZE = 8000
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Experiment:
         config: "tiny", "small" or "base" to train a model from nothing, or the name or folder of one.
         seeds: of the students. There is one teacher, of `teacher_seed`.
         rows: patterns such as "tbt-*" of the rows to make; None: all.
-        steps, teacher_steps: of training; None: twenty epochs, as in the paper, and 250 and 700 for `DEMO`.
+        steps, teacher_steps: of training; None: twenty epochs, as in the paper, and 500 and 700 for `DEMO`.
             A `teacher_steps` of 0 takes the model of `config` as it is.
         batch_size: over all processes; None: 128, as in the paper, or 64 with `data`.
         learning_rate, teacher_learning_rate: peaks; None: 2e-3 for tiny and small, else the paper's 5e-4.
             Students with 8-bit activations get half, as in the paper.
+        vocab_size: of the tokenizer that is made for a `config` trained from nothing; None: 8000. `DEMO` has
+            one token per word.
         metric: "rouge" or "bleu", for the columns of the table; both are measured.
         test_sentences: the first so many pairs of the test split are scored; None: all.
         num_beams: of generation; None: the paper's for its data sets, else 1.
@@ -49,7 +52,7 @@ class Experiment:
     learning_rate: float | None = None
     teacher_learning_rate: float | None = None
     teacher_seed: int = 1
-    vocab_size: int = 8000
+    vocab_size: int | None = None
     max_source_length: int | None = None
     max_target_length: int | None = None
     metric: str | None = None
@@ -71,6 +74,14 @@ class Experiment:
                 f"--teacher-steps 0 with --config {self.config}: a model that is trained from nothing needs "
                 "steps; give the folder of a fine-tuned one as --config"
             )
+        if self.vocab_size is not None and (self.is_demo or self.config not in MODEL_SIZES):
+            raise ReproduceError(
+                f"--vocab-size {self.vocab_size}: {DEMO if self.is_demo else self.config} has a tokenizer of "
+                f"its own; leave the option out, or train one of {', '.join(MODEL_SIZES)} on a folder"
+            )
+
+        # Faulty settings of students are to be noticed before the teacher is trained.
+        self.student_training("2-2-2", 0)
 
     @property
     def is_demo(self) -> bool:
@@ -81,12 +92,13 @@ class Experiment:
     def teacher_training(self) -> TrainSettings:
         """Settings of the full-precision model."""
         steps = self.teacher_steps or (700 if self.is_demo else None)
-        settings = self._settings(steps, self.teacher_learning_rate or self.learning_rate)
+        own = self.teacher_learning_rate
+        settings = self._settings(steps, self.learning_rate if own is None else own)
         return replace(settings, seed=self.teacher_seed)
 
     def student_training(self, notation: str, seed: int) -> TrainSettings:
         """Settings of a student; with 8-bit activations the learning rate is halved."""
-        steps = self.steps or (250 if self.is_demo else None)
+        steps = self.steps or (500 if self.is_demo else None)
         settings = replace(self._settings(steps, self.learning_rate), seed=seed)
         if notation.endswith("-8"):
             settings = replace(settings, learning_rate=settings.learning_rate / 2)
@@ -98,6 +110,6 @@ class Experiment:
             epochs=paper_data.EPOCHS,
             steps=steps,
             batch_size=self.batch_size or (64 if self.dataset is None else paper_data.BATCH_SIZE),
-            learning_rate=learning_rate or usual,
+            learning_rate=usual if learning_rate is None else learning_rate,
             save_every=self.save_every,
         )

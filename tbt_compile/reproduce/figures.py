@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.preparation import load_prepared
 from tbt_compile.reproduce import plots
+from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.entropy import layer_entropies
 from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.histograms import layer_histograms
-from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperTable, paper_table
+from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperTable
 from tbt_compile.reproduce.plan import choose_rows
 from tbt_compile.reproduce.rows import Row
 from tbt_compile.reproduce.summary import SCORES, retention_of, rows_of
@@ -26,12 +27,14 @@ from tbt_compile.training.record import write_json
 def retention(
     experiment: Experiment, table: PaperTable, task: Task, rows: dict[str, Row]
 ) -> tuple[Path, ...]:
-    """Bars of each row's share of its teacher's score, measured and in the paper.
+    """Bars of each row's share of its teacher's score, measured and in the paper; none before a row is done.
 
     Raises:
         ReproduceError: matplotlib is not installed.
     """
     done = [row for row in table.students if rows_of(row, rows)]
+    if not done:
+        return ()
     name = SCORES["length" if table.columns == ("length",) else task.metric][0]
     measured = [retention_of(rows_of(row, rows), rows[TEACHER], name) for row in done]
     series: dict[str, list[float | None]] = {task.name: [None if s is None else s.mean for s in measured]}
@@ -53,7 +56,7 @@ def make(
     Raises:
         ReproduceError: matplotlib is not installed, or the model has no attention in its decoder.
     """
-    table = paper_table(experiment.table)
+    table = find_table(experiment.table)
     shown: dict[str, Any] = {}
     entropies: dict[str, dict[str, float]] = {}
     for row in choose_rows(table, experiment.rows):

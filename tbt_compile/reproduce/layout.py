@@ -19,8 +19,18 @@ def kind_of(table: PaperTable, task: Task) -> str:
     return "length" if table.columns == ("length",) else task.metric
 
 
-def table_text(experiment: Experiment, table: PaperTable, task: Task, rows: dict[str, Row]) -> str:
-    """The whole file: title, conditions, table, notes."""
+def table_text(
+    experiment: Experiment,
+    table: PaperTable,
+    task: Task,
+    rows: dict[str, Row],
+    missing: Sequence[str] = (),
+) -> str:
+    """The whole file: title, conditions, table, notes.
+
+    Args:
+        rows: figures by key, the teacher's under "teacher". missing: keys that are still to come.
+    """
     kind = kind_of(table, task)
     compared = [task.data_set] if task.data_set in table.data_sets else list(table.data_sets)
     with_cost = table.size_unit is not None
@@ -31,7 +41,7 @@ def table_text(experiment: Experiment, table: PaperTable, task: Task, rows: dict
         f"# {table.title}",
         _conditions(experiment, task, rows),
         "\n".join(lines),
-        _notes(table, kind, rows),
+        _notes(table, kind, rows, missing),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -104,8 +114,9 @@ def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str
     lines = [
         f"Data: {task.name} ({teacher['asked']['task']['train']}; test: {teacher['asked']['task']['test']}). "
         f"Model: {experiment.config}, {teacher['parameters'] / 1e6:.2f} M parameters.",
-        f"Teacher: {_steps([teacher])}. Students: {_steps(students)}, "
-        f"batch {experiment.teacher_training.batch_size}, seeds {_list(seeds)}; "
+        f"Teacher: {_steps([teacher])}. "
+        f"Students: {f'{_steps(students)}, seeds {_list(seeds)}' if students else 'none yet'}. "
+        f"Batch {experiment.teacher_training.batch_size}; "
         f"search with {task.num_beams} beam{'s' if task.num_beams > 1 else ''}, "
         f"at most {task.max_target_length} tokens.",
         f"Machine: {_list(_seen(rows, 'cpu'))}, device {_list(_seen(rows, 'device'))}, "
@@ -134,8 +145,12 @@ def _list(values: Iterable[object]) -> str:
     return ", ".join(map(str, values)) or "none"
 
 
-def _notes(table: PaperTable, kind: str, rows: dict[str, Row]) -> str:
-    notes = [f"Paper: {source()}; its models are BART-base and mBART-large, fine-tuned from pretrained ones."]
+def _notes(table: PaperTable, kind: str, rows: dict[str, Row], missing: Sequence[str]) -> str:
+    notes = []
+    if table.data_sets:
+        notes.append(
+            f"Paper: {source()}; its models are BART-base and mBART-large, fine-tuned from pretrained ones."
+        )
     signature = rows[TEACHER]["scores"]["bleu_signature"]
     if kind == "rouge":
         floors = rows[TEACHER]["floors"]
@@ -154,8 +169,22 @@ def _notes(table: PaperTable, kind: str, rows: dict[str, Row]) -> str:
         )
     if any(not rows_of(row, rows) for row in table.rows):
         notes.append(f"{_NOTHING}: not run.")
-    notes.append("± is the standard deviation over seeds.")
-    return "\n".join(notes)
+    if missing:
+        notes.append(f"Still to be trained: {', '.join(missing)}.")
+    return "\n".join([*notes, *_note_on_seeds(table, rows)])
+
+
+def _note_on_seeds(table: PaperTable, rows: dict[str, Row]) -> list[str]:
+    """What ± means, where there is one, and which rows have fewer seeds than the others."""
+    seeds = {
+        row.name: sorted(found["asked"]["seed"] for found in rows_of(row, rows)) for row in table.students
+    }
+    most = max(map(len, seeds.values()))
+    if most < 2:
+        return []
+    fewer = [f"{name} ({_list(own)})" for name, own in seeds.items() if 0 < len(own) < most]
+    notes = ["± is the standard deviation over seeds."]
+    return [*notes, f"Fewer seeds: {', '.join(fewer)}."] if fewer else notes
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from tbt_compile.errors import MethodError, ReproduceError
+from tbt_compile.reproduce.defaults import find_method
 from tbt_compile.reproduce.paper import PaperRow, PaperTable
-from tbt_compile.training.methods import get_method
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def plan_rows(
         raise ReproduceError("no seeds: give at least one")
     rows = choose_rows(table, chosen)
     for row in rows:
-        notations = get_method(row.method).notations
+        notations = find_method(row.method).notations
         if row.notation not in notations:
             raise MethodError(
                 f"method {row.method!r} does not support {row.notation!r}: expected one of "

@@ -33,6 +33,12 @@ def read_row(output: Path, key: str) -> Row | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def same_row(output: Path, key: str, asked: dict[str, Any]) -> Row | None:
+    """The figures of a row, if they are there and were asked for in the same way."""
+    known = read_row(output, key)
+    return known if known is not None and known["asked"] == json.loads(json.dumps(asked)) else None
+
+
 def make_row(
     output: Path, key: str, asked: dict[str, Any], resume: bool, measure: Callable[[], dict[str, Any]]
 ) -> Row:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.reproduce import figures, plots
 from tbt_compile.reproduce.cost import relative_flops
+from tbt_compile.reproduce.defaults import find_method, find_table
 from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.layout import table_text
-from tbt_compile.reproduce.paper import TEACHER, PaperTable, paper_table
+from tbt_compile.reproduce.paper import TEACHER, PaperTable
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows
-from tbt_compile.reproduce.rows import Row, make_row, scores
+from tbt_compile.reproduce.rows import Row, make_row, same_row, scores
 from tbt_compile.reproduce.size import float_mib, size_mib
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import make_teacher
 from tbt_compile.training import processes
-from tbt_compile.training.methods import get_method
 from tbt_compile.training.record import read_record
 from tbt_compile.training.stages import fingerprint
 
@@ -39,7 +41,9 @@ class Report:
 def reproduce(experiment: Experiment, progress: Progress | None = None) -> Report:
     """Make a table or figure, taking up whatever an earlier call left in the output folder.
 
-    Under `torchrun` several processes train together. The table is written anew after every row.
+    The table is written when the teacher is done and anew after every row. It shows all rows of the folder
+    that have the same data, teacher and settings, also those that were not asked for this time, and names
+    those that are still to be trained. Under `torchrun` several processes train together.
 
     Raises:
         ReproduceError, MethodError, DataError, TrainingError: what is asked for cannot be made; the message
@@ -47,33 +51,39 @@ def reproduce(experiment: Experiment, progress: Progress | None = None) -> Repor
     """
     processes.start()
     plots.require_matplotlib()  # rather now than after hours of training
-    table = paper_table(experiment.table)
+    table = find_table(experiment.table)
     planned = plan_rows(table, experiment.seeds, experiment.rows)
     steps = _Steps(progress if processes.is_first() else None, len(planned) + 1)
     if processes.is_first():
         experiment.output.mkdir(parents=True, exist_ok=True)
     task = open_task(experiment)
-    teacher, tokenizer = make_teacher(experiment, task, steps.report)
-    rows = {TEACHER: _teacher_row(experiment, task, teacher, tokenizer, steps)}
-    files: tuple[Path, ...] = ()
+    work = _Work(experiment, task, *make_teacher(experiment, task, steps.report), steps)
+    rows = {TEACHER: work.teacher_row()}
+    shown = {**rows, **work.known_rows(plan_rows(table, experiment.seeds))}
+    files = write_table(experiment, table, task, shown, planned)
     for row in planned:
         steps.next()
-        rows[row.key] = _student_row(experiment, task, row, teacher, tokenizer, steps)
-        if processes.is_first() and table.columns:
-            files = write_table(experiment, table, task, rows)
+        rows[row.key] = shown[row.key] = work.student_row(row)
+        files = write_table(experiment, table, task, shown, planned)
     if processes.is_first() and not table.columns:
-        files = figures.make(experiment, task, tokenizer, steps.report)
+        files = figures.make(experiment, task, work.tokenizer, steps.report)
     processes.wait()
     return Report(rows, files)
 
 
 def write_table(
-    experiment: Experiment, table: PaperTable, task: Task, rows: dict[str, Row]
+    experiment: Experiment, table: PaperTable, task: Task, rows: dict[str, Row], planned: Sequence[PlannedRow]
 ) -> tuple[Path, ...]:
-    """Write the table of the rows that there are as Markdown, and their retention as a plot."""
+    """Write the table of the rows that there are as Markdown, and their retention as a plot.
+
+    Nothing is written for a figure, or by other processes than the first.
+    """
+    if not processes.is_first() or not table.columns:
+        return ()
+    missing = [row.key for row in planned if row.key not in rows]
     text = experiment.output / f"{table.name}.md"
     draft = text.with_suffix(".md.part")
-    draft.write_text(table_text(experiment, table, task, rows), encoding="utf-8")
+    draft.write_text(table_text(experiment, table, task, rows, missing), encoding="utf-8")
     draft.replace(text)
     return (text, *figures.retention(experiment, table, task, rows))
 
@@ -92,85 +102,96 @@ class _Steps:
         self.done += 1
 
 
-def _teacher_row(
-    experiment: Experiment,
-    task: Task,
-    teacher: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    steps: _Steps,
-) -> Row:
-    trained = experiment.teacher_steps != 0
-    asked = {
-        "method": TEACHER,
-        "notation": FULL_PRECISION,
-        "seed": experiment.teacher_seed,
-        "config": experiment.config,
-        "training": experiment.teacher_training.to_dict() if trained else None,
-        "task": task.description,
-        "teacher": fingerprint(teacher),
-    }
+@dataclass(frozen=True)
+class _Work:
+    """What the rows of a table have in common: the teacher, its tokenizer, the data."""
 
-    def measure() -> dict[str, Any]:
+    experiment: Experiment
+    task: Task
+    teacher: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    steps: _Steps
+
+    @cached_property
+    def common(self) -> dict[str, Any]:
+        """What every row depends on."""
         return {
-            "parameters": sum(parameter.numel() for parameter in teacher.parameters()),
-            "outcome": read_record(experiment.output / "teacher").get("outcome"),
-            "scores": scores(teacher, tokenizer, task, steps.report, "teacher"),
-            "floors": task.floors,
-            "size_mib": float_mib(teacher),
-            "relative_flops": 1.0,
+            "config": self.experiment.config,
+            "task": self.task.description,
+            "teacher": fingerprint(self.teacher),
         }
 
-    return make_row(experiment.output, TEACHER, asked, experiment.resume, measure)
-
-
-def _student_row(
-    experiment: Experiment,
-    task: Task,
-    row: PlannedRow,
-    teacher: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    steps: _Steps,
-) -> Row:
-    method = get_method(row.method)
-    training = experiment.student_training(row.notation, row.seed)
-    asked = {
-        "method": row.method,
-        "notation": row.notation,
-        "seed": row.seed,
-        "config": experiment.config,
-        "training": training.to_dict(),
-        "task": task.description,
-        "teacher": fingerprint(teacher),
-    }
-    title = f"{method.title} {row.notation} seed {row.seed}"
-
-    def measure() -> dict[str, Any]:
-        folder = student_folder(experiment, row)
-        student = method.train_student(
-            copy.deepcopy(teacher.cpu()),  # a method may change how it computes attention
-            row.notation,
-            task.data.train,
-            tokenizer,
-            folder,
-            max_source_length=task.max_source_length,
-            max_target_length=task.max_target_length,
-            settings=training,
-            resume=experiment.resume,
-            progress=steps.report,
-            title=title,
+    def asked(self, row: PlannedRow) -> dict[str, Any]:
+        """Everything that the figures of a student depend on, but the code."""
+        training = self.experiment.student_training(row.notation, row.seed).to_dict()
+        return {"method": row.method, "notation": row.notation, "seed": row.seed, "training": training} | (
+            self.common
         )
-        record = read_record(folder)
-        return {
-            "title": method.title,
-            "citation": method.citation,
-            "recipe": record.get("asked", {}).get("recipe"),
-            "outcome": record.get("outcome"),
-            "scores": scores(student, tokenizer, task, steps.report, title),
-            "size_mib": size_mib(student),
-            "relative_flops": relative_flops(teacher, student, *mean_lengths(task, tokenizer)),
+
+    def known_rows(self, planned: Sequence[PlannedRow]) -> dict[str, Row]:
+        """Those of the students that an earlier call has measured in this way."""
+        if not self.experiment.resume:
+            return {}
+        found = {row.key: same_row(self.experiment.output, row.key, self.asked(row)) for row in planned}
+        return {key: row for key, row in found.items() if row is not None}
+
+    def teacher_row(self) -> Row:
+        """The scores of the full-precision model, and of doing without one."""
+        trained = self.experiment.teacher_steps != 0
+        asked = {
+            "method": TEACHER,
+            "notation": FULL_PRECISION,
+            "seed": self.experiment.teacher_seed,
+            "training": self.experiment.teacher_training.to_dict() if trained else None,
+            **self.common,
         }
 
-    return make_row(experiment.output, row.key, asked, experiment.resume, measure)
+        def measure() -> dict[str, Any]:
+            return {
+                "parameters": sum(parameter.numel() for parameter in self.teacher.parameters()),
+                "outcome": read_record(self.experiment.output / "teacher").get("outcome"),
+                "scores": scores(self.teacher, self.tokenizer, self.task, self.steps.report, "teacher"),
+                "floors": self.task.floors,
+                "size_mib": float_mib(self.teacher),
+                "relative_flops": 1.0,
+            }
+
+        return make_row(self.experiment.output, TEACHER, asked, self.experiment.resume, measure)
+
+    def student_row(self, row: PlannedRow) -> Row:
+        """Train a student, or take it up, and measure it."""
+        asked, method, task = self.asked(row), find_method(row.method), self.task
+        title = f"{method.title} {row.notation} seed {row.seed}"
+
+        def measure() -> dict[str, Any]:
+            folder = student_folder(self.experiment, row)
+            student = method.train_student(
+                copy.deepcopy(self.teacher.cpu()),  # a method may change how it computes attention
+                row.notation,
+                task.data.train,
+                self.tokenizer,
+                folder,
+                max_source_length=task.max_source_length,
+                max_target_length=task.max_target_length,
+                settings=self.experiment.student_training(row.notation, row.seed),
+                resume=self.experiment.resume,
+                progress=self.steps.report,
+                title=title,
+            )
+            record = read_record(folder)
+            trained = record.get("asked", {})
+            return {
+                "title": method.title,
+                "citation": method.citation,
+                "recipe": trained.get("recipe"),
+                "loss": {name: trained[name] for name in ("weights", "terms", "layers") if name in trained},
+                "outcome": record.get("outcome"),
+                "scores": scores(student, self.tokenizer, task, self.steps.report, title),
+                "size_mib": size_mib(student),
+                "relative_flops": relative_flops(self.teacher, student, *mean_lengths(task, self.tokenizer)),
+            }
+
+        return make_row(self.experiment.output, row.key, asked, self.experiment.resume, measure)
 
 
 def student_folder(experiment: Experiment, row: PlannedRow) -> Path:

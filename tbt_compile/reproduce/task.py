@@ -13,8 +13,8 @@ from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, build_ta
 from tbt_compile.errors import DataError
 from tbt_compile.evaluation import constant_floor, lead_copy_floor
 from tbt_compile.reproduce import paper_data
+from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import DEMO, Experiment
-from tbt_compile.reproduce.paper import paper_table
 from tbt_compile.training import processes
 
 DEMO_ITEMS = (40_000, 500)
@@ -72,7 +72,7 @@ def open_task(experiment: Experiment) -> Task:
     Raises:
         DataError: it cannot be read or fetched, or has nothing to test on.
     """
-    metric = experiment.metric or ("bleu" if paper_table(experiment.table).columns == ("BLEU",) else "rouge")
+    metric = experiment.metric or ("bleu" if find_table(experiment.table).columns == ("BLEU",) else "rouge")
     if experiment.dataset is not None:
         known = paper_data.find_paper_data(experiment.dataset)
         with processes.first():

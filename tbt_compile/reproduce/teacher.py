@@ -6,12 +6,14 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from tbt_compile.data import digest
 from tbt_compile.errors import ReproduceError
 from tbt_compile.evaluation.generation import Progress
-from tbt_compile.reproduce.experiment import Experiment
+from tbt_compile.reproduce.experiment import VOCAB_SIZE, Experiment
 from tbt_compile.reproduce.task import Task
 from tbt_compile.tokenization import load_tokenizer, train_bpe_tokenizer
 from tbt_compile.training import MODEL_SIZES, new_model, processes, train_teacher
+from tbt_compile.training.record import TrainingRecord
 from tbt_compile.training.stages import load_teacher
 
 
@@ -63,9 +65,15 @@ def make_teacher(
 
 
 def _own_tokenizer(experiment: Experiment, task: Task) -> PreTrainedTokenizerBase:
+    """The demo's, made with its text; else one that is trained on the texts, or was by an earlier call."""
     folder = experiment.output / "tokenizer"
-    if not (folder / "tokenizer.json").is_file():
-        train_bpe_tokenizer(task.data.texts(), experiment.vocab_size).save_pretrained(folder)
+    if not experiment.is_demo:
+        size = experiment.vocab_size or VOCAB_SIZE
+        record = TrainingRecord(folder, {"vocab_size": size, "data": digest(task.data.train)})
+        if record.open(experiment.resume) is None:
+            tokenizer = train_bpe_tokenizer(task.data.texts(), size)
+            tokenizer.save_pretrained(folder)
+            record.finish({"tokens": len(tokenizer)})
     return load_tokenizer(folder)
 
 

@@ -24,6 +24,7 @@ from tbt_compile.runtime.generation import (
     decoder_prompt,
     search,
 )
+from tbt_compile.runtime.generation.shortlist import Search
 
 BATCH_SIZE = 32
 BATCH_TOKENS = 4096
@@ -115,6 +116,7 @@ def run_batches(
     num_workers: int,
     progress: Progress | None = None,
     prompts: bool = False,
+    search: Search = search,
 ) -> list[Tokens]:
     """Generate for every row; see `CompiledModel.generate_many`.
 
@@ -125,6 +127,7 @@ def run_batches(
         open_session: makes a session from ids and mask, int64 [B, S], in any thread.
         rows: int64 [S] each.
         prompts: whether the rows are what the output begins with, as for a decoder-only model.
+        search: how, with the arguments of `generation.search`.
 
     Raises:
         GenerationError: a setting does not fit.

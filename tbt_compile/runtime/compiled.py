@@ -14,11 +14,22 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime import workers
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Progress, run_batches
 from tbt_compile.runtime.builds import Build
-from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, Tokens, decoder_prompt, search
+from tbt_compile.runtime.generation import (
+    DecoderSession,
+    GenerationSettings,
+    Scores,
+    Tokens,
+    decoder_prompt,
+    search,
+)
+from tbt_compile.runtime.generation.shortlist import Shortlist
 from tbt_compile.runtime.generation.validation import count
 from tbt_compile.runtime.library import Array, CompiledLibrary
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.sources import checked_batch, checked_sources
+
+SHORTLIST = "shortlist"
+"""The tensor that holds a model's shortlist, if it has one."""
 
 
 class CompiledModel(CompiledLibrary):
@@ -39,9 +50,15 @@ class CompiledModel(CompiledLibrary):
     ) -> None:
         super().__init__(builds, description, tensors, num_threads)
         self._settings = GenerationSettings.from_dict(description["generation"])
+        self._shortlist = Shortlist(tensors[SHORTLIST]) if SHORTLIST in tensors else None
         self._limits = DecoderLimits(
             description["layers"], description["vocabulary"], description["max_positions"]
         )
+
+    @property
+    def shortlist(self) -> Tokens | None:
+        """The only tokens that the model can write, int64 [n] ascending; None: the whole vocabulary."""
+        return None if self._shortlist is None else self._shortlist.ids
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -92,7 +109,7 @@ class CompiledModel(CompiledLibrary):
                 f"decoder_input_ids: {self.description['class']} has no encoder, and its prompt is input_ids"
             )
         return workers.run(
-            lambda: search(
+            lambda: self._search(
                 self._open(ids, mask),
                 chosen,
                 prompt,
@@ -151,6 +168,7 @@ class CompiledModel(CompiledLibrary):
             num_workers=num_workers,
             progress=progress,
             prompts=not self.is_encoder_decoder,
+            search=self._search,
         )
 
     def session(
@@ -158,10 +176,18 @@ class CompiledModel(CompiledLibrary):
     ) -> DecoderSession:
         """Encode a batch and return a `DecoderSession`, for a search of one's own.
 
+        The logits of a model with a `shortlist` are those of its tokens alone, in that order.
+
         The first step takes the start tokens; that of a decoder-only model takes `input_ids` again. Arguments
         and errors are those of `generate`.
         """
         return self._open(*self._checked(input_ids, attention_mask))
+
+    def whole_logits(self, logits: Scores) -> Scores:
+        """Logits of a session's step, [rows, n], as those of the whole vocabulary, [rows, V]."""
+        if self._shortlist is None:
+            return logits
+        return self._shortlist.expand(logits, self.description["vocabulary"])
 
     def encode(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
@@ -202,6 +228,15 @@ class CompiledModel(CompiledLibrary):
     def _need_encoder(self, method: str) -> None:
         if not self.is_encoder_decoder:
             raise GenerationError(f"{method}: {self.description['class']} has no encoder; use session")
+
+    def _search(self, *arguments: Any, **options: Any) -> Tokens:
+        """`generation.search` with what this model has for it."""
+        from tbt_compile.runtime.vocabulary import CompiledVocabulary
+
+        options["vocabulary"] = CompiledVocabulary(self._ready())
+        if self._shortlist is None:
+            return search(*arguments, **options)
+        return self._shortlist.search(search, *arguments, **options)
 
     def _open(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> DecoderSession:
         if self.is_encoder_decoder:

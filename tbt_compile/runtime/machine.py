@@ -40,21 +40,25 @@ class Machine:
         tensors: dict[str, Array],
         steps: dict[str, list[str]],
     ) -> None:
-        module = load_library(library)
+        self._library = load_library(library)
         self._tensors = tensors  # kept: functions know their addresses
         self.times = {name: aligned_empty((len(names),), np.int64) for name, names in steps.items()}
         for array in self.times.values():
             array[:] = 0
         self._functions = {
             name: _Function(
-                module[name],
-                module[shapes_of(name)],
+                self._library[name],
+                self._library[shapes_of(name)],
                 _places([tensors[parameter] for parameter in parameters]),
                 [(np.dtype(dtype), int(rank)) for dtype, rank in outputs[name]],
                 [shared_tensor(self.times[name])] if name in steps else [],
             )
             for name, parameters in functions.items()
         }
+
+    def function(self, name: str) -> Any:
+        """A function of the library besides the units, called with tensors alone."""
+        return self._library[name]
 
     def call(self, name: str, *inputs: Tensor) -> list[Tensor]:
         """Run one function; returns its outputs, which are new tensors."""

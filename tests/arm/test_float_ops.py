@@ -16,6 +16,7 @@ from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels import float_math
 from tbt_compile.codegen.kernels.float_ops import ActivationSpec, NormSpec, activation, layer_norm, rms_norm
 from tbt_compile.codegen.kernels.softmax import SoftmaxSpec, softmax
+from tbt_compile.codegen.kernels.vocabulary import best
 from tbt_compile.codegen.target import parse_target
 
 LEAST = np.finfo(np.float32).min
@@ -36,6 +37,7 @@ def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
         yield layer_norm, NormSpec(d, 1e-5, isa, residual=True)
         yield rms_norm, NormSpec(d, 1e-6, isa)
     yield softmax, SoftmaxSpec(isa)
+    yield best, isa
     yield softmax, SoftmaxSpec(isa, scale=0.125, mask=True)
     for function in (*FUNCTIONS, "exp"):
         yield activation, ActivationSpec(function, LINE, isa)
@@ -115,3 +117,12 @@ def test_softmax_scales_and_masks(kernels: Kernels, mask_rows: int) -> None:
     y = kernels.call(softmax, spec, [x, mask], x.shape, np.float32)
     expected = torch.softmax(torch.from_numpy(x * np.float32(0.125) + mask).double(), -1).numpy()
     np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_best_continuations(kernels: Kernels) -> None:
+    log_probs = -np.random.default_rng(6).integers(0, 40, (2, 3, LINE)).astype(np.float32)
+    beam_scores = np.float32([[0, -1, -2], [0, -1e9, -1e9]])
+    totals = (log_probs + beam_scores[:, :, None]).reshape(2, -1)
+    scores = np.zeros((2, 7), np.float32)
+    places = kernels.call(best, kernels.isa, [log_probs, beam_scores, scores], (2, 7), np.int64)
+    np.testing.assert_array_equal(places, np.argsort(-totals, axis=1, kind="stable")[:, :7])

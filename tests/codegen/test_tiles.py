@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,16 @@ def test_the_packaged_file_is_one_of_tiles() -> None:
             assert set(entry["measured"]) == {"cpu", "shape", "us"}
 
 
+def covering(choices: Sequence[Tile]) -> list[Tile]:
+    """Some of the tiles, with every number of rows and every number of vectors among them."""
+    kept: list[Tile] = []
+    for choice in choices:
+        known = {tile.rows for tile in kept}, {tile.vectors for tile in kept}
+        if choice.rows not in known[0] or choice.vectors not in known[1]:
+            kept.append(choice)
+    return kept
+
+
 @pytest.mark.parametrize(
     ("cpu", "kernel"),
     [
@@ -76,7 +87,7 @@ def test_the_packaged_file_is_one_of_tiles() -> None:
     ],
 )
 def test_no_tile_changes_a_result(cpu: str, kernel: str) -> None:
-    """Every tile that the tuner may choose, on sizes that leave rests everywhere."""
+    """Tiles of every size that the tuner may choose, with sums that leave rests everywhere."""
     n, k, rows = 75, 130, 15
     isa = isa_of(cpu)
     asked = [question for question in tuner.questions(isa) if question.kernel == kernel]
@@ -89,7 +100,7 @@ def test_no_tile_changes_a_result(cpu: str, kernel: str) -> None:
         count = 7 if question.rows == 1 else rows
         spec = LinearSpec(n, k, activation, weight, True, False, isa)
         stored = stored_weight(table, spec)
-        for choice in question.tiles:
+        for choice in covering(question.tiles):
             with tiles.use(question.kernel, choice):
                 run = build(linear(spec), cpu)["kernel"]
             y = call(run, [x[:count], scalar(0.5), stored, scale], (count, n), np.float32)

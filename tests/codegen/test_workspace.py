@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kernel_tools import build, runnable
+
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.tvm_api import STACK_BYTES, IRBuilder, T, structural_equal
 from tbt_compile.codegen.workspace import Workspace, bytes_of
@@ -42,3 +44,19 @@ def test_sizes_known_at_run_time() -> None:
 def test_a_small_workspace_does_not_end_up_on_the_stack() -> None:
     assert constant(Workspace({1: T.int64(64)}, [[1]]).size) == STACK_BYTES
     assert constant(Workspace({}, [[7]]).size) == STACK_BYTES
+
+
+def test_small_scratch_is_on_the_stack_however_much_of_it_is_used() -> None:
+    def body() -> None:
+        rows = emit.symbol("rows")
+        x, y = emit.argument("x", (rows,), "float32"), emit.argument("y", (rows,), "float32")
+        few = emit.scratch("few", (16,), "float32")
+        used = T.min(T.int64(16), rows)
+        with emit.loop("i", used) as i:
+            emit.store(few, emit.load(x, i), i)
+        with emit.loop("i", used) as i:
+            emit.store(y, emit.load(few, used - 1 - i), i)
+
+    text = build(emit.function("kernel", body), runnable()[0]).mod.inspect_source("ll")
+    assert "alloca [16 x float]" in text or "alloca <16 x float>" in text
+    assert "AllocWorkspace" not in text

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tbt_compile.data import TextData, TextPair
-from tbt_compile.reproduce import Experiment, paper_table
+from tbt_compile.reproduce import Experiment, find_table
 from tbt_compile.reproduce.layout import table_text
 from tbt_compile.reproduce.task import Task
 
@@ -27,10 +27,16 @@ def row(method: str, notation: str, seed: int, **scores: float) -> dict[str, Any
     }
 
 
-def written(table: str, rows: dict[str, dict[str, Any]], metric: str, data_set: str | None = None) -> str:
+def written(
+    table: str,
+    rows: dict[str, dict[str, Any]],
+    metric: str,
+    data_set: str | None = None,
+    missing: tuple[str, ...] = (),
+) -> str:
     task = Task("mine", TextData((PAIR,)), 8, 8, 1, metric, (PAIR,), data_set)
     experiment = Experiment(table, Path("out"), data="mine")
-    return table_text(experiment, paper_table(table), task, rows)
+    return table_text(experiment, find_table(table), task, rows, missing)
 
 
 def line(text: str, *cells: str) -> list[str]:
@@ -77,6 +83,30 @@ def test_on_a_data_set_of_the_paper_only_its_figures_are_beside() -> None:
         "91.8%",
     ]
     assert "sacrebleu, tok:13a" in text
+
+
+def test_what_is_still_to_come_and_where_seeds_are_fewer() -> None:
+    scores = {"rouge1": 50.0, "rouge2": 40.0, "rougeLsum": 45.0}
+    rows = {"teacher": row("teacher", "32-32-32", 1, **scores)}
+    text = written("table3", rows, "rouge", missing=("twn-2-2-2-seed1",))
+    assert "Students: none steps" not in text
+    assert "Still to be trained: twn-2-2-2-seed1." in text
+    assert "±" not in text
+    for seed in (1, 2):
+        rows[f"twn-2-2-2-seed{seed}"] = row("twn", "2-2-2", seed, **scores)
+    rows["tbt-2-2-2-seed1"] = row("tbt", "2-2-2", 1, **scores)
+    text = written("table3", rows, "rouge")
+    assert text.endswith("± is the standard deviation over seeds.\nFewer seeds: tbt-2-2-2 (1).\n")
+    assert "Still to be trained" not in text
+
+
+def test_the_table_of_defaults_has_no_columns_of_the_paper() -> None:
+    scores = {"rouge1": 50.0, "rouge2": 40.0, "rougeLsum": 45.0}
+    rows = {"teacher": row("teacher", "32-32-32", 1, **scores), "a": row("tbt-gelu", "1-1-1", 1, **scores)}
+    text = written("defaults", rows, "rouge")
+    cells = ["GELU without negative values", "1-1-1", "50.00", "40.00", "45.00", "100.0%"]
+    assert line(text, *cells[:2]) == cells
+    assert "Paper" not in text
 
 
 def test_lengths() -> None:

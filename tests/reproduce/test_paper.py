@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tbt_compile.errors import MethodError, ReproduceError
-from tbt_compile.reproduce import TABLES, PlannedRow, paper_table, plan_rows
+from tbt_compile.reproduce import TABLES, PlannedRow, find_table, paper_table, plan_rows
+from tbt_compile.reproduce.defaults import find_method
 from tbt_compile.reproduce.paper import DATA_SETS
 from tbt_compile.training.methods import METHODS
+from tbt_compile.training.methods.tbt import TBT
 
 
 def test_every_row_has_as_many_scores_as_the_table_has_columns() -> None:
     for name in TABLES:
-        table = paper_table(name)
+        table = find_table(name)
         for row in table.rows:
             assert all(len(scores) == len(table.columns) for scores in row.scores.values())
             assert set(row.scores) <= set(DATA_SETS)
@@ -42,9 +44,18 @@ def test_the_ablation_trains_eight_students_a_seed_and_the_first_seed_first() ->
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_row_of_the_paper_can_be_trained(name: str) -> None:
-    table = paper_table(name)
+def test_every_row_can_be_trained(name: str) -> None:
+    table = find_table(name)
     assert len(plan_rows(table, (1,))) == len({row.name for row in table.students})
+
+
+def test_every_variant_differs_from_tbt_in_its_recipe_or_its_loss() -> None:
+    for notation in ("2-2-2", "1-1-1"):
+        rows = [row for row in find_table("defaults").students if row.notation == notation]
+        methods = [find_method(row.method) for row in rows]
+        assert methods[0] is TBT
+        settings = {(repr(method.recipe(notation)), method.weights) for method in methods}
+        assert len(settings) == len(rows) == 10
 
 
 def test_rows_are_chosen_by_patterns() -> None:

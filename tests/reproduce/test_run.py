@@ -15,6 +15,9 @@ import pytest
 from tbt_compile.errors import DataError, ReproduceError
 from tbt_compile.reproduce import Experiment, reproduce
 from tbt_compile.reproduce.estimate import estimate
+from tbt_compile.reproduce.task import open_task
+from tbt_compile.reproduce.teacher import open_model
+from tbt_compile.training.settings import TrainingError
 
 Make = Callable[..., Experiment]
 KILLS = 3
@@ -48,6 +51,12 @@ def test_a_table_its_rows_and_the_figure_from_the_same_students(experiment: Make
     assert row["scores"]["sentences"] == 10
     assert 0 < row["relative_flops"] < 0.2 < report.rows["teacher"]["relative_flops"]
 
+    again = reproduce(replace(asked, rows=("tbt-2-2-2",)))
+    assert list(again.rows) == ["teacher", "tbt-2-2-2-seed1"]
+    table = again.files[0].read_text()
+    assert table == report.files[0].read_text(), "rows that were not asked for this time stay in the table"
+    assert "Still to be trained" not in table
+
     steps: list[str] = []
     figure = reproduce(replace(asked, table="figure2"), lambda text, share: steps.append(text))
     assert not any("step" in text for text in steps), "nothing is trained again"
@@ -73,19 +82,22 @@ def test_a_run_that_is_killed_now_and_then_gives_the_same_figures(experiment: Ma
 
     whole = figures(reproduce(replace(asked, output=tmp_path / "whole"), count))
     moments, kills = random.Random(5), 0
-    for _ in range(KILLS):
+    for attempt in range(KILLS):
         left = moments.randrange(1, calls // KILLS)
+        last = attempt == KILLS - 1
 
-        def kill(text: str, share: float) -> None:
+        def kill(text: str, share: float, last: bool = last) -> None:
             nonlocal left
             left -= 1
-            if left == 0:
+            if "1-1-1 seed 1: step" in text if last else left == 0:
                 raise Killed
 
         try:
             reproduce(asked, kill)
         except Killed:
             kills += 1
+    table = (asked.output / "table3.md").read_text()
+    assert "Still to be trained: tbt-1-1-1-seed1." in table
     assert kills == KILLS
     assert figures(reproduce(asked)) == whole
 
@@ -101,6 +113,16 @@ def test_a_fine_tuned_model_is_taken_as_it_is(experiment: Make) -> None:
     report = reproduce(experiment(rows=("tbt-2-2-2",), steps=2, teacher_steps=0))
     assert report.rows["teacher"]["outcome"] is None
     assert not (report.files[0].parent / "teacher").exists()
+
+
+def test_a_tokenizer_of_another_size_is_not_taken_for_the_one_asked_for(experiment: Make) -> None:
+    asked = experiment(config="tiny", vocab_size=300)
+    task = open_task(asked)
+    model, tokenizer = open_model(asked, task)
+    assert model.config.vocab_size == len(tokenizer) == 300
+    assert len(open_model(asked, task)[1]) == 300
+    with pytest.raises(TrainingError, match="tokenizer holds a run with vocab_size=300 where 320 is asked"):
+        open_model(replace(asked, vocab_size=320), task)
 
 
 def test_the_plan_has_every_row_with_its_time(experiment: Make) -> None:
@@ -121,6 +143,11 @@ def test_requests_that_cannot_be_met(
         experiment(metric="rogue")
     with pytest.raises(ReproduceError, match="--teacher-steps 0 with --config tiny"):
         experiment(config="tiny", teacher_steps=0)
+    with pytest.raises(TrainingError, match=r"learning_rate=0\.0: expected a number above zero"):
+        experiment(learning_rate=0.0)
+    for fields in ({"data": "DEMO", "config": "tiny"}, {}):
+        with pytest.raises(ReproduceError, match="--vocab-size 300: .* has a tokenizer of its own"):
+            experiment(vocab_size=300, **fields)
     with pytest.raises(ReproduceError, match=r"model 'no/model' cannot be read .*give a folder"):
         reproduce(experiment(config="no/model"))
     with pytest.raises(DataError, match="unknown data set 'xsun'.* Did you mean xsum"):

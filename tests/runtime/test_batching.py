@@ -156,8 +156,8 @@ def test_an_interrupt_stops_a_generation_and_leaves_the_model_whole(case: Case) 
     expected = case.compiled.generate(SOURCES[:1], **LONG)
     steps = []
 
-    def interrupt(_: Any) -> None:
-        steps.append(time.perf_counter())
+    def interrupt(tokens: Any) -> None:
+        steps.append(tokens)
         if len(steps) == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -170,22 +170,20 @@ def test_an_interrupt_stops_a_generation_and_leaves_the_model_whole(case: Case) 
 def test_an_interrupt_stops_the_workers(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     many, sent, calls = SOURCES[:2] * 500, [], []
     step = Seq2SeqSession.step
-    monkeypatch.setattr(
-        Seq2SeqSession, "step", lambda *args: calls.append(time.perf_counter()) or step(*args)
-    )
+    monkeypatch.setattr(Seq2SeqSession, "step", lambda *args: calls.append(args) or step(*args))
     expected = case.compiled.generate_many(SOURCES[:2], **LONG)
 
     def interrupt() -> None:
-        sent.append(time.perf_counter())
+        sent.append(len(calls))
         os.kill(os.getpid(), signal.SIGINT)
 
     timer = threading.Timer(0.3, interrupt)
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         case.compiled.generate_many(many, num_workers=2, batch_size=2, **LONG)
-    assert time.perf_counter() - sent[0] < 1
-    timer.join()
     stopped = len(calls)
+    assert stopped - sent[0] < 1000  # of 70,000
+    timer.join()
     time.sleep(0.5)
     assert len(calls) <= stopped + 2  # the step that each worker was in
     assert same(case.compiled.generate_many(SOURCES[:2], **LONG), expected)

@@ -28,7 +28,10 @@ def build(job: Job) -> None:
         # Activation scales start from the first batch that is seen.
         model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=ids)
     frozen = tbt_compile.freeze(model.eval())
-    tbt_compile.lower(frozen, target=job.target, clock=job.clock).save(folder_of(job))
+    count = job.shortlist
+    shortlist = [index * shape.vocab_size // count for index in range(count)] if count else None
+    lowered = tbt_compile.lower(frozen, target=job.target, shortlist=shortlist, clock=job.clock)
+    lowered.save(folder_of(job))
 
 
 def load(job: Job) -> CompiledRunner:

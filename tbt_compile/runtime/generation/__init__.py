@@ -16,6 +16,7 @@ from tbt_compile.runtime.generation.greedy import OnTokens, greedy_search
 from tbt_compile.runtime.generation.prompt import as_token_matrix, decoder_prompt
 from tbt_compile.runtime.generation.session import DecoderSession, Scores, Tokens
 from tbt_compile.runtime.generation.settings import GenerationSettings
+from tbt_compile.runtime.generation.vocabulary import NUMPY, Vocabulary
 
 __all__ = [
     "BeamResult",
@@ -24,6 +25,7 @@ __all__ = [
     "OnTokens",
     "Scores",
     "Tokens",
+    "Vocabulary",
     "beam_search",
     "decoder_prompt",
     "generate",
@@ -69,10 +71,13 @@ def search(
     encoder_input_ids: ArrayLike | None = None,
     padding: Tokens | None = None,
     on_tokens: OnTokens | None = None,
+    vocabulary: Vocabulary = NUMPY,
 ) -> Tokens:
     """`generate` from a complete prompt, int64 [batch, q].
 
-    `padding` says how many tokens at the start of each prompt are padding, int64 [batch].
+    Args:
+        padding: int64 [batch], how many tokens at the start of each prompt are padding.
+        vocabulary: what ranks the tokens of a beam search.
     """
     batch = len(prompt)
     source = None if encoder_input_ids is None else as_token_matrix("encoder_input_ids", encoder_input_ids)
@@ -86,4 +91,6 @@ def search(
         raise GenerationError(
             "on_tokens needs num_beams=1: a beam search may still replace any token until its end"
         )
-    return beam_search(session, prompt, settings, encoder_input_ids=source, padding=padding).sequences
+    return beam_search(
+        session, prompt, settings, encoder_input_ids=source, padding=padding, vocabulary=vocabulary
+    ).sequences

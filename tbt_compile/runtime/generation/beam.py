@@ -8,11 +8,10 @@ import numpy as np
 
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.generation.hypotheses import Finished, Mask, Running
-from tbt_compile.runtime.generation.log_softmax import log_softmax
 from tbt_compile.runtime.generation.processors import build_rules
 from tbt_compile.runtime.generation.session import DecoderSession, Scores, Tokens, checked_step, nan_error
 from tbt_compile.runtime.generation.settings import GenerationSettings, Lengths
-from tbt_compile.runtime.generation.topk import best_continuations
+from tbt_compile.runtime.generation.vocabulary import NUMPY, Vocabulary
 
 
 class BeamResult(NamedTuple):
@@ -35,6 +34,7 @@ def beam_search(
     *,
     encoder_input_ids: Tokens | None = None,
     padding: Tokens | None = None,
+    vocabulary: Vocabulary = NUMPY,
 ) -> BeamResult:
     """The sequences with the best scores, following `num_beams` open ones per input.
 
@@ -49,6 +49,7 @@ def beam_search(
         session: at its start, with one row per row of `prompt`.
         prompt: int64 [batch, q], the first decoder tokens.
         settings: any `num_beams`.
+        vocabulary: what ranks the tokens.
         encoder_input_ids: int64 [batch, length], for the rules that look at the input.
         padding: int64 [batch], how many tokens at the start of each prompt are padding.
 
@@ -63,22 +64,22 @@ def beam_search(
     # So many that `beams` of them do not end the sequence, whatever the best ones do.
     kept = max(2, 1 + len(ends)) * beams
     scores = checked_step(session, prompt)
-    vocabulary = scores.shape[1]
-    if vocabulary * beams < kept:
-        raise GenerationError(f"num_beams={beams} is too many for a vocabulary of {vocabulary} tokens")
-    rules = build_rules(settings, lengths, vocabulary, encoder_input_ids, padding)
+    size = scores.shape[1]
+    if size * beams < kept:
+        raise GenerationError(f"num_beams={beams} is too many for a vocabulary of {size} tokens")
+    rules = build_rules(settings, lengths, size, encoder_input_ids, padding)
     running = Running.start(prompt, beams, lengths.maximum, _padding(settings))
     finished = Finished.start(running, lengths.prompt)
     while True:
         rows_per_input = len(scores) // len(running.inputs)
-        log_softmax(scores)
+        vocabulary.log_softmax(scores)
         if rules:
             so_far = running.ids[:, :rows_per_input, :length].reshape(-1, length)
             row_inputs = running.inputs.repeat(rows_per_input)
             for rule in rules:
                 rule(so_far, scores, row_inputs)
         per_beam = scores.repeat(beams // rows_per_input, axis=0) if rows_per_input < beams else scores
-        best = best_continuations(per_beam.reshape(-1, beams, vocabulary), running.scores, kept)
+        best = vocabulary.best(per_beam.reshape(-1, beams, size), running.scores, kept)
         if np.isnan(best.scores).any():
             raise nan_error(length)
         length += 1

@@ -109,4 +109,5 @@ class NoEncoderNgram:
         if length < self.size - 1:
             return
         for row, prefix in enumerate(ids[:, length - self.size + 1 :].tolist()):
-            scores[row, self.following[inputs[row]].get(tuple(prefix), [])] = -np.inf
+            banned = self.following[inputs[row]].get(tuple(prefix), [])
+            scores[row, [token for token in banned if token < scores.shape[1]]] = -np.inf

@@ -48,6 +48,7 @@ def test_order_and_contracts() -> None:
     assert [step.name for step in passes] == [
         "clean-up",
         "fuse-linear",
+        "fuse-activation",
         "fuse-embedding",
         "fuse-attention",
         "share-heads",

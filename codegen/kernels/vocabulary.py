@@ -1,0 +1,183 @@
+"""What a search does with the scores of a whole vocabulary: log-softmax, and the best continuations.
+
+Both go over a row while it is in the cache; nothing is sorted. The vocabulary's size is known at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tbt_compile.codegen import names
+from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.kernels import emit, float_math
+from tbt_compile.codegen.kernels.loops import for_lanes, share_rows
+from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+
+_TOGETHER = 4
+"""Vectors of scores that are compared with the least of the best ones at a time."""
+_LOWEST = T.float32("-inf")
+_MAGNITUDE = 0x7FFFFFFF
+"""Bits of a float32 without its sign."""
+_INFINITY = 0x7F800000
+"""Those of infinity; NaN has greater ones."""
+
+
+def search_functions(isa: Isa) -> dict[str, PrimFunc]:
+    """The functions of this file by their names in a library."""
+    return {names.LOG_SOFTMAX: log_softmax(isa), names.BEST: best(isa)}
+
+
+def log_softmax(isa: Isa) -> PrimFunc:
+    """(x - max x) - log(sum exp(x - max x)) of M rows, in place.
+
+    Arguments:
+        scores: float32 [M, V]. A row with NaN or plus infinity, or with nothing but minus infinity, becomes
+            NaN.
+    """
+    return emit.function("log_softmax", lambda: _log_softmax(isa))
+
+
+def best(isa: Isa) -> PrimFunc:
+    """The k largest of all beam_scores[i, b] + log_probs[i, b, v] for every input i, in descending order.
+
+    Of equal ones the lower beam comes first, and within a beam the lower token.
+
+    Arguments:
+        log_probs: float32 [I, B, V]
+        beam_scores: float32 [I, B]
+        scores: float32 [I, k], an output, k at most B * V; NaN if one of the input's log-probabilities is
+        places: int64 [I, k], an output: b * V + v
+    """
+    return emit.function("best", lambda: _best(isa))
+
+
+def _log_softmax(isa: Isa) -> None:
+    rows, size = emit.symbol("m"), emit.symbol("v")
+    scores = emit.argument("scores", (rows, size), "float32")
+    lanes = isa.float_lanes
+
+    def row(m: Expr) -> None:
+        largest = _Reduction("largest", "float32", _LOWEST, lanes, T.max)
+        _each(scores, (m,), size, lanes, lambda _, value, width: largest.take(value, width))
+        most = largest.result()
+        sums = _Reduction("sums", "float32", T.float32(0), lanes, lambda a, b: a + b)
+
+        def add(_: Expr, value: Expr, width: int) -> None:
+            below = emit.let(value - emit.splat(most, width))
+            sums.take(float_math.exp(below, width), width)
+
+        _each(scores, (m,), size, lanes, add)
+        log = float_math.log(sums.result())
+
+        def subtract(k: Expr, value: Expr, width: int) -> None:
+            changed = value - emit.splat(most, width) - emit.splat(log, width)
+            emit.store(scores, changed, m, k, lanes=width)
+
+        _each(scores, (m,), size, lanes, subtract)
+
+    share_rows(rows, rows * size, row)
+
+
+def _best(isa: Isa) -> None:
+    inputs, beams, size, k = (emit.symbol(name) for name in ("i", "b", "v", "k"))
+    log_probs = emit.argument("log_probs", (inputs, beams, size), "float32")
+    beam_scores = emit.argument("beam_scores", (inputs, beams), "float32")
+    scores = emit.argument("scores", (inputs, k), "float32")
+    places = emit.argument("places", (inputs, k), "int64")
+    lanes = isa.float_lanes
+
+    def one(item: Expr) -> None:
+        found = _Found(scores, places, item, k)
+        largest_bits = _Reduction("bits", "int32", T.int32(0), lanes, T.max)
+        with emit.loop("beam", beams) as beam:
+            base = emit.let(beam_scores[item, beam])
+
+            def total(v: Expr, width: int) -> Expr:
+                return emit.load(log_probs, item, beam, v, lanes=width) + emit.splat(base, width)
+
+            def single(v: Expr) -> None:
+                found.offer(emit.let(total(v, 1)), beam * size + v)
+
+            def check(values: Expr, width: int) -> None:
+                # As integers, for TVM takes x == x for true.
+                bits = T.reinterpret(emit.vector("int32", width), values)
+                largest_bits.take(bits & emit.splat(T.int32(_MAGNITUDE), width), width)
+
+            step = _TOGETHER * lanes
+            with emit.loop("group", size // step) as group:
+                start = group * step
+                vectors = [emit.let(total(start + n * lanes, lanes)) for n in range(_TOGETHER)]
+                largest = vectors[0]
+                for values in vectors:
+                    check(values, lanes)
+                    largest = T.max(largest, values)
+                with (
+                    emit.when(found.takes(emit.reduce_lanes(largest, lanes, T.max))),
+                    emit.loop("each", step) as each,
+                ):
+                    single(start + each)
+            with emit.loop("rest", size % step) as rest:
+                last = size // step * step + rest
+                check(emit.let(total(last, 1)), 1)
+                single(last)
+        with emit.when(largest_bits.result() > T.int32(_INFINITY)), emit.loop("place", k) as place:
+            emit.store(scores, T.float32("nan"), item, place)
+            emit.store(places, T.int64(0), item, place)
+
+    share_rows(inputs, inputs * beams * size, one)
+
+
+class _Found:
+    """The best continuations of one input so far, in the outputs, in order."""
+
+    def __init__(self, scores: Buffer, places: Buffer, item: Expr, most: Expr) -> None:
+        self.scores, self.places = scores, places
+        self.item, self.most = item, most
+        self.count = emit.Register("count", "int64", 1, T.int64(0))
+        self.least = emit.Register("least", "float32", 1, _LOWEST)
+
+    def takes(self, value: Expr) -> Expr:
+        """Whether a value would be among them."""
+        return T.Or(self.count.get() < self.most, value > self.least.get())
+
+    def offer(self, value: Expr, place: Expr) -> None:
+        """One more value, behind those that are equal to it."""
+        with emit.when(self.takes(value)):
+            at = emit.Register("at", "int64", 1, self.count.get())
+            with emit.loop("back", self.count.get()) as back:
+                before = emit.let(self.count.get() - 1 - back)
+                with emit.when(self.scores[self.item, before] < value):
+                    with emit.when(before + 1 < self.most):
+                        emit.store(self.scores, self.scores[self.item, before], self.item, before + 1)
+                        emit.store(self.places, self.places[self.item, before], self.item, before + 1)
+                    at.set(before)
+            emit.store(self.scores, value, self.item, at.get())
+            emit.store(self.places, place, self.item, at.get())
+            self.count.set(T.min(self.count.get() + 1, self.most))
+            self.least.set(self.scores[self.item, self.count.get() - 1])
+
+
+class _Reduction:
+    """A value made of all that it takes, vectors in lanes of their own and single elements apart."""
+
+    def __init__(
+        self, name: str, dtype: str, initial: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]
+    ) -> None:
+        self.lanes, self.combine = lanes, combine
+        self.vector = emit.Register(name, dtype, lanes, emit.splat(initial, lanes))
+        self.single = emit.Register(f"{name}_rest", dtype, 1, initial)
+
+    def take(self, value: Expr, lanes: int) -> None:
+        register = self.vector if lanes > 1 else self.single
+        register.set(self.combine(register.get(), value))
+
+    def result(self) -> Expr:
+        whole = emit.reduce_lanes(self.vector.get(), self.lanes, self.combine)
+        return emit.let(self.combine(whole, self.single.get()))
+
+
+def _each(
+    scores: Buffer, at: tuple[Expr, ...], size: Expr, lanes: int, body: Callable[[Expr, Expr, int], None]
+) -> None:
+    """Runs `body(k, values, lanes)` over a row."""
+    for_lanes(size, lanes, lambda k, width: body(k, emit.load(scores, *at, k, lanes=width), width))

@@ -1,0 +1,80 @@
+"""A table of our own: what each default of TBT is worth, by changing one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable, paper_table
+from tbt_compile.training.methods import Method, get_method
+from tbt_compile.training.methods.tbt import TBT
+from tbt_compile.training.settings import LossWeights
+
+BOTH = ("2-2-2", "1-1-1")
+
+
+def _variant(name: str, title: str, notations: tuple[str, ...] = BOTH, **changes: Any) -> Method:
+    return replace(TBT, name=f"tbt-{name}", title=title, notations=notations, **changes)
+
+
+VARIANTS = {
+    method.name: method
+    for method in (
+        _variant("uncentred-weights", "weights not centred", options={"center_weights": False}),
+        _variant("uncentred-activations", "activations not centred", options={"center_activations": False}),
+        _variant("identity-gradient", "gradients of weights not clipped", options={"ste": "identity"}),
+        _variant(
+            "released",
+            "all three, as the released code",
+            options={"center_weights": False, "center_activations": False, "ste": "identity"},
+        ),
+        _variant("gelu", "GELU without negative values", options={"gelu": "nonnegative"}),
+        _variant(
+            "projection-2", "output projection at 2 bits", ("2-2-2",),
+            options={"output_projection_activation_bits": 2},
+        ),
+        _variant(
+            "projection-1", "output projection at 1 bit", ("1-1-1",),
+            options={"output_projection_activation_bits": 1},
+        ),
+        _variant(
+            "projection-32", "output projection's input in fp32",
+            options={"output_projection_activation_bits": 32},
+        ),
+        _variant("hidden-0.3", "hidden states weigh 0.3", weights=LossWeights(hidden=0.3)),
+        _variant("hidden-3", "hidden states weigh 3", weights=LossWeights(hidden=3.0)),
+    )
+}  # fmt: skip
+"""TBT with one default changed, by name. The learning rate is a setting of the whole experiment."""
+
+_ROWS = tuple(
+    PaperRow(method.name, method.title, notation, None, None, {})
+    for notation in BOTH
+    for method in (TBT, *VARIANTS.values())
+    if notation in method.notations
+)
+DEFAULTS = PaperTable(
+    "defaults",
+    "Defaults of TBT, changed one at a time",
+    ("R1", "R2", "RL"),
+    None,
+    (PaperRow(TEACHER, "full precision", "32-32-32", None, None, {}), *_ROWS),
+)
+
+
+def find_table(name: str) -> PaperTable:
+    """A table of the paper, or `DEFAULTS`.
+
+    Raises:
+        ReproduceError: there is none of that name.
+    """
+    return DEFAULTS if name == DEFAULTS.name else paper_table(name)
+
+
+def find_method(name: str) -> Method:
+    """One of `VARIANTS`, or a method of the paper's tables.
+
+    Raises:
+        MethodError: there is none of that name.
+    """
+    return VARIANTS[name] if name in VARIANTS else get_method(name)
