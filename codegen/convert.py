@@ -203,7 +203,7 @@ def _parts(spec: Any) -> list[str]:
             parts.append(value.value)
         elif is_dataclass(value) and name != "isa":
             parts += _parts(value)
-        elif name != "isa":
+        elif name != "isa" and value != "":
             parts.append(str(int(value) if isinstance(value, bool) else value))
     return parts
 

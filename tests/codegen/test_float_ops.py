@@ -70,7 +70,7 @@ def test_activations_are_accurate(cpu: str, function: str, exact: object, error:
 
 
 def test_an_unknown_activation_is_refused() -> None:
-    with pytest.raises(LoweringError, match="expected one of gelu"):
+    with pytest.raises(LoweringError, match="expected one of relu, gelu"):
         activation(ActivationSpec("sine", 8, isa_of(HOST)))
     assert "gelu" in ACTIVATIONS
 
