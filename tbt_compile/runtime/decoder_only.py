@@ -10,6 +10,7 @@ from tbt_compile.runtime.generation import Scores, Tokens
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.logits import Logits
 from tbt_compile.runtime.machine import Machine, tensor
+from tbt_compile.runtime.newest import NewestTokens
 
 
 class DecoderOnlySession:
@@ -28,6 +29,7 @@ class DecoderOnlySession:
         self._limits = limits
         self._mask = attention_mask
         self._lengths = attention_mask.sum(axis=1, keepdims=True)
+        self._newest = NewestTokens()
         self._logits: Logits | None = None
         self._caches: list[GrowingCache | FloatCache] = []
 
@@ -48,7 +50,7 @@ class DecoderOnlySession:
             self._mask = np.concatenate([self._mask, ones], axis=1)
             past = [cache.tensor() for cache in self._caches]
             inputs = [
-                tensor(tokens[:, column : column + 1]),
+                self._newest.tensor(tokens[:, column]),
                 tensor(self._mask),
                 tensor(self._lengths),
                 *past,

@@ -9,6 +9,7 @@ from tbt_compile.runtime.caches import FloatCache, GrowingCache, cache_of, take_
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.logits import Logits
 from tbt_compile.runtime.machine import Machine, Tensor, tensor
+from tbt_compile.runtime.newest import NewestTokens
 
 Tokens = npt.NDArray[np.int64]
 
@@ -33,6 +34,7 @@ class Seq2SeqSession:
         self._hidden = hidden
         self._items = np.arange(len(attention_mask))
         self._length = 0
+        self._newest = NewestTokens()
         self._logits: Logits | None = None
         self._self_caches: list[GrowingCache | FloatCache] = []
         self._cross_caches: list[Tensor] = []
@@ -52,7 +54,7 @@ class Seq2SeqSession:
         self._logits.resize(len(tokens))
         for column in range(tokens.shape[1]):
             past = [cache.tensor() for cache in self._self_caches]
-            inputs = [tensor(tokens[:, column : column + 1]), self._mask_tensor, *past, *self._cross_caches]
+            inputs = [self._newest.tensor(tokens[:, column]), self._mask_tensor, *past, *self._cross_caches]
             grown = [cache.grow() for cache in self._self_caches]
             self._machine.call_into("step", inputs, [self._logits.tensor, *grown])
         return self._logits.values

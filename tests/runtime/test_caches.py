@@ -9,6 +9,7 @@ import torch
 from tbt_compile.aligned import aligned_copy
 from tbt_compile.runtime.caches import GrowingCache, cache_of, take_rows
 from tbt_compile.runtime.logits import Logits
+from tbt_compile.runtime.newest import NewestTokens
 from tbt_compile.runtime.tvm_runtime import as_array, shared_tensor, tensor
 
 
@@ -90,3 +91,13 @@ def test_logits_keep_their_memory_while_rows_stay() -> None:
     logits.resize(3)
     assert logits.values.shape == (3, 4)
     assert logits.tensor.shape == (3, 1, 4)
+
+
+def test_newest_tokens_keep_their_memory_while_rows_stay() -> None:
+    newest = NewestTokens()
+    first = newest.tensor(np.array([3, 4]))
+    assert as_array(first).tolist() == [[3], [4]]
+    assert newest.tensor(np.array([5, 6])) is first
+    assert as_array(first).tolist() == [[5], [6]]
+    assert as_array(newest.tensor(np.array([7]))).tolist() == [[7]]
+    assert as_array(newest.tensor(np.array([], np.int64))).shape == (0, 1)
