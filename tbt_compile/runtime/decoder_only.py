@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tbt_compile.errors import GenerationError
-from tbt_compile.runtime.caches import FloatCache, GrowingCache, cache_of
+from tbt_compile.runtime.caches import FloatCache, GrowingCache, caches_of
 from tbt_compile.runtime.generation import Scores, Tokens
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.logits import Logits
@@ -69,11 +69,9 @@ class DecoderOnlySession:
         self._limits.check(tokens, int(self._lengths.max()))
         positions = np.maximum(self._mask.cumsum(axis=1) - 1, 0)
         positions *= self._mask
-        logits, *caches = self._machine.call(
-            "first_step", tensor(tokens), tensor(self._mask), tensor(positions)
-        )
-        self._caches = [cache_of(cache, tokens.shape[1]) for cache in caches]
-        return Logits(logits)
+        outputs = self._machine.call("first_step", tensor(tokens), tensor(self._mask), tensor(positions))
+        self._caches = caches_of(outputs, self._machine.stacks["step"], tokens.shape[1])
+        return Logits(outputs[0])
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows."""
