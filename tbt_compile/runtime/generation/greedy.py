@@ -55,7 +55,7 @@ def greedy_search(
     rules = build_rules(settings, lengths, scores.shape[1], encoder_input_ids, padding)
     while True:
         if rules:
-            so_far = output[inputs, :length]
+            so_far = output[:, :length] if len(inputs) == batch else output[inputs, :length]
             for rule in rules:
                 rule(so_far, scores, inputs)
         chosen = scores.argmax(axis=1)
