@@ -29,6 +29,8 @@ class BuiltUnits:
         parameters: for each unit, its tensor arguments between the inputs and the outputs, in order.
         tensors: every parameter's tensor by name, as it is stored.
         outputs: for each unit, dtype and number of dimensions of each output.
+        stacks: for each unit, the caches that grow as positions of its outputs; those of a group are one
+            argument, see `Caches`.
         kernels: names of the bit-serial and vector kernels that were made.
         steps: for each unit, the kernels in the order of their calls.
     """
@@ -37,6 +39,7 @@ class BuiltUnits:
     parameters: dict[str, list[Parameter]]
     tensors: dict[str, torch.Tensor]
     outputs: dict[str, list[tuple[str, int]]]
+    stacks: dict[str, list[list[int]]]
     kernels: list[str]
     steps: dict[str, list[str]]
 
@@ -89,8 +92,14 @@ def compile_units(
 
 def _built(library: Any, imported: ImportedUnits, flat: dict[str, FlatUnit]) -> BuiltUnits:
     outputs = {name: unit.outputs for name, unit in flat.items()}
+    stacks = {
+        name: [[output for _, output in stack] for stack in caches.stacks]
+        for name, caches in imported.caches.items()
+    }
     steps = {name: unit.steps for name, unit in flat.items()}
-    return BuiltUnits(library, imported.parameters, imported.tensors, outputs, imported.kernels, steps)
+    return BuiltUnits(
+        library, imported.parameters, imported.tensors, outputs, stacks, imported.kernels, steps
+    )
 
 
 def _with_constants(imported: ImportedUnits, flat: dict[str, FlatUnit]) -> ImportedUnits:

@@ -24,10 +24,14 @@ class Caches:
     Attributes:
         inputs: positions among the unit's inputs of caches whose heads may lie apart.
         outputs: positions among its outputs of such caches, which are then longer.
+        stacks: those that grow, as positions of (input, output), in groups of equal shape and type. A group
+            is one argument, with a dimension more in front: a step of a small model takes as long as making
+            a few dozen tensors does.
     """
 
     inputs: frozenset[int] = frozenset()
     outputs: frozenset[int] = frozenset()
+    stacks: tuple[tuple[tuple[int, int], ...], ...] = ()
 
 
 def caches_of(unit: LoweringContext, inputs: int) -> Caches:
@@ -36,8 +40,12 @@ def caches_of(unit: LoweringContext, inputs: int) -> Caches:
     named = {name for slot in unit.caches for name in (slot.key_input, slot.value_input)}
     packed = {node: place for node, place in places.items() if node.name in named and _is_packed(node)}
     outputs: Any = unit.graph.output_node().args[0]
-    grown = frozenset(place for place, node in enumerate(outputs) if node.target in _APPEND)
-    return Caches(frozenset(packed.values()), grown)
+    grown = {place: node.args[0] for place, node in enumerate(outputs) if node.target in _APPEND}
+    stacks: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for place, cache in grown.items():
+        value = cache.meta["val"]
+        stacks.setdefault((str(value.shape), str(value.dtype)), []).append((packed[cache], place))
+    return Caches(frozenset(packed.values()), frozenset(grown), tuple(map(tuple, stacks.values())))
 
 
 def _is_packed(cache: fx.Node) -> bool:

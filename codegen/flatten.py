@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from tbt_compile.codegen.caches import Caches
@@ -45,7 +46,7 @@ class FlatUnit:
             hundreds of arguments would take longer than some kernels.
         shapes: (inputs, int64 [number of outputs, 8]): writes the shapes of the outputs.
         constants: tensors that came up on the way; they follow the parameters.
-        outputs: dtype and number of dimensions of each.
+        outputs: dtype and number of dimensions of each argument for them.
         steps: the kernels in the order of their calls.
     """
 
@@ -76,6 +77,7 @@ class _Calls:
         constants: with their values, each once.
         outputs: the results.
         caches: keys of tensors whose heads may lie apart.
+        stacked: the keys of tensors that are one argument, by each of them.
     """
 
     unit: str
@@ -85,6 +87,7 @@ class _Calls:
     constants: list[tuple[_Tensor, Array]] = field(default_factory=list)
     outputs: list[_Tensor] = field(default_factory=list)
     caches: set[int] = field(default_factory=set)
+    stacked: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 def flatten(
@@ -94,7 +97,7 @@ def flatten(
 
     Args:
         caches: those of the unit. Its heads may lie apart, and the memory of one that grows has to be passed
-            twice: as it was and as it will be.
+            twice: as it was and as it will be. Stacks are one argument, at the place of their first member.
         clock: let `run` take one more output, int64 [number of steps], and add to it the nanoseconds that
             each step took.
 
@@ -110,7 +113,7 @@ def flatten(
         ),
         emit.function(shapes_of(name), lambda: _shapes(calls, arguments[:inputs])),
         [array for _, array in calls.constants],
-        [(output.dtype, len(output.shape)) for output in calls.outputs],
+        [(group[0].dtype, len(_shape_of(group, calls))) for group in _grouped(calls.outputs, calls)],
         [kernel for kernel, _ in calls.steps],
     )
 
@@ -128,6 +131,12 @@ def _read(function: relax.Function, name: str, caches: Caches) -> _Calls:
         raise LoweringError(f"the {name} returns one of its inputs: return what it computes only")
     calls.caches = {hash(function.params[place]) for place in caches.inputs}
     calls.caches |= {calls.outputs[place].key for place in caches.outputs}
+    for stack in caches.stacks:
+        for members in (
+            tuple(hash(function.params[place]) for place, _ in stack),
+            tuple(calls.outputs[place].key for _, place in stack),
+        ):
+            calls.stacked |= dict.fromkeys(members, members)
     if any(_is_viewed(tensor, calls) for tensor in calls.values.values() if _is_cache(tensor, calls)):
         raise LoweringError(f"the {name} views a cache in another shape, whose heads may lie apart")
     return calls
@@ -178,25 +187,30 @@ def _constant(array: Array, calls: _Calls) -> _Tensor:
 
 def _run(calls: _Calls, inputs: Sequence[_Tensor], parameters: Sequence[_Tensor], clock: bool) -> None:
     """Arguments, the workspace, and the calls."""
+    data: dict[int, Expr] = {}
     strides: dict[int, list[Expr]] = {}
+    copies = []
 
-    def argument(name: str, tensor: _Tensor) -> Buffer:
-        buffer = _argument(name, tensor, calls)
-        if tensor.key in calls.caches:
-            strides[tensor.key] = list(buffer.strides)
-        return buffer
+    def argument(name: str, group: list[_Tensor]) -> None:
+        buffer = _argument(name, group, calls)
+        for layer, tensor in enumerate(group):
+            if tensor.key in calls.caches:
+                strides[tensor.key] = list(buffer.strides)[-len(tensor.shape) :]
+            if tensor.key in data:
+                copies.append((buffer, tensor))
+            elif tensor.key in calls.stacked:
+                size = np.dtype(tensor.dtype).itemsize
+                data[tensor.key] = byte_address(buffer, buffer.strides[0] * (layer * size))
+            else:
+                data[tensor.key] = buffer.data
 
-    data = {tensor.key: argument(f"input_{i}", tensor).data for i, tensor in enumerate(inputs)}
+    for index, group in enumerate(_grouped(inputs, calls)):
+        argument(f"input_{index}", group)
     places = emit.argument("places", (len(parameters),), "int64")
     for index, tensor in enumerate(parameters):
         data[tensor.key] = byte_address(places, places[index])
-    copies = []
-    for index, output in enumerate(calls.outputs):
-        buffer = argument(f"output_{index}", output)
-        if output.key in data:
-            copies.append((buffer, output))
-        else:
-            data[output.key] = buffer.data
+    for index, group in enumerate(_grouped(calls.outputs, calls)):
+        argument(f"output_{index}", group)
     times = emit.argument("times", (len(calls.steps),), "int64") if clock else None
     inner = {key: size for key, size in calls.allocated.items() if key not in data}
     workspace = Workspace(inner, [[item.key for item in _tensors(items)] for _, items in calls.steps])
@@ -222,9 +236,27 @@ def _timed(call: Expr, times: Buffer, index: int) -> None:
     emit.store(times, times[index] + passed, index)
 
 
-def _argument(name: str, tensor: _Tensor, calls: _Calls) -> Buffer:
-    make = emit.cache_argument if tensor.key in calls.caches else emit.argument
-    return make(name, tuple(tensor.shape), tensor.dtype)
+def _grouped(tensors: Sequence[_Tensor], calls: _Calls) -> list[list[_Tensor]]:
+    """The tensors of each argument."""
+    groups = []
+    for tensor in tensors:
+        stack = calls.stacked.get(tensor.key, (tensor.key,))
+        if stack[0] == tensor.key:
+            groups.append([tensor, *(other for other in tensors if other.key in stack[1:])])
+    return groups
+
+
+def _shape_of(group: list[_Tensor], calls: _Calls) -> list[Expr]:
+    """The shape of an argument."""
+    shape = group[0].shape
+    return [T.int64(len(group)), *shape] if group[0].key in calls.stacked else shape
+
+
+def _argument(name: str, group: list[_Tensor], calls: _Calls) -> Buffer:
+    key = group[0].key
+    make = emit.cache_argument if key in calls.caches else emit.argument
+    make = emit.stack_argument if key in calls.stacked else make
+    return make(name, _shape_of(group, calls), group[0].dtype)
 
 
 def _is_cache(value: Any, calls: _Calls) -> bool:
@@ -255,9 +287,10 @@ def _copy(target: Buffer, source: Expr, tensor: _Tensor) -> None:
 
 
 def _shapes(calls: _Calls, inputs: Sequence[_Tensor]) -> None:
-    for index, tensor in enumerate(inputs):
-        _argument(f"input_{index}", tensor, calls)
-    shapes = emit.argument("shapes", (len(calls.outputs), MOST_DIMENSIONS), "int64")
-    for index, output in enumerate(calls.outputs):
-        for axis, size in enumerate(output.shape):
+    for index, group in enumerate(_grouped(inputs, calls)):
+        _argument(f"input_{index}", group, calls)
+    outputs = _grouped(calls.outputs, calls)
+    shapes = emit.argument("shapes", (len(outputs), MOST_DIMENSIONS), "int64")
+    for index, group in enumerate(outputs):
+        for axis, size in enumerate(_shape_of(group, calls)):
             emit.store(shapes, T.cast(size, "int64"), index, axis)

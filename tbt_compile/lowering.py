@@ -135,6 +135,7 @@ def _build(
             for name, parameters in built.parameters.items()
         },
         "outputs": built.outputs,
+        "stacks": built.stacks,
         "clock": built.steps if clock else {},
     }
     return Build(facts, built.library), _arranged(built, spec.isa)

@@ -62,7 +62,7 @@ _FROZEN = Kind(
     read=tensor_files.read_portable,
 )
 _COMPILED = Kind(
-    version=4,
+    version=5,
     tensors="tensors.bin",
     digest="crc32",
     renew="lower the model again",

@@ -81,4 +81,4 @@ def machine_of(units: list[LoweringContext], known: dict[int, str]) -> Machine:
         for parameter in parameters:
             stored = built.tensors[parameter.name].detach().numpy()
             tensors[parameter.name] = parameter.arrange(stored, target.isa)
-    return Machine(built.library, functions, built.outputs, tensors, {})
+    return Machine(built.library, functions, built.outputs, tensors, {}, built.stacks)

@@ -115,6 +115,18 @@ def test_other_recipes(notation: str) -> None:
     assert_rows_do_not_depend_on_the_batch(compiled, model.config.pad_token_id, **NEW_TOKENS)
 
 
+def test_a_layer_in_full_precision_between_others() -> None:
+    """Its cache is one of floats, beside a stack of those of the other two layers."""
+    excluded = ("model.decoder.layers.1.self_attn",)
+    model = trained(bart(layers=3), tbt_compile.Recipe.parse("2-2-2", exclude=excluded))
+    compiled = tbt_compile.lower(model)
+    assert compiled.description["stacks"]["step"] == [[1, 5], [2, 6]]
+    ids, mask = sources(model.config.pad_token_id)
+    for beams in (1, 3):
+        expected = eager_tokens(model, ids, mask, num_beams=beams, **NEW_TOKENS)
+        assert np.array_equal(compiled.generate(ids, mask, num_beams=beams, **NEW_TOKENS), expected)
+
+
 def test_another_architecture(lowered: Lowered, tmp_path: Path) -> None:
     compiled = tbt_compile.lower(lowered.model, "llvm -mcpu=cortex-a72")
     assert (compiled.target.mcpu, compiled.target.arch) == ("cortex-a72", "aarch64")

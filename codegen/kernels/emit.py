@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import reduce
 from operator import mul
 
+import numpy as np
+
 from tbt_compile.codegen.tvm_api import Buffer, Expr, IRBuilder, PrimFunc, T
 
 Shape = Sequence[Expr | int]
@@ -53,11 +55,23 @@ def cache_argument(name: str, shape: Shape, dtype: str) -> Buffer:
 
     So a cache may have room for more tokens behind those of each head.
     """
-    strides = [symbol(f"{name}_per_{dimension}") for dimension in ("batch", "head")]
-    strides += [T.int64(reduce(mul, shape[axis + 1 :], 1)) for axis in range(2, len(shape))]
+    return _apart(name, shape, dtype, ("batch", "head"))
+
+
+def stack_argument(name: str, shape: Shape, dtype: str) -> Buffer:
+    """The next tensor argument, `[layers, B, H, ...]`: the caches of several layers, each as above."""
+    return _apart(name, shape, dtype, ("layer", "batch", "head"))
+
+
+def _apart(name: str, shape: Shape, dtype: str, dimensions: Sequence[str]) -> Buffer:
+    """A tensor argument whose first dimensions have strides of their own."""
+    strides = [symbol(f"{name}_per_{dimension}") for dimension in dimensions]
+    strides += [T.int64(reduce(mul, shape[axis + 1 :], 1)) for axis in range(len(dimensions), len(shape))]
     sizes = tuple(T.int64(size) if isinstance(size, int) else size for size in shape)
     handle = T.arg(name, T.handle())
-    return IRBuilder.name(name, T.match_buffer(handle, sizes, dtype, strides=strides))
+    # A part of a stack begins anywhere, not at a cache line.
+    align = np.dtype(dtype).itemsize
+    return IRBuilder.name(name, T.match_buffer(handle, sizes, dtype, strides=strides, align=align))
 
 
 def scalar_argument(name: str) -> Expr:

@@ -22,6 +22,7 @@ from tbt_compile.recipe import Recipe
 
 _MIB = 2**20
 _CLOCKS = ("s", "cpu_s")
+_TURN_SECONDS = 1.0
 LENGTHS = ("equal", "mixed")
 
 
@@ -36,7 +37,7 @@ class Settings:
             and all of it.
         batch: texts at a time.
         beams: of the search; 1 is greedy.
-        repeats: measurements of each kind; figures are their medians.
+        repeats: turns of every row, of a second or one measurement; figures are medians over all of them.
         shortlist: a second row for every recipe may write so many tokens only; 0: no such rows.
     """
 
@@ -137,16 +138,25 @@ def job_of(settings: Settings, engine: str, recipe: str, folder: Path, clock: bo
 
 
 def take_turns(ready: Sequence[tuple[Row, Worker]], settings: Settings, progress: Progress) -> None:
-    """Measure every row `repeats` times, one after the other, and fill it with the medians."""
+    """Give every row `repeats` turns, one after the other, and fill it with the medians."""
     for repeat in range(settings.repeats):
         for index, (row, worker) in enumerate(ready):
             done = (repeat * len(ready) + index) / (settings.repeats * len(ready))
             progress(f"measuring {row.name} ({repeat + 1} of {settings.repeats})", done)
-            for name, count in (("first_token", 1), ("all_tokens", settings.new_tokens + 1)):
-                for unit, seconds in zip(_CLOCKS, worker.measure(count), strict=True):
-                    row.samples.setdefault(f"{name}_{unit}", []).append(seconds)
+            _turn(row, worker, settings.new_tokens)
     for row, worker in ready:
         _fill(row, worker, settings)
+
+
+def _turn(row: Row, worker: Worker, tokens: int) -> None:
+    """Measure one row, a quick one several times: its steps are short, and easily disturbed."""
+    spent = 0.0
+    while spent < _TURN_SECONDS:
+        for name, count in (("first_token", 1), ("all_tokens", tokens + 1)):
+            measured = worker.measure(count)
+            spent += measured[0]
+            for unit, seconds in zip(_CLOCKS, measured, strict=True):
+                row.samples.setdefault(f"{name}_{unit}", []).append(seconds)
 
 
 def _fill(row: Row, worker: Worker, settings: Settings) -> None:

@@ -11,6 +11,7 @@ from tbt_compile import storage
 from tbt_compile.codegen.names import MOST_DIMENSIONS, shapes_of
 from tbt_compile.codegen.remote import Board
 from tbt_compile.runtime.builds import Build
+from tbt_compile.runtime.caches import arranged
 
 
 class RemoteModel:
@@ -45,9 +46,9 @@ class RemoteModel:
         calls = {"encoder": self._arguments("encoder", self._row(source), mask)}
         (hidden,) = self._call("encoder", calls["encoder"])
         calls["first_step"] = self._arguments("first_step", self._row(tokens), hidden, mask)
-        logits, *caches = self._call("first_step", calls["first_step"])
-        own, cross = np.split(np.arange(len(caches)), [2 * self._manifest["layers"]])
-        grown, fixed = [caches[i] for i in own], [caches[i] for i in cross]
+        outputs = self._call("first_step", calls["first_step"])
+        own = 1 + 2 * self._manifest["layers"]
+        logits, grown, fixed = outputs[0], self._own_caches(outputs[:own]), outputs[own:]
         for _ in range(count):
             scores = logits.numpy()[0, 0]
             scores[settings["eos_token_id"]] = -np.inf
@@ -60,6 +61,15 @@ class RemoteModel:
             name: self._board.seconds(self._module, name, arguments, repeats)
             for name, arguments in calls.items()
         }
+
+    def _own_caches(self, outputs: list[Any]) -> list[Any]:
+        """Those that the first step returned, as the next one takes them."""
+        return [
+            self._board.tensor(np.stack([cache.numpy() for cache in caches]))
+            if isinstance(caches, list)
+            else caches
+            for caches in arranged(outputs, self._facts["stacks"]["step"])
+        ]
 
     def _row(self, values: list[int]) -> Any:
         return self._board.tensor(np.array([values], np.int64))
@@ -83,5 +93,5 @@ class RemoteModel:
 def _make_room(old: Any, new: Any) -> None:
     """Begin a cache with another's tokens: a step writes its own alone."""
     begun = np.zeros(new.shape, new.dtype)
-    begun[:, :, : old.shape[2]] = old.numpy()
+    begun[tuple(slice(size) for size in old.shape)] = old.numpy()
     new.copyfrom(begun)

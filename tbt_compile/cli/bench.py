@@ -40,7 +40,9 @@ def generate(
     shortlist: Annotated[
         int, typer.Option(help="Add a row for every recipe that may write so many tokens only.")
     ] = 0,
-    repeats: Annotated[int, typer.Option(help="Measurements of each kind; figures are medians.")] = 5,
+    repeats: Annotated[
+        int, typer.Option(help="Turns of a second for every engine; figures are medians.")
+    ] = 5,
     target: Annotated[str, typer.Option(help="What to compile for; it has to run on this machine.")] = "host",
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time of the recipes goes instead.")

@@ -25,7 +25,9 @@ def growth(
     ] = "256,64,1",
     beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Measurements of each kind; figures are medians.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(help="Turns of a second for every engine; figures are medians.")
+    ] = 3,
     target: Annotated[str, typer.Option(help="What to compile for; it has to run on this machine.")] = "host",
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the curves into this file (png, svg, pdf).")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from tbt_compile.errors import GenerationError
-from tbt_compile.runtime.caches import FloatCache, GrowingCache, cache_of
+from tbt_compile.runtime.caches import FloatCache, GrowingCache, caches_of
 from tbt_compile.runtime.generation import Scores, Tokens
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.logits import Logits
 from tbt_compile.runtime.machine import Machine, tensor
+from tbt_compile.runtime.newest import NewestTokens
 
 
 class DecoderOnlySession:
@@ -28,6 +29,7 @@ class DecoderOnlySession:
         self._limits = limits
         self._mask = attention_mask
         self._lengths = attention_mask.sum(axis=1, keepdims=True)
+        self._newest = NewestTokens()
         self._logits: Logits | None = None
         self._caches: list[GrowingCache | FloatCache] = []
 
@@ -48,7 +50,7 @@ class DecoderOnlySession:
             self._mask = np.concatenate([self._mask, ones], axis=1)
             past = [cache.tensor() for cache in self._caches]
             inputs = [
-                tensor(tokens[:, column : column + 1]),
+                self._newest.tensor(tokens[:, column]),
                 tensor(self._mask),
                 tensor(self._lengths),
                 *past,
@@ -67,11 +69,9 @@ class DecoderOnlySession:
         self._limits.check(tokens, int(self._lengths.max()))
         positions = np.maximum(self._mask.cumsum(axis=1) - 1, 0)
         positions *= self._mask
-        logits, *caches = self._machine.call(
-            "first_step", tensor(tokens), tensor(self._mask), tensor(positions)
-        )
-        self._caches = [cache_of(cache, tokens.shape[1]) for cache in caches]
-        return Logits(logits)
+        outputs = self._machine.call("first_step", tensor(tokens), tensor(self._mask), tensor(positions))
+        self._caches = caches_of(outputs, self._machine.stacks["step"], tokens.shape[1])
+        return Logits(outputs[0])
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows."""

@@ -148,10 +148,15 @@ class CompiledLibrary:
                 from tbt_compile.runtime.machine import Machine
 
                 check_runnable(self.target)
-                functions, outputs = self.description["functions"], self.description["outputs"]
-                steps = self.description["clock"]
-                tensors = {name: self._tensors[name] for name in self._build.tensor_names}
-                self._machine = Machine(self._build.library, functions, outputs, tensors, steps)
+                facts = self.description
+                self._machine = Machine(
+                    self._build.library,
+                    facts["functions"],
+                    facts["outputs"],
+                    {name: self._tensors[name] for name in self._build.tensor_names},
+                    facts["clock"],
+                    facts["stacks"],
+                )
             return self._machine
 
     def _with_threads(self, num_threads: int | None = None) -> Machine:

@@ -27,8 +27,11 @@ class Machine:
         outputs: for every function dtype and number of dimensions of each output.
         tensors: by name, aligned and as the functions take them; they are shared, not copied.
         steps: for functions that measure themselves the names of their steps.
+        stacks: for functions with caches that grow, their positions among the results; those of a group are
+            one tensor.
 
     Attributes:
+        stacks: as above.
         times: for those functions int64 [steps], nanoseconds since the machine was made.
     """
 
@@ -39,8 +42,10 @@ class Machine:
         outputs: dict[str, Sequence[Sequence[Any]]],
         tensors: dict[str, Array],
         steps: dict[str, list[str]],
+        stacks: dict[str, list[list[int]]] | None = None,
     ) -> None:
         self._library = load_library(library)
+        self.stacks = stacks or {}
         self._tensors = tensors  # kept: functions know their addresses
         self.times = {name: aligned_empty((len(names),), np.int64) for name, names in steps.items()}
         for array in self.times.values():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.runtime.caches import FloatCache, GrowingCache, cache_of, take_rows
+from tbt_compile.runtime.caches import FloatCache, GrowingCache, caches_of, take_rows
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.logits import Logits
 from tbt_compile.runtime.machine import Machine, Tensor, tensor
+from tbt_compile.runtime.newest import NewestTokens
 
 Tokens = npt.NDArray[np.int64]
 
@@ -33,6 +34,7 @@ class Seq2SeqSession:
         self._hidden = hidden
         self._items = np.arange(len(attention_mask))
         self._length = 0
+        self._newest = NewestTokens()
         self._logits: Logits | None = None
         self._self_caches: list[GrowingCache | FloatCache] = []
         self._cross_caches: list[Tensor] = []
@@ -52,18 +54,18 @@ class Seq2SeqSession:
         self._logits.resize(len(tokens))
         for column in range(tokens.shape[1]):
             past = [cache.tensor() for cache in self._self_caches]
-            inputs = [tensor(tokens[:, column : column + 1]), self._mask_tensor, *past, *self._cross_caches]
+            inputs = [self._newest.tensor(tokens[:, column]), self._mask_tensor, *past, *self._cross_caches]
             grown = [cache.grow() for cache in self._self_caches]
             self._machine.call_into("step", inputs, [self._logits.tensor, *grown])
         return self._logits.values
 
     def _first_step(self, tokens: Tokens) -> Logits:
-        logits, *caches = self._machine.call("first_step", tensor(tokens), self._hidden, self._mask_tensor)
+        outputs = self._machine.call("first_step", tensor(tokens), self._hidden, self._mask_tensor)
         self._hidden = None  # no other step reads it
-        grown = caches[: 2 * self._limits.layers]
-        self._self_caches = [cache_of(cache, tokens.shape[1]) for cache in grown]
-        self._cross_caches = caches[2 * self._limits.layers :]
-        return Logits(logits)
+        own = 1 + 2 * self._limits.layers
+        self._self_caches = caches_of(outputs[:own], self._machine.stacks["step"], tokens.shape[1])
+        self._cross_caches = outputs[own:]
+        return Logits(outputs[0])
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows; what belongs to the source is only copied when a row changes its source."""

@@ -55,7 +55,8 @@ def test_figures_follow_from_two_lengths(fake: list[str]) -> None:
         assert row["token_cpu_ms"] == pytest.approx(5)
         assert row["tokens_per_second"] == pytest.approx(100)
         assert (row["size_mib"], row["peak_mib"]) == (1, 3)
-        assert len(row["samples"]["first_token_s"]) == len(row["samples"]["all_tokens_s"]) == 2
+        # In each of 2 turns, 0.1 and 0.16 s until a second has passed.
+        assert len(row["samples"]["first_token_s"]) == len(row["samples"]["all_tokens_s"]) == 8
 
 
 def test_tokens_of_all_texts_count(fake: list[str]) -> None:

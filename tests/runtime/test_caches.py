@@ -7,50 +7,63 @@ import pytest
 import torch
 
 from tbt_compile.aligned import aligned_copy
-from tbt_compile.runtime.caches import GrowingCache, cache_of, take_rows
+from tbt_compile.runtime.caches import GrowingCache, arranged, caches_of, take_rows
 from tbt_compile.runtime.logits import Logits
-from tbt_compile.runtime.tvm_runtime import as_array, shared_tensor, tensor
+from tbt_compile.runtime.newest import NewestTokens
+from tbt_compile.runtime.tvm_runtime import Tensor, as_array, shared_tensor, tensor
 
 
 def append(cache: GrowingCache, value: np.ndarray) -> None:
     """What a step does: it writes the newest row through the tensor that it is given."""
-    torch.from_dlpack(cache.grow())[:, :, -1] = torch.from_numpy(value)
+    torch.from_dlpack(cache.grow())[:, :, :, -1] = torch.from_numpy(value)
+
+
+def layers(stack: np.ndarray) -> list[Tensor]:
+    return [tensor(layer) for layer in stack]
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 100])
 def test_a_cache_of_tokens_grows_as_if_it_was_concatenated(tokens: int) -> None:
     rng = np.random.default_rng(0)
-    expected = rng.integers(-128, 128, (2, 3, tokens, 8), np.int8)
-    cache = GrowingCache(tensor(expected), tokens)
+    expected = rng.integers(-128, 128, (2, 2, 3, tokens, 8), np.int8)
+    cache = GrowingCache(layers(expected), tokens)
     for step in range(150):
         assert np.array_equal(as_array(cache.tensor()), expected)
-        new = rng.integers(-128, 128, (2, 3, 8), np.int8)
+        new = rng.integers(-128, 128, (2, 2, 3, 8), np.int8)
         append(cache, new)
-        expected = np.concatenate([expected, new[:, :, None]], axis=2)
+        expected = np.concatenate([expected, new[:, :, :, None]], axis=3)
         if step % 7 == 0:
             rows = rng.integers(0, 2, 2)
             cache.reorder(rows)
-            expected = expected[rows]
+            expected = expected[:, rows]
 
 
 def test_a_cache_of_words_grows_by_a_row_every_64_tokens() -> None:
-    start = np.arange(2 * 1 * 1 * 2 * 4, dtype=np.uint64).reshape(2, 1, 1, 2, 4)
-    cache = GrowingCache(tensor(start), 60)
+    start = np.arange(3 * 2 * 1 * 1 * 2 * 4, dtype=np.uint64).reshape(3, 2, 1, 1, 2, 4)
+    cache = GrowingCache(layers(start), 60)
     first = cache.tensor()
     assert all(cache.grow() is first for _ in range(4))
     assert np.array_equal(as_array(first), start)
     for tokens in range(65, 400):
-        assert as_array(cache.grow()).shape == (2, 1, -(-tokens // 64), 2, 4)
-        assert np.array_equal(as_array(cache.tensor())[:, :, :1], start)
+        assert as_array(cache.grow()).shape == (3, 2, 1, -(-tokens // 64), 2, 4)
+        assert np.array_equal(as_array(cache.tensor())[:, :, :, :1], start)
 
 
 def test_other_numbers_of_rows() -> None:
-    start = np.arange(2 * 3 * 5 * 4, dtype=np.uint64).reshape(2, 3, 5, 4)
-    cache = GrowingCache(tensor(start), 5)
+    start = np.arange(2 * 2 * 3 * 5 * 4, dtype=np.uint64).reshape(2, 2, 3, 5, 4)
+    cache = GrowingCache(layers(start), 5)
     for rows in ([0, 0, 1, 1], [3, 1, 0], [2]):
         cache.reorder(np.array(rows))
-        start = start[rows]
+        start = start[:, rows]
         assert np.array_equal(as_array(cache.tensor()), start)
+
+
+def test_caches_come_in_the_order_of_the_arguments() -> None:
+    """Of three layers the second one's attention is in full precision."""
+    outputs = ["logits", "k0", "v0", "k1", "v1", "k2", "v2"]
+    assert arranged(outputs, [[1, 5], [2, 6]]) == [["k0", "k2"], ["v0", "v2"], "k1", "v1"]
+    assert arranged(outputs[:3], [[1], [2]]) == [["k0"], ["v0"]]
+    assert arranged(outputs, []) == outputs[1:]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.uint64])
@@ -65,7 +78,7 @@ def test_rows_of_a_tensor(dtype: type) -> None:
 
 def test_a_cache_of_floats_is_made_anew() -> None:
     start = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
-    cache = cache_of(tensor(start), 4)
+    (cache,) = caches_of([tensor(start), tensor(start)], [], 4)
     grown = cache.grow()
     assert grown.shape == (2, 3, 5, 5)
     torch.from_dlpack(grown)[...] = 7
@@ -90,3 +103,13 @@ def test_logits_keep_their_memory_while_rows_stay() -> None:
     logits.resize(3)
     assert logits.values.shape == (3, 4)
     assert logits.tensor.shape == (3, 1, 4)
+
+
+def test_newest_tokens_keep_their_memory_while_rows_stay() -> None:
+    newest = NewestTokens()
+    first = newest.tensor(np.array([3, 4]))
+    assert as_array(first).tolist() == [[3], [4]]
+    assert newest.tensor(np.array([5, 6])) is first
+    assert as_array(first).tolist() == [[5], [6]]
+    assert as_array(newest.tensor(np.array([7]))).tolist() == [[7]]
+    assert as_array(newest.tensor(np.array([], np.int64))).shape == (0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -43,29 +44,34 @@ def greedy_search(
     """
     batch, length = prompt.shape
     lengths = settings.lengths(length)
-    ends = np.array(settings.eos_token_id, np.int64)
+    ends = frozenset(settings.eos_token_id)
     pad = _padding(settings)
     output = np.full((batch, lengths.maximum), pad, np.int64)
     output[:, :length] = prompt
     inputs = np.arange(batch)
     live = np.ones(batch, bool)
+    remaining = batch
     scores = checked_step(session, prompt)
     rules = build_rules(settings, lengths, scores.shape[1], encoder_input_ids, padding)
     while True:
         if rules:
-            so_far = output[inputs, :length]
+            so_far = output[:, :length] if len(inputs) == batch else output[inputs, :length]
             for rule in rules:
                 rule(so_far, scores, inputs)
         chosen = scores.argmax(axis=1)
-        if np.isnan(scores[np.arange(len(chosen)), chosen]).any():
+        # Ten calls of NumPy between two steps take as long as a small model's step: most steps need few.
+        written = chosen.tolist()
+        if any(math.isnan(scores.item(place)) for place in enumerate(written)):
             raise nan_error(length)
-        chosen[~live] = pad
+        if remaining < len(live):
+            chosen[~live] = pad
         output[inputs, length] = chosen
         length += 1
         if on_tokens is not None:
             on_tokens(output[:, length - 1].copy())
-        live &= (chosen[:, None] != ends).all(axis=1)
-        remaining = np.count_nonzero(live)
+        if not ends.isdisjoint(written):
+            live &= ~np.isin(chosen, settings.eos_token_id)
+            remaining = np.count_nonzero(live)
         if length == lengths.maximum or not remaining:
             return output[:, :length]
         if remaining < _SHRINK_BELOW * len(live):
