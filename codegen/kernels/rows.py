@@ -41,7 +41,7 @@ class PackedRows:
         self.words = (length + 63) // 64
         self.planes = plane_count(product.x)
         self.inverted = chains(product, isa)
-        # On AArch64 every word is there twice, as one load brings two vectors, but only one word to all lanes.
+        # On AArch64 every word is there twice: one load brings two vectors, or one word for all lanes.
         self.copies = isa.word_lanes if isa.neon else 1
         self.bits = emit.scratch("packed", (capacity, self.words, self.planes, self.copies), "uint64")
         self.sums = emit.scratch("row_sums", (capacity,), "int32")
