@@ -27,6 +27,8 @@ from tbt_compile.errors import LoweringError
 SCALE_BYTES = 4
 """Bytes at the end of a row of 8-bit codes that hold its float32 scale, little-endian."""
 
+QUARTERS_TOGETHER = 8
+"""Blocks times planes of a group in `Layout.QUARTERS`."""
 _LOW_BITS = np.uint64(0x5555555555555555)  # of every two
 
 Words = npt.NDArray[np.uint64]
@@ -39,8 +41,8 @@ class Layout(Enum):
     Attributes:
         PLANES: interleaved planes.
         PAIRS: interleaved codes of two bits, see `pair`: ternary weights that are multiplied as bytes.
-        QUARTERS: interleaved planes, and in every block the first 16 bits of all columns before the second
-            ones, see `by_quarters`: weights by which sums are looked up.
+        QUARTERS: interleaved planes by 16 bits, and those of several blocks side by side, see `by_quarters`:
+            weights by which sums are looked up.
     """
 
     PLANES = "planes"
@@ -136,12 +138,23 @@ def interleave(planes: Words, isa: Isa) -> Words:
 
 
 def by_quarters(weights: Words) -> Words:
-    """Interleaved weights, the words of every block as four quarters of 16 bits: first those of all columns.
+    """Interleaved weights, group by group of blocks: the first 16 bits of all columns, then the second ones.
 
-    So a vector of 128 bits has the same two bytes of eight columns.
+    So a vector of 128 bits has the same two bytes of eight columns. A group has `quarter_group` blocks, the
+    last one what is left; in it lie, from the outside in, words, quarters, blocks, planes and columns. So all
+    that a group multiplies with the same 16 activations is in one piece.
     """
-    quarters = weights.astype("<u8", copy=False).view("<u2").reshape(*weights.shape, 4)
-    return aligned_copy(np.ascontiguousarray(quarters.swapaxes(-1, -2)).view("<u8").reshape(weights.shape))
+    blocks, _, planes, _ = weights.shape
+    quarters = weights.astype("<u8", copy=False).view("<u2").reshape(*weights.shape, 4).swapaxes(-1, -2)
+    size = quarter_group(planes)
+    groups = (quarters[first : first + size] for first in range(0, blocks, size))
+    pieces = [group.transpose(1, 3, 0, 2, 4).reshape(-1) for group in groups]
+    return aligned_copy(np.concatenate(pieces).view("<u8").reshape(weights.shape))
+
+
+def quarter_group(planes: int) -> int:
+    """Blocks of a group in `Layout.QUARTERS`."""
+    return QUARTERS_TOGETHER // planes
 
 
 def arrange(planes: Words, layout: Layout, isa: Isa) -> Words:

@@ -20,6 +20,9 @@ from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
 
+_NEON_LANES = 8
+"""Features of which words are filled at a time on AArch64: two vectors of floats and four of words."""
+
 
 @dataclass(frozen=True)
 class PackSpec:
@@ -202,4 +205,4 @@ def _fill_word(
         for plane in planes:
             emit.store(out, words[plane].get(), *head, word, plane, d, lanes=lanes)
 
-    for_lanes(spec.d, spec.isa.word_lanes, fill)
+    for_lanes(spec.d, _NEON_LANES if spec.isa.neon else spec.isa.word_lanes, fill)

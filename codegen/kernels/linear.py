@@ -105,8 +105,15 @@ class _Linear:
             block = index * together
             product.multiply(count, self.w, block, together, self.finish_at(first, block, True))
 
+        whole = blocks // together
         work = blocks * spec.isa.block * words_for(spec.k) * product.work
-        share_columns(count, CHUNK_ROWS, blocks // together, work, group)
+        share_columns(count, CHUNK_ROWS, whole, work, group)
+        if isinstance(product, SumProduct):  # what is left is stored as one group
+            left = blocks + bool(rest) - whole * together
+            if left:
+                block = T.int64(whole * together)
+                product.multiply(count, self.w, block, left, self.finish_at(first, block, rest == 0))
+            return
         with emit.loop("block", blocks % together) as index:
             block = blocks // together * together + index
             product.multiply(count, self.w, block, 1, self.finish_at(first, block, True))

@@ -76,7 +76,7 @@ class LookupProduct:
         self.rows.pack(row, load, self.scale, self.spec.center)
         planes = self.rows.planes
         with emit.loop("word", self.words) as word:
-            bits = [emit.let(self.rows.bits[row, word, plane]) for plane in range(planes)]
+            bits = [emit.let(self.rows.bits[row, word, plane, 0]) for plane in range(planes)]
             for half, indices in enumerate(self._indices(bits)):
                 numbers = emit.cast(T.reinterpret("uint8x8", indices), "uint16", 8)
                 at = word * self.tables.indices_per_word + half * 8

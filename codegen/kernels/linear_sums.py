@@ -4,7 +4,8 @@ Four neighbouring activations have 16 sums of some of them, and four bits of a w
 table of 16 bytes gives four products at once, and one TBL looks up in two such tables:
 
     load     `Layout.QUARTERS`: a vector has the same two bytes of 8 columns. The even bytes belong to other
-             activations than the odd ones, and have a table of their own.
+             activations than the odd ones, and have a table of their own. What the same tables serve lies
+             side by side, so that one instruction loads two vectors.
     number   SRI or BIT puts four bits of every byte under bits that stay and say whether it is an odd byte.
     look up  TBL, in 32 bytes: the table of the even bytes and that of the odd ones.
     add      UADALP adds the two bytes of each column to its sum in 16 bits.
@@ -15,15 +16,21 @@ Where it is not, the vector is multiplied in two steps or four, each with a part
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tbt_compile.codegen.isa import WORD_BITS
 from tbt_compile.codegen.kernels import emit, neon
 from tbt_compile.codegen.kernels.byterows import ByteRows
 from tbt_compile.codegen.kernels.linear_spec import LinearSpec
 from tbt_compile.codegen.kernels.lookup_tables import COLUMNS, byte_splat, counting
 from tbt_compile.codegen.kernels.rows import Finish
-from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.kernels.weight_planes import quarter_start, quarter_words
+from tbt_compile.codegen.layouts import quarter_group, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
+
+VectorOf = Callable[[Expr], Expr]
+"""`vector_of(step)`: the vector of weights that a step multiplies."""
 
 CHUNK_ROWS = 8
 """Rows whose tables are kept; they fit the second-level cache."""
@@ -35,8 +42,6 @@ _TABLES = VECTOR // _GROUP
 _LARGEST = 255
 PER_RUN = 64
 """Steps until sums in 16 bits must be widened: the two look-ups of a step add at most 2 * 2 * 255."""
-SUMS = 8
-"""Vectors of sums that are kept in registers."""
 
 
 class SumProduct:
@@ -46,7 +51,7 @@ class SumProduct:
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         self.spec = spec
-        self.together = SUMS // spec.weight.planes
+        self.together = quarter_group(spec.weight.planes)
         words = words_for(spec.k)
         self.vectors = words * _VECTORS
         padding = words * WORD_BITS - spec.k
@@ -55,6 +60,7 @@ class SumProduct:
         self.most_parts = 2 if spec.activation is Encoding.INT8 else _GROUP
         most = self.vectors * self.most_parts
         self.known = emit.scratch("known", (CHUNK_ROWS,), "int32")
+        # Of every vector the first step, in their order, and behind those the further ones.
         self.steps = emit.scratch("steps", (CHUNK_ROWS,), "int64")
         self.vector_of = emit.scratch("vector_of", (CHUNK_ROWS, most), "int64")
         self.mine = emit.scratch("mine", (_GROUP,), "uint8")
@@ -64,7 +70,7 @@ class SumProduct:
         """Quantizes one row and fills its tables."""
         self.rows.pack(row, load)
         magnitudes = emit.Register("magnitudes", "int32", 1, T.int32(0))
-        steps = emit.Register("step", "int64", 1, T.int64(0))
+        steps = emit.Register("step", "int64", 1, T.int64(self.vectors))
         with emit.loop("vector", self.vectors) as vector:
             sizes = self._magnitudes(row, vector * VECTOR, VECTOR)
             pairs = _pair_sums(emit.cast(sizes, "uint16", VECTOR), VECTOR)
@@ -72,13 +78,14 @@ class SumProduct:
             magnitudes.add(T.cast(emit.reduce_lanes(groups, _TABLES, lambda a, b: a + b), "int32"))
             parts = self._parts(_largest(pairs, VECTOR // 2), _largest(groups, _TABLES))
             with emit.loop("part", parts.get()) as part:
-                step = emit.let(steps.get())
+                first = emit.let(part == 0)
+                step = emit.let(T.Select(first, T.cast(vector, "int64"), steps.get()))
                 emit.store(self.vector_of, vector, row, step)
                 for index in range(_GROUP):
                     mine = T.int64(index) * parts.get() // _GROUP == part
                     emit.store(self.mine, T.Select(mine, T.uint8(_LARGEST), T.uint8(0)), index)
                 self._fill(row, vector, step)
-                steps.add(T.int64(1))
+                steps.add(T.Select(first, T.int64(0), T.int64(1)))
         emit.store(self.steps, steps.get(), row)
         known = magnitudes.get()
         if self.spec.weight is Encoding.TERNARY:  # what the negative activations of a row amount to
@@ -118,39 +125,70 @@ class SumProduct:
         return emit.let(T.reinterpret(emit.vector("uint8", lanes), T.abs(codes)))
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None:
-        """The products of the first `count` rows with some interleaved weight blocks."""
+        """The products of the first `count` rows with a group of weight blocks."""
+
+        def several() -> None:
+            with emit.loop("row", count) as row:
+                self._multiply_row(row, w, block, blocks, finish)
+
+        # In a loop of several rows LLVM would load what `finish` reads before it, and spill it.
+        emit.branch(count == 1, lambda: self._multiply_row(T.int64(0), w, block, blocks, finish), several)
+
+    def _multiply_row(self, row: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None:
+        """The first step of every vector one after the other, then those that `vector_of` tells."""
         lanes, planes = self.spec.isa.block, self.spec.weight.planes
-        each = [(part, plane) for part in range(blocks) for plane in range(planes)]
-        zero = emit.splat(T.int32(0), lanes)
-        with emit.loop("row", count) as row:
-            totals = {key: emit.Register("total", "int32", lanes, zero) for key in each}
-            odd = emit.splat(T.uint64(0x1000100010001000), 2)
-            numbers = emit.Register("numbers", "uint8", COLUMNS, T.reinterpret(neon.OCTETS, odd))
-            steps = emit.let(self.steps[row])
-            with emit.loop("run", T.ceildiv(steps, PER_RUN)) as run:
-                empty = emit.splat(T.uint16(0), lanes)
-                sums = {key: emit.Register("sums", "uint16", lanes, empty) for key in each}
-                with emit.loop("step", T.min(T.int64(PER_RUN), steps - run * PER_RUN)) as step:
-                    at = emit.let(run * PER_RUN + step)
-                    vector = emit.let(self.vector_of[row, at])
-                    tables = [
-                        emit.let(emit.load(self.tables, row, at, table * COLUMNS, lanes=COLUMNS))
-                        for table in range(_TABLES)
-                    ]
-                    for part, plane in each:
-                        quarter = vector % _VECTORS * 2
-                        words = emit.load(w, block + part, vector // _VECTORS, plane, quarter, lanes=2)
-                        octets = emit.let(T.reinterpret(neon.OCTETS, words))
-                        self._look_up(octets, tables, numbers, sums[part, plane])
-                for key in each:
-                    totals[key].add(emit.cast(sums[key].get(), "int32", lanes))
-            scale, known = emit.let(self.rows.scales[row]), emit.splat(emit.let(self.known[row]), lanes)
-            for part in range(blocks):
-                *positive, negative = (totals[part, plane].get() for plane in range(planes))
-                total = known - negative * emit.splat(T.int32(2), lanes)
-                for other in positive:
-                    total = total + other
-                finish(row, T.int64(part * lanes), lanes, emit.let(total), scale)
+        pieces = blocks * planes
+        zero, empty = emit.splat(T.int32(0), lanes), emit.splat(T.uint16(0), lanes)
+        totals = [emit.Register("total", "int32", lanes, zero) for _ in range(pieces)]
+        odd = emit.splat(T.uint64(0x1000100010001000), 2)
+        numbers = emit.Register("numbers", "uint8", COLUMNS, T.reinterpret(neon.OCTETS, odd))
+        weights, start = quarter_words(w), emit.let(quarter_start(w, block))
+
+        def add_up(
+            sums: list[emit.Register], first: Expr | int, length: Expr | int, vector_of: VectorOf
+        ) -> None:
+            """The steps from `first` on."""
+            with emit.loop("step", length) as index:
+                step = emit.let(first + index)
+                vector = emit.let(start + vector_of(step) * (pieces * 2))
+                tables = [
+                    emit.let(emit.load(self.tables, row, step, table * COLUMNS, lanes=COLUMNS))
+                    for table in range(_TABLES)
+                ]
+                for piece, total in enumerate(sums):
+                    words = emit.load(weights, vector + piece * 2, lanes=2)
+                    self._look_up(emit.let(T.reinterpret(neon.OCTETS, words)), tables, numbers, total)
+
+        def run(*parts: tuple[Expr | int, Expr | int, VectorOf]) -> None:
+            """At most `PER_RUN` steps."""
+            sums = [emit.Register("sums", "uint16", lanes, empty) for _ in range(pieces)]
+            for part in parts:
+                add_up(sums, *part)
+            for total, added in zip(totals, sums, strict=True):
+                total.add(emit.cast(added.get(), "int32", lanes))
+
+        def further(step: Expr) -> Expr:
+            return self.vector_of[row, step]
+
+        steps = emit.let(self.steps[row])
+        whole = (self.vectors - 1) // PER_RUN * PER_RUN
+        for first in range(0, whole, PER_RUN):
+            run((first, PER_RUN, lambda step: step))
+        start_of_rest = emit.let(T.min(steps, T.int64(whole + PER_RUN)))
+        run(
+            (whole, self.vectors - whole, lambda step: step),
+            (self.vectors, start_of_rest - self.vectors, further),
+        )
+        with emit.loop("run", T.ceildiv(steps - start_of_rest, PER_RUN)) as index:
+            next_step = emit.let(start_of_rest + index * PER_RUN)
+            run((next_step, T.min(T.int64(PER_RUN), steps - next_step), further))
+        scale, known = emit.let(self.rows.scales[row]), emit.splat(emit.let(self.known[row]), lanes)
+        for part in range(blocks):
+            *positive, negative = (total.get() for total in totals[part * planes : (part + 1) * planes])
+            total = known - negative * emit.splat(T.int32(2), lanes)
+            for other in positive:
+                total = total + other
+            finish(row, T.int64(part * lanes), lanes, emit.let(total), scale)
 
     @staticmethod
     def _look_up(octets: Expr, tables: list[Expr], numbers: emit.Register, total: emit.Register) -> None:

@@ -116,7 +116,10 @@ def _bits(spec: RoofSpec) -> None:
     planes, lanes = plane_count(product.x), spec.isa.word_lanes
 
     def row(r: int) -> ReadRow:
-        return lambda word, plane: x[word % _RESIDENT_WORDS, r * planes + plane]
+        def read(word: Expr, plane: int, lanes: int) -> Expr:
+            return emit.splat(emit.let(x[word % _RESIDENT_WORDS, r * planes + plane]), lanes)
+
+        return read
 
     def column(c: int) -> ReadColumn:
         at = c * product.w.planes % (WORD_BITS // lanes)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tbt_compile.codegen.isa import Isa
+from tbt_compile.codegen.isa import WORD_BITS, Isa
 from tbt_compile.codegen.kernels import emit
 from tbt_compile.codegen.kernels.bitproduct import BitProduct, plane_count
 from tbt_compile.codegen.kernels.quantize import RowFormat, pack_row
+from tbt_compile.codegen.kernels.ternary_chain import chains
 from tbt_compile.codegen.kernels.tile import (
     Columns,
     ReadRow,
@@ -39,20 +40,26 @@ class PackedRows:
         self.length = length
         self.words = (length + 63) // 64
         self.planes = plane_count(product.x)
-        self.bits = emit.scratch("packed", (capacity, self.words, self.planes), "uint64")
+        self.inverted = chains(product, isa)
+        # On AArch64 every word is there twice: one load brings two vectors, or one word for all lanes.
+        self.copies = isa.word_lanes if isa.neon else 1
+        self.bits = emit.scratch("packed", (capacity, self.words, self.planes, self.copies), "uint64")
         self.sums = emit.scratch("row_sums", (capacity,), "int32")
         self.scales = emit.scratch("row_scales", (capacity,), "float32")
 
     def pack(self, row: Expr, load: emit.Load, scale: Expr, center: bool) -> None:
         """Quantizes and packs one row; `scale` is the learned one and not used by 8-bit encodings."""
         constant = T.cast(self.length, "int32") * T.int32(self.product.per_element)
+        if self.inverted:
+            constant = T.cast(self.words, "int32") * T.int32(-WORD_BITS)
         total = emit.Register("row_sum", "int32", 1, constant)
 
         def put(word: Expr, planes: list[Expr]) -> None:
             for index, plane in enumerate(planes):
-                emit.store(self.bits, plane, row, word, index)
+                stored = emit.splat(~plane if self.inverted else plane, self.copies)
+                emit.store(self.bits, stored, row, word, index, 0, lanes=self.copies)
             if self.product.row:
-                stored = [self.bits[row, word, index] for index in range(self.planes)]
+                stored = [self.bits[row, word, index, 0] for index in range(self.planes)]
                 total.add(row_terms(self.product, stored))
 
         dynamic = pack_row(load, self.length, scale, RowFormat(self.product.x, self.isa, center), put)
@@ -112,7 +119,12 @@ class PackedRows:
                 )
 
     def _reader(self, row: Expr) -> ReadRow:
-        return lambda word, plane: self.bits[row, word, plane]
+        def read(word: Expr, plane: int, lanes: int) -> Expr:
+            if lanes == self.copies:
+                return emit.let(emit.load(self.bits, row, word, plane, 0, lanes=lanes))
+            return emit.splat(emit.let(self.bits[row, word, plane, 0]), lanes)
+
+        return read
 
 
 def store_existing(

@@ -6,17 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.kernels import emit, neon
-from tbt_compile.codegen.kernels.bitproduct import BitProduct, Term, plane_count
+from tbt_compile.codegen.kernels import emit
+from tbt_compile.codegen.kernels.bitproduct import BitProduct, Term, bit_product, plane_count
+from tbt_compile.codegen.kernels.counter import Counter, counted
+from tbt_compile.codegen.kernels.ternary_chain import TernaryChain, chains
 from tbt_compile.codegen.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Expr, T
+from tbt_compile.encoding import Encoding
 
-ReadRow = Callable[[Expr, int], Expr]
-"""`read(word, plane)`: one uint64 of a row."""
+ReadRow = Callable[[Expr, int, int], Expr]
+"""`read(word, plane, lanes)`: one uint64 of a row in every lane."""
 ReadColumn = Callable[[Expr, int], Expr]
 """`read(word, plane)`: one uint64 in each lane, one lane per column."""
 
 _BYTE_LIMIT = 255
+_TOGETHER = 4
+"""Words in a step of a loop on AArch64, where LLVM does not unroll by itself."""
 
 
 @dataclass(frozen=True)
@@ -62,48 +67,82 @@ def dot_tile(
 
     A group is `joined(...)` neighbouring column vectors.
     """
+    if chains(product, isa):
+        return _chain_tile(words, rows, columns, isa)
     counters = {
-        (r, c, coefficient): _Counter(column.lanes, isa)
+        (r, c, coefficient): Counter(column.lanes, isa)
         for r in range(len(rows))
         for c, column in enumerate(columns)
         for coefficient in product.coefficients
     }
     shared = {
-        (c, term.coefficient): _Counter(column.lanes, isa)
+        (c, term.coefficient): Counter(column.lanes, isa)
         for c, column in enumerate(columns)
         for term in product.columns
     }
     everything = [*counters.values(), *shared.values()]
 
     def step(word: Expr) -> None:
-        row_words = [
-            [emit.let(read(word, plane)) for plane in range(plane_count(product.x))] for read in rows
-        ]
+        row_words = _row_words(product, rows, columns[0].lanes, word)
         for c, column in enumerate(columns):
             w = [emit.let(column.read(word, plane)) for plane in range(product.w.planes)]
             for term in product.columns:
                 shared[c, term.coefficient].count(term.bits((), w))
-            for r, planes in enumerate(row_words):
-                x = [emit.splat(plane, column.lanes) for plane in planes]
+            for r, x in enumerate(row_words):
                 for term in product.terms:
                     counters[r, c, term.coefficient].count(term.bits(x, w))
 
-    _accumulate(words, step, everything, longest_run(product, isa))
+    _accumulate(words, step, everything, product, isa)
 
+    def parts(r: int, c: int) -> list[tuple[int, Counter]]:
+        own = [(value, counters[r, c, value]) for value in product.coefficients]
+        return [(term.coefficient, shared[c, term.coefficient]) for term in product.columns] + own
+
+    return _totals(parts, len(rows), columns, isa)
+
+
+def _chain_tile(words: Expr | int, rows: list[ReadRow], columns: list[Columns], isa: Isa) -> list[list[Expr]]:
+    """`dot_tile` by `TernaryChain`."""
+    product = bit_product(Encoding.TERNARY, Encoding.TERNARY)
+    links = {
+        (r, c): TernaryChain(column.lanes, isa) for r in range(len(rows)) for c, column in enumerate(columns)
+    }
+
+    def step(word: Expr) -> None:
+        row_words = _row_words(product, rows, columns[0].lanes, word)
+        for c, column in enumerate(columns):
+            w = [emit.let(column.read(word, plane)) for plane in range(product.w.planes)]
+            for r, x in enumerate(row_words):
+                links[r, c].add(x, w)
+
+    _accumulate(words, step, [link.carries for link in links.values()], product, isa)
+    for link in links.values():
+        link.end()
+    return _totals(lambda r, c: links[r, c].parts, len(rows), columns, isa)
+
+
+def _row_words(product: BitProduct, rows: list[ReadRow], lanes: int, word: Expr) -> list[list[Expr]]:
+    return [[read(word, plane, lanes) for plane in range(plane_count(product.x))] for read in rows]
+
+
+def _totals(
+    parts: Callable[[int, int], Sequence[tuple[int, Counter]]], rows: int, columns: list[Columns], isa: Isa
+) -> list[list[Expr]]:
+    """Sums [row][group] of `coefficient * counter` for the parts of every row and column vector."""
     size = joined(columns, isa)
+    lanes = size * columns[0].lanes
 
     def total(r: int, first: int) -> Expr:
-        group = range(first, first + size)
-        parts = [(t.coefficient, [shared[c, t.coefficient] for c in group]) for t in product.columns]
-        parts += [(value, [counters[r, c, value] for c in group]) for value in product.coefficients]
-        lanes = size * columns[0].lanes
+        group = [parts(r, c) for c in range(first, first + size)]
         result = None
-        for coefficient, side_by_side in parts:
-            value = _values(side_by_side) * emit.splat(T.int32(coefficient), lanes)
+        for side_by_side in zip(*group, strict=True):
+            coefficient = side_by_side[0][0]
+            counts = counted([counter for _, counter in side_by_side])
+            value = counts * emit.splat(T.int32(coefficient), lanes)
             result = value if result is None else result + value
         return emit.let(result)
 
-    return [[total(r, first) for first in range(0, len(columns), size)] for r in range(len(rows))]
+    return [[total(r, first) for first in range(0, len(columns), size)] for r in range(rows)]
 
 
 def joined(columns: Sequence[Columns], isa: Isa) -> int:
@@ -135,11 +174,11 @@ def _repeats(terms: tuple[Term, ...]) -> int:
 
 
 def _accumulate(
-    words: Expr | int, step: Callable[[Expr], None], counters: list[_Counter], run: int | None
+    words: Expr | int, step: Callable[[Expr], None], counters: list[Counter], product: BitProduct, isa: Isa
 ) -> None:
+    run = longest_run(product, isa)
     if run is None or (isinstance(words, int) and words <= run):
-        with emit.loop("word", words) as word:
-            step(word)
+        _each_word(words, step, isa)
         for counter in counters:
             counter.widen()
         return
@@ -147,63 +186,14 @@ def _accumulate(
         run = -(-words // -(-words // run))
     with emit.loop("run", (words + run - 1) // run) as index:
         equal = isinstance(words, int) and words % run == 0
-        with emit.loop("word", run if equal else T.min(run, words - index * run)) as word:
-            step(index * run + word)
+        first = index * run
+        _each_word(run if equal else T.min(run, words - first), lambda word: step(first + word), isa)
         for counter in counters:
             counter.widen()
 
 
-class _Counter:
-    """Counts set bits per 64-bit lane.
-
-    With a popcount instruction for 64-bit lanes it adds those. Otherwise it counts per byte, which is what
-    AVX2 and NEON can do cheaply, and `widen` moves the bytes into wider lanes: 64-bit ones, or on NEON, which
-    adds neighbours in one instruction, the two halves of those.
-    """
-
-    def __init__(self, lanes: int, isa: Isa) -> None:
-        self.lanes = lanes
-        self.bytewise = not isa.has_popcount and lanes > 1
-        self.in_halves = self.bytewise and isa.neon
-        self.total = (
-            emit.Register("total", "uint32", 2 * lanes, emit.splat(T.uint32(0), 2 * lanes))
-            if self.in_halves
-            else emit.Register("total", "uint64", lanes, emit.splat(T.uint64(0), lanes))
-        )
-        if self.bytewise:
-            octets = lanes * 8
-            self.octets = emit.Register("octets", "uint8", octets, emit.splat(T.uint8(0), octets))
-
-    def count(self, bits: Expr) -> None:
-        """Adds the set bits of every lane."""
-        if self.bytewise:
-            self.octets.add(T.popcount(T.reinterpret(f"uint8x{self.lanes * 8}", bits)))
-        else:
-            self.total.add(T.popcount(bits))
-
-    def widen(self) -> None:
-        """Empties the byte counters into the wider ones."""
-        if not self.bytewise:
-            return
-        if self.in_halves:
-            self.total.add(neon.wide_pair_sums(neon.pair_sums(self.octets.get())))
-        else:
-            self.total.add(self._sums_of_octets())
-        self.octets.set(emit.splat(T.uint8(0), self.lanes * 8))
-
-    def _sums_of_octets(self) -> Expr:
-        """The bytes of every 64-bit lane, added."""
-        value = emit.let(T.reinterpret(f"uint64x{self.lanes}", self.octets.get()))
-        for bits, mask in ((8, 0x00FF00FF00FF00FF), (16, 0x0000FFFF0000FFFF), (32, 0x00000000FFFFFFFF)):
-            keep = emit.splat(T.uint64(mask), self.lanes)
-            value = emit.let((value & keep) + ((value >> emit.splat(T.uint64(bits), self.lanes)) & keep))
-        return value
-
-
-def _values(counters: list[_Counter]) -> Expr:
-    """The counts of neighbouring vectors as int32 lanes."""
-    lanes, totals = counters[0].lanes, [counter.total.get() for counter in counters]
-    if not counters[0].in_halves:
-        return emit.join([emit.cast(total, "int32", lanes) for total in totals], lanes)
-    sums = emit.let(T.reinterpret("int32x4", neon.add_neighbours(totals[0], totals[-1])))
-    return sums if len(counters) > 1 else emit.pick(sums, range(lanes))
+def _each_word(words: Expr | int, step: Callable[[Expr], None], isa: Isa) -> None:
+    together = _TOGETHER if isa.neon and isinstance(words, int) and words % _TOGETHER == 0 else 1
+    with emit.loop("word", words // together) as word:
+        for place in range(together):
+            step(word * together + place)

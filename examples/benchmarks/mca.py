@@ -25,7 +25,9 @@ from tbt_compile.codegen.kernels.bitproduct import bit_product
 from tbt_compile.codegen.kernels.linear import linear
 from tbt_compile.codegen.kernels.linear_bytes import byte_tile
 from tbt_compile.codegen.kernels.linear_spec import looks_up_sums
+from tbt_compile.codegen.kernels.ternary_chain import chains
 from tbt_compile.codegen.kernels.tile import longest_run, tile_shape
+from tbt_compile.codegen.layouts import QUARTERS_TOGETHER, quarter_group
 from tbt_compile.codegen.target import TargetSpec, parse_target
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
 
@@ -159,9 +161,8 @@ def quantized(pair: str, spec: TargetSpec) -> Kernel:
     case, isa = KernelCase(pair, 1, N, K), spec.isa
     function = linear(case.spec(isa))
     if looks_up_sums(case.activation, case.weight, isa):
-        blocks = linear_sums.SUMS // case.weight.planes
-        macs = blocks * isa.block * linear_sums.VECTOR
-        return Kernel(pair, function, "tbl", 2 * linear_sums.SUMS, macs, linear_sums.PER_RUN)
+        macs = quarter_group(case.weight.planes) * isa.block * linear_sums.VECTOR
+        return Kernel(pair, function, "tbl", 2 * QUARTERS_TOGETHER, macs, linear_sums.PER_RUN)
     if case.activation.dynamic:
         dot = isa.dot == "dotprod"
         # A step is four elements of K: one instruction per vector, or one for each half of its bytes.
@@ -171,7 +172,8 @@ def quantized(pair: str, spec: TargetSpec) -> Kernel:
         return Kernel(pair, function, "[su]dot" if dot else "[su](mull|mlal)2?", each, macs, 128)
     product = bit_product(case.activation, case.weight)
     tile = tile_shape(product, isa, isa.block // isa.word_lanes)
-    each = tile.vectors * (tile.rows * len(product.terms) + len(product.columns))
+    terms = 1 if chains(product, isa) else len(product.terms)
+    each = tile.vectors * (tile.rows * terms + len(product.columns))
     run = longest_run(product, isa)
     return Kernel(pair, function, "cnt", each, tile.rows * tile.vectors * isa.word_lanes * 64, run or K)
 

@@ -26,7 +26,10 @@ PAIRS = [*((left, weight) for weight in (B, T) for left in (B, T, B01, T012, I8,
 # N and K are no multiples of a word, a vector or a block. The long sums are as large as they get before a
 # byte counter is emptied, and there are columns for several blocks at a time.
 SMALL, LONG = (7, 63), (127, 33 * 64 + 53)
-TABLE = (33, 100)
+# Words in steps of four, in one run and in two.
+STEPS = ((9, 4 * 64), (9, 48 * 64))
+STEP_PAIRS = ((B, B), (T, T), (B01, T))
+TABLE = (75, 100)
 TABLES = [(B, Layout.PLANES), (T, Layout.PLANES), (T, Layout.PAIRS), (I8, Layout.PLANES)]
 TABLES += [(B, Layout.QUARTERS), (T, Layout.QUARTERS)]
 ROWS = (1, 2, 3, 8, 67, 130)
@@ -41,6 +44,9 @@ def layer(pair: Pair, shape: tuple[int, int], isa: Isa) -> LinearSpec:
 def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
     for pair in PAIRS:
         for shape in (SMALL, LONG):
+            yield linear, layer(pair, shape, isa)
+    for pair in STEP_PAIRS:
+        for shape in STEPS:
             yield linear, layer(pair, shape, isa)
     for weight, layout in TABLES:
         yield embedding, EmbeddingSpec(*TABLE, weight, layout, isa)
@@ -78,6 +84,16 @@ def test_linear_sums_are_exact(kernels: Kernels, pair: Pair, rows: int) -> None:
         n, k = shape
         spec = layer(pair, shape, kernels.isa)
         check_linear(kernels, spec, floats(seed, rows, k), codes(seed, pair[1], n, k), seed)
+
+
+@pytest.mark.parametrize("pair", STEP_PAIRS, ids=named)
+@pytest.mark.parametrize("shape", STEPS, ids=str)
+def test_words_in_steps(kernels: Kernels, pair: Pair, shape: tuple[int, int]) -> None:
+    n, k = shape
+    spec = layer(pair, shape, kernels.isa)
+    for rows in (1, 6):
+        check_linear(kernels, spec, floats(rows, rows, k), codes(rows, pair[1], n, k), rows)
+        check_linear(kernels, spec, np.ones((rows, k), np.float32), np.full((n, k), pair[1].minimum), rows)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=named)
