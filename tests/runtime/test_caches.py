@@ -112,4 +112,3 @@ def test_newest_tokens_keep_their_memory_while_rows_stay() -> None:
     assert newest.tensor(np.array([5, 6])) is first
     assert as_array(first).tolist() == [[5], [6]]
     assert as_array(newest.tensor(np.array([7]))).tolist() == [[7]]
-    assert as_array(newest.tensor(np.array([], np.int64))).shape == (0, 1)
