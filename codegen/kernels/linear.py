@@ -21,7 +21,7 @@ from tbt_compile.codegen.kernels.linear_spec import LinearSpec, looks_up_sums, m
 from tbt_compile.codegen.kernels.linear_sums import SumProduct
 from tbt_compile.codegen.kernels.loops import chunks, row_of, share_columns
 from tbt_compile.codegen.kernels.rows import Finish, store_existing
-from tbt_compile.codegen.layouts import interleaved_shape, words_for
+from tbt_compile.codegen.layouts import Layout, interleaved_shape, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
@@ -108,7 +108,7 @@ class _Linear:
         whole = blocks // together
         work = blocks * spec.isa.block * words_for(spec.k) * product.work
         share_columns(count, CHUNK_ROWS, whole, work, group)
-        if isinstance(product, SumProduct):  # what is left is stored as one group
+        if spec.layout is Layout.QUARTERS:  # what is left is stored as one group
             left = blocks + bool(rest) - whole * together
             if left:
                 block = T.int64(whole * together)

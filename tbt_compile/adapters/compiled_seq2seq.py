@@ -24,13 +24,9 @@ from tbt_compile.runtime.generation import DecoderSession, Scores
 class SessionCache(Cache):
     """The keys and values of one batch: they stay packed in the session that made them.
 
-    Attributes:
-        session: the decoder at its present step.
-        rows: how many sequences it decodes.
-
     Args:
-        session: at its start.
-        rows: as above.
+        session: the decoder, at its start; kept as an attribute.
+        rows: how many sequences it decodes; an attribute that follows `reorder_cache`.
         whole: makes the session's logits those of the whole vocabulary.
     """
 

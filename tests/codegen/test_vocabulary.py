@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_tools import isa_of, runnable
+from rankings import SETTINGS, scores_of_beams
 
 from tbt_compile.codegen.kernels.vocabulary import search_functions
 from tbt_compile.codegen.target import parse_target
@@ -30,22 +31,13 @@ def vocabulary(cpu: str) -> CompiledVocabulary:
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(
     cpu=st.sampled_from(CPUS),
-    inputs=st.integers(1, 3),
-    beams=st.integers(1, 4),
     size=st.sampled_from([1, 4, 48, 63, 64, 65, 500, 1500]),
-    k=st.integers(1, 12),
-    levels=st.sampled_from([1, 2, 30, 10**6]),
-    banned=st.sampled_from([0.0, 0.5, 0.999, 1.0]),
-    seed=st.integers(0, 10**6),
+    **SETTINGS,
 )
 def test_the_best_are_those_of_numpy(
     cpu: str, inputs: int, beams: int, size: int, k: int, levels: int, banned: float, seed: int
 ) -> None:
-    """Few `levels` make ties, and `banned` puts minus infinity nearly everywhere."""
-    random = np.random.default_rng(seed)
-    log_probs = -random.integers(0, levels, (inputs, beams, size)).astype(np.float32) / 8
-    log_probs[random.random(log_probs.shape) < banned] = -np.inf
-    beam_scores = -random.integers(0, 3, (inputs, beams)).astype(np.float32)
+    log_probs, beam_scores = scores_of_beams(inputs, beams, size, levels, banned, seed)
     k = min(k, beams * size)
     found = vocabulary(cpu).best(log_probs, beam_scores, k)
     for one, expected in zip(found, best_continuations(log_probs, beam_scores, k), strict=True):

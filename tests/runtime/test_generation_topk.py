@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rankings import SETTINGS, scores_of_beams
 
 from tbt_compile.runtime.generation.log_softmax import log_softmax
 from tbt_compile.runtime.generation.topk import best_continuations
@@ -20,22 +21,13 @@ def brute_force(log_probs: np.ndarray, beam_scores: np.ndarray, k: int) -> list[
 
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(
-    inputs=st.integers(1, 3),
-    beams=st.integers(1, 4),
     vocabulary=st.sampled_from([4, 48, 511, 512, 513, 1024, 1500]),
-    k=st.integers(1, 12),
-    levels=st.sampled_from([1, 2, 30, 10**6]),
-    banned=st.sampled_from([0.0, 0.5, 0.999, 1.0]),
-    seed=st.integers(0, 10**6),
+    **SETTINGS,
 )
 def test_equals_a_stable_sort(
     inputs: int, beams: int, vocabulary: int, k: int, levels: int, banned: float, seed: int
 ) -> None:
-    """Few `levels` make ties, and `banned` puts minus infinity nearly everywhere."""
-    random = np.random.default_rng(seed)
-    log_probs = -random.integers(0, levels, (inputs, beams, vocabulary)).astype(np.float32) / 8
-    log_probs[random.random(log_probs.shape) < banned] = -np.inf
-    beam_scores = -random.integers(0, 3, (inputs, beams)).astype(np.float32)
+    log_probs, beam_scores = scores_of_beams(inputs, beams, vocabulary, levels, banned, seed)
     k = min(k, beams * vocabulary)
     for found, expected in zip(
         best_continuations(log_probs, beam_scores, k), brute_force(log_probs, beam_scores, k), strict=True
