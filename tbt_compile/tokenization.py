@@ -34,9 +34,14 @@ def train_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return _wrap(tokenizer)
 
 
-def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:
+def train_bpe_tokenizer(
+    texts: Iterable[str], vocab_size: int = 8000, lower_case: bool = False
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with at most `vocab_size` tokens: any text can be written, and reads back
     exactly.
+
+    With `lower_case` it reads back in lower case, and a word has the same tokens wherever it is in a text:
+    a small model then has fewer to learn, as for headlines that are written in lower case.
 
     Raises:
         DataError: `vocab_size` does not even hold the 256 bytes and the special tokens.
@@ -47,8 +52,11 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrai
             f"tokenizer size {vocab_size} is too small: byte-level BPE needs at least {smallest} tokens"
         )
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=lower_case)
     tokenizer.decoder = decoders.ByteLevel()
+    if lower_case:
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=SPECIAL_TOKENS,

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from tbt_compile.cli.app import app
+from tbt_compile.data import TextPair, write_pairs
 from tbt_compile.recipe import Recipe
+from tbt_compile.reproduce import Experiment, reproduce
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PRETRAIN = ROOT / "examples" / "pretrain.py"
+EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {PRETRAIN})
 # One library takes as long as three to find out whether the example works.
 SMALLER = {"cross_compile": {"targets": ("cortex-a72",)}, "trainer": {"steps": 3}}
 
@@ -30,6 +33,29 @@ def test_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path))["main"](**SMALLER.get(path.stem, {}))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_is_pretrained_and_can_be_the_one_of_an_experiment(tmp_path: Path) -> None:
+    pairs = [TextPair(f"Norvik Steel rose {i} percent today.", f"norvik steel up {i}") for i in range(20)]
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        write_pairs(tmp_path / "data" / f"{split}.jsonl", pairs)
+    pretrained = str(tmp_path / "pretrained")
+    options = ["--lower-case", "--vocab-size", "300", "--steps", "2", "--out", pretrained]
+    runpy.run_path(str(PRETRAIN))["main"]([str(tmp_path / "data"), *options])
+    report = reproduce(
+        Experiment(
+            "table3",
+            tmp_path / "out",
+            data=str(tmp_path / "data"),
+            config=pretrained,
+            teacher_steps=1,
+            steps=1,
+            rows=("tbt-2-2-2",),
+            test_sentences=2,
+        )
+    )
+    assert "tbt-2-2-2-seed1" in report.rows
 
 
 def test_there_is_a_quick_start_and_it_is_short() -> None:
@@ -61,4 +87,4 @@ def test_the_folders_that_it_names_exist() -> None:
 
 def test_every_example_is_listed() -> None:
     listing = (ROOT / "examples" / "README.md").read_text()
-    assert all(f"`{path.name}`" in listing for path in EXAMPLES)
+    assert all(f"`{path.name}`" in listing for path in [*EXAMPLES, PRETRAIN])

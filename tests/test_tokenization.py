@@ -47,6 +47,15 @@ def test_bpe_writes_any_text_and_reads_it_back(text: str) -> None:
     assert len(tokenizer) <= 300
 
 
+def test_in_lower_case_a_word_has_the_same_tokens_everywhere(tmp_path: Path) -> None:
+    train_bpe_tokenizer([*TEXTS, "steel prices"], vocab_size=320, lower_case=True).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    first, later = tokenizer("STEEL rose")["input_ids"], tokenizer("norvik Steel")["input_ids"]
+    word = tokenizer("steel")["input_ids"][:-1]
+    assert first[: len(word)] == word == later[-1 - len(word) : -1]
+    assert tokenizer.decode(first, skip_special_tokens=True) == "steel rose"
+
+
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="tokenizer size 100 is too small: byte-level BPE needs at least 260"):
         train_bpe_tokenizer(TEXTS, vocab_size=100)
