@@ -73,9 +73,10 @@ class DistillationTrainer(Seq2SeqTrainer):
             "output_hidden_states": bool(weights.hidden or self.terms),
             "output_attentions": bool(weights.attention),
         }
-        outputs = model(**inputs, **wanted)
+        read = without_labels(inputs, self.teacher)
+        outputs = model(**(inputs if weights.labels else read), **wanted)
         with torch.no_grad():
-            target = self.teacher(**inputs, **wanted)
+            target = self.teacher(**read, **wanted)
         if self.objective.layers is not None:
             target = self.objective.layers.select(target)
         terms = distillation_terms(outputs, target, inputs["labels"], inputs["attention_mask"], weights)
@@ -83,6 +84,18 @@ class DistillationTrainer(Seq2SeqTrainer):
         for weight, measure in self.terms:
             loss = loss + weight * measure(outputs, target, inputs)
         return (loss, outputs) if return_outputs else loss
+
+
+def without_labels(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
+    """What a model reads of a batch: given labels too, it works out a loss of its own that nobody uses.
+
+    Models that cannot tell what their decoder reads from the labels (`model` is one of the kind) get those.
+    """
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None:
+        return inputs
+    kept = {name: value for name, value in inputs.items() if name != "labels"}
+    return {**kept, "decoder_input_ids": shift(labels=inputs["labels"]), "use_cache": False}
 
 
 def _require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layers: LayerMap | None) -> None:

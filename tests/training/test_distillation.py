@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from models import gpt2
+from models import bart, gpt2, m2m100, marian, mbart, t5
 from training.small import LENGTHS, PAIRS, SETTINGS, model, student, tokenizer
 from transformers import PreTrainedModel, Seq2SeqTrainingArguments
 
@@ -17,6 +18,7 @@ import tbt_compile
 from tbt_compile.data import PairCollator, PairDataset
 from tbt_compile.modules import is_prepared
 from tbt_compile.training import DistillationTrainer, LossWeights, TrainingError, new_model
+from tbt_compile.training.distillation import without_labels
 from tbt_compile.training.sizes import ModelSize
 
 
@@ -55,6 +57,21 @@ def test_a_second_student_of_the_same_teacher_trains_all_its_weights(tmp_path: P
     trainer(tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2"), teacher, tmp_path)
     second = tbt_compile.prepare(copy.deepcopy(teacher), "1-1-1")
     assert all(parameter.requires_grad for parameter in second.parameters())
+
+
+@pytest.mark.parametrize("family", [bart, mbart, marian, m2m100, t5])
+def test_without_labels_a_model_writes_the_same_and_no_loss_is_worked_out(
+    family: Callable[[], PreTrainedModel],
+) -> None:
+    pupil = family().eval()
+    ids = torch.randint(4, 20, (3, 7), generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.arange(7) < torch.tensor([[7], [5], [2]]), ids, -100)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    with torch.no_grad():
+        whole, read = pupil(**inputs), pupil(**without_labels(inputs, pupil))
+    assert torch.equal(read.logits, whole.logits)
+    can_shift = hasattr(pupil, "prepare_decoder_input_ids_from_labels")
+    assert (read.loss is None) == can_shift == (family is not m2m100)
 
 
 def test_the_loss_does_not_depend_on_padding(tmp_path: Path) -> None:
