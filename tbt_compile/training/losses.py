@@ -12,6 +12,7 @@ from torch import Tensor
 from tbt_compile.data import IGNORED_LABEL
 from tbt_compile.training import processes
 from tbt_compile.training.settings import LossWeights
+from tbt_compile.training.soft_labels import soft_cross_entropy
 
 
 class DistillationTerms(NamedTuple):
@@ -29,19 +30,6 @@ class DistillationTerms(NamedTuple):
     def present(self) -> dict[str, Tensor]:
         """The terms that were computed, by name."""
         return {name: term for name, term in self._asdict().items() if term is not None}
-
-
-def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy of the student's distribution under the teacher's, for logits `[N, V]`, mean over N.
-
-    Multiplied by the squared temperature, so that gradients keep their size when it changes.
-
-    >>> uniform = torch.zeros(1, 2)
-    >>> round(soft_cross_entropy(uniform, uniform).item(), 4)
-    0.6931
-    """
-    log_student = F.log_softmax(student / temperature, dim=-1)
-    return -(F.softmax(teacher / temperature, dim=-1) * log_student).sum(-1).mean() * temperature**2
 
 
 def hidden_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], keep: Tensor) -> Tensor:
