@@ -22,6 +22,8 @@ JsonOption = Annotated[
     typer.Option("--json", metavar="FILE", help="Write the figures to this file ('-': standard output)."),
 ]
 
+PRECISION_HELP = "Of float32 products in training: highest, high or medium (quicker, with bfloat16)."
+
 # Results go to standard output, everything else to standard error: `tbt ... > file` holds results only.
 out = Console()
 err = Console(stderr=True)

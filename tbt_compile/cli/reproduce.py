@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tbt_compile.cli.console import JsonOption, err, out, progress_bar, write_json
+from tbt_compile.cli.console import PRECISION_HELP, JsonOption, err, out, progress_bar, write_json
 
 if TYPE_CHECKING:
     from tbt_compile.reproduce.estimate import PlannedWork
@@ -62,6 +62,9 @@ def reproduce(
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints.", min=1, rich_help_panel=_TRAINING)
     ] = 100,
+    precision: Annotated[
+        str, typer.Option("--matmul-precision", help=PRECISION_HELP, rich_help_panel=_TRAINING)
+    ] = "highest",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with what is in the folder.")] = True,
     json_path: JsonOption = None,
@@ -89,6 +92,7 @@ def reproduce(
     from tbt_compile.reproduce import reproduce as run
     from tbt_compile.reproduce.estimate import estimate
     from tbt_compile.training import processes
+    from tbt_compile.training.precision import matmul_precision
 
     experiment = Experiment(
         table=table,
@@ -113,13 +117,13 @@ def reproduce(
         resume=resume,
     )
     if dry_run:
-        with progress_bar("timing") as progress:
+        with progress_bar("timing") as progress, matmul_precision(precision):
             works = estimate(experiment, progress)
         write_json([vars(work) for work in works], json_path)
         if str(json_path) != "-":
             _show_plan(works)
         return
-    with progress_bar("starting") as progress:
+    with progress_bar("starting") as progress, matmul_precision(precision):
         report = run(experiment, progress)
     if processes.is_first():
         write_json(report.rows, json_path)

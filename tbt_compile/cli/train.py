@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
+from tbt_compile.cli.console import PRECISION_HELP, JsonOption, out, progress_bar, write_json
 
 if TYPE_CHECKING:
     from tbt_compile.training.run import TrainResult
@@ -58,6 +58,9 @@ def train(
         int, typer.Option(help="Steps between checkpoints.", rich_help_panel=_OPTIMIZER)
     ] = 200,
     seed: Annotated[int, typer.Option(rich_help_panel=_OPTIMIZER)] = 0,
+    precision: Annotated[
+        str, typer.Option("--matmul-precision", help=PRECISION_HELP, rich_help_panel=_OPTIMIZER)
+    ] = "highest",
     logits: Annotated[
         float, typer.Option(help="Weight of the teacher's distributions.", rich_help_panel=_LOSS)
     ] = 1.0,
@@ -85,6 +88,7 @@ def train(
     """
     from tbt_compile.training import LossWeights, TrainJob, TrainSettings
     from tbt_compile.training import train as run
+    from tbt_compile.training.precision import matmul_precision
 
     common = TrainSettings(
         batch_size=batch_size, learning_rate=learning_rate, save_every=save_every, seed=seed
@@ -106,7 +110,7 @@ def train(
         test_sentences=test_sentences,
         resume=resume,
     )
-    with progress_bar("starting") as progress:
+    with progress_bar("starting") as progress, matmul_precision(precision):
         result = run(job, progress)
     figures = {
         "teacher_folder": str(result.teacher_folder),

@@ -32,6 +32,7 @@ def provenance(seconds: float) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": processes.count(),
         "torch_threads": torch.get_num_threads(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
         **machine,
         "versions": {**machine["versions"], **{name: version(name) for name in _PACKAGES}},
     }

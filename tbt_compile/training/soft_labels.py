@@ -29,7 +29,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         log_student, target = ctx.saved_tensors
         difference = log_student.exp().sub_(target).mul_(gradient * ctx.scale)
         return difference.to(ctx.dtype), None, None
