@@ -53,7 +53,17 @@ def train(
     teacher_epochs: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = 3.0,
     teacher_steps: Annotated[int | None, typer.Option(rich_help_panel=_OPTIMIZER)] = None,
     batch_size: Annotated[int, typer.Option(rich_help_panel=_OPTIMIZER)] = 64,
-    learning_rate: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = 2e-3,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the student; half for 8-bit activations.  [default: 4e-3 for tiny, small; else 5e-4]",
+            rich_help_panel=_OPTIMIZER,
+        ),
+    ] = None,
+    teacher_learning_rate: Annotated[
+        float | None,
+        typer.Option(help="[default: 2e-3 for tiny and small, else 5e-4]", rich_help_panel=_OPTIMIZER),
+    ] = None,
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints.", rich_help_panel=_OPTIMIZER)
     ] = 200,
@@ -89,10 +99,12 @@ def train(
     from tbt_compile.training import LossWeights, TrainJob, TrainSettings
     from tbt_compile.training import train as run
     from tbt_compile.training.precision import matmul_precision
+    from tbt_compile.training.rates import student_rate, teacher_rate
 
-    common = TrainSettings(
-        batch_size=batch_size, learning_rate=learning_rate, save_every=save_every, seed=seed
-    )
+    common = TrainSettings(batch_size=batch_size, save_every=save_every, seed=seed)
+    model = size if teacher is None else str(teacher)
+    of_student = student_rate(model, recipe) if learning_rate is None else learning_rate
+    of_teacher = teacher_rate(model) if teacher_learning_rate is None else teacher_learning_rate
     job = TrainJob(
         data=data,
         output=output,
@@ -102,8 +114,10 @@ def train(
         vocab_size=vocab_size,
         max_source_length=source_length,
         max_target_length=target_length,
-        teacher_settings=replace(common, epochs=teacher_epochs, steps=teacher_steps),
-        student_settings=replace(common, epochs=epochs, steps=steps),
+        teacher_settings=replace(
+            common, epochs=teacher_epochs, steps=teacher_steps, learning_rate=of_teacher
+        ),
+        student_settings=replace(common, epochs=epochs, steps=steps, learning_rate=of_student),
         weights=LossWeights(logits=logits, labels=labels, hidden=hidden, attention=attention),
         source_field=source_field,
         target_field=target_field,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tbt_compile.errors import ReproduceError
 from tbt_compile.reproduce import paper_data
 from tbt_compile.training import MODEL_SIZES, TrainSettings
+from tbt_compile.training.rates import student_rate, teacher_rate
 
 DEMO = "DEMO"
 """Stands for the text that the project makes up itself."""
-_SMALL = ("tiny", "small")
-SMALL_LEARNING_RATE = 2e-3
 VOCAB_SIZE = 8000
 
 
@@ -30,8 +29,9 @@ class Experiment:
         steps, teacher_steps: of training; None: twenty epochs, as in the paper, and 500 and 700 for `DEMO`.
             A `teacher_steps` of 0 takes the model of `config` as it is.
         batch_size: over all processes; None: 128, as in the paper, or 64 with `data`.
-        learning_rate, teacher_learning_rate: peaks; None: 2e-3 for tiny and small, else the paper's 5e-4.
-            Students with 8-bit activations get half, as in the paper.
+        learning_rate, teacher_learning_rate: peaks; None: 4e-3 and 2e-3 for tiny and small, else the paper's
+            5e-4. Students with 8-bit activations get half, as in the paper. Given alone, the first is the
+            teacher's too.
         vocab_size: of the tokenizer that is made for a `config` trained from nothing; None: 8000. `DEMO` has
             one token per word.
         metric: "rouge" or "bleu", for the columns of the table; both are measured.
@@ -92,24 +92,21 @@ class Experiment:
     def teacher_training(self) -> TrainSettings:
         """Settings of the full-precision model."""
         steps = self.teacher_steps or (700 if self.is_demo else None)
-        own = self.teacher_learning_rate
-        settings = self._settings(steps, self.learning_rate if own is None else own)
-        return replace(settings, seed=self.teacher_seed)
+        given = self.learning_rate if self.teacher_learning_rate is None else self.teacher_learning_rate
+        rate = teacher_rate(self.config) if given is None else given
+        return self._settings(steps, rate, self.teacher_seed)
 
     def student_training(self, notation: str, seed: int) -> TrainSettings:
         """Settings of a student; with 8-bit activations the learning rate is halved."""
         steps = self.steps or (500 if self.is_demo else None)
-        settings = replace(self._settings(steps, self.learning_rate), seed=seed)
-        if notation.endswith("-8"):
-            settings = replace(settings, learning_rate=settings.learning_rate / 2)
-        return settings
+        return self._settings(steps, student_rate(self.config, notation, self.learning_rate), seed)
 
-    def _settings(self, steps: int | None, learning_rate: float | None) -> TrainSettings:
-        usual = SMALL_LEARNING_RATE if self.config in _SMALL else paper_data.LEARNING_RATE
+    def _settings(self, steps: int | None, learning_rate: float, seed: int) -> TrainSettings:
         return TrainSettings(
             epochs=paper_data.EPOCHS,
             steps=steps,
             batch_size=self.batch_size or (64 if self.dataset is None else paper_data.BATCH_SIZE),
-            learning_rate=usual if learning_rate is None else learning_rate,
+            learning_rate=learning_rate,
             save_every=self.save_every,
+            seed=seed,
         )

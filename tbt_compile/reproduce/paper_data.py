@@ -49,8 +49,6 @@ PAPER_DATA = {
 }  # fmt: skip
 BATCH_SIZE = 128
 EPOCHS = 20.0
-LEARNING_RATE = 5e-4
-"""Of binary and ternary activations; with 8-bit ones the paper halves it (section 3.1)."""
 
 
 def find_paper_data(name: str) -> PaperData:

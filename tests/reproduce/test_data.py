@@ -83,4 +83,4 @@ def test_the_papers_rates_and_batches(experiment: Make) -> None:
     assert (low.learning_rate, eight.learning_rate) == (5e-4, 2.5e-4)
     assert (low.batch_size, low.epochs, low.steps, low.seed) == (128, 20.0, None, 3)
     small = experiment(config="tiny", batch_size=None)
-    assert (small.student_training("2-2-2", 1).learning_rate, small.teacher_training.batch_size) == (2e-3, 64)
+    assert (small.student_training("2-2-2", 1).learning_rate, small.teacher_training.batch_size) == (4e-3, 64)
