@@ -20,6 +20,7 @@ from tbt_compile.cli.console import progress_bar
 from tbt_compile.data import TextPair, load_folder
 from tbt_compile.tokenization import train_bpe_tokenizer
 from tbt_compile.training import MODEL_SIZES, TrainSettings, new_model, train_teacher
+from tbt_compile.training.rates import teacher_rate
 
 
 def deleted(text: str, share: float, generator: random.Random) -> str:
@@ -67,7 +68,7 @@ def main(given: Sequence[str] | None = None) -> None:
             arguments.out,
             max_source_length=arguments.max_length,
             max_target_length=arguments.max_length,
-            settings=TrainSettings(steps=arguments.steps, learning_rate=2e-3),
+            settings=TrainSettings(steps=arguments.steps, learning_rate=teacher_rate(arguments.size)),
             progress=progress,
             title="pre-training",
         )

@@ -26,7 +26,7 @@ from torch import Tensor
 import tbt_compile
 from tbt_compile.tokenization import train_word_tokenizer
 from tbt_compile.training import MODEL_SIZES, LossWeights, distillation_terms, new_model
-from tbt_compile.training.distillation import without_labels
+from tbt_compile.training.distillation import both_outputs
 
 OFF = "32-32-32"
 
@@ -37,12 +37,9 @@ def make_step(
     """A function that does one training step of a new student."""
     student = tbt_compile.prepare(copy.deepcopy(teacher), recipe).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
-    read = without_labels(batch, teacher)
 
     def step() -> None:
-        outputs = student(**read, output_hidden_states=True)
-        with torch.no_grad():
-            target = teacher(**read, output_hidden_states=True)
+        outputs, target = both_outputs(student, teacher, batch, weights, output_hidden_states=True)
         terms = distillation_terms(outputs, target, batch["labels"], batch["attention_mask"], weights)
         terms.weighted(weights).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)

@@ -56,7 +56,7 @@ def train(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Of the student; half for 8-bit activations.  [default: 4e-3 for tiny, small; else 5e-4]",
+            help="Of the student.  [default: 4e-3 for tiny, small; else 5e-4; half for 8 bits]",
             rich_help_panel=_OPTIMIZER,
         ),
     ] = None,

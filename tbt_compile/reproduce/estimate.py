@@ -21,6 +21,7 @@ from tbt_compile.reproduce.rows import read_row
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import open_model
 from tbt_compile.training import LossWeights, TrainSettings, distillation_terms, processes
+from tbt_compile.training.distillation import both_outputs
 from tbt_compile.training.order import POOL, TrainingOrder
 
 WARM_UP, TIMED_STEPS = 1, 3
@@ -110,9 +111,7 @@ class _Timer:
         weights, teacher = LossWeights(), self.model.eval()
 
         def step(batch: Batch) -> None:
-            outputs = student(**batch, output_hidden_states=True)
-            with torch.no_grad():
-                target = teacher(**batch, output_hidden_states=True)
+            outputs, target = both_outputs(student, teacher, batch, weights, output_hidden_states=True)
             terms = distillation_terms(outputs, target, batch["labels"], batch["attention_mask"], weights)
             terms.weighted(weights).backward()
 

@@ -73,10 +73,7 @@ class DistillationTrainer(Seq2SeqTrainer):
             "output_hidden_states": bool(weights.hidden or self.terms),
             "output_attentions": bool(weights.attention),
         }
-        read = without_labels(inputs, self.teacher)
-        outputs = model(**(inputs if weights.labels else read), **wanted)
-        with torch.no_grad():
-            target = self.teacher(**read, **wanted)
+        outputs, target = both_outputs(model, self.teacher, inputs, weights, **wanted)
         if self.objective.layers is not None:
             target = self.objective.layers.select(target)
         terms = distillation_terms(outputs, target, inputs["labels"], inputs["attention_mask"], weights)
@@ -84,6 +81,20 @@ class DistillationTrainer(Seq2SeqTrainer):
         for weight, measure in self.terms:
             loss = loss + weight * measure(outputs, target, inputs)
         return (loss, outputs) if return_outputs else loss
+
+
+def both_outputs(
+    student: Any, teacher: Any, inputs: dict[str, Any], weights: LossWeights, **wanted: bool
+) -> tuple[Any, Any]:
+    """What student and teacher, the latter without gradients, make of one batch with `labels`.
+
+    `wanted` are options of their forward passes, such as `output_hidden_states`.
+    """
+    read = without_labels(inputs, teacher)
+    outputs = student(**(inputs if weights.labels else read), **wanted)
+    with torch.no_grad():
+        target = teacher(**read, **wanted)
+    return outputs, target
 
 
 def without_labels(inputs: dict[str, Any], model: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the data; `steps`, when given, counts instead.
-        learning_rate: the peak. Small models want about 2e-3, the paper's BART-base 5e-4 at low bits.
+        learning_rate: the peak; `rates` has what students and teachers of each size want.
         warmup_share: share of the steps in which the learning rate rises.
         save_every: steps between checkpoints, from which an interrupted run goes on.
         seed: of the order of the data and of everything random in training.

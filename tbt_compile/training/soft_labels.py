@@ -1,8 +1,8 @@
 """The cross-entropy under a teacher's distribution, with a gradient that is worked out in one go.
 
-Over a large vocabulary it takes as long as all layers of a small model together, nearly all of it moving
-memory: so nothing is divided by a temperature of 1, and the gradient, which is the difference of the two
-distributions, does not pass through a logarithm, a product and a sum on its way back.
+Over a vocabulary of thousands the plain formula takes a quarter of a small model's training step, nearly all
+of it moving memory: so nothing is divided by a temperature of 1, and the gradient, which is the difference of
+the two distributions, does not pass through a logarithm, a product and a sum on its way back.
 """
 
 from __future__ import annotations
