@@ -29,7 +29,12 @@ HOLDER = "quantizers"
 
 def build_activation_quantizer(encoding: Encoding, recipe: Recipe) -> ActivationQuantizer:
     """The quantizer of an activation, with the options of the recipe."""
-    return ActivationQuantizer(encoding, center=recipe.center_activations, method=recipe.activation_method)
+    return ActivationQuantizer(
+        encoding,
+        center=recipe.center_activations,
+        method=recipe.activation_method,
+        initial_scale=recipe.initial_scale,
+    )
 
 
 def build_weight_quantizer(encoding: Encoding, context: PrepareContext, fqn: str) -> nn.Module:

@@ -15,10 +15,11 @@ _CHOICES = {
     "gelu": ("signed", "nonnegative"),
     "weight_method": ("stats", "l2", "sign", "scaled", "pruned"),
     "activation_method": ("learned", "statistical", "sign"),
+    "initial_scale": ("magnitude", "l2"),
     "attention": ("softmax", "bool"),
 }
 # Fields that came later stand in a file only where they differ: older files and records keep their meaning.
-_LATER = ("attention", "split", "block")
+_LATER = ("initial_scale", "attention", "split", "block")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Recipe:
             (movement pruning, `block` rows and columns each, at 32 weight bits).
         activation_method: "learned" is Eq. 11-14, "statistical" applies Eq. 1-5 per token, "sign" (one bit)
             has no scale at all (BiBERT).
+        initial_scale: where a learned scale starts, from the first tensor seen. "magnitude" is a multiple of
+            the mean magnitude (LSQ), "l2" the scale with the least squared error near it.
         attention: "bool" has one-bit attention weights that are 1 where the score is not negative, instead of
             a softmax (BiBERT's Bi-Attention).
         split: `fnmatch` patterns; the binary weight of a module whose dotted name matches one is a sum of two
@@ -65,6 +68,7 @@ class Recipe:
     gelu: str = "signed"
     weight_method: str = "stats"
     activation_method: str = "learned"
+    initial_scale: str = "magnitude"
     attention: str = "softmax"
     split: tuple[str, ...] = ()
     block: int = 32

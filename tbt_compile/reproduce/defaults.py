@@ -28,6 +28,7 @@ VARIANTS = {
             "all three, as the released code",
             options={"center_weights": False, "center_activations": False, "ste": "identity"},
         ),
+        _variant("l2-scales", "scales start at the least squared error", options={"initial_scale": "l2"}),
         _variant("gelu", "GELU without negative values", options={"gelu": "nonnegative"}),
         _variant(
             "projection-2", "output projection at 2 bits", ("2-2-2",),

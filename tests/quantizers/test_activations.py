@@ -113,6 +113,26 @@ def test_the_initial_scale_is_saved_and_loaded():
     assert second.scale.item() == first.scale.item()
 
 
+@given(seed=st.integers(0, 2**31), encoding=st.sampled_from(LEARNED), softmax=st.booleans())
+def test_an_initial_scale_of_least_squares_is_the_best_for_its_codes(seed, encoding, softmax):
+    x = torch.randn(6, 30, generator=torch.Generator().manual_seed(seed))
+    x = torch.softmax(2 * x, -1) if softmax else x if encoding.signed else x.abs()
+    error = {}
+    for kind in ("magnitude", "l2"):
+        quantizer = ActivationQuantizer(encoding, center=False, initial_scale=kind)
+        codes, scale = quantizer(x)
+        error[kind] = (codes * scale - x).square().sum().item()
+    assert error["l2"] <= error["magnitude"] * (1 + 1e-5)
+    # For given codes the error is a parabola over the scale.
+    assert scale.item() == pytest.approx(((x * codes).sum() / codes.square().sum()).item(), rel=1e-4)
+
+
+def test_an_initial_scale_of_least_squares_needs_a_code_that_is_not_zero():
+    quantizer = ActivationQuantizer(Encoding.BINARY01, initial_scale="l2")
+    quantizer(torch.tensor([[-1.0, -3.0, 0.0]]))
+    assert quantizer.scale.item() == 2.0
+
+
 def test_a_scale_at_its_lower_bound_can_grow_again():
     quantizer = make(Encoding.TERNARY, 1.0)
     with torch.no_grad():

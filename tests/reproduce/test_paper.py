@@ -55,7 +55,7 @@ def test_every_variant_differs_from_tbt_in_its_recipe_or_its_loss() -> None:
         methods = [find_method(row.method) for row in rows]
         assert methods[0] is TBT
         settings = {(repr(method.recipe(notation)), method.weights) for method in methods}
-        assert len(settings) == len(rows) == 10
+        assert len(settings) == len(rows) == 11
 
 
 def test_rows_are_chosen_by_patterns() -> None:
