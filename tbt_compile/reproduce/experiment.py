@@ -89,6 +89,11 @@ class Experiment:
         return self.data == DEMO
 
     @property
+    def model_name(self) -> str:
+        """What tables call the model: a size, the name of one, or a folder's without the path to it."""
+        return Path(self.config).resolve().name if Path(self.config).is_dir() else self.config
+
+    @property
     def teacher_training(self) -> TrainSettings:
         """Settings of the full-precision model."""
         steps = self.teacher_steps or (700 if self.is_demo else None)

@@ -113,7 +113,7 @@ def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str
     seeds = sorted({row["asked"]["seed"] for row in students})
     lines = [
         f"Data: {task.name} ({teacher['asked']['task']['train']}; test: {teacher['asked']['task']['test']}). "
-        f"Model: {experiment.config}, {teacher['parameters'] / 1e6:.2f} M parameters.",
+        f"Model: {experiment.model_name}, {teacher['parameters'] / 1e6:.2f} M parameters.",
         f"Teacher: {_steps([teacher])}. "
         f"Students: {f'{_steps(students)}, seeds {_list(seeds)}' if students else 'none yet'}. "
         f"Batch {experiment.teacher_training.batch_size}; "

@@ -33,9 +33,10 @@ def written(
     metric: str,
     data_set: str | None = None,
     missing: tuple[str, ...] = (),
+    config: str = "tiny",
 ) -> str:
     task = Task("mine", TextData((PAIR,)), 8, 8, 1, metric, (PAIR,), data_set)
-    experiment = Experiment(table, Path("out"), data="mine")
+    experiment = Experiment(table, Path("out"), data="mine", config=config)
     return table_text(experiment, find_table(table), task, rows, missing)
 
 
@@ -83,6 +84,13 @@ def test_on_a_data_set_of_the_paper_only_its_figures_are_beside() -> None:
         "91.8%",
     ]
     assert "sacrebleu, tok:13a" in text
+
+
+def test_a_model_of_a_folder_is_named_without_the_path_to_it(tmp_path: Path) -> None:
+    rows = {"teacher": row("teacher", "32-32-32", 1, mean_length=10.0)}
+    (tmp_path / "my-bart").mkdir()
+    for config, name in ((str(tmp_path / "my-bart"), "my-bart"), ("facebook/bart-base",) * 2):
+        assert f"Model: {name}, 1.50 M parameters." in written("table4", rows, "rouge", config=config)
 
 
 def test_what_is_still_to_come_and_where_seeds_are_fewer() -> None:
