@@ -28,6 +28,12 @@ def train(
         Path | None,
         typer.Option(help="Folder of a fine-tuned full-precision model.", rich_help_panel=_MODEL),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a student with more bits whose weights to start from.", rich_help_panel=_MODEL
+        ),
+    ] = None,
     size: Annotated[
         str,
         typer.Option(help="Without --teacher: train one, tiny, small or base.", rich_help_panel=_MODEL),
@@ -88,11 +94,14 @@ def train(
 
     --data is a folder with train.jsonl and, for scores, test.jsonl: {"source": ..., "target": ...} per line.
     The output folder gets *student-RECIPE*, which `tbt lower` compiles. When the command is interrupted, the
-    same command goes on from the last checkpoint.
+    same command goes on from the last checkpoint. A binary student learns more when it starts from a ternary
+    one of the same teacher (--start).
 
     Examples:
 
         tbt train --data my-data --teacher my-bart --recipe 2-2-2 --output trained
+
+        tbt train --data my-data --teacher my-bart --recipe 1-1-1 --start trained/student-2-2-2 -o trained
 
         tbt train --data my-data --size small --teacher-epochs 10 --epochs 10 --output trained
     """
@@ -110,6 +119,7 @@ def train(
         output=output,
         recipe=recipe,
         teacher=teacher,
+        start=start,
         size=size,
         vocab_size=vocab_size,
         max_source_length=source_length,

@@ -39,7 +39,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         **kwargs: Any,
     ) -> None:
         self.objective = objective or Objective(weights or LossWeights())
-        _require_same_shape(model, teacher, self.objective.layers)
+        require_same_shape(model, teacher, self.objective.layers)
         super().__init__(model, *args, **kwargs)
         self.watch = Watch()
         self.terms = [(term.weight, term.bind(model, teacher, self.watch)) for term in self.objective.terms]
@@ -109,7 +109,12 @@ def without_labels(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
     return {**kept, "decoder_input_ids": shift(labels=inputs["labels"]), "use_cache": False}
 
 
-def _require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layers: LayerMap | None) -> None:
+def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layers: LayerMap | None) -> None:
+    """Refuse a student that cannot follow the teacher: other layers (unless they are mapped) or vocabulary.
+
+    Raises:
+        TrainingError: they differ, or one is no encoder-decoder.
+    """
     for role, model in (("student", student), ("teacher", teacher)):
         if not getattr(model.config, "is_encoder_decoder", False):
             raise TrainingError(
@@ -121,6 +126,6 @@ def _require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, laye
         ours, theirs = getattr(student.config, name, None), getattr(teacher.config, name, None)
         if ours != theirs:
             raise TrainingError(
-                f"student and teacher differ in {name} ({ours} and {theirs}): prepare a copy of the "
-                "teacher as student"
+                f"student and teacher differ in {name} ({ours} and {theirs}): the student starts "
+                "from the teacher, or from another student of it"
             )

@@ -29,6 +29,8 @@ class TrainJob:
         output: folder for the tokenizer, `teacher/`, one `student-E-W-A/` per recipe and results.json.
         teacher: folder of a fine-tuned full-precision model with its tokenizer; without it, one of `size` is
             trained from nothing on the data.
+        start: folder of a model of the teacher's shape whose weights the student starts from, usually a
+            student with more bits (Liu et al. 2022, BiT, arXiv:2205.13016); None: the teacher's.
         vocab_size: of the byte-level BPE tokenizer of a teacher that is trained here.
         max_source_length, max_target_length: in tokens; longer texts are cut.
         test_sentences: how many pairs of the test split (else the validation split) are scored; 0: none.
@@ -38,6 +40,7 @@ class TrainJob:
     output: str | Path
     recipe: str | Recipe = "2-2-2"
     teacher: str | Path | None = None
+    start: str | Path | None = None
     size: str = "tiny"
     vocab_size: int = 8000
     max_source_length: int = 64
@@ -69,6 +72,7 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
         DataError, TrainingError, RecipeError: the data, the settings or the recipe are at fault.
     """
     recipe = Recipe.parse(job.recipe)
+    start = None if job.start is None else _open(Path(job.start), "start")
     data = load_data(job.data, job.source_field, job.target_field)
     output = Path(job.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -84,6 +88,7 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
         max_target_length=job.max_target_length,
         settings=job.student_settings,
         weights=job.weights,
+        start=start,
         resume=job.resume,
         progress=progress,
     )
@@ -100,11 +105,11 @@ def _teacher(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Path]:
     if job.teacher is not None:
         folder = Path(job.teacher)
-        if not (folder / "config.json").is_file():
-            raise DataError(
-                f"teacher folder {folder} holds no model: expected config.json, weights and a tokenizer"
-            )
-        return load_teacher(folder), AutoTokenizer.from_pretrained(str(folder), local_files_only=True), folder
+        return (
+            _open(folder, "teacher"),
+            AutoTokenizer.from_pretrained(str(folder), local_files_only=True),
+            folder,
+        )
     tokenizer = _tokenizer(job, data, output / "tokenizer", progress)
     folder = output / "teacher"
     model = train_teacher(
@@ -121,6 +126,14 @@ def _teacher(
         progress=progress,
     )
     return model, tokenizer, folder
+
+
+def _open(folder: Path, role: str) -> PreTrainedModel:
+    if not (folder / "config.json").is_file():
+        raise DataError(
+            f"{role} folder {folder} holds no model: expected config.json, weights and a tokenizer"
+        )
+    return load_teacher(folder)
 
 
 def _tokenizer(

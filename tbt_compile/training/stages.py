@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -16,12 +16,15 @@ from tbt_compile.data import PairDataset, TextPair, digest
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.preparation import load_prepared, prepare
 from tbt_compile.recipe import Recipe
-from tbt_compile.training.distillation import DistillationTrainer
+from tbt_compile.training.distillation import DistillationTrainer, require_same_shape
 from tbt_compile.training.loop import fit
 from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import TrainingRecord
 from tbt_compile.training.settings import LossWeights, TrainSettings
 from tbt_compile.training.terms import Objective
+
+Start: TypeAlias = PreTrainedModel | Callable[[PreTrainedModel], PreTrainedModel]
+"""Where a student starts, if not from its teacher's weights."""
 
 
 def train_teacher(
@@ -72,7 +75,7 @@ def distill(
     progress: Progress | None = None,
     title: str | None = None,
     objective: Objective | None = None,
-    start: Callable[[PreTrainedModel], PreTrainedModel] | None = None,
+    start: Start | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     note: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
@@ -83,22 +86,29 @@ def distill(
 
     Args:
         weights: of the terms of the loss; `objective`, when given, has its own.
-        start: makes the prepared student from the teacher, when that is no plain copy.
+        start: a full-precision model of the teacher's shape whose weights the student starts from instead,
+            such as `load_teacher` reads from an earlier student with more bits; or a function that makes the
+            prepared student from the teacher.
         callbacks: of the trainer. note: what makes this run another one than the same without; it stands in
             the record and has to be JSON-ready.
 
     Raises:
-        TrainingError: the folder holds a run with other settings, or the teacher is no encoder-decoder.
+        TrainingError: the folder holds a run with other settings, the teacher is no encoder-decoder, or the
+            model to start from has another shape.
         RecipeError: the recipe is not understood.
     """
     settings, recipe = settings or TrainSettings(), Recipe.parse(recipe)
     objective = objective or Objective(weights or LossWeights())
+    note = dict(note or {})
+    if isinstance(start, PreTrainedModel):
+        require_same_shape(start, teacher, objective.layers)
+        note["start"] = fingerprint(start)
     asked = {
         "stage": "student",
         "recipe": recipe.to_dict(),
         "weights": asdict(objective.weights),
         **objective.to_dict(),
-        **(note or {}),
+        **note,
         "model": _shape(teacher),
         "teacher": fingerprint(teacher),
         **_common(pairs, max_source_length, max_target_length, settings),
@@ -109,7 +119,7 @@ def distill(
             return load_prepared(folder).eval()
     dataset = PairDataset(pairs, tokenizer, max_source_length, max_target_length)
     return fit(
-        prepare(copy.deepcopy(teacher), recipe) if start is None else start(teacher),
+        _untrained(teacher, start, recipe),
         dataset,
         tokenizer,
         record,
@@ -123,8 +133,15 @@ def distill(
     )
 
 
+def _untrained(teacher: PreTrainedModel, start: Start | None, recipe: Recipe) -> PreTrainedModel:
+    """The student before its first step."""
+    if start is None or isinstance(start, PreTrainedModel):
+        return prepare(copy.deepcopy(teacher if start is None else start), recipe)
+    return start(teacher)
+
+
 def load_teacher(folder: str | Path) -> PreTrainedModel:
-    """The full-precision model of a folder, in evaluation mode."""
+    """The full-precision model of a folder, in evaluation mode; of a student's, without its quantizers."""
     with quiet():
         return AutoModelForSeq2SeqLM.from_pretrained(str(folder)).eval()
 

@@ -51,6 +51,18 @@ def test_train_writes_a_student_and_goes_on_where_it_was(tbt, data: Path, tmp_pa
     assert "steps" in other.err
 
 
+def test_train_starts_from_an_earlier_student(tbt, data: Path, trained: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--data", data, "--teacher", trained / "teacher", "--recipe", "1-1-1", "--output"]
+    arguments += [tmp_path, "--steps", 1, "--batch-size", 8, "--test-sentences", 0, "--start"]
+    faulty = tbt(*arguments, trained / "student-8-8-8")
+    assert faulty.code == 2
+    assert "start folder" in faulty.err and "holds no model" in faulty.err
+    found = tbt(*arguments, trained / "student-2-2-2")
+    assert found.code == 0, found.err
+    record = json.loads((tmp_path / "student-1-1-1" / "training.json").read_text())
+    assert record["asked"]["start"]
+
+
 def test_every_stage_of_a_model_is_recognised(trained: Path, compiled: Path, tmp_path: Path) -> None:
     student = trained / "student-2-2-2"
     frozen = tbt_compile.freeze(open_model(student)).save(tmp_path / "frozen")

@@ -17,9 +17,11 @@ from transformers import PreTrainedModel, Seq2SeqTrainingArguments
 import tbt_compile
 from tbt_compile.data import PairCollator, PairDataset
 from tbt_compile.modules import is_prepared
+from tbt_compile.recipe import Recipe
 from tbt_compile.training import DistillationTrainer, LossWeights, TrainingError, new_model
 from tbt_compile.training.distillation import without_labels
 from tbt_compile.training.sizes import ModelSize
+from tbt_compile.training.stages import load_teacher
 
 
 def trainer(
@@ -57,6 +59,30 @@ def test_a_second_student_of_the_same_teacher_trains_all_its_weights(tmp_path: P
     trainer(tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2"), teacher, tmp_path)
     second = tbt_compile.prepare(copy.deepcopy(teacher), "1-1-1")
     assert all(parameter.requires_grad for parameter in second.parameters())
+
+
+def test_a_student_may_start_from_an_earlier_one_with_more_bits(tmp_path: Path) -> None:
+    teacher, barely = model(), replace(SETTINGS, steps=1, learning_rate=1e-12)
+    student(
+        tmp_path / "first", teacher=teacher, recipe="2-2-2", settings=replace(SETTINGS, learning_rate=1e-2)
+    )
+    first = load_teacher(tmp_path / "first")
+    second = student(tmp_path / "second", teacher=teacher, settings=barely, start=first)
+    trained = first.state_dict()
+    assert all(
+        torch.allclose(weight, second.state_dict()[name], atol=1e-9) for name, weight in trained.items()
+    )
+    assert not torch.equal(trained["model.shared.weight"], teacher.state_dict()["model.shared.weight"])
+    assert second.config.tbt_recipe == Recipe.parse("1-1-1").to_dict()
+    with pytest.raises(TrainingError, match="holds a run with start="):
+        student(tmp_path / "second", teacher=teacher, settings=barely)
+
+
+def test_a_student_cannot_start_from_another_shape_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    wider = new_model(ModelSize(width=32, layers=1, heads=2, inner=32), tokenizer(), max_length=40)
+    with pytest.raises(TrainingError, match=r"differ in hidden_size \(32 and 16\).*another student of it"):
+        student(tmp_path / "student", start=wider)
+    assert not (tmp_path / "student").exists()
 
 
 @pytest.mark.parametrize("family", [bart, mbart, marian, m2m100, t5])
