@@ -7,6 +7,7 @@ from typing import Any
 
 from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable, paper_table
 from tbt_compile.training.methods import Method, get_method
+from tbt_compile.training.methods.staged import STAGED
 from tbt_compile.training.methods.tbt import TBT
 from tbt_compile.training.settings import LossWeights
 
@@ -51,7 +52,7 @@ VARIANTS = {
 _ROWS = tuple(
     PaperRow(method.name, method.title, notation, None, None, {})
     for notation in BOTH
-    for method in (TBT, *VARIANTS.values())
+    for method in (TBT, *VARIANTS.values(), STAGED)
     if notation in method.notations
 )
 DEFAULTS = PaperTable(

@@ -92,12 +92,14 @@ def test_a_student_trains_and_generates_and_is_loaded_the_second_time(name: str,
         assert again.generate(ids, max_new_tokens=4).shape[0] == 1
 
 
-@pytest.mark.parametrize(("name", "kills"), [("blockpruning", [3]), ("binarybert", [2, 2])])
+@pytest.mark.parametrize(
+    ("name", "kills"), [("blockpruning", [3]), ("binarybert", [2, 2]), ("tbt-staged", [2, 2])]
+)
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
     name: str, kills: list[int], tmp_path: Path
 ) -> None:
     whole = train(name, tmp_path / "whole")
-    for step in kills:  # of both stages of BinaryBERT: each has two steps
+    for step in kills:  # of both stages, where there are two: each has two steps
         with pytest.raises(Killed):
             train(name, tmp_path / "killed", progress=kill_at(step))
         torch.manual_seed(99)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ class Work:
     def steps(self) -> int:
         """Steps in all."""
         return self.settings.total_steps(len(self.pairs))
+
+    @property
+    def half(self) -> Work:
+        """The same with half of the steps: one of two stages."""
+        return replace(self, settings=replace(self.settings, steps=max(1, self.steps // 2)))
 
     def distill(self, teacher: PreTrainedModel, recipe: Recipe, **further: Any) -> PreTrainedModel:
         """`stages.distill`, with its further arguments."""

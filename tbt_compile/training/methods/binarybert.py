@@ -15,10 +15,10 @@ from tbt_compile.preparation import prepare
 from tbt_compile.quantizers.split import SplitWeightQuantizer
 from tbt_compile.recipe import Recipe
 from tbt_compile.training.methods.base import Method, Work
+from tbt_compile.training.methods.staged import FIRST_STAGE
 from tbt_compile.training.methods.ternarybert import layerwise
 
 SPLIT = ("*.fc1", "*.fc2")
-FIRST_STAGE = {"1-1-8": "2-2-8", "1-1-1": "2-2-2"}
 _WIDTHS = ("encoder_ffn_dim", "decoder_ffn_dim")
 
 
@@ -38,11 +38,10 @@ class BinaryBertMethod(Method):
         """The ternary student is kept in the folder `ternary` below the student's."""
         recipe = self.recipe(notation)
         ternary_recipe = Recipe.parse(FIRST_STAGE[notation], **{**self.options, "split": ()})
-        objective = layerwise(teacher)
-        work = replace(work, settings=replace(work.settings, steps=max(1, work.steps // 2)))
+        objective, half = layerwise(teacher), work.half
 
         def split(of: PreTrainedModel) -> PreTrainedModel:
-            ternary = replace(work, folder=work.folder / "ternary").distill(
+            ternary = replace(half, folder=work.folder / "ternary").distill(
                 of,
                 ternary_recipe,
                 objective=objective,
@@ -51,7 +50,7 @@ class BinaryBertMethod(Method):
             )
             return split_copy(ternary, narrow_copy(of), recipe)
 
-        return work.distill(teacher, recipe, objective=objective, start=split, title=title)
+        return half.distill(teacher, recipe, objective=objective, start=split, title=title)
 
 
 def narrow_copy(teacher: PreTrainedModel) -> PreTrainedModel:
