@@ -11,13 +11,18 @@ import pytest
 from tbt_compile.demo import DemoResult, DemoSettings, run
 from tbt_compile.demo.run import result_to_dict
 from tbt_compile.training import ModelSize, TrainingError, TrainSettings
+from tbt_compile.training.record import read_record
+from tbt_compile.training.stages import fingerprint, load_teacher
 
 SETTINGS = DemoSettings(
     train_items=150,
     test_items=6,
     size=ModelSize(width=32, layers=1, heads=2, inner=64),
     teacher=TrainSettings(steps=4, batch_size=16, save_every=2),
-    students=(("1-1-1", TrainSettings(steps=4, batch_size=16, save_every=2)),),
+    students=(
+        ("2-2-2", TrainSettings(steps=1, batch_size=16)),
+        ("1-1-1", TrainSettings(steps=4, batch_size=16, save_every=2)),
+    ),
     num_threads=1,
 )
 
@@ -45,16 +50,19 @@ def test_every_row_is_there_with_every_figure(demo: tuple[Path, DemoResult, obje
     output, result, _ = demo
     assert [(row.name, row.engine) for row in result.rows] == [
         ("teacher", "torch"),
+        ("2-2-2", "torch"),
+        ("2-2-2", "compiled"),
         ("1-1-1", "torch"),
         ("1-1-1", "compiled"),
     ]
-    teacher, eager, compiled = result.rows
-    assert compiled.same_greedy == 1.0
-    assert compiled.same_beam == 1.0
-    assert eager.same_greedy is None
-    assert compiled.rouge1 == eager.rouge1
-    assert 0 < compiled.size_mib < teacher.size_mib / 4
-    assert compiled.library_mib is not None
+    teacher = result.rows[0]
+    for eager, compiled in (result.rows[1:3], result.rows[3:]):
+        assert compiled.same_greedy == 1.0
+        assert compiled.same_beam == 1.0
+        assert eager.same_greedy is None
+        assert compiled.rouge1 == eager.rouge1
+        assert 0 < compiled.size_mib < teacher.size_mib / 4
+        assert compiled.library_mib is not None
     assert all(row.ms_per_sentence > 0 and row.mean_length >= 0 for row in result.rows)
     assert result.lead_copy.rouge1 < 60
     assert json.loads((output / "results.json").read_text()) == result_to_dict(result)
@@ -64,6 +72,12 @@ def test_a_killed_demo_goes_on_where_it_was(demo: tuple[Path, object, list[tuple
     texts = [text for text, _ in demo[2]]
     assert not any(text.startswith("teacher: step") for text in texts)
     assert next(text for text in texts if "step" in text).startswith("student 1-1-1: step 3 of 4")
+
+
+def test_each_student_starts_from_the_one_before(demo: tuple[Path, object, object]) -> None:
+    ternary, binary = (read_record(demo[0] / f"student-{recipe}")["asked"] for recipe in ("2-2-2", "1-1-1"))
+    assert "start" not in ternary
+    assert binary["start"] == fingerprint(load_teacher(demo[0] / "student-2-2-2"))
 
 
 def test_progress_only_grows(demo: tuple[Path, object, list[tuple[str, float]]]) -> None:
