@@ -51,7 +51,7 @@ VARIANTS = {
 
 _ROWS = tuple(
     PaperRow(method.name, method.title, notation, None, None, {})
-    for notation in BOTH
+    for notation in ("2-2-2", "1-1-8", "1-1-1")
     for method in (TBT, *VARIANTS.values(), STAGED)
     if notation in method.notations
 )
