@@ -36,7 +36,8 @@ class Recipe:
         exclude: `fnmatch` patterns; a module whose dotted name matches one is left in full precision.
         center_weights: subtract the row mean before quantizing a weight (Eq. 8 and 9).
         center_activations: subtract the token mean before quantizing a signed activation (X' of Eq. 11-14).
-        ste: gradient of weights; "clipped" is Eq. 10, "identity" passes every gradient through.
+        ste: gradient of weights; "identity" passes every gradient through, as the paper's released code does,
+            "clipped" is Eq. 10, which stops that of a weight beyond its scale.
         gelu: category of GELU outputs. "signed" follows the data flow (GELU reaches -0.17);
             "nonnegative" treats them as the paper's first category and clips what is below zero.
         weight_method: "stats" is Eq. 8-9, "l2" is TWN/BWN (Eq. 1-5), both per output row. Of other papers:
@@ -64,7 +65,7 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     center_weights: bool = True
     center_activations: bool = True
-    ste: str = "clipped"
+    ste: str = "identity"
     gelu: str = "signed"
     weight_method: str = "stats"
     activation_method: str = "learned"
@@ -198,7 +199,7 @@ def _lookup(text: str) -> Recipe:
 
 _REGISTRY: dict[str, Recipe] = {}
 for _notation in ("2-2-2", "2-2-8", "1-1-1", "1-1-8"):
-    _paper = register(f"tbt-{_notation}", _lookup(_notation))
+    _paper = register(f"tbt-{_notation}", replace(_lookup(_notation), ste="clipped"))
     # The released training code: no mean subtraction and a straight-through estimator without clipping.
     _released = replace(_paper, center_weights=False, center_activations=False, ste="identity")
     register(f"tbt-released-{_notation}", _released)

@@ -30,7 +30,7 @@ def test_a_wrong_recipe_is_refused_and_says_what_was_expected(text):
 
 
 def test_options_are_checked():
-    assert Recipe.parse("2-2-2", ste="identity").ste == "identity"
+    assert Recipe.parse("2-2-2", ste="clipped").ste == "clipped"
     with pytest.raises(RecipeError, match="Did you mean center_weights"):
         Recipe.parse("2-2-2", center_weight=False)
     with pytest.raises(RecipeError, match="one of clipped, identity"):
@@ -40,7 +40,8 @@ def test_options_are_checked():
 
 
 def test_named_recipes():
-    assert Recipe.parse("tbt-1-1-8") == Recipe.parse("1-1-8")
+    assert Recipe.parse("1-1-8").ste == "identity"
+    assert Recipe.parse("tbt-1-1-8") == Recipe.parse("1-1-8", ste="clipped")
     assert Recipe.parse("bwn-1-1-1").weight_method == "l2"
     assert not Recipe.parse("tbt-released-2-2-2").center_weights
     assert {"twn-2-2-2", "bwn-1-1-1", "tbt-2-2-2"} <= set(names())

@@ -100,8 +100,8 @@ class _QuantizeWeight(torch.autograd.Function):
 class WeightQuantizer(nn.Module):
     """Quantizes a weight `[N, K]` row by row to `QuantTensor(codes [N, K], scale [N, 1])`.
 
-    Ternary is Eq. 8, binary Eq. 9, gradients Eq. 10: `d value / d weight` is 1 where
-    `|weight - mean| < scale` and 0 elsewhere (`ste="identity"`: 1 everywhere). `method="l2"` gives TWN and
+    Ternary is Eq. 8, binary Eq. 9. The gradient `d value / d weight` is 1, and with `ste="clipped"` that of
+    Eq. 10: 1 where `|weight - mean| < scale` and 0 elsewhere. `method="l2"` gives TWN and
     BWN (Eq. 1-5), `method="sign"` BiBERT's (Qin et al. 2022): Eq. 9 with the scale of Eq. 5. Eight bits
     use the largest magnitude of the row, 32 bits return the weight itself.
 
@@ -113,7 +113,7 @@ class WeightQuantizer(nn.Module):
     """
 
     def __init__(
-        self, encoding: Encoding, *, center: bool = True, method: str = "stats", ste: str = "clipped"
+        self, encoding: Encoding, *, center: bool = True, method: str = "stats", ste: str = "identity"
     ) -> None:
         super().__init__()
         self.encoding, self.center, self.method, self.ste = encoding, center, method, ste

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from tbt_compile.preparation import prepare
 from tbt_compile.recipe import Recipe
 from tbt_compile.training.methods.base import Method, Work
-from tbt_compile.training.methods.tbt import PAPER
+from tbt_compile.training.methods.tbt import EQUATIONS, PAPER
 from tbt_compile.training.stages import load_teacher
 
 FIRST_STAGE = {"1-1-8": "2-2-8", "1-1-1": "2-2-2"}
@@ -37,4 +37,4 @@ class StagedMethod(Method):
         return half.distill(teacher, recipe, objective=objective, start=from_ternary, note=note, title=title)
 
 
-STAGED = StagedMethod("tbt-staged", "TBT in two stages", PAPER, tuple(FIRST_STAGE))
+STAGED = StagedMethod("tbt-staged", "TBT in two stages", PAPER, tuple(FIRST_STAGE), EQUATIONS)

@@ -9,11 +9,13 @@ PAPER = (
     "(arXiv:2306.01841)"
 )
 _LOW = ("2-2-2", "1-1-1")
+EQUATIONS = {"ste": "clipped"}
+"""What the text of the paper has and the default recipe has not: Eq. 10, the clipped gradient of weights."""
 # What the baselines do without: the mean is not subtracted, and every gradient of a weight is passed on.
 _L2_WEIGHTS = {"weight_method": "l2", "center_weights": False, "ste": "identity"}
 _STATISTICAL_ACTIVATIONS = {"activation_method": "statistical", "center_activations": False}
 
-TBT = Method("tbt", "TBT", PAPER, ("2-2-8", "2-2-2", "1-1-8", "1-1-1"))
+TBT = Method("tbt", "TBT", PAPER, ("2-2-8", "2-2-2", "1-1-8", "1-1-1"), EQUATIONS)
 TWN = Method(
     "twn",
     "Baseline (TWN)",
@@ -33,5 +35,9 @@ LEARNED_ACTIVATIONS = Method(
     "ablation-activations", "+ Activation(learning-based)", f"{PAPER}, table 3", _LOW, _L2_WEIGHTS
 )
 STATS_WEIGHTS = Method(
-    "ablation-weights", "+ Weight(stats-based)", f"{PAPER}, table 3", _LOW, _STATISTICAL_ACTIVATIONS
+    "ablation-weights",
+    "+ Weight(stats-based)",
+    f"{PAPER}, table 3",
+    _LOW,
+    {**EQUATIONS, **_STATISTICAL_ACTIVATIONS},
 )
