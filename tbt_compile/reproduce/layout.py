@@ -119,11 +119,17 @@ def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str
         f"Batch {experiment.teacher_training.batch_size}; "
         f"search with {task.num_beams} beam{'s' if task.num_beams > 1 else ''}, "
         f"at most {task.max_target_length} tokens.",
-        f"Machine: {_list(_seen(rows, 'cpu'))}, device {_list(_seen(rows, 'device'))}, "
+        f"Machine: {_list(_cpus(rows))}, device {_list(_seen(rows, 'device'))}, "
         f"{_list(_seen(rows, 'torch_threads'))} thread(s); code: "
         f"{_list(_short(commit) for commit in _seen(rows, 'commit'))}.",
     ]
     return "\n".join(lines)
+
+
+def _cpus(rows: dict[str, Row]) -> list[str]:
+    """Names, and LLVM's too: one name of a maker stands for several generations, which round differently."""
+    found = [row["provenance"] for row in rows.values()]
+    return list(dict.fromkeys(f"{machine['cpu']} ({machine['llvm_cpu']})" for machine in found))
 
 
 def _seen(rows: dict[str, Row], name: str) -> list[object]:

@@ -13,6 +13,7 @@ import torch
 import tbt_compile
 from tbt_compile.bench.conditions import conditions
 from tbt_compile.training import processes
+from tbt_compile.training.precision import product_format
 
 _PACKAGES = ("accelerate", "datasets", "rouge-score", "sacrebleu", "tokenizers")
 """What scores depend on, beside what `conditions` lists."""
@@ -33,6 +34,7 @@ def provenance(seconds: float) -> dict[str, Any]:
         "processes": processes.count(),
         "torch_threads": torch.get_num_threads(),
         "matmul_precision": torch.get_float32_matmul_precision(),
+        "product_format": product_format(),
         **machine,
         "versions": {**machine["versions"], **{name: version(name) for name in _PACKAGES}},
     }

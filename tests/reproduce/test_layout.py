@@ -23,7 +23,13 @@ def row(method: str, notation: str, seed: int, **scores: float) -> dict[str, Any
         "size_mib": 1.25,
         "relative_flops": 0.0625,
         "scores": {"bleu_signature": "tok:13a", **scores},
-        "provenance": {"cpu": "some CPU", "device": "cpu", "torch_threads": 1, "commit": "0123456789abcdef"},
+        "provenance": {
+            "cpu": "some CPU",
+            "llvm_cpu": "znver3" if seed == 1 else "znver5",
+            "device": "cpu",
+            "torch_threads": 1,
+            "commit": "0123456789abcdef",
+        },
     }
 
 
@@ -63,7 +69,7 @@ def test_mean_and_deviation_over_seeds_share_of_the_teacher_and_the_papers_figur
         "1.50 M parameters",
         "12 steps",
         "20.00 by copying",
-        "some CPU",
+        "Machine: some CPU (znver3), some CPU (znver5), device cpu",
         "0123456789ab.",
     ):
         assert part in text

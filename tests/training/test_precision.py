@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from tbt_compile.training import TrainingError
-from tbt_compile.training.precision import PRECISIONS, matmul_precision
+from tbt_compile.training import TrainingError, precision
+from tbt_compile.training.precision import PRECISIONS, matmul_precision, product_format
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -28,3 +31,42 @@ def test_an_unknown_one_is_named() -> None:
     message = "'hihg'.*expected one of highest, high, medium.* Did you mean high"
     with pytest.raises(TrainingError, match=message), matmul_precision("hihg"):
         raise AssertionError
+
+
+def test_the_highest_is_float32() -> None:
+    with matmul_precision("highest"):
+        assert product_format() == "float32"
+
+
+def bfloat16(factor: Tensor) -> Tensor:
+    return factor.bfloat16().float()
+
+
+def tf32(factor: Tensor) -> Tensor:
+    return (factor.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("rounded", [bfloat16, tf32])
+def test_the_format_is_seen_in_a_product(
+    rounded: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "__matmul__", lambda left, right: rounded(left).mm(rounded(right)))
+    assert product_format() == rounded.__name__
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "said"),
+    [
+        ("medium", "float32", True),
+        ("medium", "bfloat16", False),
+        ("high", "tf32", False),
+        ("highest", "float32", False),
+    ],
+)
+def test_a_precision_that_the_machine_does_not_have_is_said(
+    name: str, found: str, said: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision, "product_format", lambda: found)
+    with matmul_precision(name):
+        pass
+    assert ("precision 'medium' of matrix products changes nothing" in caplog.text) == said
