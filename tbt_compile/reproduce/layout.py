@@ -119,26 +119,22 @@ def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str
         f"Batch {experiment.teacher_training.batch_size}; "
         f"search with {task.num_beams} beam{'s' if task.num_beams > 1 else ''}, "
         f"at most {task.max_target_length} tokens.",
-        f"Machine: {_list(_cpus(rows))}, device {_list(_seen(rows, 'device'))}, "
-        f"{_list(_seen(rows, 'torch_threads'))} thread(s); code: "
-        f"{_list(_short(commit) for commit in _seen(rows, 'commit'))}.",
+        # A maker's name may stand for several generations, which round differently: LLVM's tells them apart.
+        f"Machine: {_list(_seen(rows, '{cpu} ({llvm_cpu})'))}, device {_list(_seen(rows, '{device}'))}, "
+        f"{_list(_seen(rows, '{torch_threads}'))} thread(s); code: "
+        f"{_list(_short(commit) for commit in _seen(rows, '{commit}'))}.",
     ]
     return "\n".join(lines)
 
 
-def _cpus(rows: dict[str, Row]) -> list[str]:
-    """Names, and LLVM's too: one name of a maker stands for several generations, which round differently."""
-    found = [row["provenance"] for row in rows.values()]
-    return list(dict.fromkeys(f"{machine['cpu']} ({machine['llvm_cpu']})" for machine in found))
+def _seen(rows: dict[str, Row], form: str) -> list[str]:
+    """What `form` becomes with the provenance of each row, every text once."""
+    return list(dict.fromkeys(form.format_map(row["provenance"]) for row in rows.values()))
 
 
-def _seen(rows: dict[str, Row], name: str) -> list[object]:
-    return list(dict.fromkeys(row["provenance"][name] for row in rows.values()))
-
-
-def _short(commit: object) -> str:
+def _short(commit: str) -> str:
     """A commit in twelve digits, with the remark on changes that may follow it."""
-    number, _, changes = str(commit).partition("+")
+    number, _, changes = commit.partition("+")
     return number[:12] + (f"+{changes}" if changes else "")
 
 
