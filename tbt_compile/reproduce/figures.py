@@ -18,7 +18,7 @@ from tbt_compile.reproduce.histograms import layer_histograms
 from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperTable
 from tbt_compile.reproduce.plan import choose_rows
 from tbt_compile.reproduce.rows import Row
-from tbt_compile.reproduce.summary import SCORES, retention_of, rows_of
+from tbt_compile.reproduce.summary import SCORES, Spread, retention_of, rows_of
 from tbt_compile.reproduce.task import Task
 from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import write_json
@@ -37,15 +37,17 @@ def retention(
         return ()
     name = SCORES["length" if table.columns == ("length",) else task.metric][0]
     measured = [retention_of(rows_of(row, rows), rows[TEACHER], name) for row in done]
-    series: dict[str, list[float | None]] = {task.name: [None if s is None else s.mean for s in measured]}
+    series = {task.name: measured}
     for data_set in table.data_sets:
-        if data_set != task.data_set:
-            series[f"paper, {DATA_SETS[data_set]}"] = [table.retention(row, data_set) for row in done]
-        else:
-            series["paper"] = [table.retention(row, data_set) for row in done]
+        paper = "paper" if data_set == task.data_set else f"paper, {DATA_SETS[data_set]}"
+        series[paper] = [_single(table.retention(row, data_set)) for row in done]
     path = experiment.output / f"{table.name}.png"
-    groups = [f"{row.title}\n{row.notation}" for row in done]
+    groups = [f"{row.title}  {row.notation}" for row in done]
     return (plots.bars(path, table.title, "share of the teacher's score", groups, series),)
+
+
+def _single(value: float | None) -> Spread | None:
+    return None if value is None else Spread(value, None)
 
 
 def make(

@@ -114,8 +114,8 @@ def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str
     lines = [
         f"Data: {task.name} ({teacher['asked']['task']['train']}; test: {teacher['asked']['task']['test']}). "
         f"Model: {experiment.model_name}, {teacher['parameters'] / 1e6:.2f} M parameters.",
-        f"Teacher: {_steps([teacher])}. "
-        f"Students: {f'{_steps(students)}, seeds {_list(seeds)}' if students else 'none yet'}. "
+        f"Teacher: {_training([teacher]) if teacher['asked']['training'] else 'as it was given'}. "
+        f"Students: {f'{_training(students)}; seeds {_list(seeds)}' if students else 'none yet'}. "
         f"Batch {experiment.teacher_training.batch_size}; "
         f"search with {task.num_beams} beam{'s' if task.num_beams > 1 else ''}, "
         f"at most {task.max_target_length} tokens.",
@@ -138,9 +138,11 @@ def _short(commit: str) -> str:
     return number[:12] + (f"+{changes}" if changes else "")
 
 
-def _steps(rows: Sequence[Row]) -> str:
-    counts = sorted({(row["outcome"] or {}).get("steps", 0) for row in rows})
-    return f"{_list(counts)} steps"
+def _training(rows: Sequence[Row]) -> str:
+    """Steps and peak learning rates, every number once."""
+    steps = sorted({row["outcome"]["steps"] for row in rows})
+    rates = sorted({row["asked"]["training"]["learning_rate"] for row in rows})
+    return f"{_list(steps)} steps, peak learning rate {_list(f'{rate:g}' for rate in rates)}"
 
 
 def _list(values: Iterable[object]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tbt_compile.errors import ReproduceError
 from tbt_compile.reproduce.histograms import Histogram
+from tbt_compile.reproduce.summary import Spread
 
 
 def require_matplotlib() -> Any:
@@ -27,19 +28,34 @@ def require_matplotlib() -> Any:
 
 
 def bars(
-    path: Path, title: str, ylabel: str, groups: Sequence[str], series: Mapping[str, Sequence[float | None]]
+    path: Path, title: str, label: str, groups: Sequence[str], series: Mapping[str, Sequence[Spread | None]]
 ) -> Path:
-    """Grouped bars: one group per name, one bar of it per series; None leaves a gap."""
-    figure = require_matplotlib().Figure(figsize=(1.5 + 0.9 * len(groups), 4.0), layout="constrained")
+    """Groups of lying bars: one group per name, one bar of it per series; None leaves a gap.
+
+    Where a spread has a deviation, a whisker shows it to both sides.
+    """
+    size = (8.0, 1.4 + len(groups) * (0.1 + 0.14 * len(series)))
+    figure = require_matplotlib().Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(series)
-    for index, (name, values) in enumerate(series.items()):
-        places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
-        axes.bar(places, [value or 0.0 for value in values], width, label=name)
-    axes.set_xticks(range(len(groups)), groups, rotation=45, ha="right", fontsize=8)
-    axes.set_ylabel(ylabel)
+    height = 0.8 / len(series)
+    for index, (name, spreads) in enumerate(series.items()):
+        places = [group + (index - (len(series) - 1) / 2) * height for group in range(len(groups))]
+        known = [(place, spread) for place, spread in zip(places, spreads, strict=True) if spread]
+        axes.barh(
+            [place for place, _ in known],
+            [spread.mean for _, spread in known],
+            height,
+            xerr=[spread.deviation or 0.0 for _, spread in known],
+            error_kw={"elinewidth": 1.0},
+            label=name,
+        )
+    axes.set_yticks(range(len(groups)), groups, fontsize=8)
+    axes.set_ylim(len(groups) - 0.4, -0.6)  # the first group on top
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(label)
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=len(series), fontsize=8)
     return _save(figure, path)
 
 

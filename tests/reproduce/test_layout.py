@@ -15,8 +15,15 @@ PAIR = TextPair("a b", "a")
 
 def row(method: str, notation: str, seed: int, **scores: float) -> dict[str, Any]:
     digests = {"train": "9 pairs, sha256 1", "test": "3 pairs, sha256 2"}
+    training = {"learning_rate": 0.002 if seed == 1 else 0.001}
     return {
-        "asked": {"method": method, "notation": notation, "seed": seed, "task": digests},
+        "asked": {
+            "method": method,
+            "notation": notation,
+            "seed": seed,
+            "training": training,
+            "task": digests,
+        },
         "parameters": 1_500_000,
         "outcome": {"steps": 12},
         "floors": {"lead_copy": 20.0, "constant": 10.0},
@@ -65,9 +72,9 @@ def test_mean_and_deviation_over_seeds_share_of_the_teacher_and_the_papers_figur
     assert line(text, "TBT", "1-1-1")[2:8] == ["–"] * 6
     assert line(text, "BART", "32-32-32")[4:8] == ["50.00", "40.00", "45.00", "100.0%"]
     for part in (
-        "seeds 1, 2",
         "1.50 M parameters",
-        "12 steps",
+        "Teacher: 12 steps, peak learning rate 0.002. ",
+        "Students: 12 steps, peak learning rate 0.001, 0.002; seeds 1, 2. ",
         "20.00 by copying",
         "Machine: some CPU (znver3), some CPU (znver5), device cpu",
         "0123456789ab.",
@@ -97,6 +104,12 @@ def test_a_model_of_a_folder_is_named_without_the_path_to_it(tmp_path: Path) -> 
     (tmp_path / "my-bart").mkdir()
     for config, name in ((str(tmp_path / "my-bart"), "my-bart"), ("facebook/bart-base",) * 2):
         assert f"Model: {name}, 1.50 M parameters." in written("table4", rows, "rouge", config=config)
+
+
+def test_a_teacher_that_was_not_trained_here() -> None:
+    teacher = row("teacher", "32-32-32", 1, bleu=30.0)
+    teacher |= {"outcome": None, "asked": {**teacher["asked"], "training": None}}
+    assert "Teacher: as it was given. Students: none yet." in written("table2", {"teacher": teacher}, "bleu")
 
 
 def test_what_is_still_to_come_and_where_seeds_are_fewer() -> None:
