@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 PRETRAIN = ROOT / "examples" / "pretrain.py"
+RESULTS = ROOT / "examples" / "results"
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {PRETRAIN})
 # One library takes as long as three to find out whether the example works.
 SMALLER = {"cross_compile": {"targets": ("cortex-a72",)}, "trainer": {"steps": 3}}
@@ -83,6 +84,26 @@ def test_the_folders_that_it_names_exist() -> None:
     named = re.findall(r"`((?:passes|codegen|tbt_compile|examples)/[\w/.]*)`", README)
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "examples/README.md", "examples/results/README.md"])
+def test_links_lead_to_files_and_headings(name: str) -> None:
+    page = ROOT / name
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text())
+    assert links
+    for path, heading in links:
+        linked = page.parent / path if path else page
+        assert linked.exists(), path
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+            assert heading in anchors, f"{path}#{heading}"
+
+
+def test_every_folder_of_results_is_described() -> None:
+    listing = (RESULTS / "README.md").read_text()
+    folders = [path.name for path in RESULTS.iterdir() if path.is_dir()]
+    assert [name for name in folders if f"`{name}`" not in listing] == []
 
 
 def test_every_example_is_listed() -> None:
