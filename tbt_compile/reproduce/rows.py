@@ -33,6 +33,12 @@ def read_row(output: Path, key: str) -> Row | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def known_seeds(output: Path) -> list[int]:
+    """The seeds of all students that have figures there."""
+    found = (read_row(output, path.stem) for path in (output / "rows").glob("*-seed*.json"))
+    return sorted({row["asked"]["seed"] for row in found if row})
+
+
 def same_row(output: Path, key: str, asked: dict[str, Any]) -> Row | None:
     """The figures of a row, if they are there and were asked for in the same way."""
     known = read_row(output, key)

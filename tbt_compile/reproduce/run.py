@@ -19,7 +19,7 @@ from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.layout import table_text
 from tbt_compile.reproduce.paper import TEACHER, PaperTable
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows
-from tbt_compile.reproduce.rows import Row, make_row, same_row, scores
+from tbt_compile.reproduce.rows import Row, known_seeds, make_row, same_row, scores
 from tbt_compile.reproduce.size import float_mib, size_mib
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import make_teacher
@@ -42,8 +42,9 @@ def reproduce(experiment: Experiment, progress: Progress | None = None) -> Repor
     """Make a table or figure, taking up whatever an earlier call left in the output folder.
 
     The table is written when the teacher is done and anew after every row. It shows all rows of the folder
-    that have the same data, teacher and settings, also those that were not asked for this time, and names
-    those that are still to be trained. Under `torchrun` several processes train together.
+    that have the same data, teacher and settings, also those that were not asked for this time or that
+    another call trains meanwhile, and names those that are still to be trained. Under `torchrun` several
+    processes train together.
 
     Raises:
         ReproduceError, MethodError, DataError, TrainingError: what is asked for cannot be made; the message
@@ -59,12 +60,11 @@ def reproduce(experiment: Experiment, progress: Progress | None = None) -> Repor
     task = open_task(experiment)
     work = _Work(experiment, task, *make_teacher(experiment, task, steps.report), steps)
     rows = {TEACHER: work.teacher_row()}
-    shown = {**rows, **work.known_rows(plan_rows(table, experiment.seeds))}
-    files = write_table(experiment, table, task, shown, planned)
+    files = write_table(experiment, table, task, {**rows, **work.known_rows(table)}, planned)
     for row in planned:
         steps.next()
-        rows[row.key] = shown[row.key] = work.student_row(row)
-        files = write_table(experiment, table, task, shown, planned)
+        rows[row.key] = work.student_row(row)
+        files = write_table(experiment, table, task, {**rows, **work.known_rows(table)}, planned)
     if processes.is_first() and not table.columns:
         files = figures.make(experiment, task, work.tokenizer, steps.report)
     processes.wait()
@@ -128,11 +128,12 @@ class _Work:
             self.common
         )
 
-    def known_rows(self, planned: Sequence[PlannedRow]) -> dict[str, Row]:
-        """Those of the students that an earlier call has measured in this way."""
-        if not self.experiment.resume:
-            return {}
-        found = {row.key: same_row(self.experiment.output, row.key, self.asked(row)) for row in planned}
+    def known_rows(self, table: PaperTable) -> dict[str, Row]:
+        """Those of the table's students, of any seed, that this call or another has measured in this way."""
+        output = self.experiment.output
+        seeds = known_seeds(output) if self.experiment.resume else []
+        planned = plan_rows(table, seeds) if seeds else []
+        found = {row.key: same_row(output, row.key, self.asked(row)) for row in planned}
         return {key: row for key, row in found.items() if row is not None}
 
     def teacher_row(self) -> Row:

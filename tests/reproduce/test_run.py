@@ -102,6 +102,25 @@ def test_a_run_that_is_killed_now_and_then_gives_the_same_figures(experiment: Ma
     assert figures(reproduce(asked)) == whole
 
 
+def test_a_table_has_the_seeds_of_earlier_calls_and_the_rows_of_others(experiment: Make) -> None:
+    asked = experiment(rows=("twn-2-2-2",))
+    reproduce(replace(asked, rows=("tbt-2-2-2",), seeds=(2,)))
+    row = asked.output / "rows" / "tbt-2-2-2-seed2.json"
+    figures_of_another = row.read_bytes()
+    row.unlink()
+
+    def finish_another(text: str, share: float) -> None:
+        if "TWN" in text:
+            row.write_bytes(figures_of_another)
+
+    table = reproduce(asked, finish_another).files[0].read_text()
+    assert "seeds 1, 2." in table
+    assert "| + Both | 2-2-2 | –" not in table, "written while this call trained"
+    alone = reproduce(replace(asked, resume=False)).files[0].read_text()
+    assert "seeds 1." in alone
+    assert "| + Both | 2-2-2 | –" in alone, "started over"
+
+
 def test_figures_of_other_settings_are_not_taken_for_these(experiment: Make) -> None:
     asked = experiment(rows=("tbt-1-1-1",), steps=2, teacher_steps=2)
     reproduce(asked)
