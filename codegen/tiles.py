@@ -25,6 +25,7 @@ from typing import Any
 
 from tbt_compile.codegen.isa import Isa
 from tbt_compile.errors import FormatError
+from tbt_compile.whole_file import whole_file
 
 PACKAGED = Path(__file__).with_name("tiles.json")
 ROWS = (1, 2, 4, 8)
@@ -116,9 +117,8 @@ def write(path: Path, isa: Isa, results: Mapping[str, dict[str, Any]]) -> None:
     tiles = {name: dict(kernels) for name, kernels in read(path).items()}
     tiles.setdefault(isa_class(isa), {}).update(results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(tiles, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(tiles, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @lru_cache(maxsize=4)

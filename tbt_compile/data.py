@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tbt_compile.errors import DataError
+from tbt_compile.whole_file import whole_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -121,7 +122,8 @@ def _text(record: Mapping[str, Any], name: str, where: str) -> str:
 def write_pairs(path: str | Path, pairs: Iterable[TextPair]) -> None:
     """Write JSON lines that `read_pairs` reads back."""
     lines = (json.dumps({"source": pair.source, "target": pair.target}, ensure_ascii=False) for pair in pairs)
-    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with whole_file(path) as draft:
+        draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def load_folder(folder: str | Path, source_field: str = "source", target_field: str = "target") -> TextData:

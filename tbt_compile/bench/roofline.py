@@ -8,6 +8,7 @@ from typing import Any
 
 from tbt_compile.bench.kernels import KernelRow
 from tbt_compile.errors import TbtError
+from tbt_compile.whole_file import whole_file
 
 
 def require_matplotlib() -> None:
@@ -18,9 +19,8 @@ def require_matplotlib() -> None:
 
 def save(figure: Any, path: Path) -> None:
     """Write a figure of matplotlib in the format that the file's name ends with, png by default."""
-    temporary = path.with_name(f".{path.name}.part")
-    figure.savefig(temporary, dpi=150, format=path.suffix.lstrip(".") or "png")
-    temporary.replace(path)
+    with whole_file(path) as draft:
+        figure.savefig(draft, dpi=150, format=path.suffix.lstrip(".") or "png")
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

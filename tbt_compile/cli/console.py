@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tbt_compile.errors import TbtError
+from tbt_compile.whole_file import whole_file
 
 JsonOption = Annotated[
     Path | None,
@@ -97,6 +98,7 @@ def write_json(data: Any, path: Path | None) -> None:
         sys.stdout.write(text)
         return
     try:
-        path.write_text(text)
+        with whole_file(path) as draft:
+            draft.write_text(text, encoding="utf-8")
     except OSError as error:
         raise TbtError(f"cannot write {path}: {error.strerror}") from error

@@ -10,6 +10,7 @@ from typing import Any
 from tbt_compile.errors import ReproduceError
 from tbt_compile.reproduce.histograms import Histogram
 from tbt_compile.reproduce.summary import Spread
+from tbt_compile.whole_file import whole_file
 
 
 def require_matplotlib() -> Any:
@@ -91,8 +92,7 @@ def lines(path: Path, title: str, ylabel: str, series: Mapping[str, Mapping[str,
 
 
 def _save(figure: Any, path: Path) -> Path:
-    draft = path.with_name(f".{path.name}")
-    # Without a date and the library's version the same figures give the same file.
-    figure.savefig(draft, format="png", dpi=110, metadata={"Software": None})
-    draft.replace(path)
+    with whole_file(path) as draft:
+        # Without a date and the library's version the same figures give the same file.
+        figure.savefig(draft, format="png", dpi=110, metadata={"Software": None})
     return path

@@ -26,6 +26,7 @@ from tbt_compile.reproduce.teacher import make_teacher
 from tbt_compile.training import processes
 from tbt_compile.training.record import read_record
 from tbt_compile.training.stages import fingerprint
+from tbt_compile.whole_file import whole_file
 
 FULL_PRECISION = "32-32-32"
 
@@ -82,9 +83,8 @@ def write_table(
         return ()
     missing = [row.key for row in planned if row.key not in rows]
     text = experiment.output / f"{table.name}.md"
-    draft = text.with_suffix(".md.part")
-    draft.write_text(table_text(experiment, table, task, rows, missing), encoding="utf-8")
-    draft.replace(text)
+    with whole_file(text) as draft:
+        draft.write_text(table_text(experiment, table, task, rows, missing), encoding="utf-8")
     return (text, *figures.retention(experiment, table, task, rows))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tbt_compile.training import processes
 from tbt_compile.training.settings import TrainingError
+from tbt_compile.whole_file import whole_file
 
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
@@ -80,9 +81,8 @@ class TrainingRecord:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
