@@ -47,7 +47,8 @@ def _show(result: DemoResult, output: Path) -> None:
     from rich.table import Table
 
     # Narrow enough for 80 columns, the width of a log file.
-    table = Table(title="One-sentence summaries of 500 news items", box=SIMPLE_HEAD)
+    title = "One-sentence summaries of 500 news items"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("model", "engine"):
         table.add_column(heading, no_wrap=True)
     for heading in ("R-1", "R-2", "R-L", "words", "MiB", "ms/text", "same tokens"):
