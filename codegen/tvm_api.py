@@ -35,9 +35,19 @@ Buffer = Any
 # come from TVM's per-thread workspace pool.
 STACK_BYTES = 1024
 
-# Kernels declare the scratch memory that they need. Where only a part of it is used, this pass would make its
-# size one that is known at run time, and so keep it off the stack; and it takes half of the time of building.
-_DISABLED_PASSES = ["s_tir.CompactBufferAllocation"]
+# Passes that take most of the time of building and leave the machine code as it was, or all but:
+_DISABLED_PASSES = [
+    # Kernels declare the scratch memory that they need. Where only a part of it is used, this would make its
+    # size one that is known at run time, and so keep it off the stack.
+    "s_tir.CompactBufferAllocation",
+    # LLVM does this too, and faster: here it took half of all time where an epilogue is long.
+    "tirx.CommonSubexprElim",
+    # What only GPUs have.
+    "s_tir.InjectVirtualThread",
+    "s_tir.InjectPermutedLayout",
+    "s_tir.InjectSoftwarePipeline",
+    "s_tir.TransformMmaBufferLayout",
+]
 
 
 def cpu_features(cpu: str, triple: str) -> frozenset[str]:
