@@ -9,16 +9,21 @@ from pathlib import Path
 import pytest
 
 from tbt_compile.cli.app import app
-from tbt_compile.data import TextPair, write_pairs
+from tbt_compile.data import TextPair, load_folder, write_pairs
+from tbt_compile.evaluation.generation import generate_texts
 from tbt_compile.recipe import Recipe
 from tbt_compile.reproduce import Experiment, reproduce
+from tbt_compile.tokenization import train_bpe_tokenizer
+from tbt_compile.training import new_model
+from tbt_compile.training.stages import load_teacher
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 PRETRAIN = ROOT / "examples" / "pretrain.py"
+TEACHER_TEXTS = ROOT / "examples" / "teacher_texts.py"
 RESULTS = ROOT / "examples" / "results"
-EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {PRETRAIN})
+EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {PRETRAIN, TEACHER_TEXTS})
 # One library takes as long as three to find out whether the example works.
 SMALLER = {"cross_compile": {"targets": ("cortex-a72",)}, "trainer": {"steps": 3}}
 
@@ -57,6 +62,30 @@ def test_a_model_is_pretrained_and_can_be_the_one_of_an_experiment(tmp_path: Pat
         )
     )
     assert "tbt-2-2-2-seed1" in report.rows
+
+
+def test_a_teacher_writes_what_students_are_trained_on(tmp_path: Path) -> None:
+    data, teacher, out = (str(tmp_path / name) for name in ("data", "teacher", "out"))
+    pairs = [TextPair(f"Norvik Steel rose {i} percent today.", f"norvik steel up {i}") for i in range(20)]
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        write_pairs(tmp_path / "data" / f"{split}.jsonl", pairs)
+    tokenizer = train_bpe_tokenizer([pair.source for pair in pairs], 300)
+    tokenizer.save_pretrained(teacher)
+    new_model("tiny", tokenizer, 64).save_pretrained(teacher)
+    main = runpy.run_path(str(TEACHER_TEXTS))["main"]
+    main([data, "--teacher", teacher, "--out", out, "--num-beams", "2", "--max-length", "8"])
+    written = load_folder(out)
+    assert written.test == tuple(pairs)
+    assert [pair.source for pair in written.train] == [pair.source for pair in pairs]
+    model, sources = load_teacher(teacher), [pair.source for pair in pairs]
+    expected = generate_texts(model, tokenizer, sources, max_source_length=8, max_new_tokens=8, num_beams=2)
+    assert [pair.target for pair in written.train] == [
+        text or pair.target for text, pair in zip(expected.texts, pairs, strict=True)
+    ]
+    with pytest.raises(SystemExit):
+        main([data, "--teacher", teacher, "--out", data])
+    assert load_folder(data).train == tuple(pairs)
 
 
 def test_there_is_a_quick_start_and_it_is_short() -> None:

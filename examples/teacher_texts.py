@@ -1,0 +1,61 @@
+"""Write what a fine-tuned model writes for the training texts, for a student to learn from.
+
+    python examples/teacher_texts.py my-data --teacher my-bart --out my-data-by-teacher
+    tbt train --data my-data-by-teacher --teacher my-bart --recipe 1-1-1 --output trained
+
+Sequence-level distillation (Kim and Rush 2016, arXiv:1606.07947): the teacher's texts are simpler than those
+of people, which helps students that can learn little. Validation and test texts stay as they are. A text of
+which the teacher makes nothing keeps its reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from tbt_compile.cli.console import out, progress_bar
+from tbt_compile.data import TextPair, load_folder, write_pairs
+from tbt_compile.evaluation.generation import generate_texts
+from tbt_compile.training.stages import load_teacher
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Generate a text for every training source, and write a folder with the same splits."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with train.jsonl")
+    parser.add_argument("--teacher", type=Path, required=True, help="folder of a fine-tuned model")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the new train.jsonl")
+    parser.add_argument("--num-beams", type=int, default=4)
+    parser.add_argument("--max-length", type=int, default=64, help="of texts, in tokens")
+    arguments = parser.parse_args(given)
+    if arguments.out.resolve() == arguments.data.resolve():
+        parser.error(f"--out {arguments.out} is the folder of the references: give another one")
+    data = load_folder(arguments.data)
+    with progress_bar("starting") as progress:
+        written = generate_texts(
+            load_teacher(arguments.teacher),
+            AutoTokenizer.from_pretrained(str(arguments.teacher), local_files_only=True),
+            [pair.source for pair in data.train],
+            max_source_length=arguments.max_length,
+            max_new_tokens=arguments.max_length,
+            num_beams=arguments.num_beams,
+            progress=progress,
+            title="texts of the teacher",
+        )
+    pairs = [
+        TextPair(pair.source, text or pair.target)
+        for pair, text in zip(data.train, written.texts, strict=True)
+    ]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for split, of_split in (("validation", data.validation), ("test", data.test), ("train", pairs)):
+        if of_split:
+            write_pairs(arguments.out / f"{split}.jsonl", of_split)
+    empty = sum(not text for text in written.texts)
+    out.print(f"{len(pairs)} texts, of which {empty} kept their reference, in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
