@@ -31,7 +31,7 @@ test: $(VENV)/.stamp-test
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python .ci/typecheck
+	$(BIN)/mypy -p tbt_compile
 
 arm: $(VENV)/.stamp-test
 	$(BIN)/python tests/arm/environment.py
@@ -42,7 +42,7 @@ device: $(DEVICE)/bin/python
 	$(DEVICE)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt .
 
 clean:
-	rm -rf $(VENV) $(DEVICE) .typecheck build dist *.egg-info
+	rm -rf $(VENV) $(DEVICE) build dist *.egg-info
 
 $(VENV)/bin/python $(DEVICE)/bin/python:
 	$(PYTHON) -m venv $(@:/bin/python=)
@@ -52,7 +52,7 @@ $(VENV)/.stamp-torch: $(VENV)/bin/python constraints.txt
 	$(PIP) install --no-deps --retries 1 --timeout 20 --extra-index-url $(TORCH_INDEX) -c constraints.txt torch
 	touch $@
 
-$(VENV)/.stamp-run: $(VENV)/.stamp-torch pyproject.toml setup.py
+$(VENV)/.stamp-run: $(VENV)/.stamp-torch pyproject.toml
 	$(PIP) install -c constraints.txt -e '.[train]'
 	touch $@
 

@@ -19,10 +19,10 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.aligned import aligned_copy
-from tbt_compile.codegen.isa import WORD_BITS, Isa
+from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
+from tbt_compile.storage.aligned import aligned_copy
 
 SCALE_BYTES = 4
 """Bytes at the end of a row of 8-bit codes that hold its float32 scale, little-endian."""

@@ -19,7 +19,7 @@ from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
 from tvm_ffi import structural_equal
 
-from tbt_compile.codegen import threads
+from tbt_compile.codegen.library import threads
 
 threads.set_defaults()
 

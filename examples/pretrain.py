@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tbt_compile.cli.console import progress_bar
-from tbt_compile.data import TextPair, load_folder
-from tbt_compile.tokenization import train_bpe_tokenizer
+from tbt_compile.data.text_pairs import TextPair, load_folder
+from tbt_compile.data.tokenization import train_bpe_tokenizer
 from tbt_compile.training import MODEL_SIZES, TrainSettings, new_model, train_teacher
 from tbt_compile.training.rates import teacher_rate
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from tbt_compile.cli.console import out, progress_bar
-from tbt_compile.data import TextPair, load_folder, write_pairs
+from tbt_compile.data.text_pairs import TextPair, load_folder, write_pairs
 from tbt_compile.evaluation.generation import generate_texts
 from tbt_compile.training.stages import load_teacher
 

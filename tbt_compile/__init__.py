@@ -23,7 +23,7 @@ _EXPORTS = {
     "prepare": "tbt_compile.preparation",
     "plan": "tbt_compile.preparation",
     "load_prepared": "tbt_compile.preparation",
-    "QuantPlan": "tbt_compile.passes.plan",
+    "QuantPlan": "tbt_compile.passes.prepare.plan",
     "freeze": "tbt_compile.freezing",
     "FrozenModel": "tbt_compile.freezing",
     "lower": "tbt_compile.lowering",
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from tbt_compile.freezing import FrozenModel, freeze
     from tbt_compile.loading import load
     from tbt_compile.lowering import lower
-    from tbt_compile.passes.plan import QuantPlan
+    from tbt_compile.passes.prepare.plan import QuantPlan
     from tbt_compile.preparation import load_prepared, plan, prepare
     from tbt_compile.recipe import Recipe
     from tbt_compile.runtime.compiled import CompiledModel
@@ -71,9 +71,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'tbt_compile' has no attribute {name!r}")
-    from tbt_compile.extras import explained
+    from tbt_compile.extras import require_extra
 
-    with explained():
+    with require_extra():
         return getattr(import_module(_EXPORTS[name]), name)
 
 

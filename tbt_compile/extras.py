@@ -18,7 +18,7 @@ _USES = {
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def require_extra() -> Iterator[None]:
     """Say what to install where the import of an optional package fails.
 
     Raises:

@@ -44,7 +44,7 @@ class FrozenModel:
         return self.module.generate(*args, **kwargs)  # type: ignore[operator]
 
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
-        """Write the model to a folder that any machine can read (see `tbt_compile.storage`).
+        """Write the model to a folder that any machine can read (see `tbt_compile.storage.model_folder`).
 
         Args:
             path: the folder; one that holds a saved model is replaced.
@@ -53,7 +53,7 @@ class FrozenModel:
         Raises:
             FormatError: something else than a model folder is in the way.
         """
-        from tbt_compile.frozen_folder import save_frozen
+        from tbt_compile.storage.frozen_folder import save_frozen
 
         return save_frozen(self, Path(path), tokenizer)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tbt_compile import storage
 from tbt_compile.errors import FormatError
-from tbt_compile.extras import explained
+from tbt_compile.extras import require_extra
+from tbt_compile.storage import model_folder
 
 if TYPE_CHECKING:
     from tbt_compile.freezing import FrozenModel
@@ -31,18 +31,18 @@ def load(
         TargetError: a compiled model was built for another machine.
         MissingPackageError: a frozen model needs torch, and it is not installed.
     """
-    kind = storage.peek_kind(path)
-    if kind == storage.GENERATOR:
+    kind = model_folder.peek_kind(path)
+    if kind == model_folder.GENERATOR:
         from tbt_compile.runtime.compiled import CompiledModel
 
         return CompiledModel.load(path, num_threads=num_threads)
-    if kind == storage.MODULE:
+    if kind == model_folder.MODULE:
         from tbt_compile.runtime.compiled_module import CompiledModule
 
         return CompiledModule.load(path, num_threads=num_threads)
-    if kind == storage.FROZEN:
-        with explained():
-            from tbt_compile.frozen_folder import load_frozen
+    if kind == model_folder.FROZEN:
+        with require_extra():
+            from tbt_compile.storage.frozen_folder import load_frozen
 
         return load_frozen(Path(path), model)
     raise FormatError(f"{path} holds a model of kind {kind!r}: expected 'frozen' or 'compiled'")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from tbt_compile import storage
 from tbt_compile.freezing import FrozenModel, freeze
+from tbt_compile.storage import model_folder
 
 if TYPE_CHECKING:
     from tbt_compile.adapters.units import ExportUnits
-    from tbt_compile.codegen.build import BuiltUnits
-    from tbt_compile.codegen.isa import Isa
-    from tbt_compile.codegen.target import Target, TargetSpec
+    from tbt_compile.codegen.library.build import BuiltUnits
+    from tbt_compile.codegen.target.isa import Isa
+    from tbt_compile.codegen.target.spec import Target, TargetSpec
     from tbt_compile.runtime.builds import Build
     from tbt_compile.runtime.compiled import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
@@ -66,7 +66,7 @@ def lower(
     """
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
-    from tbt_compile.codegen.target import parse_targets
+    from tbt_compile.codegen.target.spec import parse_targets
     from tbt_compile.runtime.builds import add_tensors
     from tbt_compile.runtime.compiled import SHORTLIST, CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
@@ -102,9 +102,9 @@ def _build(
     frozen: FrozenModel, exported: ExportUnits, spec: TargetSpec, dump: Path | None, clock: bool
 ) -> tuple[Build, dict[str, Any]]:
     """The library for one CPU, and its tensors by name."""
-    from tbt_compile.codegen import tiles
-    from tbt_compile.codegen.build import compile_units
     from tbt_compile.codegen.kernels.vocabulary import search_functions
+    from tbt_compile.codegen.library.build import compile_units
+    from tbt_compile.codegen.target import tiles
     from tbt_compile.passes.lowering import lowering_pipeline
     from tbt_compile.runtime.builds import Build
 
@@ -113,7 +113,7 @@ def _build(
         lowering_pipeline().run(unit, None if dump is None else dump / unit.name)
     known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
     with tiles.recording() as chosen:
-        beside = search_functions(spec.isa) if exported.kind == storage.GENERATOR else {}
+        beside = search_functions(spec.isa) if exported.kind == model_folder.GENERATOR else {}
         built = compile_units(list(exported.contexts), spec, known, dump, clock, beside)
     log.info(
         "compiled %s for %s (%s) in %.1f s with the kernels %s and the tiles %s",

@@ -7,14 +7,13 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from tbt_compile import signature
-from tbt_compile.adapters import adapter_for
+from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared
-from tbt_compile.passes.capture import split_example_inputs
-from tbt_compile.passes.context import PrepareContext
-from tbt_compile.passes.pipeline import PLAN, PREPARE
-from tbt_compile.passes.plan import QuantPlan
+from tbt_compile.passes.prepare.capture import split_example_inputs
+from tbt_compile.passes.prepare.context import PrepareContext
+from tbt_compile.passes.prepare.pipeline import PLAN, PREPARE
+from tbt_compile.passes.prepare.plan import QuantPlan
 from tbt_compile.recipe import Recipe
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -68,9 +67,9 @@ def prepare(
     """
     context = make_context(model, recipe, example_inputs)
     saved_with = context.adapter.stored_recipe(model)
-    call = signature.record(model, context.args, context.kwargs)
+    call = call_record.record(model, context.args, context.kwargs)
     PREPARE.run(context, dump)
-    signature.restore(model, call)
+    call_record.restore(model, call)
     if saved_with == context.recipe:
         context.adapter.restore(model)
     return model

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 
 import tbt_compile
-from tbt_compile.codegen.build import compile_units
-from tbt_compile.codegen.host import host_target
+from tbt_compile.codegen.library.build import compile_units
+from tbt_compile.codegen.target.host import host_target
 from tbt_compile.encoding import Encoding
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
+from tbt_compile.ops.quantize import pack
 from tbt_compile.passes.lowering import CacheSlot, LoweringContext
-from tbt_compile.runtime.machine import Machine
-from tbt_compile.torch_ops import pack
+from tbt_compile.runtime.bound_library import BoundLibrary
 
 SIGNED = {1: Encoding.BINARY, 2: Encoding.TERNARY, 8: Encoding.INT8}
 UNSIGNED = {1: Encoding.BINARY01, 2: Encoding.TERNARY012, 8: Encoding.UINT8}
@@ -71,7 +71,7 @@ def weight(bits: int, rows: int, columns: int) -> FrozenWeight:
     return FrozenWeight(pack(codes, SIGNED[bits]), torch.rand(rows, 1) + 0.1, SIGNED[bits], columns)
 
 
-def machine_of(units: list[LoweringContext], known: dict[int, str]) -> Machine:
+def library_of(units: list[LoweringContext], known: dict[int, str]) -> BoundLibrary:
     """Lowered units as the functions of one library for this machine; `known` as for `compile_units`."""
     target = host_target()
     built = compile_units(units, target, known)
@@ -81,4 +81,4 @@ def machine_of(units: list[LoweringContext], known: dict[int, str]) -> Machine:
         for parameter in parameters:
             stored = built.tensors[parameter.name].detach().numpy()
             tensors[parameter.name] = parameter.arrange(stored, target.isa)
-    return Machine(built.library, functions, built.outputs, tensors, {}, built.stacks)
+    return BoundLibrary(built.library, functions, built.outputs, tensors, {}, built.stacks)

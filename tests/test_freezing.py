@@ -17,8 +17,8 @@ from tbt_compile.errors import PlanError
 from tbt_compile.modules import frozen as frozen_modules
 from tbt_compile.modules import iter_quantized
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
+from tbt_compile.ops.quantize import unpack
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
-from tbt_compile.torch_ops import unpack
 
 RECIPES = (
     "1-1-1",

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 import tbt_compile
 from tbt_compile import CompiledModel
-from tbt_compile.codegen.host import host_target
+from tbt_compile.codegen.target.host import host_target
 from tbt_compile.errors import LoweringError, PlanError, TargetError
 
 NEW_TOKENS = {"max_new_tokens": 14, "min_new_tokens": 5}

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 import tbt_compile
 from tbt_compile import CompiledModel, CompiledModule
 from tbt_compile.errors import FormatError, GenerationError
-from tbt_compile.runtime.machine import as_array, tensor
+from tbt_compile.runtime.bound_library import as_array, tensor
 
 NEW_TOKENS = {"max_new_tokens": 14, "min_new_tokens": 5}
 PAD = 1

@@ -22,8 +22,8 @@ WITHOUT_TORCH = (
     "tbt_compile.cli.app",
     "tbt_compile.encoding",
     "tbt_compile.errors",
-    "tbt_compile.codegen.target",
-    "tbt_compile.codegen.host",
+    "tbt_compile.codegen.target.spec",
+    "tbt_compile.codegen.target.host",
     "tbt_compile.codegen.layouts",
     "tbt_compile.runtime",
 )

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tbt_compile.cli.app import app
-from tbt_compile.data import TextPair, load_folder, write_pairs
+from tbt_compile.data.text_pairs import TextPair, load_folder, write_pairs
+from tbt_compile.data.tokenization import train_bpe_tokenizer
 from tbt_compile.evaluation.generation import generate_texts
 from tbt_compile.recipe import Recipe
 from tbt_compile.reproduce import Experiment, reproduce
-from tbt_compile.tokenization import train_bpe_tokenizer
 from tbt_compile.training import new_model
 from tbt_compile.training.stages import load_teacher
 

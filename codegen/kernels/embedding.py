@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tbt_compile.codegen.isa import WORD_BITS, Isa
-from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.weight_planes import unpaired, word_of
+from tbt_compile.codegen.kernels.dot.weight_planes import unpaired, word_of
+from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.layouts import Layout, interleaved_shape
+from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.kernels import emit, float_math
-from tbt_compile.codegen.kernels.loops import for_lanes, share_rows
+from tbt_compile.codegen.kernels.dsl import emit, float_math
+from tbt_compile.codegen.kernels.dsl.loops import for_lanes, share_rows
+from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.errors import LoweringError
 

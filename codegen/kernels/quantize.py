@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tbt_compile.codegen.isa import WORD_BITS, Isa
-from tbt_compile.codegen.kernels import emit
-from tbt_compile.codegen.kernels.bitproduct import plane_count
-from tbt_compile.codegen.kernels.loops import for_lanes
+from tbt_compile.codegen.kernels.dot.bit_product import plane_count
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.loops import for_lanes
+from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, T
 from tbt_compile.encoding import LEAST_PEAK, Encoding
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.kernels import emit, float_math
-from tbt_compile.codegen.kernels.loops import row_of, share_heads
+from tbt_compile.codegen.kernels.dsl import emit, float_math
+from tbt_compile.codegen.kernels.dsl.loops import row_of, share_heads
+from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 
 _COST = 32

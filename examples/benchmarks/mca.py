@@ -20,15 +20,16 @@ import sys
 from dataclasses import dataclass
 
 from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, KernelCase
-from tbt_compile.codegen.kernels import emit, linear_sums
-from tbt_compile.codegen.kernels.bitproduct import bit_product
-from tbt_compile.codegen.kernels.linear import linear
-from tbt_compile.codegen.kernels.linear_bytes import byte_tile
-from tbt_compile.codegen.kernels.linear_spec import looks_up_sums
-from tbt_compile.codegen.kernels.ternary_chain import chains
-from tbt_compile.codegen.kernels.tile import longest_run, tile_shape
+from tbt_compile.codegen.kernels.dot.bit_product import bit_product
+from tbt_compile.codegen.kernels.dot.carry_save import chains
+from tbt_compile.codegen.kernels.dot.register_tile import longest_run, tile_shape
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.linear import lut_sums
+from tbt_compile.codegen.kernels.linear.linear import linear
+from tbt_compile.codegen.kernels.linear.spec import looks_up_sums
+from tbt_compile.codegen.kernels.linear.unpacked_dot import byte_tile
 from tbt_compile.codegen.layouts import QUARTERS_TOGETHER, quarter_group
-from tbt_compile.codegen.target import TargetSpec, parse_target
+from tbt_compile.codegen.target.spec import TargetSpec, parse_target
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
 
 N, K = 3072, 3072
@@ -161,8 +162,8 @@ def quantized(pair: str, spec: TargetSpec) -> Kernel:
     case, isa = KernelCase(pair, 1, N, K), spec.isa
     function = linear(case.spec(isa))
     if looks_up_sums(case.activation, case.weight, isa):
-        macs = quarter_group(case.weight.planes) * isa.block * linear_sums.VECTOR
-        return Kernel(pair, function, "tbl", 2 * QUARTERS_TOGETHER, macs, linear_sums.PER_RUN)
+        macs = quarter_group(case.weight.planes) * isa.block * lut_sums.VECTOR
+        return Kernel(pair, function, "tbl", 2 * QUARTERS_TOGETHER, macs, lut_sums.PER_RUN)
     if case.activation.dynamic:
         dot = isa.dot == "dotprod"
         # A step is four elements of K: one instruction per vector, or one for each half of its bytes.

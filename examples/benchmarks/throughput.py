@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
 
-    from tbt_compile.torchless import hide_torch
+    from tbt_compile.runtime.without_torch import hide_torch
 
     hide_torch()
     import tbt_compile

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from tbt_compile import fused_ops, torch_ops  # noqa: F401  (registers torch.ops.tbt)
+import tbt_compile.ops  # noqa: F401  (registers torch.ops.tbt)
 
 ATEN = torch.ops.aten
 TBT = torch.ops.tbt

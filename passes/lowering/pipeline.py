@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from tbt_compile.passes.base import Pipeline
-from tbt_compile.passes.lowering.check import CheckFused
+from tbt_compile.passes.lowering.check_fused import CheckFused
 from tbt_compile.passes.lowering.clean_up import CleanUp
 from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.drop_transposes import DropTransposes
-from tbt_compile.passes.lowering.fuse_activation import FuseActivation
+from tbt_compile.passes.lowering.fold_head_transposes import FoldHeadTransposes
+from tbt_compile.passes.lowering.fold_repeat_kv import FoldRepeatKV
+from tbt_compile.passes.lowering.fuse_add_layer_norm import FuseAddLayerNorm
 from tbt_compile.passes.lowering.fuse_attention import FuseAttention
+from tbt_compile.passes.lowering.fuse_attention_products import FuseAttentionProducts
 from tbt_compile.passes.lowering.fuse_embedding import FuseEmbedding
-from tbt_compile.passes.lowering.fuse_heads import FuseHeads
 from tbt_compile.passes.lowering.fuse_linear import FuseLinear
-from tbt_compile.passes.lowering.fuse_norm import FuseNorm
+from tbt_compile.passes.lowering.fuse_linear_activation import FuseLinearActivation
+from tbt_compile.passes.lowering.fuse_masked_softmax import FuseMaskedSoftmax
 from tbt_compile.passes.lowering.fuse_rms_norm import FuseRmsNorm
-from tbt_compile.passes.lowering.fuse_softmax import FuseSoftmax
-from tbt_compile.passes.lowering.pack_caches import PackCaches
-from tbt_compile.passes.lowering.share_heads import ShareHeads
+from tbt_compile.passes.lowering.pack_kv_cache import PackKVCache
 
 
 def lowering_pipeline() -> Pipeline[LoweringContext]:
@@ -26,16 +26,16 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
         [
             CleanUp(),
             FuseLinear(),
-            FuseActivation(),
+            FuseLinearActivation(),
             FuseEmbedding(),
+            FuseAttentionProducts(),
+            FoldRepeatKV(),
+            FuseMaskedSoftmax(),
             FuseAttention(),
-            ShareHeads(),
-            FuseSoftmax(),
-            FuseHeads(),
-            FuseNorm(),
+            FuseAddLayerNorm(),
             FuseRmsNorm(),
-            PackCaches(),
-            DropTransposes(),
+            PackKVCache(),
+            FoldHeadTransposes(),
             CheckFused(),
         ],
     )

@@ -19,7 +19,7 @@ from tbt_compile.adapters.decode_settings import decode_settings
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering.context import CacheSlot
-from tbt_compile.storage import GENERATOR
+from tbt_compile.storage.model_folder import GENERATOR
 
 _BATCH, _PROMPT = 2, 9
 

@@ -10,11 +10,11 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from tbt_compile.adapters.call_record import example_call
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering.match import ATEN, is_call
-from tbt_compile.signature import example_call
-from tbt_compile.storage import MODULE
+from tbt_compile.storage.model_folder import MODULE
 
 
 class _Call(nn.Module):

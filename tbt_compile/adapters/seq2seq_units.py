@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from tbt_compile.adapters.decode_settings import decode_settings
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.passes.lowering.context import CacheSlot
-from tbt_compile.storage import GENERATOR
+from tbt_compile.storage.model_folder import GENERATOR
 
 # Lengths of the examples used for capture; all different, so that no two dimensions are taken for one.
 _BATCH, _SOURCE, _PREFIX = 2, 9, 3

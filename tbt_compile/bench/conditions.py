@@ -13,7 +13,7 @@ _PACKAGES = ("tbt-compile", "apache-tvm", "torch", "transformers", "ctranslate2"
 
 def conditions() -> dict[str, Any]:
     """CPU, instruction set, cores, load and versions, ready for JSON."""
-    from tbt_compile.codegen.host import host_target
+    from tbt_compile.codegen.target.host import host_target
 
     host = host_target()
     return {

@@ -15,8 +15,8 @@ from tbt_compile.bench.engines import ENGINES, get_engine
 from tbt_compile.bench.job import Job, Row
 from tbt_compile.bench.process import Worker, build
 from tbt_compile.bench.shapes import get_shape
-from tbt_compile.codegen.host import check_runnable
-from tbt_compile.codegen.target import parse_target
+from tbt_compile.codegen.target.host import check_runnable
+from tbt_compile.codegen.target.spec import parse_target
 from tbt_compile.errors import TbtError
 from tbt_compile.recipe import Recipe
 

@@ -20,7 +20,7 @@ from tbt_compile.bench.generation import Progress, Settings, jobs_of, take_turns
 from tbt_compile.bench.job import Job, Row
 from tbt_compile.bench.process import Worker, build
 from tbt_compile.errors import TbtError
-from tbt_compile.whole_file import whole_file
+from tbt_compile.storage.atomic_write import atomic_write
 
 WORK = ("source_length", "new_tokens", "batch")
 """What is varied: fields of `Settings`."""
@@ -147,7 +147,7 @@ def _write(result: dict[str, Any], file: Path | None) -> None:
     if file is None:
         return
     try:
-        with whole_file(file) as draft:
+        with atomic_write(file) as draft:
             draft.write_text(json.dumps(result, indent=1) + "\n")
     except OSError as error:
         raise TbtError(f"cannot write {file}: {error.strerror}") from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from tbt_compile.bench.growth import WORK
 from tbt_compile.bench.growth_curves import curve_points, names_of
-from tbt_compile.bench.roofline import require_matplotlib, save
+from tbt_compile.bench.roofline_plot import require_matplotlib, save
 
 _FIGURES = {
     "encoder_ms": "encoder, ms",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.kernels.linear_spec import LinearSpec
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec
+from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import TbtError, did_you_mean
 

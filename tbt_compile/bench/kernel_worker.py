@@ -53,9 +53,9 @@ def timed(call: Callable[[], Any], seconds: float = SECONDS) -> list[float]:
 
 @cache
 def _ours(question: str, target: str) -> Prepared:
-    from tbt_compile.codegen import standalone
-    from tbt_compile.codegen.kernels.roof import RoofSpec
-    from tbt_compile.codegen.target import parse_target
+    from tbt_compile.codegen.target.spec import parse_target
+    from tbt_compile.codegen.tools import standalone
+    from tbt_compile.codegen.tools.roofline import RoofSpec
 
     asked, spec = json.loads(question), parse_target(target)
     if "read" in asked:

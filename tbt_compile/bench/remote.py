@@ -19,12 +19,12 @@ from tbt_compile.bench.kernel_case import KernelCase, parse_cases
 from tbt_compile.bench.kernels import KernelSettings
 from tbt_compile.bench.remote_model import RemoteModel
 from tbt_compile.bench.shapes import get_shape, source_ids
-from tbt_compile.codegen.link import export_library
-from tbt_compile.codegen.remote import Board
-from tbt_compile.codegen.standalone import compile_library, linear_arrays
-from tbt_compile.codegen.target import TargetSpec, parse_target
+from tbt_compile.codegen.library.link import export_library
+from tbt_compile.codegen.target.spec import TargetSpec, parse_target
+from tbt_compile.codegen.tools.remote import Board
+from tbt_compile.codegen.tools.standalone import compile_library, linear_arrays
 from tbt_compile.errors import TargetError
-from tbt_compile.storage import folder_bytes
+from tbt_compile.storage.model_folder import folder_bytes
 
 Progress = Callable[[str, float], None]
 _KERNEL = "kernel"

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tbt_compile import storage
-from tbt_compile.codegen.names import MOST_DIMENSIONS, shapes_of
-from tbt_compile.codegen.remote import Board
+from tbt_compile.codegen.library.names import MOST_DIMENSIONS, shapes_of
+from tbt_compile.codegen.tools.remote import Board
 from tbt_compile.runtime.builds import Build
 from tbt_compile.runtime.caches import arranged
+from tbt_compile.storage import model_folder
 
 
 class RemoteModel:
@@ -22,9 +22,9 @@ class RemoteModel:
     """
 
     def __init__(self, board: Board, folder: Path) -> None:
-        manifest = storage.read_manifest(folder, storage.GENERATOR)
+        manifest = model_folder.read_manifest(folder, model_folder.GENERATOR)
         build = Build.read(folder, manifest["builds"][0])
-        tensors = storage.read_tensors(folder, manifest)
+        tensors = model_folder.read_tensors(folder, manifest)
         self._board, self._facts, self._manifest = board, build.facts, manifest
         self._module = board.load(Path(build.library))
         self._weights = {

@@ -11,7 +11,7 @@ import typer
 from tbt_compile.cli import bench, demo, evaluate, lower, reproduce, run, targets, train, tune
 from tbt_compile.cli.console import err, fail
 from tbt_compile.errors import TbtError
-from tbt_compile.extras import explained
+from tbt_compile.extras import require_extra
 
 EPILOG = "Start with: tbt demo"
 INTERRUPTED = 130
@@ -51,7 +51,7 @@ def options(
 def main() -> None:
     """Run the command line; an expected error becomes one line and exit code 2, an interrupt one and 130."""
     try:
-        with explained():
+        with require_extra():
             app()
     except TbtError as error:
         if "--debug" in sys.argv:

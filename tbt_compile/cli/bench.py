@@ -73,7 +73,7 @@ def generate(
 
         tbt bench generate --rpc 192.168.1.9:9090 --key pi4 --target cortex-a72
     """
-    from tbt_compile.torchless import hide_torch
+    from tbt_compile.runtime.without_torch import hide_torch
 
     if rpc is None:  # what is measured elsewhere is compiled in this process
         hide_torch()

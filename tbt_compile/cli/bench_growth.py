@@ -47,12 +47,12 @@ def growth(
 
         tbt bench growth --shape tiny --source-lengths 16,32,64 --new-tokens 8,16 --batches 1,4 --base 32,8,1
     """
-    from tbt_compile.torchless import hide_torch
+    from tbt_compile.runtime.without_torch import hide_torch
 
     hide_torch()
     from tbt_compile.bench.generation import Settings
     from tbt_compile.bench.growth import GrowthSettings, run
-    from tbt_compile.bench.roofline import require_matplotlib
+    from tbt_compile.bench.roofline_plot import require_matplotlib
 
     if plot is not None:
         require_matplotlib()

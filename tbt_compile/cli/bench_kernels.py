@@ -44,8 +44,8 @@ def kernels(
     """
     from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, DEFAULT_SHAPES
     from tbt_compile.bench.kernels import KernelSettings, run
-    from tbt_compile.bench.roofline import plot as draw
-    from tbt_compile.bench.roofline import require_matplotlib
+    from tbt_compile.bench.roofline_plot import plot as draw
+    from tbt_compile.bench.roofline_plot import require_matplotlib
 
     if plot is not None:
         require_matplotlib()

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tbt_compile.errors import TbtError
-from tbt_compile.whole_file import whole_file
+from tbt_compile.storage.atomic_write import atomic_write
 
 JsonOption = Annotated[
     Path | None,
@@ -98,7 +98,7 @@ def write_json(data: Any, path: Path | None) -> None:
         sys.stdout.write(text)
         return
     try:
-        with whole_file(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_text(text, encoding="utf-8")
     except OSError as error:
         raise TbtError(f"cannot write {path}: {error.strerror}") from error

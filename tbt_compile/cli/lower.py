@@ -46,9 +46,9 @@ def lower(
     """
     import time
 
-    from tbt_compile import storage
     from tbt_compile.cli.models import open_for_lowering, tokenizer_of, tokens_of
-    from tbt_compile.codegen.target import parse_targets
+    from tbt_compile.codegen.target.spec import parse_targets
+    from tbt_compile.storage import model_folder
 
     specs = parse_targets(target)
     cpus = ", ".join(f"{spec.mcpu} ({spec.arch})" for spec in specs)
@@ -66,7 +66,7 @@ def lower(
     figures = {
         "output": str(output),
         "targets": [spec.as_dict() for spec in specs],
-        "size_mib": storage.folder_bytes(output) / 2**20,
+        "size_mib": model_folder.folder_bytes(output) / 2**20,
         "tokens": None if written is None else len(written),
         **{f"{name}_mib": size / 2**20 for name, size in compiled.sizes().items()},
         "seconds": time.perf_counter() - start,

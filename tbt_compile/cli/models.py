@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tbt_compile import storage
 from tbt_compile.errors import DataError, FormatError, RecipeError
+from tbt_compile.storage import model_folder
 
 
 def stage_of(folder: Path) -> str:
@@ -21,11 +21,11 @@ def stage_of(folder: Path) -> str:
             f"there is no folder {folder}: expected one that `tbt train`, `tbt lower` or `save_pretrained` "
             "wrote"
         )
-    if (folder / storage.MANIFEST).is_file():
-        return storage.peek_kind(folder)
+    if (folder / model_folder.MANIFEST).is_file():
+        return model_folder.peek_kind(folder)
     config = folder / "config.json"
     if not config.is_file():
-        raise FormatError(f"{folder} holds no model: expected {storage.MANIFEST} or config.json in it")
+        raise FormatError(f"{folder} holds no model: expected {model_folder.MANIFEST} or config.json in it")
     try:
         fields = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -41,9 +41,9 @@ def open_model(folder: Path) -> Any:
         TargetError: it was compiled for another machine.
     """
     stage = stage_of(folder)
-    if stage == storage.MODULE:
+    if stage == model_folder.MODULE:
         raise FormatError(f"{folder} holds a module that does not generate text: call it in Python")
-    if stage in (storage.FROZEN, storage.GENERATOR):
+    if stage in (model_folder.FROZEN, model_folder.GENERATOR):
         import tbt_compile
 
         return tbt_compile.load(folder)
@@ -70,7 +70,7 @@ def open_for_lowering(source: Path, recipe: str | None) -> Any:
         RecipeError: a full-precision checkpoint without a recipe, or a recipe where the folder has its own.
     """
     stage = stage_of(source)
-    if stage in (storage.GENERATOR, storage.MODULE):
+    if stage in (model_folder.GENERATOR, model_folder.MODULE):
         raise FormatError(f"{source} is compiled already; name the folder that it was compiled from")
     if stage == "float":
         if recipe is None:
@@ -88,7 +88,7 @@ def tokenizer_of(source: Path) -> Any | None:
     """The tokenizer saved in a model's folder, if there is one."""
     if not (source / "tokenizer.json").is_file():
         return None
-    from tbt_compile.tokenization import load_tokenizer
+    from tbt_compile.data.tokenization import load_tokenizer
 
     return load_tokenizer(source)
 

@@ -42,7 +42,7 @@ def run_text(
         tbt run compiled --num-beams 4 --workers 4 < sentences.txt > translations.txt
     """
     import tbt_compile
-    from tbt_compile import storage
+    from tbt_compile.storage import model_folder
 
     if stream and num_beams != 1:
         raise TbtError("--stream with --num-beams: a beam search may replace any word until its end")
@@ -51,10 +51,10 @@ def run_text(
     texts = text if text else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise TbtError("there is no text: give one after the folder, or lines on standard input")
-    kind = storage.peek_kind(folder)
-    if kind == storage.MODULE:
+    kind = model_folder.peek_kind(folder)
+    if kind == model_folder.MODULE:
         raise FormatError(f"{folder} holds a module that does not generate text: call it in Python")
-    if kind != storage.GENERATOR:
+    if kind != model_folder.GENERATOR:
         raise FormatError(f"{folder} is packed but not compiled; run `tbt lower {folder} --output NEW` first")
     tokenizer = _tokenizer(folder)
     with spinner(f"loading {folder}"):

@@ -39,11 +39,11 @@ def targets(
 
         tbt targets --all --json targets.json
     """
-    from tbt_compile.torchless import hide_torch
+    from tbt_compile.runtime.without_torch import hide_torch
 
     hide_torch()
-    from tbt_compile.codegen.host import host_target
-    from tbt_compile.codegen.target import ALIASES, list_targets
+    from tbt_compile.codegen.target.host import host_target
+    from tbt_compile.codegen.target.spec import ALIASES, list_targets
 
     host = host_target()
     specs = [spec for spec in list_targets() if everything or spec.mcpu in {*_USUAL, host.mcpu}]

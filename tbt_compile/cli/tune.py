@@ -28,15 +28,16 @@ def tune(
 
         tbt tune --target haswell --output tiles.json
     """
-    from tbt_compile.torchless import hide_torch
+    from tbt_compile.runtime.without_torch import hide_torch
 
     hide_torch()
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from tbt_compile.codegen import tiles, tuner
-    from tbt_compile.codegen.host import check_runnable
-    from tbt_compile.codegen.target import parse_target
+    from tbt_compile.codegen.target import tiles
+    from tbt_compile.codegen.target.host import check_runnable
+    from tbt_compile.codegen.target.spec import parse_target
+    from tbt_compile.codegen.tools import tuner
 
     spec = parse_target(target)
     check_runnable(spec)

@@ -13,13 +13,13 @@ from typing import Any
 from transformers import PreTrainedModel
 
 import tbt_compile
-from tbt_compile import storage
 from tbt_compile.bench.conditions import conditions
 from tbt_compile.demo.rows import DemoRow, Measured, measure
 from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, DemoTask, build_task
 from tbt_compile.evaluation import RougeScores
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.runtime.builds import LIBRARY
+from tbt_compile.storage import model_folder
 from tbt_compile.training import LossWeights, ModelSize, TrainSettings, distill, new_model, train_teacher
 from tbt_compile.training.record import write_json
 from tbt_compile.training.stages import load_teacher
@@ -179,7 +179,7 @@ def _student_rows(
         eager,
         measure(
             recipe, "compiled", compiled, task.tokenizer, task.data.test,
-            weights=folder / storage.KINDS["compiled"].tensors, library=folder / LIBRARY, with_beam=True,
+            weights=folder / model_folder.KINDS["compiled"].tensors, library=folder / LIBRARY, with_beam=True,
             reference=eager, progress=progress,
         ),
     ]  # fmt: skip

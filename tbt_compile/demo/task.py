@@ -7,10 +7,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from tbt_compile.data import TextData, TextPair, load_folder, write_pairs
+from tbt_compile.data.text_pairs import TextData, TextPair, load_folder, write_pairs
+from tbt_compile.data.tokenization import load_tokenizer, train_word_tokenizer
 from tbt_compile.demo.grammar import NewsItem, make_items
 from tbt_compile.evaluation import RougeScores, constant_floor, lead_copy_floor
-from tbt_compile.tokenization import load_tokenizer, train_word_tokenizer
 from tbt_compile.training.record import TrainingRecord
 
 MAX_SOURCE_LENGTH = 64

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.data import pad_right
+from tbt_compile.data.text_pairs import pad_right
 from tbt_compile.errors import GenerationError
 from tbt_compile.freezing import FrozenModel
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, cut_after_end, pack

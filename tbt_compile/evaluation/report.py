@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tbt_compile.data import TextPair
+from tbt_compile.data.text_pairs import TextPair
 from tbt_compile.evaluation.bleu import bleu
 from tbt_compile.evaluation.generation import Generated, Progress, generate_texts
 from tbt_compile.evaluation.rouge import rouge

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from tbt_compile.errors import CaptureError
-from tbt_compile.passes.attention_trace import OPERANDS, quantize_products, trace_call
+from tbt_compile.passes.prepare.trace_attention import OPERANDS, quantize_products, trace_call
 from tbt_compile.quantizers import ActivationQuantizer
 
 CHILD = "tbt_attention"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tbt_compile import torch_ops
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.encoding import Encoding
+from tbt_compile.ops import quantize
 from tbt_compile.quantizers import ActivationQuantizer, QuantTensor, WeightQuantizer
 
 ROWS = 1024
@@ -40,7 +40,7 @@ class FrozenWeight(nn.Module):
             for start in range(0, len(weight), ROWS):
                 rows = slice(start, start + ROWS)
                 codes, scale = quantizer(weight.detach()[rows].float())
-                frozen.packed[rows] = torch_ops.pack(codes, quantizer.encoding)
+                frozen.packed[rows] = quantize.pack(codes, quantizer.encoding)
                 frozen.scale[rows] = scale
         return frozen
 

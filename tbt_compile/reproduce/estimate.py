@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import tbt_compile
-from tbt_compile.data import PairCollator, PairDataset
+from tbt_compile.data.text_pairs import PairCollator, PairDataset
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import Experiment

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.data import PairCollator, PairDataset, TextPair
+from tbt_compile.data.text_pairs import PairCollator, PairDataset, TextPair
 from tbt_compile.errors import ReproduceError
 from tbt_compile.modules import QuantizedAttention, iter_quantized
 

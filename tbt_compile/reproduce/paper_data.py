@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tbt_compile.data import TextData, load_data
+from tbt_compile.data.text_pairs import TextData, load_data
 from tbt_compile.errors import DataError, did_you_mean
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tbt_compile.errors import ReproduceError
 from tbt_compile.reproduce.histograms import Histogram
 from tbt_compile.reproduce.summary import Spread
-from tbt_compile.whole_file import whole_file
+from tbt_compile.storage.atomic_write import atomic_write
 
 
 def require_matplotlib() -> Any:
@@ -92,7 +92,7 @@ def lines(path: Path, title: str, ylabel: str, series: Mapping[str, Mapping[str,
 
 
 def _save(figure: Any, path: Path) -> Path:
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         # Without a date and the library's version the same figures give the same file.
         figure.savefig(draft, format="png", dpi=110, metadata={"Software": None})
     return path

@@ -23,10 +23,10 @@ from tbt_compile.reproduce.rows import Row, known_seeds, make_row, same_row, sco
 from tbt_compile.reproduce.size import float_mib, size_mib
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import make_teacher
+from tbt_compile.storage.atomic_write import atomic_write
 from tbt_compile.training import processes
 from tbt_compile.training.record import read_record
 from tbt_compile.training.stages import fingerprint
-from tbt_compile.whole_file import whole_file
 
 FULL_PRECISION = "32-32-32"
 
@@ -83,7 +83,7 @@ def write_table(
         return ()
     missing = [row.key for row in planned if row.key not in rows]
     text = experiment.output / f"{table.name}.md"
-    with whole_file(text) as draft:
+    with atomic_write(text) as draft:
         draft.write_text(table_text(experiment, table, task, rows, missing), encoding="utf-8")
     return (text, *figures.retention(experiment, table, task, rows))
 

@@ -11,11 +11,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import tbt_compile
-from tbt_compile import storage
 from tbt_compile.encoding import Encoding
 from tbt_compile.modules import iter_quantized
 from tbt_compile.quantizers.pruned import BlockPruner, blocks_of
 from tbt_compile.quantizers.split import SplitWeightQuantizer
+from tbt_compile.storage import model_folder
 from tbt_compile.training.methods.blockpruning import packed_bytes
 
 MIB = 2**20
@@ -28,7 +28,7 @@ def size_mib(model: PreTrainedModel) -> float:
         return counted_mib(model)
     with tempfile.TemporaryDirectory() as folder:
         saved = tbt_compile.freeze(model).save(Path(folder) / "packed")
-        return (saved / storage.KINDS[storage.FROZEN].tensors).stat().st_size / MIB
+        return (saved / model_folder.KINDS[model_folder.FROZEN].tensors).stat().st_size / MIB
 
 
 def float_mib(model: PreTrainedModel) -> float:

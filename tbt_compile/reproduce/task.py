@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tbt_compile.data import TextData, TextPair, digest, load_folder
+from tbt_compile.data.text_pairs import TextData, TextPair, digest, load_folder
 from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, build_task
 from tbt_compile.errors import DataError
 from tbt_compile.evaluation import constant_floor, lead_copy_floor

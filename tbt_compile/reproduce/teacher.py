@@ -6,12 +6,12 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.data import digest
+from tbt_compile.data.text_pairs import digest
+from tbt_compile.data.tokenization import load_tokenizer, train_bpe_tokenizer
 from tbt_compile.errors import ReproduceError
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.reproduce.experiment import VOCAB_SIZE, Experiment
 from tbt_compile.reproduce.task import Task
-from tbt_compile.tokenization import load_tokenizer, train_bpe_tokenizer
 from tbt_compile.training import MODEL_SIZES, new_model, processes, train_teacher
 from tbt_compile.training.record import TrainingRecord
 from tbt_compile.training.stages import load_teacher

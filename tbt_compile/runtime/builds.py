@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.codegen.target import TargetSpec
-from tbt_compile.tensor_files import map_file
+from tbt_compile.codegen.target.spec import TargetSpec
+from tbt_compile.storage.tensor_files import map_file
 
 if TYPE_CHECKING:
     from mmap import mmap
@@ -60,7 +60,7 @@ class Build:
         if self.linked is not None:
             file.write_bytes(self.linked)
         else:
-            from tbt_compile.codegen.link import export_library
+            from tbt_compile.codegen.library.link import export_library
 
             export_library(self.library, file, self.target)
         return {_FILE: file.name, **self.facts}

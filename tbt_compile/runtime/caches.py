@@ -12,10 +12,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.aligned import aligned_copy, aligned_empty
 from tbt_compile.codegen.layouts import words_for
-from tbt_compile.runtime.machine import Array, Tensor, as_array
+from tbt_compile.runtime.bound_library import Array, Tensor, as_array
 from tbt_compile.runtime.tvm_runtime import shared_tensor
+from tbt_compile.storage.aligned import aligned_copy, aligned_empty
 
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")

@@ -8,8 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile import storage
-from tbt_compile.codegen.threads import choose
+from tbt_compile.codegen.library.threads import choose
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime import workers
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Progress, run_batches
@@ -27,6 +26,7 @@ from tbt_compile.runtime.generation.validation import count
 from tbt_compile.runtime.library import Array, CompiledLibrary
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.sources import checked_batch, checked_sources
+from tbt_compile.storage import model_folder
 
 SHORTLIST = "shortlist"
 """The tensor that holds a model's shortlist, if it has one."""
@@ -39,7 +39,7 @@ class CompiledModel(CompiledLibrary):
     `tbt_compile.lower`, or read from a folder by `tbt_compile.load`. Attributes: see `CompiledLibrary`.
     """
 
-    KIND = storage.GENERATOR
+    KIND = model_folder.GENERATOR
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class CompiledModel(CompiledLibrary):
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
     ) -> npt.NDArray[np.float32]:
         """The encoder's output, float32 [B, S, D]. Arguments and errors are those of `generate`."""
-        from tbt_compile.runtime.machine import as_array
+        from tbt_compile.runtime.bound_library import as_array
 
         self._need_encoder("encode")
         return as_array(self._encode(*self._checked(input_ids, attention_mask)))
@@ -204,7 +204,7 @@ class CompiledModel(CompiledLibrary):
         Raises:
             GenerationError: the two are not of the same sources, or the model has no encoder.
         """
-        from tbt_compile.runtime.machine import tensor
+        from tbt_compile.runtime.bound_library import tensor
 
         self._need_encoder("decoder_session")
         if hidden.ndim != 3 or attention_mask.shape != hidden.shape[:2]:
@@ -246,7 +246,7 @@ class CompiledModel(CompiledLibrary):
         return DecoderOnlySession(self._with_threads(num_threads), self._limits, mask)
 
     def _encode(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> Any:
-        from tbt_compile.runtime.machine import tensor
+        from tbt_compile.runtime.bound_library import tensor
 
         return self._with_threads(num_threads).call("encoder", tensor(ids), tensor(mask))[0]
 

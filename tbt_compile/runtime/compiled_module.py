@@ -6,10 +6,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tbt_compile import storage
 from tbt_compile.errors import GenerationError, InputError, did_you_mean
 from tbt_compile.runtime import workers
 from tbt_compile.runtime.library import Array, CompiledLibrary
+from tbt_compile.storage import model_folder
 
 Outputs = Array | tuple[Array, ...] | dict[str, Array]
 
@@ -22,7 +22,7 @@ class CompiledModule(CompiledLibrary):
     stands for a size that is free.
     """
 
-    KIND = storage.MODULE
+    KIND = model_folder.MODULE
 
     def __call__(self, *args: Any, **kwargs: Any) -> Outputs:
         """Run the module.
@@ -39,7 +39,7 @@ class CompiledModule(CompiledLibrary):
             TargetError: the module was compiled for another machine.
         """
         arrays = self._bind(args, kwargs)
-        from tbt_compile.runtime.machine import as_array, tensor
+        from tbt_compile.runtime.bound_library import as_array, tensor
 
         values = workers.run(
             lambda: self._with_threads().call("forward", *(tensor(array) for array in arrays))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from tbt_compile.errors import GenerationError
+from tbt_compile.runtime.bound_library import BoundLibrary, tensor
 from tbt_compile.runtime.caches import FloatCache, GrowingCache, caches_of
 from tbt_compile.runtime.generation import Scores, Tokens
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.logits import Logits
-from tbt_compile.runtime.machine import Machine, tensor
 from tbt_compile.runtime.newest import NewestTokens
 
 
@@ -24,7 +24,7 @@ class DecoderOnlySession:
         attention_mask: int64 [B, T] for the prompts, checked.
     """
 
-    def __init__(self, machine: Machine, limits: DecoderLimits, attention_mask: Tokens) -> None:
+    def __init__(self, machine: BoundLibrary, limits: DecoderLimits, attention_mask: Tokens) -> None:
         self._machine = machine
         self._limits = limits
         self._mask = attention_mask

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
-from tbt_compile import storage
-from tbt_compile.codegen.host import check_runnable, choose, is_runnable
+from tbt_compile.codegen.target.host import check_runnable, choose, is_runnable
 from tbt_compile.errors import GenerationError
 from tbt_compile.recipe import Recipe
 from tbt_compile.runtime.builds import Build, file_names, shared_bytes
 from tbt_compile.runtime.generation.validation import count
+from tbt_compile.storage import model_folder
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from tbt_compile.codegen.target import TargetSpec
-    from tbt_compile.runtime.machine import Machine
+    from tbt_compile.codegen.target.spec import TargetSpec
+    from tbt_compile.runtime.bound_library import BoundLibrary
 
 Array = npt.NDArray[Any]
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class CompiledLibrary:
         self._builds = tuple(builds)
         self._common = description
         self._tensors = tensors
-        self._machine: Machine | None = None
+        self._machine: BoundLibrary | None = None
         self._making = threading.Lock()
 
     @property
@@ -116,7 +116,7 @@ class CompiledLibrary:
             names = zip(self._builds, file_names(self._builds), strict=True)
             manifest = {**self._common, "builds": [build.save(folder / name) for build, name in names]}
             files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
-            return storage.write_folder(path, self.KIND, manifest, self._tensors, files)
+            return model_folder.write_folder(path, self.KIND, manifest, self._tensors, files)
 
     @classmethod
     def load(cls, path: str | Path, num_threads: int | None = None) -> Self:
@@ -127,10 +127,10 @@ class CompiledLibrary:
             TargetError: it was compiled for CPUs with features that this machine lacks.
         """
         path = Path(path)
-        manifest = storage.read_manifest(path, cls.KIND)
+        manifest = model_folder.read_manifest(path, cls.KIND)
         builds = [Build.read(path, recorded) for recorded in manifest["builds"]]
         choose([build.target for build in builds])
-        model = cls(builds, manifest, storage.read_tensors(path, manifest), num_threads)
+        model = cls(builds, manifest, model_folder.read_tensors(path, manifest), num_threads)
         model._ready()
         log.info("loaded %s: %s", path, model)
         return model
@@ -141,15 +141,15 @@ class CompiledLibrary:
             return text
         return f"{text}, chosen from {', '.join(map(_named, self.targets))}"
 
-    def _ready(self) -> Machine:
+    def _ready(self) -> BoundLibrary:
         """The machine, made at first use; a model compiled for another machine never gets that far."""
         with self._making:
             if self._machine is None:
-                from tbt_compile.runtime.machine import Machine
+                from tbt_compile.runtime.bound_library import BoundLibrary
 
                 check_runnable(self.target)
                 facts = self.description
-                self._machine = Machine(
+                self._machine = BoundLibrary(
                     self._build.library,
                     facts["functions"],
                     facts["outputs"],
@@ -159,7 +159,7 @@ class CompiledLibrary:
                 )
             return self._machine
 
-    def _with_threads(self, num_threads: int | None = None) -> Machine:
+    def _with_threads(self, num_threads: int | None = None) -> BoundLibrary:
         """The machine, for calls from this Python thread with so many threads (default: the model's)."""
         from tbt_compile.runtime.tvm_runtime import set_threads
 

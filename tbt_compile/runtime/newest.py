@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.aligned import aligned_empty
-from tbt_compile.runtime.machine import Tensor
+from tbt_compile.runtime.bound_library import Tensor
 from tbt_compile.runtime.tvm_runtime import shared_tensor
+from tbt_compile.storage.aligned import aligned_empty
 
 
 class NewestTokens:

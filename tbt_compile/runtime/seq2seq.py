@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tbt_compile.runtime.bound_library import BoundLibrary, Tensor, tensor
 from tbt_compile.runtime.caches import FloatCache, GrowingCache, caches_of, take_rows
 from tbt_compile.runtime.limits import DecoderLimits
 from tbt_compile.runtime.logits import Logits
-from tbt_compile.runtime.machine import Machine, Tensor, tensor
 from tbt_compile.runtime.newest import NewestTokens
 
 Tokens = npt.NDArray[np.int64]
@@ -25,7 +25,7 @@ class Seq2SeqSession:
     """
 
     def __init__(
-        self, machine: Machine, limits: DecoderLimits, hidden: Tensor, attention_mask: Tokens
+        self, machine: BoundLibrary, limits: DecoderLimits, hidden: Tensor, attention_mask: Tokens
     ) -> None:
         self._machine = machine
         self._limits = limits

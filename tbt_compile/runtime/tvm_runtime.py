@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.aligned import ALIGNMENT, aligned_copy
-from tbt_compile.codegen import threads
-from tbt_compile.torchless import torch_hidden
+from tbt_compile.codegen.library import threads
+from tbt_compile.runtime.without_torch import torch_hidden
+from tbt_compile.storage.aligned import ALIGNMENT, aligned_copy
 
 with torch_hidden():
     import tvm_ffi

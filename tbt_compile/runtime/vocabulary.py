@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from tbt_compile.aligned import ALIGNMENT, aligned_copy, aligned_empty
-from tbt_compile.codegen.names import BEST, LOG_SOFTMAX
+from tbt_compile.codegen.library.names import BEST, LOG_SOFTMAX
+from tbt_compile.runtime.bound_library import BoundLibrary
 from tbt_compile.runtime.generation.session import Scores
 from tbt_compile.runtime.generation.topk import Continuations
-from tbt_compile.runtime.machine import Machine
 from tbt_compile.runtime.tvm_runtime import shared_tensor, tensor
+from tbt_compile.storage.aligned import ALIGNMENT, aligned_copy, aligned_empty
 
 
 class CompiledVocabulary:
     """Ranks tokens (see `Vocabulary`) in a quarter of NumPy's time."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: BoundLibrary) -> None:
         self._log_softmax, self._best = machine.function(LOG_SOFTMAX), machine.function(BEST)
 
     def log_softmax(self, scores: Scores) -> None:

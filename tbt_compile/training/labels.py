@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Seq2SeqTrainer
 
-from tbt_compile.data import IGNORED_LABEL
+from tbt_compile.data.text_pairs import IGNORED_LABEL
 from tbt_compile.training import processes
 
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.trainer_utils import set_seed
 
-from tbt_compile.data import PairCollator, PairDataset
+from tbt_compile.data.text_pairs import PairCollator, PairDataset
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.training import processes
 from tbt_compile.training.labels import LabelTrainer

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tbt_compile.storage.atomic_write import atomic_write
 from tbt_compile.training import processes
 from tbt_compile.training.settings import TrainingError
-from tbt_compile.whole_file import whole_file
 
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
@@ -81,7 +81,7 @@ class TrainingRecord:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.data import TextData, load_data
+from tbt_compile.data.text_pairs import TextData, load_data
+from tbt_compile.data.tokenization import load_tokenizer, train_bpe_tokenizer
 from tbt_compile.errors import DataError
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.evaluation.report import evaluate_model
 from tbt_compile.recipe import Recipe
-from tbt_compile.tokenization import load_tokenizer, train_bpe_tokenizer
 from tbt_compile.training.record import write_json
 from tbt_compile.training.settings import LossWeights, TrainSettings
 from tbt_compile.training.sizes import new_model

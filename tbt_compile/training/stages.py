@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from tbt_compile.data import PairDataset, TextPair, digest
+from tbt_compile.data.text_pairs import PairDataset, TextPair, digest
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.preparation import load_prepared, prepare
 from tbt_compile.recipe import Recipe

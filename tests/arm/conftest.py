@@ -10,8 +10,8 @@ from arm.environment import COMMAND, Environment, find
 from arm.kernels import EMULATED
 from arm.machine import Machine
 
-from tbt_compile.codegen.host import missing_features
-from tbt_compile.codegen.target import parse_target
+from tbt_compile.codegen.target.host import missing_features
+from tbt_compile.codegen.target.spec import parse_target
 
 REQUIRED = "TBT_REQUIRE_ARM"
 

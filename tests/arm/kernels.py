@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from arm.machine import Machine
 
-from tbt_compile.codegen.link import export_library
-from tbt_compile.codegen.target import parse_target
+from tbt_compile.codegen.library.link import export_library
+from tbt_compile.codegen.target.spec import parse_target
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
 from tbt_compile.encoding import Encoding
 

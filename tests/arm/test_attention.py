@@ -13,9 +13,8 @@ from arm.machine import Machine
 from kernel_tools import byte_rows, codes, floats, scalar, value_planes
 
 from tbt_compile.codegen import reference
-from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.kernels.attention import AttentionSpec, pv, qk
-from tbt_compile.codegen.kernels.attention_pack import (
+from tbt_compile.codegen.kernels.attention.attention import AttentionSpec, pv, qk
+from tbt_compile.codegen.kernels.attention.pack_cache import (
     PackSpec,
     append_keys,
     append_values,
@@ -23,7 +22,8 @@ from tbt_compile.codegen.kernels.attention_pack import (
     pack_values,
 )
 from tbt_compile.codegen.layouts import pack_planes, words_for
-from tbt_compile.codegen.target import parse_target
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.codegen.target.spec import parse_target
 from tbt_compile.encoding import Encoding
 
 # Encodings of both operands: those that recipes give, and every other one once. All pairs would take minutes.

@@ -21,8 +21,8 @@ from arm.machine_code import DOT_PRODUCTS, UNKNOWN, instructions
 from transformers import PreTrainedModel
 
 import tbt_compile
-from tbt_compile.codegen.host import missing_features
-from tbt_compile.codegen.target import parse_target
+from tbt_compile.codegen.target.host import missing_features
+from tbt_compile.codegen.target.spec import parse_target
 from tbt_compile.demo import DemoSettings
 from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, DemoTask, build_task
 from tbt_compile.training import TrainSettings, distill, new_model, train_teacher

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from arm.kernels import Builder, Kernels
 from arm.machine import Machine
 
-from tbt_compile.codegen.isa import Isa
-from tbt_compile.codegen.kernels import float_math
+from tbt_compile.codegen.kernels.dsl import float_math
 from tbt_compile.codegen.kernels.float_ops import ActivationSpec, NormSpec, activation, layer_norm, rms_norm
 from tbt_compile.codegen.kernels.softmax import SoftmaxSpec, softmax
 from tbt_compile.codegen.kernels.vocabulary import best
-from tbt_compile.codegen.target import parse_target
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.codegen.target.spec import parse_target
 
 LEAST = np.finfo(np.float32).min
 WIDTHS = (1, 7, 100)

@@ -14,12 +14,12 @@ from arm.machine_code import DOT_PRODUCTS, UNKNOWN, instructions
 from kernel_tools import codes, floats, powers, scalar
 
 from tbt_compile.codegen import reference
-from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.kernels.embedding import EmbeddingSpec, embedding
-from tbt_compile.codegen.kernels.linear import LinearSpec, linear
+from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
 from tbt_compile.codegen.layouts import Layout
-from tbt_compile.codegen.standalone import stored_weight
-from tbt_compile.codegen.target import parse_target
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.tools.standalone import stored_weight
 from tbt_compile.encoding import Encoding
 
 PAIRS = [*((left, weight) for weight in (B, T) for left in (B, T, B01, T012, I8, U8)), (I8, I8), (U8, I8)]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from kernel_tools import SEEDS, codes, powers, scalar
 
 from tbt_compile.codegen import reference
-from tbt_compile.codegen.kernels.linear import LinearSpec, linear
-from tbt_compile.codegen.standalone import stored_weight
-from tbt_compile.codegen.target import parse_target
+from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
+from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.tools.standalone import stored_weight
 
 PAIRS = tuple(product((I8, U8), (B, T)))
 # Blocks of 8 columns and of 64, words of 64 elements, and runs of some 1,000 are begun and not filled.

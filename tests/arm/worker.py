@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import tbt_compile
-from tbt_compile.codegen import host
+from tbt_compile.codegen.target import host
 from tbt_compile.codegen.tvm_api import tvm
 
 RUBBISH = 99

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tbt_compile.bench import kernel_worker, kernels, roofline
+from tbt_compile.bench import kernel_worker, kernels, roofline_plot
 from tbt_compile.bench.kernel_case import KernelCase, parse_cases
 from tbt_compile.bench.kernels import KernelRow, KernelSettings
 from tbt_compile.encoding import Encoding
@@ -64,7 +64,7 @@ def test_real_processes_measure_and_plot(tmp_path: Path) -> None:
     assert ternary["arithmetic_us"] > 0
     assert whole["arithmetic_us"] == 0
     pytest.importorskip("matplotlib", reason="the plot needs the 'report' extra")
-    roofline.plot(result, tmp_path / "roof.png")
+    roofline_plot.plot(result, tmp_path / "roof.png")
     assert [path.name for path in tmp_path.iterdir()] == ["roof.png"]
     assert (tmp_path / "roof.png").read_bytes().startswith(b"\x89PNG")
 
@@ -72,7 +72,7 @@ def test_real_processes_measure_and_plot(tmp_path: Path) -> None:
 def test_a_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(TbtError, match=r"tbt-compile\[report\]"):
-        roofline.require_matplotlib()
+        roofline_plot.require_matplotlib()
 
 
 def test_short_calls_are_timed_in_batches() -> None:

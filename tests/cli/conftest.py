@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tbt_compile.cli import console, main
-from tbt_compile.data import TextPair, write_pairs
+from tbt_compile.data.text_pairs import TextPair, write_pairs
 from tbt_compile.training import TrainJob, TrainSettings, train
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

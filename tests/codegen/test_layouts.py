@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_tools import SEEDS, codes
 
-from tbt_compile.codegen.isa import Isa
 from tbt_compile.codegen.layouts import (
     by_quarters,
     deinterleave,
@@ -21,6 +20,7 @@ from tbt_compile.codegen.layouts import (
     unpair,
     words_for,
 )
+from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 

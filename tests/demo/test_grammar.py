@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tbt_compile.data import TextPair
+from tbt_compile.data.text_pairs import TextPair
 from tbt_compile.demo import words
 from tbt_compile.demo.asides import ASIDES
 from tbt_compile.demo.events import EVENTS, LEXICON

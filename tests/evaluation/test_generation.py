@@ -12,7 +12,7 @@ from training.small import PAIRS, model, tokenizer
 from transformers import PreTrainedModel
 
 import tbt_compile
-from tbt_compile.data import TextPair
+from tbt_compile.data.text_pairs import TextPair
 from tbt_compile.errors import GenerationError
 from tbt_compile.evaluation import evaluate_model, generate_texts, milliseconds_per_sentence
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tbt_compile.data import TextPair
+from tbt_compile.data.text_pairs import TextPair
 from tbt_compile.errors import DataError
 from tbt_compile.evaluation import (
     bleu,

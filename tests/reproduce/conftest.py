@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from training.small import PAIRS, model, tokenizer
 
-from tbt_compile.data import write_pairs
+from tbt_compile.data.text_pairs import write_pairs
 from tbt_compile.reproduce import Experiment
 
 

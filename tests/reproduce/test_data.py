@@ -10,13 +10,13 @@ import datasets
 import pytest
 from training.small import model
 
-from tbt_compile.data import TextData, TextPair
+from tbt_compile.data.text_pairs import TextData, TextPair
+from tbt_compile.data.tokenization import load_tokenizer
 from tbt_compile.errors import DataError
 from tbt_compile.reproduce import Experiment
 from tbt_compile.reproduce.paper_data import PAPER_DATA
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import open_model
-from tbt_compile.tokenization import load_tokenizer
 
 Make = Callable[..., Experiment]
 ROW = {"document": "A long text.", "summary": "Short.", "article": "A.", "highlights": "B."}

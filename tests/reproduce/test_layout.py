@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tbt_compile.data import TextData, TextPair
+from tbt_compile.data.text_pairs import TextData, TextPair
 from tbt_compile.reproduce import Experiment, find_table
 from tbt_compile.reproduce.layout import table_text
 from tbt_compile.reproduce.task import Task

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 import tbt_compile
-from tbt_compile import CompiledModule, storage
-from tbt_compile.codegen import host
-from tbt_compile.codegen.host import choose
-from tbt_compile.codegen.target import parse_target, parse_targets
+from tbt_compile import CompiledModule
+from tbt_compile.codegen.target import host
+from tbt_compile.codegen.target.host import choose
+from tbt_compile.codegen.target.spec import parse_target, parse_targets
 from tbt_compile.errors import TargetError
 from tbt_compile.runtime.builds import add_tensors
+from tbt_compile.storage import model_folder
 
 LOCAL = {"x86_64": "x86-64-v3", "aarch64": "cortex-a53"}[host.host_arch()]
 OTHER = {"x86_64": "cortex-a72", "aarch64": "haswell"}[host.host_arch()]
@@ -77,7 +78,7 @@ def test_saving_what_was_loaded_keeps_every_library(
     again = tbt_compile.load(folder)
     shutil.rmtree(folder)
     copy = again.save(tmp_path / "copy")
-    manifest = storage.read_manifest(copy)
+    manifest = model_folder.read_manifest(copy)
     assert [build["library"] for build in manifest["builds"]] == [
         f"model-{cpu}.so" for cpu in (OTHER, LOCAL, HERE)
     ]
@@ -87,7 +88,7 @@ def test_saving_what_was_loaded_keeps_every_library(
         0
         < sizes["shared"]
         < sizes["weights"]
-        == sum(array.nbytes for array in storage.read_tensors(copy, manifest).values())
+        == sum(array.nbytes for array in model_folder.read_tensors(copy, manifest).values())
     )
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from tbt_compile.aligned import aligned_copy
 from tbt_compile.runtime.caches import GrowingCache, arranged, caches_of, take_rows
 from tbt_compile.runtime.logits import Logits
 from tbt_compile.runtime.newest import NewestTokens
 from tbt_compile.runtime.tvm_runtime import Tensor, as_array, shared_tensor, tensor
+from tbt_compile.storage.aligned import aligned_copy
 
 
 def append(cache: GrowingCache, value: np.ndarray) -> None:

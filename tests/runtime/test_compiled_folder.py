@@ -17,12 +17,13 @@ from compiled_tools import Case, sources
 from models import POSITIONS, VOCABULARY, bart
 
 import tbt_compile
-from tbt_compile import CompiledModel, storage
-from tbt_compile.codegen import host
-from tbt_compile.codegen.target import parse_target
+from tbt_compile import CompiledModel
+from tbt_compile.codegen.target import host
+from tbt_compile.codegen.target.spec import parse_target
 from tbt_compile.errors import FormatError, TargetError
+from tbt_compile.storage import model_folder
 
-TENSORS = storage.KINDS["compiled"].tensors
+TENSORS = model_folder.KINDS["compiled"].tensors
 MEMORY = Path(__file__).parents[2] / "examples" / "benchmarks" / "memory.py"
 IDS, MASK = sources(pad=1)
 
@@ -105,8 +106,8 @@ def test_the_script_that_measures_a_folder(case: Case, tmp_path: Path) -> None:
 
 def test_what_is_in_the_folder(case: Case) -> None:
     names = sorted(file.name for file in case.folder.iterdir())
-    assert names == sorted([storage.MANIFEST, "model.so", TENSORS, "tokenizer.json"])
-    manifest = storage.read_manifest(case.folder, "compiled")
+    assert names == sorted([model_folder.MANIFEST, "model.so", TENSORS, "tokenizer.json"])
+    manifest = model_folder.read_manifest(case.folder, "compiled")
     assert manifest["class"] == "BartForConditionalGeneration"
     assert manifest["recipe"] == case.compiled.recipe.to_dict()
     assert set(manifest["versions"]) == {"torch", "transformers", "apache-tvm"}
@@ -185,11 +186,11 @@ def test_running_loads_tvm_s_runtime_alone(case: Case, script: str) -> None:
 
 def copy_of(case: Case, path: Path, **changes: Any) -> Path:
     """The saved folder with another description of its library, as another machine might have written it."""
-    manifest = storage.read_manifest(case.folder)
-    arrays = storage.read_tensors(case.folder, manifest)
+    manifest = model_folder.read_manifest(case.folder)
+    arrays = model_folder.read_tensors(case.folder, manifest)
     files = {name: case.folder / name for name in manifest["files"] if name != TENSORS}
     builds = [{**build, **changes} for build in manifest["builds"]]
-    return storage.write_folder(path, "compiled", {**manifest, "builds": builds}, arrays, files)
+    return model_folder.write_folder(path, "compiled", {**manifest, "builds": builds}, arrays, files)
 
 
 def test_a_library_for_another_architecture(case: Case, tmp_path: Path) -> None:

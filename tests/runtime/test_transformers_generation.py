@@ -16,8 +16,8 @@ from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
 import tbt_compile
 from tbt_compile import CompiledModelForSeq2SeqLM, Seq2SeqPipeline
+from tbt_compile.data.tokenization import train_word_tokenizer
 from tbt_compile.errors import FormatError, GenerationError
-from tbt_compile.tokenization import train_word_tokenizer
 
 IDS, MASK = sources(PAD)
 INPUTS = {"input_ids": torch.tensor(IDS), "attention_mask": torch.tensor(MASK)}

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from tbt_compile.aligned import aligned_copy, aligned_empty
 from tbt_compile.runtime.tvm_runtime import as_array, shared_tensor, tensor
-from tbt_compile.torchless import torch_hidden
+from tbt_compile.runtime.without_torch import torch_hidden
+from tbt_compile.storage.aligned import aligned_copy, aligned_empty
 
 
 def test_a_tensor_has_its_own_memory_and_a_shared_one_has_not() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.data import TextPair
+from tbt_compile.data.text_pairs import TextPair
+from tbt_compile.data.tokenization import train_word_tokenizer
 from tbt_compile.demo.grammar import make_items
-from tbt_compile.tokenization import train_word_tokenizer
 from tbt_compile.training import ModelSize, TrainSettings, new_model, train_teacher
 from tbt_compile.training.stages import distill
 

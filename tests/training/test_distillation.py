@@ -15,7 +15,7 @@ from training.small import LENGTHS, PAIRS, SETTINGS, model, student, tokenizer
 from transformers import PreTrainedModel, Seq2SeqTrainingArguments
 
 import tbt_compile
-from tbt_compile.data import PairCollator, PairDataset
+from tbt_compile.data.text_pairs import PairCollator, PairDataset
 from tbt_compile.modules import is_prepared
 from tbt_compile.recipe import Recipe
 from tbt_compile.training import DistillationTrainer, LossWeights, TrainingError, new_model

@@ -12,7 +12,7 @@ from torch import Tensor
 from training.small import LENGTHS, PAIRS, model, tokenizer
 
 import tbt_compile
-from tbt_compile.data import PairCollator, PairDataset
+from tbt_compile.data.text_pairs import PairCollator, PairDataset
 from tbt_compile.training import TrainingError
 from tbt_compile.training.losses_attention import DirectionTerm, ScoreTerm, attention_modules
 from tbt_compile.training.losses_tokens import LogitsTerm, contrastive

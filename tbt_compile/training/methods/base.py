@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.data import TextPair
+from tbt_compile.data.text_pairs import TextPair
 from tbt_compile.errors import MethodError
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.recipe import Recipe

@@ -48,16 +48,16 @@ def test_order_and_contracts() -> None:
     assert [step.name for step in passes] == [
         "clean-up",
         "fuse-linear",
-        "fuse-activation",
+        "fuse-linear-activation",
         "fuse-embedding",
+        "fuse-attention-products",
+        "fold-repeat-kv",
+        "fuse-masked-softmax",
         "fuse-attention",
-        "share-heads",
-        "fuse-softmax",
-        "fuse-heads",
-        "fuse-norm",
+        "fuse-add-layer-norm",
         "fuse-rms-norm",
-        "pack-caches",
-        "drop-transposes",
+        "pack-kv-cache",
+        "fold-head-transposes",
         "check-fused",
     ]
     assert all("Needs:" in str(type(step).__doc__) for step in passes)

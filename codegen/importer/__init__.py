@@ -1,0 +1,1 @@
+"""From lowered FX graphs to Relax modules whose calls are kernels."""

@@ -1,0 +1,138 @@
+"""Turn the tensors of an exported program into explicit arguments of the function it will become.
+
+Parameters, buffers and constants alike become arguments, so that the compiled library holds no weights and
+one library serves every model of the same shape. Tensors that no node reads are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export.graph_signature import InputKind, InputSpec
+
+from tbt_compile.codegen.importer.parameters import PLAIN, SCALE, Parameter
+from tbt_compile.codegen.kernels.linear.spec import weight_layout
+from tbt_compile.codegen.layouts import Layout
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.encoding import Encoding
+from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lowering import LoweringContext
+from tbt_compile.passes.lowering.match import TBT
+
+# For each operator: positions of packed weights with those of their encoding and number of columns, and
+# positions of scales, which kernels take as vectors.
+_WEIGHTS = {TBT.bit_linear.default: (2, 6, 8), TBT.bit_embedding.default: (1, 3, 4)}
+_SCALES = {
+    TBT.bit_linear.default: (1, 3),
+    TBT.bit_embedding.default: (2,),
+    TBT.pack_keys.default: (1,),
+    TBT.pack_values.default: (1,),
+    TBT.append_keys.default: (2,),
+    TBT.append_values.default: (3,),
+    TBT.attention_scores.default: (1, 3),
+    TBT.attention_context.default: (1, 3),
+    TBT.attention.default: (1, 3, 6, 8),
+}
+
+
+def weight_layouts(units: list[LoweringContext], isa: Isa) -> dict[int, Layout]:
+    """The layouts in which linear layers read their weights, by address.
+
+    Raises:
+        LoweringError: two layers read one weight in different layouts.
+    """
+    layouts: dict[int, Layout] = {}
+    for unit in units:
+        stored = {**unit.program.state_dict, **unit.program.constants}
+        targets = {spec.arg.name: str(spec.target) for spec in unit.program.graph_signature.input_specs}
+        for node in unit.graph.nodes:
+            if node.target is TBT.bit_linear.default:
+                activation, weight = (Encoding(node.args[position]) for position in (5, 6))
+                address = stored[targets[node.args[2].name]].data_ptr()
+                layout = weight_layout(activation, weight, isa)
+                if layouts.setdefault(address, layout) is not layout:
+                    raise LoweringError(
+                        "a weight is shared by a layer with 8-bit activations and one with fewer bits, which "
+                        "read it in different layouts: quantize the activations of both alike, or give them "
+                        "weights of their own"
+                    )
+    return layouts
+
+
+def bind_parameters(
+    unit: LoweringContext, isa: Isa, known: dict[int, str], layouts: Mapping[int, Layout]
+) -> tuple[list[Parameter], dict[str, torch.Tensor]]:
+    """Describe every tensor argument of a unit and give its placeholder the kernel's shape.
+
+    Unused placeholders are erased. `known` gives the names of the frozen model's own tensors by address, so
+    that units which share a tensor agree on its name; a constant of the unit alone is named after the unit.
+    `layouts` comes from `weight_layouts`.
+
+    Returns:
+        The parameters in the order in which the compiled function will take them, after the user inputs,
+        and the tensor of each by name.
+    """
+    program, graph = unit.program, unit.graph
+    nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    stored = {**program.state_dict, **program.constants}
+    tensors: dict[str, torch.Tensor] = {}
+    user_specs, parameter_specs, parameters = [], [], []
+    cached = {name for slot in unit.caches for name in (slot.key_input, slot.value_input)}
+    for spec in program.graph_signature.input_specs:
+        node = nodes[spec.arg.name]
+        if spec.kind is InputKind.USER_INPUT:
+            user_specs.append(spec)
+            _declare(node, node.name in cached)
+        elif not node.users:
+            graph.erase_node(node)
+        else:
+            tensor = stored[str(spec.target)]
+            name = known.get(tensor.data_ptr(), f"{unit.name}.{spec.target}")
+            parameter = _describe(node, name, tensor, isa, layouts.get(tensor.data_ptr(), Layout.PLANES))
+            parameters.append(parameter)
+            tensors[name] = tensor
+            parameter_specs.append(InputSpec(InputKind.USER_INPUT, spec.arg, None, None))
+            node.meta["tensor_meta"] = SimpleNamespace(
+                shape=parameter.shape, dtype=getattr(torch, parameter.dtype)
+            )
+    # The importer takes arguments in the order of the specs; unlike parameters, user inputs carry no value.
+    program.graph_signature.input_specs[:] = user_specs + parameter_specs
+    program.constants.clear()  # or the importer would look for the arguments that they were
+    _reorder(graph, [nodes[spec.arg.name] for spec in program.graph_signature.input_specs])
+    return parameters, tensors
+
+
+def _declare(node: fx.Node, cached: bool) -> None:
+    """Give a user input the dtype that the kernels read: packed words of a cache are unsigned."""
+    value = node.meta["val"]
+    packed = cached and value.dtype == torch.int64
+    node.meta["tensor_meta"] = SimpleNamespace(
+        shape=value.shape, dtype=torch.uint64 if packed else value.dtype
+    )
+
+
+def _describe(node: fx.Node, name: str, tensor: torch.Tensor, isa: Isa, layout: Layout) -> Parameter:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    for user in node.users:
+        arguments: tuple[Any, ...] = user.args
+        position = next((i for i, argument in enumerate(arguments) if argument is node), None)
+        if user.target in _WEIGHTS and position == _WEIGHTS[user.target][0]:
+            _, encoding, columns = _WEIGHTS[user.target]
+            node.meta["layout"] = layout
+            return Parameter.weight(
+                name, tuple(tensor.shape), Encoding(arguments[encoding]), arguments[columns], isa, layout
+            )
+        if position in _SCALES.get(user.target, ()):  # type: ignore[call-overload]
+            return Parameter(name, SCALE, dtype, (tensor.numel(),))
+    return Parameter(name, PLAIN, dtype, tuple(tensor.shape))
+
+
+def _reorder(graph: fx.Graph, placeholders: list[fx.Node]) -> None:
+    first = next(iter(graph.nodes))
+    for node in placeholders:
+        if node is not first:
+            first.prepend(node)

@@ -1,0 +1,95 @@
+"""Lowered units to one Relax module: import each graph, then give its functions names of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tbt_compile.codegen.importer import aten
+from tbt_compile.codegen.importer.bind import bind_parameters, weight_layouts
+from tbt_compile.codegen.importer.caches import Caches, caches_of
+from tbt_compile.codegen.importer.float_ops import float_converters
+from tbt_compile.codegen.importer.parameters import Parameter
+from tbt_compile.codegen.importer.relax_api import from_exported_program, rename_functions
+from tbt_compile.codegen.importer.tbt_ops import Kernels
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.codegen.tvm_api import IRModule, relax
+from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lowering import LoweringContext
+
+
+@dataclass(frozen=True)
+class ImportedUnits:
+    """A Relax module with one function per unit.
+
+    Attributes:
+        module: the functions of the units, by their names, and the kernels that they call.
+        parameters: for each unit, its tensor arguments after the user inputs, in order.
+        tensors: every parameter's tensor by name, as it is stored.
+        inputs: for each unit, how many user inputs it has.
+        caches: for each unit, which of those and of its outputs are caches.
+        kernels: names of the bit-serial and vector kernels that were made.
+    """
+
+    module: IRModule
+    parameters: dict[str, list[Parameter]]
+    tensors: dict[str, torch.Tensor]
+    inputs: dict[str, int]
+    caches: dict[str, Caches]
+    kernels: list[str]
+
+
+def import_units(units: list[LoweringContext], isa: Isa, known: dict[int, str]) -> ImportedUnits:
+    """Import lowered units into one Relax module; `known` names the frozen model's tensors by address.
+
+    Raises:
+        LoweringError: a unit holds an operator that TVM cannot import, or a weight is read in two layouts.
+    """
+    kernels = Kernels(isa)
+    functions: dict[Any, Any] = {}
+    parameters, inputs, caches = {}, {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    layouts = weight_layouts(units, isa)
+    for unit in units:
+        parameters[unit.name], used = bind_parameters(unit, isa, known, layouts)
+        tensors.update(used)
+        total = sum(1 for node in unit.graph.nodes if node.op == "placeholder")
+        inputs[unit.name] = total - len(parameters[unit.name])
+        caches[unit.name] = caches_of(unit, inputs[unit.name])
+        merge(functions, import_unit(unit, kernels), unit.name)
+    return ImportedUnits(IRModule(functions), parameters, tensors, inputs, caches, sorted(kernels.made))
+
+
+def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:
+    """One unit as a Relax module whose entry is `main`."""
+    converters = {**aten.CONVERTERS, **kernels.converters(), **float_converters(kernels)}
+    try:
+        return from_exported_program(
+            unit.program,
+            keep_params_as_input=True,
+            custom_convert_map=converters,
+            run_ep_decomposition=False,
+        )
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise LoweringError(
+            f"the {unit.name} cannot be imported into TVM ({type(error).__name__}: {error}): write the graph "
+            "with `dump=` to see the operators it is made of"
+        ) from error
+
+
+def merge(functions: dict[Any, Any], module: IRModule, unit: str) -> None:
+    """Add the functions of a unit: the entry under the unit's name, kernels shared, others prefixed."""
+    taken = {variable.name_hint: variable for variable in functions}
+    names = {}
+    for variable, function in module.functions.items():
+        name = variable.name_hint
+        if isinstance(function, relax.Function):
+            names[name] = unit
+        elif function.attrs and "op_pattern" in function.attrs:
+            names[name] = name  # one of our kernels: its name says exactly what it computes
+        else:
+            names[name] = f"{unit}_{name}"
+    for variable, function in rename_functions(module, names, taken).items():
+        functions.setdefault(variable, function)

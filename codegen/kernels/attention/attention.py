@@ -1,0 +1,263 @@
+"""Attention over packed keys and values: scores Q.K^T, outputs P.V, and both with the softmax between them.
+
+Q and P arrive as floats and are quantized here; K and V arrive packed (`attention_pack`). All of it goes head
+by head and in chunks of queries. With the softmax in the same function the scores of a chunk stay in the
+cache; for 512 queries and tokens of 12 heads they would be 12 MiB, written twice and read three times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tbt_compile.codegen.kernels.attention.heads import Heads
+from tbt_compile.codegen.kernels.attention.int8 import ByteContext, FewByteScores, ManyByteScores
+from tbt_compile.codegen.kernels.attention.popcount import PlaneContext, PlaneScores
+from tbt_compile.codegen.kernels.attention.spec import AttentionSpec
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.loops import chunks, row_of, share_heads
+from tbt_compile.codegen.kernels.linear.unpacked_dot import FEWEST_ROWS
+from tbt_compile.codegen.kernels.softmax import scaled_and_masked, softmax_row
+from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
+from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+from tbt_compile.encoding import Encoding
+from tbt_compile.errors import LoweringError
+
+_CONTEXT_ROWS = 16
+
+Scores = type[PlaneScores] | type[FewByteScores] | type[ManyByteScores]
+
+
+@dataclass(frozen=True)
+class FusedSpec:
+    """Attention from queries to outputs.
+
+    Attributes:
+        scores: of Q.K^T.
+        context: of P.V.
+        factor: constant factor of the scores.
+        mask: whether a mask is added after that.
+        heads_last: queries and outputs are [B, Q, H * groups, D].
+    """
+
+    scores: AttentionSpec
+    context: AttentionSpec
+    factor: float
+    mask: bool
+    heads_last: bool = False
+
+
+def qk(spec: AttentionSpec) -> PrimFunc:
+    """Attention scores.
+
+    Arguments:
+        q: float32 [B, H * groups, Q, D]
+        q_scale: float32 [1], not read at 8 bits
+        k: uint64 [B, H, T, P * ceil(D / 64)] or, at 8 bits, int8 [B, H, T, D + 4], from `pack_keys`
+        k_scale: float32 [1], not read at 8 bits
+        scores: float32 [B, H * groups, Q, T], the output
+
+    The heads of `k` may have room for more tokens between them.
+
+    Raises:
+        LoweringError: one operand has 8 bits and the other has not.
+    """
+    _check(spec)
+    return emit.function("qk", lambda: _qk(spec))
+
+
+def pv(spec: AttentionSpec) -> PrimFunc:
+    """Weighted sums of values.
+
+    Arguments:
+        p: float32 [B, H * groups, Q, T]
+        p_scale: float32 [1], not read at 8 bits
+        v: uint64 [B, H, ceil(T / 64), P, D] or, at 8 bits, int8 [B, H, T, D + 4], from `pack_values` or
+            `append_values`
+        v_scale: float32 [1], not read at 8 bits
+        out: float32 [B, H * groups, Q, D], the output
+
+    Raises:
+        LoweringError: one operand has 8 bits and the other has not.
+    """
+    _check(spec)
+    return emit.function("pv", lambda: _pv(spec))
+
+
+def attention(spec: FusedSpec) -> PrimFunc:
+    """Outputs of attention: `qk`, `softmax` and `pv` in one.
+
+    Arguments:
+        q, q_scale, k, k_scale: as in `qk`
+        mask: float32 [B, 1, Q or 1, T], only if `spec.mask`; as in `softmax`
+        p_scale, v, v_scale, out: as in `pv`
+
+    With the heads last, q and out are float32 [B, Q, H * groups, D].
+
+    Raises:
+        LoweringError: one operand of a product has 8 bits and the other has not.
+    """
+    _check(spec.scores)
+    _check(spec.context)
+    return emit.function("attention", lambda: _attention(spec))
+
+
+def _check(spec: AttentionSpec) -> None:
+    if spec.left.dynamic != spec.right.dynamic:
+        raise LoweringError(
+            f"attention of {spec.left.name} with {spec.right.name}: "
+            "expected both operands at 8 bits, or neither"
+        )
+
+
+class _Sizes:
+    """The sizes of attention that are known at run time."""
+
+    def __init__(self) -> None:
+        self.batch, self.heads, self.queries, self.tokens = (emit.symbol(n) for n in ("b", "h", "q", "t"))
+
+    def rows(self, name: str, spec: AttentionSpec, length: Expr | int) -> Buffer:
+        """An argument, float32 [B, H * groups, Q, length]."""
+        return emit.argument(name, (self.batch, self.heads * spec.groups, self.queries, length), "float32")
+
+    def floats(self, name: str, spec: AttentionSpec, heads_last: bool) -> Heads:
+        """An argument with the heads of the queries and D features."""
+        heads = self.heads * spec.groups
+        return Heads(name, self.batch, heads, self.queries, spec.d, heads_last)
+
+    def keys(self, spec: AttentionSpec) -> Buffer:
+        """The packed keys."""
+        if spec.right.dynamic:
+            return self._byte_rows("k", spec)
+        shape = (self.batch, self.heads, self.tokens, words_for(spec.d) * spec.right.planes)
+        return emit.cache_argument("k", shape, "uint64")
+
+    def values(self, spec: AttentionSpec) -> Buffer:
+        """The packed values."""
+        if spec.right.dynamic:
+            return self._byte_rows("v", spec)
+        shape = (self.batch, self.heads, emit.symbol("tw"), spec.right.planes, spec.d)
+        return emit.cache_argument("v", shape, "uint64")
+
+    def _byte_rows(self, name: str, spec: AttentionSpec) -> Buffer:
+        shape = (self.batch, self.heads, self.tokens, spec.d + SCALE_BYTES)
+        return emit.cache_argument(name, shape, "int8")
+
+    def share(self, spec: AttentionSpec, body: Callable[[Expr, Expr], None]) -> None:
+        """Runs `body(b, h)` for every head of the queries."""
+        work = self.batch * self.heads * self.queries * self.tokens * spec.d
+        share_heads(work, self.batch, self.heads * spec.groups, body)
+
+
+def _qk(spec: AttentionSpec) -> None:
+    sizes = _Sizes()
+    q = sizes.rows("q", spec, spec.d)
+    q_scale = emit.argument("q_scale", (1,), "float32")
+    k = sizes.keys(spec)
+    k_scale = emit.argument("k_scale", (1,), "float32")
+    out = sizes.rows("scores", spec, sizes.tokens)
+    scales = emit.let(q_scale[0]), emit.let(k_scale[0])
+
+    def head(b: Expr, h: Expr) -> None:
+        def with_scores(kind: Scores) -> None:
+            scores = kind(spec, scales, k, (b, h // spec.groups))
+
+            def chunk(first: Expr, count: Expr) -> None:
+                scores.chunk(
+                    count,
+                    lambda row: row_of(q, b, h, first + row),
+                    lambda row, t, lanes, value: emit.store(out, value, b, h, first + row, t, lanes=lanes),
+                )
+
+            chunks(sizes.queries, scores.most, chunk)
+
+        _by_rows(spec, sizes.queries, with_scores)
+
+    sizes.share(spec, head)
+
+
+def _pv(spec: AttentionSpec) -> None:
+    sizes = _Sizes()
+    p = sizes.rows("p", spec, sizes.tokens)
+    p_scale = emit.argument("p_scale", (1,), "float32")
+    v = sizes.values(spec)
+    v_scale = emit.argument("v_scale", (1,), "float32")
+    out = sizes.rows("out", spec, spec.d)
+    scales = emit.let(p_scale[0]), emit.let(v_scale[0])
+
+    def head(b: Expr, h: Expr) -> None:
+        context = _context(spec)(spec, scales, v, (b, h // spec.groups), sizes.tokens, _CONTEXT_ROWS)
+
+        def chunk(first: Expr, count: Expr) -> None:
+            context.chunk(
+                count,
+                lambda row: row_of(p, b, h, first + row),
+                lambda row, d, lanes, value: emit.store(out, value, b, h, first + row, d, lanes=lanes),
+            )
+
+        chunks(sizes.queries, _CONTEXT_ROWS, chunk)
+
+    sizes.share(spec, head)
+
+
+def _attention(spec: FusedSpec) -> None:
+    sizes, first_spec, second_spec = _Sizes(), spec.scores, spec.context
+    q = sizes.floats("q", first_spec, spec.heads_last)
+    q_scale = emit.argument("q_scale", (1,), "float32")
+    k = sizes.keys(first_spec)
+    k_scale = emit.argument("k_scale", (1,), "float32")
+    mask_rows = emit.symbol("mask_rows")
+    shape = (sizes.batch, 1, mask_rows, sizes.tokens)
+    mask = emit.argument("mask", shape, "float32") if spec.mask else None
+    p_scale = emit.argument("p_scale", (1,), "float32")
+    v = sizes.values(second_spec)
+    v_scale = emit.argument("v_scale", (1,), "float32")
+    out = sizes.floats("out", second_spec, spec.heads_last)
+    score_scales = emit.let(q_scale[0]), emit.let(k_scale[0])
+    value_scales = emit.let(p_scale[0]), emit.let(v_scale[0])
+
+    def head(b: Expr, h: Expr) -> None:
+        at = (b, h // first_spec.groups)
+
+        def with_scores(kind: Scores) -> None:
+            scores = kind(first_spec, score_scales, k, at)
+            context = _context(second_spec)(second_spec, value_scales, v, at, sizes.tokens, scores.most)
+            kept = emit.scratch("kept", (scores.most, sizes.tokens), "float32")
+
+            def chunk(first: Expr, count: Expr) -> None:
+                scores.chunk(
+                    count,
+                    lambda row: q.row(b, h, first + row),
+                    lambda row, t, lanes, value: emit.store(kept, value, row, t, lanes=lanes),
+                )
+                with emit.loop("row", count) as row:
+                    place = emit.let(T.min(first + row, mask_rows - 1)) if mask is not None else T.int64(0)
+                    load = scaled_and_masked(row_of(kept, row), spec.factor, mask, b, place)
+                    softmax_row(first_spec.isa, load, sizes.tokens, kept, row)
+                context.chunk(
+                    count,
+                    lambda row: row_of(kept, row),
+                    lambda row, d, lanes, value: out.store(value, b, h, first + row, d, lanes),
+                )
+
+            chunks(sizes.queries, scores.most, chunk)
+
+        _by_rows(first_spec, sizes.queries, with_scores)
+
+    sizes.share(first_spec, head)
+
+
+def _by_rows(spec: AttentionSpec, queries: Expr, body: Callable[[Scores], None]) -> None:
+    """Runs `body` with the way to make scores that suits the number of queries."""
+    if not spec.left.dynamic:
+        body(PlaneScores)
+        return
+    emit.branch(
+        queries < FEWEST_ROWS if spec.right is Encoding.INT8 else True,
+        lambda: body(FewByteScores),
+        lambda: body(ManyByteScores),
+    )
+
+
+def _context(spec: AttentionSpec) -> type[PlaneContext] | type[ByteContext]:
+    return ByteContext if spec.left.dynamic else PlaneContext

@@ -1,0 +1,175 @@
+"""The two products of attention over 8-bit keys and values: rows of D codes and then the row's float32 scale.
+
+    scores[q, t] = float(sum_d cq * ck) * (sq * sk[t])
+    out[q, d]    = sp * sum_t cp[t] * (sv[t] * cv[t, d])      in float32, t ascending
+
+Every scale is found at run time, one per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tbt_compile.codegen.kernels.attention.spec import AttentionSpec, Head, Put, put_existing
+from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows, code_type
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.loops import for_lanes
+from tbt_compile.codegen.kernels.linear.int8 import Int8Gemm
+from tbt_compile.codegen.kernels.linear.popcount_gemm import CHUNK_ROWS
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec
+from tbt_compile.codegen.kernels.linear.unpacked_dot import FEWEST_ROWS
+from tbt_compile.codegen.layouts import SCALE_BYTES
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
+from tbt_compile.encoding import Encoding
+
+_VALUE_ROWS = 4
+
+
+class FewByteScores:
+    """Scores of a few queries with all keys of one head: keys as they lie, one after the other.
+
+    Attributes:
+        most: rows in a chunk.
+    """
+
+    most = FEWEST_ROWS
+
+    def __init__(self, spec: AttentionSpec, _scales: tuple[Expr, Expr], k: Buffer, head: Head) -> None:
+        self.spec = spec
+        self.k = k
+        self.head = head
+        self.rows = ByteRows(spec.left, spec.isa, spec.d, self.most)
+
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
+        """Scores of `count` queries, read by `load(row)`."""
+        with emit.loop("row", count) as row:
+            self.rows.pack(row, load(row))
+        with emit.loop("t", self.k.shape[2]) as t:
+            at = (*self.head, t)
+            scale = _stored_scale(self.k, self.spec, *at)
+            with emit.loop("row", count) as row:
+                total = self.rows.dot(row, lambda d, lanes: _codes(self.k, self.spec.right, lanes, *at, d))
+                put(row, t, 1, T.cast(total, "float32") * (self.rows.scales[row] * scale))
+
+
+class ManyByteScores(Int8Gemm):
+    """Scores of many queries: keys in blocks, put in the order of the byte instructions once for a chunk.
+
+    Attributes:
+        most: rows in a chunk.
+    """
+
+    most = CHUNK_ROWS
+
+    def __init__(self, spec: AttentionSpec, _scales: tuple[Expr, Expr], k: Buffer, head: Head) -> None:
+        layer = LinearSpec(spec.isa.block, spec.d, spec.left, Encoding.INT8, False, False, spec.isa)
+        super().__init__(layer, T.float32(0))
+        self.attention = spec
+        self.k = k
+        self.head = head
+        self.key_scales = emit.scratch("key_scales", (spec.isa.block,), "float32")
+
+    def columns_from(self, first: Expr) -> Expr:
+        """How many tokens there are from `first` on."""
+        return self.k.shape[2] - first
+
+    def read(self, w: Buffer, column: Expr, k: Expr, lanes: int) -> Expr:
+        """Neighbouring codes of a key, int8."""
+        return emit.load(w, *self.head, column, k, lanes=lanes)
+
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
+        """Scores of `count` queries, read by `load(row)`."""
+        tokens, block = self.k.shape[2], self.spec.isa.block
+        with emit.loop("row", count) as row:
+            self.pack(row, load(row))
+        with emit.loop("block", T.ceildiv(tokens, block)) as index:
+            start = emit.let(index * block)
+            with emit.loop("key", T.min(T.int64(block), tokens - start)) as key:
+                scale = _stored_scale(self.k, self.attention, *self.head, start + key)
+                emit.store(self.key_scales, scale, key)
+
+            def finish(row: Expr, offset: Expr, lanes: int, total: Expr, scale: Expr) -> None:
+                def scaled(values: Expr, lane: Expr | int, size: int) -> Expr:
+                    keys = emit.load(self.key_scales, offset + lane, lanes=size)
+                    return emit.cast(values, "float32", size) * (emit.splat(scale, size) * keys)
+
+                put_existing(put, row, start + offset, lanes, tokens, total, scaled)
+
+            self.multiply(count, self.k, index, 1, finish)
+
+
+class ByteContext:
+    """Weighted sums of the values of one head."""
+
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        _scales: tuple[Expr, Expr],
+        v: Buffer,
+        head: Head,
+        tokens: Expr,
+        _most: int,
+    ) -> None:
+        self.spec = spec
+        self.v = v
+        self.head = head
+        self.tokens = tokens
+        self.rows = ByteRows(spec.left, spec.isa, tokens, _VALUE_ROWS)
+        self.weights = emit.scratch("weights", (_VALUE_ROWS, tokens), "float32")
+
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
+        """Sums with `count` rows of weights, read by `load(row)`."""
+        with emit.loop("tile", T.ceildiv(count, _VALUE_ROWS)) as tile:
+            first = emit.let(tile * _VALUE_ROWS)
+            height = emit.let(T.min(T.int64(_VALUE_ROWS), count - first))
+            with emit.loop("row", height) as row:
+                self._pack(row, load(first + row))
+
+            def one_by_one() -> None:
+                with emit.loop("row", height) as row:
+                    self._weigh(first, row, 1, put)
+
+            emit.branch(
+                height == _VALUE_ROWS,
+                lambda: self._weigh(first, T.int64(0), _VALUE_ROWS, put),
+                one_by_one,
+            )
+
+    def _pack(self, row: Expr, load: emit.Load) -> None:
+        self.rows.pack(row, load)
+
+        def convert(t: Expr, lanes: int) -> None:
+            codes = emit.load(self.rows.codes, row, t, lanes=lanes)
+            emit.store(self.weights, emit.cast(codes, "float32", lanes), row, t, lanes=lanes)
+
+        for_lanes(self.tokens, self.spec.isa.float_lanes, convert)
+
+    def _weigh(self, first: Expr, start: Expr, height: int, put: Put) -> None:
+        """The sums of `height` rows from `start` on: every value is read and scaled once for them."""
+
+        def columns(d: Expr, lanes: int) -> None:
+            zero = emit.splat(T.float32(0), lanes)
+            totals = [emit.Register("total", "float32", lanes, zero) for _ in range(height)]
+            with emit.loop("t", self.tokens) as t:
+                codes = emit.cast(_codes(self.v, self.spec.right, lanes, *self.head, t, d), "float32", lanes)
+                value = emit.let(emit.splat(_stored_scale(self.v, self.spec, *self.head, t), lanes) * codes)
+                for r, total in enumerate(totals):
+                    total.add(emit.splat(self.weights[start + r, t], lanes) * value)
+            for r, total in enumerate(totals):
+                result = emit.splat(self.rows.scales[start + r], lanes) * total.get()
+                put(first + start + r, d, lanes, result)
+
+        for_lanes(self.spec.d, min(4 * self.spec.isa.float_lanes, _power_of_two(self.spec.d)), columns)
+
+
+def _codes(rows: Buffer, encoding: Encoding, lanes: int, *at: Expr) -> Expr:
+    stored = emit.load(rows, *at, lanes=lanes)
+    return emit.cast(T.reinterpret(emit.vector(code_type(encoding), lanes), stored), "int32", lanes)
+
+
+def _stored_scale(rows: Buffer, spec: AttentionSpec, *at: Expr) -> Expr:
+    return emit.let(T.reinterpret("float32", emit.load(rows, *at, spec.d, lanes=SCALE_BYTES)))
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size.bit_length() - 1)

@@ -1,0 +1,114 @@
+"""The two products of attention over packed keys and values of 1 or 2 bits, by popcount."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tbt_compile.codegen.kernels.attention.spec import AttentionSpec, Head, Put, put_existing
+from tbt_compile.codegen.kernels.dot.bit_product import bit_product
+from tbt_compile.codegen.kernels.dot.packed_rows import PackedRows
+from tbt_compile.codegen.kernels.dot.register_tile import Columns
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
+
+_MOST_SHUFFLED = 8
+
+
+class PlaneScores:
+    """Scores of a chunk of queries with all keys of one head, float(sum_d cq * ck) * (sq * sk).
+
+    Attributes:
+        most: rows in a chunk.
+    """
+
+    most = 16
+
+    def __init__(self, spec: AttentionSpec, scales: tuple[Expr, Expr], k: Buffer, head: Head) -> None:
+        self.spec = spec
+        self.scale, key_scale = scales
+        self.product_scale = emit.let(self.scale * key_scale)
+        self.k = k
+        self.head = head
+        self.rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, spec.d, self.most)
+        self.keys = emit.scratch("keys", (self.rows.words * spec.right.planes, spec.isa.block), "uint64")
+
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
+        """Scores of `count` queries, read by `load(row)`."""
+        tokens, block = self.k.shape[2], self.spec.isa.block
+        with emit.loop("row", count) as row:
+            self.rows.pack(row, load(row), self.scale, self.spec.center_left)
+        with emit.loop("block", T.ceildiv(tokens, block)) as index:
+            start = emit.let(index * block)
+            self._transpose(start, T.min(T.int64(block), tokens - start))
+
+            def finish(row: Expr, offset: Expr, lanes: int, total: Expr, _: Expr) -> None:
+                def values(sums: Expr, _: Expr | int, size: int) -> Expr:
+                    return scaled(sums, self.product_scale, size)
+
+                put_existing(put, row, start + offset, lanes, tokens, total, values)
+
+            self.rows.multiply(count, self._columns, block, finish)
+
+    def _columns(self, offset: Expr, lanes: int) -> Columns:
+        words = self.rows.words
+        return Columns(
+            lambda word, plane: emit.load(self.keys, plane * words + word, offset, lanes=lanes), lanes
+        )
+
+    def _transpose(self, start: Expr, count: Expr) -> None:
+        """Copies keys start .. start + count - 1 to `keys` [width, block], one key per lane."""
+        k, keys, isa = self.k, self.keys, self.spec.isa
+        width, block, lanes = int(k.shape[3]), isa.block, isa.word_lanes
+
+        def one_by_one() -> None:
+            with emit.loop("key", count) as key, emit.loop("word", width) as word:
+                emit.store(keys, k[(*self.head, start + key, word)], word, key)
+
+        def shuffled() -> None:
+            with emit.loop("part", block // lanes) as part:
+                flat = emit.let(emit.load_rows(k, (*self.head, start + part * lanes), width * lanes))
+                for word in range(width):
+                    column = emit.pick(flat, [lane * width + word for lane in range(lanes)])
+                    emit.store(keys, column, word, part * lanes, lanes=lanes)
+
+        emit.branch(count == block if width <= _MOST_SHUFFLED else False, shuffled, one_by_one)
+
+
+class PlaneContext:
+    """Weighted sums of the values of one head, float(sum_t cp * cv) * (sp * sv)."""
+
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        scales: tuple[Expr, Expr],
+        v: Buffer,
+        head: Head,
+        tokens: Expr,
+        most: int,
+    ) -> None:
+        self.spec = spec
+        self.scale, value_scale = scales
+        self.product_scale = emit.let(self.scale * value_scale)
+        self.v = v
+        self.head = head
+        self.rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, tokens, most)
+
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
+        """Sums with `count` rows of weights, read by `load(row)`."""
+        with emit.loop("row", count) as row:
+            self.rows.pack(row, load(row), self.scale, self.spec.center_left)
+
+        def finish(row: Expr, offset: Expr, lanes: int, total: Expr, _: Expr) -> None:
+            put(row, offset, lanes, scaled(total, self.product_scale, lanes))
+
+        self.rows.multiply(count, self._columns, self.spec.d, finish)
+
+    def _columns(self, offset: Expr, lanes: int) -> Columns:
+        return Columns(
+            lambda word, plane: emit.load(self.v, *self.head, word, plane, offset, lanes=lanes), lanes
+        )
+
+
+def scaled(total: Expr, scale: Expr, lanes: int) -> Expr:
+    """Integer sums times one scale, as float32 lanes."""
+    return emit.cast(total, "float32", lanes) * emit.splat(scale, lanes)

@@ -1,0 +1,1 @@
+"""Dot products of codes: popcount formulas, byte products, register tiles."""

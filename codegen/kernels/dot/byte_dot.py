@@ -1,0 +1,132 @@
+"""Dot products of bytes, four at a time per 32-bit lane, with whatever instruction there is.
+
+Weights of -1, 0 or 1 let 16-bit accumulators last for many steps before they must be widened. Some
+instructions want one operand without and one with a sign; the weights are then stored as w + offset, and the
+caller subtracts the row sum of x once: sum x * (w + offset) = sum x * w + offset * sum x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.codegen.tvm_api import Expr, T
+from tbt_compile.encoding import Encoding
+
+GROUP = 4
+"""Neighbouring elements of K that share a 32-bit lane."""
+
+
+@dataclass(frozen=True)
+class ByteDot:
+    """How one instruction set multiplies 8-bit activations with weights in {-1, 0, 1}.
+
+    Attributes:
+        isa: instruction set.
+        x: INT8 or UINT8.
+        whole: the weights have 8 bits too, in -127 .. 127.
+    """
+
+    isa: Isa
+    x: Encoding
+    whole: bool = False
+
+    @property
+    def instruction(self) -> str:
+        """What multiplies. VPMADDUBSW adds two products in 16 bits: too few for 8-bit weights."""
+        return "none" if self.whole and self.isa.dot == "maddubs" else self.isa.dot
+
+    @property
+    def offset(self) -> int:
+        """What is added to weights that must not have a sign."""
+        return 128 if self.whole else 1
+
+    @property
+    def biased(self) -> bool:
+        """Whether weights are stored as w + offset, without a sign."""
+        if self.whole and self.instruction == "none":
+            return False
+        x86 = self.instruction in ("vnni", "maddubs")
+        return x86 == (self.x is Encoding.INT8)
+
+    @property
+    def weight_type(self) -> str:
+        """How a weight byte is read."""
+        return "uint8" if self.biased else "int8"
+
+    @property
+    def steps(self) -> int | None:
+        """Steps until a narrow accumulator must be widened; None if it never overflows.
+
+        A step adds at most 2 * 2 * 127 or 2 * 255 to an int16 (maddubs), else 127 to an int16 or 2 * 255 to
+        a uint16. With 8-bit weights a step adds at most 127 * 127 or 255 * 127 to an int16.
+        """
+        if self.instruction in ("vnni", "dotprod"):
+            return None
+        if self.whole:
+            return 2 if self.x is Encoding.INT8 else 1
+        return 64 if self.instruction == "maddubs" else 128
+
+    def accumulator(self) -> Accumulator:
+        """A new accumulator, one int32 lane per column."""
+        return Accumulator(self)
+
+
+class Accumulator:
+    """Sums for one row and one vector of columns."""
+
+    def __init__(self, dot: ByteDot) -> None:
+        self.how = dot
+        self.lanes = dot.isa.float_lanes
+        self.total = emit.Register("total", "int32", self.lanes, emit.splat(T.int32(0), self.lanes))
+        self.narrow: emit.Register | None = None
+        if dot.steps is not None:
+            self.narrow_type = "uint16" if dot.instruction == "none" and dot.biased else "int16"
+            self.narrow_lanes = self.lanes * (2 if dot.instruction == "maddubs" else GROUP)
+            self.narrow = emit.Register("narrow", self.narrow_type, self.narrow_lanes, self._narrow_zero())
+
+    def step(self, weights: Expr, x: Expr) -> None:
+        """Adds four products per lane: `weights` is a vector of bytes, `x` an int32 of four codes."""
+        count = self.lanes * GROUP
+        kind = "int8" if self.how.x is Encoding.INT8 else "uint8"
+        self.multiply(weights, T.reinterpret(f"{kind}x{count}", emit.splat(x, self.lanes)))
+
+    def multiply(self, weights: Expr, codes: Expr) -> None:
+        """Adds four products per lane of two vectors of bytes."""
+        count = self.lanes * GROUP
+        dot = self.how.instruction
+        unsigned, signed = (weights, codes) if self.how.biased else (codes, weights)
+        if dot == "vnni":
+            name = f"llvm.x86.avx512.vpdpbusd.{self.how.isa.vector_bits}"
+            self.total.set(self._intrinsic("int32", self.lanes, name, self.total.get(), unsigned, signed))
+        elif dot == "dotprod":
+            name = "llvm.aarch64.neon.udot" if self.how.biased else "llvm.aarch64.neon.sdot"
+            self.total.set(self._intrinsic("int32", self.lanes, name, self.total.get(), weights, codes))
+        elif dot == "maddubs":
+            wide = self.how.isa.vector_bits == 512
+            name = "llvm.x86.avx512.pmaddubs.w.512" if wide else "llvm.x86.avx2.pmadd.ub.sw"
+            assert self.narrow is not None
+            self.narrow.add(self._intrinsic("int16", self.narrow_lanes, name, unsigned, signed))
+        else:
+            assert self.narrow is not None
+            product = emit.cast(weights, self.narrow_type, count) * emit.cast(codes, self.narrow_type, count)
+            self.narrow.add(product)
+
+    def widen(self) -> None:
+        """Moves the 16-bit sums into the 32-bit ones."""
+        if self.narrow is None:
+            return
+        value, lanes = emit.let(emit.cast(self.narrow.get(), "int32", self.narrow_lanes)), self.narrow_lanes
+        while lanes > self.lanes:
+            even, odd = (emit.pick(value, range(first, lanes, 2)) for first in (0, 1))
+            value, lanes = emit.let(even + odd), lanes // 2
+        self.total.add(value)
+        self.narrow.set(self._narrow_zero())
+
+    def _narrow_zero(self) -> Expr:
+        return emit.splat(T.cast(0, self.narrow_type), self.narrow_lanes)
+
+    @staticmethod
+    def _intrinsic(dtype: str, lanes: int, name: str, *operands: Expr) -> Expr:
+        return T.call_llvm_pure_intrin(f"{dtype}x{lanes}", name, *operands)

@@ -1,0 +1,67 @@
+"""Rows of 8-bit codes: quantized into a scratch buffer, and their dot products with stored 8-bit rows."""
+
+from __future__ import annotations
+
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.loops import for_lanes
+from tbt_compile.codegen.kernels.quantize import code_bytes, row_scale
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
+from tbt_compile.encoding import Encoding
+
+
+def code_type(encoding: Encoding) -> str:
+    """How a code byte is read: int8 or uint8."""
+    return "int8" if encoding is Encoding.INT8 else "uint8"
+
+
+def write_codes(
+    load: emit.Load, length: Expr | int, encoding: Encoding, isa: Isa, out: Buffer, *at: Expr
+) -> Expr:
+    """Quantizes one row into the bytes out[at, 0 .. length - 1]; returns the row's scale."""
+    scale, inverse = row_scale(load, length, encoding)
+
+    def write(k: Expr, lanes: int) -> None:
+        codes = code_bytes(load(k, lanes), lanes, inverse, encoding)
+        emit.store(out, T.reinterpret(emit.vector(out.dtype, lanes), codes), *at, k, lanes=lanes)
+
+    for_lanes(length, isa.float_lanes, write)
+    return scale
+
+
+class ByteRows:
+    """Scratch space for up to `capacity` rows of 8-bit codes, each with `padding` zeros, and their scales."""
+
+    def __init__(
+        self, encoding: Encoding, isa: Isa, length: Expr | int, capacity: int, padding: int = 0
+    ) -> None:
+        self.encoding = encoding
+        self.isa = isa
+        self.length = length
+        self.padding = padding
+        self.codes = emit.scratch("codes", (capacity, length + padding), code_type(encoding))
+        self.scales = emit.scratch("row_scales", (capacity,), "float32")
+
+    def pack(self, row: Expr, load: emit.Load) -> None:
+        """Quantizes one row."""
+        scale = write_codes(load, self.length, self.encoding, self.isa, self.codes, row)
+        emit.store(self.scales, scale, row)
+        with emit.loop("pad", self.padding) as pad:
+            emit.store(self.codes, T.cast(0, self.codes.dtype), row, self.length + pad)
+
+    def total(self, row: Expr) -> Expr:
+        """The sum of a row's codes, int32."""
+        return self.dot(row, lambda _, lanes: emit.splat(T.int32(1), lanes))
+
+    def dot(self, row: Expr, other: emit.Load) -> Expr:
+        """The exact int32 dot product of a row with codes given as int32 lanes by `other(k, lanes)`."""
+        lanes = self.isa.float_lanes
+        sums = emit.Register("sums", "int32", lanes, emit.splat(T.int32(0), lanes))
+        rest = emit.Register("rest", "int32", 1, T.int32(0))
+
+        def step(k: Expr, count: int) -> None:
+            own = emit.cast(emit.load(self.codes, row, k, lanes=count), "int32", count)
+            (sums if count == lanes else rest).add(own * other(k, count))
+
+        for_lanes(self.length, lanes, step)
+        return emit.let(emit.reduce_lanes(sums.get(), lanes, lambda a, b: a + b) + rest.get())

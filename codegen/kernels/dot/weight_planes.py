@@ -1,0 +1,50 @@
+"""Weights as bit-planes, whichever layout they are stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import mul
+
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.layouts import Layout, quarter_group
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
+
+
+def unpaired(words: Sequence[Expr], lanes: int) -> list[Expr]:
+    """The words of the planes (nonzero, sign) from those that `layouts.pair` made; `lanes` words each."""
+    even, odd = (emit.let(word) for word in words)
+    low, one = emit.splat(T.uint64(0x5555555555555555), lanes), emit.splat(T.uint64(1), lanes)
+    zero = (even & low) | ((odd & low) << one)
+    return [emit.let(~zero), emit.let(((even >> one) & low) | (odd & ~low))]
+
+
+def word_of(weights: Buffer, layout: Layout, column: Expr, word: Expr, plane: int) -> Expr:
+    """One word of a column of arranged weights."""
+    size = weights.shape[-1].value
+    block, lane = column // size, column % size
+    if layout is not Layout.QUARTERS:
+        return weights[block, word, plane, lane]
+    blocks, _, planes, _ = (extent.value for extent in weights.shape)
+    group = quarter_group(planes)
+    first = emit.let(block // group * group)
+    pieces = emit.let(T.min(T.int64(group), blocks - first) * planes)
+    result: Expr = T.uint64(0)
+    shift = T.cast(lane % 4 * 16, "uint64")
+    for quarter in range(4):
+        piece = (word * 4 + quarter) * pieces + (block - first) * planes + plane
+        bits = quarter_words(weights)[quarter_start(weights, first) + piece * 2 + lane // 4] >> shift
+        result = result | ((bits & T.uint64(0xFFFF)) << T.uint64(16 * quarter))
+    return result
+
+
+def quarter_words(weights: Buffer) -> Buffer:
+    """Weights in `Layout.QUARTERS` as words one after the other."""
+    return T.decl_buffer(
+        (reduce(mul, (extent.value for extent in weights.shape)),), weights.dtype, data=weights.data
+    )
+
+
+def quarter_start(weights: Buffer, block: Expr) -> Expr:
+    """The first of the words of a group that begins with `block`."""
+    return block * reduce(mul, (extent.value for extent in weights.shape[1:]))

@@ -1,0 +1,1 @@
+"""The small TIR dialect that kernels are written in."""

@@ -1,0 +1,1 @@
+"""Linear layers: one kernel, several strategies for its dot products."""

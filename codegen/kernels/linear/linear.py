@@ -1,0 +1,167 @@
+"""Linear layers with 1 or 2 bit weights: quantize, pack, popcount, scale and bias in one function.
+
+    y[m, n] = f(float(sum_k cx[m, k] * cw[n, k]) * (sx[m] * sw[n]) + bias[n])
+
+The integer sum is exact. sx is the learned scale, or the row's own one for 8-bit activations. f is an
+activation function, applied while the results are in registers, or nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tbt_compile.codegen.kernels.dot.packed_rows import Finish, store_existing
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.loops import chunks, row_of, share_columns
+from tbt_compile.codegen.kernels.float_ops import ACTIVATIONS
+from tbt_compile.codegen.kernels.linear import lut_gemm, lut_sums, packed_dot, unpacked_dot
+from tbt_compile.codegen.kernels.linear.int8 import Int8Gemm, Int8Gemv
+from tbt_compile.codegen.kernels.linear.lut_gemm import LutGemm, tables_for
+from tbt_compile.codegen.kernels.linear.lut_sums import LutSums
+from tbt_compile.codegen.kernels.linear.packed_dot import PackedDot
+from tbt_compile.codegen.kernels.linear.popcount_gemm import CHUNK_ROWS, PopcountGemm
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec, looks_up_sums, multiplies_bytes
+from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
+from tbt_compile.codegen.layouts import Layout, interleaved_shape, words_for
+from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+from tbt_compile.encoding import Encoding
+from tbt_compile.errors import LoweringError
+
+
+class Product(Protocol):
+    """A way to multiply a chunk of rows with weight blocks; `PopcountGemm` documents the members."""
+
+    work: int
+    together: int
+
+    def __init__(self, spec: LinearSpec, scale: Expr) -> None: ...
+
+    def pack(self, row: Expr, load: emit.Load) -> None: ...
+
+    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None: ...
+
+
+def linear(spec: LinearSpec) -> PrimFunc:
+    """A linear layer over M rows, M known at run time.
+
+    Arguments:
+        x: float32 [M, K]
+        act_scale: float32 [1], the learned scale; not read for 8-bit activations
+        w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.arrange` with
+            `spec.layout`; int8 [N, K] if the weights have 8 bits
+        w_scale: float32 [N]
+        bias: float32 [N], only if `has_bias`
+        y: float32 [M, N], the output
+
+    Raises:
+        LoweringError: the weights have 8 bits and the activations have not.
+    """
+    if spec.weight is Encoding.INT8 and not spec.activation.dynamic:
+        raise LoweringError(
+            f"a linear layer of {spec.activation.name} activations and INT8 weights: "
+            "expected 8-bit activations"
+        )
+    return emit.function("linear", lambda: _Linear(spec).body())
+
+
+class _Linear:
+    """The arguments and scratch buffers that the parts of the kernel share."""
+
+    def __init__(self, spec: LinearSpec) -> None:
+        self.spec = spec
+        self.rows = emit.symbol("m")
+        self.x = emit.argument("x", (self.rows, spec.k), "float32")
+        self.act_scale = emit.argument("act_scale", (1,), "float32")
+        if spec.weight is Encoding.INT8:
+            self.w = emit.argument("w", (spec.n, spec.k), "int8")
+        else:
+            self.w = emit.argument("w", interleaved_shape(spec.n, spec.k, spec.weight, spec.isa), "uint64")
+        self.w_scale = emit.argument("w_scale", (spec.n,), "float32")
+        self.bias: Buffer | None = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
+        self.y = emit.argument("y", (self.rows, spec.n), "float32")
+
+    def body(self) -> None:
+        """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
+        scale = emit.let(self.act_scale[0])
+        few, many, fewest, most = _products(self.spec)
+
+        def chunk(first: Expr, count: Expr) -> None:
+            emit.branch(
+                count >= fewest if many is not few else True,
+                lambda: self.multiply(many(self.spec, scale), first, count),
+                lambda: self.multiply(few(self.spec, scale), first, count),
+            )
+
+        chunks(self.rows, most, chunk)
+
+    def multiply(self, product: Product, first: Expr, count: Expr) -> None:
+        """Packs a chunk of rows and multiplies it with every weight block, on several threads if it pays."""
+        spec = self.spec
+        with emit.loop("row", count) as row:
+            product.pack(row, row_of(self.x, first + row))
+        blocks, rest = divmod(spec.n, spec.isa.block)
+        together = product.together
+
+        def group(index: Expr) -> None:
+            block = index * together
+            product.multiply(count, self.w, block, together, self.finish_at(first, block, True))
+
+        whole = blocks // together
+        work = blocks * spec.isa.block * words_for(spec.k) * product.work
+        share_columns(count, CHUNK_ROWS, whole, work, group)
+        if spec.layout is Layout.QUARTERS:  # what is left is stored as one group
+            left = blocks + bool(rest) - whole * together
+            if left:
+                block = T.int64(whole * together)
+                product.multiply(count, self.w, block, left, self.finish_at(first, block, rest == 0))
+            return
+        with emit.loop("block", blocks % together) as index:
+            block = blocks // together * together + index
+            product.multiply(count, self.w, block, 1, self.finish_at(first, block, True))
+        if rest:
+            product.multiply(count, self.w, T.int64(blocks), 1, self.finish_at(first, T.int64(blocks), False))
+
+    def finish_at(self, first: Expr, block: Expr, whole: bool) -> Finish:
+        """What is done with the sums of weight blocks from `block` on and of rows from `first` on.
+
+        `whole`: all columns of the blocks exist.
+        """
+        start = block * self.spec.isa.block
+        return lambda row, offset, lanes, total, scale: self.finish(
+            first + row, start + offset, lanes, total, scale, whole
+        )
+
+    def finish(self, m: Expr, n: Expr, lanes: int, total: Expr, scale: Expr, whole: bool) -> None:
+        """Scale, bias and store of one vector of outputs; only the columns that exist."""
+        size = self.spec.n
+        store_existing(
+            True if whole else n + lanes <= size,
+            lanes,
+            size - n,
+            total,
+            lambda values: emit.store(self.y, self.scaled(values, scale, n, lanes), m, n, lanes=lanes),
+            lambda lane, value: emit.store(self.y, self.scaled(value, scale, n + lane, 1), m, n + lane),
+        )
+
+    def scaled(self, total: Expr, scale: Expr, n: Expr, lanes: int) -> Expr:
+        """Sums -> outputs."""
+        weight = emit.load(self.w_scale, n, lanes=lanes)
+        y = emit.cast(total, "float32", lanes) * (emit.splat(scale, lanes) * weight)
+        if self.bias is not None:
+            y = y + emit.load(self.bias, n, lanes=lanes)
+        return ACTIVATIONS[self.spec.function](emit.let(y), lanes) if self.spec.function else y
+
+
+def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int, int]:
+    """How few and how many rows are multiplied, how many are many, and how many are packed at a time."""
+    if spec.weight is Encoding.INT8:
+        return Int8Gemv, Int8Gemm, unpacked_dot.FEWEST_ROWS, CHUNK_ROWS
+    if spec.activation.dynamic:
+        if multiplies_bytes(spec.activation, spec.isa):
+            return PackedDot, UnpackedDot, packed_dot.MOST_ROWS + 1, CHUNK_ROWS
+        if looks_up_sums(spec.activation, spec.weight, spec.isa):
+            return LutSums, LutSums, 1, lut_sums.CHUNK_ROWS
+        return PopcountGemm, UnpackedDot, unpacked_dot.FEWEST_ROWS, CHUNK_ROWS
+    if tables_for(spec) is not None:
+        return PopcountGemm, LutGemm, lut_gemm.FEWEST_ROWS, lut_gemm.CHUNK_ROWS
+    return PopcountGemm, PopcountGemm, 1, CHUNK_ROWS

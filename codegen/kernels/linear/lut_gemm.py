@@ -1,0 +1,238 @@
+"""Many rows of 1 or 2 bit codes by table look-up, for x86 CPUs that have no instruction to count bits.
+
+Four bits of a weight row, 4 binary or 2 ternary codes, select one of 16 bytes: their product with the same
+elements of the activations. One byte shuffle looks that up for 16 columns at once, so that a product needs a
+shuffle and an addition where counting bits takes about nine instructions.
+
+A byte of activation bits ("index") stands for two neighbouring groups of elements. Its entry in the table has
+the 16 products of the first group and then the 16 of the second; 32 bytes of weights have the first group's
+four bits of 16 columns and then the second's. Indices are kept as the offsets of their entries, which saves a
+shift for every one that is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tbt_compile.codegen.kernels.dot.bit_product import bit_product
+from tbt_compile.codegen.kernels.dot.packed_rows import Finish, PackedRows
+from tbt_compile.codegen.kernels.dot.register_tile import tile_key
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.linear.lut_tables import COLUMNS, ENTRY, Tables, byte_splat
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec
+from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.target.isa import WORD_BITS, Isa
+from tbt_compile.codegen.target.tiles import Tile, tile
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
+
+FEWEST_ROWS = 8
+"""From this many rows on, filling the table and spreading the weights is worth it."""
+PARTS = 2
+"""Parts of 16 columns in a weight block of the instruction sets that this is for."""
+SPAN = PARTS * ENTRY
+"""Bytes of spread weights for one index."""
+VECTORS = 2
+"""Vectors that a table entry is used for when it is loaded."""
+CHUNK_ROWS = 128
+"""Rows that share one spreading of the weights."""
+
+
+def lookup_height(tables: Tables, isa: Isa) -> int:
+    """Rows of the register tile."""
+    return tile(isa, tile_key("lookup", tables.product), Tile(4, VECTORS)).rows
+
+
+def tables_for(spec: LinearSpec) -> Tables | None:
+    """The tables for a layer, or None where counting bits is better or a sum might not fit 16 bits."""
+    if not spec.isa.looks_up or spec.activation.dynamic:
+        return None
+    tables = Tables(bit_product(spec.activation, spec.weight))
+    largest = tables.most * words_for(spec.k) * WORD_BITS // tables.group
+    return tables if tables.index_bits <= 8 and largest < 1 << 16 else None
+
+
+class LutGemm:
+    """A chunk of rows as indices, and its products with weight blocks."""
+
+    work = 4
+
+    def __init__(self, spec: LinearSpec, scale: Expr) -> None:
+        tables, capacity = Tables(bit_product(spec.activation, spec.weight)), CHUNK_ROWS
+        self.spec = spec
+        self.scale = scale
+        self.tables = tables
+        self.rows = PackedRows(tables.product, spec.isa, spec.k, capacity)
+        self.words = words_for(spec.k)
+        self.entries = self.words * tables.indices_per_word
+        self.octets = spec.isa.vector_bits // 8
+        self.together = VECTORS * self.octets // SPAN
+        self.height = lookup_height(tables, spec.isa)
+        self.offsets = emit.scratch("offsets", (capacity, self.entries), "uint16")
+        self.table = emit.scratch("table", ((1 << tables.index_bits) * ENTRY,), "uint8")
+        tables.fill(self.table)
+
+    def pack(self, row: Expr, load: emit.Load) -> None:
+        """Quantizes one row."""
+        self.rows.pack(row, load, self.scale, self.spec.center)
+        planes = self.rows.planes
+        with emit.loop("word", self.words) as word:
+            bits = [emit.let(self.rows.bits[row, word, plane, 0]) for plane in range(planes)]
+            for half, indices in enumerate(self._indices(bits)):
+                numbers = emit.cast(T.reinterpret("uint8x8", indices), "uint16", 8)
+                at = word * self.tables.indices_per_word + half * 8
+                emit.store(self.offsets, numbers * emit.splat(T.uint16(ENTRY), 8), row, at, lanes=8)
+
+    def _indices(self, bits: list[Expr]) -> list[Expr]:
+        """64 elements as indices, eight to a word: of eight elements, or of four in two words."""
+        if self.tables.group == 4:
+            return bits
+        low = T.uint64(0x0F0F0F0F0F0F0F0F)
+        halves = []
+        for shift in (0, 4):
+            result: Expr = T.uint64(0)
+            for plane, word in enumerate(bits):
+                result = result | ((word >> T.uint64(shift)) & low) << T.uint64(4 * plane)
+            halves.append(result)
+        return halves
+
+    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None:
+        """The products of the first `count` rows with some interleaved weight blocks."""
+        spread = emit.scratch("spread", (self.entries, blocks * SPAN), "uint8")
+        with emit.loop("word", self.words) as word:
+            for part in range(blocks * PARTS):
+                self._spread(w, block, word, part, spread)
+        height = self.height
+        whole = count // height
+        with emit.loop("tile", whole) as index:
+            self._tile(index * height, height, spread, finish)
+        with emit.loop("row", count - whole * height) as row:
+            self._tile(whole * height + row, 1, spread, finish)
+
+    def _spread(self, w: Buffer, block: Expr, word: Expr, part: int, out: Buffer) -> None:
+        """One word of 16 columns as entries: the first and the second group of four bits of every column."""
+        of_block, column = block + part // PARTS, part % PARTS * COLUMNS
+
+        def words(plane: int) -> list[Expr]:
+            return _transposed(lambda c: emit.load(w, of_block, word, plane, column + c, lanes=2))
+
+        def store(index: int, entry: Expr) -> None:
+            at = word * self.tables.indices_per_word + index
+            emit.store(out, entry, at, part * ENTRY, lanes=ENTRY)
+
+        planes = [words(plane) for plane in range(self.spec.weight.planes)]
+        for pair, octets in enumerate(zip(*planes, strict=True)):
+            for quarter, (first, second) in enumerate(_groups(octets)):
+                for odd in range(2):
+                    half = range(odd * COLUMNS, (odd + 1) * COLUMNS)
+                    store(
+                        quarter * 8 + 2 * pair + odd,
+                        emit.join([emit.pick(first, half), emit.pick(second, half)], COLUMNS),
+                    )
+
+    def _tile(self, first: Expr, height: int, spread: Buffer, finish: Finish) -> None:
+        rows, width, zero = range(height), spread.shape[1].value, emit.splat(T.uint16(0), COLUMNS)
+        sums = [[emit.Register("sums", "uint16", COLUMNS, zero) for _ in range(width // ENTRY)] for _ in rows]
+        # Runs of equal length: the inner loop then always ends at the same step, which is predicted.
+        runs = -(-self.entries // (255 // self.tables.most))
+        run = -(-self.entries // runs)
+        with emit.loop("run", runs) as index:
+            empty = emit.splat(T.uint8(0), self.octets)
+            octets = [
+                [emit.Register("octets", "uint8", self.octets, empty) for _ in range(width // self.octets)]
+                for _ in rows
+            ]
+            steps = T.min(T.int64(run), self.entries - index * run) if self.entries % run else T.int64(run)
+            with emit.loop("step", steps) as step:
+                self._step(first, index * run + step, spread, octets)
+            for row, vectors_of_row in zip(sums, octets, strict=True):
+                values = [emit.let(octet.get()) for octet in vectors_of_row]
+                for group in range(width // COLUMNS):
+                    vector, start = divmod(group * COLUMNS, self.octets)
+                    some = emit.pick(values[vector], range(start, start + COLUMNS))
+                    row[group // 2].add(emit.cast(some, "uint16", COLUMNS))
+        for r, row in enumerate(sums):
+            self._finish(first + r, [part.get() for part in row], finish)
+
+    def _step(self, first: Expr, at: Expr, spread: Buffer, sums: list[list[emit.Register]]) -> None:
+        """Looks up the products of one index of every row."""
+        weights = [
+            emit.let(emit.load(spread, at, vector * self.octets, lanes=self.octets))
+            for vector in range(len(sums[0]))
+        ]
+        for r, row in enumerate(sums):
+            entry = entry_at(self.table, self.offsets[first + r, at], self.octets)
+            for total, selected in zip(row, weights, strict=True):
+                total.add(look_up(entry, selected, self.octets))
+
+    def _finish(self, row: Expr, sums: list[Expr], finish: Finish) -> None:
+        scale = emit.let(self.rows.scales[row])
+        groups = self.words * WORD_BITS // self.tables.group
+        known = emit.let(self.rows.sums[row] + T.int32(groups * self.tables.least * self.tables.unit))
+        lanes = self.spec.isa.float_lanes
+        for part, counted in enumerate(sums):
+            units = emit.let(emit.cast(counted, "int32", COLUMNS))
+            total = (units << emit.splat(T.int32(self.tables.shift), COLUMNS)) + emit.splat(known, COLUMNS)
+            total = emit.let(total)
+            for start in range(0, COLUMNS, lanes):
+                some = total if lanes == COLUMNS else emit.pick(total, range(start, start + lanes))
+                finish(row, T.int64(part * COLUMNS + start), lanes, emit.let(some), scale)
+
+
+def entry_at(table: Buffer, offset: Expr, octets: int) -> Expr:
+    """The table entry at an offset, as often as a vector holds it."""
+    entry = emit.let(emit.load(table, T.cast(offset, "int64"), lanes=ENTRY))
+    return emit.join([entry] * (octets // ENTRY), ENTRY)
+
+
+def look_up(entries: Expr, weights: Expr, octets: int) -> Expr:
+    """Selects in every 16 bytes of `entries` by the 16 bytes of `weights` in the same place."""
+    name = "llvm.x86.avx512.pshuf.b.512" if octets == 64 else "llvm.x86.avx2.pshuf.b"
+    return T.call_llvm_pure_intrin(f"uint8x{octets}", name, entries, weights)
+
+
+def _groups(octets: Sequence[Expr]) -> list[tuple[Expr, Expr]]:
+    """Bytes of all planes to the four bits of neighbouring groups, in the order of the elements."""
+
+    def low(value: Expr) -> Expr:
+        return emit.let(value & byte_splat(0x0F, ENTRY))
+
+    def high(value: Expr) -> Expr:
+        return emit.let(value >> byte_splat(4, ENTRY))
+
+    if len(octets) == 1:
+        return [(low(octets[0]), high(octets[0]))]
+    nonzero, sign = octets
+    two = byte_splat(2, ENTRY)
+    even = emit.let((nonzero & byte_splat(0x33, ENTRY)) | ((sign & byte_splat(0x33, ENTRY)) << two))
+    odd = emit.let(((nonzero >> two) & byte_splat(0x33, ENTRY)) | (sign & byte_splat(0xCC, ENTRY)))
+    return [(low(even), low(odd)), (high(even), high(odd))]
+
+
+def _transposed(load_two: Callable[[int], Expr]) -> list[Expr]:
+    """16 columns of 64 bits as four vectors: bytes 2i of all columns, then bytes 2i + 1.
+
+    `load_two(c)`: the words of columns c and c + 1. Every step is one shuffle inside 128-bit lanes, but the
+    last.
+    """
+    lanes = [T.reinterpret(f"uint8x{COLUMNS}", load_two(c)) for c in range(0, COLUMNS, 2)]
+    pairs = [emit.let(emit.join([lanes[i], lanes[i + 4]], COLUMNS)) for i in range(4)]
+    bytes_first = [
+        16 * lane + 8 * column + byte for lane in range(2) for byte in range(8) for column in range(2)
+    ]
+    pairs = [emit.let(emit.pick(value, bytes_first)) for value in pairs]
+    fours = [_interleave(pairs[i], pairs[i + 1], 2, high) for high in range(2) for i in (0, 2)]
+    eights = [_interleave(fours[i], fours[i + 1], 4, high) for i in (0, 2) for high in range(2)]
+    halves = [8 * quarter + byte for quarter in (0, 2, 1, 3) for byte in range(8)]
+    return [emit.let(emit.pick(value, halves)) for value in eights]
+
+
+def _interleave(a: Expr, b: Expr, size: int, high: int) -> Expr:
+    """Elements of `size` bytes of a and b in turn, from the lower or upper half of each 128-bit lane."""
+    lanes = [
+        source * ENTRY + lane * 16 + high * 8 + element * size + byte
+        for lane in range(2)
+        for element in range(8 // size)
+        for source in range(2)
+        for byte in range(size)
+    ]
+    return emit.let(T.Shuffle([a, b], [T.int32(lane) for lane in lanes]))

@@ -1,0 +1,50 @@
+"""Rows of 1, 2 or 8 bit codes times 1 or 2 bit weights, by counting bits of planes."""
+
+from __future__ import annotations
+
+from tbt_compile.codegen.kernels.dot.bit_product import bit_product
+from tbt_compile.codegen.kernels.dot.packed_rows import Finish, PackedRows
+from tbt_compile.codegen.kernels.dot.register_tile import Columns
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec
+from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.tvm_api import Buffer, Expr
+
+CHUNK_ROWS = 64
+_GROUP_BYTES = 24 << 10
+_FEWEST_GROUPS = 8
+
+
+class PopcountGemm:
+    """A chunk of packed rows.
+
+    Attributes:
+        work: operations per word of weights and row.
+        together: weight blocks that pass by the rows together, so that outputs are written in longer pieces.
+    """
+
+    def __init__(self, spec: LinearSpec, scale: Expr) -> None:
+        product = bit_product(spec.activation, spec.weight)
+        self.spec = spec
+        self.scale = scale
+        self.rows = PackedRows(product, spec.isa, spec.k, CHUNK_ROWS)
+        self.work = len(product.terms)
+        blocks, size = spec.n // spec.isa.block, 8 * words_for(spec.k) * spec.weight.planes * spec.isa.block
+        most = min(blocks // _FEWEST_GROUPS, _GROUP_BYTES // size)
+        self.together = next((count for count in range(most, 1, -1) if blocks % count == 0), 1)
+
+    def pack(self, row: Expr, load: emit.Load) -> None:
+        """Quantizes and packs one row."""
+        self.rows.pack(row, load, self.scale, self.spec.center)
+
+    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None:
+        """The products of the first `count` rows with some interleaved weight blocks."""
+        size = self.spec.isa.block
+
+        def columns(offset: Expr, lanes: int) -> Columns:
+            def read(word: Expr, plane: int) -> Expr:
+                return emit.load(w, block + offset // size, word, plane, offset % size, lanes=lanes)
+
+            return Columns(read, lanes)
+
+        self.rows.multiply(count, columns, blocks * size, finish)

@@ -1,0 +1,119 @@
+"""Lowered units to a library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tbt_compile.codegen.importer.parameters import PLAIN, Parameter
+from tbt_compile.codegen.importer.relax_api import to_kernels
+from tbt_compile.codegen.importer.units import ImportedUnits, import_units
+from tbt_compile.codegen.library.flatten import FlatUnit, flatten
+from tbt_compile.codegen.library.names import shapes_of
+from tbt_compile.codegen.target.spec import TargetSpec
+from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, relax
+from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lowering import LoweringContext
+
+
+@dataclass(frozen=True)
+class BuiltUnits:
+    """A library with two functions per unit, see `FlatUnit`, and what they are called with.
+
+    Attributes:
+        library: in memory; `codegen.link` writes it to a file.
+        parameters: for each unit, its tensor arguments between the inputs and the outputs, in order.
+        tensors: every parameter's tensor by name, as it is stored.
+        outputs: for each unit, dtype and number of dimensions of each output.
+        stacks: for each unit, the caches that grow as positions of its outputs; those of a group are one
+            argument, see `Caches`.
+        kernels: names of the bit-serial and vector kernels that were made.
+        steps: for each unit, the kernels in the order of their calls.
+    """
+
+    library: Any
+    parameters: dict[str, list[Parameter]]
+    tensors: dict[str, torch.Tensor]
+    outputs: dict[str, list[tuple[str, int]]]
+    stacks: dict[str, list[list[int]]]
+    kernels: list[str]
+    steps: dict[str, list[str]]
+
+
+def compile_units(
+    units: list[LoweringContext],
+    spec: TargetSpec,
+    known: dict[int, str],
+    dump: str | Path | None = None,
+    clock: bool = False,
+    beside: Mapping[str, PrimFunc] | None = None,
+) -> BuiltUnits:
+    """Import the units into one Relax module and build it for `spec`.
+
+    Args:
+        known: names of the frozen model's tensors by address; see `import_units`.
+        dump: a folder for the Relax module as text, before and after it was brought down to kernels.
+        clock: let every unit measure its steps, see `flatten`.
+        beside: functions by name that the library has besides the units'.
+
+    Raises:
+        LoweringError: TVM cannot import or build a unit.
+    """
+    imported = import_units(units, spec.isa, known)
+    target = Target(spec.as_dict())
+    _write(dump, "relax.txt", imported.module)
+    try:
+        module = to_kernels(imported.module, target)
+        _write(dump, "kernels.txt", module)
+        functions: dict[str, PrimFunc] = dict(beside or {})
+        flat: dict[str, FlatUnit] = {}
+        for variable, function in module.functions.items():
+            name = variable.name_hint
+            if isinstance(function, relax.Function):
+                flat[name] = flatten(
+                    function, imported.inputs[name], name, imported.caches[name], clock=clock
+                )
+                functions |= {name: flat[name].run, shapes_of(name): flat[name].shapes}
+            else:
+                functions[name] = function
+        library = compile_functions(functions, target)
+    except LoweringError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise LoweringError(
+            f"TVM cannot build the model for {spec.mcpu}: {str(error).strip().splitlines()[-1]}"
+        ) from error
+    return _built(library, _with_constants(imported, flat), flat)
+
+
+def _built(library: Any, imported: ImportedUnits, flat: dict[str, FlatUnit]) -> BuiltUnits:
+    outputs = {name: unit.outputs for name, unit in flat.items()}
+    stacks = {
+        name: [[output for _, output in stack] for stack in caches.stacks]
+        for name, caches in imported.caches.items()
+    }
+    steps = {name: unit.steps for name, unit in flat.items()}
+    return BuiltUnits(
+        library, imported.parameters, imported.tensors, outputs, stacks, imported.kernels, steps
+    )
+
+
+def _with_constants(imported: ImportedUnits, flat: dict[str, FlatUnit]) -> ImportedUnits:
+    """Constants that TVM made or folded become parameters, behind the model's own."""
+    parameters, tensors = dict(imported.parameters), dict(imported.tensors)
+    for unit, functions in flat.items():
+        for index, array in enumerate(functions.constants):
+            name = f"{unit}.constant_{index}"
+            parameters[unit] = [*parameters[unit], Parameter(name, PLAIN, str(array.dtype), array.shape)]
+            tensors[name] = torch.from_numpy(array.copy())
+    return replace(imported, parameters=parameters, tensors=tensors)
+
+
+def _write(dump: str | Path | None, name: str, module: Any) -> None:
+    if dump is not None:
+        Path(dump).mkdir(parents=True, exist_ok=True)
+        (Path(dump) / name).write_text(str(module), encoding="utf-8")

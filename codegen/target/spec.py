@@ -1,0 +1,226 @@
+"""Compilation targets: from what a user writes to one CPU, its triple and its features.
+
+TVM 0.27 no longer reads `"llvm -mcpu=..."`, does not infer the triple from the CPU (it would build x86 code
+for an ARM CPU), and builds for "generic" when it does not know the name. So names are read and checked here,
+against the list of CPUs that the LLVM inside TVM knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
+
+from tbt_compile.codegen.target import llvm_cpus
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.errors import TargetError, did_you_mean
+
+TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
+_ARCH_SPELLINGS = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+
+ALIASES = {
+    "raspberrypi3": "cortex-a53",
+    "raspberrypi4": "cortex-a72",
+    "raspberrypi5": "cortex-a76",
+    "graviton2": "neoverse-n1",
+    "graviton3": "neoverse-v1",
+    "graviton4": "neoverse-v2",
+    "skylake-server": "skylake-avx512",
+    "zen2": "znver2",
+    "zen3": "znver3",
+    "zen4": "znver4",
+    "zen5": "znver5",
+}
+# Names that LLVM accepts and leaves out of its list.
+_UNLISTED = {"aarch64": ("apple-m1", "apple-m2", "apple-m3", "cobalt-100", "ampere1"), "x86_64": ()}
+_OPTION = re.compile(r"--?([a-z][a-z-]*)=(\S+)")
+_KEYS = ("mcpu", "mtriple", "mattr")
+
+Target: TypeAlias = "str | Mapping[str, Any] | TargetSpec"
+"""What `parse_target` reads."""
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """One CPU to build for.
+
+    Attributes:
+        mcpu: LLVM's name of the CPU.
+        triple: LLVM's triple; always Linux with glibc.
+        mattr: features switched on ("+name") or off ("-name") on top of what `mcpu` has.
+        features: LLVM's names of everything that is then on.
+    """
+
+    mcpu: str
+    triple: str
+    mattr: tuple[str, ...] = ()
+    features: frozenset[str] = frozenset()
+
+    @property
+    def arch(self) -> str:
+        """ "x86_64" or "aarch64"."""
+        return self.triple.split("-", 1)[0]
+
+    @property
+    def isa(self) -> Isa:
+        """Vector width and instructions, as the kernel schedules see them."""
+        return Isa.from_features(self.mcpu, self.features)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form that TVM takes and that JSON can hold; `parse_target` reads it back."""
+        attributes = {"mattr": list(self.mattr)} if self.mattr else {}
+        return {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu, **attributes}
+
+    @classmethod
+    def recorded(cls, target: Mapping[str, Any], features: Iterable[str]) -> TargetSpec:
+        """The target of a compiled folder, from `as_dict` and `features`: no compiler has to be asked."""
+        return cls(target["mcpu"], target["mtriple"], tuple(target.get("mattr", ())), frozenset(features))
+
+    def __str__(self) -> str:
+        attributes = f" -mattr={','.join(self.mattr)}" if self.mattr else ""
+        return f"llvm -mcpu={self.mcpu} -mtriple={self.triple}{attributes}"
+
+
+def parse_target(target: Target = "host") -> TargetSpec:
+    """Read a target: "host", a CPU name, "llvm -mcpu=...", or a dict with the keys of `TargetSpec.as_dict`.
+
+    Raises:
+        TargetError: the CPU, the architecture, a feature or an option is unknown; near matches are named.
+
+    >>> str(parse_target("cortex-a72"))
+    'llvm -mcpu=cortex-a72 -mtriple=aarch64-unknown-linux-gnu'
+    >>> parse_target("llvm -mcpu=znver4").isa.vector_bits
+    512
+    """
+    if isinstance(target, TargetSpec):
+        return target
+    if isinstance(target, Mapping):
+        return _from_options(dict(target), str(dict(target)))
+    if not isinstance(target, str) or not target.strip():
+        raise TargetError(
+            f"target {target!r} is neither text nor a dict; write 'host', a CPU name such as 'cortex-a72', "
+            "or 'llvm -mcpu=cortex-a72'"
+        )
+    words = target.split()
+    if words == ["host"]:
+        from tbt_compile.codegen.target.host import host_target
+
+        return host_target()
+    if words[0] == "llvm":
+        return _from_options(_read_options(words[1:], target), target)
+    if len(words) == 1:
+        return _from_options({"mcpu": words[0]}, target)
+    raise TargetError(
+        f"target {target!r} cannot be read: only the kind 'llvm' is supported, as in 'llvm -mcpu=cortex-a72'"
+    )
+
+
+def parse_targets(targets: Target | Sequence[Target]) -> list[TargetSpec]:
+    """Read one target, or several of which no two name the same CPU; see `parse_target`.
+
+    Raises:
+        TargetError: one of them cannot be read, there is none, or a CPU comes twice.
+
+    >>> [spec.mcpu for spec in parse_targets(["raspberrypi4", "raspberrypi5"])]
+    ['cortex-a72', 'cortex-a76']
+    """
+    if isinstance(targets, (str, Mapping, TargetSpec)):
+        return [parse_target(targets)]
+    specs = [parse_target(target) for target in targets]
+    names = [spec.mcpu for spec in specs]
+    twice = [name for name in names if names.count(name) > 1]
+    if not specs or twice:
+        what = f"the CPU {twice[0]} comes twice" if twice else "there is none"
+        raise TargetError(f"targets {targets!r}: {what}; name every CPU once, as in ['cortex-a72', 'host']")
+    return specs
+
+
+def list_targets() -> list[TargetSpec]:
+    """Every 64-bit CPU that can be built for, by architecture and name."""
+    return [_resolve(cpu, TRIPLES[arch], ()) for arch in sorted(TRIPLES) for cpu in known_cpus(arch)]
+
+
+@cache
+def known_cpus(arch: str) -> tuple[str, ...]:
+    """Names of the 64-bit CPUs that LLVM knows for `arch`, sorted."""
+    triple = TRIPLES[arch]
+    names = llvm_cpus.listed_names(triple) | set(_UNLISTED[arch])
+    # LLVM lists 32-bit processors too, and spells many names a second time with underscores.
+    return tuple(sorted(name for name in names if "_" not in name and llvm_cpus.is_known(name, triple)))
+
+
+def _read_options(words: list[str], target: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for word in words:
+        match = _OPTION.fullmatch(word)
+        if match is None:
+            raise TargetError(
+                f"{word!r} in target {target!r} is not of the form -name=value, as in -mcpu=cortex-a72"
+            )
+        options[match[1]] = match[2]
+    return options
+
+
+def _from_options(options: dict[str, Any], target: str) -> TargetSpec:
+    if options.pop("kind", "llvm") != "llvm":
+        raise TargetError(f"target {target!r}: only the kind 'llvm' is supported")
+    for name in options:
+        if name not in _KEYS:
+            hint = did_you_mean(name, _KEYS)
+            raise TargetError(
+                f"unknown option {name!r} in target {target!r}; known are {', '.join(_KEYS)}.{hint}"
+            )
+    cpu = options.get("mcpu")
+    if not isinstance(cpu, str):
+        raise TargetError(
+            f"target {target!r} names no CPU; add one, as in 'llvm -mcpu=cortex-a72', or write 'host'"
+        )
+    cpu = ALIASES.get(cpu, cpu)
+    triple = options.get("mtriple")
+    arch = _arch_of_cpu(cpu) if triple is None else _arch_of_triple(str(triple))
+    if not llvm_cpus.is_known(cpu, TRIPLES[arch]):
+        raise TargetError(_unknown_cpu(cpu, (arch,)))
+    attributes = options.get("mattr", ())
+    parts = attributes.split(",") if isinstance(attributes, str) else [str(part) for part in attributes]
+    return _resolve(cpu, TRIPLES[arch], tuple(_check_feature(part, arch) for part in parts))
+
+
+def _resolve(cpu: str, triple: str, mattr: tuple[str, ...]) -> TargetSpec:
+    return TargetSpec(cpu, triple, mattr, llvm_cpus.features(cpu, triple, mattr))
+
+
+def _arch_of_cpu(cpu: str) -> str:
+    arches = [arch for arch in sorted(TRIPLES) if llvm_cpus.is_known(cpu, TRIPLES[arch])]
+    if not arches:
+        raise TargetError(_unknown_cpu(cpu, tuple(sorted(TRIPLES))))
+    if len(arches) > 1:
+        choices = " or ".join(f"-mtriple={TRIPLES[arch]}" for arch in arches)
+        raise TargetError(f"CPU {cpu!r} exists for several architectures; add {choices}")
+    return arches[0]
+
+
+def _arch_of_triple(triple: str) -> str:
+    arch, _, system = triple.partition("-")
+    if arch not in _ARCH_SPELLINGS or not re.search(r"(^|-)linux(-gnu)?$", system):
+        raise TargetError(
+            f"triple {triple!r} is not supported; supported are {' and '.join(sorted(TRIPLES.values()))}"
+        )
+    return _ARCH_SPELLINGS[arch]
+
+
+def _check_feature(part: str, arch: str) -> str:
+    known = {name for cpu in known_cpus(arch) for name in llvm_cpus.features(cpu, TRIPLES[arch])}
+    sign, name = part[:1], part[1:]
+    if sign not in ("+", "-"):
+        raise TargetError(f"feature {part!r} must begin with '+' (on) or '-' (off), as in -mattr=+dotprod")
+    if name not in known:
+        raise TargetError(f"unknown {arch} feature {name!r}.{did_you_mean(name, known)}")
+    return part
+
+
+def _unknown_cpu(cpu: str, arches: tuple[str, ...]) -> str:
+    known = [name for arch in arches for name in known_cpus(arch)] + sorted(ALIASES)
+    hint = did_you_mean(cpu, known) or " `tbt targets` lists the known ones."
+    return f"unknown CPU {cpu!r} for {' or '.join(arches)}.{hint}"

@@ -1,0 +1,137 @@
+"""Register tiles: how many rows and how many vectors of columns an inner loop keeps in registers.
+
+The choice depends on the instruction set and on the kernel, and is best measured: `tbt tune` does that. Its
+results are looked up in this order:
+
+    1. what `use` says, while it lasts
+    2. the user's file, $TBT_TILES or ~/.cache/tbt-compile/tiles.json
+    3. `tiles.json` beside this file, which is part of the package
+    4. the kernel's own rule, which counts registers; so an unknown instruction set gets good code too
+
+A file maps an instruction set's class to kernels, and these to {"rows": ..., "vectors": ...} and the
+circumstances of the measurement. Kernels are named by family and encodings, such as "planes ternary*ternary".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.errors import FormatError
+from tbt_compile.storage.atomic_write import atomic_write
+
+PACKAGED = Path(__file__).with_name("tiles.json")
+ROWS = (1, 2, 4, 8)
+VECTORS = (1, 2, 4)
+
+Tiles = dict[str, dict[str, Any]]
+_forced: dict[str, Tile] = {}
+_records: list[dict[str, str]] = []
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows (a power of two) and column vectors of an inner loop."""
+
+    rows: int
+    vectors: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.vectors}"
+
+
+def isa_class(isa: Isa) -> str:
+    """What tiles depend on of an instruction set.
+
+    >>> isa_class(Isa("haswell", 256, 16, False, "maddubs"))
+    '256 bits, 16 registers, maddubs'
+    """
+    popcount = ", popcount" if isa.has_popcount else ""
+    return f"{isa.vector_bits} bits, {isa.registers} registers, {isa.dot}{popcount}"
+
+
+def tile(isa: Isa, kernel: str, default: Tile) -> Tile:
+    """The tile of a kernel: measured if it was, else the default."""
+    chosen = _forced.get(kernel) or _measured(isa, kernel) or default
+    for record in _records:
+        record[kernel] = str(chosen)
+    return chosen
+
+
+def _measured(isa: Isa, kernel: str) -> Tile | None:
+    for path in (user_path(), PACKAGED):
+        found = read(path).get(isa_class(isa), {}).get(kernel)
+        if found is not None:
+            return Tile(found["rows"], found["vectors"])
+    return None
+
+
+@contextmanager
+def use(kernel: str, choice: Tile) -> Iterator[None]:
+    """Build a kernel with this tile, whatever the files say."""
+    _forced[kernel] = choice
+    try:
+        yield
+    finally:
+        del _forced[kernel]
+
+
+@contextmanager
+def recording() -> Iterator[dict[str, str]]:
+    """Collects, by kernel, the tiles of everything that is built meanwhile."""
+    record: dict[str, str] = {}
+    _records.append(record)
+    try:
+        yield record
+    finally:
+        _records.remove(record)
+
+
+def user_path() -> Path:
+    """The file that `tbt tune` writes."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("TBT_TILES") or cache / "tbt-compile" / "tiles.json")
+
+
+def read(path: Path) -> Tiles:
+    """The contents of a file of tiles; an absent one is empty.
+
+    Raises:
+        FormatError: it is not such a file.
+    """
+    try:
+        return _parse(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return {}
+
+
+def write(path: Path, isa: Isa, results: Mapping[str, dict[str, Any]]) -> None:
+    """Adds results for one instruction set to a file; it changes as a whole or not at all."""
+    tiles = {name: dict(kernels) for name, kernels in read(path).items()}
+    tiles.setdefault(isa_class(isa), {}).update(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as draft:
+        draft.write_text(json.dumps(tiles, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@lru_cache(maxsize=4)
+def _parse(path: Path, _changed: int) -> Tiles:
+    wrong = f"{path} is not a file of tiles: remove it, or write it anew with `tbt tune`"
+    try:
+        tiles = json.loads(path.read_text(encoding="utf-8"))
+        sizes = [
+            (entry["rows"], entry["vectors"]) for kernels in tiles.values() for entry in kernels.values()
+        ]
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise FormatError(wrong) from error
+    if not all(rows in ROWS and vectors in VECTORS for rows, vectors in sizes):
+        raise FormatError(f"{wrong} (rows may be {ROWS} and vectors {VECTORS})")
+    found: Tiles = tiles
+    return found

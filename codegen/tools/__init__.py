@@ -1,0 +1,1 @@
+"""Tools around the kernels: tuner, roofline, single kernels, remote machines."""

@@ -1,0 +1,201 @@
+"""What a kernel could reach at most: its own arithmetic without its memory traffic, and that traffic alone.
+
+`compute_roof` is the inner loop of a linear layer with the weights held in registers and the activations in
+the first-level cache, without packing, scales or stores. `read_roof` only reads an array. A linear layer can
+be no faster than the slower of the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tbt_compile.codegen.kernels.dot.bit_product import bit_product, plane_count
+from tbt_compile.codegen.kernels.dot.byte_dot import GROUP, ByteDot
+from tbt_compile.codegen.kernels.dot.register_tile import (
+    Columns,
+    ReadColumn,
+    ReadRow,
+    dot_tile,
+    joined,
+    tile_shape,
+)
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.loops import share_columns
+from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS, entry_at, look_up, lookup_height, tables_for
+from tbt_compile.codegen.kernels.linear.lut_tables import ENTRY, Tables
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec
+from tbt_compile.codegen.kernels.linear.unpacked_dot import byte_tile
+from tbt_compile.codegen.target.isa import WORD_BITS, Isa
+from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
+from tbt_compile.encoding import Encoding
+
+_RESIDENT_WORDS = 64
+READ_WORDS = 4096
+"""Words per thread and turn in `read_roof`."""
+
+
+@dataclass(frozen=True)
+class RoofSpec:
+    """Which arithmetic.
+
+    Attributes:
+        activation: any quantized encoding.
+        weight: BINARY or TERNARY.
+        words: steps of 64 elements; a multiple of 64.
+    """
+
+    activation: Encoding
+    weight: Encoding
+    words: int
+    isa: Isa
+
+    @property
+    def tables(self) -> Tables | None:
+        """What a layer of many rows looks products up in, if it does."""
+        return tables_for(LinearSpec(1, WORD_BITS, self.activation, self.weight, False, False, self.isa))
+
+    @property
+    def macs(self) -> int:
+        """Multiplications that one call stands for."""
+        if self.activation.dynamic:
+            tile = byte_tile(self.isa, self.activation)
+            return tile.rows * tile.vectors * self.isa.float_lanes * WORD_BITS * self.words
+        if self.tables is not None:
+            columns = VECTORS * self.isa.vector_bits // 16
+            return lookup_height(self.tables, self.isa) * columns * WORD_BITS * self.words
+        product = bit_product(self.activation, self.weight)
+        tile = tile_shape(product, self.isa, 4)
+        return tile.rows * tile.vectors * self.isa.word_lanes * WORD_BITS * self.words
+
+
+def compute_roof(spec: RoofSpec) -> PrimFunc:
+    """The inner loop alone.
+
+    Arguments:
+        x: uint64 [64, 64], read as rows of packed codes
+        w: uint64 [64], read as packed weights
+        y: int32 [16], the sums of everything, so that nothing is optimised away
+    """
+    tables = spec.tables
+    if tables is not None:
+        return emit.function("compute_roof", lambda: _lookups(spec, tables))
+    body = _bytes if spec.activation.dynamic else _bits
+    return emit.function("compute_roof", lambda: body(spec))
+
+
+def read_roof(words: int, isa: Isa) -> PrimFunc:
+    """Reads x: uint64 [words], a multiple of 4096, once, and writes y: uint64 [words / 4096]."""
+
+    def body() -> None:
+        x = emit.argument("x", (words,), "uint64")
+        y = emit.argument("y", (words // READ_WORDS,), "uint64")
+        lanes = isa.word_lanes
+        side_by_side = 8
+
+        def part(index: Expr) -> None:
+            sums = [
+                emit.Register("sums", "uint64", lanes, emit.splat(T.uint64(0), lanes))
+                for _ in range(side_by_side)
+            ]
+            with emit.loop("k", READ_WORDS // (lanes * side_by_side)) as k:
+                for index_of, total in enumerate(sums):
+                    at = index * READ_WORDS + index_of * (READ_WORDS // side_by_side) + k * lanes
+                    total.set(total.get() ^ emit.load(x, at, lanes=lanes))
+            value = sums[0].get()
+            for total in sums[1:]:
+                value = value ^ total.get()
+            emit.store(y, emit.reduce_lanes(value, lanes, lambda a, b: a ^ b), index)
+
+        share_columns(T.int64(1), 1, words // READ_WORDS, words, part)
+
+    return emit.function("read_roof", body)
+
+
+def _arguments() -> tuple[Expr, Expr, Expr]:
+    x = emit.argument("x", (_RESIDENT_WORDS, WORD_BITS), "uint64")
+    return x, emit.argument("w", (WORD_BITS,), "uint64"), emit.argument("y", (16,), "int32")
+
+
+def _bits(spec: RoofSpec) -> None:
+    x, w, y = _arguments()
+    product = bit_product(spec.activation, spec.weight)
+    tile = tile_shape(product, spec.isa, 4)
+    planes, lanes = plane_count(product.x), spec.isa.word_lanes
+
+    def row(r: int) -> ReadRow:
+        def read(word: Expr, plane: int, lanes: int) -> Expr:
+            return emit.splat(emit.let(x[word % _RESIDENT_WORDS, r * planes + plane]), lanes)
+
+        return read
+
+    def column(c: int) -> ReadColumn:
+        at = c * product.w.planes % (WORD_BITS // lanes)
+        return lambda _, plane: emit.load(w, (at + plane) * lanes % WORD_BITS, lanes=lanes)
+
+    rows = [row(r) for r in range(tile.rows)]
+    columns = [Columns(column(c), lanes) for c in range(tile.vectors)]
+    sums = dot_tile(product, spec.words, rows, columns, spec.isa)
+    _store(sums, lanes * joined(columns, spec.isa), y)
+
+
+def _bytes(spec: RoofSpec) -> None:
+    x, w, y = _arguments()
+    dot = ByteDot(spec.isa, spec.activation)
+    tile = byte_tile(spec.isa, spec.activation)
+    height, width = tile.rows, tile.vectors
+    lanes = spec.isa.float_lanes
+    sums = [[dot.accumulator() for _ in range(width)] for _ in range(height)]
+    weights = [
+        T.reinterpret(
+            f"{dot.weight_type}x{lanes * GROUP}",
+            emit.load(w, v * lanes // 2 % WORD_BITS, lanes=lanes // 2),
+        )
+        for v in range(width)
+    ]
+    groups = spec.words * WORD_BITS // GROUP
+    run = dot.steps or groups
+    with emit.loop("run", groups // run) as index:
+        with emit.loop("group", run) as group:
+            for r in range(height):
+                four = T.cast(x[(index * run + group) % _RESIDENT_WORDS, r], "int32")
+                for v in range(width):
+                    sums[r][v].step(weights[v], emit.let(four))
+        for accumulator in (item for row in sums for item in row):
+            accumulator.widen()
+    _store([[item.total.get() for item in row] for row in sums], lanes, y)
+
+
+def _lookups(spec: RoofSpec, tables: Tables) -> None:
+    x, w, y = _arguments()
+    octets = spec.isa.vector_bits // 8
+    height, width = lookup_height(tables, spec.isa), VECTORS
+    table = emit.scratch("table", ((1 << tables.index_bits) * ENTRY,), "uint8")
+    tables.fill(table)
+    zero = emit.splat(T.uint8(0), octets)
+    sums = [[emit.Register("sums", "uint8", octets, zero) for _ in range(width)] for _ in range(height)]
+    lanes = spec.isa.word_lanes
+    offsets = emit.scratch("offsets", (height, _RESIDENT_WORDS * 4), "uint16")
+    with emit.loop("r", height) as r, emit.loop("i", _RESIDENT_WORDS * 4) as i:
+        some = x[i // 4, r] >> T.cast(i % 4 * 8, "uint64")
+        index = T.cast(some % T.uint64(1 << tables.index_bits), "uint16")
+        emit.store(offsets, index * T.uint16(ENTRY), r, i)
+    weights = [
+        T.reinterpret(f"uint8x{octets}", emit.let(emit.load(w, vector * lanes, lanes=lanes)))
+        & emit.splat(T.uint8(15), octets)
+        for vector in range(width)
+    ]
+    weights = [emit.let(value) for value in weights]
+    with emit.loop("step", spec.words * tables.indices_per_word) as step:
+        for r in range(height):
+            entry = entry_at(table, offsets[r, step % (_RESIDENT_WORDS * 4)], octets)
+            for total, selected in zip(sums[r], weights, strict=True):
+                total.add(look_up(entry, selected, octets))
+    wide = [[T.reinterpret(f"int32x{octets // 4}", item.get()) for item in row] for row in sums]
+    _store(wide, octets // 4, y)
+
+
+def _store(sums: list[list[Expr]], lanes: int, y: Expr) -> None:
+    total = None
+    for value in (item for row in sums for item in row):
+        total = value if total is None else total + value
+    emit.store(y, emit.let(total), 0, lanes=lanes)

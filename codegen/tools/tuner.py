@@ -1,0 +1,125 @@
+"""Finds the best register tile of every kernel by measuring all that could be good."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tbt_compile.codegen.kernels.dot.bit_product import bit_product
+from tbt_compile.codegen.kernels.dot.register_tile import row_tile_vectors, tile_key, tile_shape
+from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS as LOOKUP_VECTORS
+from tbt_compile.codegen.kernels.linear.lut_gemm import tables_for
+from tbt_compile.codegen.kernels.linear.packed_dot import field_tile
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec, multiplies_bytes
+from tbt_compile.codegen.kernels.linear.unpacked_dot import byte_tile
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.codegen.target.spec import TargetSpec
+from tbt_compile.codegen.target.tiles import ROWS, VECTORS, Tile, use
+from tbt_compile.codegen.tools import standalone
+from tbt_compile.encoding import Encoding
+
+N, K, MANY = 1536, 768, 64
+_TURNS = 12
+_SECONDS = 0.006
+_WORTH = 0.96
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A kernel, the layer and rows that show its speed, and the tiles to try, the usual one first."""
+
+    kernel: str
+    spec: LinearSpec
+    rows: int
+    tiles: tuple[Tile, ...]
+
+
+def questions(isa: Isa) -> list[Question]:
+    """Everything that can be tuned for an instruction set."""
+    return list(_questions(isa))
+
+
+def tune(target: TargetSpec, progress: Progress = lambda _text, _share: None) -> dict[str, dict[str, Any]]:
+    """Measure every tile of every kernel on this machine, which has to be able to run `target`.
+
+    Returns:
+        By kernel: rows and vectors of the best tile, its time in microseconds, and those of the others. The
+        usual tile stays unless another one is at least 4 % faster.
+    """
+    asked = questions(target.isa)
+    results = {}
+    for index, question in enumerate(asked):
+        progress(f"tuning {question.kernel}", index / len(asked))
+        results[question.kernel] = _answer(question, target)
+    return results
+
+
+def _answer(question: Question, target: TargetSpec) -> dict[str, Any]:
+    calls = []
+    for choice in question.tiles:
+        with use(question.kernel, choice):
+            calls.append(standalone.random_linear(question.spec, target, question.rows)[0])
+    samples: list[list[float]] = [[] for _ in calls]
+    for _ in range(_TURNS):
+        for call, kept in zip(calls, samples, strict=True):
+            kept.append(_timed(call))
+    # The least, not the median: whatever else runs on the machine only adds to it.
+    times = [1e6 * min(kept) for kept in samples]
+    best = min(range(len(times)), key=times.__getitem__)
+    if times[best] > _WORTH * times[0]:
+        best = 0
+    tiles = {str(choice): round(us, 2) for choice, us in zip(question.tiles, times, strict=True)}
+    chosen = question.tiles[best]
+    shape = f"{question.rows}x{question.spec.n}x{question.spec.k}"
+    return {
+        "rows": chosen.rows,
+        "vectors": chosen.vectors,
+        "measured": {"cpu": target.mcpu, "shape": shape, "us": tiles},
+    }
+
+
+def _timed(call: standalone.Call) -> float:
+    call()
+    count, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < _SECONDS:
+        call()
+        count += 1
+    return passed / count
+
+
+def _questions(isa: Isa) -> Iterator[Question]:
+    one, two = (Encoding.BINARY, Encoding.BINARY01), (Encoding.TERNARY, Encoding.TERNARY012)
+    for weight, activations in ((Encoding.BINARY, one), (Encoding.TERNARY, two)):
+        for activation in activations:
+            spec = LinearSpec(N, K, activation, weight, True, True, isa)
+            product = bit_product(activation, weight)
+            most = isa.registers * 3 // 4 // len(product.coefficients)
+            row = row_tile_vectors(product, isa, max(VECTORS), 1)
+            one_row = _usual_first(Tile(1, row), [Tile(1, vectors) for vectors in VECTORS])
+            yield Question(tile_key("row", product), spec, 1, one_row)
+            if tables_for(spec) is None:
+                shapes = [Tile(rows, vectors) for rows in ROWS for vectors in VECTORS]
+                fit = [shape for shape in shapes if 2 <= shape.rows * shape.vectors <= most]
+                usual = tile_shape(product, isa, max(VECTORS))
+                yield Question(tile_key("planes", product), spec, MANY, _usual_first(usual, fit))
+            else:
+                heights = tuple(Tile(rows, LOOKUP_VECTORS) for rows in (4, 2, 8))
+                yield Question(tile_key("lookup", product), spec, MANY, heights)
+        spec = LinearSpec(N, K, Encoding.INT8, weight, True, True, isa)
+        if multiplies_bytes(spec.activation, isa):
+            ones = [Tile(1, vectors) for vectors in VECTORS]
+            yield Question(f"fields {weight.value}", spec, 1, _usual_first(field_tile(isa, weight), ones))
+    for activation in (Encoding.INT8, Encoding.UINT8):
+        spec = LinearSpec(N, K, activation, Encoding.TERNARY, True, True, isa)
+        shapes = [Tile(rows, vectors) for rows in (2, 4, 8) for vectors in VECTORS]
+        yield Question(
+            f"bytes {activation.value}", spec, MANY, _usual_first(byte_tile(isa, activation), shapes)
+        )
+
+
+def _usual_first(usual: Tile, tiles: list[Tile]) -> tuple[Tile, ...]:
+    return tuple(dict.fromkeys((usual, *tiles)))

@@ -1,0 +1,121 @@
+"""Keep attention caches packed: quantize when a token is appended instead of at every step.
+
+Scales of keys and values are static or per token, so quantizing a concatenation equals concatenating what
+was quantized. The pass moves each packing operator above the cache: inputs of the unit become packed, what
+is appended is packed on its own, and the unit returns the packed cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tbt_compile.encoding import Encoding
+from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
+from tbt_compile.passes.lowering.match import ATEN, TBT, is_call, replace
+
+TOKENS = 2  # dimension of keys and values `[B, H, T, ...]` along which tokens are appended
+
+
+class _Packer:
+    """Packs the caches of one unit.
+
+    Attributes:
+        words: how many words packed values have, by the number of tokens; caches of equal length share it.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.inputs = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+        self.words: dict[str, Any] = {}
+
+    def pack(self, slot: CacheSlot) -> int:
+        """Pack both halves of one cache; returns how many packing operators were moved or removed."""
+        key_input = self.inputs.get(slot.key_input or "")
+        value_input = self.inputs.get(slot.value_input or "")
+        if value_input is not None:
+            for user in list(value_input.users):
+                if is_call(user, ATEN.sym_size.int):  # packed values no longer tell how many tokens they hold
+                    user.replace_input_with(value_input, key_input)
+        packed_keys = self._half(key_input, slot.key_output, None)
+        return packed_keys + self._half(value_input, slot.value_output, key_input)
+
+    def _half(self, cached: fx.Node | None, output: int | None, past_keys: fx.Node | None) -> int:
+        """Pack the keys of a cache (`past_keys` None) or its values."""
+        source = self._output(output) if output is not None else cached
+        assert source is not None, "a cache slot without an input has an output"
+        packs = [
+            user for user in source.users if user.target in (TBT.pack_keys.default, TBT.pack_values.default)
+        ]
+        if not packs:
+            return 0
+        (pack,) = packs
+        if source is cached:
+            self._set_packed_shape(cached, pack)
+            pack.replace_all_uses_with(cached)
+            self.graph.erase_node(pack)
+            packed = cached
+        elif cached is not None:
+            packed = self._append(pack, source, cached, past_keys)
+        else:
+            packed = pack
+        if output is not None:
+            self._set_output(output, packed)
+        return 1
+
+    def _append(self, pack: fx.Node, source: fx.Node, cached: fx.Node, past_keys: fx.Node | None) -> fx.Node:
+        """Replace `pack(cat([cached, new]))` by an operator that appends packed tokens to a packed cache."""
+        assert is_call(source, ATEN.cat.default), f"{source.name}: a cache grows by concatenation"
+        past, new = source.args[0]  # type: ignore[misc,str-unpack]
+        assert past is cached, f"{source.name}: new tokens follow the cache"
+        _, scale, encoding, center = pack.args
+        self._set_packed_shape(cached, pack)
+        if pack.target is TBT.pack_values.default and not Encoding(encoding).dynamic:
+            arguments = (cached, past_keys, new, scale, encoding, center)
+            return replace(pack, TBT.append_values.default, arguments)
+        return replace(pack, TBT.append_keys.default, (cached, new, scale, encoding, center))
+
+    def _set_packed_shape(self, cached: fx.Node, pack: fx.Node) -> None:
+        """Give a placeholder the shape of the packed cache; packed values have a length of their own."""
+        value: Any = cached.meta["val"]
+        mode: FakeTensorMode = value.fake_mode
+        with mode:
+            packed = pack.target(value, value.new_empty(()), *pack.args[2:])  # type: ignore[operator]
+            if pack.target is TBT.pack_values.default and not Encoding(pack.args[2]).dynamic:
+                assert mode.shape_env is not None
+                tokens = str(value.shape[TOKENS])
+                if tokens not in self.words:
+                    self.words[tokens] = mode.shape_env.create_unbacked_symint()
+                shape = (*packed.shape[:TOKENS], self.words[tokens], *packed.shape[TOKENS + 1 :])
+                packed = packed.new_empty(shape)
+        cached.meta["val"] = packed
+        cached.meta.pop("tensor_meta", None)
+
+    def _output(self, index: int) -> fx.Node:
+        return self.graph.output_node().args[0][index]  # type: ignore[index,return-value]
+
+    def _set_output(self, index: int, node: fx.Node) -> None:
+        outputs = list(self.graph.output_node().args[0])  # type: ignore[arg-type]
+        outputs[index] = node
+        self.graph.output_node().args = (tuple(outputs),)
+
+
+@dataclass(frozen=True)
+class PackKVCache:
+    """Makes every attention cache that crosses the unit's border packed.
+
+    Needs: fused attention. Leaves: cache inputs and outputs with the packed shapes; units that share a
+    cache agree on them.
+    """
+
+    name: str = "pack-kv-cache"
+
+    def apply(self, context: LoweringContext) -> PassResult:
+        packer = _Packer(context.graph)
+        changes = sum(packer.pack(slot) for slot in context.caches)
+        context.graph.eliminate_dead_code()
+        return PassResult(changes)

@@ -1,0 +1,1 @@
+"""Passes that put quantizers into a full-precision model."""

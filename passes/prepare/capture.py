@@ -1,0 +1,145 @@
+"""Capture of a model as an ATen graph through `torch.export`."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tbt_compile.errors import CaptureError, did_you_mean
+from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.prepare.aten import aten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tbt_compile.passes.prepare.context import PrepareContext
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def split_example_inputs(model: nn.Module, example_inputs: Any) -> Inputs:
+    """Example inputs as (args, kwargs), checked against the signature of the model's forward.
+
+    They are a tensor, a sequence of positional arguments, or a mapping from argument names.
+
+    Raises:
+        CaptureError: an argument is unknown, missing, or given twice.
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(example_inputs, Tensor):
+        args = (example_inputs,)
+    elif isinstance(example_inputs, Mapping):
+        kwargs = dict(example_inputs)
+    elif isinstance(example_inputs, (tuple, list)):
+        args = tuple(example_inputs)
+    else:
+        raise CaptureError(
+            f"example_inputs is a {type(example_inputs).__name__}: expected a tensor, a tuple of arguments "
+            "or a dict from argument names to tensors"
+        )
+    signature = inspect.signature(model.forward)
+    name = type(model).__name__
+    parameters = signature.parameters.values()
+    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        for key in kwargs:
+            if key not in signature.parameters:
+                known = ", ".join(signature.parameters)
+                raise CaptureError(
+                    f"example input {key!r} is no argument of {name}.forward({known})."
+                    + did_you_mean(key, signature.parameters)
+                )
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise CaptureError(
+            f"the example inputs do not fit {name}.forward{signature}: {error}; pass every argument that has "
+            "no default"
+        ) from error
+    return args, kwargs
+
+
+def describe_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The inputs by argument name, tensors with type and shape: "x: float32 [2, 3]"."""
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    parts = []
+    for name, value in bound.arguments.items():
+        if isinstance(value, Tensor):
+            kind = str(value.dtype).removeprefix("torch.")
+            parts.append(f"{name}: {kind} {list(value.shape)}")
+        else:
+            parts.append(f"{name}: {value!r}")
+    return ", ".join(parts)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A context in which every module is in evaluation mode, and back as it was afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def export_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
+    """The ATen graph of one call, parameters shared with the model.
+
+    Raises:
+        CaptureError: the model does not run on these inputs, or runs but cannot be exported.
+    """
+    name, inputs = type(model).__name__, describe_inputs(model, args, kwargs)
+    try:
+        model(*args, **kwargs)
+    except Exception as error:
+        raise CaptureError(f"{name} does not run on its example inputs ({inputs}): {error}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, args, kwargs, strict=False)
+            module = program.module(check_guards=False)
+    except Exception as error:
+        raise CaptureError(
+            f"{name} runs on its example inputs ({inputs}) but torch.export cannot capture it: {error}"
+        ) from error
+    assert isinstance(module, fx.GraphModule)
+    return module
+
+
+def drop_assertions(graph: fx.Graph) -> int:
+    """Remove checks of tensor metadata that the export adds; they compute nothing."""
+    removed = [node for node in graph.nodes if node.target is aten._assert_tensor_metadata.default]
+    for node in removed:
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    return len(removed)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Export the model to a graph.
+
+    Needs: a model and example inputs that it can be called with. Leaves: `context.graph`, an ATen graph of
+    one evaluation-mode call with every softmax and product visible, sharing the model's parameters; the
+    model's mode and attention implementation are as before. Raises `CaptureError`.
+    """
+
+    name: str = "capture"
+
+    def apply(self, context: PrepareContext) -> PassResult:
+        model = context.model
+        with evaluating(model), context.adapter.capturing(model):
+            context.graph = export_graph(model, context.args, context.kwargs)
+        drop_assertions(context.graph.graph)
+        count = len(context.graph.graph.nodes)
+        return PassResult(count, f"{count} nodes")

@@ -1,0 +1,193 @@
+"""Sign analysis: which tensors of the captured graph can never be negative.
+
+The paper quantizes activations in two categories, non-negative (softmax and ReLU outputs) and signed. The
+category is found by data flow over a lattice of two values, NONNEG < SIGNED: an operator's result is NONNEG
+when its rule says so from the signs of its operands, and SIGNED whenever nothing better is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from tbt_compile.passes.base import PassResult, target_name
+from tbt_compile.passes.prepare.aten import DROPOUT, SOFTMAX, VIEW, aten, owner_class
+
+if TYPE_CHECKING:
+    from tbt_compile.passes.prepare.context import PrepareContext
+
+
+class Sign(Enum):
+    """A point of the lattice."""
+
+    NONNEG = "non-negative"
+    SIGNED = "signed"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The sign of a tensor and the operator that settled it, in words."""
+
+    sign: Sign
+    reason: str
+
+    @property
+    def signed(self) -> bool:
+        """Whether negative values are possible."""
+        return self.sign is Sign.SIGNED
+
+    def __str__(self) -> str:
+        return f"{self.sign.value}: {self.reason}"
+
+
+_ALWAYS_NONNEG = SOFTMAX | {
+    aten.abs.default,
+    aten.exp.default,
+    aten.relu.default,
+    aten.relu_.default,
+    aten.relu6.default,
+    aten.sigmoid.default,
+    aten.softplus.default,
+    aten.square.default,
+}
+# Results of these are non-negative when every tensor operand is.
+_CLOSED = frozenset(
+    {
+        aten.add.Tensor,
+        aten.add_.Tensor,
+        aten.avg_pool1d.default,
+        aten.avg_pool2d.default,
+        aten.bmm.default,
+        aten.cat.default,
+        aten.clamp_max.default,
+        aten.div.Scalar,
+        aten.div.Tensor,
+        aten.div_.Tensor,
+        aten.matmul.default,
+        aten.max_pool1d.default,
+        aten.max_pool2d.default,
+        aten.mean.dim,
+        aten.minimum.default,
+        aten.mul.Scalar,
+        aten.mul.Tensor,
+        aten.mul_.Tensor,
+        aten.sqrt.default,
+        aten.stack.default,
+        aten.sum.dim_IntList,
+    }
+)
+_LOWER_BOUND = frozenset(
+    {aten.clamp.default, aten.clamp_min.default, aten.hardtanh.default, aten.hardtanh_.default}
+)
+_SELECT = frozenset({aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf})
+_FILL = frozenset({aten.masked_fill.Scalar, aten.masked_fill_.Scalar, aten.masked_fill.Tensor})
+
+Signs = Callable[[Any], Decision]
+
+
+def classify_node(node: fx.Node, sign_of: Signs, gelu_nonnegative: bool) -> Decision:
+    """The sign of one node, given the signs of its operands.
+
+    `sign_of` also accepts a plain number. `gelu_nonnegative` treats the output of a GELU as the paper's first
+    category; its quantizer then clips what is below zero.
+    """
+    if node.op != "call_function":
+        return Decision(Sign.SIGNED, {"placeholder": "model input"}.get(node.op, "parameter or constant"))
+    target, name = node.target, target_name(node).rstrip("_")
+    if target is aten.gelu.default or "GELU" in owner_class(node):
+        if gelu_nonnegative:
+            return Decision(Sign.NONNEG, "output of gelu, clipped at 0 as the recipe asks")
+        if target is aten.gelu.default:
+            return Decision(Sign.SIGNED, "output of gelu, which reaches -0.17")
+    if target in _ALWAYS_NONNEG:
+        return Decision(Sign.NONNEG, f"output of {name.lstrip('_')}")
+    if target in VIEW or target in DROPOUT:
+        return sign_of(node.args[0])
+    if target is aten.pow.Tensor_Scalar and node.args[1] % 2 == 0:  # type: ignore[operator]
+        return Decision(Sign.NONNEG, "even power")
+    if target in _LOWER_BOUND:
+        return _bounded_below(node, sign_of, name)
+    if target is aten.maximum.default:
+        found = [sign_of(value) for value in node.args]
+        return _any_nonneg(found, name)
+    if target in _CLOSED and not _subtracts(node):
+        return _all_nonneg([sign_of(value) for value in _values(node)], name)
+    if target in _SELECT:
+        return _all_nonneg([sign_of(value) for value in node.args[1:]], name)
+    if target in _FILL:
+        return _all_nonneg([sign_of(node.args[0]), sign_of(node.args[2])], name)
+    return Decision(Sign.SIGNED, f"output of {name}")
+
+
+def _values(node: fx.Node) -> list[Any]:
+    """Operands whose sign matters: tensors, and the number in `x * 2` or `x + 1`."""
+    if isinstance(node.args[0], (list, tuple)):
+        return list(node.args[0])
+    binary = len(node.args) > 1 and target_name(node).rstrip("_") in ("add", "mul", "div", "minimum")
+    if binary:
+        return list(node.args[:2])
+    return [value for value in node.args if isinstance(value, fx.Node)]
+
+
+def _subtracts(node: fx.Node) -> bool:
+    alpha = node.kwargs.get("alpha", 1)
+    return not isinstance(alpha, (int, float)) or alpha < 0
+
+
+def _bounded_below(node: fx.Node, sign_of: Signs, name: str) -> Decision:
+    bound = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", -1.0)
+    if isinstance(bound, (int, float)) and bound >= 0:
+        return Decision(Sign.NONNEG, f"output of {name} with a lower bound of {bound}")
+    return _all_nonneg([sign_of(node.args[0])], name)
+
+
+def _any_nonneg(found: list[Decision], name: str) -> Decision:
+    for decision in found:
+        if not decision.signed:
+            return Decision(Sign.NONNEG, f"{name} with a non-negative ({decision.reason})")
+    return Decision(Sign.SIGNED, f"{name} of signed values")
+
+
+def _all_nonneg(found: list[Decision], name: str) -> Decision:
+    for decision in found:
+        if decision.signed:
+            return Decision(Sign.SIGNED, f"{name} with a signed operand ({decision.reason})")
+    reasons = list(dict.fromkeys(decision.reason for decision in found if decision.reason != "number"))
+    if len(reasons) == 1:
+        return Decision(Sign.NONNEG, reasons[0])
+    return Decision(Sign.NONNEG, f"{name} of non-negatives ({', '.join(reasons)})")
+
+
+def classify_graph(graph: fx.Graph, gelu_nonnegative: bool = False) -> dict[str, Decision]:
+    """The sign decision of every node, by name, in one walk: operands come before their users."""
+    decisions: dict[str, Decision] = {}
+
+    def sign_of(value: Any) -> Decision:
+        if isinstance(value, fx.Node):
+            return decisions[value.name]
+        if isinstance(value, (int, float)):
+            return Decision(Sign.NONNEG if value >= 0 else Sign.SIGNED, "number")
+        return Decision(Sign.SIGNED, "unknown value")
+
+    for node in graph.nodes:
+        decisions[node.name] = classify_node(node, sign_of, gelu_nonnegative)
+    return decisions
+
+
+@dataclass(frozen=True)
+class ClassifyActivations:
+    """Find the sign of every tensor.
+
+    Needs: the captured graph. Leaves: `context.signs`, one decision per node; the graph is not changed.
+    """
+
+    name: str = "classify-activations"
+
+    def apply(self, context: PrepareContext) -> PassResult:
+        context.signs = classify_graph(context.captured.graph, context.recipe.gelu == "nonnegative")
+        nonneg = sum(not decision.signed for decision in context.signs.values())
+        return PassResult(nonneg, f"{nonneg} of {len(context.signs)} nodes are non-negative")

@@ -1,0 +1,73 @@
+"""The state that the prepare pipeline hands from pass to pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import fx, nn
+
+from tbt_compile.passes.prepare.classify import Decision
+from tbt_compile.passes.prepare.find_sites import FoundSite
+from tbt_compile.passes.prepare.plan import QuantPlan
+from tbt_compile.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tbt_compile.adapters.base import Adapter
+
+
+@dataclass
+class PrepareContext:
+    """A model on its way from full precision to quantized.
+
+    Attributes:
+        model: the user's model; only the last pass changes it.
+        recipe: what is asked for.
+        adapter: what is known about this kind of model beyond its graph.
+        args, kwargs: the example inputs, as the model's `forward` takes them.
+        graph: the exported ATen graph, set by the capture pass and rewritten by the insertion pass.
+        signs: the sign decision of every node, by node name.
+        sites: the operations that can be quantized, by module.
+        plan: what will be quantized, and why.
+        quantizers: the modules built from the plan, by (module name, operand name); the graph and the
+            eager model share them.
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    adapter: Adapter
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    graph: fx.GraphModule | None = None
+    signs: dict[str, Decision] = field(default_factory=dict)
+    sites: list[FoundSite] = field(default_factory=list)
+    plan: QuantPlan | None = None
+    quantizers: dict[tuple[str, str], nn.Module] = field(default_factory=dict)
+
+    def graphs(self) -> Mapping[str, fx.GraphModule]:
+        """The captured graph, once it exists."""
+        return {} if self.graph is None else {"graph": self.graph}
+
+    def describe(self) -> str:
+        """Recipe, sites and plan as far as they exist."""
+        parts = [f"model: {type(self.model).__name__}", f"recipe: {self.recipe!r}"]
+        if self.signs and self.plan is None:
+            parts += [f"{name}: {decision}" for name, decision in self.signs.items()]
+        if self.sites and self.plan is None:
+            parts += [str(site) for site in self.sites]
+        if self.plan is not None:
+            parts.append(str(self.plan))
+        return "\n".join(parts)
+
+    @property
+    def captured(self) -> fx.GraphModule:
+        """The graph; passes after the capture may rely on it."""
+        assert self.graph is not None, "the capture pass has to run first"
+        return self.graph
+
+    @property
+    def planned(self) -> QuantPlan:
+        """The plan; passes after the plan pass may rely on it."""
+        assert self.plan is not None, "the plan pass has to run first"
+        return self.plan

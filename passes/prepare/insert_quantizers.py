@@ -1,0 +1,148 @@
+"""Insertion of quantizers in the captured graph: the reference that the eager model has to equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import fx, nn
+
+from tbt_compile.encoding import Encoding
+from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.prepare.aten import SOFTMAX, aten
+from tbt_compile.passes.prepare.find_sites import Call, SiteKind, search
+from tbt_compile.passes.prepare.plan import excluded_by
+from tbt_compile.passes.prepare.trace_attention import OPERANDS, replace_product, untranspose
+from tbt_compile.quantizers import ActivationQuantizer, quantized_embedding, quantized_linear
+from tbt_compile.quantizers.choose import weight_quantizer
+from tbt_compile.quantizers.shared import StatefulWeightQuantizer
+from tbt_compile.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tbt_compile.passes.prepare.context import PrepareContext
+
+# Module of the graph that holds the quantizers, so that no name of the model can collide. The functions
+# below take the prefix of one site, such that `<prefix>weight` is the quantizer of its weight, and read the
+# operands from the nodes: an earlier replacement may have changed them since the sites were found.
+HOLDER = "quantizers"
+
+
+def build_activation_quantizer(encoding: Encoding, recipe: Recipe) -> ActivationQuantizer:
+    """The quantizer of an activation, with the options of the recipe."""
+    return ActivationQuantizer(
+        encoding,
+        center=recipe.center_activations,
+        method=recipe.activation_method,
+        initial_scale=recipe.initial_scale,
+    )
+
+
+def build_weight_quantizer(encoding: Encoding, context: PrepareContext, fqn: str) -> nn.Module:
+    """The quantizer of the weight of a module, with the options of the recipe."""
+    module = context.model.get_submodule(fqn)
+    form: Any = context.adapter.quantized_form(module)  # whose rows are outputs in every class
+    weight: Any = module.weight if form is None else form.weight_rows.fget(module)
+    rows, columns = weight.shape
+    split = excluded_by(fqn, context.recipe.split) is not None
+    return weight_quantizer(context.recipe, encoding, rows, columns, split)
+
+
+def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module]:
+    """All quantizers of the plan by (module name, operand name)."""
+    quantizers: dict[tuple[str, str], nn.Module] = {}
+    for site in context.planned:
+        for operand in site.operands:
+            if operand.is_weight:
+                quantizer = build_weight_quantizer(operand.encoding, context, site.fqn)
+            else:
+                quantizer = build_activation_quantizer(operand.encoding, context.recipe)
+            quantizers[site.fqn, operand.name] = quantizer
+    for site in context.planned:
+        follower = quantizers.get((site.fqn, "weight"))
+        if site.tied_to is not None and isinstance(follower, StatefulWeightQuantizer):
+            leader = quantizers[site.tied_to, "weight"]
+            assert isinstance(leader, StatefulWeightQuantizer)
+            follower.follow(leader)
+    return quantizers
+
+
+def insert_linear(graph: fx.Graph, call: Call, prefix: str) -> None:
+    """Replace `linear(x, w, b)`, or `addmm(b, x, w)` with w transposed, by its quantized form."""
+    node = call.node
+    with graph.inserting_before(node):
+        if node.target is aten.linear.default:
+            x, weight, bias = (*node.args, None)[:3]
+        else:
+            bias, x, weight = node.args[:3]
+            weight = graph.call_function(aten.t.default, (weight,))
+        x = graph.call_module(f"{prefix}input", (x,))
+        weight = graph.call_module(f"{prefix}weight", (weight,))
+        output = graph.call_function(quantized_linear, (x, weight, bias))
+    _replace(graph, node, output)
+
+
+def insert_embedding(graph: fx.Graph, call: Call, prefix: str) -> None:
+    """Replace `embedding(w, ids, padding_idx)` by its quantized form."""
+    node = call.node
+    weight, ids, padding = (*node.args, -1)[:3]
+    with graph.inserting_before(node):
+        weight = graph.call_module(f"{prefix}weight", (weight,))
+        output = graph.call_function(quantized_embedding, (ids, weight, None if padding == -1 else padding))
+    _replace(graph, node, output)
+
+
+def insert_attention(graph: fx.Graph, call: Call, prefix: str, without_softmax: bool = False) -> None:
+    """Replace both products of an attention by their quantized forms."""
+    scores, output = call.node, call.output
+    if without_softmax:
+        softmax = search([output.args[0]], SOFTMAX, upwards=True)
+        assert softmax is not None, "a site of attention has a softmax between its products"
+        output.update_arg(0, softmax.args[0])
+    query, key = scores.args[:2]
+    assert isinstance(key, fx.Node), "an operand of a product is a tensor"
+    features_last = untranspose(graph, scores, key, key.meta["val"].dim())
+    replace_product(graph, scores, query, features_last, prefix, OPERANDS[:2])
+    probabilities, value = output.args[:2]
+    replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:])
+
+
+def _replace(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
+    new.meta = dict(old.meta)
+    old.replace_all_uses_with(new)
+    graph.erase_node(old)
+
+
+_INSERT = {
+    SiteKind.LINEAR: insert_linear,
+    SiteKind.OUTPUT_PROJECTION: insert_linear,
+    SiteKind.EMBEDDING: insert_embedding,
+}
+
+
+@dataclass(frozen=True)
+class InsertQuantizers:
+    """Rewrite the captured graph to its quantized form.
+
+    Needs: graph, sites and plan. Leaves: `context.quantizers`, and in the graph a `call_module` of a
+    quantizer on every planned operand and quantized operations on their results. The model is unchanged.
+    """
+
+    name: str = "insert-quantizers"
+
+    def apply(self, context: PrepareContext) -> PassResult:
+        module = context.captured
+        context.quantizers = build_quantizers(context)
+        module.add_submodule(HOLDER, nn.Module())
+        found = {(site.kind, site.fqn): site for site in context.sites}
+        for number, planned in enumerate(context.planned):
+            prefix = f"{HOLDER}.{number}_{planned.fqn.replace('.', '_')}."
+            for operand in planned.operands:
+                module.add_submodule(prefix + operand.name, context.quantizers[planned.fqn, operand.name])
+            site = found.get((planned.kind, planned.fqn))
+            for call in site.calls if site is not None else ():
+                if planned.kind is SiteKind.ATTENTION:
+                    insert_attention(module.graph, call, prefix, context.recipe.attention == "bool")
+                else:
+                    _INSERT[planned.kind](module.graph, call, prefix)
+        module.graph.eliminate_dead_code()
+        return PassResult(len(context.quantizers), "quantizers inserted")

@@ -1,0 +1,243 @@
+"""The plan: what is quantized, to which encoding and why, and what stays in full precision and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from tbt_compile.encoding import Encoding
+from tbt_compile.errors import PlanError
+from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.prepare.find_sites import FoundSite, SiteKind
+from tbt_compile.passes.prepare.unquantized import Unquantized, remaining_parameters
+from tbt_compile.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tbt_compile.passes.prepare.classify import Decision
+    from tbt_compile.passes.prepare.context import PrepareContext
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One quantized operand of a site: "input", "weight", "query", "key", "probabilities" or "value"."""
+
+    name: str
+    encoding: Encoding
+    reason: str
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is a parameter of the model, quantized by statistics per row."""
+        return self.name == "weight"
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """What happens at one module.
+
+    Attributes:
+        tied_to: for a weight shared with an embedding, the name of the first module that owns it.
+    """
+
+    kind: SiteKind
+    fqn: str
+    operands: tuple[Operand, ...]
+    tied_to: str | None = None
+
+    def operand(self, name: str) -> Operand:
+        """The operand of that name; KeyError when the site has none."""
+        for operand in self.operands:
+            if operand.name == name:
+                return operand
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """What `prepare` does to a model; `print` shows it as a table, `to_dict` makes it JSON."""
+
+    model: str
+    recipe: Recipe
+    sites: tuple[SitePlan, ...]
+    unquantized: tuple[Unquantized, ...]
+
+    def __iter__(self) -> Iterator[SitePlan]:
+        return iter(self.sites)
+
+    def __getitem__(self, fqn: str) -> SitePlan:
+        for site in self.sites:
+            if site.fqn == fqn:
+                return site
+        raise KeyError(fqn)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready values."""
+        return {
+            "model": self.model,
+            "recipe": self.recipe.to_dict(),
+            "sites": [
+                {
+                    "kind": site.kind.value,
+                    "fqn": site.fqn,
+                    "tied_to": site.tied_to,
+                    "operands": [
+                        {"name": operand.name, "encoding": operand.encoding.value, "reason": operand.reason}
+                        for operand in site.operands
+                    ],
+                }
+                for site in self.sites
+            ],
+            "unquantized": [{"name": item.name, "reason": item.reason} for item in self.unquantized],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> QuantPlan:
+        """The inverse of `to_dict`."""
+        sites = tuple(
+            SitePlan(
+                SiteKind(site["kind"]),
+                site["fqn"],
+                tuple(
+                    Operand(item["name"], Encoding(item["encoding"]), item["reason"])
+                    for item in site["operands"]
+                ),
+                site["tied_to"],
+            )
+            for site in values["sites"]
+        )
+        unquantized = tuple(Unquantized(**item) for item in values["unquantized"])
+        return cls(values["model"], Recipe.from_dict(values["recipe"]), sites, unquantized)
+
+    def __str__(self) -> str:
+        from tbt_compile.passes.prepare.plan_table import plan_text
+
+        return plan_text(self)
+
+
+def excluded_by(fqn: str, patterns: tuple[str, ...]) -> str | None:
+    """The first pattern that matches the module or one that contains it.
+
+    >>> excluded_by("encoder.layers.0.fc1", ("decoder.*", "encoder.layers.0"))
+    'encoder.layers.0'
+    """
+    parts = fqn.split(".")
+    names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return next((pattern for pattern in patterns for name in names if fnmatchcase(name, pattern)), None)
+
+
+def make_plan(
+    model: nn.Module, recipe: Recipe, sites: list[FoundSite], signs: dict[str, Decision]
+) -> QuantPlan:
+    """Decide every site.
+
+    Raises:
+        PlanError: there is nothing to quantize, or a module cannot be quantized and is not excluded.
+    """
+    planned, kept, obstacles = [], [], {}
+    owners = _embedding_owners(model, sites, recipe.exclude)
+    for site in sites:
+        pattern = excluded_by(site.fqn, recipe.exclude)
+        if pattern is not None:
+            kept.append(Unquantized(site.fqn, f"excluded by the recipe ({pattern!r})"))
+        elif site.keep is not None:
+            kept.append(Unquantized(site.fqn, site.keep))
+        elif site.obstacle is not None:
+            obstacles[site.fqn] = site.obstacle
+        else:
+            planned.append(_plan_site(site, recipe, signs, owners, model))
+    if obstacles:
+        fqn, reason = next(iter(obstacles.items()))
+        others = f"; the same goes for {', '.join(list(obstacles)[1:])}" if len(obstacles) > 1 else ""
+        where = f"module {fqn!r} of {type(model).__name__}" if fqn else type(model).__name__
+        raise PlanError(
+            f"{where} cannot be quantized: {reason}, or leave it in full precision with exclude=({fqn!r},) "
+            f"in the recipe{others}"
+        )
+    if not planned:
+        found = f"all {len(kept)} candidates are excluded or kept" if kept else "its graph has none"
+        raise PlanError(
+            f"{type(model).__name__} has nothing to quantize: expected nn.Linear or nn.Embedding modules or "
+            f"an attention of matmul, softmax, matmul, but {found}"
+        )
+    kept = list(dict.fromkeys(kept))
+    planned += _aliases(model, recipe, planned, owners)
+    kept += remaining_parameters(model, [(site.fqn, site.operands) for site in planned], kept)
+    return QuantPlan(type(model).__name__, recipe, tuple(planned), tuple(kept))
+
+
+def _embedding_owners(model: nn.Module, sites: list[FoundSite], exclude: tuple[str, ...]) -> dict[int, str]:
+    """First quantized embedding module of every embedding weight, by identity of the parameter."""
+    owners: dict[int, str] = {}
+    for site in sites:
+        usable = site.keep is None and site.obstacle is None and excluded_by(site.fqn, exclude) is None
+        if site.kind is SiteKind.EMBEDDING and usable:
+            owners.setdefault(id(model.get_submodule(site.fqn).weight), site.fqn)
+    return owners
+
+
+def _aliases(
+    model: nn.Module, recipe: Recipe, planned: list[SitePlan], owners: dict[int, str]
+) -> list[SitePlan]:
+    """Embedding modules that the graph never calls but that share the weight of a planned one.
+
+    BART keeps its embedding as `model.shared` and calls copies of it. Whoever looks tokens up through the
+    original has to get the same values.
+    """
+    sites = {site.fqn: site for site in planned}
+    found = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Embedding) or name in sites or excluded_by(name, recipe.exclude):
+            continue
+        owner = owners.get(id(module.weight))
+        if owner is not None:
+            weight = replace(sites[owner].operand("weight"), reason=f"tied to {owner}")
+            found.append(SitePlan(SiteKind.EMBEDDING, name, (weight,), owner))
+    return found
+
+
+def _plan_site(
+    site: FoundSite, recipe: Recipe, signs: dict[str, Decision], owners: dict[int, str], model: nn.Module
+) -> SitePlan:
+    if site.kind is SiteKind.ATTENTION:
+        bits = recipe.activation_bits
+        operands = [_activation(site, name, bits, signs) for name in site.calls[0].operands]
+        return SitePlan(site.kind, site.fqn, tuple(operands))
+    owner = owners.get(id(model.get_submodule(site.fqn).weight))
+    tied_to = None if owner == site.fqn else owner
+    if owner is not None:
+        weight_bits, why = recipe.embedding_bits, "embedding" if tied_to is None else f"tied to {tied_to}"
+    else:
+        weight_bits, why = recipe.weight_bits, "weight, one scale per row"
+    weight = Operand("weight", Encoding.for_weight(weight_bits), why)
+    if site.kind is SiteKind.EMBEDDING:
+        return SitePlan(site.kind, site.fqn, (weight,), tied_to)
+    bits = recipe.activation_bits
+    if site.kind is SiteKind.OUTPUT_PROJECTION and bits != 32:
+        bits = 32 if weight_bits == 32 else recipe.output_projection_activation_bits
+    return SitePlan(site.kind, site.fqn, (_activation(site, "input", bits, signs), weight), tied_to)
+
+
+def _activation(site: FoundSite, name: str, bits: int, signs: dict[str, Decision]) -> Operand:
+    """The encoding of an activation; it is signed if it is in any call of the site."""
+    decisions = [signs[call.operands[name].name] for call in site.calls]
+    decision = next((decision for decision in decisions if decision.signed), decisions[0])
+    return Operand(name, Encoding.for_activation(bits, decision.signed), str(decision))
+
+
+@dataclass(frozen=True)
+class MakePlan:
+    """Decide encodings for every site.
+
+    Needs: sites and signs. Leaves: `context.plan`; the graph is not changed. Raises `PlanError` for a model
+    with nothing to quantize or with a module that cannot be quantized.
+    """
+
+    name: str = "make-plan"
+
+    def apply(self, context: PrepareContext) -> PassResult:
+        context.plan = make_plan(context.model, context.recipe, context.sites, context.signs)
+        return PassResult(len(context.plan.sites), f"{len(context.plan.unquantized)} kept in full precision")

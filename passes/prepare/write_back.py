@@ -1,0 +1,123 @@
+"""Write-back of the plan to the eager model, so that it stays the user's own class and trainable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from tbt_compile.errors import PlanError
+from tbt_compile.modules.attention import (
+    CHILD,
+    QuantizedAttention,
+    QuantizedBlock,
+    named_inputs,
+)
+from tbt_compile.modules.family import check_convertible, convert, quantized_class
+from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.prepare.capture import evaluating
+from tbt_compile.passes.prepare.find_sites import SiteKind
+from tbt_compile.passes.prepare.plan import SitePlan
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tbt_compile.passes.prepare.context import PrepareContext
+
+
+@dataclass(frozen=True)
+class WriteBack:
+    """Put the quantizers into the modules of the user's model.
+
+    Needs: plan and quantizers; with a captured graph, also the example inputs. Leaves: every planned module
+    in its quantized form with the same quantizer objects as the graph; class family, parameter names and
+    tied weights as before. Raises `PlanError` or `CaptureError` for a module that cannot be converted,
+    before anything is changed.
+    """
+
+    name: str = "write-back"
+
+    def apply(self, context: PrepareContext) -> PassResult:
+        attention = [site for site in context.planned if site.kind is SiteKind.ATTENTION]
+        others = [site for site in context.planned if site.kind is not SiteKind.ATTENTION]
+        forms = [checked_form(context, site) for site in others]
+        cores = {site.fqn: attention_core(context, site) for site in attention}
+        blocks = {fqn: core for fqn, core in cores.items() if _is_block(context, fqn)}
+        if context.graph is not None:
+            check_blocks(context, blocks)
+        for site, form in zip(others, forms, strict=True):
+            convert(context.model.get_submodule(site.fqn), form, children(context, site))
+        for fqn, core in cores.items():
+            module = context.model.get_submodule(fqn)
+            module.add_module(CHILD, core)
+            if fqn in blocks:
+                module.__class__ = quantized_class(type(module), QuantizedBlock, outermost=True)
+        context.adapter.finish(context.model, context.recipe)
+        return PassResult(len(context.planned.sites), f"{len(cores)} attention cores")
+
+
+def children(context: PrepareContext, site: SitePlan) -> dict[str, nn.Module]:
+    """The quantizers of a linear or embedding site, by the names that they get in its module."""
+    return {
+        f"{operand.name}_quantizer": context.quantizers[site.fqn, operand.name] for operand in site.operands
+    }
+
+
+def checked_form(context: PrepareContext, site: SitePlan) -> type[nn.Module]:
+    """The class that the module of a linear or embedding site is converted to.
+
+    Raises:
+        PlanError: there is none, or the conversion would have no effect.
+    """
+    module = context.model.get_submodule(site.fqn)
+    form = context.adapter.quantized_form(module)
+    if form is None:
+        raise PlanError(
+            f"module {site.fqn!r} is a {type(module).__name__}, which has no quantized form: exclude it in "
+            "the recipe or replace it by nn.Linear"
+        )
+    check_convertible(module, form, children(context, site))
+    return form
+
+
+def _is_block(context: PrepareContext, fqn: str) -> bool:
+    """Whether an attention site computes in its own forward instead of a function that can be replaced."""
+    return context.adapter.attention_function(context.model.get_submodule(fqn)) is None
+
+
+def attention_core(context: PrepareContext, site: SitePlan) -> QuantizedAttention:
+    """The core of an attention site, with the quantizers that the graph has there."""
+    quantizers = {operand.name: context.quantizers[site.fqn, operand.name] for operand in site.operands}
+    # transformers' attention interface takes q, k and v as [B, H, T, D].
+    rank = None if _is_block(context, site.fqn) else 4
+    return QuantizedAttention(quantizers, rank, context.recipe.attention == "bool")
+
+
+def check_blocks(context: PrepareContext, cores: dict[str, QuantizedAttention]) -> None:
+    """Trace every plain attention block once with the inputs that it gets from the example inputs.
+
+    Raises:
+        CaptureError: the forward of a block cannot be traced.
+        PlanError: its products are not where they were in the exported graph.
+    """
+    if not cores:
+        return
+    handles = []
+
+    def checking(fqn: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            forward = type(module).forward
+            cores[fqn].graph_of(forward, module, named_inputs(forward, module, args, kwargs))
+
+        return hook
+
+    try:
+        for fqn in cores:
+            module = context.model.get_submodule(fqn)
+            handles.append(module.register_forward_pre_hook(checking(fqn), with_kwargs=True))
+        with evaluating(context.model):
+            context.model(*context.args, **context.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()

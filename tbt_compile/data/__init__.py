@@ -1,0 +1,1 @@
+"""Text pairs and tokenizers: what training and evaluation read."""

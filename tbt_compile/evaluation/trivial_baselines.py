@@ -1,0 +1,52 @@
+"""What can be scored without understanding: copying the first sentence, or always writing the same text.
+
+A score is only worth something above these floors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tbt_compile.data.text_pairs import TextPair
+from tbt_compile.evaluation.rouge import RougeScores, rouge
+from tbt_compile.evaluation.sentences import sentences
+
+
+def lead_sentence(text: str) -> str:
+    """The first sentence of a text.
+
+    >>> lead_sentence("Shares fell 3.5 percent. Nobody knew why.")
+    'Shares fell 3.5 percent.'
+    """
+    return sentences(text)[0]
+
+
+def lead_copy_floor(pairs: Sequence[TextPair]) -> RougeScores:
+    """The score of copying the first sentence of each source."""
+    return rouge([lead_sentence(pair.source) for pair in pairs], [pair.target for pair in pairs])
+
+
+def constant_floor(
+    train: Sequence[TextPair], test: Sequence[TextPair], sample: int = 300
+) -> tuple[str, RougeScores]:
+    """The best text to write for every test source, chosen on training targets, and its score.
+
+    Candidates are the training targets of a sample and the most frequent words, from one to a dozen. They are
+    judged by the words they share with the targets of another sample.
+    """
+    targets = [pair.target for pair in train]
+    judges = [Counter(target.lower().split()) for target in targets[sample : 2 * sample] or targets]
+    counts = Counter(word for target in targets for word in dict.fromkeys(target.split()))
+    frequent = [word for word, _ in counts.most_common(12)]
+    candidates = targets[:sample] + [" ".join(frequent[:size]) for size in range(1, len(frequent) + 1)]
+    best = max(dict.fromkeys(candidates), key=lambda text: _mean_overlap(text, judges))
+    return best, rouge([best] * len(test), [pair.target for pair in test])
+
+
+def _mean_overlap(text: str, judges: Sequence[Counter[str]]) -> float:
+    """Mean F-measure of the words of a text: ROUGE-1 without stemming, fast enough for many candidates."""
+    words = Counter(text.lower().split())
+    return sum(2 * (words & judge).total() / (words.total() + judge.total()) for judge in judges) / len(
+        judges
+    )

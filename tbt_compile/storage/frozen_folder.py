@@ -1,0 +1,221 @@
+"""Frozen models on disk: what is recorded, and how the model is built again without its float weights."""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tbt_compile.adapters import adapter_for, call_record
+from tbt_compile.encoding import Encoding
+from tbt_compile.errors import FormatError
+from tbt_compile.modules import is_prepared, iter_quantized
+from tbt_compile.modules.attention import CHILD, QuantizedAttention
+from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
+from tbt_compile.passes.prepare.context import PrepareContext
+from tbt_compile.passes.prepare.find_sites import SiteKind
+from tbt_compile.passes.prepare.insert_quantizers import build_activation_quantizer
+from tbt_compile.passes.prepare.plan import Operand, QuantPlan, SitePlan
+from tbt_compile.passes.prepare.write_back import WriteBack
+from tbt_compile.quantizers import WeightQuantizer
+from tbt_compile.recipe import Recipe
+from tbt_compile.storage import model_folder
+
+if TYPE_CHECKING:
+    from tbt_compile.freezing import FrozenModel
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+SUFFIX = "_quantizer"
+
+
+def save_frozen(frozen: FrozenModel, path: Path, tokenizer: Any) -> Path:
+    """Write a frozen model to a folder."""
+    tensors, tied = _unique_tensors(frozen.module)
+    manifest = {
+        "recipe": frozen.recipe.to_dict(),
+        "class": type(frozen.module).__name__.removeprefix("Quantized"),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "quantizers": describe_quantizers(frozen.module),
+        "tied": tied,
+        "inputs": call_record.recorded(frozen.module),
+    }
+    with tempfile.TemporaryDirectory() as work:
+        configs: list[Any] = [getattr(frozen.module, name, None) for name in ("config", "generation_config")]
+        for part in (*configs, tokenizer):
+            if hasattr(part, "save_pretrained"):
+                part.save_pretrained(work)
+        files = {str(file.relative_to(work)): file for file in Path(work).rglob("*") if file.is_file()}
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        return model_folder.write_folder(path, model_folder.FROZEN, manifest, arrays, files)
+
+
+def load_frozen(path: Path, model: nn.Module | None = None) -> FrozenModel:
+    """Read a frozen model back.
+
+    Args:
+        path: a folder written by `save_frozen`.
+        model: for models that are not of transformers, an instance of the same class with the same sizes;
+            it is changed in place.
+
+    Raises:
+        FormatError: the folder is missing or damaged, or does not fit the model.
+    """
+    from tbt_compile.freezing import FrozenModel
+
+    manifest = model_folder.read_manifest(path, model_folder.FROZEN)
+    recipe = Recipe.from_dict(manifest["recipe"])
+    if model is None:
+        model = _empty_model(path, manifest["class"])
+    _check_instance(model, manifest["quantizers"], path)
+    _install_quantizers(model, recipe, manifest["quantizers"])
+    arrays = model_folder.read_tensors(path, manifest)
+    _load_tensors(model, arrays, manifest["tied"], path)
+    call_record.restore(model, manifest.get("inputs"))
+    return FrozenModel(model.eval().requires_grad_(False), recipe)
+
+
+def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
+    """Every quantized module with the encodings of its operands, as JSON-ready values."""
+    described = []
+    for name, module in iter_quantized(model):
+        operands: dict[str, dict[str, Any]] = {}
+        for child, quantizer in module.named_children():
+            encoding = getattr(quantizer, "encoding", None)
+            if isinstance(quantizer, FrozenWeight):
+                rows = quantizer.scale.shape[0]
+                shape = [rows, quantizer.columns]
+                operands[child] = {"encoding": quantizer.encoding.value, "shape": shape}
+            elif isinstance(quantizer, FrozenActivation):
+                operands[child] = {"encoding": quantizer.encoding.value, "center": quantizer.center}
+            elif isinstance(encoding, Encoding):
+                operands[child] = {"encoding": encoding.value}
+        described.append({"module": name, "kind": _kind(module).value, "operands": operands})
+    return described
+
+
+def _kind(module: nn.Module) -> SiteKind:
+    if isinstance(module, QuantizedAttention):
+        return SiteKind.ATTENTION
+    return SiteKind.LINEAR if hasattr(module, "input_quantizer") else SiteKind.EMBEDDING
+
+
+def _owner(entry: dict[str, Any]) -> str:
+    """Name of the user's module that an entry of `describe_quantizers` belongs to."""
+    return str(entry["module"]).removesuffix(f".{CHILD}")
+
+
+def _check_instance(model: nn.Module, described: list[dict[str, Any]], path: Path) -> None:
+    name = type(model).__name__
+    if is_prepared(model):
+        raise FormatError(f"the {name} to load {path} into has quantizers: pass one in full precision")
+    present = {module for module, _ in model.named_modules()}
+    missing = [owner for owner in map(_owner, described) if owner not in present]
+    if missing:
+        raise FormatError(f"{path} does not fit the model: {name} has no module {missing[0]!r}")
+
+
+def _install_quantizers(model: nn.Module, recipe: Recipe, described: list[dict[str, Any]]) -> None:
+    """Convert the modules as `prepare` would, with frozen quantizers that wait for their tensors."""
+    from tbt_compile.freezing import drop_float_weights
+
+    sites, quantizers = [], {}
+    for entry in described:
+        kind = SiteKind(entry["kind"])
+        fqn = _owner(entry)
+        operands = []
+        for child, values in entry["operands"].items():
+            operand = child if kind is SiteKind.ATTENTION else child.removesuffix(SUFFIX)
+            encoding = Encoding(values["encoding"])
+            operands.append(Operand(operand, encoding, "as saved"))
+            quantizers[fqn, operand] = _empty_quantizer(encoding, values, recipe, operand)
+        sites.append(SitePlan(kind, fqn, tuple(operands)))
+    plan = QuantPlan(type(model).__name__, recipe, tuple(sites), ())
+    context = PrepareContext(model, recipe, adapter_for(model), plan=plan, quantizers=quantizers)
+    WriteBack().apply(context)
+    drop_float_weights(model)
+
+
+def _empty_quantizer(encoding: Encoding, values: dict[str, Any], recipe: Recipe, operand: str) -> nn.Module:
+    if "shape" in values:
+        return FrozenWeight.empty(encoding, *values["shape"])
+    if "center" in values:
+        return FrozenActivation(encoding, values["center"], torch.ones(()))
+    if operand == "weight":
+        return WeightQuantizer(encoding)  # in full precision: any other was packed
+    return build_activation_quantizer(encoding, recipe)
+
+
+def _empty_model(path: Path, name: str) -> nn.Module:
+    """A transformers model of the saved class whose weights are allocated and not initialised."""
+    import transformers
+
+    if not (path / CONFIG).is_file():
+        raise FormatError(
+            f"{path} holds a {name} that is not a transformers model: pass an instance, load(path, model=...)"
+        )
+    kind = getattr(transformers, name, None)
+    if kind is None:
+        raise FormatError(
+            f"{path} holds a {name}, which transformers {transformers.__version__} does not have"
+        )
+    config = kind.config_class.from_pretrained(path)
+    with torch.device("meta"):
+        model = kind(config)
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    if (path / GENERATION).is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(path)
+    return model
+
+
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, those that share memory under each of their names."""
+    named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    named.update(model.named_buffers(remove_duplicate=False))
+    return named
+
+
+def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, and for every further name of it the first one."""
+    unique: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for name, tensor in _named_tensors(model).items():
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if tensor.numel() and place in first:
+            tied[name] = first[place]
+        else:
+            first[place] = name
+            unique[name] = tensor
+    return unique, tied
+
+
+def _load_tensors(model: nn.Module, arrays: dict[str, Any], tied: dict[str, str], path: Path) -> None:
+    """Put the stored tensors in the place of the model's own, shared where they were shared."""
+    loaded = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    parameters: dict[str, nn.Parameter] = {}
+    named = _named_tensors(model)
+    unused = loaded.keys() - {tied.get(name, name) for name in named}
+    if unused:
+        raise FormatError(f"{path} does not fit the model: it has no place for {min(unused)}")
+    for name, present in named.items():
+        stored = tied.get(name, name)
+        if stored not in loaded or loaded[stored].shape != present.shape:
+            found = list(loaded[stored].shape) if stored in loaded else "nothing"
+            raise FormatError(
+                f"{path} does not fit the model: {name} should be {list(present.shape)}, and the folder has "
+                f"{found}"
+            )
+        owner_name, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(owner_name)
+        if isinstance(present, nn.Parameter):
+            parameters.setdefault(stored, nn.Parameter(loaded[stored], requires_grad=False))
+            owner.register_parameter(attribute, parameters[stored])
+        else:
+            setattr(owner, attribute, loaded[stored])

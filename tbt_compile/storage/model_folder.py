@@ -1,0 +1,242 @@
+"""Model folders: `manifest.json`, the tensors (see `tensor_files`), and whatever else belongs to the model.
+
+The manifest carries the format version, the size and checksum of every file and a checksum of itself, so
+that a truncated or altered folder is refused before anything is built from it. A folder appears complete
+or not at all: it is written under a temporary name and then renamed. Needs neither torch nor TVM.
+
+Compiled folders are checked by CRC-32 whenever they are loaded, at about 2 GB/s; frozen ones by SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy.typing as npt
+
+from tbt_compile import __version__
+from tbt_compile.errors import FormatError
+from tbt_compile.storage import tensor_files
+
+FORMAT = "tbt-compile"
+MANIFEST = "manifest.json"
+# Kinds of folders: packed, compiled to generate text, compiled to be called.
+FROZEN, GENERATOR, MODULE = "frozen", "compiled", "compiled-module"
+CHECKSUM = "checksum"
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What sets the folders of one kind of model apart.
+
+    Attributes:
+        version: of the format.
+        tensors: name of the file with the tensors.
+        digest: "crc32" or "sha256", of every file.
+        renew: how to get a folder of this version.
+    """
+
+    version: int
+    tensors: str
+    digest: str
+    renew: str
+    write: Callable[[Path, Mapping[str, Array]], tensor_files.Described]
+    read: Callable[[Path, tensor_files.Described], dict[str, Array]]
+
+
+_FROZEN = Kind(
+    version=1,
+    tensors="tensors.safetensors",
+    digest="sha256",
+    renew="save the model again",
+    write=tensor_files.write_portable,
+    read=tensor_files.read_portable,
+)
+_COMPILED = Kind(
+    version=5,
+    tensors="tensors.bin",
+    digest="crc32",
+    renew="lower the model again",
+    write=tensor_files.write_mapped,
+    read=tensor_files.read_mapped,
+)
+KINDS = {FROZEN: _FROZEN, GENERATOR: _COMPILED, MODULE: _COMPILED}
+
+
+def write_folder(
+    path: str | Path,
+    kind: str,
+    manifest: Mapping[str, Any],
+    tensors: Mapping[str, Array],
+    files: Mapping[str, Path] | None = None,
+) -> Path:
+    """Write a model folder at `path`, replacing a folder that this function wrote before.
+
+    Args:
+        kind: `FROZEN`, `GENERATOR` or `MODULE`, a key of `KINDS`; `read_manifest` checks it.
+        manifest: what to record beside format, versions, tensors and checksums.
+        tensors: by name.
+        files: further files to copy, by the name they get in the folder.
+
+    Raises:
+        FormatError: something else than a model folder is in the way.
+    """
+    path, form = Path(path), KINDS[kind]
+    if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
+        raise FormatError(f"{path} exists and is not a model folder: remove it or choose another place")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        work.chmod(0o755)
+        described = form.write(work / form.tensors, tensors)
+        for name, source in (files or {}).items():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, work / name)
+        listed = sorted(file for file in work.rglob("*") if file.is_file())
+        for file in listed:
+            file.chmod(0o644)  # some writers leave files that only their owner can read
+        checks = {str(file.relative_to(work)): _fingerprint(file, form.digest) for file in listed}
+        record = {
+            "format": FORMAT,
+            "version": form.version,
+            "kind": kind,
+            "tbt_compile": __version__,
+            **manifest,
+            "tensors": described,
+            "files": checks,
+        }
+        record[CHECKSUM] = _manifest_checksum(record)
+        (work / MANIFEST).write_text(json.dumps(record, separators=(",", ":")), encoding="utf-8")
+        _replace(work, path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return path
+
+
+def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """The manifest of a model folder, after checking every file it lists.
+
+    Raises:
+        FormatError: the folder or a file is missing, truncated or altered, or is of another kind or version.
+    """
+    path = Path(path)
+    manifest = _parse(path)
+    found = manifest.get("kind")
+    if kind is not None and found != kind:
+        raise FormatError(f"{path} holds a {found} model: expected a {kind} one")
+    if found not in KINDS:
+        raise FormatError(f"{path} holds a {found} model: expected one that is {' or '.join(KINDS)}")
+    form = KINDS[found]
+    if manifest.get("version") != form.version:
+        raise FormatError(
+            f"{path} has format version {manifest.get('version')}, and this release reads version "
+            f"{form.version} of {found} models: {form.renew} with this release, or install the one that "
+            "wrote it"
+        )
+    if manifest.get(CHECKSUM) != _manifest_checksum(manifest):
+        raise _altered(path / MANIFEST)
+    for name, expected in manifest["files"].items():
+        _check_file(path / name, expected, form.digest)
+    return manifest
+
+
+def peek_kind(path: str | Path) -> str:
+    """The kind of a model folder; only the manifest is read.
+
+    Raises:
+        FormatError: there is no manifest, or it is not one of this package.
+    """
+    return str(_parse(Path(path)).get("kind"))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise FormatError(f"{path} is not a model folder: it has no {MANIFEST}")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{file} is damaged ({error}): save the model again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise FormatError(f"{file} was not written by tbt-compile")
+    return manifest
+
+
+def read_tensors(path: str | Path, manifest: Mapping[str, Any]) -> dict[str, Array]:
+    """Every tensor of a model folder by name, decoded; packed weights of a compiled model are mapped."""
+    form = KINDS[manifest["kind"]]
+    return form.read(Path(path) / form.tensors, manifest["tensors"])
+
+
+def folder_bytes(path: str | Path) -> int:
+    """Size of everything in a folder."""
+    return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+
+
+def _fingerprint(file: Path, digest: str) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        return {"bytes": file.stat().st_size, digest: _DIGESTS[digest](stream)}
+
+
+def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's canonical text, its own checksum left out."""
+    rest = {name: value for name, value in manifest.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, separators=(",", ":")).encode()).hexdigest()
+
+
+def _sha256(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _crc32(stream: BinaryIO) -> str:
+    value = 0
+    while block := stream.read(1 << 20):
+        value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
+_DIGESTS = {"sha256": _sha256, "crc32": _crc32}
+
+
+def _check_file(file: Path, expected: Mapping[str, Any], digest: str) -> None:
+    if not file.is_file():
+        raise FormatError(f"{file} is missing: copy the whole folder again")
+    size = file.stat().st_size
+    if size != expected["bytes"]:
+        raise FormatError(
+            f"{file} has {size} bytes instead of {expected['bytes']}: it is truncated, copy the folder again"
+        )
+    if _fingerprint(file, digest) != expected:
+        raise _altered(file)
+
+
+def _altered(file: Path) -> FormatError:
+    return FormatError(f"{file} was altered: its checksum is not the recorded one, copy the folder again")
+
+
+def _replace(work: Path, path: Path) -> None:
+    """Rename `work` to `path`; what was there before is removed only after the new folder is in place."""
+    if not path.exists():
+        os.replace(work, path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+    os.replace(path, old)
+    try:
+        os.replace(work, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

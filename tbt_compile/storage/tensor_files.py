@@ -1,0 +1,125 @@
+"""Files of tensors: a portable one for frozen models, and one that is mapped into memory for compiled ones.
+
+The portable file is safetensors. In the mapped one every tensor begins at a multiple of 64 bytes, so that
+packed weights are used where they are: nothing is copied, and all processes that run the model share them.
+
+Float tensors are stored without loss as the deflated transposition of their bytes (as HDF5's shuffle filter
+does): exponents of neighbouring weights are alike, which saves about a sixth. Packed words have nothing left
+to compress.
+"""
+
+from __future__ import annotations
+
+import mmap
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tbt_compile.errors import FormatError
+from tbt_compile.storage.aligned import ALIGNMENT, aligned_copy
+
+SHUFFLED = "shuffle-deflate"
+_MAGIC = b"tensors of a model compiled by tbt-compile\n".ljust(ALIGNMENT, b"\0")
+
+Array = npt.NDArray[Any]
+Described = dict[str, dict[str, Any]]
+"""What the manifest says of each tensor by name; the writers return it and the readers take it."""
+
+
+def write_portable(file: Path, tensors: Mapping[str, Array]) -> Described:
+    """Write tensors to a safetensors file."""
+    from safetensors.numpy import save_file
+
+    save_file({name: np.array(encode(tensor), order="C") for name, tensor in tensors.items()}, file)
+    return {name: describe(tensor) for name, tensor in tensors.items()}
+
+
+def read_portable(file: Path, described: Described) -> dict[str, Array]:
+    """The tensors of a safetensors file, decoded.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as stored:
+            return {name: decode(stored.get_tensor(name), entry) for name, entry in described.items()}
+    except (SafetensorError, zlib.error, KeyError) as error:
+        raise _damaged(file, error) from error
+
+
+def write_mapped(file: Path, tensors: Mapping[str, Array]) -> Described:
+    """Write tensors one after the other, each at a multiple of `ALIGNMENT` bytes."""
+    described = {}
+    with file.open("wb") as stream:
+        stream.write(_MAGIC)
+        for name, tensor in tensors.items():
+            stored = encode(tensor).reshape(-1).view(np.uint8)
+            described[name] = {**describe(tensor), "offset": stream.tell(), "bytes": stored.nbytes}
+            stream.write(stored.data)
+            stream.write(bytes(-stored.nbytes % ALIGNMENT))
+    return described
+
+
+def read_mapped(file: Path, described: Described) -> dict[str, Array]:
+    """The tensors of a file that `write_mapped` wrote, aligned: floats decoded, others in the file's pages.
+
+    A page is read when it is first touched. They stay when the file is moved or deleted.
+
+    Raises:
+        FormatError: the file is damaged.
+    """
+    try:
+        mapped = map_file(file)
+        return {name: _mapped_tensor(mapped, entry) for name, entry in described.items()}
+    except (ValueError, zlib.error, KeyError) as error:
+        raise _damaged(file, error) from error
+
+
+def map_file(file: Path) -> mmap.mmap:
+    """A file's bytes, as pages that are shared with whoever else maps the file.
+
+    The mapping is private and writable, since NumPy hands only writable memory on to TVM; what were written
+    to it would not reach the file.
+    """
+    with file.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def describe(tensor: Array) -> dict[str, Any]:
+    """What the manifest says of a tensor: its dtype and shape, and the coding if it has one."""
+    coding = {"coding": SHUFFLED} if tensor.dtype.kind == "f" else {}
+    return {"dtype": tensor.dtype.name, "shape": list(tensor.shape), **coding}
+
+
+def encode(tensor: Array) -> Array:
+    """The stored form of a tensor, in C order: a float one as deflated bytes, any other one as it is."""
+    if tensor.dtype.kind != "f":
+        return np.asarray(tensor, order="C")
+    raw = np.asarray(tensor, order="C").reshape(-1).view(np.uint8).reshape(-1, tensor.itemsize)
+    return np.frombuffer(zlib.compress(raw.T.tobytes(), 6), np.uint8)
+
+
+def decode(stored: Array, entry: Mapping[str, Any]) -> Array:
+    """The inverse of `encode`, for what `describe` said of the tensor; floats come out aligned."""
+    if entry.get("coding") != SHUFFLED:
+        return stored
+    dtype = np.dtype(entry["dtype"])
+    planes = np.frombuffer(zlib.decompress(stored.data), np.uint8).reshape(dtype.itemsize, -1)
+    return aligned_copy(planes.T).reshape(-1).view(dtype).reshape(entry["shape"])
+
+
+def _mapped_tensor(mapped: mmap.mmap, entry: Mapping[str, Any]) -> Array:
+    stored = np.frombuffer(mapped, np.uint8, entry["bytes"], entry["offset"])
+    if "coding" in entry:
+        return decode(stored, entry)
+    return stored.view(entry["dtype"]).reshape(entry["shape"])
+
+
+def _damaged(file: Path, error: Exception) -> FormatError:
+    return FormatError(f"{file} is damaged ({error}): save the model again")

@@ -1,0 +1,56 @@
+"""Files are replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tbt_compile.cli.console import write_json
+from tbt_compile.errors import TbtError
+from tbt_compile.storage.atomic_write import atomic_write
+
+
+def write_half(draft: Path) -> None:
+    draft.write_text("ne")
+    raise OSError("disk full")
+
+
+def test_readers_see_the_old_file_until_the_new_one_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with atomic_write(path) as draft:
+        draft.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_when_writing_fails_the_old_file_stays_and_no_draft(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(OSError, match="disk full"), atomic_write(path) as draft:
+        write_half(draft)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    with atomic_write(link) as draft:
+        draft.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_a_device_stays_a_device() -> None:
+    with atomic_write(os.devnull) as draft:
+        draft.write_text("new")
+    assert Path(os.devnull).is_char_device()
+
+
+def test_figures_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TbtError, match="cannot write .*missing/figures.json: No such file or directory"):
+        write_json({}, tmp_path / "missing" / "figures.json")
