@@ -25,7 +25,11 @@ def operands(node: fx.Node) -> SimpleNamespace:
 
 
 def set_operand(node: fx.Node, name: str, value: Any) -> None:
-    """Replace one operand of a call, whether it was passed by position, by keyword or not at all."""
+    """Replace one operand of a call, whether it was passed by position, by keyword or not at all.
+
+    Raises:
+        KeyError: the operator has no operand of that name.
+    """
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     if name not in names:
         raise KeyError(f"{node.target} has no operand {name!r}: {', '.join(names)}")
@@ -38,23 +42,17 @@ def set_operand(node: fx.Node, name: str, value: Any) -> None:
 def call_operator(graph: fx.Graph, target: Any, **named: Any) -> fx.Node:
     """A call of `target` at the graph's insertion point.
 
-    Operands go by position up to the last that is not at its default, so that equal calls print equally.
+    Operands go by position up to the last that is given.
+
+    Raises:
+        KeyError: the operator has no operand of such a name.
     """
     schema = target._schema.arguments
     unknown = named.keys() - {argument.name for argument in schema}
     if unknown:
         raise KeyError(f"{target} has no operand {', '.join(sorted(unknown))}")
-    positional: list[Any] = []
-    by_keyword: dict[str, Any] = {}
-    for argument in schema:
-        if argument.kwarg_only:
-            if argument.name in named:
-                by_keyword[argument.name] = named[argument.name]
-            continue
-        positional.append(named[argument.name] if argument.name in named else argument.default_value)
-    while positional:
-        last = [argument for argument in schema if not argument.kwarg_only][len(positional) - 1]
-        if not last.has_default_value() or positional[-1] != last.default_value:
-            break
-        positional.pop()
-    return graph.call_function(target, tuple(positional), by_keyword)
+    by_position = [argument for argument in schema if not argument.kwarg_only]
+    while by_position and by_position[-1].name not in named:
+        by_position.pop()
+    positional = [named.pop(argument.name, argument.default_value) for argument in by_position]
+    return graph.call_function(target, tuple(positional), named)
