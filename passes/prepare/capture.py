@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from tbt_compile.errors import CaptureError, did_you_mean
 from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.export import export_program
 from tbt_compile.passes.prepare.aten import aten
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def export_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, args, kwargs, strict=False)
+            program = export_program(model, args, kwargs)
             module = program.module(check_guards=False)
     except Exception as error:
         raise CaptureError(

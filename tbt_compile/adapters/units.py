@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
+from tbt_compile.passes.export import export_program
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
 
 # Units that wrap the user's model hold it under this name.
@@ -37,6 +37,5 @@ def capture_unit(
     caches: tuple[CacheSlot, ...] = (),
 ) -> LoweringContext:
     """One unit that wraps a model, exported in eval mode; `dims` are the dynamic shapes of `args`."""
-    with torch.no_grad():
-        program = torch.export.export(unit.eval(), args, dynamic_shapes=dims, strict=False)
+    program = export_program(unit.eval(), args, dynamic_shapes=dims)
     return LoweringContext(name, program, caches, ROOT)
