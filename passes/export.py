@@ -1,4 +1,4 @@
-"""`torch.export` as every capture here uses it: non-strict, no gradients, nothing that only debugging needs."""
+"""`torch.export` as every capture here uses it: non-strict, no gradients, no stack traces."""
 
 from __future__ import annotations
 
