@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import fx
@@ -20,23 +19,10 @@ from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
+from tbt_compile.ops.linear import bit_linear
+from tbt_compile.ops.operands import operands
+from tbt_compile.ops.schema import PackedWeight, Scale, declared_uses, operator_of
 from tbt_compile.passes.lowering import LoweringContext
-from tbt_compile.passes.lowering.match import TBT
-
-# For each operator: positions of packed weights with those of their encoding and number of columns, and
-# positions of scales, which kernels take as vectors.
-_WEIGHTS = {TBT.bit_linear.default: (2, 6, 8), TBT.bit_embedding.default: (1, 3, 4)}
-_SCALES = {
-    TBT.bit_linear.default: (1, 3),
-    TBT.bit_embedding.default: (2,),
-    TBT.pack_keys.default: (1,),
-    TBT.pack_values.default: (1,),
-    TBT.append_keys.default: (2,),
-    TBT.append_values.default: (3,),
-    TBT.attention_scores.default: (1, 3),
-    TBT.attention_context.default: (1, 3),
-    TBT.attention.default: (1, 3, 6, 8),
-}
 
 
 def weight_layouts(units: list[LoweringContext], isa: Isa) -> dict[int, Layout]:
@@ -50,10 +36,10 @@ def weight_layouts(units: list[LoweringContext], isa: Isa) -> dict[int, Layout]:
         stored = {**unit.program.state_dict, **unit.program.constants}
         targets = {spec.arg.name: str(spec.target) for spec in unit.program.graph_signature.input_specs}
         for node in unit.graph.nodes:
-            if node.target is TBT.bit_linear.default:
-                activation, weight = (Encoding(node.args[position]) for position in (5, 6))
-                address = stored[targets[node.args[2].name]].data_ptr()
-                layout = weight_layout(activation, weight, isa)
+            if operator_of(node) is bit_linear:
+                call = operands(node)
+                address = stored[targets[call.packed.name]].data_ptr()
+                layout = weight_layout(Encoding(call.x_encoding), Encoding(call.weight_encoding), isa)
                 if layouts.setdefault(address, layout) is not layout:
                     raise LoweringError(
                         "a weight is shared by a layer with 8-bit activations and one with fewer bits, which "
@@ -117,16 +103,13 @@ def _declare(node: fx.Node, cached: bool) -> None:
 
 def _describe(node: fx.Node, name: str, tensor: torch.Tensor, isa: Isa, layout: Layout) -> Parameter:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    for user in node.users:
-        arguments: tuple[Any, ...] = user.args
-        position = next((i for i, argument in enumerate(arguments) if argument is node), None)
-        if user.target in _WEIGHTS and position == _WEIGHTS[user.target][0]:
-            _, encoding, columns = _WEIGHTS[user.target]
+    for user, operand in declared_uses(node):
+        if isinstance(operand, PackedWeight):
+            call = vars(operands(user))
+            encoding, columns = Encoding(call[operand.encoding]), call[operand.columns]
             node.meta["layout"] = layout
-            return Parameter.weight(
-                name, tuple(tensor.shape), Encoding(arguments[encoding]), arguments[columns], isa, layout
-            )
-        if position in _SCALES.get(user.target, ()):  # type: ignore[call-overload]
+            return Parameter.weight(name, tuple(tensor.shape), encoding, columns, isa, layout)
+        if isinstance(operand, Scale):
             return Parameter(name, SCALE, dtype, (tensor.numel(),))
     return Parameter(name, PLAIN, dtype, tuple(tensor.shape))
 

@@ -1,7 +1,7 @@
 """Which arguments of a unit are caches: memory of the caller's that holds room for more tokens.
 
-An operator that appends then writes the new tokens alone: its output is the memory of the cache that it was
-given, some tokens longer.
+An operator that appends writes only the new tokens: its output is the memory of the cache that it was given,
+some tokens longer.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import fx
 
+from tbt_compile.ops.operands import operands
+from tbt_compile.ops.schema import Past, operator_of
 from tbt_compile.passes.lowering import LoweringContext
-from tbt_compile.passes.lowering.match import TBT
-
-_APPEND = (TBT.append_keys.default, TBT.append_values.default)
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,20 @@ def caches_of(unit: LoweringContext, inputs: int) -> Caches:
     places = {node: place for place, node in enumerate(unit.graph.find_nodes(op="placeholder")[:inputs])}
     named = {name for slot in unit.caches for name in (slot.key_input, slot.value_input)}
     packed = {node: place for node, place in places.items() if node.name in named and _is_packed(node)}
-    outputs: Any = unit.graph.output_node().args[0]
-    grown = {place: node.args[0] for place, node in enumerate(outputs) if node.target in _APPEND}
+    outputs: Any = unit.graph.output_node().args[0]  # an output node has no schema
+    grown = {place: past for place, node in enumerate(outputs) if (past := _extended(node)) is not None}
     stacks: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for place, cache in grown.items():
         value = cache.meta["val"]
         stacks.setdefault((str(value.shape), str(value.dtype)), []).append((packed[cache], place))
     return Caches(frozenset(packed.values()), frozenset(grown), tuple(map(tuple, stacks.values())))
+
+
+def _extended(node: fx.Node) -> fx.Node | None:
+    """The cache that a node extends in place, if it appends to one."""
+    operator = operator_of(node)
+    names = operator.having(Past) if operator is not None else {}
+    return next((getattr(operands(node), name) for name in names), None)
 
 
 def _is_packed(cache: fx.Node) -> bool:

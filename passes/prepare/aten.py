@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx
+
+from tbt_compile.ops.operands import operands
 
 aten = torch.ops.aten
 
@@ -82,6 +85,26 @@ BETWEEN_PRODUCTS = (
         aten.where.self,
     }
 )
+
+
+def linear_operands(node: fx.Node) -> tuple[Any, Any, Any]:
+    """Input, weight and bias of a call in `LINEAR`; the weight of addmm is transposed, `[K, N]`."""
+    call = operands(node)
+    if node.target is aten.linear.default:
+        return call.input, call.weight, call.bias
+    return call.mat1, call.mat2, call.self
+
+
+def product_operands(node: fx.Node) -> tuple[Any, Any]:
+    """The left and the right operand of a call in `MATMUL`."""
+    call = operands(node)
+    return call.self, call.other if node.target is aten.matmul.default else call.mat2
+
+
+def viewed(node: fx.Node) -> Any:
+    """The tensor whose values a call in `VIEW` or `DROPOUT` hands on."""
+    # `getitem` has no schema; the others name this operand self or input, and it goes by position in all.
+    return node.args[0]
 
 
 def owner(node: fx.Node) -> str:

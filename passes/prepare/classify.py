@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
+from tbt_compile.ops.operands import operands
 from tbt_compile.passes.base import PassResult, target_name
-from tbt_compile.passes.prepare.aten import DROPOUT, SOFTMAX, VIEW, aten, owner_class
+from tbt_compile.passes.prepare.aten import DROPOUT, SOFTMAX, VIEW, aten, owner_class, viewed
 
 if TYPE_CHECKING:
     from tbt_compile.passes.prepare.context import PrepareContext
@@ -106,43 +107,44 @@ def classify_node(node: fx.Node, sign_of: Signs, gelu_nonnegative: bool) -> Deci
     if target in _ALWAYS_NONNEG:
         return Decision(Sign.NONNEG, f"output of {name.lstrip('_')}")
     if target in VIEW or target in DROPOUT:
-        return sign_of(node.args[0])
-    if target is aten.pow.Tensor_Scalar and node.args[1] % 2 == 0:  # type: ignore[operator]
+        return sign_of(viewed(node))
+    if target is aten.pow.Tensor_Scalar and operands(node).exponent % 2 == 0:
         return Decision(Sign.NONNEG, "even power")
     if target in _LOWER_BOUND:
         return _bounded_below(node, sign_of, name)
     if target is aten.maximum.default:
-        found = [sign_of(value) for value in node.args]
-        return _any_nonneg(found, name)
+        return _any_nonneg([sign_of(value) for value in _values(node)], name)
     if target in _CLOSED and not _subtracts(node):
         return _all_nonneg([sign_of(value) for value in _values(node)], name)
     if target in _SELECT:
-        return _all_nonneg([sign_of(value) for value in node.args[1:]], name)
+        return _all_nonneg([sign_of(value) for value in _values(node)], name)
     if target in _FILL:
-        return _all_nonneg([sign_of(node.args[0]), sign_of(node.args[2])], name)
+        call = operands(node)
+        return _all_nonneg([sign_of(call.self), sign_of(call.value)], name)
     return Decision(Sign.SIGNED, f"output of {name}")
 
 
 def _values(node: fx.Node) -> list[Any]:
     """Operands whose sign matters: tensors, and the number in `x * 2` or `x + 1`."""
-    if isinstance(node.args[0], (list, tuple)):
-        return list(node.args[0])
-    binary = len(node.args) > 1 and target_name(node).rstrip("_") in ("add", "mul", "div", "minimum")
-    if binary:
-        return list(node.args[:2])
-    return [value for value in node.args if isinstance(value, fx.Node)]
+    call = operands(node)
+    if hasattr(call, "tensors"):
+        return list(call.tensors)
+    if hasattr(call, "other"):
+        return [call.self, call.other]
+    return [value for value in vars(call).values() if isinstance(value, fx.Node)]
 
 
 def _subtracts(node: fx.Node) -> bool:
-    alpha = node.kwargs.get("alpha", 1)
+    alpha = getattr(operands(node), "alpha", 1)
     return not isinstance(alpha, (int, float)) or alpha < 0
 
 
 def _bounded_below(node: fx.Node, sign_of: Signs, name: str) -> Decision:
-    bound = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", -1.0)
+    call = operands(node)
+    bound = call.min_val if hasattr(call, "min_val") else call.min
     if isinstance(bound, (int, float)) and bound >= 0:
         return Decision(Sign.NONNEG, f"output of {name} with a lower bound of {bound}")
-    return _all_nonneg([sign_of(node.args[0])], name)
+    return _all_nonneg([sign_of(call.self)], name)
 
 
 def _any_nonneg(found: list[Decision], name: str) -> Decision:

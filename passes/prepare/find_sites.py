@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
+from tbt_compile.ops.operands import operands
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.aten import (
     BETWEEN_PRODUCTS,
@@ -24,7 +25,10 @@ from tbt_compile.passes.prepare.aten import (
     VIEW,
     aten,
     common_owner,
+    linear_operands,
     owner,
+    product_operands,
+    viewed,
 )
 
 if TYPE_CHECKING:
@@ -118,8 +122,7 @@ _OPAQUE_ATTENTION = {
 
 
 def _linear_site(node: fx.Node, model: nn.Module, output_projection: str | None) -> FoundSite | None:
-    first = 0 if node.target is aten.linear.default else 1
-    x, weight = node.args[first], node.args[first + 1]
+    x, weight, _ = linear_operands(node)
     if not isinstance(x, fx.Node) or not isinstance(weight, fx.Node):
         return None
     fqn = owner(node)
@@ -132,7 +135,7 @@ def _linear_site(node: fx.Node, model: nn.Module, output_projection: str | None)
 
 
 def _embedding_site(node: fx.Node, model: nn.Module) -> FoundSite | None:
-    weight, ids = node.args[0], node.args[1]
+    weight, ids = operands(node).weight, operands(node).indices
     if not isinstance(weight, fx.Node) or not isinstance(ids, fx.Node):
         return None
     fqn = owner(node)
@@ -158,13 +161,13 @@ def is_token_lookup(ids: fx.Node) -> bool:
             return "position" not in node.name
         if node.op != "call_function" or node.target not in VIEW:
             return False
-        node = node.args[0]
+        node = viewed(node)
     return False
 
 
 def _attention_site(softmax: fx.Node) -> FoundSite | None:
     products = MATMUL | {aten.baddbmm.default, aten.einsum.default}
-    scores = search([softmax.args[0]], products, upwards=True)
+    scores = search([operands(softmax).self], products, upwards=True)
     output = search(softmax.users, products, upwards=False)
     if scores is None or output is None:
         return None
@@ -175,9 +178,9 @@ def _attention_site(softmax: fx.Node) -> FoundSite | None:
             fqn,
             obstacle="its products are not plain matmuls; write them with torch.matmul",
         )
-    query, key, probabilities, value = *scores.args[:2], *output.args[:2]
-    operands = {"query": query, "key": key, "probabilities": probabilities, "value": value}
-    site = FoundSite(SiteKind.ATTENTION, fqn, [Call(scores, operands, output)])  # type: ignore[arg-type]
+    (query, key), (probabilities, value) = product_operands(scores), product_operands(output)
+    quantizable = {"query": query, "key": key, "probabilities": probabilities, "value": value}
+    site = FoundSite(SiteKind.ATTENTION, fqn, [Call(scores, quantizable, output)])
     if search([probabilities], SOFTMAX, upwards=True) is not softmax:
         site.obstacle = "its softmax is not the left operand of the second product; write softmax(..) @ value"
     return site

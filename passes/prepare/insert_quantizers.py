@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from tbt_compile.encoding import Encoding
+from tbt_compile.ops.operands import operands, set_operand
 from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.prepare.aten import SOFTMAX, aten
+from tbt_compile.passes.prepare.aten import SOFTMAX, aten, linear_operands, product_operands
 from tbt_compile.passes.prepare.find_sites import Call, SiteKind, search
 from tbt_compile.passes.prepare.plan import excluded_by
 from tbt_compile.passes.prepare.trace_attention import OPERANDS, replace_product, untranspose
@@ -69,11 +70,9 @@ def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module
 def insert_linear(graph: fx.Graph, call: Call, prefix: str) -> None:
     """Replace `linear(x, w, b)`, or `addmm(b, x, w)` with w transposed, by its quantized form."""
     node = call.node
+    x, weight, bias = linear_operands(node)
     with graph.inserting_before(node):
-        if node.target is aten.linear.default:
-            x, weight, bias = (*node.args, None)[:3]
-        else:
-            bias, x, weight = node.args[:3]
+        if node.target is aten.addmm.default:
             weight = graph.call_function(aten.t.default, (weight,))
         x = graph.call_module(f"{prefix}input", (x,))
         weight = graph.call_module(f"{prefix}weight", (weight,))
@@ -83,26 +82,26 @@ def insert_linear(graph: fx.Graph, call: Call, prefix: str) -> None:
 
 def insert_embedding(graph: fx.Graph, call: Call, prefix: str) -> None:
     """Replace `embedding(w, ids, padding_idx)` by its quantized form."""
-    node = call.node
-    weight, ids, padding = (*node.args, -1)[:3]
-    with graph.inserting_before(node):
-        weight = graph.call_module(f"{prefix}weight", (weight,))
-        output = graph.call_function(quantized_embedding, (ids, weight, None if padding == -1 else padding))
-    _replace(graph, node, output)
+    lookup = operands(call.node)
+    padding = None if lookup.padding_idx == -1 else lookup.padding_idx
+    with graph.inserting_before(call.node):
+        weight = graph.call_module(f"{prefix}weight", (lookup.weight,))
+        output = graph.call_function(quantized_embedding, (lookup.indices, weight, padding))
+    _replace(graph, call.node, output)
 
 
 def insert_attention(graph: fx.Graph, call: Call, prefix: str, without_softmax: bool = False) -> None:
     """Replace both products of an attention by their quantized forms."""
     scores, output = call.node, call.output
     if without_softmax:
-        softmax = search([output.args[0]], SOFTMAX, upwards=True)
+        softmax = search([operands(output).self], SOFTMAX, upwards=True)
         assert softmax is not None, "a site of attention has a softmax between its products"
-        output.update_arg(0, softmax.args[0])
-    query, key = scores.args[:2]
+        set_operand(output, "self", operands(softmax).self)
+    query, key = product_operands(scores)
     assert isinstance(key, fx.Node), "an operand of a product is a tensor"
     features_last = untranspose(graph, scores, key, key.meta["val"].dim())
     replace_product(graph, scores, query, features_last, prefix, OPERANDS[:2])
-    probabilities, value = output.args[:2]
+    probabilities, value = product_operands(output)
     replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:])
 
 

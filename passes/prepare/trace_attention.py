@@ -102,9 +102,9 @@ def quantize_products(
     output = _nearest_product(softmax.users, module, upwards=False)
     if scores is None or output is None:
         raise PlanError(f"the softmax of {type(module).__name__} does not stand between two matmuls")
-    query, key = scores.args[0], scores.args[1]
+    query, key = _factors(scores)
     replace_product(graph, scores, query, untranspose(graph, scores, key, rank), prefix, OPERANDS[:2])
-    probabilities, value = output.args[0], output.args[1]
+    probabilities, value = _factors(output)
     if without_softmax:
         probabilities = softmax.all_input_nodes[0]
     replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:])
@@ -131,21 +131,25 @@ def untranspose(graph: fx.Graph, before: fx.Node, key: Any, rank: int | None) ->
 
     A key that was transposed just for the product is taken before that; any other is transposed back.
     """
-    if isinstance(key, fx.Node) and _swaps_last_two(key, rank):
-        return key.args[0]
+    source = _before_transpose(key, rank) if isinstance(key, fx.Node) else None
+    if source is not None:
+        return source
     with graph.inserting_before(before):
         return graph.call_function(torch.transpose, (key, -2, -1))
 
 
-def _swaps_last_two(node: fx.Node, rank: int | None) -> bool:
+def _before_transpose(node: fx.Node, rank: int | None) -> Any | None:
+    """The tensor whose last two dimensions a node swaps, if it does that."""
     named = node.op == "call_method" and node.target == "transpose"
     function = node.op == "call_function" and node.target in (torch.transpose, torch.ops.aten.transpose.int)
-    dims = node.args[1:3]
-    if not (named or function) or not all(isinstance(dim, int) for dim in dims):
-        return False
+    if not (named or function) or len(node.args) != 3:
+        return None
+    source, *dims = node.args  # methods and functions of torch have no schema, but the order of ATen
+    if not all(isinstance(dim, int) for dim in dims):
+        return None
     last_two = {-2, -1} if rank is None else {-2, -1, rank - 2, rank - 1}
     distinct = {dim if dim < 0 or rank is None else dim - rank for dim in dims}  # type: ignore[operator]
-    return len(distinct) == 2 and set(dims) <= last_two
+    return source if len(distinct) == 2 and set(dims) <= last_two else None
 
 
 def _is_softmax(node: fx.Node, module: nn.Module) -> bool:
@@ -158,6 +162,12 @@ def _is_product(node: fx.Node) -> bool:
     if node.op == "call_function":
         return node.target in _MATMUL_FUNCTIONS
     return node.op == "call_method" and node.target in _MATMUL_METHODS
+
+
+def _factors(product: fx.Node) -> tuple[Any, Any]:
+    """Both operands of a product."""
+    left, right, *_ = product.args  # methods and functions of torch have no schema
+    return left, right
 
 
 def _nearest_product(start: Iterable[fx.Node], module: nn.Module, *, upwards: bool) -> fx.Node | None:

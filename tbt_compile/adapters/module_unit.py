@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from tbt_compile.adapters.call_record import example_call
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.errors import LoweringError
+from tbt_compile.ops.operands import operands
 from tbt_compile.passes.lowering.match import ATEN, is_call
 from tbt_compile.storage.model_folder import MODULE
 
@@ -75,8 +76,8 @@ def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
 
 def _table_rows(node: fx.Node) -> int | None:
     """Rows of the smallest table that is looked up with these very indices."""
-    tables = [user.args[0] for user in node.users if is_call(user, ATEN.embedding.default)]
-    return min((int(table.meta["val"].shape[0]) for table in tables), default=None)  # type: ignore[union-attr]
+    tables = [operands(user).weight for user in node.users if is_call(user, ATEN.embedding.default)]
+    return min((int(table.meta["val"].shape[0]) for table in tables), default=None)
 
 
 def _returns(program: ExportedProgram, name: str) -> int | list[str] | None:

@@ -1,5 +1,5 @@
-"""The operators of the graph, `torch.ops.tbt`: schema, eager reference and fake of each."""
+"""The operators of the graph, `torch.ops.tbt`: each is declared once, see `tbt_compile.ops.schema`."""
 
-from tbt_compile.ops import fused, quantize  # registers them
+from tbt_compile.ops import attention, cache, float_ops, linear, quantize  # registers them
 
-__all__ = ["fused", "quantize"]
+__all__ = ["attention", "cache", "float_ops", "linear", "quantize"]

@@ -1,11 +1,13 @@
-# ruff: noqa: ARG001 (a fake implementation takes every argument of its operator)
-"""Torch operators that a frozen model is made of; each survives `torch.export` as one node.
+"""The operators that a frozen model is made of; `torch.export` keeps each as one node.
 
-A frozen model runs in eager mode through these (the reference), and the lowering passes fuse them into the
-compiled operators. Torch has no arithmetic on uint64, so packed words travel as int64 with the same bits.
+A frozen model runs in eager mode through these, and the lowering passes fuse them into the compiled
+operators. Torch has no arithmetic on uint64, so packed words travel as int64 with the same bits.
 """
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,16 +15,26 @@ from torch import Tensor
 
 from tbt_compile.codegen import layouts
 from tbt_compile.encoding import Encoding
+from tbt_compile.ops.schema import Operand, PackedWeight, Scale, declare
 from tbt_compile.quantizers.activations import quantize_dynamic, round_activation
 from tbt_compile.quantizers.weights import row_mean
 
 
-@torch.library.custom_op("tbt::quantize", mutates_args=())
-def quantize(x: Tensor, scale: Tensor, encoding: str, center: bool) -> tuple[Tensor, Tensor]:
-    """Codes of x `[..., D]` (float32 integers) and their scale.
+@declare
+def quantize(
+    x: Annotated[Tensor, Operand("float [..., D]")],
+    scale: Annotated[Tensor, Scale("float []")],
+    encoding: str,
+    center: bool,
+) -> tuple[Tensor, Tensor]:
+    """Codes of x and their scale.
 
-    For learned encodings the scale is `scale` (0-d) itself; for 8-bit encodings it is found per token
-    `[..., 1]` and `scale` is ignored. `center` subtracts the token mean first.
+    Args:
+        scale: learned; ignored by 8-bit encodings, which find one per token.
+        center: whether the mean of each row is subtracted first; 8-bit encodings never do.
+
+    Returns:
+        Integers in the dtype and shape of x, and the scale: a copy of `scale`, or `[..., 1]` at 8 bits.
     """
     kind = Encoding(encoding)
     if kind.dynamic:
@@ -32,27 +44,34 @@ def quantize(x: Tensor, scale: Tensor, encoding: str, center: bool) -> tuple[Ten
     return round_activation(x, scale, kind), scale.clone()
 
 
-@quantize.register_fake
-def _(x: Tensor, scale: Tensor, encoding: str, center: bool) -> tuple[Tensor, Tensor]:
-    if Encoding(encoding).dynamic:
-        return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1))
-    return torch.empty_like(x), torch.empty_like(scale)
+@quantize.fake
+def _(call: SimpleNamespace) -> tuple[Tensor, Tensor]:
+    x = call.x
+    dynamic = Encoding(call.encoding).dynamic
+    return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1)) if dynamic else torch.empty_like(call.scale)
 
 
-@torch.library.custom_op("tbt::unpack", mutates_args=())
-def unpack(packed: Tensor, encoding: str, columns: int) -> Tensor:
-    """Codes `[N, columns]` (float32 integers) of a packed weight.
+@declare
+def unpack(
+    packed: Annotated[Tensor, PackedWeight(encoding="encoding", columns="columns")],
+    encoding: str,
+    columns: int,
+) -> Tensor:
+    """Codes of a packed weight.
 
-    Binary and ternary weights are int64 words `[N, planes, ceil(columns / 64)]`, 8-bit ones int8
-    `[N, columns]`.
+    Args:
+        columns: K; packed words are padded to whole ones.
+
+    Returns:
+        Integers, float32 `[N, K]`.
     """
     kind = Encoding(encoding)
     return packed.float() if kind is Encoding.INT8 else unpack_bits(packed, kind, columns)
 
 
-@unpack.register_fake
-def _(packed: Tensor, encoding: str, columns: int) -> Tensor:
-    return packed.new_empty((packed.shape[0], columns), dtype=torch.float32)
+@unpack.fake
+def _(call: SimpleNamespace) -> Tensor:
+    return call.packed.new_empty((call.packed.shape[0], call.columns), dtype=torch.float32)
 
 
 def pack(codes: Tensor, encoding: Encoding) -> Tensor:

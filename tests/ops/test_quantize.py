@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from operator_tools import BRIEF, FEW, LENGTHS, SIGNED, TBT, check_fake, weight_of
 from torch import Tensor
 
 from tbt_compile.encoding import Encoding
@@ -133,3 +134,18 @@ def test_export_knows_the_shapes_of_unpack(encoding: Encoding) -> None:
     torch.library.opcheck(
         torch.ops.tbt.unpack.default, arguments, test_utils=("test_schema", "test_faketensor")
     )
+
+
+@BRIEF
+@given(st.lists(FEW, max_size=3), LENGTHS, st.sampled_from(ACTIVATIONS), st.booleans())
+def test_fake_of_quantize(lead: list[int], width: int, encoding: Encoding, center: bool) -> None:
+    for dtype in (torch.float32, torch.float64):
+        x, scale = torch.randn(*lead, width, dtype=dtype), torch.tensor(0.7, dtype=dtype)
+        check_fake(TBT.quantize, x, scale, encoding.value, center)
+
+
+@BRIEF
+@given(FEW, LENGTHS, st.sampled_from(SIGNED))
+def test_fake_of_unpack(rows: int, columns: int, encoding: Encoding) -> None:
+    packed, _ = weight_of(encoding, rows, columns)
+    check_fake(TBT.unpack, packed, encoding.value, columns)

@@ -1,0 +1,84 @@
+"""Linear layers and embeddings on packed weights, as the lowering passes fuse them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tbt_compile.ops.quantize import quantize, unpack
+from tbt_compile.ops.schema import Operand, PackedWeight, Scale, declare
+from tbt_compile.quantizers.ops import QuantTensor, quantized_embedding, quantized_linear
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+"""Elementwise functions that a linear layer can apply to its results."""
+
+
+@declare
+def bit_linear(
+    x: Annotated[Tensor, Operand("float32 [..., K]")],
+    x_scale: Annotated[Tensor, Scale()],
+    packed: Annotated[Tensor, PackedWeight(encoding="weight_encoding", columns="columns")],
+    weight_scale: Annotated[Tensor, Scale("float32 [N, 1]")],
+    bias: Annotated[Tensor | None, Operand("float32 [N]")],
+    x_encoding: str,
+    weight_encoding: str,
+    center: bool,
+    columns: int,
+    function: str = "",
+) -> Tensor:
+    """Quantize x, multiply by the weight, scale, add the bias and apply a function.
+
+    Args:
+        x_scale: learned; ignored where `x_encoding` finds a scale per token.
+        center: whether the mean of each row of x is subtracted before it is quantized.
+        columns: K; packed words are padded to whole ones.
+        function: a name in `FUNCTIONS`, or "" for none.
+
+    Returns:
+        float32 `[..., N]`.
+    """
+    codes = QuantTensor(*quantize(x, x_scale, x_encoding, center))
+    y = quantized_linear(codes, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale), bias)
+    return FUNCTIONS[function](y) if function else y
+
+
+@bit_linear.fake
+def _(call: SimpleNamespace) -> Tensor:
+    return call.x.new_empty((*call.x.shape[:-1], call.packed.shape[0]))
+
+
+@declare
+def bit_embedding(
+    ids: Annotated[Tensor, Operand("int64 [...]")],
+    packed: Annotated[Tensor, PackedWeight(encoding="weight_encoding", columns="columns")],
+    weight_scale: Annotated[Tensor, Scale("float32 [N, 1]")],
+    weight_encoding: str,
+    columns: int,
+) -> Tensor:
+    """Rows of a packed weight as real values.
+
+    Args:
+        ids: which rows.
+        columns: K; packed words are padded to whole ones.
+
+    Returns:
+        float32 `[*ids.shape, K]`.
+    """
+    return quantized_embedding(ids, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale))
+
+
+@bit_embedding.fake
+def _(call: SimpleNamespace) -> Tensor:
+    return call.weight_scale.new_empty((*call.ids.shape, call.columns))
