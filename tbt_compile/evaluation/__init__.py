@@ -2,13 +2,19 @@
 
 from tbt_compile.evaluation.agreement import token_agreement
 from tbt_compile.evaluation.bleu import BleuScore, bleu
-from tbt_compile.evaluation.generation import Generated, generate_texts, milliseconds_per_sentence
+from tbt_compile.evaluation.generation import (
+    DecodeSettings,
+    Generated,
+    generate_texts,
+    milliseconds_per_sentence,
+)
 from tbt_compile.evaluation.report import Evaluation, evaluate_model
 from tbt_compile.evaluation.rouge import RougeScores, rouge
 from tbt_compile.evaluation.trivial_baselines import constant_floor, lead_copy_floor, lead_sentence
 
 __all__ = [
     "BleuScore",
+    "DecodeSettings",
     "Evaluation",
     "Generated",
     "RougeScores",

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tbt_compile.data.batches import Corpus
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.preparation import load_prepared
 from tbt_compile.reproduce import plots
@@ -66,8 +67,7 @@ def make(
         folder = experiment.output / "students" / f"{row.name}-seed{experiment.seeds[0]}"
         with quiet():
             model: Any = load_prepared(folder).eval()
-        lengths = task.max_source_length, task.max_target_length
-        shown[row.title] = layer_histograms(model, tokenizer, task.test, *lengths)
+        shown[row.title] = layer_histograms(model, Corpus(task.test, tokenizer, task.lengths))
         entropies[row.title] = layer_entropies(model)
     files = (
         experiment.output / f"{table.name}.json",

@@ -118,7 +118,7 @@ def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str
         f"Students: {f'{_training(students)}; seeds {_list(seeds)}' if students else 'none yet'}. "
         f"Batch {experiment.teacher_training.batch_size}; "
         f"search with {task.num_beams} beam{'s' if task.num_beams > 1 else ''}, "
-        f"at most {task.max_target_length} tokens.",
+        f"at most {task.lengths.target} tokens.",
         # A maker's name may stand for several generations, which round differently: LLVM's tells them apart.
         f"Machine: {_list(_seen(rows, '{cpu} ({llvm_cpu})'))}, device {_list(_seen(rows, '{device}'))}, "
         f"{_list(_seen(rows, '{torch_threads}'))} thread(s); code: "

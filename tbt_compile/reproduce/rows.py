@@ -89,9 +89,7 @@ def scores(
         model.to(processes.device()),
         tokenizer,
         task.test,
-        max_source_length=task.max_source_length,
-        max_new_tokens=task.max_target_length,
-        num_beams=task.num_beams,
+        task.decode,
         progress=progress,
         title=f"{title}: generating",
     )

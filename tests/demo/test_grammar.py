@@ -12,7 +12,7 @@ from tbt_compile.demo import words
 from tbt_compile.demo.asides import ASIDES
 from tbt_compile.demo.events import EVENTS, LEXICON
 from tbt_compile.demo.grammar import NewsItem, is_reserved, make_items
-from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, build_items
+from tbt_compile.demo.task import LENGTHS, build_items
 from tbt_compile.evaluation import constant_floor, lead_copy_floor
 
 Split = tuple[list[NewsItem], list[NewsItem]]
@@ -69,8 +69,8 @@ def test_items_are_two_to_four_sentences_of_plain_text(split: Split) -> None:
         assert item.source.endswith(".")
         assert all(sentence[0].isupper() or sentence[0].isdigit() for sentence in sentences)
         assert not re.search(r"[\[\]{}|]|  | ,", item.source + item.target)
-        assert len(tokens(item.source)) < MAX_SOURCE_LENGTH
-        assert len(tokens(item.target)) < MAX_TARGET_LENGTH
+        assert len(tokens(item.source)) < LENGTHS.source
+        assert len(tokens(item.target)) < LENGTHS.target
 
 
 def test_facts_of_the_summary_stand_in_the_item(split: Split) -> None:
