@@ -42,7 +42,8 @@ def load(
         return CompiledModule.load(path, num_threads=num_threads)
     if kind == model_folder.FROZEN:
         with require_extra():
+            from tbt_compile.freezing import FrozenModel
             from tbt_compile.storage.frozen_folder import load_frozen
 
-        return load_frozen(Path(path), model)
+        return FrozenModel(*load_frozen(Path(path), model))
     raise FormatError(f"{path} holds a model of kind {kind!r}: expected 'frozen' or 'compiled'")

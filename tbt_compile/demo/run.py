@@ -56,7 +56,7 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Rows of the table, the floors that a score has to beat, samples, and the machine it ran on."""
+    """Rows of the table, trivial baselines that a score has to beat, samples, and where it ran."""
 
     rows: tuple[DemoRow, ...]
     lead_copy: RougeScores

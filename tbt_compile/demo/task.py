@@ -11,7 +11,7 @@ from tbt_compile.data.batches import Corpus, TextLengths
 from tbt_compile.data.text_pairs import TextData, TextPair, load_folder, write_pairs
 from tbt_compile.data.tokenization import load_tokenizer, train_word_tokenizer
 from tbt_compile.demo.grammar import NewsItem, make_items
-from tbt_compile.evaluation import RougeScores, constant_floor, lead_copy_floor
+from tbt_compile.evaluation import RougeScores, constant_baseline, lead_baseline
 from tbt_compile.training.record import TrainingRecord
 
 LENGTHS = TextLengths(source=64, target=16)
@@ -58,8 +58,8 @@ def build_task(folder: str | Path, train: int, test: int, seed: int, resume: boo
     return DemoTask(
         data,
         load_tokenizer(folder / "tokenizer"),
-        lead_copy_floor(data.test),
-        constant_floor(data.train, data.test)[1],
+        lead_baseline(data.test),
+        constant_baseline(data.train, data.test)[1],
     )
 
 

@@ -9,9 +9,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tbt_compile.data.text_pairs import TextPair
-from tbt_compile.evaluation.bleu import bleu
 from tbt_compile.evaluation.generation import DecodeSettings, Generated, Progress, generate_texts
-from tbt_compile.evaluation.rouge import rouge
+from tbt_compile.evaluation.scores import bleu, rouge
 
 
 @dataclass(frozen=True)

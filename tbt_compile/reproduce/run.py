@@ -16,7 +16,7 @@ from tbt_compile.reproduce import figures, plots
 from tbt_compile.reproduce.cost import relative_flops
 from tbt_compile.reproduce.defaults import find_method, find_table
 from tbt_compile.reproduce.experiment import Experiment
-from tbt_compile.reproduce.layout import table_text
+from tbt_compile.reproduce.markdown import table_text
 from tbt_compile.reproduce.paper import TEACHER, PaperTable
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows
 from tbt_compile.reproduce.rows import Row, known_seeds, make_row, same_row, scores
@@ -152,7 +152,7 @@ class _Work:
                 "parameters": sum(parameter.numel() for parameter in self.teacher.parameters()),
                 "outcome": read_record(self.experiment.output / "teacher").get("outcome"),
                 "scores": scores(self.teacher, self.tokenizer, self.task, self.steps.report, "teacher"),
-                "floors": self.task.floors,
+                "floors": self.task.trivial_baselines,
                 "size_mib": float_mib(self.teacher),
                 "relative_flops": 1.0,
             }

@@ -15,7 +15,7 @@ from tbt_compile.data.text_pairs import TextData, TextPair, digest, load_folder
 from tbt_compile.demo.task import LENGTHS as DEMO_LENGTHS
 from tbt_compile.demo.task import build_task
 from tbt_compile.errors import DataError
-from tbt_compile.evaluation import constant_floor, lead_copy_floor
+from tbt_compile.evaluation import constant_baseline, lead_baseline
 from tbt_compile.evaluation.generation import DecodeSettings
 from tbt_compile.reproduce import paper_data
 from tbt_compile.reproduce.defaults import find_table
@@ -70,10 +70,10 @@ class Task:
         }
 
     @cached_property
-    def floors(self) -> dict[str, float]:
+    def trivial_baselines(self) -> dict[str, float]:
         """ROUGE-1 of copying the first sentence of the source, and of always writing the same text."""
-        constant = constant_floor(self.data.train, self.test)[1]
-        return {"lead_copy": lead_copy_floor(self.test).rouge1, "constant": constant.rouge1}
+        constant = constant_baseline(self.data.train, self.test)[1]
+        return {"lead_copy": lead_baseline(self.test).rouge1, "constant": constant.rouge1}
 
 
 def open_task(experiment: Experiment) -> Task:

@@ -8,7 +8,7 @@ from typing import Any
 from tbt_compile.data.batches import TextLengths
 from tbt_compile.data.text_pairs import TextData, TextPair
 from tbt_compile.reproduce import Experiment, find_table
-from tbt_compile.reproduce.layout import table_text
+from tbt_compile.reproduce.markdown import table_text
 from tbt_compile.reproduce.task import Task
 
 PAIR = TextPair("a b", "a")

@@ -157,11 +157,11 @@ def _notes(table: PaperTable, kind: str, rows: dict[str, Row], missing: Sequence
         )
     signature = rows[TEACHER]["scores"]["bleu_signature"]
     if kind == "rouge":
-        floors = rows[TEACHER]["floors"]
+        baselines = rows[TEACHER]["floors"]
         notes.append(
             "R1, R2, RL: ROUGE-1, -2 and -Lsum of the rouge-score package, F-measure with stemming. "
-            f"R1 without any understanding: {floors['lead_copy']:.2f} by copying the first sentence, "
-            f"{floors['constant']:.2f} by always writing the same text."
+            f"R1 without any understanding: {baselines['lead_copy']:.2f} by copying the first sentence, "
+            f"{baselines['constant']:.2f} by always writing the same text."
         )
     elif kind == "bleu":
         notes.append(f"BLEU: sacrebleu, {signature}.")
