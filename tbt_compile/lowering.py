@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tbt_compile.codegen.target.isa import Isa
     from tbt_compile.codegen.target.spec import Target, TargetSpec
     from tbt_compile.runtime.builds import Build
-    from tbt_compile.runtime.compiled import CompiledModel
+    from tbt_compile.runtime.compiled_model import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def lower(
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
     from tbt_compile.codegen.target.spec import parse_targets
-    from tbt_compile.runtime.compiled import SHORTLIST, CompiledModel
+    from tbt_compile.runtime.compiled_model import SHORTLIST, CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
     specs = parse_targets(target)

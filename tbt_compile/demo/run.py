@@ -20,6 +20,7 @@ from tbt_compile.evaluation import RougeScores
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.runtime.builds import LIBRARY
 from tbt_compile.storage import model_folder
+from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training import (
     LossWeights,
     ModelSize,
@@ -29,7 +30,6 @@ from tbt_compile.training import (
     new_model,
     train_teacher,
 )
-from tbt_compile.training.record import write_json
 from tbt_compile.training.stages import load_teacher
 
 
@@ -143,7 +143,7 @@ def _rows_of(
     if not all(file.is_file() for file in files):
         (output / "rows").mkdir(parents=True, exist_ok=True)
         for file, measured in zip(files, make(), strict=True):
-            write_json(file, {"row": measured.row.to_dict(), "texts": measured.greedy.texts})
+            save_json(file, {"row": measured.row.to_dict(), "texts": measured.greedy.texts})
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
@@ -186,7 +186,7 @@ def _finish(output: Path, rows: list[dict[str, Any]], task: DemoTask) -> DemoRes
         samples=samples,
         conditions=conditions(),
     )
-    write_json(output / "results.json", result_to_dict(result))
+    save_json(output / "results.json", result_to_dict(result))
     return result
 
 

@@ -21,8 +21,8 @@ from tbt_compile.reproduce.plan import choose_rows
 from tbt_compile.reproduce.rows import Row
 from tbt_compile.reproduce.summary import SCORES, Spread, retention_of, rows_of
 from tbt_compile.reproduce.task import Task
+from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training.progress import quiet
-from tbt_compile.training.record import write_json
 
 
 def retention(
@@ -80,5 +80,5 @@ def make(
             math.log2(3),
         ),
     )
-    write_json(files[0], {"histograms": shown, "entropy": entropies})
+    save_json(files[0], {"histograms": shown, "entropy": entropies})
     return files

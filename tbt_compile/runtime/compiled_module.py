@@ -8,7 +8,7 @@ import numpy as np
 
 from tbt_compile.errors import GenerationError, InputError, did_you_mean
 from tbt_compile.runtime import worker_threads
-from tbt_compile.runtime.library import Array, CompiledLibrary
+from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
 from tbt_compile.storage import model_folder
 
 Outputs = Array | tuple[Array, ...] | dict[str, Array]

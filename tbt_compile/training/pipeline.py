@@ -15,7 +15,7 @@ from tbt_compile.errors import DataError
 from tbt_compile.evaluation.generation import DecodeSettings, Progress
 from tbt_compile.evaluation.report import evaluate_model
 from tbt_compile.recipe import Recipe
-from tbt_compile.training.record import write_json
+from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights, TrainSettings
 from tbt_compile.training.sizes import new_model
@@ -91,7 +91,7 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
         name: _scores(model, tokenizer, data, job, progress, name)
         for name, model in (("teacher", teacher), (f"student {recipe}", student))
     }
-    write_json(student_folder / "results.json", scores)
+    save_json(student_folder / "results.json", scores)
     return TrainResult(teacher_folder, student_folder, scores["teacher"], scores[f"student {recipe}"])
 
 

@@ -13,6 +13,7 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime import worker_threads
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Batching, Progress, run_batches
 from tbt_compile.runtime.builds import Build
+from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
 from tbt_compile.runtime.generation import (
     DecoderSession,
     GenerationSettings,
@@ -24,7 +25,6 @@ from tbt_compile.runtime.generation import (
 from tbt_compile.runtime.generation.shortlist import Shortlist
 from tbt_compile.runtime.generation.validation import count
 from tbt_compile.runtime.input_checks import DecoderLimits, checked_batch, checked_sources
-from tbt_compile.runtime.library import Array, CompiledLibrary
 from tbt_compile.storage import model_folder
 
 SHORTLIST = "shortlist"
