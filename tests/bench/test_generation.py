@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tbt_compile.bench import generation, process
+from tbt_compile.bench import generation, worker_process
 from tbt_compile.bench.engines import ENGINES, get_engine
 from tbt_compile.bench.generation import BenchSettings, best_int8_peer
 from tbt_compile.bench.job import Job
@@ -134,7 +134,7 @@ def test_a_failing_process_is_an_error_with_its_last_words(monkeypatch: pytest.M
         Worker(job)
     broken = Job("tbt", "2-2-2", "no-such-shape", 1, 8, 2, "host", "/nonexistent")
     with pytest.raises(WorkerError, match=r"preparing tbt 2-2-2 failed(.|\n)*unknown shape"):
-        process.build(broken)
+        worker_process.build(broken)
 
 
 @pytest.mark.parametrize(
