@@ -19,7 +19,7 @@ from tbt_compile.reproduce.histograms import layer_histograms
 from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperTable
 from tbt_compile.reproduce.plan import choose_rows
 from tbt_compile.reproduce.rows import Row
-from tbt_compile.reproduce.summary import SCORES, Spread, retention_of, rows_of
+from tbt_compile.reproduce.summary import SCORES, Spread, kind_of, retention_of, rows_of
 from tbt_compile.reproduce.task import Task
 from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training.progress import quiet
@@ -36,7 +36,7 @@ def retention(
     done = [row for row in table.students if rows_of(row, rows)]
     if not done:
         return ()
-    name = SCORES["length" if table.columns == ("length",) else task.metric][0]
+    name = SCORES[kind_of(table, task)][0]
     measured = [retention_of(rows_of(row, rows), rows[TEACHER], name) for row in done]
     series = {task.name: measured}
     for data_set in table.data_sets:

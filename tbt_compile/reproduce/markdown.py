@@ -7,16 +7,11 @@ from collections.abc import Iterable, Sequence
 from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperRow, PaperTable, source
 from tbt_compile.reproduce.rows import Row
-from tbt_compile.reproduce.summary import SCORES, Spread, retention_of, rows_of, score_of
+from tbt_compile.reproduce.summary import SCORES, Spread, kind_of, retention_of, rows_of, score_of
 from tbt_compile.reproduce.task import Task
 
 _HEADINGS = {"rouge": ("R1", "R2", "RL"), "bleu": ("BLEU",), "length": ("length",)}
 _NOTHING = "–"
-
-
-def kind_of(table: PaperTable, task: Task) -> str:
-    """Which scores the table shows: "length", or the metric of the task."""
-    return "length" if table.columns == ("length",) else task.metric
 
 
 def table_text(
