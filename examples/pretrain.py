@@ -17,10 +17,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tbt_compile.cli.console import progress_bar
+from tbt_compile.data.batches import Corpus, TextLengths
 from tbt_compile.data.text_pairs import TextPair, load_folder
 from tbt_compile.data.tokenization import train_bpe_tokenizer
-from tbt_compile.training import MODEL_SIZES, TrainSettings, new_model, train_teacher
-from tbt_compile.training.rates import teacher_rate
+from tbt_compile.training import MODEL_SIZES, TrainingRun, TrainSettings, new_model, train_teacher
+from tbt_compile.training.settings import teacher_rate
 
 
 def deleted(text: str, share: float, generator: random.Random) -> str:
@@ -61,16 +62,12 @@ def main(given: Sequence[str] | None = None) -> None:
     if arguments.lower_case:
         texts = [text.lower() for text in texts]
     with progress_bar("starting") as progress:
+        pairs = tuple(noisy_pairs(texts, arguments.copies, arguments.share))
+        settings = TrainSettings(steps=arguments.steps, learning_rate=teacher_rate(arguments.size))
         train_teacher(
             new_model(arguments.size, tokenizer, arguments.max_length),
-            tuple(noisy_pairs(texts, arguments.copies, arguments.share)),
-            tokenizer,
-            arguments.out,
-            max_source_length=arguments.max_length,
-            max_target_length=arguments.max_length,
-            settings=TrainSettings(steps=arguments.steps, learning_rate=teacher_rate(arguments.size)),
-            progress=progress,
-            title="pre-training",
+            Corpus(pairs, tokenizer, TextLengths(arguments.max_length, arguments.max_length)),
+            TrainingRun(arguments.out, settings, progress=progress, title="pre-training"),
         )
 
 

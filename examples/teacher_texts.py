@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from tbt_compile.cli.console import out, progress_bar
 from tbt_compile.data.text_pairs import TextPair, load_folder, write_pairs
-from tbt_compile.evaluation.generation import generate_texts
+from tbt_compile.evaluation.generation import DecodeSettings, generate_texts
 from tbt_compile.training.stages import load_teacher
 
 
@@ -39,9 +39,7 @@ def main(given: Sequence[str] | None = None) -> None:
             load_teacher(arguments.teacher),
             AutoTokenizer.from_pretrained(str(arguments.teacher), local_files_only=True),
             [pair.source for pair in data.train],
-            max_source_length=arguments.max_length,
-            max_new_tokens=arguments.max_length,
-            num_beams=arguments.num_beams,
+            DecodeSettings(arguments.max_length, arguments.max_length, arguments.num_beams),
             progress=progress,
             title="texts of the teacher",
         )

@@ -28,7 +28,7 @@ _EXPORTS = {
     "FrozenModel": "tbt_compile.freezing",
     "lower": "tbt_compile.lowering",
     "load": "tbt_compile.loading",
-    "CompiledModel": "tbt_compile.runtime.compiled",
+    "CompiledModel": "tbt_compile.runtime.compiled_model",
     "CompiledModule": "tbt_compile.runtime.compiled_module",
     "CompiledModelForSeq2SeqLM": "tbt_compile.adapters.compiled_seq2seq",
     "Seq2SeqPipeline": "tbt_compile.adapters.seq2seq_pipeline",
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from tbt_compile.passes.prepare.plan import QuantPlan
     from tbt_compile.preparation import load_prepared, plan, prepare
     from tbt_compile.recipe import Recipe
-    from tbt_compile.runtime.compiled import CompiledModel
+    from tbt_compile.runtime.compiled_model import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
 

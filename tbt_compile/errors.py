@@ -62,12 +62,15 @@ class GenerationError(TbtError):
     """Generation was asked for with arguments that do not fit the model or each other."""
 
 
-def did_you_mean(wrong: str, known: Iterable[str], count: int = 3) -> str:
+_NEAR_MATCHES = 3
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """The tail of a message about an unknown name: near matches, or nothing. Swapped letters come first.
 
     >>> did_you_mean("cortex-a27", ["cortex-a78", "cortex-a72", "haswell"])
     ' Did you mean cortex-a72 or cortex-a78?'
     """
-    matches = get_close_matches(wrong, list(known), n=4 * count, cutoff=0.6)
-    matches = sorted(matches, key=lambda name: sorted(name) != sorted(wrong))[:count]
+    matches = get_close_matches(wrong, list(known), n=4 * _NEAR_MATCHES, cutoff=0.6)
+    matches = sorted(matches, key=lambda name: sorted(name) != sorted(wrong))[:_NEAR_MATCHES]
     return f" Did you mean {' or '.join(matches)}?" if matches else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -14,11 +13,12 @@ from torch import nn
 from tbt_compile.adapters import adapter_for
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared, iter_quantized
-from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
+from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.quantizers.split import SplitWeightQuantizer
 from tbt_compile.recipe import Recipe
+from tbt_compile.storage.frozen_folder import save_frozen
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,13 @@ class FrozenModel:
             path: the folder; one that holds a saved model is replaced.
             tokenizer: a transformers tokenizer that goes with the model.
 
+        Returns:
+            The folder.
+
         Raises:
             FormatError: something else than a model folder is in the way.
         """
-        from tbt_compile.storage.frozen_folder import save_frozen
-
-        return save_frozen(self, Path(path), tokenizer)
+        return save_frozen(self.module, self.recipe, Path(path), tokenizer)
 
     @property
     def nbytes(self) -> int:
@@ -78,6 +79,15 @@ def freeze(model: nn.Module) -> FrozenModel:
         PlanError: the model is not prepared, or was never run, so that its scales are unknown; or it has
             weights without a packed form (pruned or split).
     """
+    _check_freezable(model)
+    recipe = adapter_for(model).stored_recipe(model)
+    frozen = _copy_to_pack(model)
+    _freeze_quantizers(frozen)
+    drop_float_weights(frozen)
+    return FrozenModel(frozen.requires_grad_(False), recipe or Recipe())
+
+
+def _check_freezable(model: nn.Module) -> None:
     if not is_prepared(model):
         raise PlanError(
             f"this {type(model).__name__} has no quantizers: call tbt_compile.prepare(model) and train it, "
@@ -93,44 +103,37 @@ def freeze(model: nn.Module) -> FrozenModel:
             f"{len(loose)} weights are pruned in blocks or split in two, which has no packed form (the first "
             f"is {loose[0]}): run the prepared model itself"
         )
-    unset = [
-        name for name, quantizer in _activations(model) if quantizer.learned and not quantizer.initialized
-    ]
+    activations = [item for item in model.named_modules() if isinstance(item[1], ActivationQuantizer)]
+    unset = [name for name, quantizer in activations if quantizer.learned and not quantizer.initialized]
     if unset:
         raise PlanError(
             f"{len(unset)} activation scales were never set (the first is {unset[0]}): train the model, or "
             "run one batch through it, before freezing"
         )
-    recipe = adapter_for(model).stored_recipe(model)
-    # Float weights that are to be packed are not copied: the copy loses them in the end.
+
+
+def _copy_to_pack(model: nn.Module) -> nn.Module:
+    """A copy in eval mode that shares the float weights to be packed, which it loses in the end."""
     shared = {
         id(module.weight): module.weight
         for _, module in iter_quantized(model)
         if _packs(getattr(module, "weight_quantizer", None))
     }
-    frozen = copy.deepcopy(model, dict(shared)).eval()
+    return copy.deepcopy(model, dict(shared)).eval()
+
+
+def _freeze_quantizers(model: nn.Module) -> None:
+    """Replace every quantizer that has a frozen form; tied weights get one packed tensor."""
     packed: dict[tuple[int, str], FrozenWeight] = {}
-    for _, module in list(iter_quantized(frozen)):
+    for _, module in list(iter_quantized(model)):
         for name, quantizer in list(module.named_children()):
             if isinstance(quantizer, ActivationQuantizer) and _freezes(quantizer):
                 setattr(module, name, FrozenActivation.from_quantizer(quantizer))
             elif _packs(quantizer):
-                setattr(module, name, _pack(module, quantizer, packed))
-    drop_float_weights(frozen)
-    return FrozenModel(frozen.requires_grad_(False), recipe or Recipe())
-
-
-def drop_float_weights(model: nn.Module) -> None:
-    """Set every float weight that has packed codes to None, under each name that the model knows it by."""
-    packed = {
-        id(module.weight)
-        for _, module in iter_quantized(model)
-        if isinstance(getattr(module, "weight_quantizer", None), FrozenWeight)
-    }
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) in packed:
-                module.register_parameter(name, None)
+                key = (id(module.weight), quantizer.encoding.value)
+                if key not in packed:
+                    packed[key] = FrozenWeight.from_quantizer(quantizer, module.weight_rows)
+                setattr(module, name, packed[key])
 
 
 def _freezes(quantizer: ActivationQuantizer) -> bool:
@@ -139,18 +142,3 @@ def _freezes(quantizer: ActivationQuantizer) -> bool:
 
 def _packs(quantizer: Any) -> TypeGuard[WeightQuantizer]:
     return isinstance(quantizer, WeightQuantizer) and quantizer.packs
-
-
-def _pack(
-    module: nn.Module, quantizer: WeightQuantizer, packed: dict[tuple[int, str], FrozenWeight]
-) -> FrozenWeight:
-    key = (id(module.weight), quantizer.encoding.value)
-    if key not in packed:
-        packed[key] = FrozenWeight.from_quantizer(quantizer, module.weight_rows)  # type: ignore[arg-type]
-    return packed[key]
-
-
-def _activations(model: nn.Module) -> Iterator[tuple[str, ActivationQuantizer]]:
-    for name, module in model.named_modules():
-        if isinstance(module, ActivationQuantizer):
-            yield name, module

@@ -11,7 +11,7 @@ from tbt_compile.storage import model_folder
 
 if TYPE_CHECKING:
     from tbt_compile.freezing import FrozenModel
-    from tbt_compile.runtime.compiled import CompiledModel
+    from tbt_compile.runtime.compiled_model import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
 
@@ -33,7 +33,7 @@ def load(
     """
     kind = model_folder.peek_kind(path)
     if kind == model_folder.GENERATOR:
-        from tbt_compile.runtime.compiled import CompiledModel
+        from tbt_compile.runtime.compiled_model import CompiledModel
 
         return CompiledModel.load(path, num_threads=num_threads)
     if kind == model_folder.MODULE:
@@ -42,7 +42,8 @@ def load(
         return CompiledModule.load(path, num_threads=num_threads)
     if kind == model_folder.FROZEN:
         with require_extra():
+            from tbt_compile.freezing import FrozenModel
             from tbt_compile.storage.frozen_folder import load_frozen
 
-        return load_frozen(Path(path), model)
+        return FrozenModel(*load_frozen(Path(path), model))
     raise FormatError(f"{path} holds a model of kind {kind!r}: expected 'frozen' or 'compiled'")

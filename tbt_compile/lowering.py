@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tbt_compile.codegen.target.isa import Isa
     from tbt_compile.codegen.target.spec import Target, TargetSpec
     from tbt_compile.runtime.builds import Build
-    from tbt_compile.runtime.compiled import CompiledModel
+    from tbt_compile.runtime.compiled_model import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ def lower(
         dump: a folder that every phase of the pipeline writes its graphs to.
         clock: let the compiled model measure how long each of its steps takes; see `CompiledModel.times`.
 
+    Returns:
+        A `CompiledModel` or a `CompiledModule`, ready to run if one of the targets suits this machine.
+
     Raises:
         TargetError: a target is unknown, or a CPU comes twice.
         PlanError: the model is not prepared, or was never run.
@@ -67,8 +70,7 @@ def lower(
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
     from tbt_compile.codegen.target.spec import parse_targets
-    from tbt_compile.runtime.builds import add_tensors
-    from tbt_compile.runtime.compiled import SHORTLIST, CompiledModel
+    from tbt_compile.runtime.compiled_model import SHORTLIST, CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
     specs = parse_targets(target)
@@ -77,25 +79,16 @@ def lower(
     builds: list[Build] = []
     tensors: dict[str, Any] = {}
     for spec in specs:
+        folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
         # Lowering changes what was exported, so that every CPU needs its own.
         with shortened(frozen.module, ids):
             exported = adapter_for(frozen.module).export_units(frozen.module)
-            folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
-            build, own = _build(frozen, exported, spec, folder, clock)
-        names = add_tensors(tensors, own)
-        functions = build.facts["functions"].items()
-        build.facts["functions"] = {unit: [names[name] for name in used] for unit, used in functions}
-        builds.append(build)
+            build, arrays = _build(frozen, exported, spec, folder, clock)
+        builds.append(_with_shared_tensors(build, arrays, tensors))
     if ids is not None:
         tensors[SHORTLIST] = ids
-    description = {
-        "recipe": frozen.recipe.to_dict(),
-        "class": type(frozen.module).__name__.removeprefix("Quantized"),
-        "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
-        **exported.settings,
-    }
     kind = next(kind for kind in (CompiledModel, CompiledModule) if exported.kind == kind.KIND)
-    return kind(builds, description, tensors, num_threads=num_threads)
+    return kind(builds, _description(frozen, exported), tensors, num_threads=num_threads)
 
 
 def _build(
@@ -111,10 +104,11 @@ def _build(
     start = time.perf_counter()
     for unit in exported.contexts:
         lowering_pipeline().run(unit, None if dump is None else dump / unit.name)
-    known = {tensor.data_ptr(): name for name, tensor in _named_tensors(frozen.module)}
+    named = [*frozen.module.named_parameters(), *frozen.module.named_buffers()]
+    known = {tensor.data_ptr(): name for name, tensor in named}
     with tiles.recording() as chosen:
-        beside = search_functions(spec.isa) if exported.kind == model_folder.GENERATOR else {}
-        built = compile_units(list(exported.contexts), spec, known, dump, clock, beside)
+        searching = search_functions(spec.isa) if exported.kind == model_folder.GENERATOR else {}
+        built = compile_units(list(exported.contexts), spec, known, dump, clock, searching)
     log.info(
         "compiled %s for %s (%s) in %.1f s with the kernels %s and the tiles %s",
         type(frozen.module).__name__,
@@ -130,10 +124,7 @@ def _build(
         "kernels": built.kernels,
         "isa": tiles.isa_class(spec.isa),
         "tiles": chosen,
-        "functions": {
-            name: [parameter.name for parameter in parameters]
-            for name, parameters in built.parameters.items()
-        },
+        "functions": {unit: [p.name for p in parameters] for unit, parameters in built.parameters.items()},
         "outputs": built.outputs,
         "stacks": built.stacks,
         "clock": built.steps if clock else {},
@@ -150,5 +141,21 @@ def _arranged(built: BuiltUnits, isa: Isa) -> dict[str, Any]:
     }
 
 
-def _named_tensors(module: nn.Module) -> list[tuple[str, Any]]:
-    return [*module.named_parameters(), *module.named_buffers()]
+def _with_shared_tensors(build: Build, arrays: dict[str, Any], tensors: dict[str, Any]) -> Build:
+    """The build with the names of its tensors among those of all builds, to which its arrays are added."""
+    from tbt_compile.runtime.builds import add_tensors
+
+    names = add_tensors(tensors, arrays)
+    functions = build.facts["functions"].items()
+    build.facts["functions"] = {unit: [names[name] for name in used] for unit, used in functions}
+    return build
+
+
+def _description(frozen: FrozenModel, exported: ExportUnits) -> dict[str, Any]:
+    """What the manifest says whatever the CPU is."""
+    return {
+        "recipe": frozen.recipe.to_dict(),
+        "class": type(frozen.module).__name__.removeprefix("Quantized"),
+        "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
+        **exported.settings,
+    }

@@ -89,7 +89,7 @@ def test_positions_end(pair: Pair) -> None:
 def test_caches_are_packed_and_heads_shared(pair: Pair) -> None:
     model, compiled = pair
     ones = tensor(np.ones((1, 3), np.int64))
-    caches = compiled._ready().call("first_step", ones, ones, tensor(np.arange(3)[None]))[1:]
+    caches = compiled._bound().call("first_step", ones, ones, tensor(np.arange(3)[None]))[1:]
     grouped_query = model.config.model_type == "llama"
     width = 8 if grouped_query else 16
     layers = compiled.description["layers"]

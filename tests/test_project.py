@@ -1,12 +1,15 @@
-"""The project's own rules: what is importable, what stays light, and that examples in docstrings are true."""
+"""The project's own rules: what may import what, what stays light, that examples in docstrings are true."""
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"tbt_compile": "tbt_compile", "passes": "tbt_compile.passes", "codegen": "tbt_compile.codegen"}
 MAX_LINES = 320
+MIN_LINES, MAX_SHORT_FILES = 35, 20
 TVM_FOLDERS = ("codegen/", "tbt_compile/runtime/")
 TVM_IMPORT = re.compile(r"^\s*(import|from) tvm(_ffi)?\b", re.MULTILINE)
 # What a device that only runs a compiled folder imports.
@@ -27,6 +31,36 @@ WITHOUT_TORCH = (
     "tbt_compile.codegen.layouts",
     "tbt_compile.runtime",
 )
+
+# What stands above the model and its compiler: nothing below may know of it.
+APPLICATIONS = ("training", "evaluation", "reproduce", "demo", "bench", "cli")
+# The target "host" is read by what reads targets, and described in terms of one.
+LAZY_CYCLES = (("tbt_compile.codegen.target.spec", "tbt_compile.codegen.target.host"),)
+# By package, what it must not import, at the top or inside a function.
+FORBIDDEN = {
+    "encoding": ("quantizers", "modules", "passes", "codegen", "runtime", "adapters", "storage"),
+    "recipe": ("quantizers", "modules", "passes", "codegen", "runtime", "adapters", "storage"),
+    "quantizers": (*APPLICATIONS, "modules", "passes", "codegen", "runtime", "adapters", "storage"),
+    "modules": (*APPLICATIONS, "codegen.kernels", "codegen.importer", "runtime", "adapters", "storage"),
+    "passes": (*APPLICATIONS, "codegen", "runtime", "adapters", "storage"),
+    "codegen": (*APPLICATIONS, "runtime", "adapters", "modules", "quantizers"),
+    "runtime": (
+        *APPLICATIONS,
+        "adapters",
+        "modules",
+        "passes",
+        "quantizers",
+        "ops",
+        "codegen.importer",
+        "codegen.kernels",
+        "codegen.library.build",
+    ),
+    "storage": (*APPLICATIONS, "runtime", "codegen"),
+    "adapters": APPLICATIONS,
+    "data": (*APPLICATIONS, "modules", "passes", "codegen", "runtime", "adapters"),
+    "training": ("demo", "reproduce", "bench", "cli"),
+    "evaluation": ("training", "demo", "reproduce", "bench", "cli"),
+}
 
 
 def module_name(path: Path) -> str:
@@ -56,12 +90,69 @@ def test_files_stay_short() -> None:
     assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
+def test_few_files_are_very_short() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in SOURCES if path.name != "__init__.py"}
+    assert sum(lines < MIN_LINES for lines in lengths.values()) < MAX_SHORT_FILES
+
+
 def test_tvm_is_imported_in_two_places_only() -> None:
     offenders = []
     for path in SOURCES:
         where = path.relative_to(ROOT).as_posix()
         if TVM_IMPORT.search(path.read_text()) and not where.startswith(TVM_FOLDERS):
             offenders.append(where)
+    assert offenders == []
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, inside functions too, but not for type checkers alone."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module is not None, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def imported_modules() -> dict[str, set[str]]:
+    """For every module of the project the others that its imports run, packages on the way included."""
+    modules = {module_name(path): path for path in SOURCES}
+    graph: dict[str, set[str]] = {name: set() for name in modules}
+    for name, path in modules.items():
+        for imported in imported_names(path):
+            parts = imported.split(".")
+            run = {".".join(parts[:count]) for count in range(1, len(parts) + 1)} & modules.keys()
+            # A module's own packages have been imported before it. The root imports others on use only.
+            inside = {package for package in run if f"{name}.".startswith(f"{package}.")}
+            graph[name] |= run - inside - {"tbt_compile"}
+    return graph
+
+
+def test_there_is_no_import_cycle() -> None:
+    graph = imported_modules()
+    for name, imported in LAZY_CYCLES:
+        graph[name].discard(imported)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_each_package_imports_only_from_below() -> None:
+    offenders = [
+        (name, imported)
+        for name, others in imported_modules().items()
+        for package, forbidden in FORBIDDEN.items()
+        for imported in others
+        if f"{name}.".startswith(f"tbt_compile.{package}.")
+        and any(f"{imported}.".startswith(f"tbt_compile.{other}.") for other in forbidden)
+    ]
     assert offenders == []
 
 

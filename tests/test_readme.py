@@ -11,7 +11,7 @@ import pytest
 from tbt_compile.cli.app import app
 from tbt_compile.data.text_pairs import TextPair, load_folder, write_pairs
 from tbt_compile.data.tokenization import train_bpe_tokenizer
-from tbt_compile.evaluation.generation import generate_texts
+from tbt_compile.evaluation.generation import DecodeSettings, generate_texts
 from tbt_compile.recipe import Recipe
 from tbt_compile.reproduce import Experiment, reproduce
 from tbt_compile.training import new_model
@@ -79,7 +79,7 @@ def test_a_teacher_writes_what_students_are_trained_on(tmp_path: Path) -> None:
     assert written.test == tuple(pairs)
     assert [pair.source for pair in written.train] == [pair.source for pair in pairs]
     model, sources = load_teacher(teacher), [pair.source for pair in pairs]
-    expected = generate_texts(model, tokenizer, sources, max_source_length=8, max_new_tokens=8, num_beams=2)
+    expected = generate_texts(model, tokenizer, sources, DecodeSettings(8, 8, num_beams=2))
     assert [pair.target for pair in written.train] == [
         text or pair.target for text, pair in zip(expected.texts, pairs, strict=True)
     ]

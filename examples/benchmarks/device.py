@@ -27,7 +27,7 @@ IMPORTS = {
     "Python": "pass",
     "tbt_compile": "import tbt_compile",
     "tokenizer": "import tokenizers",
-    "runtime": "import tbt_compile.runtime.compiled, tbt_compile.runtime.bound_library",
+    "runtime": "import tbt_compile.runtime.compiled_model, tbt_compile.runtime.bound_library",
 }
 
 

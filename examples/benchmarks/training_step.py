@@ -26,7 +26,7 @@ from torch import Tensor
 import tbt_compile
 from tbt_compile.data.tokenization import train_word_tokenizer
 from tbt_compile.training import MODEL_SIZES, LossWeights, distillation_terms, new_model
-from tbt_compile.training.distillation import both_outputs
+from tbt_compile.training.trainers import both_outputs
 
 OFF = "32-32-32"
 

@@ -16,7 +16,7 @@ from tbt_compile.passes.prepare.plan import excluded_by
 from tbt_compile.passes.prepare.trace_attention import OPERANDS, replace_product, untranspose
 from tbt_compile.quantizers import ActivationQuantizer, quantized_embedding, quantized_linear
 from tbt_compile.quantizers.choose import weight_quantizer
-from tbt_compile.quantizers.shared import StatefulWeightQuantizer
+from tbt_compile.quantizers.weights import StatefulWeightQuantizer
 from tbt_compile.recipe import Recipe
 
 if TYPE_CHECKING:

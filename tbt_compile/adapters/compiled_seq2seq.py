@@ -17,7 +17,7 @@ from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedCon
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from tbt_compile.errors import GenerationError
-from tbt_compile.runtime.compiled import CompiledModel
+from tbt_compile.runtime.compiled_model import CompiledModel
 from tbt_compile.runtime.generation import DecoderSession, Scores
 
 

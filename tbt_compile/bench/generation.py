@@ -13,8 +13,8 @@ from typing import Any
 from tbt_compile.bench.conditions import conditions
 from tbt_compile.bench.engines import ENGINES, get_engine
 from tbt_compile.bench.job import Job, Row
-from tbt_compile.bench.process import Worker, build
-from tbt_compile.bench.shapes import get_shape
+from tbt_compile.bench.model_shapes import get_shape
+from tbt_compile.bench.worker_process import Worker, build
 from tbt_compile.codegen.target.host import check_runnable
 from tbt_compile.codegen.target.spec import parse_target
 from tbt_compile.errors import TbtError
@@ -27,7 +27,7 @@ LENGTHS = ("equal", "mixed")
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """What is measured.
 
     Attributes:
@@ -83,7 +83,7 @@ class Settings:
 Progress = Callable[[str, float], None]
 
 
-def run(settings: Settings, progress: Progress = lambda _text, _share: None) -> dict[str, Any]:
+def run(settings: BenchSettings, progress: Progress = lambda _text, _share: None) -> dict[str, Any]:
     """Measure every row; `progress` is told what is going on and which share of the work is done.
 
     Returns:
@@ -106,7 +106,7 @@ def run(settings: Settings, progress: Progress = lambda _text, _share: None) -> 
     return {"conditions": conditions(), "settings": asdict(settings), "rows": [asdict(row) for row in rows]}
 
 
-def jobs_of(settings: Settings, folder: Path) -> list[Job]:
+def jobs_of(settings: BenchSettings, folder: Path) -> list[Job]:
     """A job for every row, each with a place of its own in `folder`; a place that is there is used again."""
     chosen = [(engine, "", 0) for engine in ENGINES if engine != "tbt"] if settings.peers else []
     counts = [0, settings.shortlist] if settings.shortlist else [0]
@@ -119,7 +119,7 @@ def jobs_of(settings: Settings, folder: Path) -> list[Job]:
     return jobs
 
 
-def job_of(settings: Settings, engine: str, recipe: str, folder: Path, clock: bool = False) -> Job:
+def job_of(settings: BenchSettings, engine: str, recipe: str, folder: Path, clock: bool = False) -> Job:
     """The work of one row."""
     return Job(
         engine=engine,
@@ -137,7 +137,7 @@ def job_of(settings: Settings, engine: str, recipe: str, folder: Path, clock: bo
     )
 
 
-def take_turns(ready: Sequence[tuple[Row, Worker]], settings: Settings, progress: Progress) -> None:
+def take_turns(ready: Sequence[tuple[Row, Worker]], settings: BenchSettings, progress: Progress) -> None:
     """Give every row `repeats` turns, one after the other, and fill it with the medians."""
     for repeat in range(settings.repeats):
         for index, (row, worker) in enumerate(ready):
@@ -159,7 +159,7 @@ def _turn(row: Row, worker: Worker, tokens: int) -> None:
                 row.samples.setdefault(f"{name}_{unit}", []).append(seconds)
 
 
-def _fill(row: Row, worker: Worker, settings: Settings) -> None:
+def _fill(row: Row, worker: Worker, settings: BenchSettings) -> None:
     # No engine can be asked for its encoder alone in the same way as the others; two lengths give it for all.
     row.token_ms, row.encoder_ms = _token_and_encoder_ms(row, "s", settings.new_tokens)
     row.token_cpu_ms, row.encoder_cpu_ms = _token_and_encoder_ms(row, "cpu_s", settings.new_tokens)

@@ -16,14 +16,14 @@ from typing import Any
 
 from tbt_compile.bench.conditions import conditions
 from tbt_compile.bench.engines import get_engine
-from tbt_compile.bench.generation import Progress, Settings, jobs_of, take_turns
+from tbt_compile.bench.generation import BenchSettings, Progress, jobs_of, take_turns
 from tbt_compile.bench.job import Job, Row
-from tbt_compile.bench.process import Worker, build
+from tbt_compile.bench.worker_process import Worker, build
 from tbt_compile.errors import TbtError
 from tbt_compile.storage.atomic_write import atomic_write
 
 WORK = ("source_length", "new_tokens", "batch")
-"""What is varied: fields of `Settings`."""
+"""What is varied: fields of `BenchSettings`."""
 _SAME = ("cpu", "llvm_cpu", "vector_bits", "cores", "system", "python", "versions")
 
 
@@ -37,12 +37,12 @@ class GrowthSettings:
         source_length, new_tokens, batch: values of each while the others are those of the base.
     """
 
-    base: Settings = field(default_factory=lambda: Settings(peers=False, source_length=256))
+    base: BenchSettings = field(default_factory=lambda: BenchSettings(peers=False, source_length=256))
     source_length: tuple[int, ...] = (64, 128, 256, 512, 1024)
     new_tokens: tuple[int, ...] = (16, 64, 256, 512)
     batch: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
 
-    def points(self) -> list[Settings]:
+    def points(self) -> list[BenchSettings]:
         """The base and what is varied from it, each once; checked.
 
         Raises:
@@ -78,7 +78,7 @@ def run(
             jobs = jobs_of(point, Path(folder))
             missing = [job for job in jobs if _key(job.name, asdict(point)) not in done]
 
-            def tell(text: str, share: float, index: int = index, point: Settings = point) -> None:
+            def tell(text: str, share: float, index: int = index, point: BenchSettings = point) -> None:
                 progress(f"{_words(point)}: {text}", (index + share) / len(wanted))
 
             for row in _measure(point, missing, built, tell):
@@ -89,7 +89,7 @@ def run(
     return result
 
 
-def _measure(point: Settings, jobs: Sequence[Job], built: set[str], progress: Progress) -> list[Row]:
+def _measure(point: BenchSettings, jobs: Sequence[Job], built: set[str], progress: Progress) -> list[Row]:
     """One point of every job; what an engine builds does not depend on the work, so it is done once."""
     rows = []
     ready: list[tuple[Row, Worker]] = []
@@ -112,7 +112,7 @@ def _key(name: str, point: dict[str, Any]) -> tuple[Any, ...]:
     return name, *(point[work] for work in WORK)
 
 
-def _words(point: Settings) -> str:
+def _words(point: BenchSettings) -> str:
     return f"source {point.source_length}, new {point.new_tokens}, batch {point.batch}"
 
 

@@ -19,7 +19,7 @@ class Curve:
     """A cost over one kind of work.
 
     Attributes:
-        work: the field of `Settings` that is varied.
+        work: the field of `BenchSettings` that is varied.
         cost: the field of a point: "encoder_ms", "token_ms" or "decoder_ms" (all new tokens together).
         expected: the largest exponent that the algorithm explains: cost ~ work ** exponent.
         reason: why it is not 1.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tbt_compile.bench.conditions import conditions
-from tbt_compile.bench.generation import Settings, job_of
-from tbt_compile.bench.process import build, measure_steps
-from tbt_compile.bench.shapes import get_shape
+from tbt_compile.bench.generation import BenchSettings, job_of
+from tbt_compile.bench.model_shapes import get_shape
+from tbt_compile.bench.worker_process import build, measure_steps
 from tbt_compile.errors import TbtError
 
 OUTSIDE = "between kernels"
@@ -38,7 +38,7 @@ _UNITS = ("encoder", "step")
 
 
 def profile(
-    settings: Settings, progress: Callable[[str, float], None] = lambda _text, _share: None
+    settings: BenchSettings, progress: Callable[[str, float], None] = lambda _text, _share: None
 ) -> dict[str, Any]:
     """Compile each recipe so that it measures its kernels, and generate.
 

@@ -6,19 +6,18 @@ Compiled here, sent there, called and timed there: figures hold no network and n
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tbt_compile.bench.engines import compiled as engine
-from tbt_compile.bench.generation import Settings
+from tbt_compile.bench.generation import BenchSettings, Progress
 from tbt_compile.bench.job import Job
 from tbt_compile.bench.kernel_case import KernelCase, parse_cases
 from tbt_compile.bench.kernels import KernelSettings
+from tbt_compile.bench.model_shapes import get_shape, source_ids
 from tbt_compile.bench.remote_model import RemoteModel
-from tbt_compile.bench.shapes import get_shape, source_ids
 from tbt_compile.codegen.library.link import export_library
 from tbt_compile.codegen.target.spec import TargetSpec, parse_target
 from tbt_compile.codegen.tools.remote import Board
@@ -26,7 +25,6 @@ from tbt_compile.codegen.tools.standalone import compile_library, linear_arrays
 from tbt_compile.errors import TargetError
 from tbt_compile.storage.model_folder import folder_bytes
 
-Progress = Callable[[str, float], None]
 _KERNEL = "kernel"
 
 
@@ -51,7 +49,7 @@ def run_kernels(settings: KernelSettings, address: str, key: str, progress: Prog
     return {"board": _board(address, key, spec), "settings": asdict(settings), "rows": rows}
 
 
-def run_generation(settings: Settings, address: str, key: str, progress: Progress) -> dict[str, Any]:
+def run_generation(settings: BenchSettings, address: str, key: str, progress: Progress) -> dict[str, Any]:
     """Random models at every recipe: what they write, and how long the encoder and a step of it take.
 
     *encoder_ms* is the time to the first token less one step's. A step is timed with the longest cache; what

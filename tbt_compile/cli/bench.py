@@ -77,9 +77,9 @@ def generate(
 
     if rpc is None:  # what is measured elsewhere is compiled in this process
         hide_torch()
-    from tbt_compile.bench.generation import Settings, run
+    from tbt_compile.bench.generation import BenchSettings, run
 
-    settings = Settings(
+    settings = BenchSettings(
         shape=shape,
         recipes=tuple(part.strip() for part in recipe.split(",") if part.strip()),
         peers=peers,

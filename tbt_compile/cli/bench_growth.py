@@ -50,7 +50,7 @@ def growth(
     from tbt_compile.runtime.without_torch import hide_torch
 
     hide_torch()
-    from tbt_compile.bench.generation import Settings
+    from tbt_compile.bench.generation import BenchSettings
     from tbt_compile.bench.growth import GrowthSettings, run
     from tbt_compile.bench.roofline_plot import require_matplotlib
 
@@ -60,7 +60,7 @@ def growth(
     if len(middle) != 3:
         raise TbtError(f"--base {base}: expected three numbers: source length, new tokens, batch")
     settings = GrowthSettings(
-        base=Settings(
+        base=BenchSettings(
             shape=shape,
             recipes=tuple(part.strip() for part in recipe.split(",") if part.strip()),
             peers=peers,

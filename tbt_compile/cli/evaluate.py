@@ -46,7 +46,7 @@ def evaluate(
     """
     from tbt_compile.cli.models import longest_source, open_model, tokenizer_of
     from tbt_compile.errors import FormatError
-    from tbt_compile.evaluation import evaluate_model
+    from tbt_compile.evaluation import DecodeSettings, evaluate_model
 
     pairs = _pairs(data, split, source_field, target_field)[:limit]
     with spinner(f"loading {folder}"):
@@ -55,18 +55,15 @@ def evaluate(
     if tokenizer is None:
         raise FormatError(f"{folder} has no tokenizer.json: save the model's tokenizer there too")
     with progress_bar("evaluating") as progress:
-        scores, generated = evaluate_model(
-            model,
-            tokenizer,
-            pairs,
-            max_source_length=max_source_length or longest_source(model),
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            batch_size=batch_size,
+        decode = DecodeSettings(
+            max_source_length or longest_source(model),
+            max_new_tokens,
+            num_beams,
+            batch_size,
             num_workers=workers,
             num_threads=threads,
-            progress=progress,
         )
+        scores, generated = evaluate_model(model, tokenizer, pairs, decode, progress=progress)
     write_json({"folder": str(folder), "data": data, "split": split, **scores.to_dict()}, json_path)
     if texts is not None:
         rows = zip(pairs, generated.texts, strict=True)

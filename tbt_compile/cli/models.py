@@ -9,6 +9,8 @@ from typing import Any
 from tbt_compile.errors import DataError, FormatError, RecipeError
 from tbt_compile.storage import model_folder
 
+_LONGEST_SOURCE = 512
+
 
 def stage_of(folder: Path) -> str:
     """What a folder holds: a kind of `storage`, "prepared" (trained with quantizers) or "float".
@@ -111,13 +113,13 @@ def tokens_of(texts: Path, tokenizer: Any | None) -> list[int]:
     return sorted({token for ids in tokenizer(lines).input_ids for token in ids})
 
 
-def longest_source(model: Any, otherwise: int = 512) -> int:
-    """How many tokens a source may have: the model's positions."""
+def longest_source(model: Any) -> int:
+    """How many tokens a source may have: the model's positions, else `_LONGEST_SOURCE`."""
     description = getattr(model, "description", None)
     if description is not None:
-        return int(description.get("max_positions") or otherwise)
+        return int(description.get("max_positions") or _LONGEST_SOURCE)
     config = getattr(getattr(model, "module", model), "config", None)
-    return int(getattr(config, "max_position_embeddings", None) or otherwise)
+    return int(getattr(config, "max_position_embeddings", None) or _LONGEST_SOURCE)
 
 
 def _quantized_on_the_spot(model: Any, recipe: str) -> Any:

@@ -11,7 +11,7 @@ import typer
 from tbt_compile.cli.console import PRECISION_HELP, JsonOption, out, progress_bar, write_json
 
 if TYPE_CHECKING:
-    from tbt_compile.training.run import TrainResult
+    from tbt_compile.training.pipeline import TrainResult
 
 _MODEL, _DATA, _OPTIMIZER, _LOSS = "Model", "Data", "Optimization", "Loss terms"
 
@@ -105,10 +105,11 @@ def train(
 
         tbt train --data my-data --size small --teacher-epochs 10 --epochs 10 --output trained
     """
+    from tbt_compile.data.batches import TextLengths
     from tbt_compile.training import LossWeights, TrainJob, TrainSettings
     from tbt_compile.training import train as run
     from tbt_compile.training.precision import matmul_precision
-    from tbt_compile.training.rates import student_rate, teacher_rate
+    from tbt_compile.training.settings import student_rate, teacher_rate
 
     common = TrainSettings(batch_size=batch_size, save_every=save_every, seed=seed)
     model = size if teacher is None else str(teacher)
@@ -122,8 +123,7 @@ def train(
         start=start,
         size=size,
         vocab_size=vocab_size,
-        max_source_length=source_length,
-        max_target_length=target_length,
+        lengths=TextLengths(source_length, target_length),
         teacher_settings=replace(
             common, epochs=teacher_epochs, steps=teacher_steps, learning_rate=of_teacher
         ),

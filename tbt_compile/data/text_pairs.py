@@ -1,4 +1,4 @@
-"""Text pairs: reading them from JSON lines or from the `datasets` hub, and turning them into batches."""
+"""Text pairs: reading them from JSON lines or from the `datasets` hub."""
 
 from __future__ import annotations
 
@@ -7,21 +7,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from typing import Any
 
 from tbt_compile.errors import DataError
 from tbt_compile.storage.atomic_write import atomic_write
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 SPLITS = ("train", "validation", "test")
-IGNORED_LABEL = -100
-"""Label of padding: the value that torch's and transformers' losses skip."""
 
 
 @dataclass(frozen=True)
@@ -197,55 +188,3 @@ def load_data(where: str | Path, source_field: str = "source", target_field: str
         raise DataError(f"data folder {where} does not exist: expected a folder with train.jsonl")
     name, _, config = text.partition(":")
     return load_hub(name, config or None, source_field, target_field)
-
-
-class PairDataset(Dataset[dict[str, list[int]]]):
-    """Text pairs as token ids, cut to the given lengths: `input_ids` and `labels`, both ending with
-    end-of-text.
-    """
-
-    def __init__(
-        self,
-        pairs: Sequence[TextPair],
-        tokenizer: PreTrainedTokenizerBase,
-        max_source_length: int,
-        max_target_length: int,
-    ) -> None:
-        sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
-        cut = {"truncation": True}
-        self.inputs = tokenizer(sources, max_length=max_source_length, **cut)["input_ids"]
-        # A multilingual tokenizer marks targets with their own language.
-        self.labels = tokenizer(text_target=targets, max_length=max_target_length, **cut)["input_ids"]
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return {"input_ids": self.inputs[index], "labels": self.labels[index]}
-
-
-def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """int64 [B, T]: rows of different lengths, filled up on the right.
-
-    >>> pad_right([[5, 6, 7], [8]], 1).tolist()
-    [[5, 6, 7], [8, 1, 1]]
-    """
-    length = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long)
-
-
-@dataclass(frozen=True)
-class PairCollator:
-    """Joins rows of a `PairDataset` to a padded batch: input_ids, attention_mask and labels, each int64 [B,
-    T].
-    """
-
-    pad_token_id: int
-
-    def __call__(self, rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Tensor]:
-        inputs = [row["input_ids"] for row in rows]
-        return {
-            "input_ids": pad_right(inputs, self.pad_token_id),
-            "attention_mask": pad_right([[1] * len(row) for row in inputs], 0),
-            "labels": pad_right([row["labels"] for row in rows], IGNORED_LABEL),
-        }

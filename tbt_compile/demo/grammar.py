@@ -13,7 +13,6 @@ import zlib
 from dataclasses import dataclass, field
 
 from tbt_compile.demo import words
-from tbt_compile.demo.asides import ASIDES
 from tbt_compile.demo.events import EVENTS, LEXICON, SPORTS, VEHICLES, Event
 
 _ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
@@ -145,7 +144,7 @@ def make_item(rng: random.Random, event: Event, reserved: bool) -> NewsItem:
     sentences = [_sentence(_choose(template, rng).format(**told)) for template in telling]
     asides = [
         _aside(template, names, rng, told.get("n"))
-        for template in rng.sample(ASIDES, k=rng.choice((1, 2, 2)))
+        for template in rng.sample(words.ASIDES, k=rng.choice((1, 2, 2)))
     ]
     for aside in asides:
         sentences.insert(rng.randint(0, len(sentences)), aside)

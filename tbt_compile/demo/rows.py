@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from tbt_compile.data.text_pairs import TextPair
-from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH
+from tbt_compile.demo.task import LENGTHS, DemoTask
 from tbt_compile.evaluation import (
+    DecodeSettings,
     Generated,
     generate_texts,
     milliseconds_per_sentence,
@@ -21,8 +18,8 @@ from tbt_compile.evaluation import (
 from tbt_compile.evaluation.generation import Progress
 
 TIMED_SENTENCES = 100
-BEAMS = 4
-_LENGTHS = {"max_source_length": MAX_SOURCE_LENGTH, "max_new_tokens": MAX_TARGET_LENGTH}
+GREEDY = DecodeSettings(LENGTHS.source, LENGTHS.target)
+BEAM = replace(GREEDY, num_beams=4)
 
 
 @dataclass(frozen=True)
@@ -63,53 +60,71 @@ class Measured:
     beam: Generated | None
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A model as one engine runs it.
+
+    Attributes:
+        name, engine: as in the row.
+        model: what generates.
+        weights: the file of its weights.
+        library: the file of its compiled code, if it is compiled.
+    """
+
+    name: str
+    engine: str
+    model: Any
+    weights: Path
+    library: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """What reports of progress call it."""
+        return f"{self.name}, {self.engine}"
+
+
 def measure(
-    name: str,
-    engine: str,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[TextPair],
+    subject: Subject,
+    task: DemoTask,
     *,
-    weights: Path,
     with_beam: bool,
-    library: Path | None = None,
     reference: Measured | None = None,
     progress: Progress | None = None,
 ) -> Measured:
-    """Generate for every pair, greedily and maybe with beams; time some; compare with `reference`."""
-    sources = [pair.source for pair in pairs]
-    title = f"{name}, {engine}"
-    greedy = generate_texts(
-        model, tokenizer, sources, **_LENGTHS, progress=progress, title=f"{title}: greedy"
-    )
-    beam = None
-    if with_beam:
-        beam_title = f"{title}: beam {BEAMS}"
-        beam = generate_texts(
-            model,
-            tokenizer,
-            sources,
-            **_LENGTHS,
-            num_beams=BEAMS,
-            progress=progress,
-            title=beam_title,
-        )
-    scores = rouge(greedy.texts, [pair.target for pair in pairs])
+    """Generate for every test pair and time some of them.
+
+    Args:
+        subject: what is measured.
+        task: the test pairs and the tokenizer.
+        with_beam: whether to generate with beams too.
+        reference: another engine's texts, to count those that are the same token for token.
+        progress: told what is going on.
+    """
+    model, tokenizer = subject.model, task.tokenizer
+    sources = [pair.source for pair in task.data.test]
+
+    def written(decode: DecodeSettings, search: str) -> Generated:
+        title = f"{subject.title}: {search}"
+        return generate_texts(model, tokenizer, sources, decode, progress=progress, title=title)
+
+    greedy = written(GREEDY, "greedy")
+    beam = written(BEAM, f"beam {BEAM.num_beams}") if with_beam else None
+    scores = rouge(greedy.texts, [pair.target for pair in task.data.test])
     if progress is not None:
-        progress(f"{title}: timing", 0.9)
+        progress(f"{subject.title}: timing", 0.9)
     row = DemoRow(
-        name=name,
-        engine=engine,
+        name=subject.name,
+        engine=subject.engine,
         rouge1=scores.rouge1,
         rouge2=scores.rouge2,
         rougeL=scores.rougeL,
         mean_length=greedy.mean_length,
-        size_mib=weights.stat().st_size / 2**20,
-        ms_per_sentence=milliseconds_per_sentence(model, tokenizer, sources[:TIMED_SENTENCES], **_LENGTHS),
+        size_mib=subject.weights.stat().st_size / 2**20,
+        ms_per_sentence=milliseconds_per_sentence(model, tokenizer, sources[:TIMED_SENTENCES], GREEDY),
         same_greedy=None if reference is None else token_agreement(reference.greedy.tokens, greedy.tokens),
         same_beam=None
         if reference is None or reference.beam is None or beam is None
         else token_agreement(reference.beam.tokens, beam.tokens),
-        library_mib=None if library is None else library.stat().st_size / 2**20,
+        library_mib=None if subject.library is None else subject.library.stat().st_size / 2**20,
     )
     return Measured(row, greedy, beam)

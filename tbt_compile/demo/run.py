@@ -14,14 +14,22 @@ from transformers import PreTrainedModel
 
 import tbt_compile
 from tbt_compile.bench.conditions import conditions
-from tbt_compile.demo.rows import DemoRow, Measured, measure
-from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, DemoTask, build_task
+from tbt_compile.demo.rows import DemoRow, Measured, Subject, measure
+from tbt_compile.demo.task import LENGTHS, DemoTask, build_task
 from tbt_compile.evaluation import RougeScores
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.runtime.builds import LIBRARY
 from tbt_compile.storage import model_folder
-from tbt_compile.training import LossWeights, ModelSize, TrainSettings, distill, new_model, train_teacher
-from tbt_compile.training.record import write_json
+from tbt_compile.storage.atomic_write import save_json
+from tbt_compile.training import (
+    LossWeights,
+    ModelSize,
+    TrainingRun,
+    TrainSettings,
+    distill,
+    new_model,
+    train_teacher,
+)
 from tbt_compile.training.stages import load_teacher
 
 
@@ -48,7 +56,7 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Rows of the table, the floors that a score has to beat, samples, and the machine it ran on."""
+    """Rows of the table, trivial baselines that a score has to beat, samples, and where it ran."""
 
     rows: tuple[DemoRow, ...]
     lead_copy: RougeScores
@@ -84,27 +92,17 @@ def run(
     stages.report("writing news items", 0.0)
     task = build_task(output, settings.train_items, settings.test_items, settings.seed, resume)
     stages.next("data")
-    common: dict[str, Any] = {
-        "max_source_length": MAX_SOURCE_LENGTH,
-        "max_target_length": MAX_TARGET_LENGTH,
-        "resume": resume,
-        "progress": stages.report,
-    }
-    model = new_model(settings.size, task.tokenizer, MAX_SOURCE_LENGTH, settings.seed)
-    teacher = train_teacher(
-        model, task.data.train, task.tokenizer, output / "teacher", settings=settings.teacher, **common
-    )
+    model = new_model(settings.size, task.tokenizer, LENGTHS.longest, settings.seed)
+    training_run = TrainingRun(output / "teacher", settings.teacher, resume, stages.report)
+    teacher = train_teacher(model, task.corpus, training_run)
     stages.next("teacher")
     rows = _rows_of(output, ("teacher",), lambda: [_teacher_row(teacher, task, output, stages.report)])
     stages.next("teacher row")
     start = None
     for recipe, training in settings.students:
-        folder = output / f"student-{recipe}"
-        student = distill(
-            teacher, recipe, task.data.train, task.tokenizer, folder,
-            settings=training, weights=settings.weights, start=start, **common,
-        )  # fmt: skip
-        start = load_teacher(folder)
+        training_run = TrainingRun(output / f"student-{recipe}", training, resume, stages.report)
+        student = distill(teacher, recipe, task.corpus, training_run, objective=settings.weights, start=start)
+        start = load_teacher(training_run.folder)
         stages.next("student")
         names = (f"{recipe}-torch", f"{recipe}-compiled")
         rows += _rows_of(
@@ -145,16 +143,13 @@ def _rows_of(
     if not all(file.is_file() for file in files):
         (output / "rows").mkdir(parents=True, exist_ok=True)
         for file, measured in zip(files, make(), strict=True):
-            write_json(file, {"row": measured.row.to_dict(), "texts": measured.greedy.texts})
+            save_json(file, {"row": measured.row.to_dict(), "texts": measured.greedy.texts})
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 def _teacher_row(teacher: PreTrainedModel, task: DemoTask, output: Path, progress: Progress) -> Measured:
-    weights = output / "teacher" / "model.safetensors"
-    return measure(
-        "teacher", "torch", teacher, task.tokenizer, task.data.test,
-        weights=weights, with_beam=False, progress=progress,
-    )  # fmt: skip
+    subject = Subject("teacher", "torch", teacher, output / "teacher" / "model.safetensors")
+    return measure(subject, task, with_beam=False, progress=progress)
 
 
 def _student_rows(
@@ -165,24 +160,17 @@ def _student_rows(
     settings: DemoSettings,
     progress: Progress,
 ) -> list[Measured]:
-    eager = measure(
-        recipe, "torch", student, task.tokenizer, task.data.test,
-        weights=output / f"student-{recipe}" / "model.safetensors", with_beam=True, progress=progress,
-    )  # fmt: skip
+    subject = Subject(recipe, "torch", student, output / f"student-{recipe}" / "model.safetensors")
+    eager = measure(subject, task, with_beam=True, progress=progress)
     progress(f"{recipe}: packing and compiling", 0.5)
     frozen = tbt_compile.freeze(student)
     frozen.save(output / f"packed-{recipe}", tokenizer=task.tokenizer)
     folder = output / f"compiled-{recipe}"
     tbt_compile.lower(frozen, settings.target, settings.num_threads).save(folder, tokenizer=task.tokenizer)
     compiled = tbt_compile.load(folder, num_threads=settings.num_threads)
-    return [
-        eager,
-        measure(
-            recipe, "compiled", compiled, task.tokenizer, task.data.test,
-            weights=folder / model_folder.KINDS["compiled"].tensors, library=folder / LIBRARY, with_beam=True,
-            reference=eager, progress=progress,
-        ),
-    ]  # fmt: skip
+    weights = folder / model_folder.KINDS["compiled"].tensors
+    subject = Subject(recipe, "compiled", compiled, weights, library=folder / LIBRARY)
+    return [eager, measure(subject, task, with_beam=True, reference=eager, progress=progress)]
 
 
 def _finish(output: Path, rows: list[dict[str, Any]], task: DemoTask) -> DemoResult:
@@ -198,7 +186,7 @@ def _finish(output: Path, rows: list[dict[str, Any]], task: DemoTask) -> DemoRes
         samples=samples,
         conditions=conditions(),
     )
-    write_json(output / "results.json", result_to_dict(result))
+    save_json(output / "results.json", result_to_dict(result))
     return result
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from tbt_compile.data.batches import Corpus, TextLengths
 from tbt_compile.data.text_pairs import TextData, TextPair, load_folder, write_pairs
 from tbt_compile.data.tokenization import load_tokenizer, train_word_tokenizer
 from tbt_compile.demo.grammar import NewsItem, make_items
-from tbt_compile.evaluation import RougeScores, constant_floor, lead_copy_floor
+from tbt_compile.evaluation import RougeScores, constant_baseline, lead_baseline
 from tbt_compile.training.record import TrainingRecord
 
-MAX_SOURCE_LENGTH = 64
-"""Tokens, more than the longest item has."""
-MAX_TARGET_LENGTH = 16
+LENGTHS = TextLengths(source=64, target=16)
+"""More than the longest item and summary have."""
 UNSEEN_SHARE = 0.5
 """Share of the test items that are about people, towns and companies which no training item names."""
 
@@ -28,6 +28,11 @@ class DemoTask:
     tokenizer: PreTrainedTokenizerBase
     lead_copy: RougeScores
     constant: RougeScores
+
+    @property
+    def corpus(self) -> Corpus:
+        """What models are trained on."""
+        return Corpus(self.data.train, self.tokenizer, LENGTHS)
 
 
 def build_items(train: int, test: int, seed: int) -> tuple[list[NewsItem], list[NewsItem]]:
@@ -53,8 +58,8 @@ def build_task(folder: str | Path, train: int, test: int, seed: int, resume: boo
     return DemoTask(
         data,
         load_tokenizer(folder / "tokenizer"),
-        lead_copy_floor(data.test),
-        constant_floor(data.train, data.test)[1],
+        lead_baseline(data.test),
+        constant_baseline(data.train, data.test)[1],
     )
 
 

@@ -11,13 +11,43 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.data.text_pairs import pad_right
+from tbt_compile.data.batches import pad_right
 from tbt_compile.errors import GenerationError
 from tbt_compile.freezing import FrozenModel
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, cut_after_end, pack
 
 Progress = Callable[[str, float], None]
 """Told what is going on and the share that is done, between 0 and 1."""
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How texts are generated for a list of sources.
+
+    Attributes:
+        max_source_length, max_new_tokens: in tokens; longer sources are cut, longer texts end.
+        num_beams: 1 is greedy search.
+        batch_size: most sources at a time.
+        num_workers, num_threads: of a compiled model, see `CompiledModel.generate_many`.
+    """
+
+    max_source_length: int
+    max_new_tokens: int
+    num_beams: int = 1
+    batch_size: int = BATCH_SIZE
+    num_workers: int = 1
+    num_threads: int | None = None
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[str]) -> list[list[int]]:
+        """The token ids of every source, cut."""
+        cut = tokenizer(list(sources), truncation=True, max_length=self.max_source_length)
+        rows: list[list[int]] = cut["input_ids"]
+        return rows
+
+    @property
+    def search(self) -> dict[str, int]:
+        """Arguments of any model's `generate`."""
+        return {"num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
 
 
 @dataclass(frozen=True)
@@ -43,13 +73,8 @@ def generate_texts(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     sources: Sequence[str],
+    decode: DecodeSettings,
     *,
-    max_source_length: int,
-    max_new_tokens: int,
-    num_beams: int = 1,
-    batch_size: int = BATCH_SIZE,
-    num_workers: int = 1,
-    num_threads: int | None = None,
     progress: Progress | None = None,
     title: str = "generating",
 ) -> Generated:
@@ -57,13 +82,18 @@ def generate_texts(
 
     Args:
         model: a transformers model, prepared or not, a `FrozenModel`, or a `CompiledModel`.
-        num_workers, num_threads: of a compiled model, see `CompiledModel.generate_many`.
+        tokenizer: of the model.
+        sources: texts.
+        decode: lengths, search and batches.
+        progress: told the share of the sources that is done, under `title`.
+
+    Returns:
+        Tokens and texts in the order of the sources.
 
     Raises:
         GenerationError: workers or threads for a model of PyTorch.
     """
-    rows = tokenizer(list(sources), truncation=True, max_length=max_source_length)["input_ids"]
-    options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    rows = decode.encode(tokenizer, sources)
 
     def report(done: int, total: int) -> None:
         if progress is not None:
@@ -74,15 +104,21 @@ def generate_texts(
         model = model.module
     start = time.perf_counter()
     if not isinstance(model, PreTrainedModel):
-        workers = {"num_workers": num_workers, "num_threads": num_threads}
-        written = model.generate_many(rows, batch_size=batch_size, progress=report, **workers, **options)
+        written = model.generate_many(
+            rows,
+            batch_size=decode.batch_size,
+            num_workers=decode.num_workers,
+            num_threads=decode.num_threads,
+            progress=report,
+            **decode.search,
+        )
         tokens = [row.tolist() for row in written]
-    elif num_workers == 1 and num_threads is None:
-        tokens = _generate_many(model, rows, int(tokenizer.pad_token_id or 0), batch_size, report, options)
+    elif decode.num_workers == 1 and decode.num_threads is None:
+        tokens = _generate_many(model, rows, int(tokenizer.pad_token_id or 0), decode, report)
     else:
         raise GenerationError(
-            f"num_workers={num_workers}, num_threads={num_threads} with a model of PyTorch: compile it, or "
-            "leave them out"
+            f"num_workers={decode.num_workers}, num_threads={decode.num_threads} with a model of PyTorch: "
+            "compile it, or leave them out"
         )
     seconds = time.perf_counter() - start
     special = set(tokenizer.all_special_ids)
@@ -98,23 +134,25 @@ def milliseconds_per_sentence(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     sources: Sequence[str],
-    *,
-    max_source_length: int,
-    max_new_tokens: int,
-    num_beams: int = 1,
+    decode: DecodeSettings,
     warm_up: int = 3,
 ) -> float:
-    """Mean time to write one text, with the sources given one at a time, tokenization left out."""
-    rows = tokenizer(list(sources), truncation=True, max_length=max_source_length)["input_ids"]
-    options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    """Mean time to write one text, with the sources given one at a time, tokenization left out.
+
+    Args:
+        model, tokenizer, sources: as for `generate_texts`.
+        decode: lengths and search; batches, workers and threads do not matter.
+        warm_up: sources that are generated for once before.
+    """
+    rows = decode.encode(tokenizer, sources)
     if isinstance(model, FrozenModel):
         model = model.module
 
     def write(row: list[int]) -> None:
         if isinstance(model, PreTrainedModel):
-            _generate(model, [row], 0, options)
+            _generate(model, [row], 0, decode)
         else:
-            model.generate([row], **options)
+            model.generate([row], **decode.search)
 
     for row in rows[:warm_up]:
         write(row)
@@ -128,17 +166,16 @@ def _generate_many(
     model: PreTrainedModel,
     rows: list[list[int]],
     pad: int,
-    batch_size: int,
+    decode: DecodeSettings,
     report: Callable[[int, int], None],
-    options: dict[str, Any],
 ) -> list[list[int]]:
     """What `CompiledModel.generate_many` does, for a model of PyTorch."""
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     tokens: list[list[int]] = [[] for _ in rows]
     done = 0
-    for batch in pack([len(row) for row in rows], batch_size, BATCH_TOKENS):
-        written = _generate(model, [rows[index] for index in batch], pad, options)
+    for batch in pack([len(row) for row in rows], decode.batch_size, BATCH_TOKENS):
+        written = _generate(model, [rows[index] for index in batch], pad, decode)
         for index, row in zip(batch, written.tolist(), strict=True):
             tokens[index] = cut_after_end(row, ends)
         done += len(batch)
@@ -147,12 +184,12 @@ def _generate_many(
 
 
 @torch.no_grad()
-def _generate(model: PreTrainedModel, rows: list[list[int]], pad: int, options: dict[str, Any]) -> Tensor:
+def _generate(model: PreTrainedModel, rows: list[list[int]], pad: int, decode: DecodeSettings) -> Tensor:
     ids = pad_right(rows, pad).to(model.device)
     mask = pad_right([[1] * len(row) for row in rows], 0).to(model.device)
     was_training = model.training
     model.eval()
     try:
-        return model.generate(ids, attention_mask=mask, do_sample=False, **options)
+        return model.generate(ids, attention_mask=mask, do_sample=False, **decode.search)
     finally:
         model.train(was_training)

@@ -9,10 +9,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tbt_compile.data.text_pairs import TextPair
-from tbt_compile.evaluation.bleu import bleu
-from tbt_compile.evaluation.generation import Generated, Progress, generate_texts
-from tbt_compile.evaluation.rouge import rouge
-from tbt_compile.runtime.batching import BATCH_SIZE
+from tbt_compile.evaluation.generation import DecodeSettings, Generated, Progress, generate_texts
+from tbt_compile.evaluation.scores import bleu, rouge
 
 
 @dataclass(frozen=True)
@@ -39,34 +37,27 @@ def evaluate_model(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[TextPair],
+    decode: DecodeSettings,
     *,
-    max_source_length: int,
-    max_new_tokens: int,
-    num_beams: int = 1,
-    batch_size: int = BATCH_SIZE,
-    num_workers: int = 1,
-    num_threads: int | None = None,
     progress: Progress | None = None,
     title: str = "evaluating",
 ) -> tuple[Evaluation, Generated]:
-    """Generate a text for every pair and score it against the target; also returns the texts.
+    """Generate a text for every pair and score it against the target.
 
-    Arguments and errors are those of `generate_texts`.
+    Args:
+        model, tokenizer, decode, progress, title: as for `generate_texts`.
+        pairs: sources, and the targets that texts are compared with.
+
+    Returns:
+        The scores, and the texts that were scored.
+
+    Raises:
+        GenerationError: as by `generate_texts`.
+        DataError: there are no pairs.
     """
-    generated = generate_texts(
-        model,
-        tokenizer,
-        [pair.source for pair in pairs],
-        max_source_length=max_source_length,
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        num_threads=num_threads,
-        progress=progress,
-        title=title,
-    )
-    return score(generated, [pair.target for pair in pairs], num_beams), generated
+    sources = [pair.source for pair in pairs]
+    generated = generate_texts(model, tokenizer, sources, decode, progress=progress, title=title)
+    return score(generated, [pair.target for pair in pairs], decode.num_beams), generated
 
 
 def score(generated: Generated, references: Sequence[str], num_beams: int) -> Evaluation:

@@ -1,6 +1,6 @@
 """What can be scored without understanding: copying the first sentence, or always writing the same text.
 
-A score is only worth something above these floors.
+A score is only worth something above theirs.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tbt_compile.data.text_pairs import TextPair
-from tbt_compile.evaluation.rouge import RougeScores, rouge
-from tbt_compile.evaluation.sentences import sentences
+from tbt_compile.evaluation.scores import RougeScores, rouge, sentences
 
 
 def lead_sentence(text: str) -> str:
@@ -22,18 +21,24 @@ def lead_sentence(text: str) -> str:
     return sentences(text)[0]
 
 
-def lead_copy_floor(pairs: Sequence[TextPair]) -> RougeScores:
+def lead_baseline(pairs: Sequence[TextPair]) -> RougeScores:
     """The score of copying the first sentence of each source."""
     return rouge([lead_sentence(pair.source) for pair in pairs], [pair.target for pair in pairs])
 
 
-def constant_floor(
+def constant_baseline(
     train: Sequence[TextPair], test: Sequence[TextPair], sample: int = 300
 ) -> tuple[str, RougeScores]:
     """The best text to write for every test source, chosen on training targets, and its score.
 
-    Candidates are the training targets of a sample and the most frequent words, from one to a dozen. They are
-    judged by the words they share with the targets of another sample.
+    Args:
+        train: the text is chosen from `sample` of these targets and from their most frequent words, one to a
+            dozen of them, by the words it shares with the next `sample` targets.
+        test: pairs to score it on.
+        sample: how many targets.
+
+    Returns:
+        The text and its score.
     """
     targets = [pair.target for pair in train]
     judges = [Counter(target.lower().split()) for target in targets[sample : 2 * sample] or targets]

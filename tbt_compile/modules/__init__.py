@@ -8,8 +8,7 @@ from typing import Any
 from torch import nn
 
 from tbt_compile.modules.attention import QuantizedAttention
-from tbt_compile.modules.embedding import QuantizedEmbedding
-from tbt_compile.modules.linear import QuantizedLinear
+from tbt_compile.modules.layers import QuantizedEmbedding, QuantizedLinear
 
 __all__ = ["QuantizedAttention", "QuantizedEmbedding", "QuantizedLinear", "is_prepared", "iter_quantized"]
 

@@ -80,3 +80,16 @@ class FrozenActivation(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.encoding.value}, center={self.center}"
+
+
+def drop_float_weights(model: nn.Module) -> None:
+    """Set every float weight that has packed codes to None, under each name that the model knows it by."""
+    packed = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(getattr(module, "weight_quantizer", None), FrozenWeight)
+    }
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in packed:
+                module.register_parameter(name, None)

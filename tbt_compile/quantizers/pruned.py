@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers.ops import QuantTensor
-from tbt_compile.quantizers.shared import StatefulWeightQuantizer
+from tbt_compile.quantizers.weights import StatefulWeightQuantizer
 
 
 def blocks_of(rows: int, columns: int, block: int) -> tuple[int, int]:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers.ops import QuantTensor
-from tbt_compile.quantizers.shared import StatefulWeightQuantizer
-from tbt_compile.quantizers.weights import indicator, round_weight, row_mean
+from tbt_compile.quantizers.weights import StatefulWeightQuantizer, indicator, round_weight, row_mean
 
 SMALLEST_FACTOR = 1e-3
 FIRST_FACTOR = {1: 1.0, 2: 1.0, 8: 4.0}

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers.ops import QuantTensor
-from tbt_compile.quantizers.shared import StatefulWeightQuantizer
-from tbt_compile.quantizers.weights import WeightQuantizer
+from tbt_compile.quantizers.weights import StatefulWeightQuantizer, WeightQuantizer
 
 
 def split_ternary(weight: Tensor) -> tuple[Tensor, Tensor]:

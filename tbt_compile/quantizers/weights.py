@@ -1,7 +1,8 @@
-"""Weight quantizers: statistics of each output row, no learned parameters."""
+"""Weight quantizers: by statistics of each output row, and the base of those with parameters."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -133,3 +134,25 @@ class WeightQuantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.encoding.value}, center={self.center}, method={self.method!r}, ste={self.ste!r}"
+
+
+class StatefulWeightQuantizer(WeightQuantizer, ABC):
+    """A weight quantizer with parameters. The quantizer of a tied weight follows that of its first owner.
+
+    The state is then kept once, by the leader: a follower has no parameters.
+    """
+
+    def follow(self, leader: StatefulWeightQuantizer) -> None:
+        """Give up the own state for the leader's."""
+        for name in list(self._parameters):
+            del self._parameters[name]
+        for name in list(self._buffers):
+            del self._buffers[name]
+        self.__dict__["leader"] = leader  # no child: its state would be saved twice
+
+    def forward(self, weight: Tensor) -> QuantTensor:
+        return self.__dict__.get("leader", self).quantize(weight)
+
+    @abstractmethod
+    def quantize(self, weight: Tensor) -> QuantTensor:
+        """The quantized weight `[N, K]`, by the own state."""

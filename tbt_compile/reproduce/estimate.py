@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import tbt_compile
-from tbt_compile.data.text_pairs import PairCollator, PairDataset
+from tbt_compile.data.batches import Corpus
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import Experiment
@@ -21,8 +21,8 @@ from tbt_compile.reproduce.rows import read_row
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import open_model
 from tbt_compile.training import LossWeights, TrainSettings, distillation_terms, processes
-from tbt_compile.training.distillation import both_outputs
 from tbt_compile.training.order import POOL, TrainingOrder
+from tbt_compile.training.trainers import both_outputs
 
 WARM_UP, TIMED_STEPS = 1, 3
 Batch = dict[str, torch.Tensor]
@@ -80,11 +80,9 @@ def _work(
 
 def _batches(task: Task, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> list[Batch]:
     """A few batches as training has them, of texts of similar length."""
-    dataset = PairDataset(
-        task.data.train[: POOL * batch_size], tokenizer, task.max_source_length, task.max_target_length
-    )
+    corpus = Corpus(task.data.train[: POOL * batch_size], tokenizer, task.lengths)
+    dataset, collate = corpus.dataset(), corpus.collator()
     order = iter(TrainingOrder([len(row) for row in dataset.inputs], batch_size, POOL, seed=0))
-    collate = PairCollator(int(tokenizer.pad_token_id or 0))
     return [
         collate([dataset[row] for row in islice(order, batch_size)]) for _ in range(WARM_UP + TIMED_STEPS)
     ]

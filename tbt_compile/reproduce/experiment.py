@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tbt_compile.data.batches import TextLengths
 from tbt_compile.errors import ReproduceError
 from tbt_compile.reproduce import paper_data
 from tbt_compile.training import MODEL_SIZES, TrainSettings
-from tbt_compile.training.rates import student_rate, teacher_rate
+from tbt_compile.training.settings import student_rate, teacher_rate
 
 DEMO = "DEMO"
 """Stands for the text that the project makes up itself."""
@@ -92,6 +93,10 @@ class Experiment:
     def model_name(self) -> str:
         """What tables call the model: a size, the name of one, or a folder's without the path to it."""
         return Path(self.config).resolve().name if Path(self.config).is_dir() else self.config
+
+    def lengths(self, usual: TextLengths) -> TextLengths:
+        """The lengths that were asked for, else the usual ones of the data."""
+        return TextLengths(self.max_source_length or usual.source, self.max_target_length or usual.target)
 
     @property
     def teacher_training(self) -> TrainSettings:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tbt_compile.data.batches import Corpus
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.preparation import load_prepared
 from tbt_compile.reproduce import plots
@@ -18,10 +19,10 @@ from tbt_compile.reproduce.histograms import layer_histograms
 from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperTable
 from tbt_compile.reproduce.plan import choose_rows
 from tbt_compile.reproduce.rows import Row
-from tbt_compile.reproduce.summary import SCORES, Spread, retention_of, rows_of
+from tbt_compile.reproduce.summary import SCORES, Spread, kind_of, retention_of, rows_of
 from tbt_compile.reproduce.task import Task
+from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training.progress import quiet
-from tbt_compile.training.record import write_json
 
 
 def retention(
@@ -35,7 +36,7 @@ def retention(
     done = [row for row in table.students if rows_of(row, rows)]
     if not done:
         return ()
-    name = SCORES["length" if table.columns == ("length",) else task.metric][0]
+    name = SCORES[kind_of(table, task)][0]
     measured = [retention_of(rows_of(row, rows), rows[TEACHER], name) for row in done]
     series = {task.name: measured}
     for data_set in table.data_sets:
@@ -66,8 +67,7 @@ def make(
         folder = experiment.output / "students" / f"{row.name}-seed{experiment.seeds[0]}"
         with quiet():
             model: Any = load_prepared(folder).eval()
-        lengths = task.max_source_length, task.max_target_length
-        shown[row.title] = layer_histograms(model, tokenizer, task.test, *lengths)
+        shown[row.title] = layer_histograms(model, Corpus(task.test, tokenizer, task.lengths))
         entropies[row.title] = layer_entropies(model)
     files = (
         experiment.output / f"{table.name}.json",
@@ -80,5 +80,5 @@ def make(
             math.log2(3),
         ),
     )
-    write_json(files[0], {"histograms": shown, "entropy": entropies})
+    save_json(files[0], {"histograms": shown, "entropy": entropies})
     return files

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from tbt_compile.data.text_pairs import PairCollator, PairDataset, TextPair
+from tbt_compile.data.batches import Corpus
 from tbt_compile.errors import ReproduceError
 from tbt_compile.modules import QuantizedAttention, iter_quantized
 
@@ -22,13 +22,7 @@ Histogram = dict[str, list[float]]
 """`edges` of the bins (one more than there are `shares`), and which share of the values lies in each."""
 
 
-def layer_histograms(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[TextPair],
-    max_source_length: int,
-    max_target_length: int,
-) -> dict[str, Any]:
+def layer_histograms(model: PreTrainedModel, corpus: Corpus) -> dict[str, Any]:
     """Histograms of the decoder's first self-attention, as in figure 2.
 
     The weight is that of the value projection; the activation is the softmax output of the same attention,
@@ -41,9 +35,7 @@ def layer_histograms(
     with torch.no_grad():
         weight = projection.weight_rows
         weight_after = projection.weight_quantizer(weight).value
-        before, after = _activations(
-            model, attention.probabilities, tokenizer, pairs, max_source_length, max_target_length
-        )
+        before, after = _activations(model, attention.probabilities, corpus)
     return {
         "weight": histogram(weight),
         "quantized weight": histogram(weight_after),
@@ -72,16 +64,9 @@ def _decoder_attention(model: nn.Module) -> tuple[QuantizedAttention, Any]:
     )
 
 
-def _activations(
-    model: PreTrainedModel,
-    quantizer: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[TextPair],
-    max_source_length: int,
-    max_target_length: int,
-) -> tuple[Tensor, Tensor]:
-    dataset = PairDataset(pairs[:SENTENCES], tokenizer, max_source_length, max_target_length)
-    batch = PairCollator(int(tokenizer.pad_token_id or 0))([dataset[row] for row in range(len(dataset))])
+def _activations(model: PreTrainedModel, quantizer: nn.Module, corpus: Corpus) -> tuple[Tensor, Tensor]:
+    dataset = replace(corpus, pairs=corpus.pairs[:SENTENCES]).dataset()
+    batch = corpus.collator()([dataset[row] for row in range(len(dataset))])
     seen: list[tuple[Tensor, Tensor]] = []
     hook = quantizer.register_forward_hook(
         lambda _module, inputs, output: seen.append((inputs[0].detach(), output.value.detach()))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tbt_compile.data.batches import TextLengths
 from tbt_compile.data.text_pairs import TextData, load_data
 from tbt_compile.errors import DataError, did_you_mean
 
@@ -16,8 +17,8 @@ class PaperData:
 
     Attributes:
         hub: name (and configuration) for `datasets`. source, target: fields of the texts there.
-        max_source_length, max_target_length: texts are cut to so many tokens; the second is also the most
-            that is generated. The paper gives none for translation: 128 is ours.
+        lengths: that texts are cut to; that of targets is also the most that is generated. The paper gives
+            none for translation: 128 is ours.
         num_beams, generation: of the search, `generation` being fields of a `GenerationConfig`.
         metric: "rouge" or "bleu". languages: codes of source and target for a multilingual tokenizer.
     """
@@ -25,8 +26,7 @@ class PaperData:
     hub: str
     source: str
     target: str
-    max_source_length: int
-    max_target_length: int
+    lengths: TextLengths
     num_beams: int
     metric: str = "rouge"
     generation: Mapping[str, Any] = field(default_factory=dict)
@@ -35,15 +35,15 @@ class PaperData:
 
 PAPER_DATA = {
     "xsum": PaperData(
-        "EdinburghNLP/xsum", "document", "summary", 1024, 62, 6,
+        "EdinburghNLP/xsum", "document", "summary", TextLengths(1024, 62), 6,
         generation={"min_length": 11, "length_penalty": 1.0},
     ),
     "cnn_dailymail": PaperData(
-        "abisee/cnn_dailymail:3.0.0", "article", "highlights", 1024, 128, 4,
+        "abisee/cnn_dailymail:3.0.0", "article", "highlights", TextLengths(1024, 128), 4,
         generation={"min_length": 56, "length_penalty": 2.0},
     ),
     "wmt16-ro-en": PaperData(
-        "wmt/wmt16:ro-en", "translation.en", "translation.ro", 128, 128, 5,
+        "wmt/wmt16:ro-en", "translation.en", "translation.ro", TextLengths(128, 128), 5,
         metric="bleu", languages=("en_XX", "ro_RO"),
     ),
 }  # fmt: skip

@@ -15,8 +15,8 @@ from tbt_compile.evaluation import evaluate_model
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.reproduce.provenance import provenance
 from tbt_compile.reproduce.task import Task
+from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training import processes
-from tbt_compile.training.record import write_json
 
 Row = dict[str, Any]
 """What a file holds: "asked" (method, bits, seed, settings, data), "scores", cost and "provenance"."""
@@ -67,7 +67,7 @@ def make_row(
     if processes.is_first():
         row_path(output, key).parent.mkdir(parents=True, exist_ok=True)
         whole = {"asked": asked, **figures, "provenance": provenance(time.perf_counter() - start)}
-        write_json(row_path(output, key), whole)
+        save_json(row_path(output, key), whole)
     processes.wait()
     found = read_row(output, key)
     assert found is not None, "written above"
@@ -89,9 +89,7 @@ def scores(
         model.to(processes.device()),
         tokenizer,
         task.test,
-        max_source_length=task.max_source_length,
-        max_new_tokens=task.max_target_length,
-        num_beams=task.num_beams,
+        task.decode,
         progress=progress,
         title=f"{title}: generating",
     )

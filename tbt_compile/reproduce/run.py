@@ -16,7 +16,7 @@ from tbt_compile.reproduce import figures, plots
 from tbt_compile.reproduce.cost import relative_flops
 from tbt_compile.reproduce.defaults import find_method, find_table
 from tbt_compile.reproduce.experiment import Experiment
-from tbt_compile.reproduce.layout import table_text
+from tbt_compile.reproduce.markdown import table_text
 from tbt_compile.reproduce.paper import TEACHER, PaperTable
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows
 from tbt_compile.reproduce.rows import Row, known_seeds, make_row, same_row, scores
@@ -24,7 +24,7 @@ from tbt_compile.reproduce.size import float_mib, size_mib
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import make_teacher
 from tbt_compile.storage.atomic_write import atomic_write
-from tbt_compile.training import processes
+from tbt_compile.training import TrainingRun, processes
 from tbt_compile.training.record import read_record
 from tbt_compile.training.stages import fingerprint
 
@@ -152,7 +152,7 @@ class _Work:
                 "parameters": sum(parameter.numel() for parameter in self.teacher.parameters()),
                 "outcome": read_record(self.experiment.output / "teacher").get("outcome"),
                 "scores": scores(self.teacher, self.tokenizer, self.task, self.steps.report, "teacher"),
-                "floors": self.task.floors,
+                "floors": self.task.trivial_baselines,
                 "size_mib": float_mib(self.teacher),
                 "relative_flops": 1.0,
             }
@@ -166,18 +166,12 @@ class _Work:
 
         def measure() -> dict[str, Any]:
             folder = student_folder(self.experiment, row)
+            training = self.experiment.student_training(row.notation, row.seed)
             student = method.train_student(
                 copy.deepcopy(self.teacher.cpu()),  # a method may change how it computes attention
                 row.notation,
-                task.data.train,
-                self.tokenizer,
-                folder,
-                max_source_length=task.max_source_length,
-                max_target_length=task.max_target_length,
-                settings=self.experiment.student_training(row.notation, row.seed),
-                resume=self.experiment.resume,
-                progress=self.steps.report,
-                title=title,
+                task.corpus(self.tokenizer),
+                TrainingRun(folder, training, self.experiment.resume, self.steps.report, title),
             )
             record = read_record(folder)
             trained = record.get("asked", {})
@@ -208,6 +202,6 @@ def mean_lengths(task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[int, i
         return round(sum(len(row) for row in rows) / len(rows))
 
     return (
-        mean([pair.source for pair in task.test], task.max_source_length),
-        mean([pair.target for pair in task.test], task.max_target_length),
+        mean([pair.source for pair in task.test], task.lengths.source),
+        mean([pair.target for pair in task.test], task.lengths.target),
     )

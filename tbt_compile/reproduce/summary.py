@@ -6,11 +6,17 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tbt_compile.reproduce.paper import TEACHER, PaperRow
+from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable
 from tbt_compile.reproduce.rows import Row
+from tbt_compile.reproduce.task import Task
 
 SCORES = {"rouge": ("rouge1", "rouge2", "rougeLsum"), "bleu": ("bleu",), "length": ("mean_length",)}
 """Scores of an evaluation by kind of table; the first is the one that retention is about."""
+
+
+def kind_of(table: PaperTable, task: Task) -> str:
+    """Which scores the table shows: "length", or the metric of the task."""
+    return "length" if table.columns == ("length",) else task.metric
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from tbt_compile.data.batches import Corpus, TextLengths
 from tbt_compile.data.text_pairs import TextData, TextPair, digest, load_folder
-from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, build_task
+from tbt_compile.demo.task import LENGTHS as DEMO_LENGTHS
+from tbt_compile.demo.task import build_task
 from tbt_compile.errors import DataError
-from tbt_compile.evaluation import constant_floor, lead_copy_floor
+from tbt_compile.evaluation import constant_baseline, lead_baseline
+from tbt_compile.evaluation.generation import DecodeSettings
 from tbt_compile.reproduce import paper_data
 from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import DEMO, Experiment
@@ -20,8 +25,6 @@ from tbt_compile.training import processes
 DEMO_ITEMS = (40_000, 500)
 """Items to train on and to test on, as of `tbt demo`."""
 DEMO_SEED = 1
-LENGTH = 64
-"""Of sources and targets of a folder, in tokens, unless the experiment says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,22 @@ class Task:
 
     name: str
     data: TextData
-    max_source_length: int
-    max_target_length: int
+    lengths: TextLengths
     num_beams: int
     metric: str
     test: tuple[TextPair, ...]
     data_set: str | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
     languages: tuple[str, str] | None = None
+
+    @property
+    def decode(self) -> DecodeSettings:
+        """How texts are generated for the test pairs."""
+        return DecodeSettings(self.lengths.source, self.lengths.target, self.num_beams)
+
+    def corpus(self, tokenizer: PreTrainedTokenizerBase) -> Corpus:
+        """What models are trained on."""
+        return Corpus(self.data.train, tokenizer, self.lengths)
 
     @cached_property
     def description(self) -> dict[str, Any]:
@@ -53,17 +64,16 @@ class Task:
             "name": self.name,
             "train": digest(self.data.train),
             "test": digest(self.test),
-            "max_source_length": self.max_source_length,
-            "max_target_length": self.max_target_length,
+            **self.lengths.to_dict(),
             "num_beams": self.num_beams,
             "generation": dict(self.generation),
         }
 
     @cached_property
-    def floors(self) -> dict[str, float]:
+    def trivial_baselines(self) -> dict[str, float]:
         """ROUGE-1 of copying the first sentence of the source, and of always writing the same text."""
-        constant = constant_floor(self.data.train, self.test)[1]
-        return {"lead_copy": lead_copy_floor(self.test).rouge1, "constant": constant.rouge1}
+        constant = constant_baseline(self.data.train, self.test)[1]
+        return {"lead_copy": lead_baseline(self.test).rouge1, "constant": constant.rouge1}
 
 
 def open_task(experiment: Experiment) -> Task:
@@ -80,8 +90,7 @@ def open_task(experiment: Experiment) -> Task:
         return Task(
             experiment.dataset,
             data,
-            experiment.max_source_length or known.max_source_length,
-            experiment.max_target_length or known.max_target_length,
+            experiment.lengths(known.lengths),
             experiment.num_beams or known.num_beams,
             experiment.metric or known.metric,
             _test(data, experiment, experiment.dataset),
@@ -90,9 +99,9 @@ def open_task(experiment: Experiment) -> Task:
             known.languages,
         )
     folder = Path(str(experiment.data))
-    lengths = (LENGTH, LENGTH)
+    lengths = TextLengths()
     if experiment.is_demo:
-        lengths = (MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH)
+        lengths = DEMO_LENGTHS
         with processes.first():
             data = build_task(experiment.output, *DEMO_ITEMS, DEMO_SEED, experiment.resume).data
     else:
@@ -100,8 +109,7 @@ def open_task(experiment: Experiment) -> Task:
     return Task(
         DEMO if experiment.is_demo else folder.resolve().name,
         data,
-        experiment.max_source_length or lengths[0],
-        experiment.max_target_length or lengths[1],
+        experiment.lengths(lengths),
         experiment.num_beams or 1,
         metric,
         _test(data, experiment, str(folder)),

@@ -12,7 +12,7 @@ from tbt_compile.errors import ReproduceError
 from tbt_compile.evaluation.generation import Progress
 from tbt_compile.reproduce.experiment import VOCAB_SIZE, Experiment
 from tbt_compile.reproduce.task import Task
-from tbt_compile.training import MODEL_SIZES, new_model, processes, train_teacher
+from tbt_compile.training import MODEL_SIZES, TrainingRun, new_model, processes, train_teacher
 from tbt_compile.training.record import TrainingRecord
 from tbt_compile.training.stages import load_teacher
 
@@ -26,8 +26,8 @@ def open_model(experiment: Experiment, task: Task) -> tuple[PreTrainedModel, Pre
     if experiment.config in MODEL_SIZES:
         with processes.first():
             tokenizer = _own_tokenizer(experiment, task)
-        length = max(task.max_source_length, task.max_target_length)
-        return new_model(experiment.config, tokenizer, length, experiment.teacher_seed), tokenizer
+        longest = task.lengths.longest
+        return new_model(experiment.config, tokenizer, longest, experiment.teacher_seed), tokenizer
     try:
         with processes.first():
             model, tokenizer = load_teacher(experiment.config), _tokenizer(experiment.config, task)
@@ -50,17 +50,9 @@ def make_teacher(
     """The model after training on the task (`teacher/` in the output), resumed or loaded if it is there."""
     model, tokenizer = open_model(experiment, task)
     if experiment.teacher_steps != 0:
-        model = train_teacher(
-            model,
-            task.data.train,
-            tokenizer,
-            experiment.output / "teacher",
-            max_source_length=task.max_source_length,
-            max_target_length=task.max_target_length,
-            settings=experiment.teacher_training,
-            resume=experiment.resume,
-            progress=progress,
-        )
+        folder = experiment.output / "teacher"
+        run = TrainingRun(folder, experiment.teacher_training, experiment.resume, progress)
+        model = train_teacher(model, task.corpus(tokenizer), run)
     return model, tokenizer
 
 

@@ -10,12 +10,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 import numpy as np
 
 from tbt_compile.errors import GenerationError
-from tbt_compile.runtime import workers
+from tbt_compile.runtime import worker_threads
 from tbt_compile.runtime.generation import (
     DecoderSession,
     GenerationSettings,
@@ -30,6 +31,21 @@ BATCH_SIZE = 32
 BATCH_TOKENS = 4096
 Progress = Callable[[int, int], None]
 """Told how many sources are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How sources are put together.
+
+    Attributes:
+        batch_size: most sources in a batch.
+        batch_tokens: most tokens in a batch, with padding; a longer source is a batch of its own.
+        num_workers: batches at a time.
+    """
+
+    batch_size: int = BATCH_SIZE
+    batch_tokens: int = BATCH_TOKENS
+    num_workers: int = 1
 
 
 def pack(
@@ -110,13 +126,11 @@ def run_batches(
     open_session: Callable[[Tokens, Tokens], DecoderSession],
     settings: GenerationSettings,
     rows: Sequence[Tokens],
+    batching: Batching,
     *,
-    batch_size: int,
-    batch_tokens: int,
-    num_workers: int,
     progress: Progress | None = None,
     prompts: bool = False,
-    search: Search = search,
+    run_search: Search = search,
 ) -> list[Tokens]:
     """Generate for every row; see `CompiledModel.generate_many`.
 
@@ -125,9 +139,15 @@ def run_batches(
 
     Args:
         open_session: makes a session from ids and mask, int64 [B, S], in any thread.
+        settings: of the search.
         rows: int64 [S] each.
+        batching: sizes of batches, and how many at a time.
+        progress: called after every batch.
         prompts: whether the rows are what the output begins with, as for a decoder-only model.
-        search: how, with the arguments of `generation.search`.
+        run_search: how, with the arguments of `generation.search`.
+
+    Returns:
+        int64 [T] for every row, in the given order.
 
     Raises:
         GenerationError: a setting does not fit.
@@ -140,8 +160,9 @@ def run_batches(
     same_length = settings.encoder_no_repeat_ngram_size > 0 or settings.encoder_repetition_penalty != 1
     # Lengths count the padding of prompts.
     same_length |= prompts
-    share = -(-len(rows) // num_workers)
-    batches = pack([len(row) for row in rows], min(batch_size, max(1, share)), batch_tokens, same_length)
+    share = -(-len(rows) // batching.num_workers)
+    most = min(batching.batch_size, max(1, share))
+    batches = pack([len(row) for row in rows], most, batching.batch_tokens, same_length)
     stop = threading.Event()
     copies = settings.num_return_sequences
     results: list[Tokens] = [np.empty(0, np.int64)] * (len(rows) * copies)
@@ -150,7 +171,7 @@ def run_batches(
         ids, mask = pad([rows[index] for index in batch], settings.pad_token_id or 0)
         session = _Stoppable(open_session(ids, mask), stop)
         prompt = ids if prompts else decoder_prompt(settings, len(batch))
-        return search(session, settings, prompt, encoder_input_ids=ids)
+        return run_search(session, settings, prompt, encoder_input_ids=ids)
 
     waiting = deque(batches)
     finished: SimpleQueue[tuple[list[int], Tokens | BaseException]] = SimpleQueue()
@@ -162,8 +183,8 @@ def run_batches(
                 finished.put((batch, _outcome(work, batch)))
 
     try:
-        for _ in range(min(num_workers, len(batches))):
-            workers.submit(worker)
+        for _ in range(min(batching.num_workers, len(batches))):
+            worker_threads.submit(worker)
         done = 0
         for _ in batches:
             batch, written = finished.get()

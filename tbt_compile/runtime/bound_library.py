@@ -32,7 +32,7 @@ class BoundLibrary:
 
     Attributes:
         stacks: as above.
-        times: for those functions int64 [steps], nanoseconds since the machine was made.
+        times: for those functions int64 [steps], nanoseconds since the library was bound.
     """
 
     def __init__(

@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tbt_compile.errors import GenerationError, InputError, did_you_mean
-from tbt_compile.runtime import workers
-from tbt_compile.runtime.library import Array, CompiledLibrary
+from tbt_compile.runtime import worker_threads
+from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
 from tbt_compile.storage import model_folder
 
 Outputs = Array | tuple[Array, ...] | dict[str, Array]
@@ -41,7 +41,7 @@ class CompiledModule(CompiledLibrary):
         arrays = self._bind(args, kwargs)
         from tbt_compile.runtime.bound_library import as_array, tensor
 
-        values = workers.run(
+        values = worker_threads.run(
             lambda: self._with_threads().call("forward", *(tensor(array) for array in arrays))
         )
         results = [as_array(value).copy() for value in values]

@@ -8,9 +8,8 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.bound_library import BoundLibrary, tensor
 from tbt_compile.runtime.caches import FloatCache, GrowingCache, caches_of
 from tbt_compile.runtime.generation import Scores, Tokens
-from tbt_compile.runtime.limits import DecoderLimits
-from tbt_compile.runtime.logits import Logits
-from tbt_compile.runtime.newest import NewestTokens
+from tbt_compile.runtime.input_checks import DecoderLimits
+from tbt_compile.runtime.step_buffers import StepLogits, StepTokens
 
 
 class DecoderOnlySession:
@@ -19,18 +18,18 @@ class DecoderOnlySession:
     Positions count attended tokens, so that padding on the left of a prompt takes none, as in transformers.
 
     Args:
-        machine: with the functions `first_step` and `step`.
+        library: with the functions `first_step` and `step`.
         limits: of the model.
         attention_mask: int64 [B, T] for the prompts, checked.
     """
 
-    def __init__(self, machine: BoundLibrary, limits: DecoderLimits, attention_mask: Tokens) -> None:
-        self._machine = machine
+    def __init__(self, library: BoundLibrary, limits: DecoderLimits, attention_mask: Tokens) -> None:
+        self._library = library
         self._limits = limits
         self._mask = attention_mask
         self._lengths = attention_mask.sum(axis=1, keepdims=True)
-        self._newest = NewestTokens()
-        self._logits: Logits | None = None
+        self._newest = StepTokens()
+        self._logits: StepLogits | None = None
         self._caches: list[GrowingCache | FloatCache] = []
 
     def step(self, tokens: Tokens) -> Scores:
@@ -56,11 +55,11 @@ class DecoderOnlySession:
                 *past,
             ]
             grown = [cache.grow() for cache in self._caches]
-            self._machine.call_into("step", inputs, [self._logits.tensor, *grown])
+            self._library.call_into("step", inputs, [self._logits.tensor, *grown])
             self._lengths = self._lengths + 1
         return self._logits.values
 
-    def _first_step(self, tokens: Tokens) -> Logits:
+    def _first_step(self, tokens: Tokens) -> StepLogits:
         if tokens.shape != self._mask.shape:
             raise GenerationError(
                 f"the first step got tokens {list(tokens.shape)}: expected the prompts "
@@ -69,9 +68,9 @@ class DecoderOnlySession:
         self._limits.check(tokens, int(self._lengths.max()))
         positions = np.maximum(self._mask.cumsum(axis=1) - 1, 0)
         positions *= self._mask
-        outputs = self._machine.call("first_step", tensor(tokens), tensor(self._mask), tensor(positions))
-        self._caches = caches_of(outputs, self._machine.stacks["step"], tokens.shape[1])
-        return Logits(outputs[0])
+        outputs = self._library.call("first_step", tensor(tokens), tensor(self._mask), tensor(positions))
+        self._caches = caches_of(outputs, self._library.stacks["step"], tokens.shape[1])
+        return StepLogits(outputs[0])
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows."""

@@ -7,9 +7,8 @@ import numpy.typing as npt
 
 from tbt_compile.runtime.bound_library import BoundLibrary, Tensor, tensor
 from tbt_compile.runtime.caches import FloatCache, GrowingCache, caches_of, take_rows
-from tbt_compile.runtime.limits import DecoderLimits
-from tbt_compile.runtime.logits import Logits
-from tbt_compile.runtime.newest import NewestTokens
+from tbt_compile.runtime.input_checks import DecoderLimits
+from tbt_compile.runtime.step_buffers import StepLogits, StepTokens
 
 Tokens = npt.NDArray[np.int64]
 
@@ -18,24 +17,24 @@ class Seq2SeqSession:
     """Serves the decoder step by step (see `DecoderSession`).
 
     Args:
-        machine: with the functions `first_step` and `step`.
+        library: with the functions `first_step` and `step`.
         limits: of the decoder.
         hidden: the encoder's output, float32 [B, S, D].
         attention_mask: int64 [B, S], checked.
     """
 
     def __init__(
-        self, machine: BoundLibrary, limits: DecoderLimits, hidden: Tensor, attention_mask: Tokens
+        self, library: BoundLibrary, limits: DecoderLimits, hidden: Tensor, attention_mask: Tokens
     ) -> None:
-        self._machine = machine
+        self._library = library
         self._limits = limits
         self._mask = attention_mask
         self._mask_tensor = tensor(attention_mask)
         self._hidden = hidden
         self._items = np.arange(len(attention_mask))
         self._length = 0
-        self._newest = NewestTokens()
-        self._logits: Logits | None = None
+        self._newest = StepTokens()
+        self._logits: StepLogits | None = None
         self._self_caches: list[GrowingCache | FloatCache] = []
         self._cross_caches: list[Tensor] = []
 
@@ -56,16 +55,16 @@ class Seq2SeqSession:
             past = [cache.tensor() for cache in self._self_caches]
             inputs = [self._newest.tensor(tokens[:, column]), self._mask_tensor, *past, *self._cross_caches]
             grown = [cache.grow() for cache in self._self_caches]
-            self._machine.call_into("step", inputs, [self._logits.tensor, *grown])
+            self._library.call_into("step", inputs, [self._logits.tensor, *grown])
         return self._logits.values
 
-    def _first_step(self, tokens: Tokens) -> Logits:
-        outputs = self._machine.call("first_step", tensor(tokens), self._hidden, self._mask_tensor)
+    def _first_step(self, tokens: Tokens) -> StepLogits:
+        outputs = self._library.call("first_step", tensor(tokens), self._hidden, self._mask_tensor)
         self._hidden = None  # no other step reads it
         own = 1 + 2 * self._limits.layers
-        self._self_caches = caches_of(outputs[:own], self._machine.stacks["step"], tokens.shape[1])
+        self._self_caches = caches_of(outputs[:own], self._library.stacks["step"], tokens.shape[1])
         self._cross_caches = outputs[own:]
-        return Logits(outputs[0])
+        return StepLogits(outputs[0])
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows; what belongs to the source is only copied when a row changes its source."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import is_prepared, iter_quantized
 from tbt_compile.modules.attention import CHILD, QuantizedAttention
-from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
+from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights
 from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.find_sites import SiteKind
 from tbt_compile.passes.prepare.insert_quantizers import build_activation_quantizer
@@ -26,27 +26,37 @@ from tbt_compile.quantizers import WeightQuantizer
 from tbt_compile.recipe import Recipe
 from tbt_compile.storage import model_folder
 
-if TYPE_CHECKING:
-    from tbt_compile.freezing import FrozenModel
-
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 SUFFIX = "_quantizer"
 
 
-def save_frozen(frozen: FrozenModel, path: Path, tokenizer: Any) -> Path:
-    """Write a frozen model to a folder."""
-    tensors, tied = _unique_tensors(frozen.module)
+def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -> Path:
+    """Write a frozen module to a folder.
+
+    Args:
+        module: with frozen quantizers.
+        recipe: what it was quantized with.
+        path: the folder; one that holds a saved model is replaced.
+        tokenizer: a transformers tokenizer that goes with the model, or None.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FormatError: something else than a model folder is in the way.
+    """
+    tensors, tied = _unique_tensors(module)
     manifest = {
-        "recipe": frozen.recipe.to_dict(),
-        "class": type(frozen.module).__name__.removeprefix("Quantized"),
+        "recipe": recipe.to_dict(),
+        "class": type(module).__name__.removeprefix("Quantized"),
         "versions": {name: version(name) for name in ("torch", "transformers")},
-        "quantizers": describe_quantizers(frozen.module),
+        "quantizers": describe_quantizers(module),
         "tied": tied,
-        "inputs": call_record.recorded(frozen.module),
+        "inputs": call_record.recorded(module),
     }
     with tempfile.TemporaryDirectory() as work:
-        configs: list[Any] = [getattr(frozen.module, name, None) for name in ("config", "generation_config")]
+        configs: list[Any] = [getattr(module, name, None) for name in ("config", "generation_config")]
         for part in (*configs, tokenizer):
             if hasattr(part, "save_pretrained"):
                 part.save_pretrained(work)
@@ -55,19 +65,20 @@ def save_frozen(frozen: FrozenModel, path: Path, tokenizer: Any) -> Path:
         return model_folder.write_folder(path, model_folder.FROZEN, manifest, arrays, files)
 
 
-def load_frozen(path: Path, model: nn.Module | None = None) -> FrozenModel:
-    """Read a frozen model back.
+def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Recipe]:
+    """Read a frozen module back.
 
     Args:
         path: a folder written by `save_frozen`.
         model: for models that are not of transformers, an instance of the same class with the same sizes;
             it is changed in place.
 
+    Returns:
+        The module in eval mode, and what it was quantized with.
+
     Raises:
         FormatError: the folder is missing or damaged, or does not fit the model.
     """
-    from tbt_compile.freezing import FrozenModel
-
     manifest = model_folder.read_manifest(path, model_folder.FROZEN)
     recipe = Recipe.from_dict(manifest["recipe"])
     if model is None:
@@ -77,7 +88,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> FrozenModel:
     arrays = model_folder.read_tensors(path, manifest)
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
-    return FrozenModel(model.eval().requires_grad_(False), recipe)
+    return model.eval().requires_grad_(False), recipe
 
 
 def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
@@ -122,8 +133,6 @@ def _check_instance(model: nn.Module, described: list[dict[str, Any]], path: Pat
 
 def _install_quantizers(model: nn.Module, recipe: Recipe, described: list[dict[str, Any]]) -> None:
     """Convert the modules as `prepare` would, with frozen quantizers that wait for their tensors."""
-    from tbt_compile.freezing import drop_float_weights
-
     sites, quantizers = [], {}
     for entry in described:
         kind = SiteKind(entry["kind"])

@@ -1,11 +1,12 @@
 """Training on a small machine: a full-precision teacher, and low-bit students distilled from it."""
 
-from tbt_compile.training.distillation import DistillationTrainer
 from tbt_compile.training.losses import DistillationTerms, distillation_terms
-from tbt_compile.training.run import TrainJob, train
+from tbt_compile.training.pipeline import TrainJob, train
+from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights, TrainingError, TrainSettings
 from tbt_compile.training.sizes import MODEL_SIZES, ModelSize, new_model
 from tbt_compile.training.stages import distill, train_teacher
+from tbt_compile.training.trainers import DistillationTrainer
 
 __all__ = [
     "MODEL_SIZES",
@@ -16,6 +17,7 @@ __all__ = [
     "TrainJob",
     "TrainSettings",
     "TrainingError",
+    "TrainingRun",
     "distill",
     "distillation_terms",
     "new_model",

@@ -12,22 +12,21 @@ from typing import Any
 from torch.utils.data import Sampler
 from transformers import (
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     TrainerCallback,
 )
 from transformers.trainer_utils import set_seed
 
-from tbt_compile.data.text_pairs import PairCollator, PairDataset
-from tbt_compile.evaluation.generation import Progress
+from tbt_compile.data.batches import Corpus
 from tbt_compile.training import processes
-from tbt_compile.training.labels import LabelTrainer
 from tbt_compile.training.order import TrainingOrder
 from tbt_compile.training.progress import TrainerProgress, quiet, silence
 from tbt_compile.training.record import CHECKPOINTS, TrainingRecord
+from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import TrainingError, TrainSettings
 from tbt_compile.training.shared_scales import shared_scales
+from tbt_compile.training.trainers import LabelTrainer
 
 LOGGED = 20
 """Steps whose mean loss is logged together, where the steps between checkpoints allow it."""
@@ -35,18 +34,15 @@ LOGGED = 20
 
 def fit(
     model: PreTrainedModel,
-    dataset: PairDataset,
-    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
     record: TrainingRecord,
-    settings: TrainSettings,
+    run: TrainingRun,
     *,
     trainer_class: type[Seq2SeqTrainer] = LabelTrainer,
-    progress: Progress | None = None,
-    title: str = "training",
     callbacks: Sequence[TrainerCallback] = (),
     **trainer_options: Any,
 ) -> PreTrainedModel:
-    """Train `model` in place, going on from the newest checkpoint of the record's folder, and save it there.
+    """Train a model, going on from the newest checkpoint of the record's folder, and save it there.
 
     A run that was killed and taken up again ends with the same weights as one that was not: checkpoints
     hold the optimizer, the learning rate's schedule and the random numbers, and the order of the data
@@ -54,19 +50,31 @@ def fit(
 
     Under `torchrun` every process takes its share of each batch, and the first one writes the files.
 
+    Args:
+        model: trained in place.
+        corpus: what it is trained on.
+        record: of the run, which has been opened.
+        run: its settings, and who is told of its progress.
+        trainer_class: what computes the loss.
+        callbacks: of the trainer.
+        trainer_options: further arguments of `trainer_class`.
+
+    Returns:
+        The model, on the CPU and in evaluation mode.
+
     Raises:
         TrainingError: the batch cannot be divided among the processes.
     """
+    dataset, collator, settings = corpus.dataset(), corpus.collator(), run.settings
     processes.wait()  # the first one may have removed checkpoints
-    steps = settings.total_steps(len(dataset))
+    steps = run.steps(len(dataset))
     order = TrainingOrder([len(row) for row in dataset.inputs], settings.batch_size, steps, settings.seed)
-    collator = PairCollator(int(tokenizer.pad_token_id or 0))
     trainer = _with_order(trainer_class, order)(
         model,
         args=_arguments(record.folder, settings, steps),
         data_collator=collator,
         train_dataset=dataset,
-        callbacks=[*callbacks, TrainerProgress(progress, title)],
+        callbacks=[*callbacks, TrainerProgress(run.progress, run.title)],
         **trainer_options,
     )
     silence(trainer)
@@ -87,7 +95,7 @@ def fit(
     if processes.is_first():
         with quiet():
             model.save_pretrained(record.folder)
-        tokenizer.save_pretrained(record.folder)
+        corpus.tokenizer.save_pretrained(record.folder)
         record.finish(outcome)
     processes.wait()
     return model

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbt_compile.data.text_pairs import IGNORED_LABEL
+from tbt_compile.data.batches import IGNORED_LABEL
 from tbt_compile.training import processes
 from tbt_compile.training.settings import LossWeights
 from tbt_compile.training.soft_labels import soft_cross_entropy

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tbt_compile.data.text_pairs import IGNORED_LABEL
+from tbt_compile.data.batches import IGNORED_LABEL
 from tbt_compile.training import processes
 from tbt_compile.training.terms import Measure, Term, Watch
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tbt_compile.storage.atomic_write import atomic_write
+from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training import processes
 from tbt_compile.training.settings import TrainingError
 
@@ -76,13 +76,7 @@ class TrainingRecord:
         if not processes.is_first():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, content)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    with atomic_write(path) as draft:
-        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_json(self.path, content)
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

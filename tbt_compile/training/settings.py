@@ -1,4 +1,4 @@
-"""What a training run can be asked to do."""
+"""What a training run can be asked to do: optimization, learning rates, weights of the loss."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tbt_compile.errors import TbtError
+from tbt_compile.recipe import Recipe
+
+PAPER_RATE = 5e-4
+"""Of BART-base and mBART-large with 1 and 2 bit activations (Liu et al. 2023, section 3.1)."""
+_SMALL = ("tiny", "small")
 
 
 class TrainingError(TbtError):
@@ -20,7 +25,7 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the data; `steps`, when given, counts instead.
-        learning_rate: the peak; `rates` has what students and teachers of each size want.
+        learning_rate: the peak; see `teacher_rate` and `student_rate`.
         warmup_share: share of the steps in which the learning rate rises.
         save_every: steps between checkpoints, from which an interrupted run goes on.
         seed: of the order of the data and of everything random in training.
@@ -84,3 +89,26 @@ class LossWeights:
             raise TrainingError(
                 "every loss weight is 0: expected at least one of logits, labels, hidden, attention"
             )
+
+
+def teacher_rate(model: str) -> float:
+    """The learning rate of a full-precision model, one of the sizes trained from nothing or any other.
+
+    >>> teacher_rate("tiny"), teacher_rate("facebook/bart-base")
+    (0.002, 0.0005)
+    """
+    return 2e-3 if model in _SMALL else PAPER_RATE
+
+
+def student_rate(model: str, recipe: str | Recipe, given: float | None = None) -> float:
+    """The learning rate of a student: `given`, or what small sizes or the paper's models want at few bits.
+
+    8-bit activations halve it, as in the paper. For small sizes twice the teacher's rate was best or close to
+    it on two data sets, at both one and two bits.
+
+    >>> student_rate("tiny", "2-2-2"), student_rate("tiny", "2-2-8"), student_rate("my-bart", "1-1-1")
+    (0.004, 0.002, 0.0005)
+    """
+    usual = 4e-3 if model in _SMALL else PAPER_RATE
+    rate = usual if given is None else given
+    return rate / 2 if Recipe.parse(recipe).activation_bits == 8 else rate

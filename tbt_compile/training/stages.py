@@ -10,95 +10,87 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, TrainerCallback
 
-from tbt_compile.data.text_pairs import PairDataset, TextPair, digest
-from tbt_compile.evaluation.generation import Progress
+from tbt_compile.data.batches import Corpus
+from tbt_compile.data.text_pairs import digest
 from tbt_compile.preparation import load_prepared, prepare
 from tbt_compile.recipe import Recipe
-from tbt_compile.training.distillation import DistillationTrainer, require_same_shape
 from tbt_compile.training.loop import fit
 from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import TrainingRecord
-from tbt_compile.training.settings import LossWeights, TrainSettings
+from tbt_compile.training.run import TrainingRun
+from tbt_compile.training.settings import LossWeights
 from tbt_compile.training.terms import Objective
+from tbt_compile.training.trainers import DistillationTrainer, require_same_shape
 
 Start: TypeAlias = PreTrainedModel | Callable[[PreTrainedModel], PreTrainedModel]
 """Where a student starts, if not from its teacher's weights."""
 
 
-def train_teacher(
-    model: PreTrainedModel,
-    pairs: Sequence[TextPair],
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
-    *,
-    max_source_length: int,
-    max_target_length: int,
-    settings: TrainSettings | None = None,
-    resume: bool = True,
-    progress: Progress | None = None,
-    title: str = "teacher",
-) -> PreTrainedModel:
-    """Train a full-precision encoder-decoder on text pairs and save it, with its tokenizer, in `folder`.
+def train_teacher(model: PreTrainedModel, corpus: Corpus, run: TrainingRun) -> PreTrainedModel:
+    """Train a full-precision encoder-decoder and save it, with its tokenizer, in the folder of the run.
 
-    With `resume`, an interrupted run goes on from its last checkpoint, and a finished one is loaded.
+    Args:
+        model: trained in place.
+        corpus: what it is trained on.
+        run: folder, settings and what to do with an earlier run there.
+
+    Returns:
+        The model in evaluation mode; a run that is finished is loaded.
 
     Raises:
         TrainingError: the folder holds a run with other settings, data or shape.
     """
-    settings = settings or TrainSettings()
-    asked = {
-        "stage": "teacher",
-        "model": _shape(model),
-        **_common(pairs, max_source_length, max_target_length, settings),
-    }
-    record = TrainingRecord(Path(folder), asked)
-    if record.open(resume) is not None:
-        return load_teacher(folder)
-    dataset = PairDataset(pairs, tokenizer, max_source_length, max_target_length)
-    return fit(model, dataset, tokenizer, record, settings, progress=progress, title=title)
+    run = run.titled("teacher")
+    record = TrainingRecord(
+        Path(run.folder), {"stage": "teacher", "model": _shape(model), **_asked(corpus, run)}
+    )
+    if record.open(run.resume) is not None:
+        return load_teacher(run.folder)
+    return fit(model, corpus, record, run)
 
 
 def distill(
     teacher: PreTrainedModel,
     recipe: str | Recipe,
-    pairs: Sequence[TextPair],
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
+    corpus: Corpus,
+    run: TrainingRun,
     *,
-    max_source_length: int,
-    max_target_length: int,
-    settings: TrainSettings | None = None,
-    weights: LossWeights | None = None,
-    resume: bool = True,
-    progress: Progress | None = None,
-    title: str | None = None,
-    objective: Objective | None = None,
+    objective: Objective | LossWeights | None = None,
     start: Start | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     note: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """Prepare a copy of the teacher with `recipe`, train it to follow the teacher, and save it in `folder`.
+    """Prepare a copy of the teacher with `recipe`, train it to follow the teacher, and save it.
 
-    The student starts from the teacher's weights; its learned scales start from the first batch. `resume`
-    as for `train_teacher`. The result is a prepared model, ready for `tbt_compile.freeze` and `lower`.
+    The student starts from the teacher's weights; its learned scales start from the first batch.
 
     Args:
-        weights: of the terms of the loss; `objective`, when given, has its own.
+        teacher: an encoder-decoder.
+        recipe: how the student is quantized.
+        corpus: what it is trained on.
+        run: folder, settings and what to do with an earlier run there.
+        objective: the terms of the loss, or only the weights of the paper's.
         start: a full-precision model of the teacher's shape whose weights the student starts from instead,
             such as `load_teacher` reads from an earlier student with more bits; or a function that makes the
             prepared student from the teacher.
-        callbacks: of the trainer. note: what makes this run another one than the same without; it stands in
-            the record and has to be JSON-ready.
+        callbacks: of the trainer.
+        note: what makes this run another one than the same without; it stands in the record and has to be
+            JSON-ready.
+
+    Returns:
+        A prepared model, ready for `tbt_compile.freeze` and `lower`.
 
     Raises:
         TrainingError: the folder holds a run with other settings, the teacher is no encoder-decoder, or the
             model to start from has another shape.
         RecipeError: the recipe is not understood.
     """
-    settings, recipe = settings or TrainSettings(), Recipe.parse(recipe)
-    objective = objective or Objective(weights or LossWeights())
+    recipe = Recipe.parse(recipe)
+    run = run.titled(f"student {recipe}")
+    if not isinstance(objective, Objective):
+        objective = Objective(objective or LossWeights())
     note = dict(note or {})
     if isinstance(start, PreTrainedModel):
         require_same_shape(start, teacher, objective.layers)
@@ -111,25 +103,21 @@ def distill(
         **note,
         "model": _shape(teacher),
         "teacher": fingerprint(teacher),
-        **_common(pairs, max_source_length, max_target_length, settings),
+        **_asked(corpus, run),
     }
-    record = TrainingRecord(Path(folder), asked)
-    if record.open(resume) is not None:
+    record = TrainingRecord(Path(run.folder), asked)
+    if record.open(run.resume) is not None:
         with quiet():
-            return load_prepared(folder).eval()
-    dataset = PairDataset(pairs, tokenizer, max_source_length, max_target_length)
+            return load_prepared(run.folder).eval()
     return fit(
         _untrained(teacher, start, recipe),
-        dataset,
-        tokenizer,
+        corpus,
         record,
-        settings,
+        run,
         trainer_class=DistillationTrainer,
+        callbacks=callbacks,
         teacher=teacher,
         objective=objective,
-        callbacks=callbacks,
-        progress=progress,
-        title=title or f"student {recipe}",
     )
 
 
@@ -146,14 +134,12 @@ def load_teacher(folder: str | Path) -> PreTrainedModel:
         return AutoModelForSeq2SeqLM.from_pretrained(str(folder)).eval()
 
 
-def _common(
-    pairs: Sequence[TextPair], max_source_length: int, max_target_length: int, settings: TrainSettings
-) -> dict[str, Any]:
+def _asked(corpus: Corpus, run: TrainingRun) -> dict[str, Any]:
+    """What the record of any stage says about data and settings."""
     return {
-        "data": digest(pairs),
-        "max_source_length": max_source_length,
-        "max_target_length": max_target_length,
-        "settings": settings.to_dict(),
+        "data": digest(corpus.pairs),
+        **corpus.lengths.to_dict(),
+        "settings": run.settings.to_dict(),
     }
 
 

@@ -24,8 +24,8 @@ import tbt_compile
 from tbt_compile.codegen.target.host import missing_features
 from tbt_compile.codegen.target.spec import parse_target
 from tbt_compile.demo import DemoSettings
-from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, DemoTask, build_task
-from tbt_compile.training import TrainSettings, distill, new_model, train_teacher
+from tbt_compile.demo.task import LENGTHS, DemoTask, build_task
+from tbt_compile.training import TrainingRun, TrainSettings, distill, new_model, train_teacher
 
 SENTENCES = 50
 RECIPE = "2-2-2"
@@ -58,17 +58,10 @@ def folder(task: DemoTask, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(task: DemoTask, work: Path) -> PreTrainedModel:
     """A teacher and its student, as in the demo."""
-    data: dict[str, Any] = {
-        "pairs": task.data.train,
-        "tokenizer": task.tokenizer,
-        "max_source_length": MAX_SOURCE_LENGTH,
-        "max_target_length": MAX_TARGET_LENGTH,
-    }
-    model = new_model(SETTINGS.size, task.tokenizer, MAX_SOURCE_LENGTH, SETTINGS.seed)
-    teacher = train_teacher(model, folder=work / "teacher", settings=TEACHER, **data)
-    return distill(
-        teacher, RECIPE, folder=work / "student", settings=STUDENT, weights=SETTINGS.weights, **data
-    )
+    model = new_model(SETTINGS.size, task.tokenizer, LENGTHS.longest, SETTINGS.seed)
+    teacher = train_teacher(model, task.corpus, TrainingRun(work / "teacher", TEACHER))
+    run = TrainingRun(work / "student", STUDENT)
+    return distill(teacher, RECIPE, task.corpus, run, objective=SETTINGS.weights)
 
 
 def tokens_of(task: DemoTask) -> tuple[Any, Any]:
@@ -89,11 +82,11 @@ def test_the_same_tokens_for_fifty_sentences(
     if environment.emulator is None and missing_features(parse_target(cpu)):
         pytest.skip(f"this machine cannot run code for {cpu}")
     ids, mask = tokens_of(task)
-    expected = tbt_compile.load(folder).generate(ids, mask, max_new_tokens=MAX_TARGET_LENGTH)
+    expected = tbt_compile.load(folder).generate(ids, mask, max_new_tokens=LENGTHS.target)
     assert len(expected) == SENTENCES
     assert len({tuple(row) for row in expected.tolist()}) >= FEWEST_TEXTS, "constants prove little"
     other = machine(EMULATED[cpu])
-    found = other.generate(folder, ids, mask, max_new_tokens=MAX_TARGET_LENGTH)
+    found = other.generate(folder, ids, mask, max_new_tokens=LENGTHS.target)
     np.testing.assert_array_equal(found, expected)
     assert f"compiled for {cpu} (aarch64), chosen from {OLD} (aarch64), {NEW} (" in other.model(folder)
 
@@ -118,7 +111,7 @@ def test_the_command_on_the_device(
     """`tbt run` with nothing but what `pip install tbt-compile` brings."""
     sentence = task.data.test[0].source
     code = "import sys; from tbt_compile.cli import main; sys.argv[0] = 'tbt'; main()"
-    options = ["run", str(folder), "--max-new-tokens", str(MAX_TARGET_LENGTH), sentence]
+    options = ["run", str(folder), "--max-new-tokens", str(LENGTHS.target), sentence]
     done = subprocess.run(
         [*environment.command(OLD), "-c", code, *options],
         capture_output=True,
@@ -130,5 +123,5 @@ def test_the_command_on_the_device(
     assert done.returncode == 0, done.stderr
     assert f"chosen from {OLD}" in done.stderr
     ids = task.tokenizer([sentence], return_tensors="np")["input_ids"]
-    tokens = tbt_compile.load(folder).generate(ids, max_new_tokens=MAX_TARGET_LENGTH)[0]
+    tokens = tbt_compile.load(folder).generate(ids, max_new_tokens=LENGTHS.target)[0]
     assert done.stdout.rstrip("\n") == task.tokenizer.decode(tokens, skip_special_tokens=True)

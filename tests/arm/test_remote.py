@@ -16,11 +16,11 @@ from arm.machine import variables
 
 import tbt_compile
 from tbt_compile.bench.engines import compiled
-from tbt_compile.bench.generation import Settings
+from tbt_compile.bench.generation import BenchSettings
 from tbt_compile.bench.job import Job
 from tbt_compile.bench.kernels import KernelSettings
+from tbt_compile.bench.model_shapes import get_shape, source_ids
 from tbt_compile.bench.remote import run_generation, run_kernels
-from tbt_compile.bench.shapes import get_shape, source_ids
 
 CPU = "cortex-a72"
 KEY = "pi4"
@@ -59,7 +59,7 @@ def test_kernels_are_measured_on_the_board(address: str) -> None:
 
 
 def test_generation_on_the_board_writes_what_this_machine_writes(address: str, tmp_path: Path) -> None:
-    settings = Settings(
+    settings = BenchSettings(
         shape="tiny",
         recipes=("1-1-1",),
         threads=1,

@@ -8,7 +8,7 @@ import pytest
 
 from tbt_compile.bench.engines import ENGINES, check_counts, get_engine
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.shapes import get_shape, padded, source_texts
+from tbt_compile.bench.model_shapes import get_shape, padded, source_texts
 
 WORK = [(1, 1, False), (3, 1, True), (1, 2, False), (3, 2, True)]
 

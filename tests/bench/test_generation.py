@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from tbt_compile.bench import generation, process
+from tbt_compile.bench import generation, worker_process
 from tbt_compile.bench.engines import ENGINES, get_engine
-from tbt_compile.bench.generation import Settings, best_int8_peer
+from tbt_compile.bench.generation import BenchSettings, best_int8_peer
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.process import Worker, WorkerError
-from tbt_compile.bench.shapes import SHAPES, get_shape, source_ids
+from tbt_compile.bench.model_shapes import SHAPES, get_shape, source_ids
+from tbt_compile.bench.worker_process import Worker, WorkerError
 from tbt_compile.errors import RecipeError, TargetError, TbtError
 
 OTHER_CPU = "haswell" if platform.machine() == "aarch64" else "cortex-a72"
-SMALL = Settings(shape="tiny", recipes=("2-2-2",), source_length=40, new_tokens=6, repeats=2)
+SMALL = BenchSettings(shape="tiny", recipes=("2-2-2",), source_length=40, new_tokens=6, repeats=2)
 
 
 class FakeWorker:
@@ -60,7 +60,7 @@ def test_figures_follow_from_two_lengths(fake: list[str]) -> None:
 
 
 def test_tokens_of_all_texts_count(fake: list[str]) -> None:
-    rows = generation.run(Settings(**{**SMALL.__dict__, "batch": 8, "beams": 4}))["rows"]
+    rows = generation.run(BenchSettings(**{**SMALL.__dict__, "batch": 8, "beams": 4}))["rows"]
     assert all(row["token_ms"] == pytest.approx(10) for row in rows)
     assert all(row["tokens_per_second"] == pytest.approx(800) for row in rows)
 
@@ -116,7 +116,7 @@ def test_the_best_peer_is_the_fastest_8_bit_one() -> None:
 def test_real_processes_measure_real_models(monkeypatch: pytest.MonkeyPatch) -> None:
     # It takes longest to prepare, and runs in test_engines.py.
     monkeypatch.delitem(ENGINES, "ONNX Runtime int8")
-    result = generation.run(Settings(**{**SMALL.__dict__, "repeats": 1}))
+    result = generation.run(BenchSettings(**{**SMALL.__dict__, "repeats": 1}))
     json.dumps(result)
     assert result["conditions"]["versions"]["torch"]
     rows = {row["name"]: row for row in result["rows"]}
@@ -134,7 +134,7 @@ def test_a_failing_process_is_an_error_with_its_last_words(monkeypatch: pytest.M
         Worker(job)
     broken = Job("tbt", "2-2-2", "no-such-shape", 1, 8, 2, "host", "/nonexistent")
     with pytest.raises(WorkerError, match=r"preparing tbt 2-2-2 failed(.|\n)*unknown shape"):
-        process.build(broken)
+        worker_process.build(broken)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_cannot_be_measured_is_refused_at_once(
     change: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        generation.run(Settings(**{**SMALL.__dict__, **change}))
+        generation.run(BenchSettings(**{**SMALL.__dict__, **change}))
 
 
 def test_every_engine_exists_and_every_source_is_valid() -> None:

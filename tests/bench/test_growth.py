@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from tbt_compile.bench import growth
-from tbt_compile.bench.generation import Settings
+from tbt_compile.bench.generation import BenchSettings
 from tbt_compile.bench.growth import GrowthSettings
 from tbt_compile.bench.growth_curves import CURVES, curve_points, names_of, steps
 from tbt_compile.bench.growth_plot import plot
 from tbt_compile.bench.job import Job
 from tbt_compile.errors import TbtError
 
-BASE = Settings(
+BASE = BenchSettings(
     shape="tiny", recipes=("1-1-1",), peers=False, source_length=16, new_tokens=4, repeats=1, batch=1
 )
 SMALL = GrowthSettings(BASE, source_length=(8, 16, 32), new_tokens=(4, 8), batch=(1, 2))

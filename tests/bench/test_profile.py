@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tbt_compile.bench.generation import Settings
+from tbt_compile.bench.generation import BenchSettings
 from tbt_compile.bench.profile import OUTSIDE, profile, rows_of
 from tbt_compile.errors import TbtError
 
@@ -27,7 +27,7 @@ def test_kernels_are_summed_by_kind() -> None:
 
 
 def test_a_tiny_model() -> None:
-    settings = Settings(shape="tiny", recipes=("1-1-1",), source_length=16, new_tokens=4, repeats=2)
+    settings = BenchSettings(shape="tiny", recipes=("1-1-1",), source_length=16, new_tokens=4, repeats=2)
     rows = profile(settings)["rows"]
     assert {row["unit"] for row in rows} == {"encoder", "step"}
     assert all(row["us"] > 0 for row in rows if row["kind"] in ("linear layers", "attention"))
@@ -37,4 +37,4 @@ def test_a_tiny_model() -> None:
 
 def test_without_a_recipe_there_is_nothing_to_profile() -> None:
     with pytest.raises(TbtError, match="nothing to profile"):
-        profile(Settings(shape="tiny", recipes=(), source_length=16, new_tokens=4))
+        profile(BenchSettings(shape="tiny", recipes=(), source_length=16, new_tokens=4))

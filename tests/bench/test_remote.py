@@ -13,11 +13,11 @@ import pytest
 
 import tbt_compile
 from tbt_compile.bench.engines import compiled
-from tbt_compile.bench.generation import Settings
+from tbt_compile.bench.generation import BenchSettings
 from tbt_compile.bench.job import Job
 from tbt_compile.bench.kernels import KernelSettings
+from tbt_compile.bench.model_shapes import get_shape, source_ids
 from tbt_compile.bench.remote import run_generation, run_kernels
-from tbt_compile.bench.shapes import get_shape, source_ids
 from tbt_compile.codegen.target.spec import parse_target
 from tbt_compile.codegen.tools.remote import Board
 from tbt_compile.errors import TargetError
@@ -46,7 +46,7 @@ def address() -> Iterator[str]:
 
 def test_generation_is_that_of_the_local_model(address: str, tmp_path) -> None:
     target = str(parse_target("host"))
-    settings = Settings(
+    settings = BenchSettings(
         shape="tiny",
         recipes=("1-1-1",),
         threads=1,

@@ -153,8 +153,8 @@ def test_demo_shows_its_table(tbt, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         DemoRow("2-2-2", "compiled", 92, 85, 91, 8, 0.5, 1.5, same_greedy=0.996, same_beam=0.99),
     )
     item = {"item": "a news item", "summary": "news", "2-2-2, compiled": "new"}
-    floors = (RougeScores(40, 20, 39, 39), RougeScores(20, 5, 19, 19))
-    result = DemoResult(rows, *floors, samples=(item, item), conditions={})
+    baselines = (RougeScores(40, 20, 39, 39), RougeScores(20, 5, 19, 19))
+    result = DemoResult(rows, *baselines, samples=(item, item), conditions={})
     calls = []
     module = importlib.import_module("tbt_compile.demo.run")
     monkeypatch.setattr(module, "run", lambda *arguments: calls.append(arguments) or result)

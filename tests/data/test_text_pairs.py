@@ -6,20 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tbt_compile.data.text_pairs import (
-    PairCollator,
-    PairDataset,
     TextPair,
     load_data,
     load_folder,
     read_pairs,
     write_pairs,
 )
-from tbt_compile.data.tokenization import train_word_tokenizer
 from tbt_compile.errors import DataError
 
 PRINTABLE = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
@@ -102,16 +98,3 @@ def test_the_datasets_library_supplies_pairs(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config: {"test": splits["test"]})
     with pytest.raises(DataError, match=r"has no split 'train' \(it has test\)"):
         load_data("xsum", "document", "summary")
-
-
-def test_batches_are_padded_on_the_right_and_padding_is_marked() -> None:
-    pairs = [TextPair("one two three", "uno dos"), TextPair("one", "uno dos tres quattro")]
-    tokenizer = train_word_tokenizer(text for pair in pairs for text in (pair.source, pair.target))
-    dataset = PairDataset(pairs, tokenizer, max_source_length=3, max_target_length=4)
-    batch = PairCollator(int(tokenizer.pad_token_id))([dataset[0], dataset[1]])
-    end = tokenizer.eos_token_id
-    assert batch["input_ids"][0, -1] == end  # cut to three tokens, the end among them
-    assert batch["input_ids"].shape == (2, 3)
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert batch["labels"][0].tolist()[2:] == [end, -100]
-    assert batch["labels"].dtype == torch.int64

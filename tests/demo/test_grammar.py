@@ -9,11 +9,11 @@ import pytest
 
 from tbt_compile.data.text_pairs import TextPair
 from tbt_compile.demo import words
-from tbt_compile.demo.asides import ASIDES
 from tbt_compile.demo.events import EVENTS, LEXICON
 from tbt_compile.demo.grammar import NewsItem, is_reserved, make_items
-from tbt_compile.demo.task import MAX_SOURCE_LENGTH, MAX_TARGET_LENGTH, build_items
-from tbt_compile.evaluation import constant_floor, lead_copy_floor
+from tbt_compile.demo.task import LENGTHS, build_items
+from tbt_compile.demo.words import ASIDES
+from tbt_compile.evaluation import constant_baseline, lead_baseline
 
 Split = tuple[list[NewsItem], list[NewsItem]]
 
@@ -69,8 +69,8 @@ def test_items_are_two_to_four_sentences_of_plain_text(split: Split) -> None:
         assert item.source.endswith(".")
         assert all(sentence[0].isupper() or sentence[0].isdigit() for sentence in sentences)
         assert not re.search(r"[\[\]{}|]|  | ,", item.source + item.target)
-        assert len(tokens(item.source)) < MAX_SOURCE_LENGTH
-        assert len(tokens(item.target)) < MAX_TARGET_LENGTH
+        assert len(tokens(item.source)) < LENGTHS.source
+        assert len(tokens(item.target)) < LENGTHS.target
 
 
 def test_facts_of_the_summary_stand_in_the_item(split: Split) -> None:
@@ -89,8 +89,8 @@ def test_summaries_reword_the_item(split: Split) -> None:
 
 def test_copying_and_repeating_score_low(split: Split) -> None:
     train, test = split
-    assert lead_copy_floor(pairs(test)).rouge1 < 60
-    text, scores = constant_floor(pairs(train), pairs(test))
+    assert lead_baseline(pairs(test)).rouge1 < 60
+    text, scores = constant_baseline(pairs(train), pairs(test))
     assert text
     assert scores.rouge1 < 35
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from transformers import PreTrainedModel
 import tbt_compile
 from tbt_compile.data.text_pairs import TextPair
 from tbt_compile.errors import GenerationError
-from tbt_compile.evaluation import evaluate_model, generate_texts, milliseconds_per_sentence
+from tbt_compile.evaluation import DecodeSettings, evaluate_model, generate_texts, milliseconds_per_sentence
 
 SOURCES = [pair.source for pair in PAIRS[:7]]
-LENGTHS = {"max_source_length": 40, "max_new_tokens": 6}
+GREEDY = DecodeSettings(max_source_length=40, max_new_tokens=6)
 
 
 class ArrayModel:
@@ -37,12 +38,9 @@ class ArrayModel:
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_order_and_batches_do_not_matter(num_beams: int) -> None:
-    network, words = model().eval(), tokenizer()
-    alone = [
-        generate_texts(network, words, [source], num_beams=num_beams, **LENGTHS).tokens[0]
-        for source in SOURCES
-    ]
-    together = generate_texts(network, words, SOURCES, num_beams=num_beams, batch_size=3, **LENGTHS)
+    network, words, search = model().eval(), tokenizer(), replace(GREEDY, num_beams=num_beams)
+    alone = [generate_texts(network, words, [source], search).tokens[0] for source in SOURCES]
+    together = generate_texts(network, words, SOURCES, replace(search, batch_size=3))
     assert together.tokens == alone
     assert together.texts == [words.decode(row, skip_special_tokens=True).strip() for row in alone]
     assert together.mean_length == pytest.approx(sum(together.lengths) / len(SOURCES))
@@ -52,33 +50,32 @@ def test_order_and_batches_do_not_matter(num_beams: int) -> None:
 
 def test_array_models_and_frozen_models_are_asked_in_the_same_way() -> None:
     network, words = model().eval(), tokenizer()
-    expected = generate_texts(network, words, SOURCES, **LENGTHS).tokens
+    expected = generate_texts(network, words, SOURCES, GREEDY).tokens
     array_model = ArrayModel(network)
     options = {"batch_size": 5, "num_workers": 3, "num_threads": 2}
-    assert generate_texts(array_model, words, SOURCES, **options, **LENGTHS).tokens == expected
+    assert generate_texts(array_model, words, SOURCES, replace(GREEDY, **options)).tokens == expected
     assert {name: array_model.asked[name] for name in options} == options
     with pytest.raises(GenerationError, match="num_threads=2 with a model of PyTorch"):
-        generate_texts(network, words, SOURCES, num_threads=2, **LENGTHS)
+        generate_texts(network, words, SOURCES, replace(GREEDY, num_threads=2))
     with pytest.raises(GenerationError, match="num_workers=2"):
-        generate_texts(network, words, SOURCES, num_workers=2, **LENGTHS)
+        generate_texts(network, words, SOURCES, replace(GREEDY, num_workers=2))
     prepared = tbt_compile.prepare(copy.deepcopy(network), "2-2-2")
-    eager = generate_texts(prepared, words, SOURCES, **LENGTHS).tokens
-    assert generate_texts(tbt_compile.freeze(prepared), words, SOURCES, **LENGTHS).tokens == eager
+    eager = generate_texts(prepared, words, SOURCES, GREEDY).tokens
+    assert generate_texts(tbt_compile.freeze(prepared), words, SOURCES, GREEDY).tokens == eager
 
 
 def test_training_mode_is_left_as_it_was_and_progress_is_told() -> None:
     network, shares = model().train(), []
-    generate_texts(
-        network, tokenizer(), SOURCES, batch_size=4, progress=lambda _, share: shares.append(share), **LENGTHS
-    )
+    search = replace(GREEDY, batch_size=4)
+    generate_texts(network, tokenizer(), SOURCES, search, progress=lambda _, share: shares.append(share))
     assert network.training
     assert shares == [0.0, pytest.approx(4 / 7), 1.0]
 
 
 def test_an_evaluation_has_every_figure() -> None:
     pairs = [TextPair(pair.source, pair.target) for pair in PAIRS[:5]]
-    evaluation, generated = evaluate_model(model().eval(), tokenizer(), pairs, **LENGTHS)
+    evaluation, generated = evaluate_model(model().eval(), tokenizer(), pairs, GREEDY)
     assert len(generated.texts) == evaluation.sentences == 5
     assert 0 <= evaluation.rouge2 <= evaluation.rouge1 <= 100
     assert evaluation.to_dict()["bleu_signature"].startswith("nrefs:1")
-    assert milliseconds_per_sentence(model().eval(), tokenizer(), SOURCES[:2], **LENGTHS) > 0
+    assert milliseconds_per_sentence(model().eval(), tokenizer(), SOURCES[:2], GREEDY) > 0

@@ -1,4 +1,4 @@
-"""Scores against values worked out by hand, and the floors."""
+"""Scores against values worked out by hand, and the trivial baselines."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from tbt_compile.data.text_pairs import TextPair
 from tbt_compile.errors import DataError
 from tbt_compile.evaluation import (
     bleu,
-    constant_floor,
-    lead_copy_floor,
+    constant_baseline,
+    lead_baseline,
     lead_sentence,
     rouge,
     token_agreement,
@@ -63,12 +63,12 @@ def test_lead_sentence(text: str, lead: str) -> None:
     assert lead_sentence(text) == lead
 
 
-def test_lead_copy_floor_is_100_where_the_first_sentence_is_the_summary() -> None:
-    assert lead_copy_floor([TextPair("A dog runs. It is brown.", "a dog runs")]).rouge1 == 100.0
+def test_lead_baseline_is_100_where_the_first_sentence_is_the_summary() -> None:
+    assert lead_baseline([TextPair("A dog runs. It is brown.", "a dog runs")]).rouge1 == 100.0
 
 
-def test_constant_floor_finds_what_the_targets_share() -> None:
+def test_constant_baseline_finds_what_the_targets_share() -> None:
     train = [TextPair("x", f"police hold number{index} for fraud") for index in range(50)]
-    text, scores = constant_floor(train, [TextPair("x", "police hold someone for fraud")])
+    text, scores = constant_baseline(train, [TextPair("x", "police hold someone for fraud")])
     assert {"police", "hold", "for", "fraud"} <= set(text.split())
     assert scores.rouge1 >= 80

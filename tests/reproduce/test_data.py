@@ -37,9 +37,9 @@ def test_settings_are_the_papers(name: str, experiment: Make, monkeypatch: pytes
     task = open_task(made)
     known = PAPER_DATA[name]
     assert asked == [(known.hub.partition(":")[0], known.hub.partition(":")[2] or None)]
-    assert (task.max_source_length, task.max_target_length) == (
-        known.max_source_length,
-        known.max_target_length,
+    assert (task.lengths.source, task.lengths.target) == (
+        known.lengths.source,
+        known.lengths.target,
     )
     assert (task.metric, task.num_beams, task.data_set) == (known.metric, known.num_beams, name)
     pair = task.test[0]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tbt_compile.runtime.caches import GrowingCache, arranged, caches_of, take_rows
-from tbt_compile.runtime.logits import Logits
-from tbt_compile.runtime.newest import NewestTokens
+from tbt_compile.runtime.step_buffers import StepLogits, StepTokens
 from tbt_compile.runtime.tvm_runtime import Tensor, as_array, shared_tensor, tensor
 from tbt_compile.storage.aligned import aligned_copy
 
@@ -95,7 +94,7 @@ def test_one_row_many_times_has_one_copy() -> None:
 
 def test_logits_keep_their_memory_while_rows_stay() -> None:
     first = np.arange(8, dtype=np.float32).reshape(2, 1, 4)
-    logits = Logits(tensor(first))
+    logits = StepLogits(tensor(first))
     assert np.array_equal(logits.values, first[:, 0])
     values = logits.values
     logits.resize(2)
@@ -106,7 +105,7 @@ def test_logits_keep_their_memory_while_rows_stay() -> None:
 
 
 def test_newest_tokens_keep_their_memory_while_rows_stay() -> None:
-    newest = NewestTokens()
+    newest = StepTokens()
     first = newest.tensor(np.array([3, 4]))
     assert as_array(first).tolist() == [[3], [4]]
     assert newest.tensor(np.array([5, 6])) is first

@@ -53,7 +53,7 @@ def test_a_session_may_go_from_thread_to_thread(case: Case) -> None:
 
 def test_a_model_first_used_by_several_threads(case: Case) -> None:
     model = case.loaded()
-    model._machine = None  # as lowered: nothing is made before the first use
+    model._bound_library = None  # as lowered: nothing is bound before the first use
     ids, mask = sources(PAD)
     expected = case.compiled.generate(ids, mask)
     for found in in_threads(*[lambda: model.generate(ids, mask)] * 4):

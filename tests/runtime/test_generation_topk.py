@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rankings import SETTINGS, scores_of_beams
 
-from tbt_compile.runtime.generation.log_softmax import log_softmax
+from tbt_compile.runtime.generation.ranking import log_softmax
 from tbt_compile.runtime.generation.topk import best_continuations
 
 

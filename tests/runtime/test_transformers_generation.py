@@ -134,10 +134,10 @@ def test_scores_are_the_logits(case: Case, model: CompiledModelForSeq2SeqLM) -> 
 def test_the_encoder_runs_once(
     case: Case, model: CompiledModelForSeq2SeqLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, machine = [], case.compiled._ready()
-    call, into = machine.call, machine.call_into
-    monkeypatch.setattr(machine, "call", lambda name, *rest: calls.append(name) or call(name, *rest))
-    monkeypatch.setattr(machine, "call_into", lambda name, *rest: calls.append(name) or into(name, *rest))
+    calls, library = [], case.compiled._bound()
+    call, into = library.call, library.call_into
+    monkeypatch.setattr(library, "call", lambda name, *rest: calls.append(name) or call(name, *rest))
+    monkeypatch.setattr(library, "call_into", lambda name, *rest: calls.append(name) or into(name, *rest))
     model.generate(**INPUTS, num_beams=3, max_new_tokens=5, min_new_tokens=5)
     assert calls == ["encoder", "first_step", *["step"] * 4]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tbt_compile.cli.console import write_json
 from tbt_compile.errors import TbtError
-from tbt_compile.storage.atomic_write import atomic_write
+from tbt_compile.storage.atomic_write import atomic_write, save_json
 
 
 def write_half(draft: Path) -> None:
@@ -54,3 +54,8 @@ def test_a_device_stays_a_device() -> None:
 def test_figures_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(TbtError, match="cannot write .*missing/figures.json: No such file or directory"):
         write_json({}, tmp_path / "missing" / "figures.json")
+
+
+def test_json_is_indented_and_ends_with_a_line_feed(tmp_path: Path) -> None:
+    save_json(tmp_path / "scores.json", {"text": "größer"})
+    assert (tmp_path / "scores.json").read_text(encoding="utf-8") == '{\n  "text": "größer"\n}\n'

@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from training.small import LENGTHS, PAIRS, SETTINGS, SIZE, tokenizer
+from training.small import SETTINGS, SIZE, corpus, tokenizer
 
-from tbt_compile.training import distill, new_model, processes, train_teacher
+from tbt_compile.training import TrainingRun, distill, new_model, processes, train_teacher
 from tbt_compile.training.methods import get_method
 
 # Without dropout: processes draw their own random numbers.
@@ -21,14 +21,13 @@ STEPS = replace(SETTINGS, steps=6, save_every=2)
 
 def train(folder: Path) -> None:
     """A teacher, and students of an untrained one: of one step, of six, of six with further terms."""
-    words = tokenizer()
-    teacher = new_model(PLAIN, words, max_length=40)
+    teacher = new_model(PLAIN, tokenizer(), max_length=40)
     trained = copy.deepcopy(teacher)
-    train_teacher(trained, PAIRS, words, folder / "teacher", settings=STEPS, **LENGTHS)
+    train_teacher(trained, corpus(), TrainingRun(folder / "teacher", STEPS))
     for name, steps in (("first", replace(STEPS, steps=1, save_every=1)), ("student", STEPS)):
-        distill(teacher, "2-2-2", PAIRS, words, folder / name, settings=steps, **LENGTHS)
+        distill(teacher, "2-2-2", corpus(), TrainingRun(folder / name, steps))
     method = get_method("ternarybert")
-    method.train_student(teacher, "2-2-8", PAIRS, words, folder / "other", settings=STEPS, **LENGTHS)
+    method.train_student(teacher, "2-2-8", corpus(), TrainingRun(folder / "other", STEPS))
 
 
 if __name__ == "__main__":

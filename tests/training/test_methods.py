@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from training.small import LENGTHS, PAIRS, SETTINGS, SIZE, model, tokenizer
+from training.small import PAIRS, SETTINGS, SIZE, corpus, model, tokenizer
 from training.test_resume import Killed, kill_at, require_equal
 from transformers import PreTrainedModel
 
@@ -20,7 +20,7 @@ from tbt_compile.errors import LoweringError, MethodError, PlanError
 from tbt_compile.modules import iter_quantized
 from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.recipe import Recipe
-from tbt_compile.training import TrainingError, new_model
+from tbt_compile.training import TrainingError, TrainingRun, new_model
 from tbt_compile.training.methods import METHODS, get_method
 from tbt_compile.training.methods.binarybert import narrow_copy, split_copy
 from tbt_compile.training.methods.blockpruning import (
@@ -39,7 +39,7 @@ def test_an_unknown_method_is_refused_with_near_matches() -> None:
 
 def test_bits_that_a_method_does_not_support_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MethodError, match="'twn' does not support '1-1-1': expected one of 2-2-8, 2-2-2"):
-        get_method("twn").train_student(model(), "1-1-1", PAIRS, tokenizer(), tmp_path, **LENGTHS)
+        get_method("twn").train_student(model(), "1-1-1", corpus(), TrainingRun(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -71,8 +71,8 @@ def train(name: str, folder: Path, **options: Any) -> PreTrainedModel:
     if isinstance(method, BlockPruningMethod):
         method = replace(method, block=4)
     of = teacher(2 if name == "dq-bart-1-1" else 1)
-    arguments = {"settings": QUICK, **LENGTHS, **options}
-    return method.train_student(of, method.notations[-1], PAIRS, tokenizer(), folder, **arguments)
+    run = TrainingRun(folder, **{"settings": QUICK, **options})
+    return method.train_student(of, method.notations[-1], corpus(), run)
 
 
 @pytest.mark.parametrize("name", TRAINED)

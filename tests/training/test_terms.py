@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
-from training.small import LENGTHS, PAIRS, model, tokenizer
+from training.small import corpus, model
 
 import tbt_compile
-from tbt_compile.data.text_pairs import PairCollator, PairDataset
+from tbt_compile.data.batches import PairCollator
 from tbt_compile.training import TrainingError
 from tbt_compile.training.losses_attention import DirectionTerm, ScoreTerm, attention_modules
 from tbt_compile.training.losses_tokens import LogitsTerm, contrastive
@@ -20,7 +20,7 @@ from tbt_compile.training.terms import LayerMap, Watch
 
 
 def batch() -> dict[str, Tensor]:
-    dataset = PairDataset(PAIRS, tokenizer(), *LENGTHS.values())
+    dataset = corpus().dataset()
     inputs = PairCollator(pad_token_id=1)([dataset[index] for index in range(2)])
     inputs["attention_mask"][1, -2:] = 0
     inputs["labels"][1, -1:] = -100

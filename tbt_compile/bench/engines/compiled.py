@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tbt_compile.bench.engines import check_counts
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.shapes import get_shape, padded, random_model, source_ids, source_texts
+from tbt_compile.bench.model_shapes import get_shape, padded, random_model, source_ids, source_texts
 
 
 def available() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tbt_compile.bench.engines import check_counts
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.shapes import Shape, get_shape, random_model, source_texts
+from tbt_compile.bench.model_shapes import Shape, get_shape, random_model, source_texts
 
 
 def available() -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tbt_compile.bench.engines import check_counts
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.shapes import get_shape, padded, random_model, source_texts
+from tbt_compile.bench.model_shapes import get_shape, padded, random_model, source_texts
 
 if TYPE_CHECKING:
     from tbt_compile.runtime.generation import Scores, Tokens

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 
 from tbt_compile.bench.engines.torch_float import TorchRunner, available
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.shapes import get_shape, random_model
+from tbt_compile.bench.model_shapes import get_shape, random_model
 
 __all__ = ["available", "build", "load"]
 

@@ -14,9 +14,9 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.generation.beam import BeamResult, beam_search
 from tbt_compile.runtime.generation.greedy import OnTokens, greedy_search
 from tbt_compile.runtime.generation.prompt import as_token_matrix, decoder_prompt
+from tbt_compile.runtime.generation.ranking import NUMPY, TokenRanking
 from tbt_compile.runtime.generation.session import DecoderSession, Scores, Tokens
 from tbt_compile.runtime.generation.settings import GenerationSettings
-from tbt_compile.runtime.generation.vocabulary import NUMPY, Vocabulary
 
 __all__ = [
     "BeamResult",
@@ -24,8 +24,8 @@ __all__ = [
     "GenerationSettings",
     "OnTokens",
     "Scores",
+    "TokenRanking",
     "Tokens",
-    "Vocabulary",
     "beam_search",
     "decoder_prompt",
     "generate",
@@ -71,13 +71,13 @@ def search(
     encoder_input_ids: ArrayLike | None = None,
     padding: Tokens | None = None,
     on_tokens: OnTokens | None = None,
-    vocabulary: Vocabulary = NUMPY,
+    ranking: TokenRanking = NUMPY,
 ) -> Tokens:
     """`generate` from a complete prompt, int64 [batch, q].
 
     Args:
         padding: int64 [batch], how many tokens at the start of each prompt are padding.
-        vocabulary: what ranks the tokens of a beam search.
+        ranking: what ranks the tokens of a beam search.
     """
     batch = len(prompt)
     source = None if encoder_input_ids is None else as_token_matrix("encoder_input_ids", encoder_input_ids)
@@ -92,5 +92,5 @@ def search(
             "on_tokens needs num_beams=1: a beam search may still replace any token until its end"
         )
     return beam_search(
-        session, prompt, settings, encoder_input_ids=source, padding=padding, vocabulary=vocabulary
+        session, prompt, settings, encoder_input_ids=source, padding=padding, ranking=ranking
     ).sequences

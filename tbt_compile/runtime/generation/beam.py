@@ -9,9 +9,9 @@ import numpy as np
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.generation.hypotheses import Finished, Mask, Running
 from tbt_compile.runtime.generation.processors import build_rules
+from tbt_compile.runtime.generation.ranking import NUMPY, TokenRanking
 from tbt_compile.runtime.generation.session import DecoderSession, Scores, Tokens, checked_step, nan_error
 from tbt_compile.runtime.generation.settings import GenerationSettings, Lengths
-from tbt_compile.runtime.generation.vocabulary import NUMPY, Vocabulary
 
 
 class BeamResult(NamedTuple):
@@ -34,7 +34,7 @@ def beam_search(
     *,
     encoder_input_ids: Tokens | None = None,
     padding: Tokens | None = None,
-    vocabulary: Vocabulary = NUMPY,
+    ranking: TokenRanking = NUMPY,
 ) -> BeamResult:
     """The sequences with the best scores, following `num_beams` open ones per input.
 
@@ -49,7 +49,7 @@ def beam_search(
         session: at its start, with one row per row of `prompt`.
         prompt: int64 [batch, q], the first decoder tokens.
         settings: any `num_beams`.
-        vocabulary: what ranks the tokens.
+        ranking: what ranks the tokens.
         encoder_input_ids: int64 [batch, length], for the rules that look at the input.
         padding: int64 [batch], how many tokens at the start of each prompt are padding.
 
@@ -72,14 +72,14 @@ def beam_search(
     finished = Finished.start(running, lengths.prompt)
     while True:
         rows_per_input = len(scores) // len(running.inputs)
-        vocabulary.log_softmax(scores)
+        ranking.log_softmax(scores)
         if rules:
             so_far = running.ids[:, :rows_per_input, :length].reshape(-1, length)
             row_inputs = running.inputs.repeat(rows_per_input)
             for rule in rules:
                 rule(so_far, scores, row_inputs)
         per_beam = scores.repeat(beams // rows_per_input, axis=0) if rows_per_input < beams else scores
-        best = vocabulary.best(per_beam.reshape(-1, beams, size), running.scores, kept)
+        best = ranking.best(per_beam.reshape(-1, beams, size), running.scores, kept)
         if np.isnan(best.scores).any():
             raise nan_error(length)
         length += 1

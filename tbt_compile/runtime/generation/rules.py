@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tbt_compile.runtime.generation.log_softmax import log_softmax
+from tbt_compile.runtime.generation.ranking import log_softmax
 from tbt_compile.runtime.generation.session import Scores, Tokens
 
 Rule = Callable[[Tokens, Scores, Tokens], None]

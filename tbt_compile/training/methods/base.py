@@ -2,60 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from tbt_compile.data.text_pairs import TextPair
+from tbt_compile.data.batches import Corpus
 from tbt_compile.errors import MethodError
-from tbt_compile.evaluation.generation import Progress
 from tbt_compile.recipe import Recipe
-from tbt_compile.training.settings import LossWeights, TrainSettings
+from tbt_compile.training.run import TrainingRun
+from tbt_compile.training.settings import LossWeights
 from tbt_compile.training.stages import distill
 from tbt_compile.training.terms import Objective
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a student is trained on and how: the arguments of `distill` that all stages of a method share."""
-
-    pairs: Sequence[TextPair]
-    tokenizer: PreTrainedTokenizerBase
-    folder: Path
-    max_source_length: int
-    max_target_length: int
-    settings: TrainSettings
-    resume: bool
-    progress: Progress | None
-
-    @property
-    def steps(self) -> int:
-        """Steps in all."""
-        return self.settings.total_steps(len(self.pairs))
-
-    @property
-    def half(self) -> Work:
-        """The same with half of the steps: one of two stages."""
-        return replace(self, settings=replace(self.settings, steps=max(1, self.steps // 2)))
-
-    def distill(self, teacher: PreTrainedModel, recipe: Recipe, **further: Any) -> PreTrainedModel:
-        """`stages.distill`, with its further arguments."""
-        return distill(
-            teacher,
-            recipe,
-            self.pairs,
-            self.tokenizer,
-            self.folder,
-            max_source_length=self.max_source_length,
-            max_target_length=self.max_target_length,
-            settings=self.settings,
-            resume=self.resume,
-            progress=self.progress,
-            **further,
-        )
 
 
 @dataclass(frozen=True)
@@ -101,44 +60,33 @@ class Method:
         return None
 
     def train_student(
-        self,
-        teacher: PreTrainedModel,
-        notation: str,
-        pairs: Sequence[TextPair],
-        tokenizer: PreTrainedTokenizerBase,
-        folder: str | Path,
-        *,
-        max_source_length: int,
-        max_target_length: int,
-        settings: TrainSettings | None = None,
-        resume: bool = True,
-        progress: Progress | None = None,
-        title: str | None = None,
+        self, teacher: PreTrainedModel, notation: str, corpus: Corpus, run: TrainingRun
     ) -> PreTrainedModel:
-        """Train a student of the teacher (an encoder-decoder) on text pairs and save it in `folder`.
+        """Train a student of the teacher and save it in the folder of the run.
 
-        With `resume`, an interrupted run goes on from its last checkpoint and ends with the same numbers as
-        one that was never interrupted; a finished one is loaded.
+        An interrupted run goes on from its last checkpoint and ends with the same numbers as one that was
+        never interrupted.
+
+        Args:
+            teacher: an encoder-decoder.
+            notation: E-W-A bits of the student, one of `notations`.
+            corpus: what it is trained on.
+            run: folder, settings and what to do with an earlier run there.
+
+        Returns:
+            The prepared student; a run that is finished is loaded.
 
         Raises:
             MethodError: the method does not support these bits.
             TrainingError: the folder holds a run with other settings, data or teacher.
         """
-        work = Work(
-            pairs,
-            tokenizer,
-            Path(folder),
-            max_source_length,
-            max_target_length,
-            settings or TrainSettings(),
-            resume,
-            progress,
-        )
-        return self.train(teacher, notation, work, title or f"{self.title} {notation}")
+        return self.train(teacher, notation, corpus, run.titled(f"{self.title} {notation}"))
 
-    def train(self, teacher: PreTrainedModel, notation: str, work: Work, title: str) -> PreTrainedModel:
-        """What `train_student` does once its arguments are complete."""
+    def train(
+        self, teacher: PreTrainedModel, notation: str, corpus: Corpus, run: TrainingRun
+    ) -> PreTrainedModel:
+        """What `train_student` does with a run that has a title; methods of several stages replace it."""
         recipe = self.recipe(notation)
-        return work.distill(
-            teacher, recipe, objective=self.objective(teacher), start=self.start(recipe), title=title
+        return distill(
+            teacher, recipe, corpus, run, objective=self.objective(teacher), start=self.start(recipe)
         )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from tbt_compile.data.batches import Corpus
 from tbt_compile.errors import MethodError
 from tbt_compile.modules import iter_quantized
 from tbt_compile.preparation import prepare
 from tbt_compile.quantizers.split import SplitWeightQuantizer
 from tbt_compile.recipe import Recipe
-from tbt_compile.training.methods.base import Method, Work
+from tbt_compile.training.methods.base import Method
 from tbt_compile.training.methods.staged import FIRST_STAGE
 from tbt_compile.training.methods.ternarybert import layerwise
+from tbt_compile.training.run import TrainingRun
+from tbt_compile.training.stages import distill
 
 SPLIT = ("*.fc1", "*.fc2")
 _WIDTHS = ("encoder_ffn_dim", "decoder_ffn_dim")
@@ -34,23 +36,26 @@ class BinaryBertMethod(Method):
     loss `layerwise` and half of the steps.
     """
 
-    def train(self, teacher: PreTrainedModel, notation: str, work: Work, title: str) -> PreTrainedModel:
+    def train(
+        self, teacher: PreTrainedModel, notation: str, corpus: Corpus, run: TrainingRun
+    ) -> PreTrainedModel:
         """The ternary student is kept in the folder `ternary` below the student's."""
         recipe = self.recipe(notation)
         ternary_recipe = Recipe.parse(FIRST_STAGE[notation], **{**self.options, "split": ()})
-        objective, half = layerwise(teacher), work.half
+        objective, second = layerwise(teacher), run.half(len(corpus))
 
         def split(of: PreTrainedModel) -> PreTrainedModel:
-            ternary = replace(half, folder=work.folder / "ternary").distill(
+            ternary = distill(
                 of,
                 ternary_recipe,
+                corpus,
+                second.first_stage("ternary"),
                 objective=objective,
                 start=lambda model: prepare(narrow_copy(model), ternary_recipe),
-                title=f"{title}: ternary",
             )
             return split_copy(ternary, narrow_copy(of), recipe)
 
-        return half.distill(teacher, recipe, objective=objective, start=split, title=title)
+        return distill(teacher, recipe, corpus, second, objective=objective, start=split)
 
 
 def narrow_copy(teacher: PreTrainedModel) -> PreTrainedModel:

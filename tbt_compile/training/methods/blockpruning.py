@@ -9,12 +9,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
 from tbt_compile.codegen.layouts import words_for
+from tbt_compile.data.batches import Corpus
 from tbt_compile.encoding import Encoding
 from tbt_compile.preparation import plan
 from tbt_compile.quantizers.pruned import BlockPruner, blocks_of
 from tbt_compile.recipe import Recipe
-from tbt_compile.training.methods.base import Method, Work
+from tbt_compile.training.methods.base import Method
+from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights
+from tbt_compile.training.stages import distill
 
 WARM_UP, COOL_DOWN = 0.1, 0.3
 """Shares of the steps in which all blocks, and only the last ones, are kept."""
@@ -41,16 +44,19 @@ class BlockPruningMethod(Method):
         super().recipe(notation)
         return Recipe.parse("32-32-32", weight_method="pruned", block=self.block)
 
-    def train(self, teacher: PreTrainedModel, notation: str, work: Work, title: str) -> PreTrainedModel:
+    def train(
+        self, teacher: PreTrainedModel, notation: str, corpus: Corpus, run: TrainingRun
+    ) -> PreTrainedModel:
         recipe = self.recipe(notation)
         density = matched_density(teacher, notation, self.block)
-        return work.distill(
+        return distill(
             teacher,
             recipe,
+            corpus,
+            run,
             objective=self.objective(teacher),
-            callbacks=(PruningSchedule(density, work.steps),),
+            callbacks=(PruningSchedule(density, run.steps(len(corpus))),),
             note={"size_of": notation, "density": density},
-            title=title,
         )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from transformers import PreTrainedModel
 
+from tbt_compile.data.batches import Corpus
 from tbt_compile.preparation import prepare
 from tbt_compile.recipe import Recipe
-from tbt_compile.training.methods.base import Method, Work
+from tbt_compile.training.methods.base import Method
 from tbt_compile.training.methods.tbt import EQUATIONS, PAPER
-from tbt_compile.training.stages import load_teacher
+from tbt_compile.training.run import TrainingRun
+from tbt_compile.training.stages import distill, load_teacher
 
 FIRST_STAGE = {"1-1-8": "2-2-8", "1-1-1": "2-2-2"}
 
@@ -23,18 +23,20 @@ class StagedMethod(Method):
     stage alone.
     """
 
-    def train(self, teacher: PreTrainedModel, notation: str, work: Work, title: str) -> PreTrainedModel:
+    def train(
+        self, teacher: PreTrainedModel, notation: str, corpus: Corpus, run: TrainingRun
+    ) -> PreTrainedModel:
         """The ternary student is kept in the folder `ternary` below the student's."""
-        recipe, objective, half = self.recipe(notation), self.objective(teacher), work.half
+        recipe, objective, second = self.recipe(notation), self.objective(teacher), run.half(len(corpus))
         ternary = Recipe.parse(FIRST_STAGE[notation], **self.options)
 
         def from_ternary(of: PreTrainedModel) -> PreTrainedModel:
-            first = replace(half, folder=work.folder / "ternary")
-            first.distill(of, ternary, objective=objective, title=f"{title}: ternary")
+            first = second.first_stage("ternary")
+            distill(of, ternary, corpus, first, objective=objective)
             return prepare(load_teacher(first.folder), recipe)
 
         note = {"start": FIRST_STAGE[notation]}  # or a plain student in the same folder would pass for it
-        return half.distill(teacher, recipe, objective=objective, start=from_ternary, note=note, title=title)
+        return distill(teacher, recipe, corpus, second, objective=objective, start=from_ternary, note=note)
 
 
 STAGED = StagedMethod("tbt-staged", "TBT in two stages", PAPER, tuple(FIRST_STAGE), EQUATIONS)

@@ -16,16 +16,16 @@ from tbt_compile.codegen.kernels.vocabulary import search_functions
 from tbt_compile.codegen.target.spec import parse_target
 from tbt_compile.codegen.tvm_api import Target, compile_functions
 from tbt_compile.runtime.bound_library import BoundLibrary
+from tbt_compile.runtime.compiled_ranking import CompiledRanking
 from tbt_compile.runtime.generation.topk import best_continuations
-from tbt_compile.runtime.vocabulary import CompiledVocabulary
 
 CPUS = runnable("haswell")
 
 
 @cache
-def vocabulary(cpu: str) -> CompiledVocabulary:
+def vocabulary(cpu: str) -> CompiledRanking:
     library = compile_functions(search_functions(isa_of(cpu)), Target(parse_target(cpu).as_dict()))
-    return CompiledVocabulary(BoundLibrary(library, {}, {}, {}, {}))
+    return CompiledRanking(BoundLibrary(library, {}, {}, {}, {}))
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)

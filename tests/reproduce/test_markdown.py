@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tbt_compile.data.batches import TextLengths
 from tbt_compile.data.text_pairs import TextData, TextPair
 from tbt_compile.reproduce import Experiment, find_table
-from tbt_compile.reproduce.layout import table_text
+from tbt_compile.reproduce.markdown import table_text
 from tbt_compile.reproduce.task import Task
 
 PAIR = TextPair("a b", "a")
@@ -48,7 +49,7 @@ def written(
     missing: tuple[str, ...] = (),
     config: str = "tiny",
 ) -> str:
-    task = Task("mine", TextData((PAIR,)), 8, 8, 1, metric, (PAIR,), data_set)
+    task = Task("mine", TextData((PAIR,)), TextLengths(8, 8), 1, metric, (PAIR,), data_set)
     experiment = Experiment(table, Path("out"), data="mine", config=config)
     return table_text(experiment, find_table(table), task, rows, missing)
 

@@ -7,16 +7,11 @@ from collections.abc import Iterable, Sequence
 from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperRow, PaperTable, source
 from tbt_compile.reproduce.rows import Row
-from tbt_compile.reproduce.summary import SCORES, Spread, retention_of, rows_of, score_of
+from tbt_compile.reproduce.summary import SCORES, Spread, kind_of, retention_of, rows_of, score_of
 from tbt_compile.reproduce.task import Task
 
 _HEADINGS = {"rouge": ("R1", "R2", "RL"), "bleu": ("BLEU",), "length": ("length",)}
 _NOTHING = "–"
-
-
-def kind_of(table: PaperTable, task: Task) -> str:
-    """Which scores the table shows: "length", or the metric of the task."""
-    return "length" if table.columns == ("length",) else task.metric
 
 
 def table_text(
@@ -118,7 +113,7 @@ def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str
         f"Students: {f'{_training(students)}; seeds {_list(seeds)}' if students else 'none yet'}. "
         f"Batch {experiment.teacher_training.batch_size}; "
         f"search with {task.num_beams} beam{'s' if task.num_beams > 1 else ''}, "
-        f"at most {task.max_target_length} tokens.",
+        f"at most {task.lengths.target} tokens.",
         # A maker's name may stand for several generations, which round differently: LLVM's tells them apart.
         f"Machine: {_list(_seen(rows, '{cpu} ({llvm_cpu})'))}, device {_list(_seen(rows, '{device}'))}, "
         f"{_list(_seen(rows, '{torch_threads}'))} thread(s); code: "
@@ -157,11 +152,11 @@ def _notes(table: PaperTable, kind: str, rows: dict[str, Row], missing: Sequence
         )
     signature = rows[TEACHER]["scores"]["bleu_signature"]
     if kind == "rouge":
-        floors = rows[TEACHER]["floors"]
+        baselines = rows[TEACHER]["floors"]
         notes.append(
             "R1, R2, RL: ROUGE-1, -2 and -Lsum of the rouge-score package, F-measure with stemming. "
-            f"R1 without any understanding: {floors['lead_copy']:.2f} by copying the first sentence, "
-            f"{floors['constant']:.2f} by always writing the same text."
+            f"R1 without any understanding: {baselines['lead_copy']:.2f} by copying the first sentence, "
+            f"{baselines['constant']:.2f} by always writing the same text."
         )
     elif kind == "bleu":
         notes.append(f"BLEU: sacrebleu, {signature}.")

@@ -12,11 +12,11 @@ from tbt_compile.runtime.tvm_runtime import shared_tensor, tensor
 from tbt_compile.storage.aligned import ALIGNMENT, aligned_copy, aligned_empty
 
 
-class CompiledVocabulary:
-    """Ranks tokens (see `Vocabulary`) in a quarter of NumPy's time."""
+class CompiledRanking:
+    """Ranks tokens (see `TokenRanking`) in a quarter of NumPy's time."""
 
-    def __init__(self, machine: BoundLibrary) -> None:
-        self._log_softmax, self._best = machine.function(LOG_SOFTMAX), machine.function(BEST)
+    def __init__(self, library: BoundLibrary) -> None:
+        self._log_softmax, self._best = library.function(LOG_SOFTMAX), library.function(BEST)
 
     def log_softmax(self, scores: Scores) -> None:
         """Replace every row of `scores`, float32 [rows, V], by its log-softmax."""

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from tbt_compile.codegen.library.threads import choose
 from tbt_compile.errors import GenerationError
-from tbt_compile.runtime import workers
-from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Progress, run_batches
+from tbt_compile.runtime import worker_threads
+from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Batching, Progress, run_batches
 from tbt_compile.runtime.builds import Build
+from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
 from tbt_compile.runtime.generation import (
     DecoderSession,
     GenerationSettings,
@@ -23,9 +24,7 @@ from tbt_compile.runtime.generation import (
 )
 from tbt_compile.runtime.generation.shortlist import Shortlist
 from tbt_compile.runtime.generation.validation import count
-from tbt_compile.runtime.library import Array, CompiledLibrary
-from tbt_compile.runtime.limits import DecoderLimits
-from tbt_compile.runtime.sources import checked_batch, checked_sources
+from tbt_compile.runtime.input_checks import DecoderLimits, checked_batch, checked_sources
 from tbt_compile.storage import model_folder
 
 SHORTLIST = "shortlist"
@@ -108,7 +107,7 @@ class CompiledModel(CompiledLibrary):
             raise GenerationError(
                 f"decoder_input_ids: {self.description['class']} has no encoder, and its prompt is input_ids"
             )
-        return workers.run(
+        return worker_threads.run(
             lambda: self._search(
                 self._open(ids, mask),
                 chosen,
@@ -163,12 +162,10 @@ class CompiledModel(CompiledLibrary):
             lambda ids, mask: self._open(ids, mask, threads),
             chosen,
             rows,
-            batch_size=count("batch_size", batch_size),
-            batch_tokens=count("batch_tokens", batch_tokens),
-            num_workers=num_workers,
+            Batching(count("batch_size", batch_size), count("batch_tokens", batch_tokens), num_workers),
             progress=progress,
             prompts=not self.is_encoder_decoder,
-            search=self._search,
+            run_search=self._search,
         )
 
     def session(
@@ -231,9 +228,9 @@ class CompiledModel(CompiledLibrary):
 
     def _search(self, *arguments: Any, **options: Any) -> Tokens:
         """`generation.search` with what this model has for it."""
-        from tbt_compile.runtime.vocabulary import CompiledVocabulary
+        from tbt_compile.runtime.compiled_ranking import CompiledRanking
 
-        options["vocabulary"] = CompiledVocabulary(self._ready())
+        options["ranking"] = CompiledRanking(self._bound())
         if self._shortlist is None:
             return search(*arguments, **options)
         return self._shortlist.search(search, *arguments, **options)
@@ -253,7 +250,7 @@ class CompiledModel(CompiledLibrary):
     def _decode(self, hidden: Any, mask: Tokens) -> DecoderSession:
         from tbt_compile.runtime.seq2seq import Seq2SeqSession
 
-        return Seq2SeqSession(self._ready(), self._limits, hidden, mask)
+        return Seq2SeqSession(self._bound(), self._limits, hidden, mask)
 
     def _checked(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None

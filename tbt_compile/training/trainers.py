@@ -1,4 +1,4 @@
-"""A trainer that teaches a prepared model to follow its full-precision original."""
+"""The trainers: one for reference texts, one for students that follow their full-precision original."""
 
 from __future__ import annotations
 
@@ -8,9 +8,32 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Seq2SeqTrainer
 
+from tbt_compile.data.batches import IGNORED_LABEL
+from tbt_compile.training import processes
 from tbt_compile.training.losses import distillation_terms
 from tbt_compile.training.settings import LossWeights, TrainingError
 from tbt_compile.training.terms import LayerMap, Objective, Watch
+
+
+class LabelTrainer(Seq2SeqTrainer):
+    """`Seq2SeqTrainer` whose loss is the mean over all tokens of a batch, however many processes share it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # BART takes the number of tokens and ignores it; the trainer would scale the loss as if it did not.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002  (part of the overridden signature)
+    ) -> Any:
+        """Cross-entropy with `labels`, whose padding does not count."""
+        outputs = model(**inputs)
+        loss = outputs.loss * processes.weight(inputs["labels"] != IGNORED_LABEL)
+        return (loss, outputs) if return_outputs else loss
 
 
 class DistillationTrainer(Seq2SeqTrainer):

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 from models import bart, gpt2, m2m100, marian, mbart, t5
-from training.small import LENGTHS, PAIRS, SETTINGS, model, student, tokenizer
+from training.small import PAIRS, SETTINGS, corpus, model, student, tokenizer
 from transformers import PreTrainedModel, Seq2SeqTrainingArguments
 
 import tbt_compile
-from tbt_compile.data.text_pairs import PairCollator, PairDataset
+from tbt_compile.data.batches import PairCollator
 from tbt_compile.modules import is_prepared
 from tbt_compile.recipe import Recipe
 from tbt_compile.training import DistillationTrainer, LossWeights, TrainingError, new_model
-from tbt_compile.training.distillation import without_labels
 from tbt_compile.training.sizes import ModelSize
 from tbt_compile.training.stages import load_teacher
+from tbt_compile.training.trainers import without_labels
 
 
 def trainer(
@@ -34,7 +34,7 @@ def trainer(
 
 
 def batch(rows: int = 4) -> dict[str, torch.Tensor]:
-    dataset = PairDataset(PAIRS, tokenizer(), *LENGTHS.values())
+    dataset = corpus().dataset()
     return PairCollator(pad_token_id=1)([dataset[index] for index in range(rows)])
 
 
@@ -120,7 +120,7 @@ def test_the_loss_does_not_depend_on_padding(tmp_path: Path) -> None:
 def test_evaluation_reports_the_same_loss(tmp_path: Path) -> None:
     teacher = model().eval()
     pupil = tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2").eval()
-    dataset = PairDataset(PAIRS[:4], tokenizer(), *LENGTHS.values())
+    dataset = replace(corpus(), pairs=PAIRS[:4]).dataset()
     distilling = trainer(
         pupil, teacher, tmp_path, eval_dataset=dataset, data_collator=PairCollator(1), weights=LossWeights()
     )

@@ -1,4 +1,4 @@
-"""The logits of one step after the other, in the same memory."""
+"""What every step of a decoder reads and writes, in the same memory each time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tbt_compile.storage.aligned import aligned_empty
 Scores = npt.NDArray[np.float32]
 
 
-class Logits:
+class StepLogits:
     """Memory for logits of the last position.
 
     Args:
@@ -36,3 +36,21 @@ class Logits:
         memory = aligned_empty(shape, np.float32)
         self.values: Scores = memory[:, 0]
         self.tensor: Tensor = shared_tensor(memory)
+
+
+class StepTokens:
+    """Memory for the newest token of every row."""
+
+    def __init__(self) -> None:
+        self._make(1)
+
+    def tensor(self, tokens: npt.NDArray[np.int64]) -> Tensor:
+        """The tokens, int64 [rows], as a tensor [rows, 1] that is valid until the next call."""
+        if len(tokens) != len(self._memory):
+            self._make(len(tokens))
+        self._memory[:, 0] = tokens
+        return self._tensor
+
+    def _make(self, rows: int) -> None:
+        self._memory = aligned_empty((rows, 1), np.int64)
+        self._tensor: Tensor = shared_tensor(self._memory)

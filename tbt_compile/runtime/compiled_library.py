@@ -66,8 +66,8 @@ class CompiledLibrary:
         self._builds = tuple(builds)
         self._common = description
         self._tensors = tensors
-        self._machine: BoundLibrary | None = None
-        self._making = threading.Lock()
+        self._bound_library: BoundLibrary | None = None
+        self._binding = threading.Lock()
 
     @property
     def kernels(self) -> list[str]:
@@ -90,9 +90,9 @@ class CompiledLibrary:
         """
         if not self.description["clock"]:
             raise GenerationError("the model does not measure its steps: compile it with lower(clock=True)")
-        machine = self._ready()
+        library = self._bound()
         return {
-            name: list(zip(steps, machine.times[name].tolist(), strict=True))
+            name: list(zip(steps, library.times[name].tolist(), strict=True))
             for name, steps in self.description["clock"].items()
         }
 
@@ -131,7 +131,7 @@ class CompiledLibrary:
         builds = [Build.read(path, recorded) for recorded in manifest["builds"]]
         choose([build.target for build in builds])
         model = cls(builds, manifest, model_folder.read_tensors(path, manifest), num_threads)
-        model._ready()
+        model._bound()
         log.info("loaded %s: %s", path, model)
         return model
 
@@ -141,15 +141,19 @@ class CompiledLibrary:
             return text
         return f"{text}, chosen from {', '.join(map(_named, self.targets))}"
 
-    def _ready(self) -> BoundLibrary:
-        """The machine, made at first use; a model compiled for another machine never gets that far."""
-        with self._making:
-            if self._machine is None:
+    def _bound(self) -> BoundLibrary:
+        """The library in use with its tensors, bound at first use.
+
+        Raises:
+            TargetError: it was compiled for another machine.
+        """
+        with self._binding:
+            if self._bound_library is None:
                 from tbt_compile.runtime.bound_library import BoundLibrary
 
                 check_runnable(self.target)
                 facts = self.description
-                self._machine = BoundLibrary(
+                self._bound_library = BoundLibrary(
                     self._build.library,
                     facts["functions"],
                     facts["outputs"],
@@ -157,15 +161,15 @@ class CompiledLibrary:
                     facts["clock"],
                     facts["stacks"],
                 )
-            return self._machine
+            return self._bound_library
 
     def _with_threads(self, num_threads: int | None = None) -> BoundLibrary:
-        """The machine, for calls from this Python thread with so many threads (default: the model's)."""
+        """The library, for calls from this Python thread with so many threads (default: the model's)."""
         from tbt_compile.runtime.tvm_runtime import set_threads
 
-        machine = self._ready()
+        library = self._bound()
         set_threads(num_threads or self.num_threads)
-        return machine
+        return library
 
 
 def _named(target: TargetSpec) -> str:
