@@ -48,9 +48,9 @@ class Tile:
 
 
 def isa_class(isa: Isa) -> str:
-    """What tiles depend on of an instruction set.
+    """The key of an instruction set in files of tiles, and in the manifests of compiled models.
 
-    >>> isa_class(Isa("haswell", 256, 16, False, "maddubs"))
+    >>> isa_class(Isa("haswell", frozenset({"avx2"})))
     '256 bits, 16 registers, maddubs'
     """
     popcount = ", popcount" if isa.has_popcount else ""

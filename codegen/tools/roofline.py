@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product, plane_count
 from tbt_compile.codegen.kernels.dot.byte_dot import GROUP, ByteDot
+from tbt_compile.codegen.kernels.dot.lut_tables import ENTRY, Tables
 from tbt_compile.codegen.kernels.dot.register_tile import (
     Columns,
     ReadColumn,
@@ -21,10 +22,9 @@ from tbt_compile.codegen.kernels.dot.register_tile import (
 )
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import share_columns
-from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS, entry_at, look_up, lookup_height, tables_for
-from tbt_compile.codegen.kernels.linear.lut_tables import ENTRY, Tables
-from tbt_compile.codegen.kernels.linear.spec import LinearSpec
+from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS, entry_at, look_up, lookup_height
 from tbt_compile.codegen.kernels.linear.unpacked_dot import byte_tile
+from tbt_compile.codegen.kernels.strategy import Kernel, strategy
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
@@ -52,7 +52,9 @@ class RoofSpec:
     @property
     def tables(self) -> Tables | None:
         """What a layer of many rows looks products up in, if it does."""
-        return tables_for(LinearSpec(1, WORD_BITS, self.activation, self.weight, False, False, self.isa))
+        if strategy(self.activation, self.weight, self.isa).gemm is not Kernel.LUT_GEMM:
+            return None
+        return Tables(bit_product(self.activation, self.weight))
 
     @property
     def macs(self) -> int:

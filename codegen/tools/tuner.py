@@ -10,10 +10,10 @@ from typing import Any
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
 from tbt_compile.codegen.kernels.dot.register_tile import row_tile_vectors, tile_key, tile_shape
 from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS as LOOKUP_VECTORS
-from tbt_compile.codegen.kernels.linear.lut_gemm import tables_for
 from tbt_compile.codegen.kernels.linear.packed_dot import field_tile
-from tbt_compile.codegen.kernels.linear.spec import LinearSpec, multiplies_bytes
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import byte_tile
+from tbt_compile.codegen.kernels.strategy import Kernel
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.target.tiles import ROWS, VECTORS, Tile, use
@@ -101,7 +101,7 @@ def _questions(isa: Isa) -> Iterator[Question]:
             row = row_tile_vectors(product, isa, max(VECTORS), 1)
             one_row = _usual_first(Tile(1, row), [Tile(1, vectors) for vectors in VECTORS])
             yield Question(tile_key("row", product), spec, 1, one_row)
-            if tables_for(spec) is None:
+            if spec.strategy.gemm is not Kernel.LUT_GEMM:
                 shapes = [Tile(rows, vectors) for rows in ROWS for vectors in VECTORS]
                 fit = [shape for shape in shapes if 2 <= shape.rows * shape.vectors <= most]
                 usual = tile_shape(product, isa, max(VECTORS))
@@ -110,7 +110,7 @@ def _questions(isa: Isa) -> Iterator[Question]:
                 heights = tuple(Tile(rows, LOOKUP_VECTORS) for rows in (4, 2, 8))
                 yield Question(tile_key("lookup", product), spec, MANY, heights)
         spec = LinearSpec(N, K, Encoding.INT8, weight, True, True, isa)
-        if multiplies_bytes(spec.activation, isa):
+        if spec.strategy.gemv is Kernel.PACKED_DOT:
             ones = [Tile(1, vectors) for vectors in VECTORS]
             yield Question(f"fields {weight.value}", spec, 1, _usual_first(field_tile(isa, weight), ones))
     for activation in (Encoding.INT8, Encoding.UINT8):

@@ -16,16 +16,28 @@ from tbt_compile.codegen.kernels.attention.popcount import PlaneContext, PlaneSc
 from tbt_compile.codegen.kernels.attention.spec import AttentionSpec
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import chunks, row_of, share_heads
-from tbt_compile.codegen.kernels.linear.unpacked_dot import FEWEST_ROWS
 from tbt_compile.codegen.kernels.softmax import scaled_and_masked, softmax_row
+from tbt_compile.codegen.kernels.strategy import OUTPUTS, SCORES, Kernel, strategy
 from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
-from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
 _CONTEXT_ROWS = 16
 
 Scores = type[PlaneScores] | type[FewByteScores] | type[ManyByteScores]
+Outputs = type[PlaneContext] | type[ByteContext]
+
+_SCORES: dict[Kernel, Scores] = {
+    Kernel.POPCOUNT: PlaneScores,
+    Kernel.CARRY_SAVE: PlaneScores,
+    Kernel.INT8_GEMV: FewByteScores,
+    Kernel.INT8_GEMM: ManyByteScores,
+}
+_OUTPUTS: dict[Kernel, Outputs] = {
+    Kernel.POPCOUNT: PlaneContext,
+    Kernel.CARRY_SAVE: PlaneContext,
+    Kernel.FLOAT_SUMS: ByteContext,
+}
 
 
 @dataclass(frozen=True)
@@ -248,16 +260,14 @@ def _attention(spec: FusedSpec) -> None:
 
 
 def _by_rows(spec: AttentionSpec, queries: Expr, body: Callable[[Scores], None]) -> None:
-    """Runs `body` with the way to make scores that suits the number of queries."""
-    if not spec.left.dynamic:
-        body(PlaneScores)
-        return
+    """Runs `body` with the kernel that suits the number of queries."""
+    chosen = strategy(spec.left, spec.right, spec.isa, spec.d, SCORES)
     emit.branch(
-        queries < FEWEST_ROWS if spec.right is Encoding.INT8 else True,
-        lambda: body(FewByteScores),
-        lambda: body(ManyByteScores),
+        queries < chosen.gemm_from if chosen.gemm is not chosen.gemv else True,
+        lambda: body(_SCORES[chosen.gemv]),
+        lambda: body(_SCORES[chosen.gemm]),
     )
 
 
-def _context(spec: AttentionSpec) -> type[PlaneContext] | type[ByteContext]:
-    return ByteContext if spec.left.dynamic else PlaneContext
+def _context(spec: AttentionSpec) -> Outputs:
+    return _OUTPUTS[strategy(spec.left, spec.right, spec.isa, table=OUTPUTS).gemm]

@@ -17,7 +17,7 @@ from tbt_compile.codegen.kernels.dsl.loops import for_lanes
 from tbt_compile.codegen.kernels.linear.int8 import Int8Gemm
 from tbt_compile.codegen.kernels.linear.popcount_gemm import CHUNK_ROWS
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
-from tbt_compile.codegen.kernels.linear.unpacked_dot import FEWEST_ROWS
+from tbt_compile.codegen.kernels.strategy import GEMM_FROM
 from tbt_compile.codegen.layouts import SCALE_BYTES
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
@@ -32,7 +32,7 @@ class FewByteScores:
         most: rows in a chunk.
     """
 
-    most = FEWEST_ROWS
+    most = GEMM_FROM
 
     def __init__(self, spec: AttentionSpec, _scales: tuple[Expr, Expr], k: Buffer, head: Head) -> None:
         self.spec = spec

@@ -205,4 +205,4 @@ def _fill_word(
         for plane in planes:
             emit.store(out, words[plane].get(), *head, word, plane, d, lanes=lanes)
 
-    for_lanes(spec.d, _NEON_LANES if spec.isa.neon else spec.isa.word_lanes, fill)
+    for_lanes(spec.d, _NEON_LANES if spec.isa.has("neon") else spec.isa.word_lanes, fill)

@@ -14,20 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tbt_compile.codegen.kernels.dot.bit_product import BitProduct
 from tbt_compile.codegen.kernels.dot.popcount import Counter
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, T
-from tbt_compile.encoding import Encoding
 
 
-def chains(product: BitProduct, isa: Isa) -> bool:
-    """Whether a product is summed in this way; then the planes of x are stored inverted."""
-    return isa.neon and product.x is Encoding.TERNARY and product.w is Encoding.TERNARY
-
-
-class TernaryChain:
+class CarrySaveAccumulator:
     """The products of one row and one vector of columns.
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, plane_count
-from tbt_compile.codegen.kernels.dot.carry_save import chains
 from tbt_compile.codegen.kernels.dot.register_tile import (
     Columns,
     ReadRow,
@@ -17,6 +16,7 @@ from tbt_compile.codegen.kernels.dot.register_tile import (
 )
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.quantize import RowFormat, pack_row
+from tbt_compile.codegen.kernels.strategy import counts_with_carry_save
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, T
 
@@ -40,9 +40,9 @@ class PackedRows:
         self.length = length
         self.words = (length + 63) // 64
         self.planes = plane_count(product.x)
-        self.inverted = chains(product, isa)
+        self.inverted = counts_with_carry_save(product.x, product.w, isa)
         # On AArch64 every word is there twice: one load brings two vectors, or one word for all lanes.
-        self.copies = isa.word_lanes if isa.neon else 1
+        self.copies = isa.word_lanes if isa.has("neon") else 1
         self.bits = emit.scratch("packed", (capacity, self.words, self.planes, self.copies), "uint64")
         self.sums = emit.scratch("row_sums", (capacity,), "int32")
         self.scales = emit.scratch("row_scales", (capacity,), "float32")

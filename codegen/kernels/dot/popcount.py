@@ -18,7 +18,7 @@ class Counter:
     def __init__(self, lanes: int, isa: Isa) -> None:
         self.lanes = lanes
         self.bytewise = not isa.has_popcount and lanes > 1
-        self.in_halves = self.bytewise and isa.neon
+        self.in_halves = self.bytewise and isa.has("neon")
         self.total = (
             emit.Register("total", "uint32", 2 * lanes, emit.splat(T.uint32(0), 2 * lanes))
             if self.in_halves

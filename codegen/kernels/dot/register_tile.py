@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, Term, bit_product, plane_count
-from tbt_compile.codegen.kernels.dot.carry_save import TernaryChain, chains
+from tbt_compile.codegen.kernels.dot.carry_save import CarrySaveAccumulator
 from tbt_compile.codegen.kernels.dot.popcount import Counter, counted
 from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.strategy import counts_with_carry_save
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Expr, T
@@ -67,8 +68,8 @@ def dot_tile(
 
     A group is `joined(...)` neighbouring column vectors.
     """
-    if chains(product, isa):
-        return _chain_tile(words, rows, columns, isa)
+    if counts_with_carry_save(product.x, product.w, isa):
+        return _carry_save_tile(words, rows, columns, isa)
     counters = {
         (r, c, coefficient): Counter(column.lanes, isa)
         for r in range(len(rows))
@@ -101,11 +102,15 @@ def dot_tile(
     return _totals(parts, len(rows), columns, isa)
 
 
-def _chain_tile(words: Expr | int, rows: list[ReadRow], columns: list[Columns], isa: Isa) -> list[list[Expr]]:
-    """`dot_tile` by `TernaryChain`."""
+def _carry_save_tile(
+    words: Expr | int, rows: list[ReadRow], columns: list[Columns], isa: Isa
+) -> list[list[Expr]]:
+    """`dot_tile` by `CarrySaveAccumulator`."""
     product = bit_product(Encoding.TERNARY, Encoding.TERNARY)
-    links = {
-        (r, c): TernaryChain(column.lanes, isa) for r in range(len(rows)) for c, column in enumerate(columns)
+    sums = {
+        (r, c): CarrySaveAccumulator(column.lanes, isa)
+        for r in range(len(rows))
+        for c, column in enumerate(columns)
     }
 
     def step(word: Expr) -> None:
@@ -113,12 +118,12 @@ def _chain_tile(words: Expr | int, rows: list[ReadRow], columns: list[Columns], 
         for c, column in enumerate(columns):
             w = [emit.let(column.read(word, plane)) for plane in range(product.w.planes)]
             for r, x in enumerate(row_words):
-                links[r, c].add(x, w)
+                sums[r, c].add(x, w)
 
-    _accumulate(words, step, [link.carries for link in links.values()], product, isa)
-    for link in links.values():
-        link.end()
-    return _totals(lambda r, c: links[r, c].parts, len(rows), columns, isa)
+    _accumulate(words, step, [accumulator.carries for accumulator in sums.values()], product, isa)
+    for accumulator in sums.values():
+        accumulator.end()
+    return _totals(lambda r, c: sums[r, c].parts, len(rows), columns, isa)
 
 
 def _row_words(product: BitProduct, rows: list[ReadRow], lanes: int, word: Expr) -> list[list[Expr]]:
@@ -193,7 +198,7 @@ def _accumulate(
 
 
 def _each_word(words: Expr | int, step: Callable[[Expr], None], isa: Isa) -> None:
-    together = _TOGETHER if isa.neon and isinstance(words, int) and words % _TOGETHER == 0 else 1
+    together = _TOGETHER if isa.has("neon") and isinstance(words, int) and words % _TOGETHER == 0 else 1
     with emit.loop("word", words // together) as word:
         for place in range(together):
             step(word * together + place)

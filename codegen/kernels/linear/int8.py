@@ -13,7 +13,8 @@ from tbt_compile.codegen.kernels.dot.packed_rows import Finish
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
-from tbt_compile.codegen.kernels.linear.unpacked_dot import FEWEST_ROWS, UnpackedDot
+from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
+from tbt_compile.codegen.kernels.strategy import GEMM_FROM
 from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
@@ -21,12 +22,13 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 class Int8Gemv:
     """A few rows of bytes, and their products with rows of int8 weights [N, K]."""
 
+    chunk_rows = GEMM_FROM
     work = 8
     together = 1
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         self.spec = spec
-        self.rows = ByteRows(spec.activation, spec.isa, spec.k, FEWEST_ROWS)
+        self.rows = ByteRows(spec.activation, spec.isa, spec.k, self.chunk_rows)
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantizes one row."""

@@ -14,14 +14,14 @@ from tbt_compile.codegen.kernels.dot.packed_rows import Finish, store_existing
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import chunks, row_of, share_columns
 from tbt_compile.codegen.kernels.float_ops import ACTIVATIONS
-from tbt_compile.codegen.kernels.linear import lut_gemm, lut_sums, packed_dot, unpacked_dot
 from tbt_compile.codegen.kernels.linear.int8 import Int8Gemm, Int8Gemv
-from tbt_compile.codegen.kernels.linear.lut_gemm import LutGemm, tables_for
+from tbt_compile.codegen.kernels.linear.lut_gemm import LutGemm
 from tbt_compile.codegen.kernels.linear.lut_sums import LutSums
 from tbt_compile.codegen.kernels.linear.packed_dot import PackedDot
 from tbt_compile.codegen.kernels.linear.popcount_gemm import CHUNK_ROWS, PopcountGemm
-from tbt_compile.codegen.kernels.linear.spec import LinearSpec, looks_up_sums, multiplies_bytes
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
+from tbt_compile.codegen.kernels.strategy import Kernel
 from tbt_compile.codegen.layouts import Layout, interleaved_shape, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
@@ -31,6 +31,7 @@ from tbt_compile.errors import LoweringError
 class Product(Protocol):
     """A way to multiply a chunk of rows with weight blocks; `PopcountGemm` documents the members."""
 
+    chunk_rows: int
     work: int
     together: int
 
@@ -39,6 +40,19 @@ class Product(Protocol):
     def pack(self, row: Expr, load: emit.Load) -> None: ...
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None: ...
+
+
+IMPLEMENTATIONS: dict[Kernel, type[Product]] = {
+    Kernel.POPCOUNT: PopcountGemm,
+    Kernel.CARRY_SAVE: PopcountGemm,
+    Kernel.LUT_GEMM: LutGemm,
+    Kernel.LUT_SUMS: LutSums,
+    Kernel.PACKED_DOT: PackedDot,
+    Kernel.UNPACKED_DOT: UnpackedDot,
+    Kernel.INT8_GEMV: Int8Gemv,
+    Kernel.INT8_GEMM: Int8Gemm,
+}
+"""What `strategy` names, for linear layers."""
 
 
 def linear(spec: LinearSpec) -> PrimFunc:
@@ -83,16 +97,17 @@ class _Linear:
     def body(self) -> None:
         """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
         scale = emit.let(self.act_scale[0])
-        few, many, fewest, most = _products(self.spec)
+        chosen = self.spec.strategy
+        gemv, gemm = IMPLEMENTATIONS[chosen.gemv], IMPLEMENTATIONS[chosen.gemm]
 
         def chunk(first: Expr, count: Expr) -> None:
             emit.branch(
-                count >= fewest if many is not few else True,
-                lambda: self.multiply(many(self.spec, scale), first, count),
-                lambda: self.multiply(few(self.spec, scale), first, count),
+                count >= chosen.gemm_from if gemm is not gemv else True,
+                lambda: self.multiply(gemm(self.spec, scale), first, count),
+                lambda: self.multiply(gemv(self.spec, scale), first, count),
             )
 
-        chunks(self.rows, most, chunk)
+        chunks(self.rows, gemm.chunk_rows, chunk)
 
     def multiply(self, product: Product, first: Expr, count: Expr) -> None:
         """Packs a chunk of rows and multiplies it with every weight block, on several threads if it pays."""
@@ -150,18 +165,3 @@ class _Linear:
         if self.bias is not None:
             y = y + emit.load(self.bias, n, lanes=lanes)
         return ACTIVATIONS[self.spec.function](emit.let(y), lanes) if self.spec.function else y
-
-
-def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int, int]:
-    """How few and how many rows are multiplied, how many are many, and how many are packed at a time."""
-    if spec.weight is Encoding.INT8:
-        return Int8Gemv, Int8Gemm, unpacked_dot.FEWEST_ROWS, CHUNK_ROWS
-    if spec.activation.dynamic:
-        if multiplies_bytes(spec.activation, spec.isa):
-            return PackedDot, UnpackedDot, packed_dot.MOST_ROWS + 1, CHUNK_ROWS
-        if looks_up_sums(spec.activation, spec.weight, spec.isa):
-            return LutSums, LutSums, 1, lut_sums.CHUNK_ROWS
-        return PopcountGemm, UnpackedDot, unpacked_dot.FEWEST_ROWS, CHUNK_ROWS
-    if tables_for(spec) is not None:
-        return PopcountGemm, LutGemm, lut_gemm.FEWEST_ROWS, lut_gemm.CHUNK_ROWS
-    return PopcountGemm, PopcountGemm, 1, CHUNK_ROWS

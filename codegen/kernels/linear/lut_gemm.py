@@ -15,18 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
+from tbt_compile.codegen.kernels.dot.lut_tables import COLUMNS, ENTRY, Tables, byte_splat
 from tbt_compile.codegen.kernels.dot.packed_rows import Finish, PackedRows
 from tbt_compile.codegen.kernels.dot.register_tile import tile_key
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.linear.lut_tables import COLUMNS, ENTRY, Tables, byte_splat
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
-FEWEST_ROWS = 8
-"""From this many rows on, filling the table and spreading the weights is worth it."""
 PARTS = 2
 """Parts of 16 columns in a weight block of the instruction sets that this is for."""
 SPAN = PARTS * ENTRY
@@ -42,18 +40,10 @@ def lookup_height(tables: Tables, isa: Isa) -> int:
     return tile(isa, tile_key("lookup", tables.product), Tile(4, VECTORS)).rows
 
 
-def tables_for(spec: LinearSpec) -> Tables | None:
-    """The tables for a layer, or None where counting bits is better or a sum might not fit 16 bits."""
-    if not spec.isa.looks_up or spec.activation.dynamic:
-        return None
-    tables = Tables(bit_product(spec.activation, spec.weight))
-    largest = tables.most * words_for(spec.k) * WORD_BITS // tables.group
-    return tables if tables.index_bits <= 8 and largest < 1 << 16 else None
-
-
 class LutGemm:
     """A chunk of rows as indices, and its products with weight blocks."""
 
+    chunk_rows = CHUNK_ROWS
     work = 4
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:

@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
+from tbt_compile.codegen.kernels.dot.lut_tables import COLUMNS, byte_splat, counting
 from tbt_compile.codegen.kernels.dot.packed_rows import Finish
 from tbt_compile.codegen.kernels.dot.weight_planes import quarter_start, quarter_words
 from tbt_compile.codegen.kernels.dsl import emit, neon
-from tbt_compile.codegen.kernels.linear.lut_tables import COLUMNS, byte_splat, counting
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.layouts import quarter_group, words_for
 from tbt_compile.codegen.target.isa import WORD_BITS
@@ -47,6 +47,7 @@ PER_RUN = 64
 class LutSums:
     """A chunk of rows as tables of sums, and its products with weight blocks."""
 
+    chunk_rows = CHUNK_ROWS
     work = 4
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:

@@ -16,15 +16,15 @@ from tbt_compile.codegen.kernels.dot.byte_dot import Accumulator, ByteDot
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
 from tbt_compile.codegen.kernels.dot.packed_rows import Finish
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.linear.spec import WORDS_PER_LINE, LinearSpec, words_ahead
+from tbt_compile.codegen.kernels.linear.spec import WORDS_PER_LINE, LinearSpec
+from tbt_compile.codegen.kernels.strategy import UNPACK_FROM
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
-MOST_ROWS = 31
-"""With more rows than these, unpacking the weights once takes less time."""
+MAX_ROWS = UNPACK_FROM - 1
 _PLACES = 8
 
 
@@ -60,11 +60,12 @@ def field_tile(isa: Isa, weight: Encoding) -> Tile:
 class PackedDot:
     """A few rows of bytes, and their products with packed weights."""
 
+    chunk_rows = MAX_ROWS
     work = 8
     together = 1
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
-        capacity = MOST_ROWS
+        capacity = MAX_ROWS
         self.spec = spec
         self.words = words_for(spec.k)
         self.dot = ByteDot(spec.isa, spec.activation)
@@ -120,11 +121,11 @@ class PackedDot:
         """[field][vector of columns], each int32 lane a sum over half a column's elements."""
         lanes, octets = self.spec.isa.word_lanes, self.spec.isa.vector_bits // 8
         sums = [[self.dot.accumulator() for _ in range(self.vectors)] for _ in fields]
-        ahead = words_ahead(self.spec)
+        distance = self.spec.prefetch_distance
         with emit.loop("word", self.words) as word:
             for plane in range(self.spec.weight.planes):
                 for line in range(0, self.vectors * lanes, WORDS_PER_LINE):
-                    emit.prefetch(w, block, word + ahead, plane, column + line)
+                    emit.prefetch(w, block, word + distance, plane, column + line)
             planes = [
                 [
                     emit.let(emit.load(w, block, word, plane, column + v * lanes, lanes=lanes))

@@ -19,9 +19,12 @@ class PopcountGemm:
     """A chunk of packed rows.
 
     Attributes:
+        chunk_rows: rows that are packed at a time.
         work: operations per word of weights and row.
         together: weight blocks that pass by the rows together, so that outputs are written in longer pieces.
     """
+
+    chunk_rows = CHUNK_ROWS
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:
         product = bit_product(spec.activation, spec.weight)

@@ -19,9 +19,6 @@ from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
-FEWEST_ROWS = 8
-"""From this many rows on, unpacking the weights is worth it."""
-
 
 def byte_tile(isa: Isa, activation: Encoding) -> Tile:
     """The register tile: measured, or one that leaves registers for what is multiplied."""
@@ -35,6 +32,7 @@ class UnpackedDot:
         tile: the chunk's capacity is a multiple of its rows.
     """
 
+    chunk_rows = CHUNK_ROWS
     work = 4
     together = 1
     whole = False

@@ -22,7 +22,7 @@ from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 
 HOST, *OTHERS = runnable("haswell", "skylake-avx512")
-PORTABLE = Isa("unheard-of", 128, 16, False)
+PORTABLE = Isa.from_features("unheard-of", ())
 
 
 @pytest.fixture
