@@ -6,8 +6,8 @@ targets` prints what it comes to on each CPU.
 
 To add a kernel:
 
-    1. name it in `Kernel`, and write it in `linear/` (a class with the members of `linear.linear.Product`)
-       or, if it is a way to count bits that attention shares, in `dot/`
+    1. name it in `Kernel`, and write it in `linear/`, as a class with the members of
+       `linear.linear.ChunkProduct`, or in `dot/` if attention shall share it
     2. enter the class in `linear.linear.IMPLEMENTATIONS`
     3. add a row above those that it shall replace; a feature that no kernel used so far moves to `used` in
        `target/isa.py`
@@ -85,7 +85,14 @@ class Strategy:
     narrow_sums: bool = False
 
     def fits(self, x: Encoding, w: Encoding, isa: Isa, k: int) -> bool:
-        """Whether the row is for such operands of length `k` on this CPU; `strategy` has the arguments."""
+        """Whether this row of the table is for such operands.
+
+        Args:
+            x: encoding of the rows.
+            w: encoding of the columns.
+            isa: the CPU's features.
+            k: length of the dot products.
+        """
         return (
             x in self.x
             and w in self.w
@@ -240,7 +247,13 @@ def strategy(
 
 
 def counts_with_carry_save(x: Encoding, w: Encoding, isa: Isa) -> bool:
-    """Whether bits of this product are counted by `CarrySaveAccumulator`, with x stored inverted."""
+    """Whether bits of a product are counted by `CarrySaveAccumulator`, which takes x inverted.
+
+    Args:
+        x: encoding of the rows.
+        w: encoding of the columns.
+        isa: the CPU's features.
+    """
     return CARRY_SAVE.fits(x, w, isa, WORD_BITS)
 
 

@@ -58,7 +58,13 @@ def isa_class(isa: Isa) -> str:
 
 
 def tile(isa: Isa, kernel: str, default: Tile) -> Tile:
-    """The tile of a kernel: measured if it was, else the default."""
+    """The tile of a kernel.
+
+    Args:
+        isa: instruction set.
+        kernel: the kernel's name in files of tiles.
+        default: the tile if none was measured.
+    """
     chosen = _forced.get(kernel) or _measured(isa, kernel) or default
     for record in _records:
         record[kernel] = str(chosen)
@@ -113,7 +119,16 @@ def read(path: Path) -> Tiles:
 
 
 def write(path: Path, isa: Isa, results: Mapping[str, dict[str, Any]]) -> None:
-    """Adds results for one instruction set to a file; it changes as a whole or not at all."""
+    """Adds results for one instruction set to a file; it changes as a whole or not at all.
+
+    Args:
+        path: the file; it need not exist.
+        isa: instruction set.
+        results: by kernel, {"rows": ..., "vectors": ..., "measured": ...}.
+
+    Raises:
+        FormatError: the file exists and is not one of tiles.
+    """
     tiles = {name: dict(kernels) for name, kernels in read(path).items()}
     tiles.setdefault(isa_class(isa), {}).update(results)
     path.parent.mkdir(parents=True, exist_ok=True)

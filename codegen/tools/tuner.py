@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
-from tbt_compile.codegen.kernels.dot.register_tile import row_tile_vectors, tile_key, tile_shape
+from tbt_compile.codegen.kernels.dot.register_tile import gemm_tile, gemv_vectors, tile_key
 from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS as LOOKUP_VECTORS
-from tbt_compile.codegen.kernels.linear.packed_dot import field_tile
+from tbt_compile.codegen.kernels.linear.packed_dot import packed_tile
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
-from tbt_compile.codegen.kernels.linear.unpacked_dot import byte_tile
+from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
 from tbt_compile.codegen.kernels.strategy import Kernel
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.spec import TargetSpec
@@ -29,7 +29,7 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Question:
+class TuningTask:
     """A kernel, the layer and rows that show its speed, and the tiles to try, the usual one first."""
 
     kernel: str
@@ -38,19 +38,19 @@ class Question:
     tiles: tuple[Tile, ...]
 
 
-def questions(isa: Isa) -> list[Question]:
+def tuning_tasks(isa: Isa) -> list[TuningTask]:
     """Everything that can be tuned for an instruction set."""
-    return list(_questions(isa))
+    return list(_tuning_tasks(isa))
 
 
-def tune(target: TargetSpec, progress: Progress = lambda _text, _share: None) -> dict[str, dict[str, Any]]:
+def tune(target: TargetSpec, progress: Progress = lambda _text, _done: None) -> dict[str, dict[str, Any]]:
     """Measure every tile of every kernel on this machine, which has to be able to run `target`.
 
     Returns:
         By kernel: rows and vectors of the best tile, its time in microseconds, and those of the others. The
         usual tile stays unless another one is at least 4 % faster.
     """
-    asked = questions(target.isa)
+    asked = tuning_tasks(target.isa)
     results = {}
     for index, question in enumerate(asked):
         progress(f"tuning {question.kernel}", index / len(asked))
@@ -58,7 +58,7 @@ def tune(target: TargetSpec, progress: Progress = lambda _text, _share: None) ->
     return results
 
 
-def _answer(question: Question, target: TargetSpec) -> dict[str, Any]:
+def _answer(question: TuningTask, target: TargetSpec) -> dict[str, Any]:
     calls = []
     for choice in question.tiles:
         with use(question.kernel, choice):
@@ -91,33 +91,33 @@ def _timed(call: standalone.Call) -> float:
     return passed / count
 
 
-def _questions(isa: Isa) -> Iterator[Question]:
+def _tuning_tasks(isa: Isa) -> Iterator[TuningTask]:
     one, two = (Encoding.BINARY, Encoding.BINARY01), (Encoding.TERNARY, Encoding.TERNARY012)
     for weight, activations in ((Encoding.BINARY, one), (Encoding.TERNARY, two)):
         for activation in activations:
             spec = LinearSpec(N, K, activation, weight, True, True, isa)
             product = bit_product(activation, weight)
             most = isa.registers * 3 // 4 // len(product.coefficients)
-            row = row_tile_vectors(product, isa, max(VECTORS), 1)
+            row = gemv_vectors(product, isa, max(VECTORS), 1)
             one_row = _usual_first(Tile(1, row), [Tile(1, vectors) for vectors in VECTORS])
-            yield Question(tile_key("row", product), spec, 1, one_row)
+            yield TuningTask(tile_key("row", product), spec, 1, one_row)
             if spec.strategy.gemm is not Kernel.LUT_GEMM:
                 shapes = [Tile(rows, vectors) for rows in ROWS for vectors in VECTORS]
                 fit = [shape for shape in shapes if 2 <= shape.rows * shape.vectors <= most]
-                usual = tile_shape(product, isa, max(VECTORS))
-                yield Question(tile_key("planes", product), spec, MANY, _usual_first(usual, fit))
+                usual = gemm_tile(product, isa, max(VECTORS))
+                yield TuningTask(tile_key("planes", product), spec, MANY, _usual_first(usual, fit))
             else:
                 heights = tuple(Tile(rows, LOOKUP_VECTORS) for rows in (4, 2, 8))
-                yield Question(tile_key("lookup", product), spec, MANY, heights)
+                yield TuningTask(tile_key("lookup", product), spec, MANY, heights)
         spec = LinearSpec(N, K, Encoding.INT8, weight, True, True, isa)
         if spec.strategy.gemv is Kernel.PACKED_DOT:
             ones = [Tile(1, vectors) for vectors in VECTORS]
-            yield Question(f"fields {weight.value}", spec, 1, _usual_first(field_tile(isa, weight), ones))
+            yield TuningTask(f"fields {weight.value}", spec, 1, _usual_first(packed_tile(isa, weight), ones))
     for activation in (Encoding.INT8, Encoding.UINT8):
         spec = LinearSpec(N, K, activation, Encoding.TERNARY, True, True, isa)
         shapes = [Tile(rows, vectors) for rows in (2, 4, 8) for vectors in VECTORS]
-        yield Question(
-            f"bytes {activation.value}", spec, MANY, _usual_first(byte_tile(isa, activation), shapes)
+        yield TuningTask(
+            f"bytes {activation.value}", spec, MANY, _usual_first(unpacked_tile(isa, activation), shapes)
         )
 
 

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 
 from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, KernelCase
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
-from tbt_compile.codegen.kernels.dot.register_tile import longest_run, tile_shape
+from tbt_compile.codegen.kernels.dot.register_tile import gemm_tile, words_before_widening
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.linear import lut_sums
 from tbt_compile.codegen.kernels.linear.linear import linear
-from tbt_compile.codegen.kernels.linear.unpacked_dot import byte_tile
+from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
 from tbt_compile.codegen.kernels.strategy import Kernel
-from tbt_compile.codegen.layouts import QUARTERS_TOGETHER, quarter_group
+from tbt_compile.codegen.layouts import PLANES_PER_GROUP, quarter_group
 from tbt_compile.codegen.target.spec import TargetSpec, parse_target
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
 
@@ -163,19 +163,19 @@ def quantized(pair: str, spec: TargetSpec) -> InnerLoop:
     function, chosen = linear(layer), layer.strategy.gemm
     if chosen is Kernel.LUT_SUMS:
         macs = quarter_group(case.weight.planes) * isa.block * lut_sums.VECTOR
-        return InnerLoop(pair, function, "tbl", 2 * QUARTERS_TOGETHER, macs, lut_sums.PER_RUN)
+        return InnerLoop(pair, function, "tbl", 2 * PLANES_PER_GROUP, macs, lut_sums.STEPS_BEFORE_WIDENING)
     if case.activation.dynamic:
         dot = isa.dot == "dotprod"
         # A step is four elements of K: one instruction per vector, or one for each half of its bytes.
-        tile = byte_tile(isa, case.activation)
+        tile = unpacked_tile(isa, case.activation)
         each = tile.rows * tile.vectors * (1 if dot else 2)
         macs = tile.rows * tile.vectors * isa.float_lanes * 4
         return InnerLoop(pair, function, "[su]dot" if dot else "[su](mull|mlal)2?", each, macs, 128)
     product = bit_product(case.activation, case.weight)
-    tile = tile_shape(product, isa, isa.block // isa.word_lanes)
+    tile = gemm_tile(product, isa, isa.block // isa.word_lanes)
     terms = 1 if chosen is Kernel.CARRY_SAVE else len(product.terms)
     each = tile.vectors * (tile.rows * terms + len(product.columns))
-    run = longest_run(product, isa)
+    run = words_before_widening(product, isa)
     return InnerLoop(pair, function, "cnt", each, tile.rows * tile.vectors * isa.word_lanes * 64, run or K)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import gcd
 from typing import Any
 
-from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, Term, plane_count
+from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, PopcountTerm, plane_count
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
@@ -85,7 +85,7 @@ class Tables:
     def _split(self, bits: int, planes: int) -> list[int]:
         return [bits >> plane * self.group & (1 << self.group) - 1 for plane in range(planes)]
 
-    def _terms(self, x: Sequence[Any]) -> list[tuple[Term, Sequence[Any]]]:
+    def _terms(self, x: Sequence[Any]) -> list[tuple[PopcountTerm, Sequence[Any]]]:
         return [(term, x) for term in self.product.terms] + [(term, ()) for term in self.product.columns]
 
 

@@ -58,6 +58,6 @@ def counted(counters: list[Counter]) -> Expr:
     """The counts of neighbouring vectors as int32 lanes."""
     lanes, totals = counters[0].lanes, [counter.total.get() for counter in counters]
     if not counters[0].in_halves:
-        return emit.join([emit.cast(total, "int32", lanes) for total in totals], lanes)
+        return emit.concat([emit.cast(total, "int32", lanes) for total in totals], lanes)
     sums = emit.let(T.reinterpret("int32x4", neon.add_neighbours(totals[0], totals[-1])))
-    return sums if len(counters) > 1 else emit.pick(sums, range(lanes))
+    return sums if len(counters) > 1 else emit.shuffle(sums, range(lanes))

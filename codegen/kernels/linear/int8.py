@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tbt_compile.codegen.kernels.dot.byte_dot import GROUP
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
-from tbt_compile.codegen.kernels.dot.packed_rows import Finish
+from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
@@ -23,8 +23,8 @@ class Int8Gemv:
     """A few rows of bytes, and their products with rows of int8 weights [N, K]."""
 
     chunk_rows = GEMM_FROM
-    work = 8
-    together = 1
+    ops_per_word = 8
+    blocks_per_task = 1
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         self.spec = spec
@@ -34,7 +34,7 @@ class Int8Gemv:
         """Quantizes one row."""
         self.rows.pack(row, load)
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, finish: Finish) -> None:
+    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
         """The products of the first `count` rows with one block of columns."""
         size = self.spec.isa.block
         first = emit.let(block * size)
@@ -45,15 +45,15 @@ class Int8Gemv:
 
             with emit.loop("row", count) as row:
                 total = self.rows.dot(row, weights)
-                finish(row, column, 1, emit.let(total), emit.let(self.rows.scales[row]))
+                epilogue(row, column, 1, emit.let(total), emit.let(self.rows.scales[row]))
 
 
 class Int8Gemm(UnpackedDot):
     """Many rows of bytes, and their products with int8 weights [N, K]."""
 
-    whole = True
+    int8_weights = True
 
-    def columns_from(self, first: Expr) -> Expr:
+    def columns_left(self, first: Expr) -> Expr:
         """How many columns there are from `first` on."""
         return self.spec.n - first
 
@@ -68,7 +68,7 @@ class Int8Gemm(UnpackedDot):
         """
         size, length = self.spec.isa.block, self.spec.k
         first = emit.let(block * size)
-        with emit.loop("column", T.min(T.int64(size), self.columns_from(first))) as column:
+        with emit.loop("column", T.min(T.int64(size), self.columns_left(first))) as column:
 
             def move(k: Expr, lanes: int) -> None:
                 codes = self.read(w, first + column, k, lanes)

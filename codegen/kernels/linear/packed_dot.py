@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dot.byte_dot import Accumulator, ByteDot
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
-from tbt_compile.codegen.kernels.dot.packed_rows import Finish
+from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.linear.spec import WORDS_PER_LINE, LinearSpec
 from tbt_compile.codegen.kernels.strategy import UNPACK_FROM
@@ -52,7 +52,7 @@ class Field:
         return (1 << self.bits) - 1 << self.worth
 
 
-def field_tile(isa: Isa, weight: Encoding) -> Tile:
+def packed_tile(isa: Isa, weight: Encoding) -> Tile:
     """One row, and as many vectors as have registers for four sums each."""
     return tile(isa, f"fields {weight.value}", Tile(1, 4 if isa.registers == 32 else 2))
 
@@ -61,8 +61,8 @@ class PackedDot:
     """A few rows of bytes, and their products with packed weights."""
 
     chunk_rows = MAX_ROWS
-    work = 8
-    together = 1
+    ops_per_word = 8
+    blocks_per_task = 1
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         capacity = MAX_ROWS
@@ -74,7 +74,7 @@ class PackedDot:
         self.sums = emit.scratch("code_sums", (capacity,), "int32")
         self.places = emit.scratch("places", (capacity, self.words, WORD_BITS), self.rows.codes.dtype)
         self.fields = self._fields()
-        self.vectors = field_tile(spec.isa, spec.weight).vectors
+        self.vectors = packed_tile(spec.isa, spec.weight).vectors
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantizes one row and sorts each word of it by place."""
@@ -83,9 +83,9 @@ class PackedDot:
         by_place = [8 * octet + place for place in range(_PLACES) for octet in range(8)]
         with emit.loop("word", self.words) as word:
             codes = emit.let(emit.load(self.rows.codes, row, word * WORD_BITS, lanes=WORD_BITS))
-            emit.store(self.places, emit.pick(codes, by_place), row, word, 0, lanes=WORD_BITS)
+            emit.store(self.places, emit.shuffle(codes, by_place), row, word, 0, lanes=WORD_BITS)
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, finish: Finish) -> None:
+    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
         """The products of the first `count` rows with one interleaved weight block."""
         lanes = self.spec.isa.word_lanes
         with (
@@ -93,9 +93,9 @@ class PackedDot:
             emit.loop("part", self.spec.isa.block // (self.vectors * lanes)) as part,
         ):
             column = part * (self.vectors * lanes)
-            self._tile(row, w, block, column, finish)
+            self._tile(row, w, block, column, epilogue)
 
-    def _tile(self, row: Expr, w: Buffer, block: Expr, column: Expr, finish: Finish) -> None:
+    def _tile(self, row: Expr, w: Buffer, block: Expr, column: Expr, epilogue: Epilogue) -> None:
         """Neighbouring vectors of columns; half of the fields at a time, so that all have a register."""
         lanes, wide = self.spec.isa.word_lanes, self.spec.isa.float_lanes
         zero = emit.splat(T.int32(0), wide)
@@ -107,13 +107,13 @@ class PackedDot:
                 for total, accumulator in zip(totals, vectors, strict=True):
                     total.add(accumulator.total.get() >> emit.splat(T.int32(field.worth), wide))
         scale, known = emit.let(self.rows.scales[row]), emit.let(self.sums[row])
-        together = min(2, self.vectors)
-        for first in range(0, self.vectors, together):
-            columns = [self._columns(total.get()) for total in totals[first : first + together]]
-            codes = emit.join(columns, lanes)
-            step = emit.splat(T.int32(2 if self.spec.weight is Encoding.BINARY else 1), together * lanes)
-            value = emit.let(emit.splat(known, together * lanes) - step * codes)
-            finish(row, column + first * lanes, together * lanes, value, scale)
+        joined = min(2, self.vectors)
+        for first in range(0, self.vectors, joined):
+            columns = [self._columns(total.get()) for total in totals[first : first + joined]]
+            codes = emit.concat(columns, lanes)
+            step = emit.splat(T.int32(2 if self.spec.weight is Encoding.BINARY else 1), joined * lanes)
+            value = emit.let(emit.splat(known, joined * lanes) - step * codes)
+            epilogue(row, column + first * lanes, joined * lanes, value, scale)
 
     def _sums(
         self, row: Expr, w: Buffer, block: Expr, column: Expr, fields: list[Field]
@@ -149,7 +149,7 @@ class PackedDot:
     def _columns(self, total: Expr) -> Expr:
         """Two int32 lanes per column -> one."""
         total = emit.let(total)
-        halves = [emit.pick(total, range(half, self.spec.isa.float_lanes, 2)) for half in range(2)]
+        halves = [emit.shuffle(total, range(half, self.spec.isa.float_lanes, 2)) for half in range(2)]
         return emit.let(halves[0] + halves[1])
 
     def _octets(self, words: Expr) -> Expr:

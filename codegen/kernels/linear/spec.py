@@ -9,6 +9,8 @@ from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.encoding import Encoding
 
+CHUNK_ROWS = 64
+"""Rows that most kernels pack at a time, before weights are multiplied with all of them."""
 WORDS_PER_LINE = 8
 """Words in a cache line."""
 _PREFETCH_BYTES = 8 << 10
@@ -58,5 +60,11 @@ class LinearSpec:
 
 
 def weight_layout(activation: Encoding, weight: Encoding, isa: Isa) -> Layout:
-    """How linear layers read a weight; it does not depend on their sizes."""
+    """How linear layers read a weight; it does not depend on their sizes.
+
+    Args:
+        activation: encoding of the layers' inputs.
+        weight: encoding of the weight.
+        isa: instruction set.
+    """
     return strategy(activation, weight, isa).layout
