@@ -26,7 +26,7 @@ from enum import Enum
 from functools import cache
 
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
-from tbt_compile.codegen.kernels.dot.lut_tables import Tables
+from tbt_compile.codegen.kernels.dot.lut_tables import ProductTable
 from tbt_compile.codegen.layouts import Layout, words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.encoding import Encoding
@@ -43,7 +43,7 @@ UNPACK_FROM = 32
 
 
 class Kernel(Enum):
-    """A way to multiply, and the file that does it."""
+    """A way to multiply; the comment names the file."""
 
     POPCOUNT = "popcount"  # linear/popcount_gemm.py, attention/popcount.py, dot/register_tile.py
     CARRY_SAVE = "carry-save popcount"  # the same, with dot/carry_save.py
@@ -212,7 +212,7 @@ OUTPUTS = (
         w=BYTES,
         gemv=Kernel.FLOAT_SUMS,
         gemm=Kernel.FLOAT_SUMS,
-        why="every value has a scale of its own token, so that sums over tokens are not integers",
+        why="the scales of values differ by token, so that sums over tokens are not sums of integers",
     ),
     CARRY_SAVE,
     POPCOUNT,
@@ -260,6 +260,6 @@ def counts_with_carry_save(x: Encoding, w: Encoding, isa: Isa) -> bool:
 @cache
 def _lut_fits(x: Encoding, w: Encoding, k: int) -> bool:
     """Whether an index of the table has at most 8 bits, and a sum of `k` products at most 16."""
-    tables = Tables(bit_product(x, w))
-    largest = tables.most * words_for(k) * WORD_BITS // tables.group
+    tables = ProductTable(bit_product(x, w))
+    largest = tables.max_entry * words_for(k) * WORD_BITS // tables.group
     return tables.index_bits <= 8 and largest < 1 << 16

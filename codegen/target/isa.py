@@ -25,7 +25,7 @@ class VectorSet:
         vector_bits: width of a register.
         registers: how many there are.
         used: extensions that change how kernels are made.
-        unused: extensions that are recognised, and that no kernel makes use of yet.
+        unused: extensions that are recognised but change no kernel yet.
     """
 
     requires: tuple[str, ...]

@@ -5,7 +5,7 @@ results are looked up in this order:
 
     1. what `use` says, while it lasts
     2. the user's file, $TBT_TILES or ~/.cache/tbt-compile/tiles.json
-    3. `tiles.json` beside this file, which is part of the package
+    3. `tiles.json` in this folder, which is part of the package
     4. the kernel's own rule, which counts registers; so an unknown instruction set gets good code too
 
 A file maps an instruction set's class to kernels, and these to {"rows": ..., "vectors": ...} and the

@@ -1,4 +1,4 @@
-"""What a kernel could reach at most: its own arithmetic without its memory traffic, and that traffic alone.
+"""The roofline of a kernel: its arithmetic without memory traffic, and the traffic without arithmetic.
 
 `compute_roof` is the inner loop of a linear layer with the weights held in registers and the activations in
 the first-level cache, without packing, scales or stores. `read_roof` only reads an array. A linear layer can
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product, plane_count
 from tbt_compile.codegen.kernels.dot.byte_dot import GROUP, ByteDot
-from tbt_compile.codegen.kernels.dot.lut_tables import ENTRY, Tables
+from tbt_compile.codegen.kernels.dot.lut_tables import ENTRY, ProductTable
 from tbt_compile.codegen.kernels.dot.register_tile import (
     Columns,
     ReadColumn,
@@ -36,12 +36,13 @@ READ_WORDS = 4096
 
 @dataclass(frozen=True)
 class RoofSpec:
-    """Which arithmetic.
+    """Whose arithmetic.
 
     Attributes:
         activation: any quantized encoding.
         weight: BINARY or TERNARY.
         words: steps of 64 elements; a multiple of 64.
+        isa: instruction set.
     """
 
     activation: Encoding
@@ -50,11 +51,11 @@ class RoofSpec:
     isa: Isa
 
     @property
-    def tables(self) -> Tables | None:
-        """What a layer of many rows looks products up in, if it does."""
+    def tables(self) -> ProductTable | None:
+        """The product table of a LUT GEMM; None where many rows are not multiplied by one."""
         if strategy(self.activation, self.weight, self.isa).gemm is not Kernel.LUT_GEMM:
             return None
-        return Tables(bit_product(self.activation, self.weight))
+        return ProductTable(bit_product(self.activation, self.weight))
 
     @property
     def macs(self) -> int:
@@ -71,7 +72,7 @@ class RoofSpec:
 
 
 def compute_roof(spec: RoofSpec) -> PrimFunc:
-    """The inner loop alone.
+    """The inner loop of a linear layer without packing, scales or stores.
 
     Arguments:
         x: uint64 [64, 64], read as rows of packed codes
@@ -167,7 +168,7 @@ def _dot_loop(spec: RoofSpec) -> None:
     _store([[item.total.get() for item in row] for row in sums], lanes, y)
 
 
-def _lut_loop(spec: RoofSpec, tables: Tables) -> None:
+def _lut_loop(spec: RoofSpec, tables: ProductTable) -> None:
     x, w, y = _arguments()
     octets = spec.isa.vector_bits // 8
     height, width = lut_tile_rows(tables, spec.isa), VECTORS

@@ -84,14 +84,14 @@ def linear_arrays(
 
 
 def arithmetic(spec: RoofSpec, target: TargetSpec) -> Call:
-    """The inner loop alone; see `compute_roof`."""
+    """A call of `compute_roof`."""
     rng = np.random.default_rng(0)
     x, w = rng.integers(0, 2**63, (64, 64), np.uint64), rng.integers(0, 2**63, 64, np.uint64)
     return _bound(compute_roof(spec), target, [x, w, np.zeros(16, np.int32)])
 
 
 def reading(size: int, target: TargetSpec) -> Call:
-    """Reads some `size` bytes; see `read_roof`."""
+    """A call of `read_roof` on about `size` bytes."""
     words = -(-size // (8 * READ_WORDS)) * READ_WORDS
     data = np.arange(words, dtype=np.uint64)
     return _bound(read_roof(words, target.isa), target, [data, np.zeros(words // READ_WORDS, np.uint64)])

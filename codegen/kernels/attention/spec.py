@@ -1,4 +1,4 @@
-"""What the attention kernels of all encodings have in common."""
+"""What the attention kernels share: the description of a product, its operands, and how scores are stored."""
 
 from __future__ import annotations
 

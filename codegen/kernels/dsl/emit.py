@@ -81,7 +81,7 @@ def stack_argument(name: str, shape: Shape, dtype: str) -> Buffer:
 
 
 def _strided(name: str, shape: Shape, dtype: str, dimensions: Sequence[str]) -> Buffer:
-    """A tensor argument whose first dimensions have strides of their own."""
+    """A tensor argument whose first dimensions are strided and whose others are contiguous."""
     strides = [symbol(f"{name}_per_{dimension}") for dimension in dimensions]
     strides += [T.int64(reduce(mul, shape[axis + 1 :], 1)) for axis in range(len(dimensions), len(shape))]
     sizes = tuple(T.int64(size) if isinstance(size, int) else size for size in shape)

@@ -110,11 +110,11 @@ def softmax_row(isa: Isa, load: emit.Load, length: Expr, y: Buffer, *at: Expr) -
     largest = emit.Register("largest", "float32", lanes, emit.load(tail, 0, lanes=lanes))
     with emit.loop("group", whole) as group:
         largest.set(T.max(largest.get(), load(group * lanes, lanes)))
-    most = emit.reduce_lanes(largest.get(), lanes, T.max)
+    peak = emit.reduce_lanes(largest.get(), lanes, T.max)
     sums = emit.Register("sums", "float32", lanes, emit.splat(T.float32(0), lanes))
 
     def weight(values: Expr) -> Expr:
-        result = emit.let(float_math.exp(values - emit.splat(most, lanes), lanes))
+        result = emit.let(float_math.exp(values - emit.splat(peak, lanes), lanes))
         sums.add(result)
         return result
 

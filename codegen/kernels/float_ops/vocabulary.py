@@ -59,18 +59,18 @@ def _log_softmax(isa: Isa) -> None:
     def row(m: Expr) -> None:
         largest = _Reduction("largest", "float32", _LOWEST, lanes, T.max)
         _each(scores, (m,), size, lanes, lambda _, value, width: largest.take(value, width))
-        most = largest.result()
+        peak = largest.result()
         sums = _Reduction("sums", "float32", T.float32(0), lanes, lambda a, b: a + b)
 
         def add(_: Expr, value: Expr, width: int) -> None:
-            below = emit.let(value - emit.splat(most, width))
+            below = emit.let(value - emit.splat(peak, width))
             sums.take(float_math.exp(below, width), width)
 
         _each(scores, (m,), size, lanes, add)
         log = float_math.log(sums.result())
 
         def subtract(k: Expr, value: Expr, width: int) -> None:
-            changed = value - emit.splat(most, width) - emit.splat(log, width)
+            changed = value - emit.splat(peak, width) - emit.splat(log, width)
             emit.store(scores, changed, m, k, lanes=width)
 
         _each(scores, (m,), size, lanes, subtract)
@@ -158,7 +158,7 @@ class _Found:
 
 
 class _Reduction:
-    """A value made of all that it takes, vectors in lanes of their own and single elements apart."""
+    """A reduction of vectors, lane by lane, and of single elements, joined at the end."""
 
     def __init__(
         self, name: str, dtype: str, initial: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]

@@ -1,8 +1,7 @@
 """8-bit weights and 8-bit activations: dot products of bytes.
 
-The weights stay as they are stored, one row of int8 after the other, because embeddings look them up too. A
-few rows of activations are multiplied with them as they lie; for many rows a block of weights is first put in
-the order that the byte instructions want, [K / 4, columns, 4].
+The weights stay in the stored order, int8 [N, K], because embeddings look them up too. A GEMV reads them as
+they are; a GEMM first reorders a block of weights for the byte instructions, [K / 4, columns, 4].
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
-from tbt_compile.codegen.kernels.dot.lut_tables import COLUMNS, ENTRY, Tables, byte_splat
+from tbt_compile.codegen.kernels.dot.lut_tables import COLUMNS, ENTRY, ProductTable, byte_splat
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue, PackedRows
 from tbt_compile.codegen.kernels.dot.register_tile import tile_key
 from tbt_compile.codegen.kernels.dsl import emit
@@ -27,13 +27,13 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 PARTS = 2
 """Parts of 16 columns in a weight block of the instruction sets that this is for."""
-SPAN = PARTS * ENTRY
-"""Bytes of spread weights for one index."""
+BYTES_PER_INDEX = PARTS * ENTRY
+"""Bytes of unpacked weights for one index."""
 VECTORS = 2
 """Vectors that a table entry is used for when it is loaded."""
 
 
-def lut_tile_rows(tables: Tables, isa: Isa) -> int:
+def lut_tile_rows(tables: ProductTable, isa: Isa) -> int:
     """Rows of the register tile."""
     return tile(isa, tile_key("lookup", tables.product), Tile(4, VECTORS)).rows
 
@@ -45,7 +45,7 @@ class LutGemm:
     ops_per_word = 4
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:
-        tables, capacity = Tables(bit_product(spec.activation, spec.weight)), self.chunk_rows
+        tables, capacity = ProductTable(bit_product(spec.activation, spec.weight)), self.chunk_rows
         self.spec = spec
         self.scale = scale
         self.tables = tables
@@ -53,7 +53,7 @@ class LutGemm:
         self.words = words_for(spec.k)
         self.entries = self.words * tables.indices_per_word
         self.octets = spec.isa.vector_bits // 8
-        self.blocks_per_task = VECTORS * self.octets // SPAN
+        self.blocks_per_task = VECTORS * self.octets // BYTES_PER_INDEX
         self.height = lut_tile_rows(tables, spec.isa)
         self.offsets = emit.scratch("offsets", (capacity, self.entries), "uint16")
         self.table = emit.scratch("table", ((1 << tables.index_bits) * ENTRY,), "uint8")
@@ -85,18 +85,18 @@ class LutGemm:
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
         """The products of the first `count` rows with some interleaved weight blocks."""
-        spread = emit.scratch("spread", (self.entries, blocks * SPAN), "uint8")
+        nibbles = emit.scratch("spread", (self.entries, blocks * BYTES_PER_INDEX), "uint8")
         with emit.loop("word", self.words) as word:
             for part in range(blocks * PARTS):
-                self._spread(w, block, word, part, spread)
+                self._unpack_nibbles(w, block, word, part, nibbles)
         height = self.height
         whole = count // height
         with emit.loop("tile", whole) as index:
-            self._tile(index * height, height, spread, epilogue)
+            self._tile(index * height, height, nibbles, epilogue)
         with emit.loop("row", count - whole * height) as row:
-            self._tile(whole * height + row, 1, spread, epilogue)
+            self._tile(whole * height + row, 1, nibbles, epilogue)
 
-    def _spread(self, w: Buffer, block: Expr, word: Expr, part: int, out: Buffer) -> None:
+    def _unpack_nibbles(self, w: Buffer, block: Expr, word: Expr, part: int, out: Buffer) -> None:
         """One word of 16 columns as entries: the first and the second group of four bits of every column."""
         of_block, column = block + part // PARTS, part % PARTS * COLUMNS
 
@@ -117,11 +117,11 @@ class LutGemm:
                         emit.concat([emit.shuffle(first, half), emit.shuffle(second, half)], COLUMNS),
                     )
 
-    def _tile(self, first: Expr, height: int, spread: Buffer, epilogue: Epilogue) -> None:
-        rows, width, zero = range(height), spread.shape[1].value, emit.splat(T.uint16(0), COLUMNS)
+    def _tile(self, first: Expr, height: int, nibbles: Buffer, epilogue: Epilogue) -> None:
+        rows, width, zero = range(height), nibbles.shape[1].value, emit.splat(T.uint16(0), COLUMNS)
         sums = [[emit.Register("sums", "uint16", COLUMNS, zero) for _ in range(width // ENTRY)] for _ in rows]
         # Runs of equal length: the inner loop then always ends at the same step, which is predicted.
-        runs = -(-self.entries // (255 // self.tables.most))
+        runs = -(-self.entries // (255 // self.tables.max_entry))
         run = -(-self.entries // runs)
         with emit.loop("run", runs) as index:
             empty = emit.splat(T.uint8(0), self.octets)
@@ -131,7 +131,7 @@ class LutGemm:
             ]
             steps = T.min(T.int64(run), self.entries - index * run) if self.entries % run else T.int64(run)
             with emit.loop("step", steps) as step:
-                self._step(first, index * run + step, spread, octets)
+                self._step(first, index * run + step, nibbles, octets)
             for row, vectors_of_row in zip(sums, octets, strict=True):
                 values = [emit.let(octet.get()) for octet in vectors_of_row]
                 for group in range(width // COLUMNS):
@@ -141,10 +141,10 @@ class LutGemm:
         for r, row in enumerate(sums):
             self._apply_epilogue(first + r, [part.get() for part in row], epilogue)
 
-    def _step(self, first: Expr, at: Expr, spread: Buffer, sums: list[list[emit.Register]]) -> None:
+    def _step(self, first: Expr, at: Expr, nibbles: Buffer, sums: list[list[emit.Register]]) -> None:
         """Looks up the products of one index of every row."""
         weights = [
-            emit.let(emit.load(spread, at, vector * self.octets, lanes=self.octets))
+            emit.let(emit.load(nibbles, at, vector * self.octets, lanes=self.octets))
             for vector in range(len(sums[0]))
         ]
         for r, row in enumerate(sums):
@@ -155,11 +155,11 @@ class LutGemm:
     def _apply_epilogue(self, row: Expr, sums: list[Expr], epilogue: Epilogue) -> None:
         scale = emit.let(self.rows.scales[row])
         groups = self.words * WORD_BITS // self.tables.group
-        known = emit.let(self.rows.sums[row] + T.int32(groups * self.tables.least * self.tables.unit))
+        base = emit.let(self.rows.sums[row] + T.int32(groups * self.tables.min_product * self.tables.unit))
         lanes = self.spec.isa.float_lanes
         for part, counted in enumerate(sums):
             units = emit.let(emit.cast(counted, "int32", COLUMNS))
-            total = (units << emit.splat(T.int32(self.tables.shift), COLUMNS)) + emit.splat(known, COLUMNS)
+            total = (units << emit.splat(T.int32(self.tables.shift), COLUMNS)) + emit.splat(base, COLUMNS)
             total = emit.let(total)
             for start in range(0, COLUMNS, lanes):
                 some = total if lanes == COLUMNS else emit.shuffle(total, range(start, start + lanes))

@@ -1,8 +1,8 @@
 """Up to a few dozen rows of 8-bit activations times 1 or 2 bit weights, by dot products of bytes.
 
 The weights stay packed: a mask leaves one code in each byte, at its place, worth 2^shift times itself. Such a
-byte is multiplied with the activation that belongs to that place, and codes of one place have a sum of their
-own, which is shifted back at the end. So a vector of 64 codes costs a mask and a dot product.
+byte is multiplied with the activation that belongs to that place. Each place has one accumulator, which is
+shifted back at the end. So a vector of 64 codes costs a mask and a dot product.
 
     BINARY      a code is one bit, b; w = 1 - 2 b
     TERNARY     a code is two bits, c = 1 - w, as `layouts.pair` puts them
@@ -25,6 +25,7 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
 MAX_ROWS = UNPACK_FROM - 1
+"""Rows whose activations are kept sorted by place."""
 _PLACES = 8
 
 
@@ -53,7 +54,7 @@ class Field:
 
 
 def packed_tile(isa: Isa, weight: Encoding) -> Tile:
-    """One row, and as many vectors as have registers for four sums each."""
+    """The register tile for one row: measured, or vectors of columns with registers for four sums each."""
     return tile(isa, f"fields {weight.value}", Tile(1, 4 if isa.registers == 32 else 2))
 
 
@@ -106,13 +107,13 @@ class PackedDot:
             for field, vectors in zip(fields, sums, strict=True):
                 for total, accumulator in zip(totals, vectors, strict=True):
                     total.add(accumulator.total.get() >> emit.splat(T.int32(field.worth), wide))
-        scale, known = emit.let(self.rows.scales[row]), emit.let(self.sums[row])
+        scale, code_sum = emit.let(self.rows.scales[row]), emit.let(self.sums[row])
         joined = min(2, self.vectors)
         for first in range(0, self.vectors, joined):
             columns = [self._columns(total.get()) for total in totals[first : first + joined]]
             codes = emit.concat(columns, lanes)
             step = emit.splat(T.int32(2 if self.spec.weight is Encoding.BINARY else 1), joined * lanes)
-            value = emit.let(emit.splat(known, joined * lanes) - step * codes)
+            value = emit.let(emit.splat(code_sum, joined * lanes) - step * codes)
             epilogue(row, column + first * lanes, joined * lanes, value, scale)
 
     def _sums(

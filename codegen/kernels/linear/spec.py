@@ -1,4 +1,4 @@
-"""What the linear kernels of all weight encodings have in common."""
+"""The description of a linear layer that all its kernels share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.encoding import Encoding
 
 CHUNK_ROWS = 64
-"""Rows that most kernels pack at a time, before weights are multiplied with all of them."""
+"""Rows that most kernels pack before they stream the weights past them."""
 WORDS_PER_LINE = 8
 """Words in a cache line."""
 _PREFETCH_BYTES = 8 << 10

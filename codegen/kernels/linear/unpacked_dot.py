@@ -1,7 +1,7 @@
-"""Many rows of 8-bit activations times 1 or 2 bit weights.
+"""Many rows of 8-bit activations times 1 or 2 bit weights, by dot products of bytes.
 
-For a few rows it is fastest to split the activations into bit-planes and count bits. For many rows it pays to
-unpack a block of weights to bytes once, [K / 4, columns, 4], and to multiply bytes.
+A block of weights is unpacked to bytes once for a chunk of rows, [K / 4, columns, 4]: four neighbours along K
+share a 32-bit lane, as VPDPBUSD, VPMADDUBSW and SDOT take them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ def unpacked_tile(isa: Isa, activation: Encoding) -> Tile:
 
 
 class UnpackedDot:
-    """A chunk of rows as bytes, and its products with weight blocks.
+    """A chunk of rows as bytes, and its products with weight blocks; a `ChunkProduct`.
 
     Attributes:
-        tile: the chunk's capacity is a multiple of its rows.
+        int8_weights: whether the weights have 8 bits, see `Int8Gemm`.
+        tile: the register tile; `chunk_rows` is a multiple of its rows.
     """
 
     chunk_rows = CHUNK_ROWS
