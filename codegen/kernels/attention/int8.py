@@ -40,7 +40,7 @@ class Int8GemvScores:
         self.rows = ByteRows(spec.left, spec.isa, spec.d, self.chunk_rows)
 
     def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
-        """Scores of `count` queries, read by `load(row)`."""
+        """Scores of a chunk; see `PopcountScores.chunk`."""
         with emit.loop("row", count) as row:
             self.rows.pack(row, load(row))
         with emit.loop("t", self.k.shape[2]) as t:
@@ -73,11 +73,11 @@ class Int8GemmScores(Int8Gemm):
         return self.k.shape[2] - first
 
     def read(self, w: Buffer, column: Expr, k: Expr, lanes: int) -> Expr:
-        """Neighbouring codes of a key, int8."""
+        """Neighbouring codes of a key, int8; see `Int8Gemm.read`."""
         return emit.load(w, *self.head, column, k, lanes=lanes)
 
     def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
-        """Scores of `count` queries, read by `load(row)`."""
+        """Scores of a chunk; see `PopcountScores.chunk`."""
         tokens, block = self.k.shape[2], self.spec.isa.block
         with emit.loop("row", count) as row:
             self.pack(row, load(row))
@@ -117,7 +117,7 @@ class Int8Outputs:
         self.weights = emit.scratch("weights", (_VALUE_ROWS, tokens), "float32")
 
     def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
-        """Sums with `count` rows of weights, read by `load(row)`."""
+        """Outputs of a chunk; see `PopcountOutputs.chunk`."""
         with emit.loop("tile", T.ceildiv(count, _VALUE_ROWS)) as tile:
             first = emit.let(tile * _VALUE_ROWS)
             height = emit.let(T.min(T.int64(_VALUE_ROWS), count - first))

@@ -179,7 +179,13 @@ def splat(value: Expr, lanes: int) -> Expr:
 
 
 def constant(value: float, dtype: str, lanes: int = 1) -> Expr:
-    """A constant in every lane."""
+    """A constant.
+
+    Args:
+        value: the number.
+        dtype: of an element.
+        lanes: elements of the vector; 1 for a scalar.
+    """
     return splat(T.cast(value, dtype) if lanes else value, lanes)
 
 
@@ -189,7 +195,14 @@ def load(buffer: Buffer, *index: Expr | int, lanes: int = 1) -> Expr:
 
 
 def store(buffer: Buffer, value: Expr, *index: Expr | int, lanes: int = 1) -> None:
-    """Writes `lanes` neighbours along the last dimension, starting at `index`."""
+    """Writes neighbours along the last dimension.
+
+    Args:
+        buffer: where to.
+        value: a vector of `lanes`.
+        index: of the first element.
+        lanes: elements; 1 for a scalar.
+    """
     T.buffer_store(buffer, value, list(_at(index, lanes)))
 
 
@@ -252,7 +265,13 @@ class Register:
 
 
 def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:
-    """Converts every lane."""
+    """Converts every lane.
+
+    Args:
+        value: a vector of `lanes`.
+        dtype: of an element of the result.
+        lanes: elements; 1 for a scalar.
+    """
     return T.cast(value, vector(dtype, lanes))
 
 

@@ -34,7 +34,7 @@ class Int8Gemv:
         self.rows.pack(row, load)
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
-        """The products of the first `count` rows with one block of columns."""
+        """As `ChunkProduct` says, one block at a time."""
         size = self.spec.isa.block
         first = emit.let(block * size)
         with emit.loop("column", T.min(T.int64(size), self.spec.n - first)) as column:
@@ -57,13 +57,27 @@ class Int8Gemm(UnpackedDot):
         return self.spec.n - first
 
     def read(self, w: Buffer, column: Expr, k: Expr, lanes: int) -> Expr:
-        """Neighbouring weights of a column, int8."""
+        """Neighbouring weights of a column.
+
+        Args:
+            w: int8 [N, K].
+            column: row of w.
+            k: the first element.
+            lanes: elements.
+
+        Returns:
+            int8, a vector of `lanes`.
+        """
         return emit.load(w, column, k, lanes=lanes)
 
     def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
-        """A block of columns to [K / 4, columns, 4]; columns and elements that do not exist are left out.
+        """Reorders a block of columns; what lies in the place of elements and columns that do not exist is
+        multiplied with zeros, or its sums are never stored.
 
-        What they leave is multiplied with zeros, or never stored.
+        Args:
+            w: int8 [N, K].
+            block: number of the block.
+            out: int8 or uint8 [K / 4, columns * 4].
         """
         size, length = self.spec.isa.block, self.spec.k
         first = emit.let(block * size)

@@ -84,7 +84,7 @@ class LutGemm:
         return halves
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
-        """The products of the first `count` rows with some interleaved weight blocks."""
+        """As `ChunkProduct` says."""
         nibbles = emit.scratch("spread", (self.entries, blocks * BYTES_PER_INDEX), "uint8")
         with emit.loop("word", self.words) as word:
             for part in range(blocks * PARTS):

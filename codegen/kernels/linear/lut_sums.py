@@ -124,7 +124,7 @@ class LutSums:
         return emit.let(T.reinterpret(emit.vector("uint8", lanes), T.abs(codes)))
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
-        """The products of the first `count` rows with a group of weight blocks."""
+        """As `ChunkProduct` says; the blocks are a group of `Layout.QUARTERS`."""
 
         def several() -> None:
             with emit.loop("row", count) as row:

@@ -87,7 +87,7 @@ class PackedDot:
             emit.store(self.places, emit.shuffle(codes, by_place), row, word, 0, lanes=WORD_BITS)
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
-        """The products of the first `count` rows with one interleaved weight block."""
+        """As `ChunkProduct` says, one block at a time."""
         lanes = self.spec.isa.word_lanes
         with (
             emit.loop("row", count) as row,

@@ -38,7 +38,7 @@ class PopcountGemm:
         self.rows.pack(row, load, self.scale, self.spec.center)
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
-        """The products of the first `count` rows with some interleaved weight blocks."""
+        """As `ChunkProduct` says."""
         size = self.spec.isa.block
 
         def columns(offset: Expr, lanes: int) -> Columns:

@@ -54,7 +54,7 @@ class UnpackedDot:
             emit.store(self.sums, self.rows.total(row), row)
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
-        """The products of the first `count` rows with one interleaved weight block."""
+        """As `ChunkProduct` says, one block at a time."""
         lanes = self.spec.isa.float_lanes
         vectors = self.spec.isa.block // lanes
         shape = (self.groups, self.spec.isa.block * GROUP)
@@ -104,7 +104,13 @@ class UnpackedDot:
         return [[item.total.get() for item in row] for row in sums]
 
     def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
-        """One interleaved weight block to bytes [K / 4, columns, 4]."""
+        """Unpacks a weight block to bytes.
+
+        Args:
+            w: uint64 [blocks, W, P, columns].
+            block: number of the block.
+            out: int8 or uint8 [K / 4, columns * 4].
+        """
         lanes = self.spec.isa.float_lanes
         parts = self.spec.isa.block // lanes
         with emit.loop("word", self.words) as word, emit.loop("part", parts) as part:
