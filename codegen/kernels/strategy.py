@@ -1,4 +1,4 @@
-"""Which kernel multiplies what: one table, read from the top, the first row that fits is used.
+"""Which kernel multiplies what: tables that are read from the top; the first row that fits is used.
 
 A row says for which codes it is, which CPU features it needs, the kernel for few rows of activations (GEMV)
 and for many (GEMM), from how many rows on the second is used, how the weights lie in memory, and why. `tbt

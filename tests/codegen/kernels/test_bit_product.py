@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kernel_tools import SEEDS, codes
 
 from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, bit_product, plane_count
+from tbt_compile.codegen.kernels.dot.carry_save import carry_save_add
 from tbt_compile.codegen.layouts import pack_planes, unpack_planes, words_for
 from tbt_compile.encoding import Encoding
 
@@ -81,11 +82,8 @@ def test_the_carry_save_identity(seed: int, length: int) -> None:
     x, w = (pack_planes(values, Encoding.TERNARY) for values in (x_codes, w_codes))
     kept, carries = np.uint64(0), 0
     for word in range(words_for(length)):
-        inverted = ~x[:, word]
-        zero = inverted[0] | ~w[0, word]
-        same = inverted[1] ^ w[1, word]
-        carries += popcount((kept & zero) | (same & ~zero))
-        kept ^= zero
+        carry, kept = carry_save_add(kept, ~x[:, word], w[:, word], let=lambda value: value)
+        carries += popcount(carry)
     positions = 64 * words_for(length)
     assert 2 * carries + popcount(kept) - positions == int(x_codes @ w_codes)
 
