@@ -27,7 +27,7 @@ from tbt_compile.storage.aligned import aligned_copy
 SCALE_BYTES = 4
 """Bytes at the end of a row of 8-bit codes that hold its float32 scale, little-endian."""
 
-QUARTERS_TOGETHER = 8
+PLANES_PER_GROUP = 8
 """Blocks times planes of a group in `Layout.QUARTERS`."""
 _LOW_BITS = np.uint64(0x5555555555555555)  # of every two
 
@@ -76,7 +76,15 @@ def pack_planes(codes: npt.NDArray[np.integer], encoding: Encoding) -> Words:
 
 
 def unpack_planes(planes: Words, length: int, encoding: Encoding) -> Codes:
-    """Planes [..., P, W] -> int8 codes [..., K] with K = `length`; the inverse of `pack_planes`.
+    """Planes -> codes; the inverse of `pack_planes`.
+
+    Args:
+        planes: uint64 [..., P, W].
+        length: K.
+        encoding: a 1 or 2 bit encoding.
+
+    Returns:
+        int8 [..., K].
 
     Raises:
         LoweringError: the number of planes or words does not fit the encoding and length.
@@ -120,7 +128,17 @@ def unpair(paired: Words) -> Words:
 
 
 def interleaved_shape(rows: int, length: int, encoding: Encoding, isa: Isa) -> tuple[int, int, int, int]:
-    """Shape [blocks, W, P, block] of an interleaved weight matrix with N = `rows` and K = `length`."""
+    """The shape of an interleaved weight matrix.
+
+    Args:
+        rows: N.
+        length: K.
+        encoding: BINARY or TERNARY.
+        isa: instruction set.
+
+    Returns:
+        [blocks, W, P, block].
+    """
     return -(-rows // isa.block), words_for(length), encoding.planes, isa.block
 
 
@@ -154,11 +172,20 @@ def by_quarters(weights: Words) -> Words:
 
 def quarter_group(planes: int) -> int:
     """Blocks of a group in `Layout.QUARTERS`."""
-    return QUARTERS_TOGETHER // planes
+    return PLANES_PER_GROUP // planes
 
 
 def arrange(planes: Words, layout: Layout, isa: Isa) -> Words:
-    """Weight planes [N, P, W] in the layout [ceil(N / block), W, P, block] of a kernel, aligned."""
+    """Weight planes in the layout of a kernel.
+
+    Args:
+        planes: uint64 [N, P, W].
+        layout: how the kernel reads them.
+        isa: instruction set.
+
+    Returns:
+        uint64 [ceil(N / block), W, P, block], aligned.
+    """
     weights = interleave(pair(planes) if layout is Layout.PAIRS else planes, isa)
     return by_quarters(weights) if layout is Layout.QUARTERS else weights
 

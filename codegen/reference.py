@@ -24,7 +24,17 @@ def centre(x: Floats) -> Floats:
 
 
 def quantize(x: Floats, encoding: Encoding, scale: float, center: bool = False) -> tuple[Integers, Floats]:
-    """Codes [..., D] and scales: [..., 1] for 8-bit encodings, else the learned one as a 0-d array."""
+    """Codes of activations.
+
+    Args:
+        x: float32 [..., D].
+        encoding: any quantized encoding.
+        scale: the learned scale; not used by 8-bit encodings.
+        center: whether to subtract the row mean, for BINARY and TERNARY.
+
+    Returns:
+        Codes, int64 [..., D], and scales, float32: [..., 1] for 8-bit encodings, else [].
+    """
     a = _F32(scale)
     x = x.astype(_F32)
     if center and encoding in (Encoding.BINARY, Encoding.TERNARY):
@@ -60,16 +70,34 @@ def linear(
     weight_scale: Floats,
     bias: Floats | None = None,
 ) -> Floats:
-    """Codes [M, K] with scale () or [M, 1], weight codes [N, K] with scale [N] -> float32 [M, N]."""
+    """A linear layer.
+
+    Args:
+        codes: int64 [M, K].
+        scale: float32 [] or [M, 1].
+        weight_codes: int64 [N, K].
+        weight_scale: float32 [N].
+        bias: float32 [N].
+
+    Returns:
+        float32 [M, N].
+    """
     total = codes.astype(np.int64) @ weight_codes.astype(np.int64).T
     y = (total.astype(_F32) * (scale * weight_scale[None, :]).astype(_F32)).astype(_F32)
     return y if bias is None else (y + bias).astype(_F32)
 
 
 def attention_scores(q: Integers, q_scale: Floats, k: Integers, k_scale: Floats) -> Floats:
-    """Codes [..., Q, D] and [..., T, D] -> float32 [..., Q, T].
+    """Scores, Q.K^T.
 
-    Scales are 0-d, or [..., Q, 1] and [..., T, 1] when they were found per token.
+    Args:
+        q: codes, int64 [..., Q, D].
+        q_scale: float32 [], or [..., Q, 1] where it was found per token.
+        k: codes, int64 [..., T, D].
+        k_scale: float32 [] or [..., T, 1].
+
+    Returns:
+        float32 [..., Q, T].
     """
     total = q.astype(np.int64) @ np.swapaxes(k, -1, -2).astype(np.int64)
     columns = k_scale if k_scale.ndim == 0 else np.swapaxes(k_scale, -1, -2)
@@ -77,9 +105,17 @@ def attention_scores(q: Integers, q_scale: Floats, k: Integers, k_scale: Floats)
 
 
 def attention_context(p: Integers, p_scale: Floats, v: Integers, v_scale: Floats) -> Floats:
-    """Codes [..., Q, T] and [..., T, D] -> float32 [..., Q, D].
+    """Weighted sums of values, P.V.
 
-    A per-token v scale [..., T, 1] is applied before the sum over T, which is then taken in float32 in order.
+    Args:
+        p: codes, int64 [..., Q, T].
+        p_scale: float32 [] or [..., Q, 1].
+        v: codes, int64 [..., T, D].
+        v_scale: float32 [], or [..., T, 1]: then it is applied before the sum over T, which is taken in
+            float32, t ascending.
+
+    Returns:
+        float32 [..., Q, D].
     """
     if v_scale.ndim == 0:
         total = p.astype(np.int64) @ v.astype(np.int64)

@@ -14,7 +14,6 @@ from tvm import ir, relax, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.sym import Analyzer
 from tvm.target import Target
-from tvm.target import codegen as _llvm
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
 from tvm_ffi import structural_equal
@@ -48,11 +47,6 @@ _DISABLED_PASSES = [
     "s_tir.InjectSoftwarePipeline",
     "s_tir.TransformMmaBufferLayout",
 ]
-
-
-def cpu_features(cpu: str, triple: str) -> frozenset[str]:
-    """LLVM's feature names for a CPU, such as "avx512bw" or "neon"."""
-    return frozenset(_llvm.llvm_get_cpu_features(Target({"kind": "llvm", "mcpu": cpu, "mtriple": triple})))
 
 
 def call_packed(name: str, arguments: Sequence[Expr]) -> Expr:
@@ -112,7 +106,6 @@ __all__ = [
     "byte_address",
     "call_packed",
     "compile_functions",
-    "cpu_features",
     "ir",
     "relax",
     "simplify",

@@ -95,7 +95,7 @@ def _build(
     frozen: FrozenModel, exported: ExportUnits, spec: TargetSpec, dump: Path | None, clock: bool
 ) -> tuple[Build, dict[str, Any]]:
     """The library for one CPU, and its tensors by name."""
-    from tbt_compile.codegen.kernels.vocabulary import search_functions
+    from tbt_compile.codegen.kernels.float_ops.vocabulary import search_functions
     from tbt_compile.codegen.library.build import compile_units
     from tbt_compile.codegen.target import tiles
     from tbt_compile.passes.lowering import lowering_pipeline

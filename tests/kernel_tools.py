@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -32,7 +31,7 @@ def runnable(*names: str) -> list[str]:
     able = [spec for spec in specs if spec.arch == host.arch and not missing_features(spec)]
     first: dict[Isa, str] = {}
     for spec in able:
-        first.setdefault(replace(spec.isa, name=""), spec.mcpu)
+        first.setdefault(spec.isa.schedule, spec.mcpu)
     return list(first.values())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from tbt_compile.codegen.importer.tbt_ops import Converter, Kernels, operand, product, reshape
-from tbt_compile.codegen.kernels import float_ops, softmax
+from tbt_compile.codegen.kernels.float_ops import activations, norms, softmax
 from tbt_compile.codegen.kernels.linear import float32
 from tbt_compile.codegen.tvm_api import Expr, relax, tirx
 
@@ -53,9 +53,9 @@ def add_layer_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
     """`tbt::add_layer_norm`."""
     x, residual, weight, bias = (operand(importer, argument) for argument in node.args[:4])
     shape, rows = list(x.ty.shape), _rows(x)
-    spec = float_ops.NormSpec(int(shape[-1]), float(node.args[4]), kernels.isa, residual=True)  # type: ignore[arg-type]
+    spec = norms.NormSpec(int(shape[-1]), float(node.args[4]), kernels.isa, residual=True)  # type: ignore[arg-type]
     args = [reshape(importer, x, rows), reshape(importer, residual, rows), weight, bias]
-    return reshape(importer, kernels.call(importer, spec, float_ops.layer_norm, args, rows), shape)
+    return reshape(importer, kernels.call(importer, spec, norms.layer_norm, args, rows), shape)
 
 
 def layer_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
@@ -69,9 +69,9 @@ def layer_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
         for argument, fill in zip(arguments[2:4], (1.0, 0.0), strict=True)
     ]
     shape, rows = list(x.ty.shape), _rows(x)
-    spec = float_ops.NormSpec(int(shape[-1]), 1e-5 if eps is None else float(eps), kernels.isa)
+    spec = norms.NormSpec(int(shape[-1]), 1e-5 if eps is None else float(eps), kernels.isa)
     args = [reshape(importer, x, rows), *affine]
-    return reshape(importer, kernels.call(importer, spec, float_ops.layer_norm, args, rows), shape)
+    return reshape(importer, kernels.call(importer, spec, norms.layer_norm, args, rows), shape)
 
 
 def rms_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
@@ -85,9 +85,9 @@ def rms_norm(kernels: Kernels, node: fx.Node, importer: Any) -> Expr:
     if len(sizes) != 1:
         raise ValueError("rms_norm over several dimensions has no kernel")
     shape, rows = list(x.ty.shape), _rows(x)
-    spec = float_ops.NormSpec(int(shape[-1]), _EPSILON if eps is None else float(eps), kernels.isa)
+    spec = norms.NormSpec(int(shape[-1]), _EPSILON if eps is None else float(eps), kernels.isa)
     args = [reshape(importer, x, rows), _vector(importer, arguments[2], 1.0, sizes[0])]
-    return reshape(importer, kernels.call(importer, spec, float_ops.rms_norm, args, rows), shape)
+    return reshape(importer, kernels.call(importer, spec, norms.rms_norm, args, rows), shape)
 
 
 def _vector(importer: Any, argument: Any, fill: float, length: int) -> Expr:
@@ -121,8 +121,8 @@ def activation(kernels: Kernels, function: str, node: fx.Node, importer: Any) ->
     # Kernels know the length of a row; a last dimension that is dynamic leaves rows of one.
     static = bool(shape) and isinstance(shape[-1], (int, tirx.IntImm))
     rows = [product(shape[:-1]), shape[-1]] if static else [product(shape), 1]
-    spec = float_ops.ActivationSpec(function, int(rows[-1]), kernels.isa)
-    y = kernels.call(importer, spec, float_ops.activation, [reshape(importer, x, rows)], rows)
+    spec = activations.ActivationSpec(function, int(rows[-1]), kernels.isa)
+    y = kernels.call(importer, spec, activations.activation, [reshape(importer, x, rows)], rows)
     return reshape(importer, y, shape)
 
 

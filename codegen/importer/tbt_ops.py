@@ -14,11 +14,10 @@ from typing import Any, cast
 
 from torch import fx
 
-from tbt_compile.codegen.kernels import embedding
 from tbt_compile.codegen.kernels.attention import attention, pack_cache
 from tbt_compile.codegen.kernels.attention.pack_cache import PackSpec
 from tbt_compile.codegen.kernels.attention.spec import AttentionSpec
-from tbt_compile.codegen.kernels.linear import linear
+from tbt_compile.codegen.kernels.linear import embedding, linear
 from tbt_compile.codegen.layouts import SCALE_BYTES, Layout, words_for
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, relax

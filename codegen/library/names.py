@@ -7,7 +7,7 @@ MOST_DIMENSIONS = 8
 
 LOG_SOFTMAX = "vocabulary_log_softmax"
 BEST = "vocabulary_best"
-"""What a search needs besides the units, see `codegen.kernels.vocabulary`."""
+"""What a search needs besides the units, see `codegen.kernels.float_ops.vocabulary`."""
 
 
 def shapes_of(unit: str) -> str:

@@ -95,11 +95,11 @@ def is_runnable(spec: TargetSpec) -> bool:
 
 
 def check_runnable(spec: TargetSpec) -> None:
-    """Raise unless code built for `spec` can run on this machine; see `choose`."""
-    choose([spec])
+    """Raise unless code built for `spec` can run on this machine; see `best_target`."""
+    best_target([spec])
 
 
-def choose(specs: Sequence[TargetSpec]) -> int:
+def best_target(specs: Sequence[TargetSpec]) -> int:
     """Index of the target whose code suits this machine best: that with the most of its instructions.
 
     Between targets with the same instructions the first is taken.

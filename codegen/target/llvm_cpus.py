@@ -11,7 +11,13 @@ from typing import Any
 
 @cache
 def features(cpu: str, triple: str, mattr: tuple[str, ...] = ()) -> frozenset[str]:
-    """Names of the features of `cpu` with `mattr` ("+name", "-name") applied."""
+    """Names of the features of a CPU.
+
+    Args:
+        cpu: LLVM's name.
+        triple: LLVM's triple.
+        mattr: features switched on ("+name") or off ("-name").
+    """
     target = _target({"mtriple": triple, "mcpu": cpu, "mattr": list(mattr)})
     return frozenset(str(name) for name in _llvm().llvm_get_cpu_features(target))
 

@@ -5,7 +5,7 @@ results are looked up in this order:
 
     1. what `use` says, while it lasts
     2. the user's file, $TBT_TILES or ~/.cache/tbt-compile/tiles.json
-    3. `tiles.json` beside this file, which is part of the package
+    3. `tiles.json` in this folder, which is part of the package
     4. the kernel's own rule, which counts registers; so an unknown instruction set gets good code too
 
 A file maps an instruction set's class to kernels, and these to {"rows": ..., "vectors": ...} and the
@@ -48,9 +48,9 @@ class Tile:
 
 
 def isa_class(isa: Isa) -> str:
-    """What tiles depend on of an instruction set.
+    """The key of an instruction set in files of tiles, and in the manifests of compiled models.
 
-    >>> isa_class(Isa("haswell", 256, 16, False, "maddubs"))
+    >>> isa_class(Isa("haswell", frozenset({"avx2"})))
     '256 bits, 16 registers, maddubs'
     """
     popcount = ", popcount" if isa.has_popcount else ""
@@ -58,7 +58,13 @@ def isa_class(isa: Isa) -> str:
 
 
 def tile(isa: Isa, kernel: str, default: Tile) -> Tile:
-    """The tile of a kernel: measured if it was, else the default."""
+    """The tile of a kernel.
+
+    Args:
+        isa: instruction set.
+        kernel: the kernel's name in files of tiles.
+        default: the tile if none was measured.
+    """
     chosen = _forced.get(kernel) or _measured(isa, kernel) or default
     for record in _records:
         record[kernel] = str(chosen)
@@ -113,7 +119,16 @@ def read(path: Path) -> Tiles:
 
 
 def write(path: Path, isa: Isa, results: Mapping[str, dict[str, Any]]) -> None:
-    """Adds results for one instruction set to a file; it changes as a whole or not at all."""
+    """Adds results for one instruction set to a file; it changes as a whole or not at all.
+
+    Args:
+        path: the file; it need not exist.
+        isa: instruction set.
+        results: by kernel, {"rows": ..., "vectors": ..., "measured": ...}.
+
+    Raises:
+        FormatError: the file exists and is not one of tiles.
+    """
     tiles = {name: dict(kernels) for name, kernels in read(path).items()}
     tiles.setdefault(isa_class(isa), {}).update(results)
     path.parent.mkdir(parents=True, exist_ok=True)

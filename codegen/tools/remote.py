@@ -79,7 +79,17 @@ class Board:
         self._session.get_function("runtime.config_threadpool")(0, count)
 
     def seconds(self, module: Any, function: str, arguments: Sequence[Any], repeats: int) -> list[float]:
-        """How long a function takes, measured on the machine itself: means of `repeats` series of calls."""
+        """How long a function takes, measured on the machine itself.
+
+        Args:
+            module: what `load` returned.
+            function: its name there.
+            arguments: tensors on the machine.
+            repeats: series of calls.
+
+        Returns:
+            The mean time of a call in every series.
+        """
         timed = module.time_evaluator(function, self._cpu, number=1, repeat=repeats, min_repeat_ms=_SERIES_MS)
         return [float(value) for value in timed(*arguments).results]
 

@@ -1,4 +1,4 @@
-"""What a kernel could reach at most: its own arithmetic without its memory traffic, and that traffic alone.
+"""The roofline of a kernel: its arithmetic without memory traffic, and the traffic without arithmetic.
 
 `compute_roof` is the inner loop of a linear layer with the weights held in registers and the activations in
 the first-level cache, without packing, scales or stores. `read_roof` only reads an array. A linear layer can
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product, plane_count
 from tbt_compile.codegen.kernels.dot.byte_dot import GROUP, ByteDot
+from tbt_compile.codegen.kernels.dot.lut_tables import ENTRY, ProductTable
 from tbt_compile.codegen.kernels.dot.register_tile import (
     Columns,
     ReadColumn,
     ReadRow,
     dot_tile,
-    joined,
-    tile_shape,
+    gemm_tile,
+    vectors_per_sum,
 )
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.dsl.loops import share_columns
-from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS, entry_at, look_up, lookup_height, tables_for
-from tbt_compile.codegen.kernels.linear.lut_tables import ENTRY, Tables
-from tbt_compile.codegen.kernels.linear.spec import LinearSpec
-from tbt_compile.codegen.kernels.linear.unpacked_dot import byte_tile
+from tbt_compile.codegen.kernels.dsl.loops import parallel_columns
+from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS, byte_shuffle, load_entry, lut_tile_rows
+from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
+from tbt_compile.codegen.kernels.strategy import Kernel, strategy
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
@@ -36,12 +36,13 @@ READ_WORDS = 4096
 
 @dataclass(frozen=True)
 class RoofSpec:
-    """Which arithmetic.
+    """Whose arithmetic.
 
     Attributes:
         activation: any quantized encoding.
         weight: BINARY or TERNARY.
         words: steps of 64 elements; a multiple of 64.
+        isa: instruction set.
     """
 
     activation: Encoding
@@ -50,26 +51,28 @@ class RoofSpec:
     isa: Isa
 
     @property
-    def tables(self) -> Tables | None:
-        """What a layer of many rows looks products up in, if it does."""
-        return tables_for(LinearSpec(1, WORD_BITS, self.activation, self.weight, False, False, self.isa))
+    def tables(self) -> ProductTable | None:
+        """The product table of a LUT GEMM; None where many rows are not multiplied by one."""
+        if strategy(self.activation, self.weight, self.isa).gemm is not Kernel.LUT_GEMM:
+            return None
+        return ProductTable(bit_product(self.activation, self.weight))
 
     @property
     def macs(self) -> int:
         """Multiplications that one call stands for."""
         if self.activation.dynamic:
-            tile = byte_tile(self.isa, self.activation)
+            tile = unpacked_tile(self.isa, self.activation)
             return tile.rows * tile.vectors * self.isa.float_lanes * WORD_BITS * self.words
         if self.tables is not None:
             columns = VECTORS * self.isa.vector_bits // 16
-            return lookup_height(self.tables, self.isa) * columns * WORD_BITS * self.words
+            return lut_tile_rows(self.tables, self.isa) * columns * WORD_BITS * self.words
         product = bit_product(self.activation, self.weight)
-        tile = tile_shape(product, self.isa, 4)
+        tile = gemm_tile(product, self.isa, 4)
         return tile.rows * tile.vectors * self.isa.word_lanes * WORD_BITS * self.words
 
 
 def compute_roof(spec: RoofSpec) -> PrimFunc:
-    """The inner loop alone.
+    """The inner loop of a linear layer without packing, scales or stores.
 
     Arguments:
         x: uint64 [64, 64], read as rows of packed codes
@@ -78,8 +81,8 @@ def compute_roof(spec: RoofSpec) -> PrimFunc:
     """
     tables = spec.tables
     if tables is not None:
-        return emit.function("compute_roof", lambda: _lookups(spec, tables))
-    body = _bytes if spec.activation.dynamic else _bits
+        return emit.function("compute_roof", lambda: _lut_loop(spec, tables))
+    body = _dot_loop if spec.activation.dynamic else _popcount_loop
     return emit.function("compute_roof", lambda: body(spec))
 
 
@@ -106,7 +109,7 @@ def read_roof(words: int, isa: Isa) -> PrimFunc:
                 value = value ^ total.get()
             emit.store(y, emit.reduce_lanes(value, lanes, lambda a, b: a ^ b), index)
 
-        share_columns(T.int64(1), 1, words // READ_WORDS, words, part)
+        parallel_columns(T.int64(1), 1, words // READ_WORDS, words, part)
 
     return emit.function("read_roof", body)
 
@@ -116,10 +119,10 @@ def _arguments() -> tuple[Expr, Expr, Expr]:
     return x, emit.argument("w", (WORD_BITS,), "uint64"), emit.argument("y", (16,), "int32")
 
 
-def _bits(spec: RoofSpec) -> None:
+def _popcount_loop(spec: RoofSpec) -> None:
     x, w, y = _arguments()
     product = bit_product(spec.activation, spec.weight)
-    tile = tile_shape(product, spec.isa, 4)
+    tile = gemm_tile(product, spec.isa, 4)
     planes, lanes = plane_count(product.x), spec.isa.word_lanes
 
     def row(r: int) -> ReadRow:
@@ -135,13 +138,13 @@ def _bits(spec: RoofSpec) -> None:
     rows = [row(r) for r in range(tile.rows)]
     columns = [Columns(column(c), lanes) for c in range(tile.vectors)]
     sums = dot_tile(product, spec.words, rows, columns, spec.isa)
-    _store(sums, lanes * joined(columns, spec.isa), y)
+    _store(sums, lanes * vectors_per_sum(columns, spec.isa), y)
 
 
-def _bytes(spec: RoofSpec) -> None:
+def _dot_loop(spec: RoofSpec) -> None:
     x, w, y = _arguments()
     dot = ByteDot(spec.isa, spec.activation)
-    tile = byte_tile(spec.isa, spec.activation)
+    tile = unpacked_tile(spec.isa, spec.activation)
     height, width = tile.rows, tile.vectors
     lanes = spec.isa.float_lanes
     sums = [[dot.accumulator() for _ in range(width)] for _ in range(height)]
@@ -153,7 +156,7 @@ def _bytes(spec: RoofSpec) -> None:
         for v in range(width)
     ]
     groups = spec.words * WORD_BITS // GROUP
-    run = dot.steps or groups
+    run = dot.max_steps or groups
     with emit.loop("run", groups // run) as index:
         with emit.loop("group", run) as group:
             for r in range(height):
@@ -165,10 +168,10 @@ def _bytes(spec: RoofSpec) -> None:
     _store([[item.total.get() for item in row] for row in sums], lanes, y)
 
 
-def _lookups(spec: RoofSpec, tables: Tables) -> None:
+def _lut_loop(spec: RoofSpec, tables: ProductTable) -> None:
     x, w, y = _arguments()
     octets = spec.isa.vector_bits // 8
-    height, width = lookup_height(tables, spec.isa), VECTORS
+    height, width = lut_tile_rows(tables, spec.isa), VECTORS
     table = emit.scratch("table", ((1 << tables.index_bits) * ENTRY,), "uint8")
     tables.fill(table)
     zero = emit.splat(T.uint8(0), octets)
@@ -187,9 +190,9 @@ def _lookups(spec: RoofSpec, tables: Tables) -> None:
     weights = [emit.let(value) for value in weights]
     with emit.loop("step", spec.words * tables.indices_per_word) as step:
         for r in range(height):
-            entry = entry_at(table, offsets[r, step % (_RESIDENT_WORDS * 4)], octets)
+            entry = load_entry(table, offsets[r, step % (_RESIDENT_WORDS * 4)], octets)
             for total, selected in zip(sums[r], weights, strict=True):
-                total.add(look_up(entry, selected, octets))
+                total.add(byte_shuffle(entry, selected, octets))
     wide = [[T.reinterpret(f"int32x{octets // 4}", item.get()) for item in row] for row in sums]
     _store(wide, octets // 4, y)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.codegen.kernels.embedding import EmbeddingSpec
+from tbt_compile.codegen.kernels.linear.embedding import EmbeddingSpec
 from tbt_compile.codegen.kernels.linear.linear import linear
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.layouts import arrange, pack_planes
@@ -45,6 +45,12 @@ def compile_library(functions: dict[str, PrimFunc], target: TargetSpec) -> Any:
 def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0) -> tuple[Call, int]:
     """A linear layer on random data.
 
+    Args:
+        spec: the layer.
+        target: what to compile for; this machine has to be able to run it.
+        rows: M.
+        seed: of the data.
+
     Returns:
         What to call, and the bytes of its packed weights.
     """
@@ -55,7 +61,16 @@ def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0
 def linear_arrays(
     spec: LinearSpec, rows: int, seed: int = 0
 ) -> tuple[PrimFunc, list[npt.NDArray[np.generic]]]:
-    """A linear layer, and random data as its arguments with the output last."""
+    """A linear layer and random data for it.
+
+    Args:
+        spec: the layer.
+        rows: M.
+        seed: of the data.
+
+    Returns:
+        The kernel, and its arguments with the output last.
+    """
     rng = np.random.default_rng(seed)
     weight = rng.choice(np.asarray(spec.weight.levels, np.int8), (spec.n, spec.k))
     x = rng.standard_normal((rows, spec.k), dtype=np.float32)
@@ -69,14 +84,14 @@ def linear_arrays(
 
 
 def arithmetic(spec: RoofSpec, target: TargetSpec) -> Call:
-    """The inner loop alone; see `compute_roof`."""
+    """A call of `compute_roof`."""
     rng = np.random.default_rng(0)
     x, w = rng.integers(0, 2**63, (64, 64), np.uint64), rng.integers(0, 2**63, 64, np.uint64)
     return _bound(compute_roof(spec), target, [x, w, np.zeros(16, np.int32)])
 
 
 def reading(size: int, target: TargetSpec) -> Call:
-    """Reads some `size` bytes; see `read_roof`."""
+    """A call of `read_roof` on about `size` bytes."""
     words = -(-size // (8 * READ_WORDS)) * READ_WORDS
     data = np.arange(words, dtype=np.uint64)
     return _bound(read_roof(words, target.isa), target, [data, np.zeros(words // READ_WORDS, np.uint64)])

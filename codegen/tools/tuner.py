@@ -8,29 +8,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
-from tbt_compile.codegen.kernels.dot.register_tile import row_tile_vectors, tile_key, tile_shape
+from tbt_compile.codegen.kernels.dot.register_tile import gemm_tile, gemv_vectors, tile_key
 from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS as LOOKUP_VECTORS
-from tbt_compile.codegen.kernels.linear.lut_gemm import tables_for
-from tbt_compile.codegen.kernels.linear.packed_dot import field_tile
-from tbt_compile.codegen.kernels.linear.spec import LinearSpec, multiplies_bytes
-from tbt_compile.codegen.kernels.linear.unpacked_dot import byte_tile
+from tbt_compile.codegen.kernels.linear.packed_dot import packed_tile
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec
+from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
+from tbt_compile.codegen.kernels.strategy import Kernel
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.target.tiles import ROWS, VECTORS, Tile, use
 from tbt_compile.codegen.tools import standalone
 from tbt_compile.encoding import Encoding
 
-N, K, MANY = 1536, 768, 64
+N, K, GEMM_ROWS = 1536, 768, 64
 _TURNS = 12
 _SECONDS = 0.006
-_WORTH = 0.96
+_MAX_TIME_RATIO = 0.96
 
 Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Question:
-    """A kernel, the layer and rows that show its speed, and the tiles to try, the usual one first."""
+class TuningTask:
+    """A kernel, the layer and rows that show its speed, and the tiles to try, the default first."""
 
     kernel: str
     spec: LinearSpec
@@ -38,31 +38,31 @@ class Question:
     tiles: tuple[Tile, ...]
 
 
-def questions(isa: Isa) -> list[Question]:
+def tuning_tasks(isa: Isa) -> list[TuningTask]:
     """Everything that can be tuned for an instruction set."""
-    return list(_questions(isa))
+    return list(_tuning_tasks(isa))
 
 
-def tune(target: TargetSpec, progress: Progress = lambda _text, _share: None) -> dict[str, dict[str, Any]]:
+def tune(target: TargetSpec, progress: Progress = lambda _text, _done: None) -> dict[str, dict[str, Any]]:
     """Measure every tile of every kernel on this machine, which has to be able to run `target`.
 
     Returns:
         By kernel: rows and vectors of the best tile, its time in microseconds, and those of the others. The
-        usual tile stays unless another one is at least 4 % faster.
+        default tile stays unless another is at least 4 % faster.
     """
-    asked = questions(target.isa)
+    tasks = tuning_tasks(target.isa)
     results = {}
-    for index, question in enumerate(asked):
-        progress(f"tuning {question.kernel}", index / len(asked))
-        results[question.kernel] = _answer(question, target)
+    for index, task in enumerate(tasks):
+        progress(f"tuning {task.kernel}", index / len(tasks))
+        results[task.kernel] = _measure(task, target)
     return results
 
 
-def _answer(question: Question, target: TargetSpec) -> dict[str, Any]:
+def _measure(task: TuningTask, target: TargetSpec) -> dict[str, Any]:
     calls = []
-    for choice in question.tiles:
-        with use(question.kernel, choice):
-            calls.append(standalone.random_linear(question.spec, target, question.rows)[0])
+    for choice in task.tiles:
+        with use(task.kernel, choice):
+            calls.append(standalone.random_linear(task.spec, target, task.rows)[0])
     samples: list[list[float]] = [[] for _ in calls]
     for _ in range(_TURNS):
         for call, kept in zip(calls, samples, strict=True):
@@ -70,11 +70,11 @@ def _answer(question: Question, target: TargetSpec) -> dict[str, Any]:
     # The least, not the median: whatever else runs on the machine only adds to it.
     times = [1e6 * min(kept) for kept in samples]
     best = min(range(len(times)), key=times.__getitem__)
-    if times[best] > _WORTH * times[0]:
+    if times[best] > _MAX_TIME_RATIO * times[0]:
         best = 0
-    tiles = {str(choice): round(us, 2) for choice, us in zip(question.tiles, times, strict=True)}
-    chosen = question.tiles[best]
-    shape = f"{question.rows}x{question.spec.n}x{question.spec.k}"
+    tiles = {str(choice): round(us, 2) for choice, us in zip(task.tiles, times, strict=True)}
+    chosen = task.tiles[best]
+    shape = f"{task.rows}x{task.spec.n}x{task.spec.k}"
     return {
         "rows": chosen.rows,
         "vectors": chosen.vectors,
@@ -91,35 +91,34 @@ def _timed(call: standalone.Call) -> float:
     return passed / count
 
 
-def _questions(isa: Isa) -> Iterator[Question]:
-    one, two = (Encoding.BINARY, Encoding.BINARY01), (Encoding.TERNARY, Encoding.TERNARY012)
-    for weight, activations in ((Encoding.BINARY, one), (Encoding.TERNARY, two)):
+def _tuning_tasks(isa: Isa) -> Iterator[TuningTask]:
+    one_bit, two_bit = (Encoding.BINARY, Encoding.BINARY01), (Encoding.TERNARY, Encoding.TERNARY012)
+    for weight, activations in ((Encoding.BINARY, one_bit), (Encoding.TERNARY, two_bit)):
         for activation in activations:
             spec = LinearSpec(N, K, activation, weight, True, True, isa)
             product = bit_product(activation, weight)
-            most = isa.registers * 3 // 4 // len(product.coefficients)
-            row = row_tile_vectors(product, isa, max(VECTORS), 1)
-            one_row = _usual_first(Tile(1, row), [Tile(1, vectors) for vectors in VECTORS])
-            yield Question(tile_key("row", product), spec, 1, one_row)
-            if tables_for(spec) is None:
+            max_tile = isa.registers * 3 // 4 // len(product.coefficients)
+            row = gemv_vectors(product, isa, max(VECTORS), 1)
+            gemv_tiles = _default_first(Tile(1, row), [Tile(1, vectors) for vectors in VECTORS])
+            yield TuningTask(tile_key("row", product), spec, 1, gemv_tiles)
+            if spec.strategy.gemm is not Kernel.LUT_GEMM:
                 shapes = [Tile(rows, vectors) for rows in ROWS for vectors in VECTORS]
-                fit = [shape for shape in shapes if 2 <= shape.rows * shape.vectors <= most]
-                usual = tile_shape(product, isa, max(VECTORS))
-                yield Question(tile_key("planes", product), spec, MANY, _usual_first(usual, fit))
+                fit = [shape for shape in shapes if 2 <= shape.rows * shape.vectors <= max_tile]
+                default = gemm_tile(product, isa, max(VECTORS))
+                yield TuningTask(tile_key("planes", product), spec, GEMM_ROWS, _default_first(default, fit))
             else:
                 heights = tuple(Tile(rows, LOOKUP_VECTORS) for rows in (4, 2, 8))
-                yield Question(tile_key("lookup", product), spec, MANY, heights)
+                yield TuningTask(tile_key("lookup", product), spec, GEMM_ROWS, heights)
         spec = LinearSpec(N, K, Encoding.INT8, weight, True, True, isa)
-        if multiplies_bytes(spec.activation, isa):
-            ones = [Tile(1, vectors) for vectors in VECTORS]
-            yield Question(f"fields {weight.value}", spec, 1, _usual_first(field_tile(isa, weight), ones))
+        if spec.strategy.gemv is Kernel.PACKED_DOT:
+            tiles = _default_first(packed_tile(isa, weight), [Tile(1, vectors) for vectors in VECTORS])
+            yield TuningTask(f"fields {weight.value}", spec, 1, tiles)
     for activation in (Encoding.INT8, Encoding.UINT8):
         spec = LinearSpec(N, K, activation, Encoding.TERNARY, True, True, isa)
         shapes = [Tile(rows, vectors) for rows in (2, 4, 8) for vectors in VECTORS]
-        yield Question(
-            f"bytes {activation.value}", spec, MANY, _usual_first(byte_tile(isa, activation), shapes)
-        )
+        tiles = _default_first(unpacked_tile(isa, activation), shapes)
+        yield TuningTask(f"bytes {activation.value}", spec, GEMM_ROWS, tiles)
 
 
-def _usual_first(usual: Tile, tiles: list[Tile]) -> tuple[Tile, ...]:
-    return tuple(dict.fromkeys((usual, *tiles)))
+def _default_first(default: Tile, tiles: list[Tile]) -> tuple[Tile, ...]:
+    return tuple(dict.fromkeys((default, *tiles)))

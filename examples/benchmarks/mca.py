@@ -21,14 +21,13 @@ from dataclasses import dataclass
 
 from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, KernelCase
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
-from tbt_compile.codegen.kernels.dot.carry_save import chains
-from tbt_compile.codegen.kernels.dot.register_tile import longest_run, tile_shape
+from tbt_compile.codegen.kernels.dot.register_tile import gemm_tile, words_before_widening
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.linear import lut_sums
 from tbt_compile.codegen.kernels.linear.linear import linear
-from tbt_compile.codegen.kernels.linear.spec import looks_up_sums
-from tbt_compile.codegen.kernels.linear.unpacked_dot import byte_tile
-from tbt_compile.codegen.layouts import QUARTERS_TOGETHER, quarter_group
+from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
+from tbt_compile.codegen.kernels.strategy import Kernel
+from tbt_compile.codegen.layouts import PLANES_PER_GROUP, quarter_group
 from tbt_compile.codegen.target.spec import TargetSpec, parse_target
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
 
@@ -126,7 +125,7 @@ def cycles(lines: list[str], cpu: str) -> float:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class InnerLoop:
     """What to look for in a kernel.
 
     Attributes:
@@ -157,26 +156,27 @@ class Kernel:
         }
 
 
-def quantized(pair: str, spec: TargetSpec) -> Kernel:
+def quantized(pair: str, spec: TargetSpec) -> InnerLoop:
     """The linear layer of one pair of encodings."""
     case, isa = KernelCase(pair, 1, N, K), spec.isa
-    function = linear(case.spec(isa))
-    if looks_up_sums(case.activation, case.weight, isa):
+    layer = case.spec(isa)
+    function, chosen = linear(layer), layer.strategy.gemm
+    if chosen is Kernel.LUT_SUMS:
         macs = quarter_group(case.weight.planes) * isa.block * lut_sums.VECTOR
-        return Kernel(pair, function, "tbl", 2 * QUARTERS_TOGETHER, macs, lut_sums.PER_RUN)
+        return InnerLoop(pair, function, "tbl", 2 * PLANES_PER_GROUP, macs, lut_sums.STEPS_BEFORE_WIDENING)
     if case.activation.dynamic:
         dot = isa.dot == "dotprod"
         # A step is four elements of K: one instruction per vector, or one for each half of its bytes.
-        tile = byte_tile(isa, case.activation)
+        tile = unpacked_tile(isa, case.activation)
         each = tile.rows * tile.vectors * (1 if dot else 2)
         macs = tile.rows * tile.vectors * isa.float_lanes * 4
-        return Kernel(pair, function, "[su]dot" if dot else "[su](mull|mlal)2?", each, macs, 128)
+        return InnerLoop(pair, function, "[su]dot" if dot else "[su](mull|mlal)2?", each, macs, 128)
     product = bit_product(case.activation, case.weight)
-    tile = tile_shape(product, isa, isa.block // isa.word_lanes)
-    terms = 1 if chains(product, isa) else len(product.terms)
+    tile = gemm_tile(product, isa, isa.block // isa.word_lanes)
+    terms = 1 if chosen is Kernel.CARRY_SAVE else len(product.terms)
     each = tile.vectors * (tile.rows * terms + len(product.columns))
-    run = longest_run(product, isa)
-    return Kernel(pair, function, "cnt", each, tile.rows * tile.vectors * isa.word_lanes * 64, run or K)
+    run = words_before_widening(product, isa)
+    return InnerLoop(pair, function, "cnt", each, tile.rows * tile.vectors * isa.word_lanes * 64, run or K)
 
 
 def main() -> None:
@@ -189,7 +189,7 @@ def main() -> None:
         sys.exit("llvm-mca is not on the PATH; on Debian and Ubuntu: apt-get install llvm")
     spec = parse_target(arguments.cpu)
     lanes = spec.isa.float_lanes
-    kernels = [Kernel("fp32", float_linear(lanes), "fmla", 16, 16 * lanes, K)]
+    kernels = [InnerLoop("fp32", float_linear(lanes), "fmla", 16, 16 * lanes, K)]
     kernels += [quantized(pair, spec) for pair in DEFAULT_OPERATORS]
     rows = [kernel.analyse(spec) for kernel in kernels]
     print(f"inner loops on {spec.mcpu}, N {N}, K {K}\n")

@@ -1,4 +1,4 @@
-"""`tbt targets`: what can be built for."""
+"""`tbt targets`: what can be built for, and which kernels each CPU gets."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ _USUAL = (
         "apple-m1",
     ),
 )
+# Products of the table, by the bits of activations and weights.
+_PRODUCTS = {
+    "1 x 1": ("binary", "binary"),
+    "2 x 2": ("ternary", "ternary"),
+    "8 x 1": ("int8", "binary"),
+    "8 x 2": ("int8", "ternary"),
+    "8 x 8": ("int8", "int8"),
+}
 
 
 def targets(
@@ -29,9 +37,10 @@ def targets(
     ] = False,
     json_path: JsonOption = None,
 ) -> None:
-    """List the CPUs that models can be compiled for.
+    """List the CPUs that models can be compiled for, and how they multiply.
 
-    Any name in the first column is a value for `--target`; so is `host`, for the machine at hand.
+    Any name in the first column is a value for `--target`; so is `host`, for the machine at hand. The other
+    columns are bits of activations x weights: the kernel for few rows and, behind the arrow, that for many.
 
     Examples:
 
@@ -51,19 +60,54 @@ def targets(
     write_json({"host": {**_row(host, []), "mattr": list(host.mattr)}, "targets": rows}, json_path)
     if str(json_path) == "-":
         return
+    _print_cpus(rows, host)
+    _print_strategies(rows)
+    if not everything:
+        out.print("`tbt targets --all` lists the others.")
+
+
+def _print_cpus(rows: list[dict[str, Any]], host: Any) -> None:
     from rich.table import Table
 
     table = Table(title=f"This machine is {host.mcpu} ({host.arch})")
-    for heading in ("CPU", "architecture", "vector bits", "1 and 2 bits by", "8 bits by", "also called"):
+    for heading in ("CPU", "architecture", "vector bits", "features", "also called"):
         table.add_column(heading)
     for row in rows:
+        cells = (row["cpu"], row["arch"], str(row["vector_bits"]), " ".join(row["features"]))
         style = "bold green" if row["cpu"] == host.mcpu else None
-        bits = (row["popcount"], row["dot"])
-        cells = (row["cpu"], row["arch"], str(row["vector_bits"]), *bits, ", ".join(row["aliases"]))
-        table.add_row(*cells, style=style)
+        table.add_row(*cells, ", ".join(row["aliases"]), style=style)
     out.print(table)
-    if not everything:
-        out.print("`tbt targets --all` lists the others.")
+
+
+def _print_strategies(rows: list[dict[str, Any]]) -> None:
+    """CPUs that multiply alike share a row, and reasons that several CPUs have are given once."""
+    from rich.table import Table
+
+    table = Table(title="bits of activations x weights: kernel for few rows > for many")
+    table.add_column("CPU")
+    groups: dict[tuple[str, ...], list[str]] = {}
+    reasons: dict[str, None] = {}
+    for row in rows:
+        groups.setdefault(tuple(map(_shown, row["strategies"].values())), []).append(row["cpu"])
+        reasons.update({_reason(found): None for found in row["strategies"].values()})
+    for product in _PRODUCTS:
+        table.add_column(product)
+    for cells, cpus in groups.items():
+        table.add_row(", ".join(cpus), *cells)
+    out.print(table)
+    for reason in reasons:
+        out.print(reason, highlight=False)
+
+
+def _shown(found: dict[str, Any]) -> str:
+    if found["few_rows"] == found["many_rows"]:
+        return str(found["few_rows"])
+    return f"{found['few_rows']} > {found['many_rows']} ({found['many_from']}+)"
+
+
+def _reason(found: dict[str, Any]) -> str:
+    kernels = dict.fromkeys((found["few_rows"], found["many_rows"]))
+    return f"{', '.join(kernels)}: {found['why']}"
 
 
 def _row(spec: Any, aliases: list[str]) -> dict[str, Any]:
@@ -71,15 +115,31 @@ def _row(spec: Any, aliases: list[str]) -> dict[str, Any]:
         popcount = "vector popcount"
     elif spec.arch == "aarch64":
         popcount = "byte popcount"
-    elif spec.isa.looks_up:
+    elif spec.isa.has("avx2"):
         popcount = "table look-up"
     else:
-        popcount = "shuffles" if "ssse3" in spec.features else "words"
+        popcount = "shuffles" if spec.isa.has("ssse3") else "words"
     return {
         "cpu": spec.mcpu,
         "arch": spec.arch,
         "vector_bits": spec.isa.vector_bits,
         "popcount": popcount,
         "dot": "widening" if spec.isa.dot == "none" else spec.isa.dot,
+        "features": sorted(spec.isa.features),
+        "strategies": {name: _strategy(*codes, spec.isa) for name, codes in _PRODUCTS.items()},
         "aliases": aliases,
+    }
+
+
+def _strategy(activation: str, weight: str, isa: Any) -> dict[str, Any]:
+    from tbt_compile.codegen.kernels.strategy import strategy
+    from tbt_compile.encoding import Encoding
+
+    found = strategy(Encoding(activation), Encoding(weight), isa)
+    return {
+        "few_rows": found.gemv.value,
+        "many_rows": found.gemm.value,
+        "many_from": found.gemm_from,
+        "layout": found.layout.value,
+        "why": found.why,
     }

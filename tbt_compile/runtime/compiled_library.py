@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
-from tbt_compile.codegen.target.host import check_runnable, choose, is_runnable
+from tbt_compile.codegen.target.host import best_target, check_runnable, is_runnable
 from tbt_compile.errors import GenerationError
 from tbt_compile.recipe import Recipe
 from tbt_compile.runtime.builds import Build, file_names, shared_bytes
@@ -58,7 +58,7 @@ class CompiledLibrary:
     ) -> None:
         self.targets = tuple(build.target for build in builds)
         # A model that runs nowhere near can still be described and saved, as what it was compiled for first.
-        self._build = builds[choose(self.targets) if any(map(is_runnable, self.targets)) else 0]
+        self._build = builds[best_target(self.targets) if any(map(is_runnable, self.targets)) else 0]
         self.target = self._build.target
         self.description = {**description, **self._build.facts}
         self.recipe = Recipe.from_dict(description["recipe"])
@@ -129,7 +129,7 @@ class CompiledLibrary:
         path = Path(path)
         manifest = model_folder.read_manifest(path, cls.KIND)
         builds = [Build.read(path, recorded) for recorded in manifest["builds"]]
-        choose([build.target for build in builds])
+        best_target([build.target for build in builds])
         model = cls(builds, manifest, model_folder.read_tensors(path, manifest), num_threads)
         model._bound()
         log.info("loaded %s: %s", path, model)

@@ -13,9 +13,10 @@ from arm.kernels import Builder, Kernels
 from arm.machine import Machine
 
 from tbt_compile.codegen.kernels.dsl import float_math
-from tbt_compile.codegen.kernels.float_ops import ActivationSpec, NormSpec, activation, layer_norm, rms_norm
-from tbt_compile.codegen.kernels.softmax import SoftmaxSpec, softmax
-from tbt_compile.codegen.kernels.vocabulary import best
+from tbt_compile.codegen.kernels.float_ops.activations import ActivationSpec, activation
+from tbt_compile.codegen.kernels.float_ops.norms import NormSpec, layer_norm, rms_norm
+from tbt_compile.codegen.kernels.float_ops.softmax import SoftmaxSpec, softmax
+from tbt_compile.codegen.kernels.float_ops.vocabulary import best
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.spec import parse_target
 

@@ -14,7 +14,7 @@ from arm.machine_code import DOT_PRODUCTS, UNKNOWN, instructions
 from kernel_tools import codes, floats, powers, scalar
 
 from tbt_compile.codegen import reference
-from tbt_compile.codegen.kernels.embedding import EmbeddingSpec, embedding
+from tbt_compile.codegen.kernels.linear.embedding import EmbeddingSpec, embedding
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa

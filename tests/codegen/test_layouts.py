@@ -48,10 +48,12 @@ def test_bits_are_where_the_format_says() -> None:
 
 
 @pytest.mark.parametrize("encoding", (Encoding.BINARY, Encoding.TERNARY))
-@pytest.mark.parametrize("bits", (128, 256, 512))
+@pytest.mark.parametrize("features", ({"neon"}, {"avx2"}, {"avx2", "avx512bw"}), ids=("128", "256", "512"))
 @given(seed=SEEDS, rows=st.integers(1, 70), length=st.integers(1, 150))
-def test_interleaving_can_be_undone(encoding: Encoding, bits: int, seed: int, rows: int, length: int) -> None:
-    isa = Isa("any", bits, 32, False)
+def test_interleaving_can_be_undone(
+    encoding: Encoding, features: set[str], seed: int, rows: int, length: int
+) -> None:
+    isa = Isa.from_features("any", features)
     planes = pack_planes(codes(seed, encoding, rows, length), encoding)
     weights = interleave(planes, isa)
     assert weights.shape == interleaved_shape(rows, length, encoding, isa)

@@ -14,7 +14,7 @@ from torch import nn
 import tbt_compile
 from tbt_compile import CompiledModule
 from tbt_compile.codegen.target import host
-from tbt_compile.codegen.target.host import choose
+from tbt_compile.codegen.target.host import best_target
 from tbt_compile.codegen.target.spec import parse_target, parse_targets
 from tbt_compile.errors import TargetError
 from tbt_compile.runtime.builds import add_tensors
@@ -122,7 +122,7 @@ def test_equal_tensors_are_stored_once() -> None:
 def test_the_choice(monkeypatch: pytest.MonkeyPatch, machine: str, cpus: str, chosen: str) -> None:
     specs = [parse_target(cpu) for cpu in cpus.split()]
     pretend(monkeypatch, machine)
-    assert specs[choose(specs)].mcpu == chosen
+    assert specs[best_target(specs)].mcpu == chosen
 
 
 def test_what_every_library_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +133,11 @@ def test_what_every_library_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         match=r"cortex-a76 and ampere1b, and this machine \(cortex-a72\) lacks dotprod, .* for cortex-a76; "
         r"bf16, .* for ampere1b; compile it again",
     ):
-        choose(specs)
+        best_target(specs)
     with pytest.raises(
         TargetError, match=r"for haswell \(x86_64\), znver4 \(x86_64\) and this machine is aarch"
     ):
-        choose(parse_targets(["haswell", "znver4"]))
+        best_target(parse_targets(["haswell", "znver4"]))
 
 
 @pytest.mark.parametrize("targets", [[], ["cortex-a72", "raspberrypi4"], ["haswell", "llvm -mcpu=haswell"]])

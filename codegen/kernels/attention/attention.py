@@ -1,7 +1,7 @@
 """Attention over packed keys and values: scores Q.K^T, outputs P.V, and both with the softmax between them.
 
-Q and P arrive as floats and are quantized here; K and V arrive packed (`attention_pack`). All of it goes head
-by head and in chunks of queries. With the softmax in the same function the scores of a chunk stay in the
+Q and P arrive as floats and are quantized here; K and V arrive packed (`pack_cache`). All of it goes head by
+head and in chunks of queries. With the softmax in the same function the scores of a chunk stay in the
 cache; for 512 queries and tokens of 12 heads they would be 12 MiB, written twice and read three times.
 """
 
@@ -10,22 +10,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tbt_compile.codegen.kernels.attention.heads import Heads
-from tbt_compile.codegen.kernels.attention.int8 import ByteContext, FewByteScores, ManyByteScores
-from tbt_compile.codegen.kernels.attention.popcount import PlaneContext, PlaneScores
-from tbt_compile.codegen.kernels.attention.spec import AttentionSpec
+from tbt_compile.codegen.kernels.attention.int8 import Int8GemmScores, Int8GemvScores, Int8Outputs
+from tbt_compile.codegen.kernels.attention.popcount import PopcountOutputs, PopcountScores
+from tbt_compile.codegen.kernels.attention.spec import AttentionSpec, Heads
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.dsl.loops import chunks, row_of, share_heads
-from tbt_compile.codegen.kernels.linear.unpacked_dot import FEWEST_ROWS
-from tbt_compile.codegen.kernels.softmax import scaled_and_masked, softmax_row
+from tbt_compile.codegen.kernels.dsl.loops import chunks, parallel_heads, row_of
+from tbt_compile.codegen.kernels.float_ops.softmax import scaled_and_masked, softmax_row
+from tbt_compile.codegen.kernels.strategy import OUTPUTS, SCORES, Kernel, strategy
 from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
-from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
-_CONTEXT_ROWS = 16
+_PV_CHUNK_ROWS = 16
 
-Scores = type[PlaneScores] | type[FewByteScores] | type[ManyByteScores]
+Scores = type[PopcountScores] | type[Int8GemvScores] | type[Int8GemmScores]
+Outputs = type[PopcountOutputs] | type[Int8Outputs]
+
+_SCORES: dict[Kernel, Scores] = {
+    Kernel.POPCOUNT: PopcountScores,
+    Kernel.CARRY_SAVE: PopcountScores,
+    Kernel.INT8_GEMV: Int8GemvScores,
+    Kernel.INT8_GEMM: Int8GemmScores,
+}
+_OUTPUTS: dict[Kernel, Outputs] = {
+    Kernel.POPCOUNT: PopcountOutputs,
+    Kernel.CARRY_SAVE: PopcountOutputs,
+    Kernel.FLOAT_SUMS: Int8Outputs,
+}
 
 
 @dataclass(frozen=True)
@@ -33,15 +44,15 @@ class FusedSpec:
     """Attention from queries to outputs.
 
     Attributes:
-        scores: of Q.K^T.
-        context: of P.V.
+        qk: the product Q.K^T.
+        pv: the product P.V.
         factor: constant factor of the scores.
         mask: whether a mask is added after that.
         heads_last: queries and outputs are [B, Q, H * groups, D].
     """
 
-    scores: AttentionSpec
-    context: AttentionSpec
+    qk: AttentionSpec
+    pv: AttentionSpec
     factor: float
     mask: bool
     heads_last: bool = False
@@ -97,8 +108,8 @@ def attention(spec: FusedSpec) -> PrimFunc:
     Raises:
         LoweringError: one operand of a product has 8 bits and the other has not.
     """
-    _check(spec.scores)
-    _check(spec.context)
+    _check(spec.qk)
+    _check(spec.pv)
     return emit.function("attention", lambda: _attention(spec))
 
 
@@ -143,10 +154,10 @@ class _Sizes:
         shape = (self.batch, self.heads, self.tokens, spec.d + SCALE_BYTES)
         return emit.cache_argument(name, shape, "int8")
 
-    def share(self, spec: AttentionSpec, body: Callable[[Expr, Expr], None]) -> None:
+    def for_heads(self, spec: AttentionSpec, body: Callable[[Expr, Expr], None]) -> None:
         """Runs `body(b, h)` for every head of the queries."""
-        work = self.batch * self.heads * self.queries * self.tokens * spec.d
-        share_heads(work, self.batch, self.heads * spec.groups, body)
+        macs = self.batch * self.heads * self.queries * self.tokens * spec.d
+        parallel_heads(macs, self.batch, self.heads * spec.groups, body)
 
 
 def _qk(spec: AttentionSpec) -> None:
@@ -159,7 +170,7 @@ def _qk(spec: AttentionSpec) -> None:
     scales = emit.let(q_scale[0]), emit.let(k_scale[0])
 
     def head(b: Expr, h: Expr) -> None:
-        def with_scores(kind: Scores) -> None:
+        def with_kernel(kind: Scores) -> None:
             scores = kind(spec, scales, k, (b, h // spec.groups))
 
             def chunk(first: Expr, count: Expr) -> None:
@@ -169,11 +180,11 @@ def _qk(spec: AttentionSpec) -> None:
                     lambda row, t, lanes, value: emit.store(out, value, b, h, first + row, t, lanes=lanes),
                 )
 
-            chunks(sizes.queries, scores.most, chunk)
+            chunks(sizes.queries, scores.chunk_rows, chunk)
 
-        _by_rows(spec, sizes.queries, with_scores)
+        _by_rows(spec, sizes.queries, with_kernel)
 
-    sizes.share(spec, head)
+    sizes.for_heads(spec, head)
 
 
 def _pv(spec: AttentionSpec) -> None:
@@ -186,22 +197,22 @@ def _pv(spec: AttentionSpec) -> None:
     scales = emit.let(p_scale[0]), emit.let(v_scale[0])
 
     def head(b: Expr, h: Expr) -> None:
-        context = _context(spec)(spec, scales, v, (b, h // spec.groups), sizes.tokens, _CONTEXT_ROWS)
+        outputs = _outputs(spec)(spec, scales, v, (b, h // spec.groups), sizes.tokens, _PV_CHUNK_ROWS)
 
         def chunk(first: Expr, count: Expr) -> None:
-            context.chunk(
+            outputs.chunk(
                 count,
                 lambda row: row_of(p, b, h, first + row),
                 lambda row, d, lanes, value: emit.store(out, value, b, h, first + row, d, lanes=lanes),
             )
 
-        chunks(sizes.queries, _CONTEXT_ROWS, chunk)
+        chunks(sizes.queries, _PV_CHUNK_ROWS, chunk)
 
-    sizes.share(spec, head)
+    sizes.for_heads(spec, head)
 
 
 def _attention(spec: FusedSpec) -> None:
-    sizes, first_spec, second_spec = _Sizes(), spec.scores, spec.context
+    sizes, first_spec, second_spec = _Sizes(), spec.qk, spec.pv
     q = sizes.floats("q", first_spec, spec.heads_last)
     q_scale = emit.argument("q_scale", (1,), "float32")
     k = sizes.keys(first_spec)
@@ -219,10 +230,10 @@ def _attention(spec: FusedSpec) -> None:
     def head(b: Expr, h: Expr) -> None:
         at = (b, h // first_spec.groups)
 
-        def with_scores(kind: Scores) -> None:
+        def with_kernel(kind: Scores) -> None:
             scores = kind(first_spec, score_scales, k, at)
-            context = _context(second_spec)(second_spec, value_scales, v, at, sizes.tokens, scores.most)
-            kept = emit.scratch("kept", (scores.most, sizes.tokens), "float32")
+            outputs = _outputs(second_spec)(second_spec, value_scales, v, at, sizes.tokens, scores.chunk_rows)
+            kept = emit.scratch("kept", (scores.chunk_rows, sizes.tokens), "float32")
 
             def chunk(first: Expr, count: Expr) -> None:
                 scores.chunk(
@@ -234,30 +245,28 @@ def _attention(spec: FusedSpec) -> None:
                     place = emit.let(T.min(first + row, mask_rows - 1)) if mask is not None else T.int64(0)
                     load = scaled_and_masked(row_of(kept, row), spec.factor, mask, b, place)
                     softmax_row(first_spec.isa, load, sizes.tokens, kept, row)
-                context.chunk(
+                outputs.chunk(
                     count,
                     lambda row: row_of(kept, row),
                     lambda row, d, lanes, value: out.store(value, b, h, first + row, d, lanes),
                 )
 
-            chunks(sizes.queries, scores.most, chunk)
+            chunks(sizes.queries, scores.chunk_rows, chunk)
 
-        _by_rows(first_spec, sizes.queries, with_scores)
+        _by_rows(first_spec, sizes.queries, with_kernel)
 
-    sizes.share(first_spec, head)
+    sizes.for_heads(first_spec, head)
 
 
 def _by_rows(spec: AttentionSpec, queries: Expr, body: Callable[[Scores], None]) -> None:
-    """Runs `body` with the way to make scores that suits the number of queries."""
-    if not spec.left.dynamic:
-        body(PlaneScores)
-        return
+    """Runs `body` with the kernel that suits the number of queries."""
+    chosen = strategy(spec.left, spec.right, spec.isa, spec.d, SCORES)
     emit.branch(
-        queries < FEWEST_ROWS if spec.right is Encoding.INT8 else True,
-        lambda: body(FewByteScores),
-        lambda: body(ManyByteScores),
+        queries < chosen.gemm_from if chosen.gemm is not chosen.gemv else True,
+        lambda: body(_SCORES[chosen.gemv]),
+        lambda: body(_SCORES[chosen.gemm]),
     )
 
 
-def _context(spec: AttentionSpec) -> type[PlaneContext] | type[ByteContext]:
-    return ByteContext if spec.left.dynamic else PlaneContext
+def _outputs(spec: AttentionSpec) -> Outputs:
+    return _OUTPUTS[strategy(spec.left, spec.right, spec.isa, table=OUTPUTS).gemm]

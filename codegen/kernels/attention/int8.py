@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tbt_compile.codegen.kernels.attention.spec import AttentionSpec, Head, Put, put_existing
+from tbt_compile.codegen.kernels.attention.spec import AttentionSpec, Head, Store, store_scores
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows, code_type
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
 from tbt_compile.codegen.kernels.linear.int8 import Int8Gemm
-from tbt_compile.codegen.kernels.linear.popcount_gemm import CHUNK_ROWS
-from tbt_compile.codegen.kernels.linear.spec import LinearSpec
-from tbt_compile.codegen.kernels.linear.unpacked_dot import FEWEST_ROWS
+from tbt_compile.codegen.kernels.linear.spec import CHUNK_ROWS, LinearSpec
+from tbt_compile.codegen.kernels.strategy import GEMM_FROM
 from tbt_compile.codegen.layouts import SCALE_BYTES
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
@@ -25,23 +24,23 @@ from tbt_compile.encoding import Encoding
 _VALUE_ROWS = 4
 
 
-class FewByteScores:
-    """Scores of a few queries with all keys of one head: keys as they lie, one after the other.
+class Int8GemvScores:
+    """Scores of a few queries with all keys of one head; keys are read as they are stored, one by one.
 
     Attributes:
-        most: rows in a chunk.
+        chunk_rows: rows in a chunk.
     """
 
-    most = FEWEST_ROWS
+    chunk_rows = GEMM_FROM
 
     def __init__(self, spec: AttentionSpec, _scales: tuple[Expr, Expr], k: Buffer, head: Head) -> None:
         self.spec = spec
         self.k = k
         self.head = head
-        self.rows = ByteRows(spec.left, spec.isa, spec.d, self.most)
+        self.rows = ByteRows(spec.left, spec.isa, spec.d, self.chunk_rows)
 
-    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
-        """Scores of `count` queries, read by `load(row)`."""
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
+        """Scores of a chunk; see `PopcountScores.chunk`."""
         with emit.loop("row", count) as row:
             self.rows.pack(row, load(row))
         with emit.loop("t", self.k.shape[2]) as t:
@@ -49,17 +48,17 @@ class FewByteScores:
             scale = _stored_scale(self.k, self.spec, *at)
             with emit.loop("row", count) as row:
                 total = self.rows.dot(row, lambda d, lanes: _codes(self.k, self.spec.right, lanes, *at, d))
-                put(row, t, 1, T.cast(total, "float32") * (self.rows.scales[row] * scale))
+                store(row, t, 1, T.cast(total, "float32") * (self.rows.scales[row] * scale))
 
 
-class ManyByteScores(Int8Gemm):
-    """Scores of many queries: keys in blocks, put in the order of the byte instructions once for a chunk.
+class Int8GemmScores(Int8Gemm):
+    """Scores of many queries: blocks of keys are reordered for the byte instructions, once per chunk.
 
     Attributes:
-        most: rows in a chunk.
+        chunk_rows: rows in a chunk.
     """
 
-    most = CHUNK_ROWS
+    chunk_rows = CHUNK_ROWS
 
     def __init__(self, spec: AttentionSpec, _scales: tuple[Expr, Expr], k: Buffer, head: Head) -> None:
         layer = LinearSpec(spec.isa.block, spec.d, spec.left, Encoding.INT8, False, False, spec.isa)
@@ -69,16 +68,16 @@ class ManyByteScores(Int8Gemm):
         self.head = head
         self.key_scales = emit.scratch("key_scales", (spec.isa.block,), "float32")
 
-    def columns_from(self, first: Expr) -> Expr:
+    def columns_left(self, first: Expr) -> Expr:
         """How many tokens there are from `first` on."""
         return self.k.shape[2] - first
 
     def read(self, w: Buffer, column: Expr, k: Expr, lanes: int) -> Expr:
-        """Neighbouring codes of a key, int8."""
+        """Neighbouring codes of a key, int8; see `Int8Gemm.read`."""
         return emit.load(w, *self.head, column, k, lanes=lanes)
 
-    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
-        """Scores of `count` queries, read by `load(row)`."""
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
+        """Scores of a chunk; see `PopcountScores.chunk`."""
         tokens, block = self.k.shape[2], self.spec.isa.block
         with emit.loop("row", count) as row:
             self.pack(row, load(row))
@@ -88,18 +87,18 @@ class ManyByteScores(Int8Gemm):
                 scale = _stored_scale(self.k, self.attention, *self.head, start + key)
                 emit.store(self.key_scales, scale, key)
 
-            def finish(row: Expr, offset: Expr, lanes: int, total: Expr, scale: Expr) -> None:
+            def epilogue(row: Expr, offset: Expr, lanes: int, total: Expr, scale: Expr) -> None:
                 def scaled(values: Expr, lane: Expr | int, size: int) -> Expr:
                     keys = emit.load(self.key_scales, offset + lane, lanes=size)
                     return emit.cast(values, "float32", size) * (emit.splat(scale, size) * keys)
 
-                put_existing(put, row, start + offset, lanes, tokens, total, scaled)
+                store_scores(store, row, start + offset, lanes, tokens, total, scaled)
 
-            self.multiply(count, self.k, index, 1, finish)
+            self.multiply(count, self.k, index, 1, epilogue)
 
 
-class ByteContext:
-    """Weighted sums of the values of one head."""
+class Int8Outputs:
+    """Weighted sums of the values of one head; `PopcountOutputs` documents the arguments."""
 
     def __init__(
         self,
@@ -108,7 +107,7 @@ class ByteContext:
         v: Buffer,
         head: Head,
         tokens: Expr,
-        _most: int,
+        _max_rows: int,
     ) -> None:
         self.spec = spec
         self.v = v
@@ -117,8 +116,8 @@ class ByteContext:
         self.rows = ByteRows(spec.left, spec.isa, tokens, _VALUE_ROWS)
         self.weights = emit.scratch("weights", (_VALUE_ROWS, tokens), "float32")
 
-    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
-        """Sums with `count` rows of weights, read by `load(row)`."""
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
+        """Outputs of a chunk; see `PopcountOutputs.chunk`."""
         with emit.loop("tile", T.ceildiv(count, _VALUE_ROWS)) as tile:
             first = emit.let(tile * _VALUE_ROWS)
             height = emit.let(T.min(T.int64(_VALUE_ROWS), count - first))
@@ -127,11 +126,11 @@ class ByteContext:
 
             def one_by_one() -> None:
                 with emit.loop("row", height) as row:
-                    self._weigh(first, row, 1, put)
+                    self._weigh(first, row, 1, store)
 
             emit.branch(
                 height == _VALUE_ROWS,
-                lambda: self._weigh(first, T.int64(0), _VALUE_ROWS, put),
+                lambda: self._weigh(first, T.int64(0), _VALUE_ROWS, store),
                 one_by_one,
             )
 
@@ -144,7 +143,7 @@ class ByteContext:
 
         for_lanes(self.tokens, self.spec.isa.float_lanes, convert)
 
-    def _weigh(self, first: Expr, start: Expr, height: int, put: Put) -> None:
+    def _weigh(self, first: Expr, start: Expr, height: int, store: Store) -> None:
         """The sums of `height` rows from `start` on: every value is read and scaled once for them."""
 
         def columns(d: Expr, lanes: int) -> None:
@@ -157,9 +156,9 @@ class ByteContext:
                     total.add(emit.splat(self.weights[start + r, t], lanes) * value)
             for r, total in enumerate(totals):
                 result = emit.splat(self.rows.scales[start + r], lanes) * total.get()
-                put(first + start + r, d, lanes, result)
+                store(first + start + r, d, lanes, result)
 
-        for_lanes(self.spec.d, min(4 * self.spec.isa.float_lanes, _power_of_two(self.spec.d)), columns)
+        for_lanes(self.spec.d, min(4 * self.spec.isa.float_lanes, _floor_power_of_two(self.spec.d)), columns)
 
 
 def _codes(rows: Buffer, encoding: Encoding, lanes: int, *at: Expr) -> Expr:
@@ -171,5 +170,5 @@ def _stored_scale(rows: Buffer, spec: AttentionSpec, *at: Expr) -> Expr:
     return emit.let(T.reinterpret("float32", emit.load(rows, *at, spec.d, lanes=SCALE_BYTES)))
 
 
-def _power_of_two(size: int) -> int:
+def _floor_power_of_two(size: int) -> int:
     return 1 << (size.bit_length() - 1)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tbt_compile.codegen.kernels.attention.heads import Heads
+from tbt_compile.codegen.kernels.attention.spec import Heads
 from tbt_compile.codegen.kernels.dot.byte_rows import write_codes
+from tbt_compile.codegen.kernels.dot.quantize import RowFormat, mean_of_row, pack_row, plane_bits
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
-from tbt_compile.codegen.kernels.quantize import RowFormat, conditions, pack_row, row_mean
 from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
@@ -121,7 +121,7 @@ def _pack_rows(spec: PackSpec, appended: bool = False) -> None:
     with emit.loop("b", batch) as b, emit.loop("h", heads) as h, emit.loop("t", tokens) as t:
         load = x.row(b, h, t)
 
-        def put(word: Expr, planes: list[Expr]) -> None:
+        def store(word: Expr, planes: list[Expr]) -> None:
             for index, plane in enumerate(planes):
                 emit.store(out, plane, b, h, past + t, index * words + word)
 
@@ -129,7 +129,7 @@ def _pack_rows(spec: PackSpec, appended: bool = False) -> None:
             row_scale = write_codes(load, spec.d, spec.encoding, spec.isa, out, b, h, past + t)
             emit.store(out, T.reinterpret("int8x4", row_scale), b, h, past + t, spec.d, lanes=SCALE_BYTES)
         else:
-            pack_row(load, spec.d, a, spec.row_format, put)
+            pack_row(load, spec.d, a, spec.row_format, store)
 
 
 def _pack_columns(spec: PackSpec) -> None:
@@ -182,12 +182,25 @@ def _fill_word(
     begin: Expr,
     start: emit.Start | None,
 ) -> None:
-    """Sets bits begin .. begin + count - 1 of one word from tokens first .. first + count - 1 of x."""
+    """Fills bits of one word of every feature and plane, one token after the other.
+
+    Args:
+        spec: the values.
+        x: the floats.
+        scale: float32, the learned scale.
+        out: uint64 [B, H, words, P, D].
+        head: item of the batch, and head.
+        first: the first token of x that is packed.
+        count: tokens that are packed, at most 64.
+        word: number of the word.
+        begin: bit of the first of them.
+        start: the word's bits before that; None for zeros.
+    """
     means = emit.scratch("means", (WORD_BITS,), "float32")
     centred = spec.row_format.centred
     if centred:
         with emit.loop("t", count) as t:
-            emit.store(means, row_mean(x.row(*head, first + t), spec.d), t)
+            emit.store(means, mean_of_row(x.row(*head, first + t), spec.d), t)
 
     def fill(d: Expr, lanes: int) -> None:
         planes = range(spec.encoding.planes)
@@ -198,11 +211,11 @@ def _fill_word(
         ]
         with emit.loop("t", count) as t:
             values = emit.let(x.row(*head, first + t)(d, lanes))
-            truths = conditions(values, lanes, means[t] if centred else None, scale, spec.encoding)
+            truths = plane_bits(values, lanes, means[t] if centred else None, scale, spec.encoding)
             bit = emit.let(T.uint64(1) << T.cast(begin + t, "uint64"))
             for register, truth in zip(words, truths, strict=True):
                 register.set(register.get() | T.Select(truth, emit.splat(bit, lanes), zero))
         for plane in planes:
             emit.store(out, words[plane].get(), *head, word, plane, d, lanes=lanes)
 
-    for_lanes(spec.d, _NEON_LANES if spec.isa.neon else spec.isa.word_lanes, fill)
+    for_lanes(spec.d, _NEON_LANES if spec.isa.has("neon") else spec.isa.word_lanes, fill)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tbt_compile.codegen.kernels.attention.spec import AttentionSpec, Head, Put, put_existing
+from tbt_compile.codegen.kernels.attention.spec import AttentionSpec, Head, Store, store_scores
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
 from tbt_compile.codegen.kernels.dot.packed_rows import PackedRows
 from tbt_compile.codegen.kernels.dot.register_tile import Columns
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
-_MOST_SHUFFLED = 8
+_MAX_SHUFFLED_WORDS = 8
 
 
-class PlaneScores:
+class PopcountScores:
     """Scores of a chunk of queries with all keys of one head, float(sum_d cq * ck) * (sq * sk).
 
+    Args:
+        spec: the product Q.K^T.
+        scales: float32, of the queries and of the keys.
+        k: the packed keys, uint64 [B, H, T, P * ceil(D / 64)].
+        head: which head of them.
+
     Attributes:
-        most: rows in a chunk.
+        chunk_rows: queries in a chunk.
     """
 
-    most = 16
+    chunk_rows = 16
 
     def __init__(self, spec: AttentionSpec, scales: tuple[Expr, Expr], k: Buffer, head: Head) -> None:
         self.spec = spec
@@ -29,11 +35,17 @@ class PlaneScores:
         self.product_scale = emit.let(self.scale * key_scale)
         self.k = k
         self.head = head
-        self.rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, spec.d, self.most)
+        self.rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, spec.d, self.chunk_rows)
         self.keys = emit.scratch("keys", (self.rows.words * spec.right.planes, spec.isa.block), "uint64")
 
-    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
-        """Scores of `count` queries, read by `load(row)`."""
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
+        """Scores of a chunk.
+
+        Args:
+            count: queries in the chunk.
+            load: gives the loader of a query, float32 [D].
+            store: takes the scores.
+        """
         tokens, block = self.k.shape[2], self.spec.isa.block
         with emit.loop("row", count) as row:
             self.rows.pack(row, load(row), self.scale, self.spec.center_left)
@@ -41,13 +53,13 @@ class PlaneScores:
             start = emit.let(index * block)
             self._transpose(start, T.min(T.int64(block), tokens - start))
 
-            def finish(row: Expr, offset: Expr, lanes: int, total: Expr, _: Expr) -> None:
+            def epilogue(row: Expr, offset: Expr, lanes: int, total: Expr, _: Expr) -> None:
                 def values(sums: Expr, _: Expr | int, size: int) -> Expr:
                     return scaled(sums, self.product_scale, size)
 
-                put_existing(put, row, start + offset, lanes, tokens, total, values)
+                store_scores(store, row, start + offset, lanes, tokens, total, values)
 
-            self.rows.multiply(count, self._columns, block, finish)
+            self.rows.multiply(count, self._columns, block, epilogue)
 
     def _columns(self, offset: Expr, lanes: int) -> Columns:
         words = self.rows.words
@@ -68,14 +80,23 @@ class PlaneScores:
             with emit.loop("part", block // lanes) as part:
                 flat = emit.let(emit.load_rows(k, (*self.head, start + part * lanes), width * lanes))
                 for word in range(width):
-                    column = emit.pick(flat, [lane * width + word for lane in range(lanes)])
+                    column = emit.shuffle(flat, [lane * width + word for lane in range(lanes)])
                     emit.store(keys, column, word, part * lanes, lanes=lanes)
 
-        emit.branch(count == block if width <= _MOST_SHUFFLED else False, shuffled, one_by_one)
+        emit.branch(count == block if width <= _MAX_SHUFFLED_WORDS else False, shuffled, one_by_one)
 
 
-class PlaneContext:
-    """Weighted sums of the values of one head, float(sum_t cp * cv) * (sp * sv)."""
+class PopcountOutputs:
+    """Weighted sums of the values of one head, float(sum_t cp * cv) * (sp * sv).
+
+    Args:
+        spec: the product P.V.
+        scales: float32, of the probabilities and of the values.
+        v: the packed values, uint64 [B, H, ceil(T / 64), P, D].
+        head: which head of them.
+        tokens: T, known at run time.
+        chunk_rows: rows of probabilities in a chunk, at most.
+    """
 
     def __init__(
         self,
@@ -84,24 +105,30 @@ class PlaneContext:
         v: Buffer,
         head: Head,
         tokens: Expr,
-        most: int,
+        chunk_rows: int,
     ) -> None:
         self.spec = spec
         self.scale, value_scale = scales
         self.product_scale = emit.let(self.scale * value_scale)
         self.v = v
         self.head = head
-        self.rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, tokens, most)
+        self.rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, tokens, chunk_rows)
 
-    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], put: Put) -> None:
-        """Sums with `count` rows of weights, read by `load(row)`."""
+    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
+        """Outputs of a chunk.
+
+        Args:
+            count: rows in the chunk.
+            load: gives the loader of a row of probabilities, float32 [T].
+            store: takes the outputs.
+        """
         with emit.loop("row", count) as row:
             self.rows.pack(row, load(row), self.scale, self.spec.center_left)
 
-        def finish(row: Expr, offset: Expr, lanes: int, total: Expr, _: Expr) -> None:
-            put(row, offset, lanes, scaled(total, self.product_scale, lanes))
+        def epilogue(row: Expr, offset: Expr, lanes: int, total: Expr, _: Expr) -> None:
+            store(row, offset, lanes, scaled(total, self.product_scale, lanes))
 
-        self.rows.multiply(count, self._columns, self.spec.d, finish)
+        self.rows.multiply(count, self._columns, self.spec.d, epilogue)
 
     def _columns(self, offset: Expr, lanes: int) -> Columns:
         return Columns(
@@ -110,5 +137,14 @@ class PlaneContext:
 
 
 def scaled(total: Expr, scale: Expr, lanes: int) -> Expr:
-    """Integer sums times one scale, as float32 lanes."""
+    """Integer sums times one scale.
+
+    Args:
+        total: int32, a vector of `lanes`.
+        scale: float32.
+        lanes: elements of the vector.
+
+    Returns:
+        float32, a vector of `lanes`.
+    """
     return emit.cast(total, "float32", lanes) * emit.splat(scale, lanes)

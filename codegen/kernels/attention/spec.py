@@ -1,19 +1,20 @@
-"""What the attention kernels of all encodings have in common."""
+"""What the attention kernels share: the description of a product, its operands, and how scores are stored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tbt_compile.codegen.kernels.dot.packed_rows import store_existing
+from tbt_compile.codegen.kernels.dot.packed_rows import store_partial
+from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr
 from tbt_compile.encoding import Encoding
 
 Head = tuple[Expr, Expr]
 """Indices of a batch item and of a head of keys and values."""
-Put = Callable[[Expr, Expr, int, Expr], None]
-"""`put(row, column, lanes, values)`: stores float32 results of one row of a chunk."""
+Store = Callable[[Expr, Expr, int, Expr], None]
+"""`store(row, column, lanes, values)`: stores float32 results of one row of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,39 @@ class AttentionSpec:
     groups: int = 1
 
 
-def put_existing(
-    put: Put,
+class Heads:
+    """The next tensor argument: queries, keys, values or outputs of attention, float32.
+
+    Args:
+        name: of the argument.
+        batch: B.
+        heads: H.
+        tokens: T.
+        width: D, features of a head.
+        last: whether it is `[B, T, H, D]`, as linear layers give it; else `[B, H, T, D]`.
+    """
+
+    def __init__(
+        self, name: str, batch: Expr, heads: Expr, tokens: Expr, width: Expr | int, last: bool = False
+    ) -> None:
+        self.last = last
+        rows = (tokens, heads) if last else (heads, tokens)
+        self.buffer = emit.argument(name, (batch, *rows, width), "float32")
+
+    def row(self, b: Expr, h: Expr, t: Expr) -> emit.Load:
+        """The loader of one token of one head."""
+        return lambda d, lanes: emit.load(self.buffer, *self._at(b, h, t), d, lanes=lanes)
+
+    def store(self, value: Expr, b: Expr, h: Expr, t: Expr, d: Expr, lanes: int) -> None:
+        """Writes some elements of one token of one head."""
+        emit.store(self.buffer, value, *self._at(b, h, t), d, lanes=lanes)
+
+    def _at(self, b: Expr, h: Expr, t: Expr) -> tuple[Expr, ...]:
+        return (b, t, h) if self.last else (b, h, t)
+
+
+def store_scores(
+    store: Store,
     row: Expr,
     t: Expr,
     lanes: int,
@@ -46,15 +78,22 @@ def put_existing(
     total: Expr,
     scaled: Callable[[Expr, Expr | int, int], Expr],
 ) -> None:
-    """Stores the scores of tokens t .. t + lanes - 1, as far as there are `tokens` of them.
+    """Stores the scores of tokens t .. t + lanes - 1, those that exist.
 
-    `scaled(sums, first, count)`: the scores of integer sums, of which `first` is the first lane's place.
+    Args:
+        store: takes the scores.
+        row: row of the chunk.
+        t: the first token.
+        lanes: tokens of the vector.
+        tokens: how many tokens there are.
+        total: the integer sums, int32, a vector of `lanes`.
+        scaled: the scores of `count` sums that begin with lane `first`, `scaled(sums, first, count)`.
     """
-    store_existing(
+    store_partial(
         t + lanes <= tokens,
         lanes,
         tokens - t,
         total,
-        lambda values: put(row, t, lanes, scaled(values, 0, lanes)),
-        lambda lane, value: put(row, t + lane, 1, scaled(value, lane, 1)),
+        lambda values: store(row, t, lanes, scaled(values, 0, lanes)),
+        lambda lane, value: store(row, t + lane, 1, scaled(value, lane, 1)),
     )

@@ -38,7 +38,7 @@ def plane_count(encoding: Encoding) -> int:
 
 
 @dataclass(frozen=True)
-class Term:
+class PopcountTerm:
     """`coefficient * popcount(bits(x planes, w planes))`, summed over the words of K."""
 
     coefficient: int
@@ -60,8 +60,8 @@ class BitProduct:
 
     x: Encoding
     w: Encoding
-    terms: tuple[Term, ...]
-    columns: tuple[Term, ...] = ()
+    terms: tuple[PopcountTerm, ...]
+    columns: tuple[PopcountTerm, ...] = ()
     row: tuple[int, ...] = ()
     per_element: int = 0
 
@@ -83,39 +83,39 @@ def bit_product(x: Encoding, w: Encoding) -> BitProduct:
 def _times_binary(x: Encoding) -> BitProduct:
     w = Encoding.BINARY
     if x is Encoding.BINARY:
-        return BitProduct(x, w, (Term(-2, lambda a, b: a[0] ^ b[0]),), per_element=1)
+        return BitProduct(x, w, (PopcountTerm(-2, lambda a, b: a[0] ^ b[0]),), per_element=1)
     if x is Encoding.TERNARY:
-        return BitProduct(x, w, (Term(-2, lambda a, b: a[0] & (a[1] ^ b[0])),), row=(1, 0))
+        return BitProduct(x, w, (PopcountTerm(-2, lambda a, b: a[0] & (a[1] ^ b[0])),), row=(1, 0))
     weights = PLANE_WEIGHTS[x]
-    terms = tuple(Term(-2 * weight, _and(i, 0)) for i, weight in enumerate(weights))
+    terms = tuple(PopcountTerm(-2 * weight, _and(i, 0)) for i, weight in enumerate(weights))
     return BitProduct(x, w, terms, row=weights)
 
 
 def _times_ternary(x: Encoding) -> BitProduct:
     w = Encoding.TERNARY
     if x is Encoding.BINARY:
-        differ = Term(-2, lambda a, b: b[0] & (a[0] ^ b[1]))
-        return BitProduct(x, w, (differ,), columns=(Term(1, _column(0)),))
+        differ = PopcountTerm(-2, lambda a, b: b[0] & (a[0] ^ b[1]))
+        return BitProduct(x, w, (differ,), columns=(PopcountTerm(1, _column(0)),))
     if x is Encoding.TERNARY:
-        both = Term(1, lambda a, b: a[0] & b[0])
-        differ = Term(-2, lambda a, b: (a[0] & b[0]) & (a[1] ^ b[1]))
+        both = PopcountTerm(1, lambda a, b: a[0] & b[0])
+        differ = PopcountTerm(-2, lambda a, b: (a[0] & b[0]) & (a[1] ^ b[1]))
         return BitProduct(x, w, (both, differ))
     weights = PLANE_WEIGHTS[x]
-    terms = tuple(Term(weight, _flip_where_negative(i)) for i, weight in enumerate(weights))
-    return BitProduct(x, w, terms, columns=(Term(-sum(weights), _column(1)),))
+    terms = tuple(PopcountTerm(weight, _flip_where_negative(i)) for i, weight in enumerate(weights))
+    return BitProduct(x, w, terms, columns=(PopcountTerm(-sum(weights), _column(1)),))
 
 
 def _times_positional(x: Encoding, w: Encoding) -> BitProduct:
-    terms: list[Term] = []
-    columns: list[Term] = []
+    terms: list[PopcountTerm] = []
+    columns: list[PopcountTerm] = []
     for j, weight in enumerate(PLANE_WEIGHTS[w]):
         if x is Encoding.BINARY:
-            columns.append(Term(weight, _column(j)))
-            terms.append(Term(-2 * weight, _and(0, j)))
+            columns.append(PopcountTerm(weight, _column(j)))
+            terms.append(PopcountTerm(-2 * weight, _and(0, j)))
         elif x is Encoding.TERNARY:
-            terms += [Term(weight, _and(0, j)), Term(-2 * weight, _and(1, j))]
+            terms += [PopcountTerm(weight, _and(0, j)), PopcountTerm(-2 * weight, _and(1, j))]
         else:
-            terms += [Term(own * weight, _and(i, j)) for i, own in enumerate(PLANE_WEIGHTS[x])]
+            terms += [PopcountTerm(own * weight, _and(i, j)) for i, own in enumerate(PLANE_WEIGHTS[x])]
     return BitProduct(x, w, tuple(terms), columns=tuple(columns))
 
 

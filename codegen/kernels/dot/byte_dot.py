@@ -25,27 +25,27 @@ class ByteDot:
     Attributes:
         isa: instruction set.
         x: INT8 or UINT8.
-        whole: the weights have 8 bits too, in -127 .. 127.
+        int8_weights: the weights have 8 bits too, in -127 .. 127.
     """
 
     isa: Isa
     x: Encoding
-    whole: bool = False
+    int8_weights: bool = False
 
     @property
     def instruction(self) -> str:
         """What multiplies. VPMADDUBSW adds two products in 16 bits: too few for 8-bit weights."""
-        return "none" if self.whole and self.isa.dot == "maddubs" else self.isa.dot
+        return "none" if self.int8_weights and self.isa.dot == "maddubs" else self.isa.dot
 
     @property
     def offset(self) -> int:
         """What is added to weights that must not have a sign."""
-        return 128 if self.whole else 1
+        return 128 if self.int8_weights else 1
 
     @property
     def biased(self) -> bool:
         """Whether weights are stored as w + offset, without a sign."""
-        if self.whole and self.instruction == "none":
+        if self.int8_weights and self.instruction == "none":
             return False
         x86 = self.instruction in ("vnni", "maddubs")
         return x86 == (self.x is Encoding.INT8)
@@ -56,7 +56,7 @@ class ByteDot:
         return "uint8" if self.biased else "int8"
 
     @property
-    def steps(self) -> int | None:
+    def max_steps(self) -> int | None:
         """Steps until a narrow accumulator must be widened; None if it never overflows.
 
         A step adds at most 2 * 2 * 127 or 2 * 255 to an int16 (maddubs), else 127 to an int16 or 2 * 255 to
@@ -64,7 +64,7 @@ class ByteDot:
         """
         if self.instruction in ("vnni", "dotprod"):
             return None
-        if self.whole:
+        if self.int8_weights:
             return 2 if self.x is Encoding.INT8 else 1
         return 64 if self.instruction == "maddubs" else 128
 
@@ -81,7 +81,7 @@ class Accumulator:
         self.lanes = dot.isa.float_lanes
         self.total = emit.Register("total", "int32", self.lanes, emit.splat(T.int32(0), self.lanes))
         self.narrow: emit.Register | None = None
-        if dot.steps is not None:
+        if dot.max_steps is not None:
             self.narrow_type = "uint16" if dot.instruction == "none" and dot.biased else "int16"
             self.narrow_lanes = self.lanes * (2 if dot.instruction == "maddubs" else GROUP)
             self.narrow = emit.Register("narrow", self.narrow_type, self.narrow_lanes, self._narrow_zero())
@@ -119,7 +119,7 @@ class Accumulator:
             return
         value, lanes = emit.let(emit.cast(self.narrow.get(), "int32", self.narrow_lanes)), self.narrow_lanes
         while lanes > self.lanes:
-            even, odd = (emit.pick(value, range(first, lanes, 2)) for first in (0, 1))
+            even, odd = (emit.shuffle(value, range(first, lanes, 2)) for first in (0, 1))
             value, lanes = emit.let(even + odd), lanes // 2
         self.total.add(value)
         self.narrow.set(self._narrow_zero())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tbt_compile.codegen.kernels.dot.quantize import code_bytes, row_scale
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
-from tbt_compile.codegen.kernels.quantize import code_bytes, row_scale
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
@@ -18,7 +18,19 @@ def code_type(encoding: Encoding) -> str:
 def write_codes(
     load: emit.Load, length: Expr | int, encoding: Encoding, isa: Isa, out: Buffer, *at: Expr
 ) -> Expr:
-    """Quantizes one row into the bytes out[at, 0 .. length - 1]; returns the row's scale."""
+    """Quantizes one row to bytes.
+
+    Args:
+        load: reads float32 elements of the row.
+        length: elements of the row.
+        encoding: INT8 or UINT8.
+        isa: instruction set.
+        out: int8 or uint8; the codes go to out[at, 0 .. length - 1].
+        at: indices of the row in `out`.
+
+    Returns:
+        The row's scale, float32.
+    """
     scale, inverse = row_scale(load, length, encoding)
 
     def write(k: Expr, lanes: int) -> None:

@@ -12,27 +12,39 @@ Six instructions for a word; counting products and negative products apart takes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from tbt_compile.codegen.kernels.dot.bit_product import BitProduct
 from tbt_compile.codegen.kernels.dot.popcount import Counter
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, T
-from tbt_compile.encoding import Encoding
 
 
-def chains(product: BitProduct, isa: Isa) -> bool:
-    """Whether a product is summed in this way; then the planes of x are stored inverted."""
-    return isa.neon and product.x is Encoding.TERNARY and product.w is Encoding.TERNARY
+def carry_save_add(
+    kept: Expr, inverted_x: Sequence[Expr], w: Sequence[Expr], let: Callable[[Expr], Expr] = emit.let
+) -> tuple[Expr, Expr]:
+    """Adds 64 products v + 1 to a bit for each position.
+
+    Args:
+        kept: uint64, the bits so far.
+        inverted_x: uint64, the planes (nonzero, sign) of x, every bit flipped.
+        w: uint64, the planes of w.
+        let: names an intermediate value, for it is used several times.
+
+    Returns:
+        The carries, and the bits to keep.
+    """
+    zero = let(inverted_x[0] | ~w[0])
+    same = inverted_x[1] ^ w[1]
+    return let((kept & zero) | (same & ~zero)), kept ^ zero
 
 
-class TernaryChain:
+class CarrySaveAccumulator:
     """The products of one row and one vector of columns.
 
     Attributes:
         carries: counts them.
-        parts: what is added up, `coefficient * counter`, once `end` was called; 1 too much for each position.
+        parts: the terms `coefficient * counter` of the sum, valid after `end`; 1 too much for every position.
     """
 
     def __init__(self, lanes: int, isa: Isa) -> None:
@@ -41,11 +53,10 @@ class TernaryChain:
         self.parts = ((2, self.carries), (1, self._rest))
 
     def add(self, inverted_x: Sequence[Expr], w: Sequence[Expr]) -> None:
-        """One more word."""
-        zero = emit.let(inverted_x[0] | ~w[0])
-        same = inverted_x[1] ^ w[1]
-        self.carries.count(emit.let((self._kept.get() & zero) | (same & ~zero)))
-        self._kept.set(self._kept.get() ^ zero)
+        """One more word; see `carry_save_add`."""
+        carry, kept = carry_save_add(self._kept.get(), inverted_x, w)
+        self.carries.count(carry)
+        self._kept.set(kept)
 
     def end(self) -> None:
         """Counts what is kept."""

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, plane_count
-from tbt_compile.codegen.kernels.dot.carry_save import chains
+from tbt_compile.codegen.kernels.dot.quantize import RowFormat, pack_row
 from tbt_compile.codegen.kernels.dot.register_tile import (
     Columns,
     ReadRow,
     dot_tile,
-    joined,
+    gemm_tile,
+    gemv_vectors,
     row_terms,
-    row_tile_vectors,
-    tile_shape,
+    vectors_per_sum,
 )
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.quantize import RowFormat, pack_row
+from tbt_compile.codegen.kernels.strategy import counts_with_carry_save
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, T
 
 ColumnsAt = Callable[[Expr, int], Columns]
 """`columns_at(offset, lanes)`: the columns offset .. offset + lanes - 1."""
-Finish = Callable[[Expr, Expr, int, Expr, Expr], None]
-"""`finish(row, offset, lanes, total, row_scale)`: stores int32 dot products of one row."""
+Epilogue = Callable[[Expr, Expr, int, Expr, Expr], None]
+"""`epilogue(row, offset, lanes, total, row_scale)`: scales and stores int32 dot products of one row."""
 
 
 class PackedRows:
@@ -40,21 +40,28 @@ class PackedRows:
         self.length = length
         self.words = (length + 63) // 64
         self.planes = plane_count(product.x)
-        self.inverted = chains(product, isa)
+        self.inverted = counts_with_carry_save(product.x, product.w, isa)
         # On AArch64 every word is there twice: one load brings two vectors, or one word for all lanes.
-        self.copies = isa.word_lanes if isa.neon else 1
+        self.copies = isa.word_lanes if isa.has("neon") else 1
         self.bits = emit.scratch("packed", (capacity, self.words, self.planes, self.copies), "uint64")
         self.sums = emit.scratch("row_sums", (capacity,), "int32")
         self.scales = emit.scratch("row_scales", (capacity,), "float32")
 
     def pack(self, row: Expr, load: emit.Load, scale: Expr, center: bool) -> None:
-        """Quantizes and packs one row; `scale` is the learned one and not used by 8-bit encodings."""
+        """Quantizes and packs one row.
+
+        Args:
+            row: where it goes.
+            load: reads its float32 elements.
+            scale: float32, the learned scale; not used by 8-bit encodings.
+            center: whether to subtract the row mean from signed 1 and 2 bit encodings.
+        """
         constant = T.cast(self.length, "int32") * T.int32(self.product.per_element)
         if self.inverted:
             constant = T.cast(self.words, "int32") * T.int32(-WORD_BITS)
         total = emit.Register("row_sum", "int32", 1, constant)
 
-        def put(word: Expr, planes: list[Expr]) -> None:
+        def store(word: Expr, planes: list[Expr]) -> None:
             for index, plane in enumerate(planes):
                 stored = emit.splat(~plane if self.inverted else plane, self.copies)
                 emit.store(self.bits, stored, row, word, index, 0, lanes=self.copies)
@@ -62,28 +69,35 @@ class PackedRows:
                 stored = [self.bits[row, word, index, 0] for index in range(self.planes)]
                 total.add(row_terms(self.product, stored))
 
-        dynamic = pack_row(load, self.length, scale, RowFormat(self.product.x, self.isa, center), put)
+        dynamic = pack_row(load, self.length, scale, RowFormat(self.product.x, self.isa, center), store)
         emit.store(self.sums, total.get(), row)
         emit.store(self.scales, scale if dynamic is None else dynamic, row)
 
-    def multiply(self, count: Expr, columns_at: ColumnsAt, extent: int, finish: Finish) -> None:
-        """The products of the first `count` rows with columns 0 .. extent - 1, each passed to `finish`."""
-        most = max(1, extent // self.isa.word_lanes)
-        tile = tile_shape(self.product, self.isa, most)
+    def multiply(self, count: Expr, columns_at: ColumnsAt, extent: int, epilogue: Epilogue) -> None:
+        """The products of packed rows with packed columns.
+
+        Args:
+            count: rows, from the first on.
+            columns_at: reads some columns.
+            extent: how many columns there are.
+            epilogue: takes the sums.
+        """
+        max_vectors = max(1, extent // self.isa.word_lanes)
+        tile = gemm_tile(self.product, self.isa, max_vectors)
         height = tile.rows
         tiled = count // height * height
         with emit.loop("tile", count // height) as index:
-            self._row_tile(index * height, height, tile.vectors, columns_at, extent, finish)
+            self._row_tile(index * height, height, tile.vectors, columns_at, extent, epilogue)
         # One by one, not in a loop: LLVM would load the weights of all columns before it, and spill them.
         while height > 1:
             height //= 2
             with emit.when((count - tiled) % (2 * height) >= height):
-                width = row_tile_vectors(self.product, self.isa, most, height)
+                width = gemv_vectors(self.product, self.isa, max_vectors, height)
                 first = tiled + (count - tiled) // (2 * height) * (2 * height)
-                self._row_tile(first, height, width, columns_at, extent, finish)
+                self._row_tile(first, height, width, columns_at, extent, epilogue)
 
     def _row_tile(
-        self, row: Expr, height: int, width: int, columns_at: ColumnsAt, extent: int, finish: Finish
+        self, row: Expr, height: int, width: int, columns_at: ColumnsAt, extent: int, epilogue: Epilogue
     ) -> None:
         """All columns for `height` rows: `width` vectors at a time, then single ones, then single columns."""
         start = 0
@@ -94,7 +108,7 @@ class PackedRows:
                 continue
             with emit.loop("part", steps) as part:
                 offsets = [start + part * step + v * lanes for v in range(vectors)]
-                self._tile(row, height, offsets, lanes, columns_at, finish)
+                self._tile(row, height, offsets, lanes, columns_at, epilogue)
             start += steps * step
 
     def _tile(
@@ -104,17 +118,17 @@ class PackedRows:
         offsets: list[Expr],
         lanes: int,
         columns_at: ColumnsAt,
-        finish: Finish,
+        epilogue: Epilogue,
     ) -> None:
         rows = [self._reader(row + r) for r in range(height)]
         columns = [columns_at(offset, lanes) for offset in offsets]
         sums = dot_tile(self.product, self.words, rows, columns, self.isa)
-        size = joined(columns, self.isa)
+        size = vectors_per_sum(columns, self.isa)
         for r in range(height):
             scale = emit.let(self.scales[row + r])
             row_sum = emit.let(self.sums[row + r])
             for offset, total in zip(offsets[::size], sums[r], strict=True):
-                finish(
+                epilogue(
                     row + r, offset, size * lanes, emit.let(total + emit.splat(row_sum, size * lanes)), scale
                 )
 
@@ -127,7 +141,7 @@ class PackedRows:
         return read
 
 
-def store_existing(
+def store_partial(
     exists: Expr | bool,
     lanes: int,
     remaining: Expr,
@@ -135,10 +149,15 @@ def store_existing(
     whole: emit.Body,
     single: Callable[[Expr, Expr], None],
 ) -> None:
-    """Stores a vector of int32 totals whose last columns may not exist.
+    """Stores a vector of sums whose last columns may not exist.
 
-    `whole(values)` stores all lanes and is used when `exists`; else `single(lane, value)` stores the first
-    `remaining` lanes one by one.
+    Args:
+        exists: whether all of them do.
+        lanes: elements of the vector.
+        remaining: how many of them exist; may be negative, or more than there are.
+        values: int32, a vector of `lanes`.
+        whole: stores all lanes, `whole(values)`.
+        single: stores one lane, `single(lane, value)`.
     """
 
     def partial() -> None:

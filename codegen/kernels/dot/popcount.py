@@ -18,7 +18,7 @@ class Counter:
     def __init__(self, lanes: int, isa: Isa) -> None:
         self.lanes = lanes
         self.bytewise = not isa.has_popcount and lanes > 1
-        self.in_halves = self.bytewise and isa.neon
+        self.in_halves = self.bytewise and isa.has("neon")
         self.total = (
             emit.Register("total", "uint32", 2 * lanes, emit.splat(T.uint32(0), 2 * lanes))
             if self.in_halves
@@ -58,6 +58,6 @@ def counted(counters: list[Counter]) -> Expr:
     """The counts of neighbouring vectors as int32 lanes."""
     lanes, totals = counters[0].lanes, [counter.total.get() for counter in counters]
     if not counters[0].in_halves:
-        return emit.join([emit.cast(total, "int32", lanes) for total in totals], lanes)
+        return emit.concat([emit.cast(total, "int32", lanes) for total in totals], lanes)
     sums = emit.let(T.reinterpret("int32x4", neon.add_neighbours(totals[0], totals[-1])))
-    return sums if len(counters) > 1 else emit.pick(sums, range(lanes))
+    return sums if len(counters) > 1 else emit.shuffle(sums, range(lanes))

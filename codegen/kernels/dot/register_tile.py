@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, Term, bit_product, plane_count
-from tbt_compile.codegen.kernels.dot.carry_save import TernaryChain, chains
+from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, PopcountTerm, bit_product, plane_count
+from tbt_compile.codegen.kernels.dot.carry_save import CarrySaveAccumulator
 from tbt_compile.codegen.kernels.dot.popcount import Counter, counted
 from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.strategy import counts_with_carry_save
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Expr, T
@@ -20,7 +21,7 @@ ReadColumn = Callable[[Expr, int], Expr]
 """`read(word, plane)`: one uint64 in each lane, one lane per column."""
 
 _BYTE_LIMIT = 255
-_TOGETHER = 4
+_UNROLL = 4
 """Words in a step of a loop on AArch64, where LLVM does not unroll by itself."""
 
 
@@ -32,23 +33,36 @@ class Columns:
     lanes: int
 
 
-def tile_shape(product: BitProduct, isa: Isa, most_vectors: int) -> Tile:
-    """The tile for many rows: measured, or one whose accumulators fit the register file."""
+def gemm_tile(product: BitProduct, isa: Isa, max_vectors: int) -> Tile:
+    """The tile for many rows: measured, or one whose accumulators fit the register file.
+
+    Args:
+        product: what is multiplied.
+        isa: instruction set.
+        max_vectors: vectors of columns that there are.
+    """
     budget = isa.registers * 5 // 8
     shapes = (Tile(*shape) for shape in ((4, 4), (4, 2), (2, 2), (4, 1), (2, 1)))
     fit = (shape for shape in shapes if shape.rows * shape.vectors * len(product.coefficients) <= budget)
     chosen = tile(isa, tile_key("planes", product), next(fit, Tile(1, 1)))
-    return Tile(chosen.rows, min(chosen.vectors, _largest_power(most_vectors)))
+    return Tile(chosen.rows, min(chosen.vectors, _largest_power(max_vectors)))
 
 
-def row_tile_vectors(product: BitProduct, isa: Isa, most_vectors: int, rows: int) -> int:
-    """Vectors of a tile for a few rows."""
+def gemv_vectors(product: BitProduct, isa: Isa, max_vectors: int, rows: int) -> int:
+    """Vectors of columns in a tile for a few rows: measured for one row, else those that fit the registers.
+
+    Args:
+        product: what is multiplied.
+        isa: instruction set.
+        max_vectors: vectors of columns that there are.
+        rows: rows of the tile.
+    """
     budget = isa.registers * 5 // 8
     fits = (v for v in (4, 2, 1) if rows * v * len(product.coefficients) <= budget)
     chosen = Tile(1, next(fits, 1))
     if rows == 1:
         chosen = tile(isa, tile_key("row", product), chosen)
-    return min(chosen.vectors, _largest_power(most_vectors))
+    return min(chosen.vectors, _largest_power(max_vectors))
 
 
 def tile_key(family: str, product: BitProduct) -> str:
@@ -56,19 +70,27 @@ def tile_key(family: str, product: BitProduct) -> str:
     return f"{family} {product.x.value}*{product.w.value}"
 
 
-def _largest_power(most: int) -> int:
-    return next(power for power in (4, 2, 1) if power <= most)
+def _largest_power(limit: int) -> int:
+    return next(power for power in (4, 2, 1) if power <= limit)
 
 
 def dot_tile(
     product: BitProduct, words: Expr | int, rows: list[ReadRow], columns: list[Columns], isa: Isa
 ) -> list[list[Expr]]:
-    """int32 vectors [row][group] of popcount sums; without the terms that depend on the row only.
+    """The sums of a register tile, without the terms that depend on the row only.
 
-    A group is `joined(...)` neighbouring column vectors.
+    Args:
+        product: what is multiplied.
+        words: words of K; known at run time for P.V.
+        rows: readers of the rows.
+        columns: vectors of columns, of equal lanes.
+        isa: instruction set.
+
+    Returns:
+        int32 vectors [row][group]; a group is `vectors_per_sum(...)` neighbouring column vectors.
     """
-    if chains(product, isa):
-        return _chain_tile(words, rows, columns, isa)
+    if counts_with_carry_save(product.x, product.w, isa):
+        return _carry_save_tile(words, rows, columns, isa)
     counters = {
         (r, c, coefficient): Counter(column.lanes, isa)
         for r in range(len(rows))
@@ -101,11 +123,15 @@ def dot_tile(
     return _totals(parts, len(rows), columns, isa)
 
 
-def _chain_tile(words: Expr | int, rows: list[ReadRow], columns: list[Columns], isa: Isa) -> list[list[Expr]]:
-    """`dot_tile` by `TernaryChain`."""
+def _carry_save_tile(
+    words: Expr | int, rows: list[ReadRow], columns: list[Columns], isa: Isa
+) -> list[list[Expr]]:
+    """`dot_tile` by `CarrySaveAccumulator`."""
     product = bit_product(Encoding.TERNARY, Encoding.TERNARY)
-    links = {
-        (r, c): TernaryChain(column.lanes, isa) for r in range(len(rows)) for c, column in enumerate(columns)
+    sums = {
+        (r, c): CarrySaveAccumulator(column.lanes, isa)
+        for r in range(len(rows))
+        for c, column in enumerate(columns)
     }
 
     def step(word: Expr) -> None:
@@ -113,12 +139,12 @@ def _chain_tile(words: Expr | int, rows: list[ReadRow], columns: list[Columns], 
         for c, column in enumerate(columns):
             w = [emit.let(column.read(word, plane)) for plane in range(product.w.planes)]
             for r, x in enumerate(row_words):
-                links[r, c].add(x, w)
+                sums[r, c].add(x, w)
 
-    _accumulate(words, step, [link.carries for link in links.values()], product, isa)
-    for link in links.values():
-        link.end()
-    return _totals(lambda r, c: links[r, c].parts, len(rows), columns, isa)
+    _accumulate(words, step, [accumulator.carries for accumulator in sums.values()], product, isa)
+    for accumulator in sums.values():
+        accumulator.end()
+    return _totals(lambda r, c: sums[r, c].parts, len(rows), columns, isa)
 
 
 def _row_words(product: BitProduct, rows: list[ReadRow], lanes: int, word: Expr) -> list[list[Expr]]:
@@ -129,7 +155,7 @@ def _totals(
     parts: Callable[[int, int], Sequence[tuple[int, Counter]]], rows: int, columns: list[Columns], isa: Isa
 ) -> list[list[Expr]]:
     """Sums [row][group] of `coefficient * counter` for the parts of every row and column vector."""
-    size = joined(columns, isa)
+    size = vectors_per_sum(columns, isa)
     lanes = size * columns[0].lanes
 
     def total(r: int, first: int) -> Expr:
@@ -145,7 +171,7 @@ def _totals(
     return [[total(r, first) for first in range(0, len(columns), size)] for r in range(rows)]
 
 
-def joined(columns: Sequence[Columns], isa: Isa) -> int:
+def vectors_per_sum(columns: Sequence[Columns], isa: Isa) -> int:
     """How many column vectors of 64-bit lanes share a vector of 32-bit sums."""
     fit = isa.float_lanes // columns[0].lanes
     return fit if fit > 1 and len(columns) % fit == 0 else 1
@@ -160,7 +186,7 @@ def row_terms(product: BitProduct, planes: list[Expr]) -> Expr:
     return total
 
 
-def longest_run(product: BitProduct, isa: Isa) -> int | None:
+def words_before_widening(product: BitProduct, isa: Isa) -> int | None:
     """Words that can be counted before a byte counter may overflow; None for 64-bit counters."""
     if isa.has_popcount:
         return None
@@ -168,7 +194,7 @@ def longest_run(product: BitProduct, isa: Isa) -> int | None:
     return _BYTE_LIMIT // per_word
 
 
-def _repeats(terms: tuple[Term, ...]) -> int:
+def _repeats(terms: tuple[PopcountTerm, ...]) -> int:
     coefficients = [term.coefficient for term in terms]
     return max((coefficients.count(value) for value in coefficients), default=1)
 
@@ -176,7 +202,7 @@ def _repeats(terms: tuple[Term, ...]) -> int:
 def _accumulate(
     words: Expr | int, step: Callable[[Expr], None], counters: list[Counter], product: BitProduct, isa: Isa
 ) -> None:
-    run = longest_run(product, isa)
+    run = words_before_widening(product, isa)
     if run is None or (isinstance(words, int) and words <= run):
         _each_word(words, step, isa)
         for counter in counters:
@@ -193,7 +219,7 @@ def _accumulate(
 
 
 def _each_word(words: Expr | int, step: Callable[[Expr], None], isa: Isa) -> None:
-    together = _TOGETHER if isa.neon and isinstance(words, int) and words % _TOGETHER == 0 else 1
-    with emit.loop("word", words // together) as word:
-        for place in range(together):
-            step(word * together + place)
+    unroll = _UNROLL if isa.has("neon") and isinstance(words, int) and words % _UNROLL == 0 else 1
+    with emit.loop("word", words // unroll) as word:
+        for place in range(unroll):
+            step(word * unroll + place)

@@ -19,8 +19,19 @@ def unpaired(words: Sequence[Expr], lanes: int) -> list[Expr]:
     return [emit.let(~zero), emit.let(((even >> one) & low) | (odd & ~low))]
 
 
-def word_of(weights: Buffer, layout: Layout, column: Expr, word: Expr, plane: int) -> Expr:
-    """One word of a column of arranged weights."""
+def load_word(weights: Buffer, layout: Layout, column: Expr, word: Expr, plane: int) -> Expr:
+    """One word of a column of arranged weights.
+
+    Args:
+        weights: uint64 [blocks, W, P, block].
+        layout: how they are arranged.
+        column: row of the stored weight matrix, 0 .. N - 1.
+        word: 0 .. W - 1.
+        plane: 0 .. P - 1; of pairs, which of their two words.
+
+    Returns:
+        uint64.
+    """
     size = weights.shape[-1].value
     block, lane = column // size, column % size
     if layout is not Layout.QUARTERS:

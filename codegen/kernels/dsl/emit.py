@@ -45,26 +45,43 @@ def symbol(name: str) -> Expr:
 
 
 def argument(name: str, shape: Shape, dtype: str) -> Buffer:
-    """The next tensor argument."""
+    """The next tensor argument, contiguous.
+
+    Args:
+        name: of the argument.
+        shape: sizes, symbols among them.
+        dtype: of the elements.
+    """
     handle = T.arg(name, T.handle())
     return IRBuilder.name(name, T.match_buffer(handle, tuple(shape), dtype))
 
 
 def cache_argument(name: str, shape: Shape, dtype: str) -> Buffer:
-    """The next tensor argument, `[B, H, ...]`: heads lie anywhere, the elements of one in compact order.
+    """The next tensor argument, strided in its first two dimensions.
 
     So a cache may have room for more tokens behind those of each head.
+
+    Args:
+        name: of the argument.
+        shape: `[B, H, ...]`; the elements of one head are contiguous.
+        dtype: of the elements.
     """
-    return _apart(name, shape, dtype, ("batch", "head"))
+    return _strided(name, shape, dtype, ("batch", "head"))
 
 
 def stack_argument(name: str, shape: Shape, dtype: str) -> Buffer:
-    """The next tensor argument, `[layers, B, H, ...]`: the caches of several layers, each as above."""
-    return _apart(name, shape, dtype, ("layer", "batch", "head"))
+    """The next tensor argument: the caches of several layers, each as `cache_argument` takes it.
+
+    Args:
+        name: of the argument.
+        shape: `[layers, B, H, ...]`.
+        dtype: of the elements.
+    """
+    return _strided(name, shape, dtype, ("layer", "batch", "head"))
 
 
-def _apart(name: str, shape: Shape, dtype: str, dimensions: Sequence[str]) -> Buffer:
-    """A tensor argument whose first dimensions have strides of their own."""
+def _strided(name: str, shape: Shape, dtype: str, dimensions: Sequence[str]) -> Buffer:
+    """A tensor argument whose first dimensions are strided and whose others are contiguous."""
     strides = [symbol(f"{name}_per_{dimension}") for dimension in dimensions]
     strides += [T.int64(reduce(mul, shape[axis + 1 :], 1)) for axis in range(len(dimensions), len(shape))]
     sizes = tuple(T.int64(size) if isinstance(size, int) else size for size in shape)
@@ -80,7 +97,13 @@ def scalar_argument(name: str) -> Expr:
 
 
 def scratch(name: str, shape: Shape, dtype: str) -> Buffer:
-    """Uninitialised memory that lives until the enclosing loop or function ends."""
+    """Uninitialised memory that lives until the enclosing loop or function ends.
+
+    Args:
+        name: of the buffer.
+        shape: sizes; if all are known now and it is small, LLVM turns it into registers.
+        dtype: of the elements.
+    """
     return IRBuilder.name(name, T.alloc_buffer(tuple(shape), dtype))
 
 
@@ -123,7 +146,13 @@ def when(condition: Expr | bool) -> Iterator[None]:
 
 
 def branch(condition: Expr | bool, yes: Callable[[], None], no: Callable[[], None]) -> None:
-    """If and else; only one side is emitted when the condition is a Python bool."""
+    """If and else.
+
+    Args:
+        condition: a run-time condition, or a Python bool: then only one side is emitted.
+        yes: emits the statements for true.
+        no: emits those for false.
+    """
     if isinstance(condition, bool):
         (yes if condition else no)()
         return
@@ -150,7 +179,13 @@ def splat(value: Expr, lanes: int) -> Expr:
 
 
 def constant(value: float, dtype: str, lanes: int = 1) -> Expr:
-    """A constant in every lane."""
+    """A constant.
+
+    Args:
+        value: the number.
+        dtype: of an element.
+        lanes: elements of the vector; 1 for a scalar.
+    """
     return splat(T.cast(value, dtype) if lanes else value, lanes)
 
 
@@ -160,7 +195,14 @@ def load(buffer: Buffer, *index: Expr | int, lanes: int = 1) -> Expr:
 
 
 def store(buffer: Buffer, value: Expr, *index: Expr | int, lanes: int = 1) -> None:
-    """Writes `lanes` neighbours along the last dimension, starting at `index`."""
+    """Writes neighbours along the last dimension.
+
+    Args:
+        buffer: where to.
+        value: a vector of `lanes`.
+        index: of the first element.
+        lanes: elements; 1 for a scalar.
+    """
     T.buffer_store(buffer, value, list(_at(index, lanes)))
 
 
@@ -171,19 +213,25 @@ def prefetch(buffer: Buffer, *index: Expr | int) -> None:
 
 
 def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
-    """`lanes` elements in memory order that start at the first element of row `index` and may cross rows."""
+    """Elements in memory order that may cross rows.
+
+    Args:
+        buffer: its last two dimensions are contiguous.
+        index: the row whose first element is the first.
+        lanes: elements.
+    """
     shape = (*buffer.shape[:-2], buffer.shape[-2] * buffer.shape[-1])
     strides = [*buffer.strides[:-2], 1] if buffer.strides else None
     rows = T.decl_buffer(shape, buffer.dtype, data=buffer.data, strides=strides)
     return load(rows, *index[:-1], index[-1] * buffer.shape[-1], lanes=lanes)
 
 
-def pick(value: Expr, lanes: Sequence[int]) -> Expr:
+def shuffle(value: Expr, lanes: Sequence[int]) -> Expr:
     """The given lanes of a vector, in that order; one lane gives a scalar."""
     return T.Shuffle([value], [T.int32(lane) for lane in lanes])
 
 
-def join(values: Sequence[Expr], lanes: int) -> Expr:
+def concat(values: Sequence[Expr], lanes: int) -> Expr:
     """Vectors of `lanes` each, one after the other."""
     if len(values) == 1:
         return values[0]
@@ -217,19 +265,31 @@ class Register:
 
 
 def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:
-    """Converts every lane."""
+    """Converts every lane.
+
+    Args:
+        value: a vector of `lanes`.
+        dtype: of an element of the result.
+        lanes: elements; 1 for a scalar.
+    """
     return T.cast(value, vector(dtype, lanes))
 
 
-def bits_of(condition: Expr, lanes: int) -> Expr:
+def movemask(condition: Expr, lanes: int) -> Expr:
     """The truth of 8, 16, 32 or 64 lanes as one unsigned integer, lane 0 in bit 0."""
     return T.reinterpret(f"uint{lanes}", T.cast(condition, f"uint1x{lanes}"))
 
 
 def reduce_lanes(value: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
-    """Combines all lanes of a vector in a fixed order: halves, then quarters, down to one lane."""
+    """Reduces a vector to a scalar, in a fixed order: halves, then quarters, down to one lane.
+
+    Args:
+        value: a vector.
+        lanes: its lanes, a power of two.
+        combine: an associative operation on vectors of equal lanes.
+    """
     while lanes > 1:
         lanes //= 2
         value = let(value)
-        value = combine(pick(value, range(lanes)), pick(value, range(lanes, 2 * lanes)))
+        value = combine(shuffle(value, range(lanes)), shuffle(value, range(lanes, 2 * lanes)))
     return let(value)

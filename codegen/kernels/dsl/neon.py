@@ -27,6 +27,12 @@ def shift_insert(kept: Expr, octets: Expr) -> Expr:
     return T.call_llvm_pure_intrin(OCTETS, "llvm.aarch64.neon.vsri", kept, octets, T.int32(4))
 
 
-def look_up(first: Expr, second: Expr, numbers: Expr) -> Expr:
-    """TBL: for every byte of `numbers` the byte of that number, 0 .. 31, in two vectors."""
+def table_lookup(first: Expr, second: Expr, numbers: Expr) -> Expr:
+    """TBL: looks up 16 bytes in a table of 32.
+
+    Args:
+        first: uint8x16, table elements 0 .. 15.
+        second: uint8x16, table elements 16 .. 31.
+        numbers: uint8x16, which elements to take.
+    """
     return T.call_llvm_pure_intrin(OCTETS, "llvm.aarch64.neon.tbl2", first, second, numbers)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import add
 
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.dsl.loops import share_columns
+from tbt_compile.codegen.kernels.dsl.loops import parallel_columns
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 
@@ -64,7 +64,7 @@ class _Product:
         blocks, rest = divmod(self.spec.n, COLUMNS)
         if blocks:
             work = self.spec.n * self.spec.k // 2
-            share_columns(
+            parallel_columns(
                 self.rows, _MOST_ROWS, blocks, work, lambda block: self._block(block * COLUMNS, COLUMNS)
             )
         if rest:

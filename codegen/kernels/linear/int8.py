@@ -1,19 +1,19 @@
 """8-bit weights and 8-bit activations: dot products of bytes.
 
-The weights stay as they are stored, one row of int8 after the other, because embeddings look them up too. A
-few rows of activations are multiplied with them as they lie; for many rows a block of weights is first put in
-the order that the byte instructions want, [K / 4, columns, 4].
+The weights stay in the stored order, int8 [N, K], because embeddings look them up too. A GEMV reads them as
+they are; a GEMM first reorders a block of weights for the byte instructions, [K / 4, columns, 4].
 """
 
 from __future__ import annotations
 
 from tbt_compile.codegen.kernels.dot.byte_dot import GROUP
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
-from tbt_compile.codegen.kernels.dot.packed_rows import Finish
+from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
-from tbt_compile.codegen.kernels.linear.unpacked_dot import FEWEST_ROWS, UnpackedDot
+from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
+from tbt_compile.codegen.kernels.strategy import GEMM_FROM
 from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
@@ -21,19 +21,20 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 class Int8Gemv:
     """A few rows of bytes, and their products with rows of int8 weights [N, K]."""
 
-    work = 8
-    together = 1
+    chunk_rows = GEMM_FROM
+    ops_per_word = 8
+    blocks_per_task = 1
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         self.spec = spec
-        self.rows = ByteRows(spec.activation, spec.isa, spec.k, FEWEST_ROWS)
+        self.rows = ByteRows(spec.activation, spec.isa, spec.k, self.chunk_rows)
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantizes one row."""
         self.rows.pack(row, load)
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, finish: Finish) -> None:
-        """The products of the first `count` rows with one block of columns."""
+    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
+        """As `ChunkProduct` says, one block at a time."""
         size = self.spec.isa.block
         first = emit.let(block * size)
         with emit.loop("column", T.min(T.int64(size), self.spec.n - first)) as column:
@@ -43,30 +44,44 @@ class Int8Gemv:
 
             with emit.loop("row", count) as row:
                 total = self.rows.dot(row, weights)
-                finish(row, column, 1, emit.let(total), emit.let(self.rows.scales[row]))
+                epilogue(row, column, 1, emit.let(total), emit.let(self.rows.scales[row]))
 
 
 class Int8Gemm(UnpackedDot):
     """Many rows of bytes, and their products with int8 weights [N, K]."""
 
-    whole = True
+    int8_weights = True
 
-    def columns_from(self, first: Expr) -> Expr:
+    def columns_left(self, first: Expr) -> Expr:
         """How many columns there are from `first` on."""
         return self.spec.n - first
 
     def read(self, w: Buffer, column: Expr, k: Expr, lanes: int) -> Expr:
-        """Neighbouring weights of a column, int8."""
+        """Neighbouring weights of a column.
+
+        Args:
+            w: int8 [N, K].
+            column: row of w.
+            k: the first element.
+            lanes: elements.
+
+        Returns:
+            int8, a vector of `lanes`.
+        """
         return emit.load(w, column, k, lanes=lanes)
 
     def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
-        """A block of columns to [K / 4, columns, 4]; columns and elements that do not exist are left out.
+        """Reorders a block of columns; what lies in the place of elements and columns that do not exist is
+        multiplied with zeros, or its sums are never stored.
 
-        What they leave is multiplied with zeros, or never stored.
+        Args:
+            w: int8 [N, K].
+            block: number of the block.
+            out: int8 or uint8 [K / 4, columns * 4].
         """
         size, length = self.spec.isa.block, self.spec.k
         first = emit.let(block * size)
-        with emit.loop("column", T.min(T.int64(size), self.columns_from(first))) as column:
+        with emit.loop("column", T.min(T.int64(size), self.columns_left(first))) as column:
 
             def move(k: Expr, lanes: int) -> None:
                 codes = self.read(w, first + column, k, lanes)

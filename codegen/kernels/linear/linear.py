@@ -1,4 +1,4 @@
-"""Linear layers with 1 or 2 bit weights: quantize, pack, popcount, scale and bias in one function.
+"""Linear layers: quantize, pack, multiply, scale, add the bias and apply an activation, all in one function.
 
     y[m, n] = f(float(sum_k cx[m, k] * cw[n, k]) * (sx[m] * sw[n]) + bias[n])
 
@@ -10,35 +10,66 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tbt_compile.codegen.kernels.dot.packed_rows import Finish, store_existing
+from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue, store_partial
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.dsl.loops import chunks, row_of, share_columns
-from tbt_compile.codegen.kernels.float_ops import ACTIVATIONS
-from tbt_compile.codegen.kernels.linear import lut_gemm, lut_sums, packed_dot, unpacked_dot
+from tbt_compile.codegen.kernels.dsl.loops import chunks, parallel_columns, row_of
+from tbt_compile.codegen.kernels.float_ops.activations import ACTIVATIONS
 from tbt_compile.codegen.kernels.linear.int8 import Int8Gemm, Int8Gemv
-from tbt_compile.codegen.kernels.linear.lut_gemm import LutGemm, tables_for
+from tbt_compile.codegen.kernels.linear.lut_gemm import LutGemm
 from tbt_compile.codegen.kernels.linear.lut_sums import LutSums
 from tbt_compile.codegen.kernels.linear.packed_dot import PackedDot
-from tbt_compile.codegen.kernels.linear.popcount_gemm import CHUNK_ROWS, PopcountGemm
-from tbt_compile.codegen.kernels.linear.spec import LinearSpec, looks_up_sums, multiplies_bytes
+from tbt_compile.codegen.kernels.linear.popcount_gemm import PopcountGemm
+from tbt_compile.codegen.kernels.linear.spec import CHUNK_ROWS, LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
+from tbt_compile.codegen.kernels.strategy import Kernel
 from tbt_compile.codegen.layouts import Layout, interleaved_shape, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
 
-class Product(Protocol):
-    """A way to multiply a chunk of rows with weight blocks; `PopcountGemm` documents the members."""
+class ChunkProduct(Protocol):
+    """A way to multiply a chunk of rows with weight blocks.
 
-    work: int
-    together: int
+    Attributes:
+        chunk_rows: rows that are packed at a time.
+        ops_per_word: operations on 64-bit words for a word of weights and a row; it decides about threads.
+        blocks_per_task: weight blocks of one `multiply`, and of one iteration of the loop that threads share.
+    """
 
-    def __init__(self, spec: LinearSpec, scale: Expr) -> None: ...
+    chunk_rows: int
+    ops_per_word: int
+    blocks_per_task: int
 
-    def pack(self, row: Expr, load: emit.Load) -> None: ...
+    def __init__(self, spec: LinearSpec, scale: Expr) -> None:
+        """Declares scratch buffers; `scale` is the learned one, float32."""
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None: ...
+    def pack(self, row: Expr, load: emit.Load) -> None:
+        """Quantizes and packs row number `row` of the chunk, float32 [K], which `load` reads."""
+
+    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
+        """The products of packed rows with weight blocks.
+
+        Args:
+            count: rows, from the first of the chunk on.
+            w: all weights, as `linear` takes them.
+            block: the first of the blocks.
+            blocks: how many there are.
+            epilogue: takes the sums; columns count from the first of the blocks.
+        """
+
+
+IMPLEMENTATIONS: dict[Kernel, type[ChunkProduct]] = {
+    Kernel.POPCOUNT: PopcountGemm,
+    Kernel.CARRY_SAVE: PopcountGemm,
+    Kernel.LUT_GEMM: LutGemm,
+    Kernel.LUT_SUMS: LutSums,
+    Kernel.PACKED_DOT: PackedDot,
+    Kernel.UNPACKED_DOT: UnpackedDot,
+    Kernel.INT8_GEMV: Int8Gemv,
+    Kernel.INT8_GEMM: Int8Gemm,
+}
+"""What `strategy` names, for linear layers."""
 
 
 def linear(spec: LinearSpec) -> PrimFunc:
@@ -83,58 +114,73 @@ class _Linear:
     def body(self) -> None:
         """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
         scale = emit.let(self.act_scale[0])
-        few, many, fewest, most = _products(self.spec)
+        chosen = self.spec.strategy
+        gemv, gemm = IMPLEMENTATIONS[chosen.gemv], IMPLEMENTATIONS[chosen.gemm]
 
         def chunk(first: Expr, count: Expr) -> None:
             emit.branch(
-                count >= fewest if many is not few else True,
-                lambda: self.multiply(many(self.spec, scale), first, count),
-                lambda: self.multiply(few(self.spec, scale), first, count),
+                count >= chosen.gemm_from if gemm is not gemv else True,
+                lambda: self.multiply(gemm(self.spec, scale), first, count),
+                lambda: self.multiply(gemv(self.spec, scale), first, count),
             )
 
-        chunks(self.rows, most, chunk)
+        chunks(self.rows, gemm.chunk_rows, chunk)
 
-    def multiply(self, product: Product, first: Expr, count: Expr) -> None:
+    def multiply(self, product: ChunkProduct, first: Expr, count: Expr) -> None:
         """Packs a chunk of rows and multiplies it with every weight block, on several threads if it pays."""
         spec = self.spec
         with emit.loop("row", count) as row:
             product.pack(row, row_of(self.x, first + row))
         blocks, rest = divmod(spec.n, spec.isa.block)
-        together = product.together
+        blocks_per_task = product.blocks_per_task
 
-        def group(index: Expr) -> None:
-            block = index * together
-            product.multiply(count, self.w, block, together, self.finish_at(first, block, True))
+        def task(index: Expr) -> None:
+            block = index * blocks_per_task
+            product.multiply(count, self.w, block, blocks_per_task, self.epilogue_at(first, block, True))
 
-        whole = blocks // together
-        work = blocks * spec.isa.block * words_for(spec.k) * product.work
-        share_columns(count, CHUNK_ROWS, whole, work, group)
+        tasks = blocks // blocks_per_task
+        ops = blocks * spec.isa.block * words_for(spec.k) * product.ops_per_word
+        parallel_columns(count, CHUNK_ROWS, tasks, ops, task)
         if spec.layout is Layout.QUARTERS:  # what is left is stored as one group
-            left = blocks + bool(rest) - whole * together
+            left = blocks + bool(rest) - tasks * blocks_per_task
             if left:
-                block = T.int64(whole * together)
-                product.multiply(count, self.w, block, left, self.finish_at(first, block, rest == 0))
+                block = T.int64(tasks * blocks_per_task)
+                product.multiply(count, self.w, block, left, self.epilogue_at(first, block, rest == 0))
             return
-        with emit.loop("block", blocks % together) as index:
-            block = blocks // together * together + index
-            product.multiply(count, self.w, block, 1, self.finish_at(first, block, True))
+        with emit.loop("block", blocks % blocks_per_task) as index:
+            block = blocks // blocks_per_task * blocks_per_task + index
+            product.multiply(count, self.w, block, 1, self.epilogue_at(first, block, True))
         if rest:
-            product.multiply(count, self.w, T.int64(blocks), 1, self.finish_at(first, T.int64(blocks), False))
+            product.multiply(
+                count, self.w, T.int64(blocks), 1, self.epilogue_at(first, T.int64(blocks), False)
+            )
 
-    def finish_at(self, first: Expr, block: Expr, whole: bool) -> Finish:
-        """What is done with the sums of weight blocks from `block` on and of rows from `first` on.
+    def epilogue_at(self, first: Expr, block: Expr, whole: bool) -> Epilogue:
+        """The epilogue for a chunk of rows and some weight blocks.
 
-        `whole`: all columns of the blocks exist.
+        Args:
+            first: the chunk's first row in y.
+            block: the first of the blocks.
+            whole: whether all columns of the blocks exist.
         """
         start = block * self.spec.isa.block
-        return lambda row, offset, lanes, total, scale: self.finish(
+        return lambda row, offset, lanes, total, scale: self.epilogue(
             first + row, start + offset, lanes, total, scale, whole
         )
 
-    def finish(self, m: Expr, n: Expr, lanes: int, total: Expr, scale: Expr, whole: bool) -> None:
-        """Scale, bias and store of one vector of outputs; only the columns that exist."""
+    def epilogue(self, m: Expr, n: Expr, lanes: int, total: Expr, scale: Expr, whole: bool) -> None:
+        """Scales a vector of sums, adds the bias, applies the activation and stores the columns that exist.
+
+        Args:
+            m: row of y.
+            n: column of y.
+            lanes: elements of the vector.
+            total: the sums, int32.
+            scale: float32, of the row.
+            whole: whether all columns exist.
+        """
         size = self.spec.n
-        store_existing(
+        store_partial(
             True if whole else n + lanes <= size,
             lanes,
             size - n,
@@ -144,24 +190,9 @@ class _Linear:
         )
 
     def scaled(self, total: Expr, scale: Expr, n: Expr, lanes: int) -> Expr:
-        """Sums -> outputs."""
+        """Sums -> outputs: int32 `total` of columns n .. n + lanes - 1 -> float32."""
         weight = emit.load(self.w_scale, n, lanes=lanes)
         y = emit.cast(total, "float32", lanes) * (emit.splat(scale, lanes) * weight)
         if self.bias is not None:
             y = y + emit.load(self.bias, n, lanes=lanes)
         return ACTIVATIONS[self.spec.function](emit.let(y), lanes) if self.spec.function else y
-
-
-def _products(spec: LinearSpec) -> tuple[type[Product], type[Product], int, int]:
-    """How few and how many rows are multiplied, how many are many, and how many are packed at a time."""
-    if spec.weight is Encoding.INT8:
-        return Int8Gemv, Int8Gemm, unpacked_dot.FEWEST_ROWS, CHUNK_ROWS
-    if spec.activation.dynamic:
-        if multiplies_bytes(spec.activation, spec.isa):
-            return PackedDot, UnpackedDot, packed_dot.MOST_ROWS + 1, CHUNK_ROWS
-        if looks_up_sums(spec.activation, spec.weight, spec.isa):
-            return LutSums, LutSums, 1, lut_sums.CHUNK_ROWS
-        return PopcountGemm, UnpackedDot, unpacked_dot.FEWEST_ROWS, CHUNK_ROWS
-    if tables_for(spec) is not None:
-        return PopcountGemm, LutGemm, lut_gemm.FEWEST_ROWS, lut_gemm.CHUNK_ROWS
-    return PopcountGemm, PopcountGemm, 1, CHUNK_ROWS

@@ -15,49 +15,37 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
-from tbt_compile.codegen.kernels.dot.packed_rows import Finish, PackedRows
+from tbt_compile.codegen.kernels.dot.lut_tables import COLUMNS, ENTRY, ProductTable, byte_splat
+from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue, PackedRows
 from tbt_compile.codegen.kernels.dot.register_tile import tile_key
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.linear.lut_tables import COLUMNS, ENTRY, Tables, byte_splat
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
-FEWEST_ROWS = 8
-"""From this many rows on, filling the table and spreading the weights is worth it."""
 PARTS = 2
 """Parts of 16 columns in a weight block of the instruction sets that this is for."""
-SPAN = PARTS * ENTRY
-"""Bytes of spread weights for one index."""
+BYTES_PER_INDEX = PARTS * ENTRY
+"""Bytes of unpacked weights for one index."""
 VECTORS = 2
 """Vectors that a table entry is used for when it is loaded."""
-CHUNK_ROWS = 128
-"""Rows that share one spreading of the weights."""
 
 
-def lookup_height(tables: Tables, isa: Isa) -> int:
+def lut_tile_rows(tables: ProductTable, isa: Isa) -> int:
     """Rows of the register tile."""
     return tile(isa, tile_key("lookup", tables.product), Tile(4, VECTORS)).rows
-
-
-def tables_for(spec: LinearSpec) -> Tables | None:
-    """The tables for a layer, or None where counting bits is better or a sum might not fit 16 bits."""
-    if not spec.isa.looks_up or spec.activation.dynamic:
-        return None
-    tables = Tables(bit_product(spec.activation, spec.weight))
-    largest = tables.most * words_for(spec.k) * WORD_BITS // tables.group
-    return tables if tables.index_bits <= 8 and largest < 1 << 16 else None
 
 
 class LutGemm:
     """A chunk of rows as indices, and its products with weight blocks."""
 
-    work = 4
+    chunk_rows = 128
+    ops_per_word = 4
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:
-        tables, capacity = Tables(bit_product(spec.activation, spec.weight)), CHUNK_ROWS
+        tables, capacity = ProductTable(bit_product(spec.activation, spec.weight)), self.chunk_rows
         self.spec = spec
         self.scale = scale
         self.tables = tables
@@ -65,8 +53,8 @@ class LutGemm:
         self.words = words_for(spec.k)
         self.entries = self.words * tables.indices_per_word
         self.octets = spec.isa.vector_bits // 8
-        self.together = VECTORS * self.octets // SPAN
-        self.height = lookup_height(tables, spec.isa)
+        self.blocks_per_task = VECTORS * self.octets // BYTES_PER_INDEX
+        self.height = lut_tile_rows(tables, spec.isa)
         self.offsets = emit.scratch("offsets", (capacity, self.entries), "uint16")
         self.table = emit.scratch("table", ((1 << tables.index_bits) * ENTRY,), "uint8")
         tables.fill(self.table)
@@ -95,20 +83,20 @@ class LutGemm:
             halves.append(result)
         return halves
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None:
-        """The products of the first `count` rows with some interleaved weight blocks."""
-        spread = emit.scratch("spread", (self.entries, blocks * SPAN), "uint8")
+    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
+        """As `ChunkProduct` says."""
+        nibbles = emit.scratch("spread", (self.entries, blocks * BYTES_PER_INDEX), "uint8")
         with emit.loop("word", self.words) as word:
             for part in range(blocks * PARTS):
-                self._spread(w, block, word, part, spread)
+                self._unpack_nibbles(w, block, word, part, nibbles)
         height = self.height
         whole = count // height
         with emit.loop("tile", whole) as index:
-            self._tile(index * height, height, spread, finish)
+            self._tile(index * height, height, nibbles, epilogue)
         with emit.loop("row", count - whole * height) as row:
-            self._tile(whole * height + row, 1, spread, finish)
+            self._tile(whole * height + row, 1, nibbles, epilogue)
 
-    def _spread(self, w: Buffer, block: Expr, word: Expr, part: int, out: Buffer) -> None:
+    def _unpack_nibbles(self, w: Buffer, block: Expr, word: Expr, part: int, out: Buffer) -> None:
         """One word of 16 columns as entries: the first and the second group of four bits of every column."""
         of_block, column = block + part // PARTS, part % PARTS * COLUMNS
 
@@ -126,14 +114,14 @@ class LutGemm:
                     half = range(odd * COLUMNS, (odd + 1) * COLUMNS)
                     store(
                         quarter * 8 + 2 * pair + odd,
-                        emit.join([emit.pick(first, half), emit.pick(second, half)], COLUMNS),
+                        emit.concat([emit.shuffle(first, half), emit.shuffle(second, half)], COLUMNS),
                     )
 
-    def _tile(self, first: Expr, height: int, spread: Buffer, finish: Finish) -> None:
-        rows, width, zero = range(height), spread.shape[1].value, emit.splat(T.uint16(0), COLUMNS)
+    def _tile(self, first: Expr, height: int, nibbles: Buffer, epilogue: Epilogue) -> None:
+        rows, width, zero = range(height), nibbles.shape[1].value, emit.splat(T.uint16(0), COLUMNS)
         sums = [[emit.Register("sums", "uint16", COLUMNS, zero) for _ in range(width // ENTRY)] for _ in rows]
         # Runs of equal length: the inner loop then always ends at the same step, which is predicted.
-        runs = -(-self.entries // (255 // self.tables.most))
+        runs = -(-self.entries // (255 // self.tables.max_entry))
         run = -(-self.entries // runs)
         with emit.loop("run", runs) as index:
             empty = emit.splat(T.uint8(0), self.octets)
@@ -143,49 +131,61 @@ class LutGemm:
             ]
             steps = T.min(T.int64(run), self.entries - index * run) if self.entries % run else T.int64(run)
             with emit.loop("step", steps) as step:
-                self._step(first, index * run + step, spread, octets)
+                self._step(first, index * run + step, nibbles, octets)
             for row, vectors_of_row in zip(sums, octets, strict=True):
                 values = [emit.let(octet.get()) for octet in vectors_of_row]
                 for group in range(width // COLUMNS):
                     vector, start = divmod(group * COLUMNS, self.octets)
-                    some = emit.pick(values[vector], range(start, start + COLUMNS))
+                    some = emit.shuffle(values[vector], range(start, start + COLUMNS))
                     row[group // 2].add(emit.cast(some, "uint16", COLUMNS))
         for r, row in enumerate(sums):
-            self._finish(first + r, [part.get() for part in row], finish)
+            self._apply_epilogue(first + r, [part.get() for part in row], epilogue)
 
-    def _step(self, first: Expr, at: Expr, spread: Buffer, sums: list[list[emit.Register]]) -> None:
+    def _step(self, first: Expr, at: Expr, nibbles: Buffer, sums: list[list[emit.Register]]) -> None:
         """Looks up the products of one index of every row."""
         weights = [
-            emit.let(emit.load(spread, at, vector * self.octets, lanes=self.octets))
+            emit.let(emit.load(nibbles, at, vector * self.octets, lanes=self.octets))
             for vector in range(len(sums[0]))
         ]
         for r, row in enumerate(sums):
-            entry = entry_at(self.table, self.offsets[first + r, at], self.octets)
+            entry = load_entry(self.table, self.offsets[first + r, at], self.octets)
             for total, selected in zip(row, weights, strict=True):
-                total.add(look_up(entry, selected, self.octets))
+                total.add(byte_shuffle(entry, selected, self.octets))
 
-    def _finish(self, row: Expr, sums: list[Expr], finish: Finish) -> None:
+    def _apply_epilogue(self, row: Expr, sums: list[Expr], epilogue: Epilogue) -> None:
         scale = emit.let(self.rows.scales[row])
         groups = self.words * WORD_BITS // self.tables.group
-        known = emit.let(self.rows.sums[row] + T.int32(groups * self.tables.least * self.tables.unit))
+        base = emit.let(self.rows.sums[row] + T.int32(groups * self.tables.min_product * self.tables.unit))
         lanes = self.spec.isa.float_lanes
         for part, counted in enumerate(sums):
             units = emit.let(emit.cast(counted, "int32", COLUMNS))
-            total = (units << emit.splat(T.int32(self.tables.shift), COLUMNS)) + emit.splat(known, COLUMNS)
+            total = (units << emit.splat(T.int32(self.tables.shift), COLUMNS)) + emit.splat(base, COLUMNS)
             total = emit.let(total)
             for start in range(0, COLUMNS, lanes):
-                some = total if lanes == COLUMNS else emit.pick(total, range(start, start + lanes))
-                finish(row, T.int64(part * COLUMNS + start), lanes, emit.let(some), scale)
+                some = total if lanes == COLUMNS else emit.shuffle(total, range(start, start + lanes))
+                epilogue(row, T.int64(part * COLUMNS + start), lanes, emit.let(some), scale)
 
 
-def entry_at(table: Buffer, offset: Expr, octets: int) -> Expr:
-    """The table entry at an offset, as often as a vector holds it."""
+def load_entry(table: Buffer, offset: Expr, octets: int) -> Expr:
+    """A table entry, repeated until it fills a vector.
+
+    Args:
+        table: uint8.
+        offset: where the entry begins.
+        octets: bytes of the vector, 32 or 64.
+    """
     entry = emit.let(emit.load(table, T.cast(offset, "int64"), lanes=ENTRY))
-    return emit.join([entry] * (octets // ENTRY), ENTRY)
+    return emit.concat([entry] * (octets // ENTRY), ENTRY)
 
 
-def look_up(entries: Expr, weights: Expr, octets: int) -> Expr:
-    """Selects in every 16 bytes of `entries` by the 16 bytes of `weights` in the same place."""
+def byte_shuffle(entries: Expr, weights: Expr, octets: int) -> Expr:
+    """VPSHUFB: looks up 16 bytes at a time, in 128-bit lanes.
+
+    Args:
+        entries: uint8, the tables of 16 bytes.
+        weights: uint8, numbers 0 .. 15 of table elements, each for the table in its lane.
+        octets: bytes of the vectors, 32 or 64.
+    """
     name = "llvm.x86.avx512.pshuf.b.512" if octets == 64 else "llvm.x86.avx2.pshuf.b"
     return T.call_llvm_pure_intrin(f"uint8x{octets}", name, entries, weights)
 
@@ -215,18 +215,18 @@ def _transposed(load_two: Callable[[int], Expr]) -> list[Expr]:
     last.
     """
     lanes = [T.reinterpret(f"uint8x{COLUMNS}", load_two(c)) for c in range(0, COLUMNS, 2)]
-    pairs = [emit.let(emit.join([lanes[i], lanes[i + 4]], COLUMNS)) for i in range(4)]
+    pairs = [emit.let(emit.concat([lanes[i], lanes[i + 4]], COLUMNS)) for i in range(4)]
     bytes_first = [
         16 * lane + 8 * column + byte for lane in range(2) for byte in range(8) for column in range(2)
     ]
-    pairs = [emit.let(emit.pick(value, bytes_first)) for value in pairs]
-    fours = [_interleave(pairs[i], pairs[i + 1], 2, high) for high in range(2) for i in (0, 2)]
-    eights = [_interleave(fours[i], fours[i + 1], 4, high) for i in (0, 2) for high in range(2)]
+    pairs = [emit.let(emit.shuffle(value, bytes_first)) for value in pairs]
+    fours = [_zip_lanes(pairs[i], pairs[i + 1], 2, high) for high in range(2) for i in (0, 2)]
+    eights = [_zip_lanes(fours[i], fours[i + 1], 4, high) for i in (0, 2) for high in range(2)]
     halves = [8 * quarter + byte for quarter in (0, 2, 1, 3) for byte in range(8)]
-    return [emit.let(emit.pick(value, halves)) for value in eights]
+    return [emit.let(emit.shuffle(value, halves)) for value in eights]
 
 
-def _interleave(a: Expr, b: Expr, size: int, high: int) -> Expr:
+def _zip_lanes(a: Expr, b: Expr, size: int, high: int) -> Expr:
     """Elements of `size` bytes of a and b in turn, from the lower or upper half of each 128-bit lane."""
     lanes = [
         source * ENTRY + lane * 16 + high * 8 + element * size + byte

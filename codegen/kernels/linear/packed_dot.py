@@ -1,8 +1,8 @@
 """Up to a few dozen rows of 8-bit activations times 1 or 2 bit weights, by dot products of bytes.
 
 The weights stay packed: a mask leaves one code in each byte, at its place, worth 2^shift times itself. Such a
-byte is multiplied with the activation that belongs to that place, and codes of one place have a sum of their
-own, which is shifted back at the end. So a vector of 64 codes costs a mask and a dot product.
+byte is multiplied with the activation that belongs to that place. Each place has one accumulator, which is
+shifted back at the end. So a vector of 64 codes costs a mask and a dot product.
 
     BINARY      a code is one bit, b; w = 1 - 2 b
     TERNARY     a code is two bits, c = 1 - w, as `layouts.pair` puts them
@@ -14,17 +14,18 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dot.byte_dot import Accumulator, ByteDot
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
-from tbt_compile.codegen.kernels.dot.packed_rows import Finish
+from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.linear.spec import WORDS_PER_LINE, LinearSpec, words_ahead
+from tbt_compile.codegen.kernels.linear.spec import WORDS_PER_LINE, LinearSpec
+from tbt_compile.codegen.kernels.strategy import UNPACK_FROM
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
-MOST_ROWS = 31
-"""With more rows than these, unpacking the weights once takes less time."""
+MAX_ROWS = UNPACK_FROM - 1
+"""Rows whose activations are kept sorted by place."""
 _PLACES = 8
 
 
@@ -52,19 +53,20 @@ class Field:
         return (1 << self.bits) - 1 << self.worth
 
 
-def field_tile(isa: Isa, weight: Encoding) -> Tile:
-    """One row, and as many vectors as have registers for four sums each."""
+def packed_tile(isa: Isa, weight: Encoding) -> Tile:
+    """The register tile for one row: measured, or vectors of columns with registers for four sums each."""
     return tile(isa, f"fields {weight.value}", Tile(1, 4 if isa.registers == 32 else 2))
 
 
 class PackedDot:
     """A few rows of bytes, and their products with packed weights."""
 
-    work = 8
-    together = 1
+    chunk_rows = MAX_ROWS
+    ops_per_word = 8
+    blocks_per_task = 1
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
-        capacity = MOST_ROWS
+        capacity = MAX_ROWS
         self.spec = spec
         self.words = words_for(spec.k)
         self.dot = ByteDot(spec.isa, spec.activation)
@@ -73,7 +75,7 @@ class PackedDot:
         self.sums = emit.scratch("code_sums", (capacity,), "int32")
         self.places = emit.scratch("places", (capacity, self.words, WORD_BITS), self.rows.codes.dtype)
         self.fields = self._fields()
-        self.vectors = field_tile(spec.isa, spec.weight).vectors
+        self.vectors = packed_tile(spec.isa, spec.weight).vectors
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantizes one row and sorts each word of it by place."""
@@ -82,19 +84,19 @@ class PackedDot:
         by_place = [8 * octet + place for place in range(_PLACES) for octet in range(8)]
         with emit.loop("word", self.words) as word:
             codes = emit.let(emit.load(self.rows.codes, row, word * WORD_BITS, lanes=WORD_BITS))
-            emit.store(self.places, emit.pick(codes, by_place), row, word, 0, lanes=WORD_BITS)
+            emit.store(self.places, emit.shuffle(codes, by_place), row, word, 0, lanes=WORD_BITS)
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, finish: Finish) -> None:
-        """The products of the first `count` rows with one interleaved weight block."""
+    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
+        """As `ChunkProduct` says, one block at a time."""
         lanes = self.spec.isa.word_lanes
         with (
             emit.loop("row", count) as row,
             emit.loop("part", self.spec.isa.block // (self.vectors * lanes)) as part,
         ):
             column = part * (self.vectors * lanes)
-            self._tile(row, w, block, column, finish)
+            self._tile(row, w, block, column, epilogue)
 
-    def _tile(self, row: Expr, w: Buffer, block: Expr, column: Expr, finish: Finish) -> None:
+    def _tile(self, row: Expr, w: Buffer, block: Expr, column: Expr, epilogue: Epilogue) -> None:
         """Neighbouring vectors of columns; half of the fields at a time, so that all have a register."""
         lanes, wide = self.spec.isa.word_lanes, self.spec.isa.float_lanes
         zero = emit.splat(T.int32(0), wide)
@@ -105,14 +107,14 @@ class PackedDot:
             for field, vectors in zip(fields, sums, strict=True):
                 for total, accumulator in zip(totals, vectors, strict=True):
                     total.add(accumulator.total.get() >> emit.splat(T.int32(field.worth), wide))
-        scale, known = emit.let(self.rows.scales[row]), emit.let(self.sums[row])
-        together = min(2, self.vectors)
-        for first in range(0, self.vectors, together):
-            columns = [self._columns(total.get()) for total in totals[first : first + together]]
-            codes = emit.join(columns, lanes)
-            step = emit.splat(T.int32(2 if self.spec.weight is Encoding.BINARY else 1), together * lanes)
-            value = emit.let(emit.splat(known, together * lanes) - step * codes)
-            finish(row, column + first * lanes, together * lanes, value, scale)
+        scale, code_sum = emit.let(self.rows.scales[row]), emit.let(self.sums[row])
+        joined = min(2, self.vectors)
+        for first in range(0, self.vectors, joined):
+            columns = [self._columns(total.get()) for total in totals[first : first + joined]]
+            codes = emit.concat(columns, lanes)
+            step = emit.splat(T.int32(2 if self.spec.weight is Encoding.BINARY else 1), joined * lanes)
+            value = emit.let(emit.splat(code_sum, joined * lanes) - step * codes)
+            epilogue(row, column + first * lanes, joined * lanes, value, scale)
 
     def _sums(
         self, row: Expr, w: Buffer, block: Expr, column: Expr, fields: list[Field]
@@ -120,11 +122,11 @@ class PackedDot:
         """[field][vector of columns], each int32 lane a sum over half a column's elements."""
         lanes, octets = self.spec.isa.word_lanes, self.spec.isa.vector_bits // 8
         sums = [[self.dot.accumulator() for _ in range(self.vectors)] for _ in fields]
-        ahead = words_ahead(self.spec)
+        distance = self.spec.prefetch_distance
         with emit.loop("word", self.words) as word:
             for plane in range(self.spec.weight.planes):
                 for line in range(0, self.vectors * lanes, WORDS_PER_LINE):
-                    emit.prefetch(w, block, word + ahead, plane, column + line)
+                    emit.prefetch(w, block, word + distance, plane, column + line)
             planes = [
                 [
                     emit.let(emit.load(w, block, word, plane, column + v * lanes, lanes=lanes))
@@ -148,7 +150,7 @@ class PackedDot:
     def _columns(self, total: Expr) -> Expr:
         """Two int32 lanes per column -> one."""
         total = emit.let(total)
-        halves = [emit.pick(total, range(half, self.spec.isa.float_lanes, 2)) for half in range(2)]
+        halves = [emit.shuffle(total, range(half, self.spec.isa.float_lanes, 2)) for half in range(2)]
         return emit.let(halves[0] + halves[1])
 
     def _octets(self, words: Expr) -> Expr:

@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
-from tbt_compile.codegen.kernels.dot.packed_rows import Finish, PackedRows
+from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue, PackedRows
 from tbt_compile.codegen.kernels.dot.register_tile import Columns
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.linear.spec import LinearSpec
+from tbt_compile.codegen.kernels.linear.spec import CHUNK_ROWS, LinearSpec
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr
 
-CHUNK_ROWS = 64
-_GROUP_BYTES = 24 << 10
-_FEWEST_GROUPS = 8
+_TASK_BYTES = 24 << 10
+_MIN_TASKS = 8
 
 
 class PopcountGemm:
-    """A chunk of packed rows.
+    """A chunk of rows as bit-planes, and its products with weight blocks; a `ChunkProduct`.
 
-    Attributes:
-        work: operations per word of weights and row.
-        together: weight blocks that pass by the rows together, so that outputs are written in longer pieces.
+    Several blocks make a task, where their weights fit the first-level cache, so that outputs are written in
+    longer pieces.
     """
+
+    chunk_rows = CHUNK_ROWS
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:
         product = bit_product(spec.activation, spec.weight)
         self.spec = spec
         self.scale = scale
         self.rows = PackedRows(product, spec.isa, spec.k, CHUNK_ROWS)
-        self.work = len(product.terms)
+        self.ops_per_word = len(product.terms)
         blocks, size = spec.n // spec.isa.block, 8 * words_for(spec.k) * spec.weight.planes * spec.isa.block
-        most = min(blocks // _FEWEST_GROUPS, _GROUP_BYTES // size)
-        self.together = next((count for count in range(most, 1, -1) if blocks % count == 0), 1)
+        most = min(blocks // _MIN_TASKS, _TASK_BYTES // size)
+        self.blocks_per_task = next((count for count in range(most, 1, -1) if blocks % count == 0), 1)
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantizes and packs one row."""
         self.rows.pack(row, load, self.scale, self.spec.center)
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, finish: Finish) -> None:
-        """The products of the first `count` rows with some interleaved weight blocks."""
+    def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
+        """As `ChunkProduct` says."""
         size = self.spec.isa.block
 
         def columns(offset: Expr, lanes: int) -> Columns:
@@ -47,4 +47,4 @@ class PopcountGemm:
 
             return Columns(read, lanes)
 
-        self.rows.multiply(count, columns, blocks * size, finish)
+        self.rows.multiply(count, columns, blocks * size, epilogue)

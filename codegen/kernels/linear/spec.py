@@ -1,16 +1,19 @@
-"""What the linear kernels of all weight encodings have in common."""
+"""The description of a linear layer that all its kernels share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tbt_compile.codegen.kernels.strategy import Strategy, strategy
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.encoding import Encoding
 
+CHUNK_ROWS = 64
+"""Rows that most kernels pack before they stream the weights past them."""
 WORDS_PER_LINE = 8
 """Words in a cache line."""
-_BYTES_AHEAD = 8 << 10
+_PREFETCH_BYTES = 8 << 10
 
 
 @dataclass(frozen=True)
@@ -38,33 +41,30 @@ class LinearSpec:
     function: str = ""
 
     @property
+    def strategy(self) -> Strategy:
+        """The kernels that multiply."""
+        return strategy(self.activation, self.weight, self.isa, self.k)
+
+    @property
     def layout(self) -> Layout:
         """How the weights lie."""
-        return weight_layout(self.activation, self.weight, self.isa)
+        return self.strategy.layout
 
+    @property
+    def prefetch_distance(self) -> int:
+        """Words of a block's columns between a prefetch of weights and their use, for few rows.
 
-def words_ahead(spec: LinearSpec) -> int:
-    """How many words before they are read weights are asked for when a few rows pass by them.
-
-    The processor's own prefetching stops at the end of a page.
-    """
-    return max(1, _BYTES_AHEAD // (8 * spec.weight.planes * spec.isa.block))
-
-
-def multiplies_bytes(activation: Encoding, isa: Isa) -> bool:
-    """Whether these activations have 8 bits, and bytes are multiplied into sums that do not overflow."""
-    return activation.dynamic and isa.dot in ("vnni", "dotprod")
-
-
-def looks_up_sums(activation: Encoding, weight: Encoding, isa: Isa) -> bool:
-    """Whether 1 or 2 bit weights select from tables of sums of 8-bit activations."""
-    return activation.dynamic and weight is not Encoding.INT8 and isa.neon and isa.dot == "none"
+        The processor's own prefetcher stops at the end of a page.
+        """
+        return max(1, _PREFETCH_BYTES // (8 * self.weight.planes * self.isa.block))
 
 
 def weight_layout(activation: Encoding, weight: Encoding, isa: Isa) -> Layout:
-    """How a layer reads its weights."""
-    if looks_up_sums(activation, weight, isa):
-        return Layout.QUARTERS
-    if weight is Encoding.TERNARY and multiplies_bytes(activation, isa):
-        return Layout.PAIRS
-    return Layout.PLANES
+    """How linear layers read a weight; it does not depend on their sizes.
+
+    Args:
+        activation: encoding of the layers' inputs.
+        weight: encoding of the weight.
+        isa: instruction set.
+    """
+    return strategy(activation, weight, isa).layout

@@ -1,50 +1,48 @@
-"""Many rows of 8-bit activations times 1 or 2 bit weights.
+"""Many rows of 8-bit activations times 1 or 2 bit weights, by dot products of bytes.
 
-For a few rows it is fastest to split the activations into bit-planes and count bits. For many rows it pays to
-unpack a block of weights to bytes once, [K / 4, columns, 4], and to multiply bytes.
+A block of weights is unpacked to bytes once for a chunk of rows, [K / 4, columns, 4]: four neighbours along K
+share a 32-bit lane, as VPDPBUSD, VPMADDUBSW and SDOT take them.
 """
 
 from __future__ import annotations
 
 from tbt_compile.codegen.kernels.dot.byte_dot import GROUP, ByteDot
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
-from tbt_compile.codegen.kernels.dot.packed_rows import Finish
+from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dot.weight_planes import unpaired
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.linear.popcount_gemm import CHUNK_ROWS
-from tbt_compile.codegen.kernels.linear.spec import LinearSpec
+from tbt_compile.codegen.kernels.linear.spec import CHUNK_ROWS, LinearSpec
 from tbt_compile.codegen.layouts import Layout, words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
-FEWEST_ROWS = 8
-"""From this many rows on, unpacking the weights is worth it."""
 
-
-def byte_tile(isa: Isa, activation: Encoding) -> Tile:
+def unpacked_tile(isa: Isa, activation: Encoding) -> Tile:
     """The register tile: measured, or one that leaves registers for what is multiplied."""
     return tile(isa, f"bytes {activation.value}", Tile(8 if isa.registers == 32 else 4, 2))
 
 
 class UnpackedDot:
-    """A chunk of rows as bytes, and its products with weight blocks.
+    """A chunk of rows as bytes, and its products with weight blocks; a `ChunkProduct`.
 
     Attributes:
-        tile: the chunk's capacity is a multiple of its rows.
+        int8_weights: whether the weights have 8 bits, see `Int8Gemm`.
+        tile: the register tile; `chunk_rows` is a multiple of its rows.
     """
 
-    work = 4
-    together = 1
-    whole = False
+    chunk_rows = CHUNK_ROWS
+    ops_per_word = 4
+    blocks_per_task = 1
+    int8_weights = False
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         self.spec = spec
-        self.dot = ByteDot(spec.isa, spec.activation, self.whole)
+        self.dot = ByteDot(spec.isa, spec.activation, self.int8_weights)
         self.words = words_for(spec.k)
         self.groups = self.words * WORD_BITS // GROUP
-        self.tile = byte_tile(spec.isa, spec.activation)
+        self.tile = unpacked_tile(spec.isa, spec.activation)
         padding = self.words * WORD_BITS - spec.k
         self.rows = ByteRows(spec.activation, spec.isa, spec.k, CHUNK_ROWS, padding)
         self.sums = emit.scratch("code_sums", (CHUNK_ROWS,), "int32")
@@ -55,8 +53,8 @@ class UnpackedDot:
         if self.dot.biased:
             emit.store(self.sums, self.rows.total(row), row)
 
-    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, finish: Finish) -> None:
-        """The products of the first `count` rows with one interleaved weight block."""
+    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
+        """As `ChunkProduct` says, one block at a time."""
         lanes = self.spec.isa.float_lanes
         vectors = self.spec.isa.block // lanes
         shape = (self.groups, self.spec.isa.block * GROUP)
@@ -65,10 +63,10 @@ class UnpackedDot:
         width = min(self.tile.vectors, vectors)
         tiles = T.ceildiv(count, self.tile.rows)
         with emit.loop("tile", tiles) as index, emit.loop("part", vectors // width) as part:
-            self._tile(index * self.tile.rows, count, part * (width * lanes), width, unpacked, finish)
+            self._tile(index * self.tile.rows, count, part * (width * lanes), width, unpacked, epilogue)
 
     def _tile(
-        self, first: Expr, count: Expr, column: Expr, width: int, unpacked: Buffer, finish: Finish
+        self, first: Expr, count: Expr, column: Expr, width: int, unpacked: Buffer, epilogue: Epilogue
     ) -> None:
         """A register tile: its rows, those from `count` on not stored, times `width` vectors."""
         lanes = self.spec.isa.float_lanes
@@ -80,12 +78,12 @@ class UnpackedDot:
                 bias = emit.let(self.sums[row]) if self.dot.biased else T.int32(0)
                 for v in range(width):
                     total = emit.let(sums[r][v] - emit.splat(bias * T.int32(self.dot.offset), lanes))
-                    finish(row, column + v * lanes, lanes, total, scale)
+                    epilogue(row, column + v * lanes, lanes, total, scale)
 
     def _sums(self, first: Expr, column: Expr, vectors: int, unpacked: Buffer) -> list[list[Expr]]:
         lanes = self.spec.isa.float_lanes
         sums = [[self.dot.accumulator() for _ in range(vectors)] for _ in range(self.tile.rows)]
-        run = self.dot.steps or self.groups
+        run = self.dot.max_steps or self.groups
 
         def step(group: Expr) -> None:
             weights = [
@@ -106,7 +104,13 @@ class UnpackedDot:
         return [[item.total.get() for item in row] for row in sums]
 
     def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
-        """One interleaved weight block to bytes [K / 4, columns, 4]."""
+        """Unpacks a weight block to bytes.
+
+        Args:
+            w: uint64 [blocks, W, P, columns].
+            block: number of the block.
+            out: int8 or uint8 [K / 4, columns * 4].
+        """
         lanes = self.spec.isa.float_lanes
         parts = self.spec.isa.block // lanes
         with emit.loop("word", self.words) as word, emit.loop("part", parts) as part:
@@ -125,7 +129,7 @@ class UnpackedDot:
                 shift = emit.splat(T.cast(byte * 8, "uint64"), lanes)
                 octets = T.reinterpret(f"uint8x{lanes * GROUP}", emit.cast(words >> shift, "uint32", lanes))
                 first = [lane // GROUP * GROUP for lane in range(lanes * GROUP)]
-                spread.append(emit.let(emit.pick(emit.let(octets), first)))
+                spread.append(emit.let(emit.shuffle(emit.let(octets), first)))
             for nibble in range(2):
                 truths = [_four_bits(octets, nibble, lanes) for octets in spread]
                 row = (word * 8 + byte) * 2 + nibble

@@ -30,7 +30,7 @@ from tbt_compile.codegen.kernels.attention.pack_cache import (
     pack_keys,
     pack_values,
 )
-from tbt_compile.codegen.kernels.softmax import SoftmaxSpec, softmax
+from tbt_compile.codegen.kernels.float_ops.softmax import SoftmaxSpec, softmax
 from tbt_compile.codegen.layouts import pack_planes, words_for
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError

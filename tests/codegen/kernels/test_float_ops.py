@@ -10,15 +10,9 @@ from hypothesis import strategies as st
 from kernel_tools import SEEDS, call, isa_of, kernel, runnable
 
 from tbt_compile.codegen.kernels.dsl import float_math
-from tbt_compile.codegen.kernels.float_ops import (
-    ACTIVATIONS,
-    ActivationSpec,
-    NormSpec,
-    activation,
-    layer_norm,
-    rms_norm,
-)
-from tbt_compile.codegen.kernels.softmax import SoftmaxSpec, softmax
+from tbt_compile.codegen.kernels.float_ops.activations import ACTIVATIONS, ActivationSpec, activation
+from tbt_compile.codegen.kernels.float_ops.norms import NormSpec, layer_norm, rms_norm
+from tbt_compile.codegen.kernels.float_ops.softmax import SoftmaxSpec, softmax
 from tbt_compile.errors import LoweringError
 
 CPUS = runnable("haswell")

@@ -10,7 +10,7 @@ from kernel_tools import build, isa_of
 
 from tbt_compile.codegen.kernels.attention.attention import AttentionSpec, pv, qk
 from tbt_compile.codegen.kernels.attention.pack_cache import PackSpec, append_values
-from tbt_compile.codegen.kernels.float_ops import ActivationSpec, activation
+from tbt_compile.codegen.kernels.float_ops.activations import ActivationSpec, activation
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
 from tbt_compile.codegen.tvm_api import PrimFunc
 from tbt_compile.encoding import Encoding

@@ -8,9 +8,10 @@ from kernel_tools import call, codes, floats, isa_of, kernel, powers, runnable, 
 
 from tbt_compile.codegen import reference
 from tbt_compile.codegen.kernels.attention.attention import AttentionSpec, pv, qk
-from tbt_compile.codegen.kernels.float_ops import ActivationSpec, NormSpec, activation, layer_norm
+from tbt_compile.codegen.kernels.float_ops.activations import ActivationSpec, activation
+from tbt_compile.codegen.kernels.float_ops.norms import NormSpec, layer_norm
+from tbt_compile.codegen.kernels.float_ops.softmax import SoftmaxSpec, softmax
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
-from tbt_compile.codegen.kernels.softmax import SoftmaxSpec, softmax
 from tbt_compile.codegen.layouts import pack_planes
 from tbt_compile.codegen.tools.standalone import stored_weight
 from tbt_compile.encoding import Encoding

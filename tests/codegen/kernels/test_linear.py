@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernel_tools import SEEDS, call, codes, floats, isa_of, kernel, powers, runnable, scalar
 
 from tbt_compile.codegen import reference
-from tbt_compile.codegen.kernels.embedding import EmbeddingSpec, embedding
+from tbt_compile.codegen.kernels.linear.embedding import EmbeddingSpec, embedding
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.tools.standalone import stored_weight

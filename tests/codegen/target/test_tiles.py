@@ -22,7 +22,7 @@ from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 
 HOST, *OTHERS = runnable("haswell", "skylake-avx512")
-PORTABLE = Isa("unheard-of", 128, 16, False)
+PORTABLE = Isa.from_features("unheard-of", ())
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def covering(choices: Sequence[Tile]) -> list[Tile]:
 @pytest.mark.parametrize(
     ("cpu", "kernel"),
     [
-        *((HOST, question.kernel) for question in tuner.questions(isa_of(HOST))),
+        *((HOST, question.kernel) for question in tuner.tuning_tasks(isa_of(HOST))),
         *((cpu, kernel) for cpu in OTHERS for kernel in ("lookup binary*binary", "bytes int8")),
     ],
 )
@@ -92,7 +92,7 @@ def test_no_tile_changes_a_result(cpu: str, kernel: str) -> None:
     """Tiles of every size that the tuner may choose, with sums that leave rests everywhere."""
     n, k, rows = 75, 130, 15
     isa = isa_of(cpu)
-    asked = [question for question in tuner.questions(isa) if question.kernel == kernel]
+    asked = [question for question in tuner.tuning_tasks(isa) if question.kernel == kernel]
     assert asked
     for question in asked:
         activation, weight = question.spec.activation, question.spec.weight
@@ -113,13 +113,13 @@ def test_tuning_measures_and_keeps_the_usual_unless_another_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = parse_target("host")
-    question = tuner.Question(
+    question = tuner.TuningTask(
         "row binary*binary",
         LinearSpec(64, 64, Encoding.BINARY, Encoding.BINARY, True, True, spec.isa),
         1,
         (Tile(1, 4), Tile(1, 2), Tile(1, 1)),
     )
-    monkeypatch.setattr(tuner, "questions", lambda isa: [question])
+    monkeypatch.setattr(tuner, "tuning_tasks", lambda isa: [question])
     times = iter([1.0, 0.97, 1.2] * 100)
     monkeypatch.setattr(tuner, "_timed", lambda call: next(times) * 1e-6)
     result = tuner.tune(spec)["row binary*binary"]

@@ -1,19 +1,17 @@
-"""The float32 operators between the quantized ones, one row at a time.
+"""LayerNorm and RMSNorm in float32, one row at a time.
 
-Element k of a row always goes to lane k % lanes, whatever the number of rows and, for softmax, however many
-exact zeros follow. So a row's result never depends on the batch it is in or on padding to its right.
+Element k of a row always goes to lane k % lanes, whatever the number of rows, so that a row's result does not
+depend on its batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from tbt_compile.codegen.kernels.dsl import emit, float_math
-from tbt_compile.codegen.kernels.dsl.loops import for_lanes, share_rows
+from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.loops import for_lanes, parallel_rows
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
-from tbt_compile.errors import LoweringError
 
 
 @dataclass(frozen=True)
@@ -31,21 +29,6 @@ class NormSpec:
     eps: float
     isa: Isa
     residual: bool = False
-
-
-@dataclass(frozen=True)
-class ActivationSpec:
-    """An elementwise function.
-
-    Attributes:
-        function: one of `ACTIVATIONS`.
-        d: size of the last dimension.
-        isa: instruction set to schedule for.
-    """
-
-    function: str
-    d: int
-    isa: Isa
 
 
 def layer_norm(spec: NormSpec) -> PrimFunc:
@@ -67,21 +50,6 @@ def rms_norm(spec: NormSpec) -> PrimFunc:
     Arguments: as `layer_norm`, without beta.
     """
     return emit.function("rms_norm", lambda: _norm(spec, centred=False))
-
-
-def activation(spec: ActivationSpec) -> PrimFunc:
-    """An elementwise function of M rows.
-
-    Arguments:
-        x: float32 [M, D]
-        y: float32 [M, D], the output
-
-    Raises:
-        LoweringError: the function is not one of `ACTIVATIONS`.
-    """
-    if spec.function not in ACTIVATIONS:
-        raise LoweringError(f"activation {spec.function!r}: expected one of {', '.join(ACTIVATIONS)}")
-    return emit.function(spec.function, lambda: _activation(spec))
 
 
 def row_total(spec: NormSpec, value: emit.Load) -> Expr:
@@ -124,7 +92,7 @@ def _norm(spec: NormSpec, centred: bool) -> None:
 
         for_lanes(spec.d, spec.isa.float_lanes, write)
 
-    share_rows(rows, rows * spec.d, row)
+    parallel_rows(rows, rows * spec.d, row)
 
 
 def _summed(spec: NormSpec, x: Buffer, other: Buffer | None, y: Buffer, m: Expr) -> emit.Load:
@@ -138,49 +106,3 @@ def _summed(spec: NormSpec, x: Buffer, other: Buffer | None, y: Buffer, m: Expr)
 
     for_lanes(spec.d, spec.isa.float_lanes, add)
     return lambda k, lanes: emit.load(y, m, k, lanes=lanes)
-
-
-def _activation(spec: ActivationSpec) -> None:
-    rows = emit.symbol("m")
-    x = emit.argument("x", (rows, spec.d), "float32")
-    y = emit.argument("y", (rows, spec.d), "float32")
-    function = ACTIVATIONS[spec.function]
-
-    def row(m: Expr) -> None:
-        def write(k: Expr, lanes: int) -> None:
-            emit.store(y, function(emit.let(emit.load(x, m, k, lanes=lanes)), lanes), m, k, lanes=lanes)
-
-        for_lanes(spec.d, spec.isa.float_lanes, write)
-
-    share_rows(rows, rows * spec.d, row)
-
-
-def _gelu(x: Expr, lanes: int) -> Expr:
-    half, one = emit.splat(T.float32(0.5), lanes), emit.splat(T.float32(1), lanes)
-    return half * x * (one + float_math.erf(x * emit.splat(T.float32(0.7071067811865476), lanes), lanes))
-
-
-def _gelu_tanh(x: Expr, lanes: int) -> Expr:
-    cubic = emit.splat(T.float32(0.044715), lanes) * (x * x * x)
-    inner = emit.splat(T.float32(0.7978845608028654), lanes) * (x + cubic)
-    half, one = emit.splat(T.float32(0.5), lanes), emit.splat(T.float32(1), lanes)
-    return half * x * (one + float_math.tanh(inner, lanes))
-
-
-def _silu(x: Expr, lanes: int) -> Expr:
-    return x / (emit.splat(T.float32(1), lanes) + float_math.exp(-x, lanes))
-
-
-def _relu(x: Expr, lanes: int) -> Expr:
-    return T.max(emit.splat(T.float32(0), lanes), x)
-
-
-ACTIVATIONS: dict[str, Callable[[Expr, int], Expr]] = {
-    "relu": _relu,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-    "silu": _silu,
-    "tanh": float_math.tanh,
-    "exp": float_math.exp,
-    "erf": float_math.erf,
-}

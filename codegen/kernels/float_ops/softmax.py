@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dsl import emit, float_math
-from tbt_compile.codegen.kernels.dsl.loops import row_of, share_heads
+from tbt_compile.codegen.kernels.dsl.loops import parallel_heads, row_of
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 
@@ -60,13 +60,24 @@ def _softmax(spec: SoftmaxSpec) -> None:
             load = scaled_and_masked(row_of(x, b, h, q), spec.scale, mask, b, mask_row)
             softmax_row(spec.isa, load, tokens, y, b, h, q)
 
-    share_heads(batch * heads * queries * tokens * _COST, batch, heads, head)
+    parallel_heads(batch * heads * queries * tokens * _COST, batch, heads, head)
 
 
 def scaled_and_masked(
     load: emit.Load, factor: float, mask: Buffer | None, batch: Expr, row: Expr
 ) -> emit.Load:
-    """Elements of a row of scores times `factor`, plus those of a row of the mask."""
+    """A row of scores, scaled and masked.
+
+    Args:
+        load: reads the scores.
+        factor: what they are multiplied with.
+        mask: float32 [B, 1, rows, T], added after that; None for no mask.
+        batch: item of the mask.
+        row: row of the mask.
+
+    Returns:
+        The loader of the changed row.
+    """
 
     def changed(t: Expr, lanes: int) -> Expr:
         value = load(t, lanes)
@@ -78,7 +89,15 @@ def scaled_and_masked(
 
 
 def softmax_row(isa: Isa, load: emit.Load, length: Expr, y: Buffer, *at: Expr) -> None:
-    """Writes the softmax of one row to y[at, 0 .. length - 1]; `load` may read the same place."""
+    """The softmax of one row.
+
+    Args:
+        isa: instruction set.
+        load: reads the row; it may read where the result goes.
+        length: elements of the row.
+        y: float32; the result goes to y[at, 0 .. length - 1].
+        at: indices of the row in `y`.
+    """
     lanes = isa.float_lanes
     whole = emit.let(length // lanes)
     rest = emit.let(length % lanes)
@@ -91,11 +110,11 @@ def softmax_row(isa: Isa, load: emit.Load, length: Expr, y: Buffer, *at: Expr) -
     largest = emit.Register("largest", "float32", lanes, emit.load(tail, 0, lanes=lanes))
     with emit.loop("group", whole) as group:
         largest.set(T.max(largest.get(), load(group * lanes, lanes)))
-    most = emit.reduce_lanes(largest.get(), lanes, T.max)
+    peak = emit.reduce_lanes(largest.get(), lanes, T.max)
     sums = emit.Register("sums", "float32", lanes, emit.splat(T.float32(0), lanes))
 
     def weight(values: Expr) -> Expr:
-        result = emit.let(float_math.exp(values - emit.splat(most, lanes), lanes))
+        result = emit.let(float_math.exp(values - emit.splat(peak, lanes), lanes))
         sums.add(result)
         return result
 

@@ -1,4 +1,4 @@
-"""The table that products of small groups of codes are looked up in; see `linear_lookup`."""
+"""The table in which products of small groups of codes are looked up; see `linear/lut_gemm.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import gcd
 from typing import Any
 
-from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, Term, plane_count
+from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, PopcountTerm, plane_count
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
@@ -17,14 +17,15 @@ ENTRY = 2 * COLUMNS
 """Bytes of a table entry."""
 
 
-class Tables:
-    """The products of all activation and weight groups of one pair of encodings, as small unsigned numbers.
+class ProductTable:
+    """The products of all activation and weight groups of one pair of encodings, as small unsigned entries.
 
     Attributes:
+        product: what is multiplied.
         group: elements per group: what fits four bits of weights.
-        unit: every product is `unit * (number + least)`.
-        least: the smallest product in units; numbers count from it.
-        most: the largest number.
+        unit: every product is `unit * (entry + min_product)`.
+        min_product: the smallest product in units; entries count from it.
+        max_entry: the largest entry.
     """
 
     def __init__(self, product: BitProduct) -> None:
@@ -32,8 +33,8 @@ class Tables:
         self.group = 4 // product.w.planes
         products = self._products()
         self.unit = gcd(*products)
-        self.least = min(products) // self.unit
-        self.most = max(products) // self.unit - self.least
+        self.min_product = min(products) // self.unit
+        self.max_entry = max(products) // self.unit - self.min_product
 
     @property
     def shift(self) -> int:
@@ -53,7 +54,7 @@ class Tables:
     def fill(self, table: Buffer) -> None:
         """Computes table[32 * index ...], uint8, for every index."""
         mask = (1 << self.group) - 1
-        nibble = emit.let(T.reinterpret(f"uint8x{COLUMNS}", counting()))
+        nibble = emit.let(T.reinterpret(f"uint8x{COLUMNS}", lane_numbers()))
         w = [
             (nibble >> byte_splat(plane * self.group)) & byte_splat(mask)
             for plane in range(self.product.w.planes)
@@ -65,7 +66,7 @@ class Tables:
                     emit.splat(T.cast((index >> T.int64(shift)) & T.int64(mask), "uint8"), COLUMNS)
                     for shift in shifts
                 ]
-                total = byte_splat(-self.least * self.unit)
+                total = byte_splat(-self.min_product * self.unit)
                 for term, planes in self._terms(x):
                     total = total + T.popcount(term.bits(planes, w)) * byte_splat(term.coefficient)
                 value = total >> byte_splat(self.shift)
@@ -85,7 +86,7 @@ class Tables:
     def _split(self, bits: int, planes: int) -> list[int]:
         return [bits >> plane * self.group & (1 << self.group) - 1 for plane in range(planes)]
 
-    def _terms(self, x: Sequence[Any]) -> list[tuple[Term, Sequence[Any]]]:
+    def _terms(self, x: Sequence[Any]) -> list[tuple[PopcountTerm, Sequence[Any]]]:
         return [(term, x) for term in self.product.terms] + [(term, ()) for term in self.product.columns]
 
 
@@ -94,7 +95,7 @@ def byte_splat(value: int, lanes: int = COLUMNS) -> Expr:
     return emit.splat(T.uint8(value & 255), lanes)
 
 
-def counting() -> Expr:
+def lane_numbers() -> Expr:
     """0, 1, ... 15 as bytes, packed in two words."""
     words = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
     return T.Shuffle([T.uint64(word) for word in words], [T.int32(0), T.int32(1)])

@@ -22,8 +22,8 @@ from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, T
 from tbt_compile.encoding import LEAST_PEAK, Encoding
 
-Put = Callable[[Expr, list[Expr]], None]
-"""`put(word, planes)`: stores one uint64 of each plane."""
+StorePlanes = Callable[[Expr, list[Expr]], None]
+"""`store(word, planes)`: writes word number `word` of every plane, uint64."""
 
 _SUM_LANES = 16
 _COPY_LANES = 8
@@ -49,14 +49,23 @@ class RowFormat:
         return self.center and self.encoding in (Encoding.BINARY, Encoding.TERNARY)
 
 
-def row_mean(load: emit.Load, length: Expr | int) -> Expr:
+def mean_of_row(load: emit.Load, length: Expr | int) -> Expr:
     """The float32 mean of a row, summed in float64 in a fixed order."""
     total = _fold(load, length, "float64", lambda a, b: a + b, lambda v: v, 0.0)
     return emit.let(T.cast(total / T.cast(length, "float64"), "float32"))
 
 
 def row_scale(load: emit.Load, length: Expr | int, encoding: Encoding) -> tuple[Expr, Expr]:
-    """Dynamic scale of an 8-bit row and its reciprocal: (max / levels, levels / max or 0)."""
+    """The dynamic scale of an 8-bit row, and its reciprocal.
+
+    Args:
+        load: reads float32 elements of the row.
+        length: elements of the row.
+        encoding: INT8 or UINT8.
+
+    Returns:
+        max / levels, and levels / max or 0 for a row of zeros; float32.
+    """
     levels = T.float32(127.0 if encoding is Encoding.INT8 else 255.0)
     magnitude = T.abs if encoding is Encoding.INT8 else lambda v: v
     largest = _fold(load, length, "float32", T.max, magnitude, 0.0)
@@ -66,7 +75,17 @@ def row_scale(load: emit.Load, length: Expr | int, encoding: Encoding) -> tuple[
 
 
 def code_bytes(values: Expr, lanes: int, inverse: Expr, encoding: Encoding) -> Expr:
-    """8-bit codes of float lanes, as int8 lanes (INT8) or uint8 lanes (UINT8)."""
+    """8-bit codes of float32 lanes.
+
+    Args:
+        values: float32, a vector of `lanes`.
+        lanes: elements of the vector.
+        inverse: float32, the reciprocal of the scale.
+        encoding: INT8 or UINT8.
+
+    Returns:
+        int8 or uint8 lanes.
+    """
     scaled = T.nearbyint(values * emit.splat(inverse, lanes))
     if encoding is Encoding.UINT8:
         scaled = T.max(scaled, emit.splat(T.float32(0), lanes))
@@ -74,16 +93,26 @@ def code_bytes(values: Expr, lanes: int, inverse: Expr, encoding: Encoding) -> E
     return emit.cast(whole, "int8" if encoding is Encoding.INT8 else "uint8", lanes)
 
 
-def pack_row(load: emit.Load, length: Expr | int, scale: Expr, form: RowFormat, put: Put) -> Expr | None:
-    """Packs a row of `length` floats through `put`.
+def pack_row(
+    load: emit.Load, length: Expr | int, scale: Expr, form: RowFormat, store: StorePlanes
+) -> Expr | None:
+    """Quantizes a row and packs it into bit-planes.
 
-    Returns the row's dynamic scale, or None for an encoding with a learned scale.
+    Args:
+        load: reads float32 elements of the row.
+        length: elements of the row.
+        scale: float32, the learned scale; not used by 8-bit encodings.
+        form: the encoding, and whether the row is centred.
+        store: takes the words of the planes, 64 elements at a time.
+
+    Returns:
+        The row's own scale, float32; None for an encoding with a learned scale.
     """
-    mean = row_mean(load, length) if form.centred else None
+    mean = mean_of_row(load, length) if form.centred else None
     dynamic, factor = row_scale(load, length, form.encoding) if form.encoding.dynamic else (None, scale)
 
     def word(index: Expr, values: Expr) -> None:
-        put(index, _planes(emit.let(values), mean, factor, form))
+        store(index, _planes(emit.let(values), mean, factor, form))
 
     with emit.loop("word", length // WORD_BITS) as index:
         word(index, load(index * WORD_BITS, WORD_BITS))
@@ -101,8 +130,19 @@ def pack_row(load: emit.Load, length: Expr | int, scale: Expr, form: RowFormat, 
     return dynamic
 
 
-def conditions(values: Expr, lanes: int, mean: Expr | None, scale: Expr, encoding: Encoding) -> list[Expr]:
-    """For each plane of a 1 or 2 bit encoding, which lanes have their bit set."""
+def plane_bits(values: Expr, lanes: int, mean: Expr | None, scale: Expr, encoding: Encoding) -> list[Expr]:
+    """The bits of 1 and 2 bit codes.
+
+    Args:
+        values: float32, a vector of `lanes`.
+        lanes: elements of the vector.
+        mean: float32, what is subtracted first; None for nothing.
+        scale: float32, the learned scale.
+        encoding: BINARY, TERNARY, BINARY01 or TERNARY012.
+
+    Returns:
+        For each plane, which lanes have their bit set: vectors of booleans.
+    """
     if mean is not None:
         values = emit.let(values - emit.splat(mean, lanes))
     half = emit.splat(T.float32(0.5) * scale, lanes)
@@ -121,24 +161,24 @@ def _planes(values: Expr, mean: Expr | None, factor: Expr, form: RowFormat) -> l
     """The words of a vector of 64 elements."""
     encoding = form.encoding
     if not encoding.dynamic:
-        truths = conditions(values, WORD_BITS, mean, factor, encoding)
+        bits = plane_bits(values, WORD_BITS, mean, factor, encoding)
     else:
         codes = emit.let(T.reinterpret(f"int8x{WORD_BITS}", code_bytes(values, WORD_BITS, factor, encoding)))
         zero = emit.splat(T.int8(0), WORD_BITS)
         masks = [1 << bit if bit < 7 else -128 for bit in range(plane_count(encoding))]
-        truths = [(codes & emit.splat(T.int8(mask), WORD_BITS)) != zero for mask in masks]
-    return [_word(truth, form.isa) for truth in truths]
+        bits = [(codes & emit.splat(T.int8(mask), WORD_BITS)) != zero for mask in masks]
+    return [_pack_word(truth, form.isa) for truth in bits]
 
 
-def _word(truth: Expr, isa: Isa) -> Expr:
-    """64 truths as a word. On AVX2 LLVM would write them bit by bit, so the instruction is named."""
+def _pack_word(truth: Expr, isa: Isa) -> Expr:
+    """64 bits as a word. On AVX2 LLVM would write them bit by bit, so the instruction is named."""
     if isa.vector_bits != 256:
-        return emit.bits_of(truth, WORD_BITS)
+        return emit.movemask(truth, WORD_BITS)
     octets = T.Select(truth, emit.splat(T.uint8(255), WORD_BITS), emit.splat(T.uint8(0), WORD_BITS))
     octets = emit.let(octets)
     low, high = (
         T.call_llvm_pure_intrin(
-            "uint32", "llvm.x86.avx2.pmovmskb", emit.pick(octets, range(start, start + 32))
+            "uint32", "llvm.x86.avx2.pmovmskb", emit.shuffle(octets, range(start, start + 32))
         )
         for start in (0, 32)
     )

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tbt_compile.codegen.kernels.dsl import emit, float_math
-from tbt_compile.codegen.kernels.dsl.loops import for_lanes, share_rows
+from tbt_compile.codegen.kernels.dsl.loops import for_lanes, parallel_rows
 from tbt_compile.codegen.library import names
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 
-_TOGETHER = 4
+_UNROLL = 4
 """Vectors of scores that are compared with the least of the best ones at a time."""
 _LOWEST = T.float32("-inf")
 _MAGNITUDE = 0x7FFFFFFF
@@ -59,23 +59,23 @@ def _log_softmax(isa: Isa) -> None:
     def row(m: Expr) -> None:
         largest = _Reduction("largest", "float32", _LOWEST, lanes, T.max)
         _each(scores, (m,), size, lanes, lambda _, value, width: largest.take(value, width))
-        most = largest.result()
+        peak = largest.result()
         sums = _Reduction("sums", "float32", T.float32(0), lanes, lambda a, b: a + b)
 
         def add(_: Expr, value: Expr, width: int) -> None:
-            below = emit.let(value - emit.splat(most, width))
+            below = emit.let(value - emit.splat(peak, width))
             sums.take(float_math.exp(below, width), width)
 
         _each(scores, (m,), size, lanes, add)
         log = float_math.log(sums.result())
 
         def subtract(k: Expr, value: Expr, width: int) -> None:
-            changed = value - emit.splat(most, width) - emit.splat(log, width)
+            changed = value - emit.splat(peak, width) - emit.splat(log, width)
             emit.store(scores, changed, m, k, lanes=width)
 
         _each(scores, (m,), size, lanes, subtract)
 
-    share_rows(rows, rows * size, row)
+    parallel_rows(rows, rows * size, row)
 
 
 def _best(isa: Isa) -> None:
@@ -103,10 +103,10 @@ def _best(isa: Isa) -> None:
                 bits = T.reinterpret(emit.vector("int32", width), values)
                 largest_bits.take(bits & emit.splat(T.int32(_MAGNITUDE), width), width)
 
-            step = _TOGETHER * lanes
+            step = _UNROLL * lanes
             with emit.loop("group", size // step) as group:
                 start = group * step
-                vectors = [emit.let(total(start + n * lanes, lanes)) for n in range(_TOGETHER)]
+                vectors = [emit.let(total(start + n * lanes, lanes)) for n in range(_UNROLL)]
                 largest = vectors[0]
                 for values in vectors:
                     check(values, lanes)
@@ -124,7 +124,7 @@ def _best(isa: Isa) -> None:
             emit.store(scores, T.float32("nan"), item, place)
             emit.store(places, T.int64(0), item, place)
 
-    share_rows(inputs, inputs * beams * size, one)
+    parallel_rows(inputs, inputs * beams * size, one)
 
 
 class _Found:
@@ -158,7 +158,7 @@ class _Found:
 
 
 class _Reduction:
-    """A value made of all that it takes, vectors in lanes of their own and single elements apart."""
+    """A reduction of vectors, lane by lane, and of single elements, joined at the end."""
 
     def __init__(
         self, name: str, dtype: str, initial: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tbt_compile.codegen.kernels.dot.weight_planes import unpaired, word_of
+from tbt_compile.codegen.kernels.dot.weight_planes import load_word, unpaired
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.layouts import Layout, interleaved_shape
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
@@ -62,7 +62,7 @@ def _embedding(spec: EmbeddingSpec) -> None:
     def codes(row: Expr, k: Expr, lanes: int) -> Expr:
         if not packed:
             return emit.cast(emit.load(w, row, k, lanes=lanes), "int32", lanes)
-        words = [word_of(w, spec.layout, row, k // WORD_BITS, plane) for plane in range(spec.weight.planes)]
+        words = [load_word(w, spec.layout, row, k // WORD_BITS, plane) for plane in range(spec.weight.planes)]
         if spec.layout is Layout.PAIRS:
             words = unpaired(words, 1)
         planes = [_bits(word, k % WORD_BITS, lanes) for word in words]

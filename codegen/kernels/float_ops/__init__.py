@@ -1,0 +1,1 @@
+"""Operators that stay in float32: norms, activations, softmax, and search over a vocabulary."""
