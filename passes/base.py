@@ -1,18 +1,24 @@
 """What a pass is, and the one loop that runs a list of them.
 
-A pass is a small frozen dataclass with a `name` and an `apply`; its docstring states what it needs from the
-context and what it leaves there. After each pass every graph of the context is linted, and on request
-written to a folder, so that a wrong rewrite is found at the pass that made it.
+There are two kinds. A context pass is a small class with a `name` and an `apply`, for steps that read or
+leave more than a graph. A graph pass is any `PassBase` of torch.fx; ours derive from `RewritePass`. Each
+docstring states what the pass needs and what it leaves. After each pass every graph of the context is
+linted, and on request written to a folder, so that a wrong rewrite is found at the pass that made it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from torch import fx
+from torch._ops import OpOverload
+from torch.fx.passes.infra.pass_base import PassBase
+
+from tbt_compile.passes.rewrite import RewriteResult
 
 
 class Context(Protocol):
@@ -43,7 +49,7 @@ class PassResult:
 
 
 class Pass(Protocol[ContextIn]):
-    """One step of a pipeline; it works on the context in place."""
+    """A step that works on the whole context, in place."""
 
     @property
     def name(self) -> str:
@@ -55,10 +61,10 @@ class Pass(Protocol[ContextIn]):
 
 @dataclass(frozen=True)
 class Pipeline(Generic[ContextT]):
-    """An ordered list of passes over one kind of context."""
+    """An ordered list of passes, of both kinds, over one kind of context."""
 
     name: str
-    passes: Sequence[Pass[ContextT]]
+    passes: Sequence[Pass[ContextT] | PassBase]
 
     def run(self, context: ContextT, dump: str | Path | None = None) -> ContextT:
         """Apply every pass in order, lint after each, and return the same context.
@@ -66,11 +72,38 @@ class Pipeline(Generic[ContextT]):
         With `dump`, phase i writes `<i>_<pass>.<graph>.txt` for each graph, `<i>_<pass>.txt` for the rest.
         """
         for index, step in enumerate(self.passes):
-            result = step.apply(context)
+            result = run_pass(step, context)
             lint(context)
             if dump is not None:
-                write_dump(context, step.name, result, Path(dump), index)
+                write_dump(context, pass_name(step), result, Path(dump), index)
         return context
+
+
+def run_pass(step: Pass[ContextT] | PassBase, context: ContextT) -> PassResult:
+    """Run one pass of either kind; a `PassBase` is called on each graph of the context."""
+    if not isinstance(step, PassBase):
+        return step.apply(context)
+    results = [_call(step, module) for module in context.graphs().values()]
+    return PassResult(
+        sum(result.changes for result in results), " ".join(result.note for result in results if result.note)
+    )
+
+
+def _call(step: PassBase, module: fx.GraphModule) -> PassResult:
+    """Call a graph pass so that its result ends up in `module`."""
+    result = step(module)
+    if result is None:
+        return PassResult(0)
+    if result.graph_module is not module:  # the context holds on to its module, so that takes the new graph
+        module.graph = result.graph_module.graph
+    if isinstance(result, RewriteResult):
+        return PassResult(result.changes, result.note)
+    return PassResult(int(result.modified))
+
+
+def pass_name(step: Pass[ContextT] | PassBase) -> str:
+    """The name of a pass; a `PassBase` without one goes by its class."""
+    return str(getattr(step, "name", type(step).__name__))
 
 
 def lint(context: Context) -> None:
@@ -93,7 +126,8 @@ def write_dump(context: Context, name: str, result: PassResult, folder: Path, in
 def graph_text(module: fx.GraphModule) -> str:
     """A graph as text, one line per node, the same on every run: for dumps and golden tests.
 
-    Parameters and buffers are left out of the list: they show where they are used.
+    Parameters and buffers are left out of the list: they show where they are used. Operands of operators
+    are named from the first that is no tensor.
     """
     lines = [_node_text(node) for node in module.graph.nodes if node.op != "get_attr"]
     return "\n".join(lines) + "\n"
@@ -103,11 +137,22 @@ def _node_text(node: fx.Node) -> str:
     if node.op == "placeholder":
         return f"{node.name} = input"
     if node.op == "output":
-        return f"output {_argument_text(node.args[0])}"
+        (results,) = node.args
+        return f"output {_argument_text(results)}"
     target = node.target if isinstance(node.target, str) else target_name(node)
     arguments = [_argument_text(argument) for argument in node.args]
+    if isinstance(node.target, OpOverload):
+        names = _names_to_print(node.target)
+        arguments = [f"{name}={text}" if name else text for name, text in zip(names, arguments, strict=False)]
     arguments += [f"{name}={_argument_text(value)}" for name, value in node.kwargs.items()]
     return f"{node.name} = {target}({', '.join(arguments)})"
+
+
+def _names_to_print(operator: OpOverload) -> list[str]:
+    """For each operand of an operator its name, or "" for the tensors that come before any other operand."""
+    arguments = operator._schema.arguments
+    leading = list(takewhile(lambda argument: "Tensor" in str(argument.type), arguments))
+    return [""] * len(leading) + [argument.name for argument in arguments[len(leading) :]]
 
 
 def target_name(node: fx.Node) -> str:

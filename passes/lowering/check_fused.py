@@ -26,19 +26,18 @@ def module_names(nodes: list[fx.Node], root: str) -> str:
 
 @dataclass(frozen=True)
 class CheckFused:
-    """Nothing may fall back to floating point unseen.
+    """Raises where a quantized operation would silently fall back to floating point.
 
-    Needs: all fusion passes. Leaves the graph as it is; raises a `LoweringError` that names the modules
-    whose quantized operands are used in a way that has no compiled operator.
+    Needs: all fusion passes, and the context for the names in the message. Leaves the graph as it is; raises
+    a `LoweringError` that names the modules whose quantized operands are used in a way that has no compiled
+    operator.
     """
 
     name: str = "check-fused"
 
     def apply(self, context: LoweringContext) -> PassResult:
         left = [
-            node
-            for node in context.graph.nodes
-            if is_call(node, TBT.quantize.default) or is_call(node, TBT.unpack.default)
+            node for node in context.graph.nodes if is_call(node, TBT.quantize.default, TBT.unpack.default)
         ]
         if left:
             raise LoweringError(

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from torch import fx
 
-from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, is_call
+from tbt_compile.ops.operands import operands, set_operand
+from tbt_compile.passes.lowering.match import ATEN, is_call, match_call, replace_with
+from tbt_compile.passes.rewrite import RewritePass
 
-IDENTITIES = {
+IDENTITIES = (
     ATEN.alias.default,
     ATEN.detach.default,
     ATEN.detach_.default,
     ATEN.lift_fresh_copy.default,
-}
+)
+CASTS = (ATEN.to.dtype, ATEN.to.dtype_layout)
+END = 2**63 - 1  # how the export writes the end of a slice that has none
 
 
-# Start, end and step of a slice that takes everything, as the export writes them.
-_WHOLE = (0, 2**63 - 1, 1)
-
-
-def is_identity(node: fx.Node) -> bool:
-    """Whether a node returns its first operand: copies, dropout outside training, slices of everything."""
-    if is_call(node, ATEN.dropout.default):
-        return node.args[2] is False or bool(node.args[1] == 0.0)
-    if is_call(node, ATEN.slice.Tensor):
-        given = node.args[2:]
-        return given + _WHOLE[len(given) :] == _WHOLE
-    if is_call(node, ATEN.to.dtype):
-        source: Any = node.args[0]
-        return bool(source.meta["val"].dtype == node.args[1])
-    if is_call(node, ATEN.to.dtype_layout):
-        return bool(node.args[0].meta["val"].dtype == node.kwargs["dtype"])  # type: ignore[union-attr]
-    return node.op == "call_function" and node.target in IDENTITIES
+def identity_of(node: fx.Node) -> fx.Node | None:
+    """The operand that a node returns unchanged: copies, dropout in eval mode, slices of everything, ..."""
+    if call := match_call(node, ATEN.dropout.default):
+        return call.input if call.train is False or call.p == 0.0 else None
+    if call := match_call(node, ATEN.slice.Tensor):
+        whole = call.start in (None, 0) and call.end in (None, END) and call.step == 1
+        return call.self if whole else None
+    if call := match_call(node, *CASTS):
+        return call.self if call.self.meta["val"].dtype == call.dtype else None
+    call = match_call(node, *IDENTITIES)
+    return call.self if call else None
 
 
 def drop_empty_operands(cat: fx.Node) -> bool:
@@ -43,44 +36,50 @@ def drop_empty_operands(cat: fx.Node) -> bool:
 
     A dynamic cache starts from one; torch allows the mix of ranks for old times' sake, Relax does not.
     """
-    operands = cat.args[0]
-    assert isinstance(operands, (list, tuple))
-    kept = [operand for operand in operands if not _is_empty_vector(operand)]
-    if len(kept) == len(operands):
+    tensors = operands(cat).tensors
+    kept = [tensor for tensor in tensors if not _is_empty_vector(tensor)]
+    if len(kept) == len(tensors):
         return False
     if len(kept) == 1:
-        cat.replace_all_uses_with(kept[0])  # type: ignore[arg-type]
-        cat.graph.erase_node(cat)
+        replace_with(cat, *kept)
     else:
-        cat.args = (kept, *cat.args[1:])
+        set_operand(cat, "tensors", kept)
     return True
 
 
-def _is_empty_vector(node: object) -> bool:
-    value = node.meta["val"] if isinstance(node, fx.Node) else None
-    return value is not None and value.ndim == 1 and value.shape[0] == 0
+def _is_empty_vector(node: fx.Node) -> bool:
+    value = node.meta["val"]
+    return bool(value.ndim == 1 and value.shape[0] == 0)
 
 
-@dataclass(frozen=True)
-class CleanUp:
+class CleanUp(RewritePass):
     """Drops identities, empty concatenation operands, assertions and dead code.
 
     Needs: an exported program in eval mode. Leaves: an equivalent graph without those nodes.
     """
 
-    name: str = "clean-up"
+    name = "clean-up"
+    targets = (
+        ATEN.dropout.default,
+        ATEN.slice.Tensor,
+        *CASTS,
+        *IDENTITIES,
+        ATEN._assert_tensor_metadata.default,
+        ATEN.cat.default,
+    )
 
-    def apply(self, context: LoweringContext) -> PassResult:
-        changes = 0
-        for node in list(context.graph.nodes):
-            if is_identity(node):
-                node.replace_all_uses_with(node.args[0])
-                context.graph.erase_node(node)
-                changes += 1
-            elif is_call(node, ATEN._assert_tensor_metadata.default):
-                context.graph.erase_node(node)
-                changes += 1
-            elif is_call(node, ATEN.cat.default):
-                changes += drop_empty_operands(node)
-        context.graph.eliminate_dead_code()
-        return PassResult(changes)
+    def rewrite(self, node: fx.Node) -> bool:
+        if is_call(node, ATEN.cat.default):
+            return drop_empty_operands(node)
+        if is_call(node, ATEN._assert_tensor_metadata.default):
+            node.graph.erase_node(node)
+            return True
+        source = identity_of(node)
+        if source is not None:
+            replace_with(node, source)
+        return source is not None
+
+    def ensures(self, graph_module: fx.GraphModule) -> None:
+        """No identity is left, so that patterns need not look through any."""
+        left = [node.name for node in graph_module.graph.nodes if identity_of(node) is not None]
+        assert not left, f"{self.name} left the identities {', '.join(left)}"

@@ -1,24 +1,21 @@
-"""Leave keys and values that several query heads share as they are, instead of repeating them.
+"""Pack keys and values that several query heads share once, instead of a copy per query head.
 
-In grouped-query attention the model copies each head of keys and values once per query head. Quantizing a
-copy gives a copy of what was quantized, so the copies can be left out where the operators on packed keys and
-values take fewer heads than the query has.
+In grouped-query attention the model repeats each head of keys and values for the query heads that share it.
+Quantizing a copy gives a copy of what was quantized, so the repetition folds into the attention operators,
+which take packed keys and values of fewer heads than the query has.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
-from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, TBT, is_call
+from tbt_compile.ops.operands import operands, set_operand
+from tbt_compile.passes.lowering.match import ATEN, PACKED_OPERAND, TBT, match_call, shape_of
+from tbt_compile.passes.rewrite import RewritePass
 
-HEADS = 1  # dimension of keys and values `[B, H, T, D]`
-_PACKS = (TBT.pack_keys.default, TBT.pack_values.default)
-_RESHAPES = (ATEN.reshape.default, ATEN.view.default)
+HEADS, TOKENS = 1, 2  # dimensions of keys and values `[B, H, T, D]`
 
 
 def unrepeated(node: Any) -> fx.Node | None:
@@ -26,34 +23,32 @@ def unrepeated(node: Any) -> fx.Node | None:
 
     The form is `x.unsqueeze(2).expand(B, H, n, T, D).reshape(B, H * n, T, D)`.
     """
-    expand: Any = node.args[0] if any(is_call(node, target) for target in _RESHAPES) else None
-    unsqueeze: Any = expand.args[0] if is_call(expand, ATEN.expand.default) else None
-    if not is_call(unsqueeze, ATEN.unsqueeze.default) or unsqueeze.args[1] != HEADS + 1:
+    reshape = match_call(node, ATEN.reshape.default, ATEN.view.default)
+    expand = match_call(reshape.self, ATEN.expand.default) if reshape else None
+    unsqueeze = match_call(expand.self, ATEN.unsqueeze.default) if expand else None
+    if reshape is None or unsqueeze is None or unsqueeze.dim != HEADS + 1:
         return None
-    source = unsqueeze.args[0]
-    heads, copies = (int(size) for size in expand.meta["val"].shape[HEADS : HEADS + 2])
-    before, after = source.meta["val"].shape, node.meta["val"].shape
-    if len(after) != 4 or after[HEADS] != heads * copies or after[HEADS + 2] != before[HEADS + 2]:
+    source: fx.Node = unsqueeze.self
+    heads, copies = (int(size) for size in shape_of(reshape.self)[HEADS : HEADS + 2])
+    before, after = shape_of(source), shape_of(node)
+    if len(after) != 4 or after[HEADS] != heads * copies or after[TOKENS] != before[TOKENS]:
         return None
     return source
 
 
-@dataclass(frozen=True)
-class FoldRepeatKV:
-    """Takes the repetition of heads out from below the packing of keys and values.
+class FoldRepeatKV(RewritePass):
+    """Folds the repetition of heads below the packing of keys and values.
 
-    Needs: fused attention in a cleaned-up graph. Leaves: packed keys and values with as many heads as the
-    model's cache has; their readers see fewer heads than the query's.
+    Needs: fused attention products in a cleaned-up graph. Leaves: packed keys and values with as many heads
+    as the model's cache has.
     """
 
-    name: str = "fold-repeat-kv"
+    name = "fold-repeat-kv"
+    targets = (TBT.pack_keys.default, TBT.pack_values.default)
 
-    def apply(self, context: LoweringContext) -> PassResult:
-        changes = 0
-        for node in context.graph.nodes:
-            source = unrepeated(node.args[0]) if node.target in _PACKS else None
-            if source is not None:
-                node.args = (source, *node.args[1:])
-                changes += 1
-        context.graph.eliminate_dead_code()
-        return PassResult(changes)
+    def rewrite(self, node: fx.Node) -> bool:
+        operand = PACKED_OPERAND[node.target]
+        source = unrepeated(vars(operands(node))[operand])
+        if source is not None:
+            set_operand(node, operand, source)
+        return source is not None

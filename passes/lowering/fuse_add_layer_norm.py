@@ -1,47 +1,42 @@
-"""Let layer normalisation add the residual that it is the only reader of."""
+"""Fuse the residual sum into the layer normalisation that follows it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from torch import fx
 
-from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, TBT, addends, is_call, only_user, replace
+from tbt_compile.ops.operands import operands
+from tbt_compile.passes.lowering.match import ATEN, TBT, addends, replace, shape_of, single_user
+from tbt_compile.passes.rewrite import RewritePass
 
 
 def fuse(norm: fx.Node) -> bool:
-    """Rewrite `layer_norm(x + residual)` when the sum has the same shape as both and no other reader.
+    """Rewrite `layer_norm(x + residual)` when both have the shape of the sum, and the sum has one user.
 
     A norm without a weight or bias is left alone: the operator takes both.
     """
-    args: Any = norm.args
-    terms, affine = addends(args[0]), args[2:4]
-    if not terms or only_user(args[0]) is not norm or len(args[1]) != 1:
+    call = operands(norm)
+    terms = addends(call.input)
+    if terms is None or not single_user(call.input) or len(call.normalized_shape) != 1:
         return False
-    if len(affine) != 2 or None in affine:
+    if call.weight is None or call.bias is None:
         return False
-    shapes = [node.meta["val"].shape for node in terms if isinstance(node, fx.Node)]
-    if len(shapes) != 2 or str(shapes[0]) != str(shapes[1]):
+    shapes = [str(shape_of(term)) for term in terms if isinstance(term, fx.Node)]
+    if len(shapes) != 2 or shapes[0] != shapes[1]:
         return False
-    replace(norm, TBT.add_layer_norm.default, (*terms, *affine, args[4] if len(args) > 4 else 1e-5))
+    x, residual = terms
+    affine = {"weight": call.weight, "bias": call.bias}
+    replace(norm, TBT.add_layer_norm.default, x=x, residual=residual, **affine, eps=call.eps)
     return True
 
 
-@dataclass(frozen=True)
-class FuseAddLayerNorm:
-    """Replaces a sum and the layer normalisation that alone reads it by `tbt::add_layer_norm`.
+class FuseAddLayerNorm(RewritePass):
+    """Replaces a sum and its layer normalisation by `tbt::add_layer_norm`.
 
-    Needs: a cleaned-up graph. Leaves: sums that something else reads too, as in models that normalise before
-    a block.
+    Needs: a cleaned-up graph. Leaves: sums with another user, as in models that normalise before a block.
     """
 
-    name: str = "fuse-add-layer-norm"
+    name = "fuse-add-layer-norm"
+    targets = (ATEN.layer_norm.default,)
 
-    def apply(self, context: LoweringContext) -> PassResult:
-        found = [node for node in context.graph.nodes if is_call(node, ATEN.layer_norm.default)]
-        fused = sum(fuse(node) for node in found)
-        context.graph.eliminate_dead_code()
-        return PassResult(fused)
+    def rewrite(self, node: fx.Node) -> bool:
+        return fuse(node)

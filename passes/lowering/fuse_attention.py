@@ -1,44 +1,53 @@
-"""Let one kernel make the scores of attention, their softmax and the weighted sums of values."""
+"""Fuse QK^T, softmax and PV into one attention operator."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from torch import fx
 
-from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import TBT, is_call, only_user, replace
+from tbt_compile.ops.operands import operands
+from tbt_compile.passes.lowering.match import TBT, match_call, replace, single_user
+from tbt_compile.passes.rewrite import RewritePass
 
 
 def fuse(context: fx.Node) -> bool:
-    """Rewrite `attention_context(masked_softmax(attention_scores(...)), ...)`."""
-    softmax: Any = context.args[0]
-    if not is_call(softmax, TBT.masked_softmax.default) or only_user(softmax) is not context:
+    """Rewrite `attention_context(masked_softmax(attention_scores(...)), ...)`, each with one user."""
+    pv = operands(context)
+    softmax = match_call(pv.weights, TBT.masked_softmax.default)
+    qk = match_call(softmax.scores, TBT.attention_scores.default) if softmax else None
+    if softmax is None or qk is None or not single_user(pv.weights) or not single_user(softmax.scores):
         return False
-    scores, mask, factor = softmax.args
-    if not is_call(scores, TBT.attention_scores.default) or only_user(scores) is not softmax:
-        return False
-    query, query_scale, keys, key_scale, *score_kinds = scores.args
-    _, weights_scale, values, value_scale, *context_kinds = context.args
-    operands = (query, query_scale, keys, key_scale, mask, factor, weights_scale, values, value_scale)
-    replace(context, TBT.attention.default, (*operands, *score_kinds, *context_kinds))
+    replace(
+        context,
+        TBT.attention.default,
+        query=qk.query,
+        query_scale=qk.query_scale,
+        keys=qk.keys,
+        key_scale=qk.key_scale,
+        mask=softmax.mask,
+        factor=softmax.scale,
+        weights_scale=pv.weights_scale,
+        values=pv.values,
+        value_scale=pv.value_scale,
+        query_encoding=qk.query_encoding,
+        key_encoding=qk.key_encoding,
+        center_query=qk.center,
+        weights_encoding=pv.weights_encoding,
+        value_encoding=pv.value_encoding,
+        center_weights=pv.center,
+    )
     return True
 
 
-@dataclass(frozen=True)
-class FuseAttention:
+class FuseAttention(RewritePass):
     """Replaces both products of attention and the softmax between them by `tbt::attention`.
 
-    Needs: fused attention and softmax. Leaves: no scores in memory, except where a model adds something else
-    than a mask to them.
+    Needs: fused attention products and softmax. Leaves: no scores in memory, except where a model adds
+    something other than a mask to them.
     """
 
-    name: str = "fuse-attention"
+    name = "fuse-attention"
+    targets = (TBT.attention_context.default,)
+    unmatched = "keep their scores in memory"
 
-    def apply(self, context: LoweringContext) -> PassResult:
-        found = [node for node in context.graph.nodes if is_call(node, TBT.attention_context.default)]
-        fused = sum(fuse(node) for node in found)
-        context.graph.eliminate_dead_code()
-        return PassResult(fused, f"{len(found) - fused} keep their scores in memory")
+    def rewrite(self, node: fx.Node) -> bool:
+        return fuse(node)

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import fx
 
-from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, TBT, factors, is_call, replace
+from tbt_compile.passes.lowering.match import ATEN, TBT, factors, match_call, replace
+from tbt_compile.passes.rewrite import RewritePass
 
 
 def fuse(product: fx.Node) -> bool:
-    """Rewrite `embedding(unpack(w), ids) * embedding(scale(w), ids)`."""
-    rows, scales = factors(product) or (None, None)
-    if not is_call(rows, ATEN.embedding.default) or not is_call(scales, ATEN.embedding.default):
+    """Rewrite `embedding(unpack(packed), ids) * embedding(scale, ids)`."""
+    rows, scales = (match_call(factor, ATEN.embedding.default) for factor in factors(product) or (None, None))
+    weight = match_call(rows.weight, TBT.unpack.default) if rows else None
+    if rows is None or scales is None or weight is None or rows.indices is not scales.indices:
         return False
-    unpack, ids = rows.args[:2]  # type: ignore[union-attr]
-    weight_scale, scale_ids = scales.args[:2]  # type: ignore[union-attr]
-    if not is_call(unpack, TBT.unpack.default) or ids is not scale_ids:
-        return False
-    packed, encoding, columns = unpack.args
-    replace(product, TBT.bit_embedding.default, (ids, packed, weight_scale, encoding, columns))
+    replace(
+        product,
+        TBT.bit_embedding.default,
+        ids=rows.indices,
+        packed=weight.packed,
+        weight_scale=scales.weight,
+        weight_encoding=weight.encoding,
+        columns=weight.columns,
+    )
     return True
 
 
-@dataclass(frozen=True)
-class FuseEmbedding:
+class FuseEmbedding(RewritePass):
     """Replaces every quantized embedding by `tbt::bit_embedding`.
 
     Needs: a cleaned-up graph of a frozen model. Leaves: no `aten::embedding` on codes.
     """
 
-    name: str = "fuse-embedding"
+    name = "fuse-embedding"
+    targets = (ATEN.mul.Tensor,)
 
-    def apply(self, context: LoweringContext) -> PassResult:
-        fused = sum(fuse(node) for node in list(context.graph.nodes))
-        context.graph.eliminate_dead_code()
-        return PassResult(fused)
+    def rewrite(self, node: fx.Node) -> bool:
+        return fuse(node)

@@ -1,46 +1,43 @@
-"""Let a linear layer apply the activation function that alone reads its results."""
+"""Fuse an activation function into the epilogue of the linear layer before it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
-from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, TBT, is_call, only_user, replace
+from tbt_compile.ops.operands import operands
+from tbt_compile.passes.lowering.match import ATEN, TBT, match_call, replace, single_user
+from tbt_compile.passes.rewrite import RewritePass
 
 _FUNCTIONS: dict[Any, str] = {ATEN.relu.default: "relu", ATEN.silu.default: "silu", ATEN.tanh.default: "tanh"}
+_GELUS = {"none": "gelu", "tanh": "gelu_tanh"}
 
 
 def fuse(linear: fx.Node) -> bool:
-    """Rewrite `f(bit_linear(...))` when nothing else reads the linear layer's results."""
-    user = only_user(linear)
-    function = _function(user) if user is not None else None
+    """Rewrite `f(bit_linear(...))` when the linear layer has one user."""
+    user = single_user(linear)
+    function = function_of(user) if user else None
     if user is None or function is None:
         return False
-    replace(user, TBT.bit_linear.default, (*linear.args, function))
+    replace(user, TBT.bit_linear.default, **vars(operands(linear)) | {"function": function})
     return True
 
 
-def _function(node: fx.Node) -> str | None:
-    if is_call(node, ATEN.gelu.default):
-        return {"none": "gelu", "tanh": "gelu_tanh"}.get(str(node.kwargs.get("approximate", "none")))
-    return _FUNCTIONS.get(node.target) if node.op == "call_function" else None
+def function_of(node: fx.Node) -> str | None:
+    """The name of an activation function in `ops.fused.FUNCTIONS`, or None."""
+    gelu = match_call(node, ATEN.gelu.default)
+    return _GELUS.get(gelu.approximate) if gelu else _FUNCTIONS.get(node.target)
 
 
-@dataclass(frozen=True)
-class FuseLinearActivation:
-    """Gives the activation functions behind linear layers to `tbt::bit_linear`.
+class FuseLinearActivation(RewritePass):
+    """Gives activation functions of linear layers to `tbt::bit_linear`.
 
-    Needs: `fuse-linear`. Leaves: functions of results that something else reads too, and of sums.
+    Needs: fused linear layers. Leaves: functions of results with another user, and of sums.
     """
 
-    name: str = "fuse-linear-activation"
+    name = "fuse-linear-activation"
+    targets = (TBT.bit_linear.default,)
 
-    def apply(self, context: LoweringContext) -> PassResult:
-        linears = [node for node in context.graph.nodes if is_call(node, TBT.bit_linear.default)]
-        fused = sum(fuse(node) for node in linears)
-        context.graph.eliminate_dead_code()
-        return PassResult(fused)
+    def rewrite(self, node: fx.Node) -> bool:
+        return fuse(node)

@@ -1,30 +1,29 @@
-"""Let the softmax kernel scale and mask the attention scores that it reads anyway."""
+"""Fuse the scaling and masking of attention scores into their softmax."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
-from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, TBT, addends, factors, is_call, only_user, replace
+from tbt_compile.ops.operands import operands
+from tbt_compile.passes.lowering.match import ATEN, TBT, addends, factors, is_call, replace, single_user
+from tbt_compile.passes.rewrite import RewritePass
 
 
 def fuse(softmax: fx.Node) -> bool:
     """Rewrite `softmax(scores * number + mask)`; the factor and the mask are each optional."""
-    source: Any = softmax.args[0]
-    mask, scale = None, 1.0
-    total = addends(source)
-    if total and only_user(source) is softmax and is_mask(total[1]):
-        source, mask = total
-    product = factors(source)
-    if product and isinstance(product[1], (int, float)) and len(source.users) == 1:
-        source, scale = product[0], float(product[1])
-    if softmax.args[1] not in (-1, 3) or not is_call(source, TBT.attention_scores.default):
+    call = operands(softmax)
+    scores, mask, scale = call.self, None, 1.0
+    total = addends(scores)
+    if total and single_user(scores) and is_mask(total[1]):
+        scores, mask = total
+    product = factors(scores)
+    if product and isinstance(product[1], (int, float)) and single_user(scores):
+        scores, scale = product[0], float(product[1])
+    if call.dim not in (-1, 3) or not is_call(scores, TBT.attention_scores.default):
         return False
-    replace(softmax, TBT.masked_softmax.default, (source, mask, scale))
+    replace(softmax, TBT.masked_softmax.default, scores=scores, mask=mask, scale=scale)
     return True
 
 
@@ -34,18 +33,16 @@ def is_mask(node: Any) -> bool:
     return value is not None and value.ndim == 4 and value.shape[1] == 1
 
 
-@dataclass(frozen=True)
-class FuseMaskedSoftmax:
+class FuseMaskedSoftmax(RewritePass):
     """Replaces the softmax of attention scores by `tbt::masked_softmax`.
 
-    Needs: fused attention. Leaves: no scaling or masking of scores outside the softmax, except where a
-    model adds something else than a mask (relative positions).
+    Needs: fused attention products. Leaves: no scaling or masking of scores outside the softmax, except
+    where a model adds something other than a mask (relative positions).
     """
 
-    name: str = "fuse-masked-softmax"
+    name = "fuse-masked-softmax"
+    targets = (ATEN.softmax.int,)
+    unmatched = "stay on their own"
 
-    def apply(self, context: LoweringContext) -> PassResult:
-        found = [node for node in context.graph.nodes if is_call(node, ATEN.softmax.int)]
-        fused = sum(fuse(node) for node in found)
-        context.graph.eliminate_dead_code()
-        return PassResult(fused, f"{len(found) - fused} stay on their own")
+    def rewrite(self, node: fx.Node) -> bool:
+        return fuse(node)

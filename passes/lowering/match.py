@@ -1,66 +1,111 @@
-"""Small questions about nodes that the fusion passes share."""
+"""The vocabulary of patterns: questions about a node and its operands, and how a match is replaced."""
 
 from __future__ import annotations
 
 import operator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import fx
 
 import tbt_compile.ops  # noqa: F401  (registers torch.ops.tbt)
+from tbt_compile.ops.operands import call_operator, operands
 
 ATEN = torch.ops.aten
 TBT = torch.ops.tbt
 
+PACKED_OPERAND: dict[Any, str] = {
+    TBT.pack_keys.default: "keys",
+    TBT.pack_values.default: "values",
+    TBT.append_keys.default: "keys",
+    TBT.append_values.default: "values",
+}
+"""The float operand `[B, H, T, D]` of each operator that quantizes and packs one."""
 
-def is_call(node: Any, target: Any) -> bool:
-    """Whether `node` is a call of the operator `target`."""
-    return isinstance(node, fx.Node) and node.op == "call_function" and node.target is target
+
+def is_call(node: Any, *targets: Any) -> bool:
+    """Whether `node` is a call of one of the operators `targets`."""
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
 
 
-def quantize_of(node: Any, output: int) -> fx.Node | None:
-    """The `tbt::quantize` node of which `node` is output 0 (codes) or 1 (scale); else None."""
-    if (
-        is_call(node, operator.getitem)
-        and node.args[1] == output
-        and is_call(node.args[0], TBT.quantize.default)
-    ):
-        return node.args[0]
-    return None
+def match_call(node: Any, *targets: Any) -> SimpleNamespace | None:
+    """The operands, by name, of a call of one of the operators `targets`; None for anything else."""
+    return operands(node) if is_call(node, *targets) else None
+
+
+def single_user(node: fx.Node) -> fx.Node | None:
+    """The user of a node that has exactly one, so that fusing into it leaves no second reader behind."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def shape_of(node: fx.Node) -> torch.Size:
+    """The shape of a node's value; dimensions that vary are symbolic."""
+    shape: torch.Size = node.meta["val"].shape
+    return shape
 
 
 def factors(node: Any) -> tuple[Any, Any] | None:
     """The operands of an elementwise product, or None."""
-    return (node.args[0], node.args[1]) if is_call(node, ATEN.mul.Tensor) else None
+    product = match_call(node, ATEN.mul.Tensor)
+    return (product.self, product.other) if product else None
 
 
 def addends(node: Any) -> tuple[Any, Any] | None:
-    """The operands of a plain elementwise sum, or None."""
-    return (node.args[0], node.args[1]) if is_call(node, ATEN.add.Tensor) and not node.kwargs else None
+    """The operands of an elementwise sum without a multiplier, or None."""
+    total = match_call(node, ATEN.add.Tensor)
+    return (total.self, total.other) if total and total.alpha == 1 else None
 
 
-def is_scale_of(node: Any, quantize: fx.Node) -> bool:
-    """Whether `node` is the scale that `quantize` returns, transposed or not."""
-    if is_call(node, ATEN.transpose.int):
-        node = node.args[0]
-    return quantize_of(node, 1) is quantize
+def quantize_of_codes(node: Any) -> fx.Node | None:
+    """The `tbt::quantize` node that `node` is the codes of, or None."""
+    return _quantize_of(node, 0)
 
 
-def only_user(node: fx.Node) -> fx.Node | None:
-    """The one node that reads this one; None when there are more, or none."""
-    return next(iter(node.users)) if len(node.users) == 1 else None
+def quantize_of_scale(node: Any) -> fx.Node | None:
+    """The `tbt::quantize` node that `node` is the scale of, transposed or not; or None."""
+    transpose = match_call(node, ATEN.transpose.int)
+    return _quantize_of(transpose.self if transpose else node, 1)
 
 
-def replace(old: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
-    """Put a call of `target` in the place of `old`, with its shape and the module it comes from."""
+def _quantize_of(node: Any, output: int) -> fx.Node | None:
+    if not is_call(node, operator.getitem):
+        return None
+    source, index = node.args  # a Python function: it has no schema to name them
+    return source if index == output and is_call(source, TBT.quantize.default) else None
+
+
+def rescaled(product: fx.Node) -> tuple[fx.Node, Any] | None:
+    """The single user of a matrix product, if it multiplies it by scales, and those."""
+    user = single_user(product)
+    scaled = factors(user)
+    return (user, scaled[1]) if user and scaled and scaled[0] is product else None
+
+
+def replace(old: fx.Node, target: Any, **named: Any) -> fx.Node:
+    """Put a call of `target` in the place of `old`, with its shape and the module it comes from.
+
+    Args:
+        old: the last node of the matched pattern; it is erased, what it reads is left to dead code
+            elimination.
+        target: an operator overload.
+        named: its operands.
+
+    Returns:
+        The new node.
+    """
     graph = old.graph
     with graph.inserting_before(old):
-        new = graph.call_function(target, args)
+        new = call_operator(graph, target, **named)
     new.meta = dict(old.meta)
-    old.replace_all_uses_with(new)
-    graph.erase_node(old)
+    replace_with(old, new)
     return new
+
+
+def replace_with(old: fx.Node, new: fx.Node) -> None:
+    """Give the users of `old` another node of the graph, and erase `old`."""
+    old.replace_all_uses_with(new)
+    old.graph.erase_node(old)
 
 
 def module_path(node: fx.Node) -> str:

@@ -1,8 +1,8 @@
-"""Keep attention caches packed: quantize when a token is appended instead of at every step.
+"""Keep attention caches packed: quantize a token once, when it is appended, instead of at every step.
 
 Scales of keys and values are static or per token, so quantizing a concatenation equals concatenating what
-was quantized. The pass moves each packing operator above the cache: inputs of the unit become packed, what
-is appended is packed on its own, and the unit returns the packed cache.
+was quantized. The pass moves each packing operator above the cache: the unit takes packed caches, packs the
+tokens that it appends, and returns packed caches.
 """
 
 from __future__ import annotations
@@ -14,11 +14,25 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tbt_compile.encoding import Encoding
+from tbt_compile.ops.operands import operands
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
-from tbt_compile.passes.lowering.match import ATEN, TBT, is_call, replace
+from tbt_compile.passes.lowering.match import (
+    ATEN,
+    TBT,
+    is_call,
+    match_call,
+    replace,
+    replace_with,
+)
 
+PACKS = (TBT.pack_keys.default, TBT.pack_values.default)
 TOKENS = 2  # dimension of keys and values `[B, H, T, ...]` along which tokens are appended
+
+
+def packs_along_tokens(pack: fx.Node) -> bool:
+    """Whether words of packed values hold several tokens, so that they cannot be concatenated."""
+    return is_call(pack, TBT.pack_values.default) and not Encoding(operands(pack).encoding).dynamic
 
 
 class _Packer:
@@ -46,18 +60,15 @@ class _Packer:
 
     def _half(self, cached: fx.Node | None, output: int | None, past_keys: fx.Node | None) -> int:
         """Pack the keys of a cache (`past_keys` None) or its values."""
-        source = self._output(output) if output is not None else cached
+        source = self._outputs[output] if output is not None else cached
         assert source is not None, "a cache slot without an input has an output"
-        packs = [
-            user for user in source.users if user.target in (TBT.pack_keys.default, TBT.pack_values.default)
-        ]
+        packs = [user for user in source.users if is_call(user, *PACKS)]
         if not packs:
             return 0
         (pack,) = packs
         if source is cached:
             self._set_packed_shape(cached, pack)
-            pack.replace_all_uses_with(cached)
-            self.graph.erase_node(pack)
+            replace_with(pack, cached)
             packed = cached
         elif cached is not None:
             packed = self._append(pack, source, cached, past_keys)
@@ -69,23 +80,26 @@ class _Packer:
 
     def _append(self, pack: fx.Node, source: fx.Node, cached: fx.Node, past_keys: fx.Node | None) -> fx.Node:
         """Replace `pack(cat([cached, new]))` by an operator that appends packed tokens to a packed cache."""
-        assert is_call(source, ATEN.cat.default), f"{source.name}: a cache grows by concatenation"
-        past, new = source.args[0]  # type: ignore[misc,str-unpack]
+        concatenation = match_call(source, ATEN.cat.default)
+        assert concatenation, f"{source.name}: a cache grows by concatenation"
+        past, new = concatenation.tensors
         assert past is cached, f"{source.name}: new tokens follow the cache"
-        _, scale, encoding, center = pack.args
+        call = operands(pack)
+        kind = {"scale": call.scale, "encoding": call.encoding, "center": call.center}
         self._set_packed_shape(cached, pack)
-        if pack.target is TBT.pack_values.default and not Encoding(encoding).dynamic:
-            arguments = (cached, past_keys, new, scale, encoding, center)
-            return replace(pack, TBT.append_values.default, arguments)
-        return replace(pack, TBT.append_keys.default, (cached, new, scale, encoding, center))
+        if packs_along_tokens(pack):
+            append = TBT.append_values.default
+            return replace(pack, append, past=cached, past_keys=past_keys, values=new, **kind)
+        return replace(pack, TBT.append_keys.default, past=cached, keys=new, **kind)
 
     def _set_packed_shape(self, cached: fx.Node, pack: fx.Node) -> None:
         """Give a placeholder the shape of the packed cache; packed values have a length of their own."""
         value: Any = cached.meta["val"]
         mode: FakeTensorMode = value.fake_mode
+        call = operands(pack)
         with mode:
-            packed = pack.target(value, value.new_empty(()), *pack.args[2:])  # type: ignore[operator]
-            if pack.target is TBT.pack_values.default and not Encoding(pack.args[2]).dynamic:
+            packed = pack.target(value, value.new_empty(()), encoding=call.encoding, center=call.center)  # type: ignore[operator]
+            if packs_along_tokens(pack):
                 assert mode.shape_env is not None
                 tokens = str(value.shape[TOKENS])
                 if tokens not in self.words:
@@ -95,11 +109,13 @@ class _Packer:
         cached.meta["val"] = packed
         cached.meta.pop("tensor_meta", None)
 
-    def _output(self, index: int) -> fx.Node:
-        return self.graph.output_node().args[0][index]  # type: ignore[index,return-value]
+    @property
+    def _outputs(self) -> tuple[Any, ...]:
+        (outputs,) = self.graph.output_node().args
+        return outputs  # type: ignore[return-value]
 
     def _set_output(self, index: int, node: fx.Node) -> None:
-        outputs = list(self.graph.output_node().args[0])  # type: ignore[arg-type]
+        outputs = list(self._outputs)
         outputs[index] = node
         self.graph.output_node().args = (tuple(outputs),)
 
@@ -108,8 +124,8 @@ class _Packer:
 class PackKVCache:
     """Makes every attention cache that crosses the unit's border packed.
 
-    Needs: fused attention. Leaves: cache inputs and outputs with the packed shapes; units that share a
-    cache agree on them.
+    Needs: fused attention, and the cache slots of the context. Leaves: cache inputs and outputs with the
+    packed shapes; units that share a cache agree on them.
     """
 
     name: str = "pack-kv-cache"

@@ -24,18 +24,18 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
     return Pipeline(
         "lowering",
         [
-            CleanUp(),
-            FuseLinear(),
-            FuseLinearActivation(),
-            FuseEmbedding(),
-            FuseAttentionProducts(),
-            FoldRepeatKV(),
-            FuseMaskedSoftmax(),
-            FuseAttention(),
-            FuseAddLayerNorm(),
-            FuseRmsNorm(),
-            PackKVCache(),
-            FoldHeadTransposes(),
-            CheckFused(),
+            CleanUp(),  # identities, empty concatenation operands, assertions
+            FuseLinear(),  # quantize, product, scales, bias -> bit_linear
+            FuseLinearActivation(),  # an activation function becomes its epilogue
+            FuseEmbedding(),  # -> bit_embedding
+            FuseAttentionProducts(),  # QK^T and PV on packed keys and values
+            FoldRepeatKV(),  # grouped queries read shared heads
+            FuseMaskedSoftmax(),  # scale and mask -> masked_softmax
+            FuseAttention(),  # QK^T, softmax, PV -> attention
+            FuseAddLayerNorm(),  # residual sum and norm -> add_layer_norm
+            FuseRmsNorm(),  # square, mean, rsqrt, products -> rms_norm
+            PackKVCache(),  # caches cross the unit's border packed
+            FoldHeadTransposes(),  # attention reads `[B, T, H, D]` in place
+            CheckFused(),  # nothing quantized is left without an operator
         ],
     )

@@ -125,3 +125,19 @@ def test_graph_text_shows_parameters_where_they_are_used() -> None:
         "x = input",
         "linear = linear(x, first.weight, first.bias)",
     ]
+
+
+def test_graph_text_names_operands_from_the_first_that_is_no_tensor() -> None:
+    graph, aten = fx.Graph(), torch.ops.aten
+    x, y = graph.placeholder("x"), graph.placeholder("y")
+    joined = graph.call_function(aten.cat.default, ([x, y], 1))
+    norm = graph.call_function(aten.layer_norm.default, (joined, [8], None, y))
+    gelu = graph.call_function(aten.gelu.default, (norm,), {"approximate": "tanh"})
+    graph.output(graph.call_function(torch.mul, (gelu, 0.5)))
+    assert graph_text(fx.GraphModule({}, graph)).splitlines()[2:] == [
+        "cat_default = cat([x, y], dim=1)",
+        "layer_norm_default = layer_norm(cat_default, normalized_shape=[8], weight=None, bias=y)",
+        "gelu_default = gelu(layer_norm_default, approximate='tanh')",
+        "mul = mul(gelu_default, 0.5)",
+        "output mul",
+    ]

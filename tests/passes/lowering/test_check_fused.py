@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from golden_text import check_pass
 from lowering_tools import activation, export, weight
 from models import bart, batch
 from torch import Tensor, nn
@@ -81,3 +82,7 @@ def test_recipes_without_compiled_operators(recipe: str, name: str) -> None:
     unit.root = "model."
     with pytest.raises(LoweringError, match=f"encoder: no compiled operator takes .* of {name}"):
         lowering_pipeline().run(unit)
+
+
+def test_golden() -> None:
+    check_pass(CheckFused(), export(Model(), torch.randn(2, 8)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from golden_text import check_pass
 from lowering_tools import calls, export, run
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from tbt_compile.passes.base import run_pass
 from tbt_compile.passes.lowering.clean_up import CleanUp
 
 
@@ -20,7 +22,7 @@ class Everything(nn.Module):
 
 def test_identities_and_dead_code_go() -> None:
     unit = export(Everything(), torch.randn(3))
-    assert CleanUp().apply(unit).changes == 3
+    assert run_pass(CleanUp(), unit).changes == 3
     assert calls(unit) == ["relu", "dropout"]
     (left,) = [node for node in unit.graph.nodes if "dropout" in str(node.target)]
     assert left.args[1:] == (0.5, True)
@@ -47,7 +49,7 @@ def test_the_empty_start_of_a_cache_goes() -> None:
         unit = export(Cached(filled), x)
         expected = run(unit, x)
         assert "cat" in calls(unit)
-        assert CleanUp().apply(unit).changes > 0
+        assert run_pass(CleanUp(), unit).changes > 0
         assert calls(unit) == left
         assert torch.equal(run(unit, x)[0], expected[0])
 
@@ -62,7 +64,7 @@ def test_slices_of_everything_and_casts_to_the_same_type_go() -> None:
     x = torch.randn(2, 3)
     unit = export(Views(), x)
     expected = run(unit, x)
-    CleanUp().apply(unit)
+    run_pass(CleanUp(), unit)
     assert calls(unit) == ["slice", "slice", "add", "slice", "add"]
     assert torch.equal(run(unit, x)[0], expected[0])
 
@@ -76,7 +78,7 @@ class Joined(nn.Module):
 def test_a_concatenation_keeps_its_other_operands() -> None:
     x, y = torch.randn(2, 3), torch.randn(2, 4)
     unit = export(Joined(), x, y)
-    assert CleanUp().apply(unit).changes > 0
+    assert run_pass(CleanUp(), unit).changes > 0
     (cat,) = [node for node in unit.graph.nodes if "cat" in str(node.target)]
     assert [node.name for node in cat.args[0]] == ["x", "y"]
     assert torch.equal(run(unit, x, y)[0], torch.cat([x, y], 1))
@@ -90,11 +92,23 @@ class Narrow(nn.Module):
 def test_assertions_go_and_casts_stay() -> None:
     unit = export(Narrow(), torch.randn(3))
     assert "_assert_tensor_metadata" in calls(unit)
-    assert CleanUp().apply(unit).changes == 1
+    assert run_pass(CleanUp(), unit).changes == 1
     assert calls(unit) == ["to", "sum"]
 
 
 def test_a_clean_graph_is_left_alone() -> None:
     unit = export(nn.Linear(3, 4), torch.randn(2, 3))
-    assert CleanUp().apply(unit).changes == 0
+    assert run_pass(CleanUp(), unit).changes == 0
     assert calls(unit) == ["linear"]
+
+
+class LeftBehind(nn.Module):
+    """One of each thing that goes, around a product."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        product = torch.nn.functional.dropout(x.detach() * y[:, 0:], 0.1, training=False)
+        return torch.cat([x.new_empty(0), product.to(torch.float32)], dim=1)
+
+
+def test_golden() -> None:
+    check_pass(CleanUp(), export(LeftBehind(), torch.randn(2, 3), torch.randn(2, 3)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from golden_text import check_pass
 from lowering_tools import activation, calls, export, run
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import repeat_kv
 
+from tbt_compile.passes.base import run_pass
 from tbt_compile.passes.lowering.clean_up import CleanUp
 from tbt_compile.passes.lowering.fold_repeat_kv import FoldRepeatKV
 from tbt_compile.passes.lowering.fuse_attention_products import FuseAttentionProducts
@@ -33,11 +35,11 @@ class Grouped(nn.Module):
 def test_repeated_heads_are_packed_once(bits: int) -> None:
     unit = export(Grouped(bits), Q, K, V)
     expected = run(unit, Q, K, V)
-    CleanUp().apply(unit)
-    FuseAttentionProducts().apply(unit)
+    run_pass(CleanUp(), unit)
+    run_pass(FuseAttentionProducts(), unit)
     repeated = ["unsqueeze", "expand", "reshape"]
     assert set(repeated) < set(calls(unit))
-    assert FoldRepeatKV().apply(unit).changes == 2
+    assert run_pass(FoldRepeatKV(), unit).changes == 2
     assert calls(unit) == ["pack_keys", "attention_scores", "softmax", "pack_values", "attention_context"]
     assert torch.equal(run(unit, Q, K, V)[0], expected[0])
 
@@ -57,9 +59,15 @@ class Tiled(nn.Module):
 def test_another_order_is_left_alone() -> None:
     unit = export(Tiled(), Q, K)
     expected = run(unit, Q, K)
-    CleanUp().apply(unit)
-    FuseAttentionProducts().apply(unit)
+    run_pass(CleanUp(), unit)
+    run_pass(FuseAttentionProducts(), unit)
     before = calls(unit)
-    assert FoldRepeatKV().apply(unit).changes == 0
+    assert run_pass(FoldRepeatKV(), unit).changes == 0
     assert calls(unit) == before
     assert torch.equal(run(unit, Q, K)[0], expected[0])
+
+
+def test_golden() -> None:
+    unit = export(Grouped(2), Q, K, V)
+    run_pass(FuseAttentionProducts(), unit)
+    check_pass(FoldRepeatKV(), unit)

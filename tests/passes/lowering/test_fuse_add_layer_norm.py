@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from golden_text import check_pass
 from lowering_tools import calls, export, run
 from torch import Tensor, nn
 
+from tbt_compile.passes.base import run_pass
 from tbt_compile.passes.lowering.fuse_add_layer_norm import FuseAddLayerNorm
 
 X, Y = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
@@ -38,7 +40,7 @@ class Norm(nn.Module):
 def test_a_residual_sum_is_fused(eps: float) -> None:
     unit = export(Norm(eps=eps), X, Y)
     expected = run(unit, X, Y)
-    assert FuseAddLayerNorm().apply(unit).changes == 1
+    assert run_pass(FuseAddLayerNorm(), unit).changes == 1
     assert calls(unit) == ["add_layer_norm"]
     assert torch.equal(run(unit, X, Y)[0], expected[0])
 
@@ -49,12 +51,16 @@ def test_a_residual_sum_is_fused(eps: float) -> None:
 def test_other_sums_are_left_alone(form: str) -> None:
     unit = export(Norm(form), X, Y)
     before = calls(unit)
-    assert FuseAddLayerNorm().apply(unit).changes == 0
+    assert run_pass(FuseAddLayerNorm(), unit).changes == 0
     assert calls(unit) == before
 
 
 @pytest.mark.parametrize("options", [{"elementwise_affine": False}, {"bias": False}])
 def test_a_norm_without_weight_or_bias_is_left_alone(options: dict[str, bool]) -> None:
     unit = export(Norm(**options), X, Y)
-    assert FuseAddLayerNorm().apply(unit).changes == 0
+    assert run_pass(FuseAddLayerNorm(), unit).changes == 0
     assert calls(unit) == ["add", "layer_norm"]
+
+
+def test_golden() -> None:
+    check_pass(FuseAddLayerNorm(), export(Norm(), X, Y))

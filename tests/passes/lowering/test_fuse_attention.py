@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from golden_text import check_pass
 from lowering_tools import activation, calls, export, run
 from torch import Tensor, nn
 
+from tbt_compile.passes.base import run_pass
 from tbt_compile.passes.lowering.clean_up import CleanUp
 from tbt_compile.passes.lowering.fuse_attention import FuseAttention
 from tbt_compile.passes.lowering.fuse_attention_products import FuseAttentionProducts
@@ -40,9 +42,9 @@ def fused(bits: int, kind: str, added: Tensor) -> tuple[int, list[str]]:
     """Changes of the pass, and the operators that are left; results must stay the same, bit for bit."""
     unit = export(Attention(bits, kind), Q, K, V, added)
     for before in (CleanUp(), FuseAttentionProducts(), FuseMaskedSoftmax()):
-        before.apply(unit)
+        run_pass(before, unit)
     expected = run(unit, Q, K, V, added)
-    result = FuseAttention().apply(unit)
+    result = run_pass(FuseAttention(), unit)
     assert torch.equal(run(unit, Q, K, V, added)[0], expected[0])
     assert result.note == f"{1 - result.changes} keep their scores in memory"
     return result.changes, calls(unit)
@@ -64,3 +66,10 @@ def test_probabilities_that_something_else_reads_stay() -> None:
     changes, left = fused(2, "weights are read", MASK)
     assert changes == 0
     assert "masked_softmax" in left
+
+
+def test_golden() -> None:
+    unit = export(Attention(2, "masked"), Q, K, V, MASK)
+    for before in (CleanUp(), FuseAttentionProducts(), FuseMaskedSoftmax()):
+        run_pass(before, unit)
+    check_pass(FuseAttention(), unit)

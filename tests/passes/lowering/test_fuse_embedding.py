@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from golden_text import check_pass
 from lowering_tools import calls, export, run, weight
 from torch import Tensor, nn
 
+from tbt_compile.passes.base import run_pass
 from tbt_compile.passes.lowering.fuse_embedding import FuseEmbedding
 from tbt_compile.quantizers import quantized_embedding
 
@@ -28,7 +30,7 @@ class Embedding(nn.Module):
 def test_look_ups_are_fused_and_positions_are_not(bits: int, padding: int | None) -> None:
     unit = export(Embedding(bits, padding), IDS)
     expected = run(unit, IDS)
-    assert FuseEmbedding().apply(unit).changes == 1
+    assert run_pass(FuseEmbedding(), unit).changes == 1
     assert sorted(calls(unit)) == ["add", "arange", "bit_embedding", "embedding", "mul"]
     assert torch.equal(run(unit, IDS)[0], expected[0])
 
@@ -48,5 +50,9 @@ class OtherScales(nn.Module):
 
 def test_what_is_no_quantized_embedding_is_left_alone() -> None:
     unit = export(OtherScales(), IDS % 6)
-    assert FuseEmbedding().apply(unit).changes == 0
+    assert run_pass(FuseEmbedding(), unit).changes == 0
     assert calls(unit).count("embedding") == 2
+
+
+def test_golden() -> None:
+    check_pass(FuseEmbedding(), export(Embedding(2), IDS))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lowering_tools import activation, calls, export, run, weight
+from golden_text import check_pass
+from lowering_tools import activation, calls, export, frozen, run, weight
 from torch import Tensor, nn
 
+from tbt_compile.ops.operands import operands
+from tbt_compile.passes.base import run_pass
 from tbt_compile.passes.lowering.clean_up import CleanUp
 from tbt_compile.passes.lowering.fuse_linear import FuseLinear
 from tbt_compile.quantizers import QuantTensor, quantized_linear
@@ -49,7 +52,7 @@ def test_every_pair_of_encodings(weight_bits: int, bits: int, signed: bool) -> N
     for use in ("bias", "nothing"):
         unit = export(Linear(use, weight_bits, bits, signed), X)
         expected = run(unit, X)
-        result = FuseLinear().apply(unit)
+        result = run_pass(FuseLinear(), unit)
         assert (result.changes, result.note) == (1, "0 linear layers stay in floating point")
         assert calls(unit) == ["bit_linear"]
         assert torch.equal(run(unit, X)[0], expected[0])
@@ -67,18 +70,18 @@ def test_every_pair_of_encodings(weight_bits: int, bits: int, signed: bool) -> N
 def test_only_a_bias_is_folded_in(use: str, left: list[str]) -> None:
     unit = export(Linear(use), X)
     expected = run(unit, X)
-    assert FuseLinear().apply(unit).changes == 1
+    assert run_pass(FuseLinear(), unit).changes == 1
     assert calls(unit) == left
     (fused,) = [node for node in unit.graph.nodes if "bit_linear" in str(node.target)]
-    assert fused.args[4] is None
+    assert operands(fused).bias is None
     assert torch.equal(run(unit, X)[0], expected[0])
 
 
 def test_a_bias_of_logits_is_one_row() -> None:
     unit = export(Linear("a bias of logits"), X)
     expected = run(unit, X)
-    CleanUp().apply(unit)
-    assert FuseLinear().apply(unit).changes == 1
+    run_pass(CleanUp(), unit)
+    assert run_pass(FuseLinear(), unit).changes == 1
     assert calls(unit) == ["reshape", "bit_linear"]
     assert torch.equal(run(unit, X)[0], expected[0])
 
@@ -99,7 +102,7 @@ class Shared(nn.Module):
 def test_shared_inputs_and_weights() -> None:
     unit = export(Shared(), X)
     expected = run(unit, X)
-    assert FuseLinear().apply(unit).changes == 3
+    assert run_pass(FuseLinear(), unit).changes == 3
     assert calls(unit) == ["bit_linear", "bit_linear", "add", "bit_linear"]
     assert torch.equal(run(unit, X)[0], expected[0])
 
@@ -121,15 +124,20 @@ class Mixed(nn.Module):
 
 def test_what_is_no_quantized_layer_is_left_alone() -> None:
     unit = export(Mixed(), X)
-    result = FuseLinear().apply(unit)
+    result = run_pass(FuseLinear(), unit)
     assert (result.changes, result.note) == (0, "4 linear layers stay in floating point")
     assert "bit_linear" not in calls(unit)
 
 
 def test_the_fused_layer_keeps_its_shape_and_module() -> None:
     unit = export(nn.Sequential(Linear(), nn.ReLU()), X)
-    CleanUp().apply(unit)
-    FuseLinear().apply(unit)
+    run_pass(CleanUp(), unit)
+    run_pass(FuseLinear(), unit)
     (fused,) = [node for node in unit.graph.nodes if "bit_linear" in str(node.target)]
     assert tuple(fused.meta["val"].shape) == (2, 3, 7)
     assert next(reversed(fused.meta["nn_module_stack"].values()))[0] == "0"
+
+
+def test_golden() -> None:
+    x = torch.randn(2, 8)
+    check_pass(FuseLinear(), export(frozen(nn.Sequential(nn.Linear(8, 4)), "2-1-2", x), x))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from golden_text import check_pass
 from lowering_tools import calls, export, run
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
+from tbt_compile.passes.base import run_pass
 from tbt_compile.passes.lowering.clean_up import CleanUp
 from tbt_compile.passes.lowering.fuse_rms_norm import FuseRmsNorm
 
@@ -20,9 +22,9 @@ def test_a_norm_that_is_written_out_is_fused(norm: nn.Module) -> None:
     norm.weight.data.uniform_(0.5, 2.0)
     unit = export(norm, X)
     expected = run(unit, X)
-    CleanUp().apply(unit)
+    run_pass(CleanUp(), unit)
     assert calls(unit) == ["pow", "mean", "add", "rsqrt", "mul", "mul"]
-    assert FuseRmsNorm().apply(unit).changes == 1
+    assert run_pass(FuseRmsNorm(), unit).changes == 1
     assert calls(unit) == ["rms_norm"]
     torch.testing.assert_close(run(unit, X)[0], expected[0], rtol=1e-6, atol=1e-6)
 
@@ -44,7 +46,13 @@ class Other(nn.Module):
 @pytest.mark.parametrize("form", ["power", "dimension", "tensor", "weight"])
 def test_anything_else_is_left_alone(form: str) -> None:
     unit = export(Other(form), X)
-    CleanUp().apply(unit)
+    run_pass(CleanUp(), unit)
     before = calls(unit)
-    assert FuseRmsNorm().apply(unit).changes == 0
+    assert run_pass(FuseRmsNorm(), unit).changes == 0
     assert calls(unit) == before
+
+
+def test_golden() -> None:
+    unit = export(LlamaRMSNorm(16, 1e-5), X)
+    run_pass(CleanUp(), unit)
+    check_pass(FuseRmsNorm(), unit)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from golden_text import GOLDEN, check_text
 from lowering_tools import calls, export, frozen, run
 from models import DECODERS, FAMILIES, MLP, SEQ2SEQ, VOCABULARY, AttentionBlock, batch
 from torch import Tensor
@@ -19,16 +19,6 @@ from tbt_compile.adapters.seq2seq_units import Encoder, FirstStep, Step
 from tbt_compile.passes.base import graph_text
 from tbt_compile.passes.lowering import LoweringContext, lowering_pipeline
 
-GOLDEN = Path(__file__).parents[2] / "golden"
-
-
-def check(name: str, text: str) -> None:
-    """Compare with a golden text; write it anew with TBT_UPDATE_GOLDEN=1 and read the difference."""
-    path = GOLDEN / f"{name}.txt"
-    if os.environ.get("TBT_UPDATE_GOLDEN") == "1":
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8"), f"{path.name} has changed"
-
 
 @pytest.mark.parametrize(
     ("name", "module", "x"),
@@ -37,9 +27,9 @@ def check(name: str, text: str) -> None:
 def test_golden_graphs_of_plain_modules(name: str, module: torch.nn.Module, x: Tensor) -> None:
     unit = export(frozen(module, "2-1-2", x), x)
     expected = run(unit, x)
-    check(f"frozen_{name}", graph_text(unit.program.graph_module))
+    check_text(f"frozen_{name}", graph_text(unit.program.graph_module))
     lowering_pipeline().run(unit)
-    check(f"lowered_{name}", graph_text(unit.program.graph_module))
+    check_text(f"lowered_{name}", graph_text(unit.program.graph_module))
     assert torch.equal(run(unit, x)[0], expected[0])
 
 
@@ -62,6 +52,7 @@ def test_order_and_contracts() -> None:
     ]
     assert all("Needs:" in str(type(step).__doc__) for step in passes)
     assert all("Leaves" in str(type(step).__doc__) for step in passes)
+    assert {path.stem for path in (GOLDEN / "passes").iterdir()} == {step.name for step in passes}
 
 
 @dataclass(frozen=True)

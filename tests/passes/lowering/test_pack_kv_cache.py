@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from golden_text import check_pass
 from lowering_tools import activation, calls, export, run
 from torch import Tensor, nn
 from torch.export import Dim
 
+from tbt_compile.passes.base import run_pass
 from tbt_compile.passes.lowering import CacheSlot, LoweringContext
 from tbt_compile.passes.lowering.clean_up import CleanUp
 from tbt_compile.passes.lowering.fuse_attention_products import FuseAttentionProducts
@@ -53,8 +55,8 @@ def attention_unit(bits: int, mode: str) -> LoweringContext:
         dims[1] = dims[2] = None
     arguments = (tokens(4), tokens(5), tokens(5), caches)
     unit = export(module, *arguments, caches=(CacheSlot(*names, *outputs),), dims=tuple(dims))
-    CleanUp().apply(unit)
-    FuseAttentionProducts().apply(unit)
+    run_pass(CleanUp(), unit)
+    run_pass(FuseAttentionProducts(), unit)
     return unit
 
 
@@ -133,3 +135,7 @@ def test_a_cache_of_floats_stays_one() -> None:
     before = calls(unit)
     assert PackKVCache().apply(unit).changes == 0
     assert calls(unit) == before
+
+
+def test_golden() -> None:
+    check_pass(PackKVCache(), attention_unit(2, "grows"))
