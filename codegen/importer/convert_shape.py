@@ -1,4 +1,4 @@
-"""Slices, gathers and fills. Where TVM's own converters read out of bounds or take a length for an end."""
+"""Slices, gathers and fills, most of which TVM's own converters get wrong at an end of the range."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ _END = 2**63 - 1
 
 @converter(ATEN.select.int)
 def convert_select(call: Call) -> Expr:
-    """`aten::select(self, dim, index)`; an index below 0 (TVM reads out of bounds) counts from the end."""
-    x, dim, index = call.operands.self, call.operands.dim, call.operands.index
+    """`aten::select(self, dim, index)`; an index below 0 (TVM reads out of bounds) counts from the end.
+
+    Raises:
+        ValueError: `index` is symbolic.
+    """
+    dim, index = _constants(call, "dim", "index")
     end = _END if index == -1 else index + 1
-    part = call.emit(relax.op.strided_slice(x, [dim], [index], [end]))
+    part = call.emit(relax.op.strided_slice(call.operands.self, [dim], [index], [end]))
     return call.emit(relax.op.squeeze(part, [dim]))
 
 
 @converter(ATEN.narrow.default)
 def convert_narrow(call: Call) -> Expr:
-    """`aten::narrow(self, dim, start, length)`, whose length TVM takes for an end."""
-    x, dim, start, length = (getattr(call.operands, name) for name in ("self", "dim", "start", "length"))
-    return call.emit(relax.op.strided_slice(x, [dim], [start], [start + length or _END]))
+    """`aten::narrow(self, dim, start, length)`, whose length TVM takes for an end.
+
+    Raises:
+        ValueError: `start` or `length` is symbolic.
+    """
+    dim, start, length = _constants(call, "dim", "start", "length")
+    return call.emit(relax.op.strided_slice(call.operands.self, [dim], [start], [start + length or _END]))
 
 
 @converter(ATEN.index_select.default)
@@ -56,3 +64,16 @@ def convert_new_ones(call: Call) -> Expr:
     """`aten::new_ones(self, size, *, dtype)` of any size; float32 without a dtype."""
     dtype = str(call.operands.dtype or "float32").removeprefix("torch.")
     return call.emit(relax.op.full(list(call.operands.size), relax.const(1, dtype), dtype))
+
+
+def _constants(call: Call, *names: str) -> list[int]:
+    """The operands of these names, which have to be numbers in the graph.
+
+    Raises:
+        ValueError: one is known at run time only.
+    """
+    values = [getattr(call.operands, name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if not isinstance(value, int):
+            raise ValueError(f"{call.node.target}: {name} is known at run time only")
+    return values
