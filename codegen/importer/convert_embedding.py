@@ -1,4 +1,7 @@
-"""Rows of a table, packed or float, by their ids."""
+"""Embeddings: rows of a table, packed or float, by their ids.
+
+Ids are int64 of any shape, and results float32 with one more dimension.
+"""
 
 from __future__ import annotations
 

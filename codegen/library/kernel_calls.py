@@ -113,7 +113,8 @@ def _read_binding(value: Any, variable: Any, calls: KernelCalls) -> Any:
         calls.allocated[tensor.key] = bytes_of(tensor.shape, tensor.dtype)
         return tensor
     if operator == "relax.reshape":
-        return _tensor_of(variable, _operand(value.args[0], calls).key)
+        base, *_ = value.args
+        return _tensor_of(variable, _operand(base, calls).key)
     raise LoweringError(f"the {calls.unit} holds {operator}, which has no kernel")
 
 

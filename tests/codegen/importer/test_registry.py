@@ -16,7 +16,6 @@ from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.importer.registry import ATEN, CONVERTERS, TBT, Call, convert_map, converter
 from tbt_compile.codegen.importer.relax_api import import_program
 from tbt_compile.codegen.importer.units import CONVERTER_FILES
-from tbt_compile.codegen.kernels.linear.float32 import FloatLinearSpec, linear_float
 from tbt_compile.codegen.target.host import host_target
 from tbt_compile.codegen.tvm_api import Expr, relax
 
@@ -127,18 +126,3 @@ def test_the_example_of_the_docstring(empty: dict[str, Any]) -> None:
             return x.masked_fill(x > 0, 2.0)
 
     assert 'R.where(lv, R.const(2.0, "float32"), x)' in imported(Fill(), torch.randn(2, 3))
-
-
-def test_a_kernel_is_built_once_per_spec() -> None:
-    kernels = Kernels(ISA)
-    built = []
-
-    def build(spec: FloatLinearSpec) -> Any:
-        built.append(spec)
-        return linear_float(spec)
-
-    specs = [FloatLinearSpec(8, columns, False, ISA) for columns in (4, 4, 5)]
-    names = [kernels.get(spec, build)[0] for spec in specs]
-    assert names == ["build_8_4_0", "build_8_4_0", "build_8_5_0"]
-    assert built == [specs[0], specs[2]]
-    assert list(kernels.made) == ["build_8_4_0", "build_8_5_0"]
