@@ -22,12 +22,14 @@ from tbt_compile.runtime.bound_library import as_array, tensor
 class Each(nn.Module):
     """Layers, or functions of tensors, that all take the same inputs; one output each.
 
-    Statistics of batch norms are made to differ from 0 and 1.
+    One more output is the first input times a parameter: a unit without any has an empty table of places, for
+    which the runtime's alignment is left to chance. Statistics of batch norms are made to differ from 0 and 1.
     """
 
     def __init__(self, *layers: Callable[..., Tensor]) -> None:
         super().__init__()
         self.layers = layers
+        self.factor = nn.Parameter(torch.full((1,), 2.0))
         self.registered = nn.ModuleList([layer for layer in layers if isinstance(layer, nn.Module)])
         for layer in self.modules():
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.running_mean is not None:
@@ -35,7 +37,7 @@ class Each(nn.Module):
                 layer.running_var.uniform_(0.3, 2.0)  # type: ignore[union-attr]
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
-        return [layer(*inputs) for layer in self.layers]
+        return [*(layer(*inputs) for layer in self.layers), inputs[0] * self.factor]
 
 
 def assert_compiles(module: nn.Module, *inputs: Tensor) -> None:
