@@ -23,7 +23,7 @@ class Each(nn.Module):
     """Layers, or functions of tensors, that all take the same inputs; one output each.
 
     One more output is the first input times a parameter: a unit without any has an empty table of places, for
-    which the runtime's alignment is left to chance. Statistics of batch norms are made to differ from 0 and 1.
+    which alignment is left to chance. Statistics of batch norms are made to differ from 0 and 1.
     """
 
     def __init__(self, *layers: Callable[..., Tensor]) -> None:
