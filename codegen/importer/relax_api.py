@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from tvm.relax.frontend.torch import from_exported_program
+from torch import fx
+from torch.export import ExportedProgram
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from tbt_compile.codegen.tvm_api import IRModule, Target, ir, relax, tvm
+from tbt_compile.codegen.tvm_api import Expr, IRModule, Target, ir, relax, tvm
+
+
+def import_program(
+    program: ExportedProgram, converters: dict[str, Callable[[fx.Node, Any], Expr]]
+) -> IRModule:
+    """An exported program as a Relax module whose function `main` takes parameters as arguments.
+
+    Args:
+        program: imported as it is, without decomposing its operators further.
+        converters: by operator and overload, such as "add.Tensor"; called with a node and the importer. They
+            replace TVM's own, which they reach through the importer's `replaced`.
+    """
+    return _Importer().from_exported_program(
+        program,
+        keep_params_as_input=True,
+        unwrap_unit_return_tuple=False,
+        no_bind_return_tuple=False,
+        custom_convert_map=converters,
+    )
 
 
 def rename_functions(module: IRModule, names: dict[str, str], taken: dict[str, Any]) -> dict[Any, Any]:
     """The functions of a module under new names, by global variable.
 
-    `taken` holds variables of a module being assembled, by name: a function renamed to one of them shares
-    the variable, so that callers of both modules reach the same function.
+    Args:
+        module: its functions stay as they are.
+        names: the new name of every function by its old one.
+        taken: variables of the module that is being assembled, by name. A function renamed to one of them
+            shares the variable, so that callers in both modules reach the same function.
     """
     variables = {old: taken.get(new) or ir.GlobalVar(new) for old, new in names.items()}
     for variable in module.functions:
@@ -32,9 +57,9 @@ def rename_functions(module: IRModule, names: dict[str, str], taken: dict[str, A
 def to_kernels(module: IRModule, target: Target) -> IRModule:
     """A Relax module whose functions only allocate tensors, view them and call kernels.
 
-    These are the first passes of TVM's CPU pipeline, except that a reshape stays an operator: TVM looks
-    for functions that only reshape, and stops at those that are not written as schedulable blocks, as our
-    kernels are not.
+    These are the first passes of TVM's CPU pipeline, except that a reshape stays an operator: TVM's own pass
+    looks for functions that only reshape, and fails on functions that are not written as schedulable blocks,
+    as our kernels are not.
     """
     transform = relax.transform
     passes = [
@@ -52,6 +77,20 @@ def to_kernels(module: IRModule, target: Target) -> IRModule:
         return tvm.transform.Sequential(passes)(module)
 
 
+class _Importer(ExportedProgramImporter):
+    """TVM's importer, which keeps the converters that ours replace.
+
+    Attributes:
+        replaced: by operator and overload; each takes a node.
+    """
+
+    def update_convert_map(self, custom_convert_map: dict[str, Any]) -> None:
+        self.replaced = {
+            name: self.convert_map[name] for name in custom_convert_map if name in self.convert_map
+        }
+        super().update_convert_map(custom_convert_map)
+
+
 @relax.expr_functor.mutator
 class _Rename(relax.expr_functor.PyExprMutator):
     def __init__(self, variables: dict[str, Any]) -> None:
@@ -60,6 +99,3 @@ class _Rename(relax.expr_functor.PyExprMutator):
 
     def visit_global_var_(self, op: Any) -> Any:
         return self.variables[op.name_hint]
-
-
-__all__ = ["from_exported_program", "rename_functions", "to_kernels"]

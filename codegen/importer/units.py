@@ -7,17 +7,38 @@ from typing import Any
 
 import torch
 
-from tbt_compile.codegen.importer import aten
+from tbt_compile.codegen.importer import (
+    convert_attention,
+    convert_cache,
+    convert_embedding,
+    convert_linear,
+    convert_norm,
+    convert_pointwise,
+    convert_reduction,
+    convert_shape,
+)
 from tbt_compile.codegen.importer.bind import bind_parameters, weight_layouts
 from tbt_compile.codegen.importer.caches import Caches, caches_of
-from tbt_compile.codegen.importer.float_ops import float_converters
+from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.importer.parameters import Parameter
-from tbt_compile.codegen.importer.relax_api import from_exported_program, rename_functions
-from tbt_compile.codegen.importer.tbt_ops import Kernels
+from tbt_compile.codegen.importer.registry import convert_map
+from tbt_compile.codegen.importer.relax_api import import_program, rename_functions
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import IRModule, relax
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
+
+CONVERTER_FILES = (
+    convert_attention,
+    convert_cache,
+    convert_embedding,
+    convert_linear,
+    convert_norm,
+    convert_pointwise,
+    convert_reduction,
+    convert_shape,
+)
+"""Every file of converters; importing one registers them."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +85,8 @@ def import_units(units: list[LoweringContext], isa: Isa, known: dict[int, str]) 
 
 def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:
     """One unit as a Relax module whose entry is `main`."""
-    converters = {**aten.CONVERTERS, **kernels.converters(), **float_converters(kernels)}
     try:
-        return from_exported_program(
-            unit.program,
-            keep_params_as_input=True,
-            custom_convert_map=converters,
-            run_ep_decomposition=False,
-        )
+        return import_program(unit.program, convert_map(kernels))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise LoweringError(
             f"the {unit.name} cannot be imported into TVM ({type(error).__name__}: {error}): write the graph "

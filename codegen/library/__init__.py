@@ -1,1 +1,1 @@
-"""From a Relax module to a shared library: flatten, build, link."""
+"""From lowered units to a shared library: build (import, flatten, compile) and link."""

@@ -1,4 +1,4 @@
-"""Lowered units to a library."""
+"""From lowered units to a library in memory: import, bring down to kernels, flatten, compile."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tbt_compile.passes.lowering import LoweringContext
 
 @dataclass(frozen=True)
 class BuiltUnits:
-    """A library with two functions per unit, see `FlatUnit`, and what they are called with.
+    """A library with two functions per unit, see `library.names`, and what they are called with.
 
     Attributes:
-        library: in memory; `codegen.link` writes it to a file.
-        parameters: for each unit, its tensor arguments between the inputs and the outputs, in order.
+        library: in memory; `library.link` writes it to a file.
+        parameters: for each unit, the tensors whose places its function takes, in order.
         tensors: every parameter's tensor by name, as it is stored.
         outputs: for each unit, dtype and number of dimensions of each output.
-        stacks: for each unit, the caches that grow as positions of its outputs; those of a group are one
-            argument, see `Caches`.
-        kernels: names of the bit-serial and vector kernels that were made.
+        stacks: for each unit, the caches that grow, as positions among its outputs; a group is one argument,
+            see `Caches`.
+        kernels: names of the kernels of this package; TVM makes others.
         steps: for each unit, the kernels in the order of their calls.
     """
 
@@ -50,26 +50,28 @@ def compile_units(
     known: dict[int, str],
     dump: str | Path | None = None,
     clock: bool = False,
-    beside: Mapping[str, PrimFunc] | None = None,
+    extra: Mapping[str, PrimFunc] | None = None,
 ) -> BuiltUnits:
     """Import the units into one Relax module and build it for `spec`.
 
     Args:
+        units: each becomes a function; they share kernels.
+        spec: the CPU.
         known: names of the frozen model's tensors by address; see `import_units`.
-        dump: a folder for the Relax module as text, before and after it was brought down to kernels.
+        dump: a folder for the Relax module as text, before and after it is brought down to kernels.
         clock: let every unit measure its steps, see `flatten`.
-        beside: functions by name that the library has besides the units'.
+        extra: more functions for the library, by name.
 
     Raises:
         LoweringError: TVM cannot import or build a unit.
     """
     imported = import_units(units, spec.isa, known)
     target = Target(spec.as_dict())
-    _write(dump, "relax.txt", imported.module)
+    _dump(dump, "relax.txt", imported.module)
     try:
         module = to_kernels(imported.module, target)
-        _write(dump, "kernels.txt", module)
-        functions: dict[str, PrimFunc] = dict(beside or {})
+        _dump(dump, "kernels.txt", module)
+        functions: dict[str, PrimFunc] = dict(extra or {})
         flat: dict[str, FlatUnit] = {}
         for variable, function in module.functions.items():
             name = variable.name_hint
@@ -103,7 +105,7 @@ def _built(library: Any, imported: ImportedUnits, flat: dict[str, FlatUnit]) -> 
 
 
 def _with_constants(imported: ImportedUnits, flat: dict[str, FlatUnit]) -> ImportedUnits:
-    """Constants that TVM made or folded become parameters, behind the model's own."""
+    """Constants that TVM made or folded become parameters, after the model's own."""
     parameters, tensors = dict(imported.parameters), dict(imported.tensors)
     for unit, functions in flat.items():
         for index, array in enumerate(functions.constants):
@@ -113,7 +115,7 @@ def _with_constants(imported: ImportedUnits, flat: dict[str, FlatUnit]) -> Impor
     return replace(imported, parameters=parameters, tensors=tensors)
 
 
-def _write(dump: str | Path | None, name: str, module: Any) -> None:
-    if dump is not None:
-        Path(dump).mkdir(parents=True, exist_ok=True)
-        (Path(dump) / name).write_text(str(module), encoding="utf-8")
+def _dump(folder: str | Path | None, name: str, module: Any) -> None:
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / name).write_text(str(module), encoding="utf-8")

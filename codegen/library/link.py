@@ -1,8 +1,8 @@
 """From TVM object code to a shared library, for this machine or another, without a C compiler.
 
-The library needs nothing but the C and maths libraries and TVM's own runtime, all of which the process that
-loads it has already; so it is linked with no standard library at all. That makes linking quick and the
-library independent of the C library's version.
+The library needs the C and maths libraries and TVM's runtime, all of which the loading process has already;
+so it is linked with no standard library at all. That makes linking quick and the library independent of the
+C library's version.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ _FLAGS = ["-shared", "-fPIC", "-nostdlib", "-s"]
 def export_library(executable: Any, path: str | Path, spec: TargetSpec) -> Path:
     """Link a compiled TVM module into a shared library at `path`.
 
-    The file appears complete or not at all: it is written beside `path` and then renamed.
+    The file appears complete or not at all: it is written to a temporary folder next to `path` and renamed.
+
+    Args:
+        executable: what `compile_functions` returns.
+        path: of the shared library; missing folders are made.
+        spec: what it was compiled for.
 
     Raises:
         TargetError: no linker for `spec`'s architecture was found.
@@ -75,6 +80,7 @@ def linker_command(spec: TargetSpec) -> list[str]:
 
 
 def _check_machine(linked: Path, path: Path, spec: TargetSpec) -> None:
+    """Refuse a library for another architecture than `spec`; `path` is for the message."""
     with linked.open("rb") as file:
         head = file.read(20)
     machine = int.from_bytes(head[18:20], "little")

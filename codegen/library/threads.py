@@ -1,9 +1,11 @@
 """How many threads kernels run on.
 
-TVM keeps one pool of threads for every Python thread. A pool is as large as TVM_NUM_THREADS, or
-OMP_NUM_THREADS, says when it is made; without either TVM takes half of an x86 machine's CPUs, whether or not
-two of them share a core, and it ties threads to CPUs, so that two processes get in each other's way. So both
-are decided here, before the first pool is made, and a user's own settings are left alone.
+TVM keeps one pool of threads per Python thread. TVM_NUM_THREADS, else OMP_NUM_THREADS, sets a pool's size
+when it is made. Without either, TVM takes half of an x86 machine's CPUs, whether or not two of them share a
+core; and it pins threads to CPUs, so that two processes compete for the same ones. Both are decided here,
+before the first pool is made; variables that the user has set are kept.
+
+Nothing here imports TVM: the variables have to be set before it is loaded.
 """
 
 from __future__ import annotations
@@ -19,22 +21,22 @@ _VARIABLES = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def set_defaults() -> None:
-    """Let pools have a thread for every CPU that this process may use."""
+    """Allow pools a thread for every CPU that this process may use, and pin none."""
     if not any(name in os.environ for name in _VARIABLES):
         os.environ["TVM_NUM_THREADS"] = str(len(_cpus()))
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 
 def cores() -> int:
-    """Cores that this process may use; CPUs that share one count once."""
+    """The number of cores that this process may use; CPUs that share one count once."""
     return len({_siblings(cpu) for cpu in _cpus()})
 
 
 def limit() -> tuple[int, str]:
-    """The size of a pool, and the environment variable that says so.
+    """The largest size of a pool, and the environment variable that sets it.
 
     Raises:
-        TargetError: the variable holds no number.
+        TargetError: the variable holds no positive number.
     """
     set_defaults()
     name = next(name for name in _VARIABLES if name in os.environ)
@@ -47,10 +49,10 @@ def limit() -> tuple[int, str]:
 
 
 def choose(count: int | None) -> int:
-    """The number of threads to use; by default one per core.
+    """The number of threads to use: `count`, or one per core.
 
     Raises:
-        TargetError: `count` is not possible, or the environment variable holds no number.
+        TargetError: `count` is out of range, or the environment variable holds no positive number.
     """
     most, variable = limit()
     if count is None:
@@ -69,6 +71,6 @@ def _cpus() -> set[int]:
 
 @cache
 def _siblings(cpu: int) -> str:
-    """The CPUs of a core, as text; a machine that does not tell has one each."""
+    """The CPUs that share a core with `cpu`, as text; itself where the machine does not tell."""
     path = Path(_SIBLINGS.format(cpu))
     return path.read_text() if path.exists() else str(cpu)

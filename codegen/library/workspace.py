@@ -1,4 +1,4 @@
-"""One block of memory for all intermediate results of a unit, whose sizes are known at run time only."""
+"""Memory planning: one block for all intermediate results of a unit, whose sizes are symbolic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BITS_PER_BYTE = 8
 
 
 def bytes_of(shape: Sequence[Expr], dtype: str) -> Expr:
-    """Bytes of a tensor, rounded up so that what follows it is aligned."""
+    """Bytes of a tensor, rounded up so that the next one is aligned."""
     digits = "".join(character for character in dtype if character.isdigit())
     total: Expr = T.int64(int(digits or _BITS_PER_BYTE) // _BITS_PER_BYTE)
     for size in shape:
@@ -20,19 +20,19 @@ def bytes_of(shape: Sequence[Expr], dtype: str) -> Expr:
 
 
 class Workspace:
-    """A place for every tensor, in memory that is used again once a tensor is no longer read.
+    """An offset for every tensor; memory is reused after the last use of the tensor it held.
 
-    Sizes are expressions, so a place is given to another tensor only if that has the same expression for its
-    size. Layers repeat, which makes that the usual case.
+    Sizes are symbolic, so memory is reused only by a tensor whose size is the same expression. Layers repeat,
+    which makes that the usual case.
 
     Args:
         sizes: bytes of the tensors by key.
-        uses: for every step, the keys of what it reads and writes; other keys may be among them.
+        uses: for every step, the keys of what it reads and writes; keys without a size are skipped.
 
     Attributes:
-        offsets: where each tensor that is used begins.
-        size: bytes in all; at least so many that TVM takes the memory from its pool and not from the stack,
-            where it would not be aligned.
+        offsets: where each tensor that is used begins, in bytes.
+        size: bytes in all; enough for TVM to take the block from its pool, not from the stack, where it would
+            not be aligned.
     """
 
     def __init__(self, sizes: dict[int, Expr], uses: Sequence[Sequence[int]]) -> None:
@@ -49,6 +49,7 @@ class Workspace:
         self.size = simplify(T.max(self.size, T.int64(STACK_BYTES)))
 
     def _place(self, size: Expr, free: list[tuple[Expr, Expr]]) -> Expr:
+        """An offset for `size` bytes: from `free` (sizes and offsets), else at the end."""
         for index, (freed, offset) in enumerate(free):
             if structural_equal(freed, size):
                 del free[index]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from tbt_compile.codegen.importer.bind import bind_parameters
+from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.importer.parameters import PLAIN, SCALE, WEIGHT, Parameter
-from tbt_compile.codegen.importer.tbt_ops import Kernels
 from tbt_compile.codegen.importer.units import import_unit, import_units
 from tbt_compile.codegen.layouts import Layout, by_quarters, interleave, pair
 from tbt_compile.codegen.target.host import host_target

@@ -1,0 +1,36 @@
+"""Embeddings: rows of a table, packed or float, by their ids.
+
+Ids are int64 of any shape, and results float32 with one more dimension.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from tbt_compile.codegen.importer.registry import ATEN, TBT, Call, converter
+from tbt_compile.codegen.kernels.linear import embedding
+from tbt_compile.codegen.layouts import Layout
+from tbt_compile.codegen.tvm_api import Expr, relax
+from tbt_compile.encoding import Encoding
+from tbt_compile.ops.operands import operands
+
+
+@converter(TBT.bit_embedding.default)
+def convert_bit_embedding(call: Call) -> Expr:
+    """`tbt::bit_embedding`: rows `[..., columns]` of a packed table, for ids of any shape.
+
+    A linear layer that shares the table decides its layout, which binding has left on the placeholder.
+    """
+    op = call.operands
+    shape, rows = list(op.ids.ty.shape), int(op.weight_scale.ty.shape[0])
+    layout = operands(call.node).packed.meta.get("layout", Layout.PLANES)
+    spec = embedding.EmbeddingSpec(rows, op.columns, Encoding(op.weight_encoding), layout, call.isa)
+    args = [call.reshape(op.ids, [prod(shape)]), op.packed, op.weight_scale]
+    y = call.kernel(spec, embedding.embedding, args, [prod(shape), op.columns])
+    return call.reshape(y, [*shape, op.columns])
+
+
+@converter(ATEN.embedding.default)
+def convert_embedding(call: Call) -> Expr:
+    """`aten::embedding(weight, indices)`; an id out of range is clipped, so that no read is out of bounds."""
+    return call.emit(relax.op.take(call.operands.weight, call.operands.indices, axis=0, mode="clip"))

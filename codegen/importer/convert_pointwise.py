@@ -1,0 +1,117 @@
+"""Pointwise operators: arithmetic, choices by a mask, casts and activation functions."""
+
+from __future__ import annotations
+
+from math import prod
+
+from tbt_compile.codegen.importer.registry import ATEN, Call, converter
+from tbt_compile.codegen.kernels.float_ops import activations
+from tbt_compile.codegen.tvm_api import Expr, ir, relax, tirx
+
+
+@converter(ATEN.add.Tensor)
+def convert_add(call: Call) -> Expr:
+    """`aten::add(self, other, *, alpha)` of tensors and numbers.
+
+    TVM refuses to add a symbolic length, an int64, to a tensor of another type, and ignores `alpha`.
+
+    Raises:
+        ValueError: `alpha` is not 1.
+    """
+    x, y = call.operands.self, call.operands.other
+    if call.operands.alpha != 1:
+        raise ValueError("add: alpha is not 1")
+    kinds = [type(getattr(term, "ty", None)) for term in (x, y)]
+    if kinds == [relax.TensorType, ir.PrimType] and str(x.ty.dtype) != "int64":
+        total = call.emit(relax.op.add(call.emit(relax.op.astype(x, "int64")), y))
+        return call.emit(relax.op.astype(total, x.ty.dtype))
+    return call.default()
+
+
+@converter(ATEN.sub.Tensor)
+def convert_sub(call: Call) -> Expr:
+    """`aten::sub(self, other, *, alpha)`, left to TVM.
+
+    Raises:
+        ValueError: `alpha` is not 1; TVM would ignore it.
+    """
+    if call.operands.alpha != 1:
+        raise ValueError("sub: alpha is not 1")
+    return call.default()
+
+
+@converter(ATEN.rsub.Scalar)
+def convert_rsub(call: Call) -> Expr:
+    """`aten::rsub(self, other)`, which is other - self."""
+    x = call.operands.self
+    return call.emit(relax.op.subtract(relax.const(call.operands.other, x.ty.dtype), x))
+
+
+@converter(ATEN.pow.Tensor_Scalar)
+def convert_pow(call: Call) -> Expr:
+    """`aten::pow(self, exponent)`; squares and cubes are products, as in torch. Others are left to TVM."""
+    x, exponent = call.operands.self, call.operands.exponent
+    if exponent not in (2, 3):
+        return call.default()
+    square = call.emit(relax.op.multiply(x, x))
+    return square if exponent == 2 else call.emit(relax.op.multiply(square, x))
+
+
+@converter(ATEN.to.device)
+def convert_to_device(call: Call) -> Expr:
+    """`aten::to.device(self, device, dtype)`: there is one device, so this is a cast or nothing."""
+    x, dtype = call.operands.self, str(call.operands.dtype).removeprefix("torch.")
+    return x if x.ty.dtype == dtype else call.emit(relax.op.astype(x, dtype))
+
+
+@converter(ATEN.where.ScalarOther)
+def convert_where_scalar_other(call: Call) -> Expr:
+    """`aten::where.ScalarOther(condition, self, other)`; other is a number."""
+    op = call.operands
+    return call.emit(relax.op.where(op.condition, op.self, relax.const(op.other, op.self.ty.dtype)))
+
+
+@converter(ATEN.where.ScalarSelf)
+def convert_where_scalar_self(call: Call) -> Expr:
+    """`aten::where.ScalarSelf(condition, self, other)`; self is a number."""
+    op = call.operands
+    return call.emit(relax.op.where(op.condition, relax.const(op.self, op.other.ty.dtype), op.other))
+
+
+@converter(ATEN.masked_fill.Scalar)
+def convert_masked_fill(call: Call) -> Expr:
+    """`aten::masked_fill(self, mask, value)`; the value may be infinite."""
+    x, mask = call.operands.self, call.operands.mask
+    return call.emit(relax.op.where(mask, relax.const(call.operands.value, x.ty.dtype), x))
+
+
+@converter(ATEN.gelu.default)
+def convert_gelu(call: Call) -> Expr:
+    """`aten::gelu(self, *, approximate)`, exact or by tanh."""
+    return _activation(call, "gelu_tanh" if call.operands.approximate == "tanh" else "gelu")
+
+
+@converter(ATEN.silu.default)
+def convert_silu(call: Call) -> Expr:
+    """`aten::silu(self)`: x * sigmoid(x)."""
+    return _activation(call, "silu")
+
+
+@converter(ATEN.celu.default)
+def convert_celu(call: Call) -> Expr:
+    """`aten::celu(self, alpha)`: max(x, 0) + min(alpha * (exp(x / alpha) - 1), 0)."""
+    emit, x = call.emit, call.operands.self
+    alpha, zero, one = (relax.const(float(value), "float32") for value in (call.operands.alpha, 0, 1))
+    grown = emit(relax.op.subtract(emit(relax.op.exp(emit(relax.op.divide(x, alpha)))), one))
+    below = emit(relax.op.minimum(emit(relax.op.multiply(grown, alpha)), zero))
+    return emit(relax.op.add(emit(relax.op.maximum(x, zero)), below))
+
+
+def _activation(call: Call, function: str) -> Expr:
+    """A kernel that applies one of the functions of `float_ops` to every element."""
+    x, shape = call.operands.self, list(call.operands.self.ty.shape)
+    # Kernels know the length of a row; with a symbolic last dimension, rows have one element.
+    static = bool(shape) and isinstance(shape[-1], (int, tirx.IntImm))
+    rows = [prod(shape[:-1]), shape[-1]] if static else [prod(shape), 1]
+    spec = activations.ActivationSpec(function, int(rows[-1]), call.isa)
+    return call.reshape(call.kernel(spec, activations.activation, [call.reshape(x, rows)], rows), shape)

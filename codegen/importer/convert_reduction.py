@@ -1,0 +1,47 @@
+"""Softmax and extrema: operators that reduce over dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+from tbt_compile.codegen.importer.registry import ATEN, TBT, Call, converter
+from tbt_compile.codegen.kernels.float_ops import softmax
+from tbt_compile.codegen.tvm_api import Expr, relax
+
+
+@converter(TBT.masked_softmax.default)
+def convert_masked_softmax(call: Call) -> Expr:
+    """`tbt::masked_softmax` of scores `[B, H, Q, T]`, scaled, with a mask `[B, 1, Q, T]` or none."""
+    scores, mask, scale = call.operands.scores, call.operands.mask, call.operands.scale
+    spec = softmax.SoftmaxSpec(call.isa, float(scale), mask is not None)
+    return call.kernel(spec, softmax.softmax, [scores] if mask is None else [scores, mask], scores.ty.shape)
+
+
+@converter(ATEN.softmax.int)
+def convert_softmax(call: Call) -> Expr:
+    """`aten::softmax` over the last dimension; over any other it is left to TVM."""
+    x, shape = call.operands.self, list(call.operands.self.ty.shape)
+    if call.operands.dim not in (-1, len(shape) - 1):
+        return call.default()
+    rows: list[Any] = shape if len(shape) == 4 else [1, 1, prod(shape[:-1]), shape[-1]]
+    y = call.kernel(softmax.SoftmaxSpec(call.isa), softmax.softmax, [call.reshape(x, rows)], rows)
+    return call.reshape(y, shape)
+
+
+@converter(ATEN.amax.default)
+def convert_amax(call: Call) -> Expr:
+    """`aten::amax(self, dim, keepdim)`; no dimensions are all of them."""
+    return _extremum(call, relax.op.max)
+
+
+@converter(ATEN.amin.default)
+def convert_amin(call: Call) -> Expr:
+    """`aten::amin(self, dim, keepdim)`; no dimensions are all of them."""
+    return _extremum(call, relax.op.min)
+
+
+def _extremum(call: Call, reduce: Callable[..., Expr]) -> Expr:
+    op = call.operands
+    return call.emit(reduce(op.self, axis=op.dim or None, keepdims=op.keepdim))

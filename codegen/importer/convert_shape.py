@@ -1,0 +1,79 @@
+"""Slices, gathers and fills, most of which TVM's own converters get wrong at an end of the range."""
+
+from __future__ import annotations
+
+from tbt_compile.codegen.importer.registry import ATEN, Call, converter
+from tbt_compile.codegen.tvm_api import Expr, relax
+
+_END = 2**63 - 1
+"""An end of a slice behind any length."""
+
+
+@converter(ATEN.select.int)
+def convert_select(call: Call) -> Expr:
+    """`aten::select(self, dim, index)`; an index below 0 (TVM reads out of bounds) counts from the end.
+
+    Raises:
+        ValueError: `index` is symbolic.
+    """
+    dim, index = _constants(call, "dim", "index")
+    end = _END if index == -1 else index + 1
+    part = call.emit(relax.op.strided_slice(call.operands.self, [dim], [index], [end]))
+    return call.emit(relax.op.squeeze(part, [dim]))
+
+
+@converter(ATEN.narrow.default)
+def convert_narrow(call: Call) -> Expr:
+    """`aten::narrow(self, dim, start, length)`, whose length TVM takes for an end.
+
+    Raises:
+        ValueError: `start` or `length` is symbolic.
+    """
+    dim, start, length = _constants(call, "dim", "start", "length")
+    return call.emit(relax.op.strided_slice(call.operands.self, [dim], [start], [start + length or _END]))
+
+
+@converter(ATEN.index_select.default)
+def convert_index_select(call: Call) -> Expr:
+    """`aten::index_select(self, dim, index)`; an index out of range is clipped."""
+    op = call.operands
+    return call.emit(relax.op.take(op.self, op.index, axis=op.dim, mode="clip"))
+
+
+@converter(ATEN.index.Tensor)
+def convert_index(call: Call) -> Expr:
+    """`aten::index(self, indices)` with one int64 index; others are left to TVM.
+
+    Indices below 0 count from the end; those out of range are clipped.
+    """
+    x, indices = call.operands.self, call.operands.indices
+    given = [axis for axis, index in enumerate(indices) if index is not None]
+    if len(given) != 1 or str(indices[given[0]].ty.dtype) != "int64":
+        return call.default()
+    (axis,) = given
+    index, size = indices[axis], relax.prim_value(x.ty.shape[axis])
+    wrapped = call.emit(relax.op.add(index, size))
+    negative = call.emit(relax.op.less(index, relax.const(0, "int64")))
+    return call.emit(
+        relax.op.take(x, call.emit(relax.op.where(negative, wrapped, index)), axis=axis, mode="clip")
+    )
+
+
+@converter(ATEN.new_ones.default)
+def convert_new_ones(call: Call) -> Expr:
+    """`aten::new_ones(self, size, *, dtype)` of any size; float32 without a dtype."""
+    dtype = str(call.operands.dtype or "float32").removeprefix("torch.")
+    return call.emit(relax.op.full(list(call.operands.size), relax.const(1, dtype), dtype))
+
+
+def _constants(call: Call, *names: str) -> list[int]:
+    """The operands of these names, which have to be numbers in the graph.
+
+    Raises:
+        ValueError: one is known at run time only.
+    """
+    values = [getattr(call.operands, name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if not isinstance(value, int):
+            raise ValueError(f"{call.node.target}: {name} is known at run time only")
+    return values

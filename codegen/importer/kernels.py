@@ -1,0 +1,54 @@
+"""The kernels of one library: each spec is built once, however many calls and units use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any
+
+from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.codegen.tvm_api import PrimFunc
+from tbt_compile.encoding import Encoding
+
+
+@dataclass
+class Kernels:
+    """Builds kernels on demand for one instruction set.
+
+    Attributes:
+        isa: what the kernels are scheduled for.
+        made: every kernel built so far, by its name in the compiled library.
+    """
+
+    isa: Isa
+    made: dict[str, PrimFunc] = field(default_factory=dict)
+
+    def get(self, spec: Any, build: Callable[[Any], PrimFunc]) -> tuple[str, PrimFunc]:
+        """`build(spec)` and its name; built on first use."""
+        name = kernel_name(build.__name__, spec)
+        if name not in self.made:
+            self.made[name] = build(spec)
+        return name, self.made[name]
+
+
+def kernel_name(kernel: str, spec: Any) -> str:
+    """A readable name, unique per kernel and spec: "linear_768_768_ternary_binary_1_1".
+
+    Args:
+        kernel: the function that builds it.
+        spec: a dataclass; its fields follow in order, those of nested specs in their place. The instruction
+            set and empty strings are left out.
+    """
+    return "_".join([kernel, *_fields(spec)]).replace(".", "p").replace("-", "m")
+
+
+def _fields(spec: Any) -> list[str]:
+    fields = []
+    for name, value in vars(spec).items():
+        if isinstance(value, Encoding):
+            fields.append(value.value)
+        elif is_dataclass(value) and name != "isa":
+            fields += _fields(value)
+        elif name != "isa" and value != "":
+            fields.append(str(int(value) if isinstance(value, bool) else value))
+    return fields

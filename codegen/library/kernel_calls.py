@@ -1,0 +1,165 @@
+"""A unit read as straight-line code: the kernels it calls, in order, and the tensors they are called with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from tbt_compile.codegen.importer.caches import Caches
+from tbt_compile.codegen.library.workspace import bytes_of
+from tbt_compile.codegen.tvm_api import Expr, T, ir, relax
+from tbt_compile.errors import LoweringError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor, or a view of one.
+
+    Attributes:
+        key: names the memory: an argument, a constant or an allocation. Views share the key of their base.
+        shape: int64 expressions.
+        dtype: of the elements.
+    """
+
+    key: int
+    shape: list[Expr]
+    dtype: str
+
+
+@dataclass
+class KernelCalls:
+    """What a unit does.
+
+    Attributes:
+        unit: its name, for messages.
+        values: what every variable stands for, by its hash: a tensor, a list of tensors or an integer.
+        allocated: bytes of each allocation, by key.
+        steps: the kernels' names with their arguments: tensors and integers.
+        constants: tensors with values in the code, equal ones once.
+        outputs: the results.
+        caches: keys of caches, whose heads may lie apart in memory.
+        stacked: for each cache of a stack, the keys of all its members, which are passed as one argument.
+    """
+
+    unit: str
+    values: dict[int, Any] = field(default_factory=dict)
+    allocated: dict[int, Expr] = field(default_factory=dict)
+    steps: list[tuple[str, list[Any]]] = field(default_factory=list)
+    constants: list[tuple[Tensor, Array]] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    caches: set[int] = field(default_factory=set)
+    stacked: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def arguments(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+        """The tensors of each argument: the members of a stack, or one."""
+        groups = []
+        for tensor in tensors:
+            stack = self.stacked.get(tensor.key, (tensor.key,))
+            if stack[0] == tensor.key:
+                groups.append([tensor, *(other for other in tensors if other.key in stack[1:])])
+        return groups
+
+    def argument_shape(self, group: list[Tensor]) -> list[Expr]:
+        """The shape of an argument; a stack has one more dimension in front."""
+        shape = group[0].shape
+        return [T.int64(len(group)), *shape] if group[0].key in self.stacked else shape
+
+
+def read_calls(function: relax.Function, name: str, caches: Caches) -> KernelCalls:
+    """The calls of a Relax function that only allocates tensors, views them and calls kernels.
+
+    Args:
+        function: as `to_kernels` leaves it.
+        name: of the unit.
+        caches: those of the unit.
+
+    Raises:
+        LoweringError: it does anything else, returns an input, or views a cache in another shape.
+    """
+    calls = KernelCalls(name)
+    for variable in function.params:
+        calls.values[hash(variable)] = _tensor_of(variable, hash(variable))
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            calls.values[hash(binding.var)] = _read_binding(binding.value, binding.var, calls)
+    result = _operand(function.body.body, calls)
+    calls.outputs = list(result) if isinstance(result, list) else [result]
+    if not all(output.key in calls.allocated for output in calls.outputs):
+        raise LoweringError(f"the {name} returns one of its inputs: return what it computes only")
+    _mark_caches(function, caches, calls)
+    return calls
+
+
+def tensors_of(arguments: Sequence[Any]) -> list[Tensor]:
+    """The tensors among the arguments of a kernel."""
+    return [argument for argument in arguments if isinstance(argument, Tensor)]
+
+
+def _read_binding(value: Any, variable: Any, calls: KernelCalls) -> Any:
+    """What a variable is bound to; a call of a kernel becomes a step."""
+    if not isinstance(value, relax.Call):
+        return _operand(value, calls)
+    if isinstance(value.op, ir.GlobalVar):
+        calls.steps.append((value.op.name_hint, [_operand(argument, calls) for argument in value.args]))
+        return None
+    operator = value.op.name
+    if operator == "relax.builtin.alloc_tensor":
+        tensor = _tensor_of(variable, hash(variable))
+        calls.allocated[tensor.key] = bytes_of(tensor.shape, tensor.dtype)
+        return tensor
+    if operator == "relax.reshape":
+        base, *_ = value.args
+        return _tensor_of(variable, _operand(base, calls).key)
+    raise LoweringError(f"the {calls.unit} holds {operator}, which has no kernel")
+
+
+def _operand(value: Any, calls: KernelCalls) -> Any:
+    """A tensor, a list of tensors, or an integer."""
+    if isinstance(value, ir.Var) and hash(value) in calls.values:
+        return calls.values[hash(value)]
+    if isinstance(value, ir.Tuple):
+        return [_operand(item, calls) for item in value.fields]
+    if isinstance(value, ir.TupleGetItem):
+        return _operand(value.tuple_value, calls)[value.index]
+    if isinstance(value, ir.GenericConst):
+        return _constant(value.value.numpy(), calls)
+    return value
+
+
+def _tensor_of(variable: Any, key: int) -> Tensor:
+    return Tensor(key, list(variable.ty.shape), str(variable.ty.dtype))
+
+
+def _constant(array: Array, calls: KernelCalls) -> Tensor:
+    for tensor, known in calls.constants:
+        if known.dtype == array.dtype and known.shape == array.shape and known.tobytes() == array.tobytes():
+            return tensor
+    key = ~len(calls.constants)  # negative, as no address is, which variables hash to
+    tensor = Tensor(key, [T.int64(size) for size in array.shape], str(array.dtype))
+    calls.constants.append((tensor, array))
+    return tensor
+
+
+def _mark_caches(function: relax.Function, caches: Caches, calls: KernelCalls) -> None:
+    calls.caches = {hash(function.params[place]) for place in caches.inputs}
+    calls.caches |= {calls.outputs[place].key for place in caches.outputs}
+    for stack in caches.stacks:
+        for members in (
+            tuple(hash(function.params[place]) for place, _ in stack),
+            tuple(calls.outputs[place].key for _, place in stack),
+        ):
+            calls.stacked |= dict.fromkeys(members, members)
+    cached = [tensor for tensor in tensors_of([*calls.values.values()]) if tensor.key in calls.caches]
+    if any(_is_viewed(tensor, calls) for tensor in cached):
+        raise LoweringError(f"the {calls.unit} views a cache in another shape, whose heads may lie apart")
+
+
+def _is_viewed(tensor: Tensor, calls: KernelCalls) -> bool:
+    """Whether a kernel reads a tensor in another shape."""
+    read = [item for _, items in calls.steps for item in tensors_of(items) if item.key == tensor.key]
+    return any(item is not tensor for item in read)

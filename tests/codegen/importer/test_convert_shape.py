@@ -1,0 +1,53 @@
+"""Slices and gathers against torch, at both ends of their range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from converter_tools import Each, assert_compiles
+from lowering_tools import export
+from torch import Tensor
+from torch.export import Dim
+
+from tbt_compile.codegen.importer.kernels import Kernels
+from tbt_compile.codegen.importer.units import import_unit
+from tbt_compile.codegen.target.host import host_target
+from tbt_compile.errors import LoweringError
+
+PLACES = torch.tensor([-1, 0, 3])
+
+
+class Slices(Each):
+    """Parts of x `[B, 5]`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            lambda x: x[:, -1],
+            lambda x: x[:, 1],
+            lambda x: x[:, self.places],
+            lambda x: x.narrow(1, 1, 2),
+            lambda x: x.narrow(1, -2, 2),
+            lambda x: x.index_select(1, self.places.abs()),
+        )
+        self.register_buffer("places", PLACES)
+
+
+def test_slices_of_rows() -> None:
+    torch.manual_seed(0)
+    assert_compiles(Slices(), torch.randn(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x.select(0, x.shape[0] - 2), "aten.select.int: index is known at run time only"),
+        (lambda x: x.narrow(0, 0, x.shape[0] - 1), "aten.narrow.default: length is known at run time only"),
+    ],
+)
+def test_a_symbolic_place_is_refused(function: Callable[[Tensor], Tensor], message: str) -> None:
+    dims = (({0: Dim("rows", min=3, max=64)},),)
+    unit = export(Each(function), torch.randn(3, 5), dims=dims)
+    with pytest.raises(LoweringError, match=message):
+        import_unit(unit, Kernels(host_target().isa))
