@@ -9,7 +9,7 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
 import tbt_compile
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.errors import TargetError
 
 TARGETS = ("host", "haswell", "cortex-a72")

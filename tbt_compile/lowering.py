@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tbt_compile.adapters.units import ExportUnits
     from tbt_compile.codegen.library.build import BuiltUnits
     from tbt_compile.codegen.target.isa import Isa
-    from tbt_compile.codegen.target.spec import Target, TargetSpec
+    from tbt_compile.codegen.target.parse import Target
+    from tbt_compile.codegen.target.spec import TargetSpec
     from tbt_compile.runtime.builds import Build
     from tbt_compile.runtime.compiled_model import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
@@ -69,7 +70,7 @@ def lower(
     """
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
-    from tbt_compile.codegen.target.spec import parse_targets
+    from tbt_compile.codegen.target.parse import parse_targets
     from tbt_compile.runtime.compiled_model import SHORTLIST, CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "benchmarks"
 

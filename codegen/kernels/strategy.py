@@ -235,7 +235,7 @@ def strategy(
     Raises:
         LoweringError: no kernel multiplies such codes.
 
-    >>> from tbt_compile.codegen.target.spec import parse_target
+    >>> from tbt_compile.codegen.target.parse import parse_target
     >>> found = strategy(Encoding.INT8, Encoding.BINARY, parse_target("znver4").isa)
     >>> found.gemv.value, found.gemm.value, found.gemm_from
     ('packed dot', 'unpacked dot', 32)

@@ -13,7 +13,7 @@ For every unit, such as "encoder" or "step", a library has two functions. Their 
   left as it was.
 - `times`: int64 [number of kernel calls], only if the library was built with a clock: nanoseconds are added.
 
-The libraries of models that generate text have two more functions, see `codegen.kernels.float_ops.vocabulary`.
+Libraries of models that generate text have two more functions, see `codegen.kernels.float_ops.vocabulary`.
 
 This file imports nothing: the runtime reads it without loading the compiler.
 """

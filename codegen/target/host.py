@@ -7,9 +7,10 @@ import platform
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from tbt_compile.codegen.target import llvm_cpus
-from tbt_compile.codegen.target.spec import ALIASES, TRIPLES, TargetSpec, known_cpus, parse_target
+from tbt_compile.codegen.target.spec import ALIASES, TRIPLES, TargetSpec, known_cpus, target_of
 from tbt_compile.errors import TargetError
 
 # Features that compiled code may use. Others (memory keys, monitor/wait, AES ...) come with a CPU's name, are
@@ -76,12 +77,13 @@ def host_target() -> TargetSpec:
     name = ALIASES.get(name, name)
     if name not in known_cpus(arch):
         name = "x86-64" if arch == "x86_64" else "generic"
-    plain = parse_target({"mcpu": name, "mtriple": TRIPLES[arch]})
+    options: dict[str, Any] = {"mcpu": name, "mtriple": TRIPLES[arch]}
+    plain = target_of(dict(options), name)
     usable = _usable(arch)
     known = {f for cpu in known_cpus(arch) for f in llvm_cpus.features(cpu, TRIPLES[arch])}
     extra = sorted(f"+{feature}" for feature in (has & known) - plain.features)
     hidden = sorted(f"-{feature}" for feature in (plain.features & usable) - has)
-    return parse_target({**plain.as_dict(), "mattr": [*extra, *hidden]}) if extra or hidden else plain
+    return target_of({**options, "mattr": [*extra, *hidden]}, name) if extra or hidden else plain
 
 
 def missing_features(spec: TargetSpec) -> list[str]:

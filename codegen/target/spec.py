@@ -8,10 +8,10 @@ against the list of CPUs that the LLVM inside TVM knows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 from tbt_compile.codegen.target import llvm_cpus
 from tbt_compile.codegen.target.isa import Isa
@@ -35,11 +35,7 @@ ALIASES = {
 }
 # Names that LLVM accepts and leaves out of its list.
 _UNLISTED = {"aarch64": ("apple-m1", "apple-m2", "apple-m3", "cobalt-100", "ampere1"), "x86_64": ()}
-_OPTION = re.compile(r"--?([a-z][a-z-]*)=(\S+)")
 _KEYS = ("mcpu", "mtriple", "mattr")
-
-Target: TypeAlias = "str | Mapping[str, Any] | TargetSpec"
-"""What `parse_target` reads."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class TargetSpec:
         return Isa.from_features(self.mcpu, self.features)
 
     def as_dict(self) -> dict[str, Any]:
-        """The form that TVM takes and that JSON can hold; `parse_target` reads it back."""
+        """The form that TVM takes and that JSON can hold; `parse.parse_target` reads it back."""
         attributes = {"mattr": list(self.mattr)} if self.mattr else {}
         return {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu, **attributes}
 
@@ -81,60 +77,6 @@ class TargetSpec:
     def __str__(self) -> str:
         attributes = f" -mattr={','.join(self.mattr)}" if self.mattr else ""
         return f"llvm -mcpu={self.mcpu} -mtriple={self.triple}{attributes}"
-
-
-def parse_target(target: Target = "host") -> TargetSpec:
-    """Read a target: "host", a CPU name, "llvm -mcpu=...", or a dict with the keys of `TargetSpec.as_dict`.
-
-    Raises:
-        TargetError: the CPU, the architecture, a feature or an option is unknown; near matches are named.
-
-    >>> str(parse_target("cortex-a72"))
-    'llvm -mcpu=cortex-a72 -mtriple=aarch64-unknown-linux-gnu'
-    >>> parse_target("llvm -mcpu=znver4").isa.vector_bits
-    512
-    """
-    if isinstance(target, TargetSpec):
-        return target
-    if isinstance(target, Mapping):
-        return _from_options(dict(target), str(dict(target)))
-    if not isinstance(target, str) or not target.strip():
-        raise TargetError(
-            f"target {target!r} is neither text nor a dict; write 'host', a CPU name such as 'cortex-a72', "
-            "or 'llvm -mcpu=cortex-a72'"
-        )
-    words = target.split()
-    if words == ["host"]:
-        from tbt_compile.codegen.target.host import host_target
-
-        return host_target()
-    if words[0] == "llvm":
-        return _from_options(_read_options(words[1:], target), target)
-    if len(words) == 1:
-        return _from_options({"mcpu": words[0]}, target)
-    raise TargetError(
-        f"target {target!r} cannot be read: only the kind 'llvm' is supported, as in 'llvm -mcpu=cortex-a72'"
-    )
-
-
-def parse_targets(targets: Target | Sequence[Target]) -> list[TargetSpec]:
-    """Read one target, or several of which no two name the same CPU; see `parse_target`.
-
-    Raises:
-        TargetError: one of them cannot be read, there is none, or a CPU comes twice.
-
-    >>> [spec.mcpu for spec in parse_targets(["raspberrypi4", "raspberrypi5"])]
-    ['cortex-a72', 'cortex-a76']
-    """
-    if isinstance(targets, (str, Mapping, TargetSpec)):
-        return [parse_target(targets)]
-    specs = [parse_target(target) for target in targets]
-    names = [spec.mcpu for spec in specs]
-    twice = [name for name in names if names.count(name) > 1]
-    if not specs or twice:
-        what = f"the CPU {twice[0]} comes twice" if twice else "there is none"
-        raise TargetError(f"targets {targets!r}: {what}; name every CPU once, as in ['cortex-a72', 'host']")
-    return specs
 
 
 def list_targets() -> list[TargetSpec]:
@@ -151,19 +93,16 @@ def known_cpus(arch: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if "_" not in name and llvm_cpus.is_known(name, triple)))
 
 
-def _read_options(words: list[str], target: str) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for word in words:
-        match = _OPTION.fullmatch(word)
-        if match is None:
-            raise TargetError(
-                f"{word!r} in target {target!r} is not of the form -name=value, as in -mcpu=cortex-a72"
-            )
-        options[match[1]] = match[2]
-    return options
+def target_of(options: dict[str, Any], target: str) -> TargetSpec:
+    """The target with these options, checked.
 
+    Args:
+        options: "mcpu", and perhaps "mtriple" and "mattr", as of `TargetSpec.as_dict`.
+        target: what the user wrote, for messages.
 
-def _from_options(options: dict[str, Any], target: str) -> TargetSpec:
+    Raises:
+        TargetError: the CPU, the architecture, a feature or an option is unknown; near matches are named.
+    """
     if options.pop("kind", "llvm") != "llvm":
         raise TargetError(f"target {target!r}: only the kind 'llvm' is supported")
     for name in options:

@@ -18,7 +18,8 @@ import numpy as np
 from tbt_compile.bench.conditions import conditions
 from tbt_compile.bench.kernel_case import KernelCase
 from tbt_compile.bench.kernel_worker import timed
-from tbt_compile.codegen.target.spec import TargetSpec, parse_target
+from tbt_compile.codegen.target.parse import parse_target
+from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tools.standalone import random_linear
 
 WORD = 64

@@ -28,7 +28,8 @@ from tbt_compile.codegen.kernels.linear.linear import linear
 from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
 from tbt_compile.codegen.kernels.strategy import Kernel
 from tbt_compile.codegen.layouts import PLANES_PER_GROUP, quarter_group
-from tbt_compile.codegen.target.spec import TargetSpec, parse_target
+from tbt_compile.codegen.target.parse import parse_target
+from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
 
 N, K = 3072, 3072

@@ -16,7 +16,7 @@ from tbt_compile.bench.job import Job, Row
 from tbt_compile.bench.model_shapes import get_shape
 from tbt_compile.bench.worker_process import Worker, build
 from tbt_compile.codegen.target.host import check_runnable
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.errors import TbtError
 from tbt_compile.recipe import Recipe
 

@@ -53,7 +53,7 @@ def timed(call: Callable[[], Any], seconds: float = SECONDS) -> list[float]:
 
 @cache
 def _ours(question: str, target: str) -> Prepared:
-    from tbt_compile.codegen.target.spec import parse_target
+    from tbt_compile.codegen.target.parse import parse_target
     from tbt_compile.codegen.tools import standalone
     from tbt_compile.codegen.tools.roofline import RoofSpec
 

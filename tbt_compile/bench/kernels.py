@@ -16,7 +16,7 @@ from tbt_compile.bench.conditions import conditions
 from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, DEFAULT_SHAPES, KernelCase, parse_cases
 from tbt_compile.bench.worker_process import Served
 from tbt_compile.codegen.target.host import check_runnable
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.errors import TbtError
 
 PEERS = ("torch fp32", "torch int8 dynamic")

@@ -19,7 +19,8 @@ from tbt_compile.bench.kernels import KernelSettings
 from tbt_compile.bench.model_shapes import get_shape, source_ids
 from tbt_compile.bench.remote_model import RemoteModel
 from tbt_compile.codegen.library.link import export_library
-from tbt_compile.codegen.target.spec import TargetSpec, parse_target
+from tbt_compile.codegen.target.parse import parse_target
+from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tools.remote import Board
 from tbt_compile.codegen.tools.standalone import compile_library, linear_arrays
 from tbt_compile.errors import TargetError

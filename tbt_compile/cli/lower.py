@@ -47,7 +47,7 @@ def lower(
     import time
 
     from tbt_compile.cli.models import open_for_lowering, tokenizer_of, tokens_of
-    from tbt_compile.codegen.target.spec import parse_targets
+    from tbt_compile.codegen.target.parse import parse_targets
     from tbt_compile.storage import model_folder
 
     specs = parse_targets(target)

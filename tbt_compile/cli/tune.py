@@ -36,7 +36,7 @@ def tune(
 
     from tbt_compile.codegen.target import tiles
     from tbt_compile.codegen.target.host import check_runnable
-    from tbt_compile.codegen.target.spec import parse_target
+    from tbt_compile.codegen.target.parse import parse_target
     from tbt_compile.codegen.tools import tuner
 
     spec = parse_target(target)

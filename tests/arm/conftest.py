@@ -11,7 +11,7 @@ from arm.kernels import EMULATED
 from arm.machine import Machine
 
 from tbt_compile.codegen.target.host import missing_features
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 
 REQUIRED = "TBT_REQUIRE_ARM"
 

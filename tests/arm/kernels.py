@@ -10,7 +10,7 @@ import numpy as np
 from arm.machine import Machine
 
 from tbt_compile.codegen.library.link import export_library
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
 from tbt_compile.encoding import Encoding
 

@@ -23,7 +23,7 @@ from tbt_compile.codegen.kernels.attention.pack_cache import (
 )
 from tbt_compile.codegen.layouts import pack_planes, words_for
 from tbt_compile.codegen.target.isa import Isa
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.encoding import Encoding
 
 # Encodings of both operands: those that recipes give, and every other one once. All pairs would take minutes.

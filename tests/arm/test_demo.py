@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 import tbt_compile
 from tbt_compile.codegen.target.host import missing_features
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.demo import DemoSettings
 from tbt_compile.demo.task import LENGTHS, DemoTask, build_task
 from tbt_compile.training import TrainingRun, TrainSettings, distill, new_model, train_teacher

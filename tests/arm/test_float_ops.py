@@ -18,7 +18,7 @@ from tbt_compile.codegen.kernels.float_ops.norms import NormSpec, layer_norm, rm
 from tbt_compile.codegen.kernels.float_ops.softmax import SoftmaxSpec, softmax
 from tbt_compile.codegen.kernels.float_ops.vocabulary import best
 from tbt_compile.codegen.target.isa import Isa
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 
 LEAST = np.finfo(np.float32).min
 WIDTHS = (1, 7, 100)

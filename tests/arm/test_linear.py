@@ -18,7 +18,7 @@ from tbt_compile.codegen.kernels.linear.embedding import EmbeddingSpec, embeddin
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.tools.standalone import stored_weight
 from tbt_compile.encoding import Encoding
 

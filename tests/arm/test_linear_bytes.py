@@ -16,7 +16,7 @@ from kernel_tools import SEEDS, codes, powers, scalar
 
 from tbt_compile.codegen import reference
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.tools.standalone import stored_weight
 
 PAIRS = tuple(product((I8, U8), (B, T)))

@@ -24,7 +24,7 @@ import tbt_compile
 from tbt_compile import CompiledModel
 from tbt_compile.codegen.library.link import linker_command
 from tbt_compile.codegen.target.host import missing_features
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.runtime.builds import LIBRARY
 
 RECIPES = ("2-2-2", "1-1-1", "2-2-8")

@@ -18,7 +18,7 @@ from tbt_compile.bench.job import Job
 from tbt_compile.bench.kernels import KernelSettings
 from tbt_compile.bench.model_shapes import get_shape, source_ids
 from tbt_compile.bench.remote import run_generation, run_kernels
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.tools.remote import Board
 from tbt_compile.errors import TargetError
 

@@ -66,7 +66,7 @@ def test_tune_writes_the_file_and_shows_what_it_gains(
     tbt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tbt_compile.codegen.target import tiles
-    from tbt_compile.codegen.target.spec import parse_target
+    from tbt_compile.codegen.target.parse import parse_target
     from tbt_compile.codegen.tools import tuner
 
     result = {

@@ -18,7 +18,7 @@ import pytest
 
 import tbt_compile
 from tbt_compile.cli.models import longest_source, open_model, stage_of, tokenizer_of
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 
 OTHER_CPU = "haswell" if os.uname().machine == "aarch64" else "cortex-a72"
 

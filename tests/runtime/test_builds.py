@@ -15,7 +15,7 @@ import tbt_compile
 from tbt_compile import CompiledModule
 from tbt_compile.codegen.target import host
 from tbt_compile.codegen.target.host import best_target
-from tbt_compile.codegen.target.spec import parse_target, parse_targets
+from tbt_compile.codegen.target.parse import parse_target, parse_targets
 from tbt_compile.errors import TargetError
 from tbt_compile.runtime.builds import add_tensors
 from tbt_compile.storage import model_folder

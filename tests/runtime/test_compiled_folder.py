@@ -19,7 +19,7 @@ from models import POSITIONS, VOCABULARY, bart
 import tbt_compile
 from tbt_compile import CompiledModel
 from tbt_compile.codegen.target import host
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.errors import FormatError, TargetError
 from tbt_compile.storage import model_folder
 

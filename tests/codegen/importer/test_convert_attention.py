@@ -7,7 +7,9 @@ import torch
 from converter_tools import imported
 from torch import Tensor, nn
 
-from tbt_compile.ops import fused
+import tbt_compile.ops  # noqa: F401  (registers torch.ops.tbt)
+
+TBT = torch.ops.tbt
 
 SCALE = torch.tensor(0.5)
 QUERY = torch.randn(2, 6, 4, 64)  # six heads share three of keys and values
@@ -21,7 +23,7 @@ class Fused(nn.Module):
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
         kinds = ("ternary", "binary", True, "ternary012", "ternary", False)
-        return fused.attention(
+        return TBT.attention(
             *(query, scale, keys, scale, mask if self.masked else None, 0.125),
             *(scale, values, scale, *kinds, self.heads_last),
         )
@@ -29,9 +31,9 @@ class Fused(nn.Module):
 
 class Products(nn.Module):
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, scale: Tensor) -> Tensor:
-        scores = fused.attention_scores(query, scale, keys, scale, "int8", "int8", False)
+        scores = TBT.attention_scores(query, scale, keys, scale, "int8", "int8", False)
         weights = scores.softmax(-1)
-        return fused.attention_context(weights, scale, values, scale, "uint8", "int8", False)
+        return TBT.attention_context(weights, scale, values, scale, "uint8", "int8", False)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -39,8 +41,8 @@ class Products(nn.Module):
 def test_fused_attention(masked: bool, heads_last: bool) -> None:
     query = QUERY.transpose(1, 2).contiguous() if heads_last else QUERY
     packed = (
-        fused.pack_keys(PACKED, SCALE, "binary", False),
-        fused.pack_values(PACKED, SCALE, "ternary", False),
+        TBT.pack_keys(PACKED, SCALE, "binary", False),
+        TBT.pack_values(PACKED, SCALE, "ternary", False),
     )
     text, kernels = imported(
         Fused(masked=masked, heads_last=heads_last), query, *packed, SCALE, torch.zeros(2, 1, 4, 70)
@@ -54,7 +56,7 @@ def test_fused_attention(masked: bool, heads_last: bool) -> None:
 
 
 def test_products_of_bytes() -> None:
-    packed = fused.pack_keys(PACKED, SCALE, "int8", False)
+    packed = TBT.pack_keys(PACKED, SCALE, "int8", False)
     text, kernels = imported(Products(), QUERY, packed, packed, SCALE)
     assert {name for name in kernels if not name.startswith("softmax")} == {
         "qk_64_int8_int8_0_2",

@@ -7,7 +7,9 @@ import torch
 from converter_tools import imported
 from torch import Tensor, nn
 
-from tbt_compile.ops import fused
+import tbt_compile.ops  # noqa: F401  (registers torch.ops.tbt)
+
+TBT = torch.ops.tbt
 
 
 class Pack(nn.Module):
@@ -18,17 +20,17 @@ class Pack(nn.Module):
         self.kind = (encoding, False, heads_last)
 
     def forward(self, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        return fused.pack_keys(x, scale, *self.kind), fused.pack_values(x, scale, *self.kind)
+        return TBT.pack_keys(x, scale, *self.kind), TBT.pack_values(x, scale, *self.kind)
 
 
 class Append(Pack):
     """The same behind what they were packed to."""
 
     def forward(self, x: Tensor, scale: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        grown = fused.append_keys(keys, x, scale, *self.kind)
+        grown = TBT.append_keys(keys, x, scale, *self.kind)
         if values.dtype is torch.int8:
-            return grown, fused.append_keys(values, x, scale, *self.kind)
-        return grown, fused.append_values(values, keys, x, scale, *self.kind)
+            return grown, TBT.append_keys(values, x, scale, *self.kind)
+        return grown, TBT.append_values(values, keys, x, scale, *self.kind)
 
 
 X, SCALE = torch.randn(2, 3, 70, 64), torch.tensor(0.5)

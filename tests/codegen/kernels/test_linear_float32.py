@@ -9,7 +9,7 @@ from models import bart
 
 import tbt_compile
 from tbt_compile.codegen.kernels.linear.float32 import FloatLinearSpec, linear_float
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.tools.standalone import compile_kernel
 from tbt_compile.codegen.tvm_api import tvm
 

@@ -16,7 +16,8 @@ import tvm
 from tvm import te
 
 from tbt_compile.codegen.library.link import export_library, linker_command
-from tbt_compile.codegen.target.spec import TargetSpec, parse_target
+from tbt_compile.codegen.target.parse import parse_target
+from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.errors import LoweringError, TargetError
 
 OTHER_CPU = "haswell" if os.uname().machine == "aarch64" else "cortex-a72"

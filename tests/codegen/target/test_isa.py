@@ -6,7 +6,8 @@ import pytest
 from kernel_tools import isa_of
 
 from tbt_compile.codegen.target.isa import FEATURES, PORTABLE, VECTOR_SETS, Isa
-from tbt_compile.codegen.target.spec import list_targets, parse_target
+from tbt_compile.codegen.target.parse import parse_target
+from tbt_compile.codegen.target.spec import list_targets
 from tbt_compile.codegen.target.tiles import PACKAGED, isa_class, read
 
 CPUS = {

@@ -12,7 +12,8 @@ from tvm_ffi import get_global_func
 
 from tbt_compile.codegen.target import host, llvm_cpus
 from tbt_compile.codegen.target.host import check_runnable, host_target, missing_features
-from tbt_compile.codegen.target.spec import ALIASES, TargetSpec, list_targets, parse_target
+from tbt_compile.codegen.target.parse import parse_target
+from tbt_compile.codegen.target.spec import ALIASES, TargetSpec, list_targets
 from tbt_compile.errors import TargetError
 
 OTHER_ARCH_CPU = "haswell" if platform.machine() == "aarch64" else "cortex-a72"

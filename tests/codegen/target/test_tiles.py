@@ -14,7 +14,7 @@ from tbt_compile.codegen import reference
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
 from tbt_compile.codegen.target import tiles
 from tbt_compile.codegen.target.isa import Isa
-from tbt_compile.codegen.target.spec import parse_target
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.target.tiles import Tile
 from tbt_compile.codegen.tools import tuner
 from tbt_compile.codegen.tools.standalone import stored_weight

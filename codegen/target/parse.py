@@ -1,0 +1,80 @@
+"""From what a user writes to targets: "host", a CPU's name, TVM's text or dict, one or several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from tbt_compile.codegen.target.host import host_target
+from tbt_compile.codegen.target.spec import TargetSpec, target_of
+from tbt_compile.errors import TargetError
+
+_OPTION = re.compile(r"--?([a-z][a-z-]*)=(\S+)")
+
+Target: TypeAlias = "str | Mapping[str, Any] | TargetSpec"
+"""What `parse_target` reads."""
+
+
+def parse_target(target: Target = "host") -> TargetSpec:
+    """Read a target: "host", a CPU name, "llvm -mcpu=...", or a dict with the keys of `TargetSpec.as_dict`.
+
+    Raises:
+        TargetError: the CPU, the architecture, a feature or an option is unknown; near matches are named.
+
+    >>> str(parse_target("cortex-a72"))
+    'llvm -mcpu=cortex-a72 -mtriple=aarch64-unknown-linux-gnu'
+    >>> parse_target("llvm -mcpu=znver4").isa.vector_bits
+    512
+    """
+    if isinstance(target, TargetSpec):
+        return target
+    if isinstance(target, Mapping):
+        return target_of(dict(target), str(dict(target)))
+    if not isinstance(target, str) or not target.strip():
+        raise TargetError(
+            f"target {target!r} is neither text nor a dict; write 'host', a CPU name such as 'cortex-a72', "
+            "or 'llvm -mcpu=cortex-a72'"
+        )
+    words = target.split()
+    if words == ["host"]:
+        return host_target()
+    if words[0] == "llvm":
+        return target_of(_read_options(words[1:], target), target)
+    if len(words) == 1:
+        return target_of({"mcpu": words[0]}, target)
+    raise TargetError(
+        f"target {target!r} cannot be read: only the kind 'llvm' is supported, as in 'llvm -mcpu=cortex-a72'"
+    )
+
+
+def parse_targets(targets: Target | Sequence[Target]) -> list[TargetSpec]:
+    """Read one target, or several of which no two name the same CPU; see `parse_target`.
+
+    Raises:
+        TargetError: one of them cannot be read, there is none, or a CPU comes twice.
+
+    >>> [spec.mcpu for spec in parse_targets(["raspberrypi4", "raspberrypi5"])]
+    ['cortex-a72', 'cortex-a76']
+    """
+    if isinstance(targets, (str, Mapping, TargetSpec)):
+        return [parse_target(targets)]
+    specs = [parse_target(target) for target in targets]
+    names = [spec.mcpu for spec in specs]
+    twice = [name for name in names if names.count(name) > 1]
+    if not specs or twice:
+        what = f"the CPU {twice[0]} comes twice" if twice else "there is none"
+        raise TargetError(f"targets {targets!r}: {what}; name every CPU once, as in ['cortex-a72', 'host']")
+    return specs
+
+
+def _read_options(words: list[str], target: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for word in words:
+        match = _OPTION.fullmatch(word)
+        if match is None:
+            raise TargetError(
+                f"{word!r} in target {target!r} is not of the form -name=value, as in -mcpu=cortex-a72"
+            )
+        options[match[1]] = match[2]
+    return options
