@@ -112,8 +112,9 @@ def reference_page(uri: str) -> str:
     blocks = []
     for module in modules:
         # A package shows what it says about itself; what it exports is shown where it is defined.
-        alone = path.is_dir() and module == name
-        options = "    options:\n      members: false\n      show_root_full_path: true\n" if alone else ""
+        package = "    options:\n      members: false\n      show_root_heading: false\n"
+        single = "    options:\n      show_root_heading: false\n"
+        options = single if len(modules) == 1 else package if module == name else ""
         blocks.append(f"::: {module}\n{options}")
     return f"---\ntitle: {name}\n---\n" + "\n".join(blocks)
 
