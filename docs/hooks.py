@@ -1,8 +1,8 @@
 """Hooks of the site that `make docs` builds.
 
-Pages link to sources by relative paths, `../passes/base.py`, which GitHub follows. A site holds nothing outside
-docs/, so here every linked source becomes a page of the site and the link leads there. Pages of the reference that
-the navigation names and nobody wrote are made too.
+Pages link to sources by relative paths, `../passes/base.py`, which GitHub follows. A site holds nothing
+outside docs/, so every linked source becomes a page of the site, and the link leads there. Pages of the
+reference that the navigation names and nobody wrote are made too.
 """
 
 from __future__ import annotations
@@ -123,5 +123,5 @@ def named_in(nav: Any) -> Iterator[str]:
     """Every page that the navigation names."""
     if isinstance(nav, str):
         yield nav
-    for entry in (nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ()):
+    for entry in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():
         yield from named_in(entry)
