@@ -2,6 +2,7 @@
 #   make demo   train a small summarizer, compile it at two bits and at one, and compare
 #   make test   run the tests
 #   make lint   ruff and mypy
+#   make docs   build the documentation, with the API reference, into site/
 #   make arm    build the emulated AArch64 machine, on which tests/arm runs; without it those tests are skipped
 #   make device install what a device needs, and no PyTorch, into an environment of its own, which tests then use
 
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread per process: the tests run in two processes, and more threads than cores make everything slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo install test lint arm device clean
+.PHONY: demo install test lint docs arm device clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/tbt demo $(DEMO_ARGS)
@@ -33,6 +34,9 @@ lint: $(VENV)/.stamp-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p tbt_compile
 
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 arm: $(VENV)/.stamp-test
 	$(BIN)/python tests/arm/environment.py
 
@@ -42,7 +46,7 @@ device: $(DEVICE)/bin/python
 	$(DEVICE)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt .
 
 clean:
-	rm -rf $(VENV) $(DEVICE) build dist *.egg-info
+	rm -rf $(VENV) $(DEVICE) build dist site *.egg-info
 
 $(VENV)/bin/python $(DEVICE)/bin/python:
 	$(PYTHON) -m venv $(@:/bin/python=)
@@ -58,4 +62,9 @@ $(VENV)/.stamp-run: $(VENV)/.stamp-torch pyproject.toml
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-run
 	$(PIP) install -c constraints.txt -e '.[train,test,bench,report]'
+	touch $@
+
+# The reference is read from the sources, so that neither PyTorch nor anything else of the package's is imported.
+$(VENV)/.stamp-docs: $(VENV)/bin/python constraints.txt pyproject.toml
+	$(PIP) install -c constraints.txt -e '.[docs]'
 	touch $@

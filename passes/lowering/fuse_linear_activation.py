@@ -25,7 +25,7 @@ def fuse(linear: fx.Node) -> bool:
 
 
 def function_of(node: fx.Node) -> str | None:
-    """The name of an activation function in `ops.fused.FUNCTIONS`, or None."""
+    """The name of an activation function in `ops.linear.FUNCTIONS`, or None."""
     gelu = match_call(node, ATEN.gelu.default)
     return _GELUS.get(gelu.approximate) if gelu else _FUNCTIONS.get(node.target)
 
