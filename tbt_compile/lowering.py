@@ -79,13 +79,12 @@ def lower(
     ids = None if shortlist is None else shortlist_of(frozen.module, shortlist)
     builds: list[Build] = []
     tensors: dict[str, Any] = {}
-    for spec in specs:
-        folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
-        # Lowering changes what was exported, so that every CPU needs its own.
-        with shortened(frozen.module, ids):
-            exported = adapter_for(frozen.module).export_units(frozen.module)
+    with shortened(frozen.module, ids):
+        exported = adapter_for(frozen.module).export_units(frozen.module)
+        for spec in specs:
+            folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
             build, arrays = _build(frozen, exported, spec, folder, clock)
-        builds.append(_with_shared_tensors(build, arrays, tensors))
+            builds.append(_with_shared_tensors(build, arrays, tensors))
     if ids is not None:
         tensors[SHORTLIST] = ids
     kind = next(kind for kind in (CompiledModel, CompiledModule) if exported.kind == kind.KIND)
@@ -103,13 +102,14 @@ def _build(
     from tbt_compile.runtime.builds import Build
 
     start = time.perf_counter()
-    for unit in exported.contexts:
+    units = [unit.copy() for unit in exported.contexts]  # passes and importer change them in place
+    for unit in units:
         lowering_pipeline().run(unit, None if dump is None else dump / unit.name)
     named = [*frozen.module.named_parameters(), *frozen.module.named_buffers()]
     known = {tensor.data_ptr(): name for name, tensor in named}
     with tiles.recording() as chosen:
         searching = search_functions(spec.isa) if exported.kind == model_folder.GENERATOR else {}
-        built = compile_units(list(exported.contexts), spec, known, dump, clock, searching)
+        built = compile_units(units, spec, known, dump, clock, searching)
     log.info(
         "compiled %s for %s (%s) in %.1f s with the kernels %s and the tiles %s",
         type(frozen.module).__name__,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
@@ -44,6 +45,22 @@ class LoweringContext:
     def graph(self) -> fx.Graph:
         """The graph being rewritten."""
         return self.program.graph_module.graph
+
+    def copy(self) -> LoweringContext:
+        """The unit with a graph and a signature of its own; parameters and constants are shared."""
+        program = self.program
+        copied = torch.export.ExportedProgram(
+            root=program.graph_module,
+            graph=copy.deepcopy(program.graph),
+            graph_signature=copy.deepcopy(program.graph_signature),
+            state_dict=program.state_dict,
+            range_constraints=program.range_constraints,
+            module_call_graph=program.module_call_graph,
+            example_inputs=program.example_inputs,
+            constants=dict(program.constants),
+            verifiers=program.verifiers,
+        )
+        return replace(self, program=copied)
 
     def graphs(self) -> Mapping[str, fx.GraphModule]:
         """The one graph, under the name of the unit."""
