@@ -29,8 +29,8 @@ from tbt_compile.runtime.generation.shortlist import Search
 
 BATCH_SIZE = 32
 BATCH_TOKENS = 4096
-Progress = Callable[[int, int], None]
-"""Told how many sources are done, and how many there are."""
+BatchProgress = Callable[[int, int], None]
+"""Called after a batch with the number of sources done and the number of all."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def run_batches(
     rows: Sequence[Tokens],
     batching: Batching,
     *,
-    progress: Progress | None = None,
+    progress: BatchProgress | None = None,
     prompts: bool = False,
     run_search: Search = search,
 ) -> list[Tokens]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tbt_compile.codegen.library.threads import choose
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime import worker_threads
-from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Batching, Progress, run_batches
+from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Batching, BatchProgress, run_batches
 from tbt_compile.runtime.builds import Build
 from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
 from tbt_compile.runtime.generation import (
@@ -126,7 +126,7 @@ class CompiledModel(CompiledLibrary):
         batch_tokens: int = BATCH_TOKENS,
         num_workers: int = 1,
         num_threads: int | None = None,
-        progress: Progress | None = None,
+        progress: BatchProgress | None = None,
         **settings: Any,
     ) -> list[Tokens]:
         """Generate for any number of sources, in batches of similar length, several at a time.

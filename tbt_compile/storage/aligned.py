@@ -22,9 +22,9 @@ def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
     0
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.empty(size + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    return room[start : start + size].view(dtype).reshape(shape)
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    # An offset holds for empty arrays too; NumPy lets an empty slice begin at the start of `memory`.
+    return np.ndarray(tuple(shape), dtype, memory, offset=-memory.ctypes.data % ALIGNMENT)
 
 
 def aligned_copy(array: Array) -> Array:
