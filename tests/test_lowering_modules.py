@@ -185,7 +185,7 @@ def test_a_fixed_batch() -> None:
 @pytest.mark.parametrize(
     ("args", "kwargs", "message"),
     [
-        ((), {}, r"Words\(ids, features\) needs 'ids' and 'features' too"),
+        ((), {}, r"Words\(ids, features\) is missing 'ids' and 'features'"),
         ((1, 2, 3), {}, r"Words\(ids, features\) got 3 positional arguments"),
         ((1,), {"ids": 1, "features": 2}, "got 'ids' twice"),
         ((1,), {"feature": 2}, "has no argument 'feature'. Did you mean features"),
@@ -195,7 +195,7 @@ def test_a_fixed_batch() -> None:
         (([[1] * 5], np.zeros((1, 16))), {}, r"ids is int64 of shape \[1, 5\]"),
         ((np.zeros((0, 4), int), np.zeros((0, 16))), {}, r"ids is int64 of shape \[0, 4\]"),
         (([[1, 2, 3, 20]], np.zeros((1, 16))), {}, "ids holds 1 to 20: expected indices from 0 to 19"),
-        (([[1], [2, 3]], np.zeros((1, 16))), {}, "ids is no array"),
+        (([[1], [2, 3]], np.zeros((1, 16))), {}, "ids is not an array"),
     ],
 )
 def test_inputs_that_do_not_fit(words: Case, args: Any, kwargs: Any, message: str) -> None:
