@@ -81,7 +81,7 @@ def lower(
     tensors: dict[str, Any] = {}
     for spec in specs:
         folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
-        # Passes rewrite the exported graphs in place: every CPU needs a fresh export.
+        # Lowering changes what was exported, so that every CPU needs its own.
         with shortened(frozen.module, ids):
             exported = adapter_for(frozen.module).export_units(frozen.module)
             build, arrays = _build(frozen, exported, spec, folder, clock)

@@ -253,7 +253,7 @@ class Planar(nn.Module):
             ([torch.randn(3, 4)] * 2,),
             "argument 'parts' of Listed is a list, and compiled modules take",
         ),
-        (Nested(), (torch.randn(3, 8),), "Nested returns something else than a tensor, a tuple or a dict"),
+        (Nested(), (torch.randn(3, 8),), "Nested returns something other than a tensor, a tuple or a dict"),
         (Planar(), (torch.randn(2, 3, 8),), "no compiled operator takes"),
     ],
 )
@@ -265,5 +265,5 @@ def test_what_cannot_be_lowered(module: nn.Module, inputs: tuple[Any, ...], mess
 def test_a_module_that_was_frozen_before_calls_were_recorded(mlp: Case) -> None:
     frozen = frozen_module(MLP(), "2-2-2", (torch.randn(3, 8),))
     del frozen.module.tbt_inputs
-    with pytest.raises(LoweringError, match="how MLP is called is not known: prepare it with this release"):
+    with pytest.raises(LoweringError, match="MLP has no record of its inputs: prepare it with this release"):
         tbt_compile.lower(frozen)

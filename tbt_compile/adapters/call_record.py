@@ -57,14 +57,14 @@ def example_call(model: nn.Module) -> dict[str, Any]:
     name, call = type(model).__name__, recorded(model)
     if call is None:
         raise LoweringError(
-            f"how {name} is called is not known: prepare it with this release, with example_inputs, and "
+            f"{name} has no record of its inputs: prepare it with this release and example_inputs, then "
             "freeze and save it again"
         )
     odd = next((argument for argument in call if "type" in argument), None)
     if odd is not None:
         raise LoweringError(
-            f"argument {odd['name']!r} of {name} is a {odd['type']}, and compiled modules take tensors and "
-            "plain constants as named arguments: wrap the module in one that does"
+            f"argument {odd['name']!r} of {name} is a {odd['type']}: compiled modules take tensors and plain "
+            "constants as named arguments; wrap the module in one with such a forward"
         )
     return {argument["name"]: _value(argument) for argument in call}
 

@@ -257,4 +257,4 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
 def _refuse_internals(options: dict[str, Any]) -> None:
     for name in ("output_attentions", "output_hidden_states"):
         if options.get(name):
-            raise GenerationError(f"{name}: a compiled model gives none; use the frozen model")
+            raise GenerationError(f"{name}: a compiled model does not return them; use the frozen model")

@@ -102,7 +102,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
                 f"({error}): run the frozen model in eager mode"
             ) from error
     layers = len(caches) // 2
-    made = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(layers))
+    created = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(layers))
     grown = tuple(
         CacheSlot(f"caches_{2 * i}", f"caches_{2 * i + 1}", 1 + 2 * i, 2 + 2 * i) for i in range(layers)
     )
@@ -111,7 +111,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     longer = torch.ones(_BATCH, _PROMPT + 1, dtype=torch.int64)
     step_args = (ids[:, :1].contiguous(), longer, positions[:, :1].contiguous(), caches)
     contexts = (
-        capture_unit("first_step", FirstStep(model), (ids, mask, positions), (pair, pair, pair), made),
+        capture_unit("first_step", FirstStep(model), (ids, mask, positions), (pair, pair, pair), created),
         capture_unit("step", Step(model), step_args, (rows, pair, rows, cache_dims), grown),
     )
     return ExportUnits(GENERATOR, contexts, decode_settings(model, layers))

@@ -25,8 +25,8 @@ def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
     if "input_ids" not in accepted or not vocabulary:
         raise CaptureError(
-            f"{type(model).__name__} does not take token ids, so that its example inputs cannot be derived "
-            "from the config: pass example_inputs={'name': tensor, ...} as its forward takes them"
+            f"{type(model).__name__} does not take token ids, and its example inputs cannot be derived from "
+            "the config: pass example_inputs={'name': tensor, ...} as its forward takes them"
         )
     inputs: dict[str, Tensor] = {"input_ids": _ids(SOURCE, vocabulary)}
     if "attention_mask" in accepted:

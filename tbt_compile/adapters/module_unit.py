@@ -96,6 +96,6 @@ def _returns(program: ExportedProgram, name: str) -> int | list[str] | None:
     if tensors and isinstance(structure, Mapping) and list(structure.values()) == list(range(count)):
         return list(structure)
     raise LoweringError(
-        f"{name} returns something else than a tensor, a tuple or a dict of tensors, or changes a buffer: "
+        f"{name} returns something other than a tensor, a tuple or a dict of tensors, or changes a buffer: "
         "wrap it in a module that returns its tensors"
     )

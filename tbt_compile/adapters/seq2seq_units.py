@@ -119,7 +119,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
         first = FirstStep(model)(prefix, hidden, mask)
     caches = [tensor.contiguous() for tensor in first[1:]]
     layers = len(caches) // 4
-    made = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(2 * layers))
+    created = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(2 * layers))
     names = [f"caches_{i}" for i in range(4 * layers)]
     grown = tuple(CacheSlot(names[2 * i], names[2 * i + 1], 1 + 2 * i, 2 + 2 * i) for i in range(layers))
     read = tuple(CacheSlot(names[2 * i], names[2 * i + 1]) for i in range(layers, 2 * layers))
@@ -127,7 +127,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     step_args = (prefix[:, :1].contiguous(), mask, caches)
     contexts = (
         capture_unit("encoder", Encoder(model), (ids, mask), (pair, pair)),
-        capture_unit("first_step", FirstStep(model), (prefix, hidden, mask), (pair, pair, pair), made),
+        capture_unit("first_step", FirstStep(model), (prefix, hidden, mask), (pair, pair, pair), created),
         capture_unit("step", Step(model), step_args, ({0: Dim.DYNAMIC}, pair, cache_dims), grown + read),
     )
     return ExportUnits(GENERATOR, contexts, decode_settings(model, layers))

@@ -31,7 +31,7 @@ def check_convertible(module: nn.Module, quantized: type[nn.Module], names: Iter
     original = next(kind for kind in quantized.__mro__[1:] if kind.__module__ != quantized.__module__)
     if not _cooperates(base, original):
         raise PlanError(
-            f"{base.__name__} overrides the forward of {original.__name__} without calling it, so that its "
+            f"{base.__name__} overrides the forward of {original.__name__} without calling it, and its "
             "quantizers would have no effect: exclude it in the recipe or call super().forward in it"
         )
     for name in names:
@@ -88,16 +88,16 @@ def quantized_class(base: type, quantized: type, *, outermost: bool = False) -> 
         "__doc__": base.__doc__,
         "_family": (base, quantized, outermost),
     }
-    made = type(f"Quantized{base.__name__}", bases, members)
-    _CLASSES[base, quantized] = made
-    return made
+    created = type(f"Quantized{base.__name__}", bases, members)
+    _CLASSES[base, quantized] = created
+    return created
 
 
 _CLASSES: dict[tuple[type, type], type] = {}
 
 
 def _reduce(module: Any, _protocol: int) -> tuple[Any, ...]:
-    """Pickle and copy by the two bases: pickle cannot find a class that was made at run time by its name."""
+    """Pickle and copy a module via its two bases: pickle cannot look up a class made at run time."""
     state = module.__getstate__() if hasattr(module, "__getstate__") else module.__dict__
     return _rebuild, module._family, state
 

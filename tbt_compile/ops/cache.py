@@ -172,7 +172,7 @@ def unpack_keys(packed: Tensor, scale: Tensor, encoding: Encoding, width: int) -
 
     Args:
         packed: int64 `[B, H, T, planes * words]`, or int8 `[B, H, T, D + 4]`.
-        scale: float32 scalar; ignored at 8 bits, where rows hold their own scale.
+        scale: float32 scalar; ignored at 8 bits, where every row holds a scale.
         encoding: of the codes.
         width: D; packed words are padded.
 
@@ -189,7 +189,7 @@ def unpack_values(packed: Tensor, scale: Tensor, encoding: Encoding, tokens: int
 
     Args:
         packed: int64 `[B, H, words, planes, D]`, or int8 `[B, H, T, D + 4]`.
-        scale: float32 scalar; ignored at 8 bits, where rows hold their own scale.
+        scale: float32 scalar; ignored at 8 bits, where every row holds a scale.
         encoding: of the codes.
         tokens: T; packed words are padded.
 

@@ -21,7 +21,7 @@ def round_activation(x: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
     Ties round to the even code.
 
     Args:
-        x: float `[..., D]`, already centered if it is to be.
+        x: float `[..., D]`, after centering, if any.
         scale: float, broadcasts to x.
         encoding: binary or ternary.
 
@@ -48,7 +48,7 @@ def least_squares_scale(x: Tensor, start: float, encoding: Encoding, rounds: int
     """Find a scale near `start` that minimizes the squared error of `codes * scale` (Lloyd 1982).
 
     Each round computes the codes for the scale, then the optimal scale for the codes: the error never
-    grows. If all codes are 0 the scale stays as it is.
+    grows. If all codes are 0 the scale does not change.
 
     Args:
         x: float, any shape; one scale for all elements.
@@ -76,8 +76,8 @@ class _QuantizeLearned(torch.autograd.Function):
     """Eq. 11 and 13 with their gradients, Eq. 12 and 14, for x `[..., D]` and a scalar scale.
 
     Returns codes `round(clip(x' / scale))` `[..., D]` and the scale `[]`, where x' is x minus its row mean
-    if `center`, else x. The gradients of the two make that of `codes * scale` follow the paper. The scale is
-    the parameter clamped to be positive; its gradient is multiplied by `factor`.
+    if `center`, else x. Their gradients combine to the paper's gradient of `codes * scale`. The scale is the
+    parameter clamped to be positive; its gradient is multiplied by `factor`.
     """
 
     @staticmethod

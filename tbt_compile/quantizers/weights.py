@@ -65,7 +65,7 @@ def round_weight(weight: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
     """Round a weight to codes by comparison with multiples of its scale, Eq. 8 and 9; ternary ties go to 0.
 
     Args:
-        weight: float `[N, K]`, already centered if it is to be.
+        weight: float `[N, K]`, after centering, if any.
         scale: float `[N, 1]`; ignored for binary codes, which are signs.
         encoding: binary, ternary or int8.
 

@@ -166,9 +166,7 @@ def run_batches(
         GenerationError: a setting does not fit.
     """
     if isinstance(settings.decoder_start_token_id, tuple):
-        raise GenerationError(
-            "decoder_start_token_id has one id per source: expected the same one for all sources here"
-        )
+        raise GenerationError("decoder_start_token_id has one id per source: expected one id for all sources")
     # transformers' versions of these two rules also see the padding of a source.
     same_length = settings.encoder_no_repeat_ngram_size > 0 or settings.encoder_repetition_penalty != 1
     # max_length and min_length count the padding of prompts.
@@ -200,10 +198,10 @@ def run_batches(
             worker_threads.submit(worker)
         done = 0
         for _ in batches:
-            batch, written = finished.get()
-            if isinstance(written, BaseException):
-                raise written
-            for place, row in enumerate(written):
+            batch, outcome = finished.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            for place, row in enumerate(outcome):
                 index = batch[place // copies] * copies + place % copies
                 first = len(rows[index // copies]) if prompts else 1
                 results[index] = np.array(cut_after_end(row.tolist(), settings.eos_token_id, first), np.int64)

@@ -56,7 +56,7 @@ class CompiledLibrary:
         num_threads: int | None = None,
     ) -> None:
         self.targets = tuple(build.target for build in builds)
-        # A model for other machines can still be described and saved; its first target stands for it.
+        # A model for other machines can still be described and saved: the first build describes it.
         self._build = builds[best_target(self.targets) if any(map(is_runnable, self.targets)) else 0]
         self.target = self._build.target
         self.description = {**description, **self._build.facts}
@@ -88,7 +88,7 @@ class CompiledLibrary:
             GenerationError: the model was compiled without `clock=True`.
         """
         if not self.description["clock"]:
-            raise GenerationError("the model does not measure its steps: compile it with lower(clock=True)")
+            raise GenerationError("the model has no clocks: compile it with lower(clock=True)")
         library = self._bound()
         return {
             name: list(zip(steps, library.times[name].tolist(), strict=True))

@@ -230,7 +230,9 @@ def _check_file(file: Path, expected: Mapping[str, Any], digest: str) -> None:
 
 
 def _altered(file: Path) -> FormatError:
-    return FormatError(f"{file} was altered: its checksum is not the recorded one, copy the folder again")
+    return FormatError(
+        f"{file} was altered: its checksum differs from the recorded one, copy the folder again"
+    )
 
 
 def _replace(work: Path, path: Path) -> None:

@@ -60,8 +60,8 @@ def greedy_search(
                 rule(so_far, scores, inputs)
         chosen = scores.argmax(axis=1)
         # Ten NumPy calls take as long as a decode step of a small model: the common path makes few.
-        written = chosen.tolist()
-        if any(math.isnan(scores.item(place)) for place in enumerate(written)):
+        token_list = chosen.tolist()
+        if any(math.isnan(scores.item(place)) for place in enumerate(token_list)):
             raise nan_error(length)
         if remaining < len(live):
             chosen[~live] = pad
@@ -69,7 +69,7 @@ def greedy_search(
         length += 1
         if on_tokens is not None:
             on_tokens(output[:, length - 1].copy())
-        if not ends.isdisjoint(written):
+        if not ends.isdisjoint(token_list):
             live &= ~np.isin(chosen, settings.eos_token_id)
             remaining = np.count_nonzero(live)
         if length == lengths.maximum or not remaining:

@@ -96,14 +96,14 @@ class Finished:
     Attributes:
         ids: int64 [batch, beams, maximum length], padded; only the prompt in slots that are not `done`.
         scores: float32 [batch, beams], with the length penalty.
-        made: int64 [batch, beams], number of new tokens.
+        new_tokens: int64 [batch, beams], number of new tokens.
         done: bool [batch, beams], which slots hold a finished sequence.
         prompt_length: number of tokens in the prompt.
     """
 
     ids: Tokens
     scores: Scores
-    made: Tokens
+    new_tokens: Tokens
     done: Mask
     prompt_length: int
 
@@ -135,15 +135,15 @@ class Finished:
         if not which.size:
             return
         at, ends = running.inputs[which], ends[which]
-        made = length - self.prompt_length
-        penalty = np.float32(made**length_penalty)
+        new_tokens = length - self.prompt_length
+        penalty = np.float32(new_tokens**length_penalty)
         scores = best.scores[which, :beams] / penalty + np.where(ends, np.float32(0), NEVER)
         ids = running.extended(which, best.beams[which, :beams], best.tokens[which, :beams], length)
         not_done = np.concatenate([~self.done[at], ~ends], axis=1)
         order = np.lexsort((not_done, -np.concatenate([self.scores[at], scores], axis=1)), axis=1)[:, :beams]
         self.ids[at] = _merge(self.ids[at], ids, order)
         self.scores[at] = _merge(self.scores[at], scores, order)
-        self.made[at] = _merge(self.made[at], np.full_like(order, made), order)
+        self.new_tokens[at] = _merge(self.new_tokens[at], np.full_like(order, new_tokens), order)
         self.done[at] = _merge(self.done[at], ends, order)
 
     def improvable(self, running: Running, penalty: float) -> Mask:
@@ -155,7 +155,7 @@ class Finished:
 
     def best(self, count: int) -> tuple[Tokens, Scores]:
         """Return the `count` best sequences per input, [batch * count, longest], and their scores."""
-        longest = self.prompt_length + int(self.made[:, :count].max())
+        longest = self.prompt_length + int(self.new_tokens[:, :count].max())
         return self.ids[:, :count, :longest].reshape(-1, longest), self.scores[:, :count].reshape(-1)
 
 

@@ -43,7 +43,7 @@ def build_rules(
         built.append(SequenceBias.of(settings.sequence_bias))
     if settings.encoder_repetition_penalty != 1:
         source = _source("encoder_repetition_penalty", encoder_input_ids)
-        # Above 1 it favours the input's tokens, so it divides where repetition_penalty multiplies.
+        # Values above 1 favor the tokens of the input: the inverse of what repetition_penalty does.
         built.append(rules.EncoderRepetitionPenalty(1 / settings.encoder_repetition_penalty, source))
     if settings.repetition_penalty != 1:
         built.append(rules.RepetitionPenalty(settings.repetition_penalty, padding))

@@ -136,7 +136,7 @@ class GenerationSettings:
             if forced and set(forced) <= set(self.suppress_tokens):
                 raise GenerationError(
                     f"{name}: every forced token ({', '.join(map(str, forced))}) is also in suppress_tokens, "
-                    "so no token could come there; take it out of one of the two"
+                    "so no token is possible there; remove it from one of the two"
                 )
 
     @classmethod
@@ -170,8 +170,8 @@ class GenerationSettings:
             given = changes.get(new_tokens, getattr(self, new_tokens))
             if given is not None and changes.get(total) is not None:
                 raise GenerationError(
-                    f"{total}={changes[total]!r} and {new_tokens}={given!r}: the second would win over the "
-                    f"first; set one of them and pass {new_tokens}=None to use {total}"
+                    f"{total}={changes[total]!r} and {new_tokens}={given!r}: the second takes precedence; "
+                    f"set one of them and pass {new_tokens}=None to use {total}"
                 )
         result = dataclasses.replace(self, **known)
         for low, high in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
@@ -226,7 +226,7 @@ def _refuse_unless_inert(name: str, value: Any) -> None:
         )
     if name in _SAMPLING:
         raise GenerationError(
-            f"{name}={value!r} only matters for sampling, and only greedy and beam search are available here"
+            f"{name}={value!r} affects only sampling, and only greedy and beam search are available here"
         )
     raise GenerationError(
         f"unknown generation setting {name!r}: expected one of {', '.join(sorted(_CHECKS))}."
