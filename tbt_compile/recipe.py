@@ -122,6 +122,9 @@ class Recipe:
             text: notation, name, or a recipe to change.
             options: fields of the recipe by name.
 
+        Returns:
+            The recipe.
+
         Raises:
             RecipeError: the text is neither, or an option is unknown or out of range.
         """

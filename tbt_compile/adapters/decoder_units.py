@@ -74,7 +74,7 @@ class Step(_Unit):
             input_ids: int64 [B, 1].
             attention_mask: int64 [B, T + 1], the new token included.
             position_ids: int64 [B, 1].
-            caches: keys, then values, of each layer in turn, float32 [B, H, T, D].
+            caches: keys and values of each layer, alternating, float32 [B, H, T, D].
 
         Returns:
             Logits, float32 [B, 1, V], then the caches with the new token, float32 [B, H, T + 1, D].

@@ -81,7 +81,7 @@ class Step(nn.Module):
         Args:
             decoder_input_ids: int64 [B, 1].
             attention_mask: int64 [B, S], 1 for source tokens and 0 for padding.
-            caches: keys, then values, of each self-attention, float32 [B, H, T, D]; then those of each
+            caches: keys and values of each self-attention, alternating, float32 [B, H, T, D]; then of each
                 cross-attention, float32 [B, H, S, D].
 
         Returns:

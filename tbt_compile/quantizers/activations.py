@@ -76,7 +76,7 @@ class _QuantizeLearned(torch.autograd.Function):
     """Eq. 11 and 13 with their gradients, Eq. 12 and 14, for x `[..., D]` and a scalar scale.
 
     Returns codes `round(clip(x' / scale))` `[..., D]` and the scale `[]`, where x' is x minus its row mean
-    if `center`, else x. Their gradients combine to the paper's gradient of `codes * scale`. The scale is the
+    if `center`, else x. The backward pass yields the paper's gradient of `codes * scale`. The scale is the
     parameter clamped to be positive; its gradient is multiplied by `factor`.
     """
 
