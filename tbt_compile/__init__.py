@@ -1,11 +1,11 @@
-"""Ternary and binary text-generation models, from fine-tuned checkpoint to CPU library.
+"""Train text-generation models with ternary or binary weights and compile them to CPU libraries.
 
     model = tbt_compile.prepare(model, recipe="2-2-2")     # train it as before
     frozen = tbt_compile.freeze(model)                     # packed codes and scales
     compiled = tbt_compile.lower(frozen, target="host")    # bit-serial operators through TVM
     compiled.generate(input_ids)
 
-Names are imported on first use, so that a device that only runs a compiled folder needs no torch.
+Names are imported on first use: a device that only runs compiled folders needs no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# No module may have the name of a function exported here: importing it would replace the function.
+# No module may share a name with a function exported here: importing the module would shadow the function.
 _EXPORTS = {
     "Encoding": "tbt_compile.encoding",
     "Recipe": "tbt_compile.recipe",

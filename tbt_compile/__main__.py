@@ -1,4 +1,4 @@
-"""`python -m tbt_compile` is the `tbt` command, for launchers that start a module in several processes."""
+"""`python -m tbt_compile` runs the `tbt` command, for launchers such as torchrun that start modules."""
 
 from tbt_compile.cli import main
 

@@ -1,7 +1,7 @@
-"""The code sets that weights and activations are quantized to.
+"""Encodings: the sets of integer codes that weights and activations are quantized to.
 
-An `Encoding` says which integers a code may take and how they are stored. It is the one vocabulary shared
-by the quantizers, the graph passes, the file format and the kernels; it needs neither torch nor TVM.
+An `Encoding` says which values a code takes and how codes are stored. Quantizers, graph passes, the file
+format and kernels all share it. It needs neither torch nor TVM.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from tbt_compile.errors import RecipeError
 SUPPORTED_BITS = (1, 2, 8, 32)
 
 LEAST_PEAK = 2.0**-100
-"""A row whose largest element is not above this gets the 8-bit codes 0: its inverse scale would overflow."""
+"""Rows with no element above this quantize to all zeros at 8 bits: their inverse scale would overflow."""
 
 
 class Encoding(Enum):
-    """A set of integer codes; the real value of a code is `code * scale`.
+    """A set of integer codes; a code stands for the real value `code * scale`.
 
     >>> Encoding.for_activation(2, signed=False)
     <Encoding.TERNARY012: 'ternary012'>
@@ -57,27 +57,27 @@ class Encoding(Enum):
 
     @property
     def signed(self) -> bool:
-        """Whether negative values have codes of their own."""
+        """Whether negative values have codes."""
         return self in (Encoding.BINARY, Encoding.TERNARY, Encoding.INT8, Encoding.FLOAT)
 
     @property
     def dynamic(self) -> bool:
-        """Whether an activation's scale is found per token at run time instead of learned."""
+        """Whether activations are scaled per token at run time instead of by a learned scale."""
         return self in (Encoding.INT8, Encoding.UINT8)
 
     @property
     def quantized(self) -> bool:
-        """False for `FLOAT` alone."""
+        """Whether there are codes at all: everything but `FLOAT`."""
         return self is not Encoding.FLOAT
 
     @property
     def planes(self) -> int:
-        """Stored bit-planes of the packed layout; 0 for encodings that are stored as bytes or floats."""
+        """Number of bit-planes in the packed layout; 0 for encodings stored as bytes or floats."""
         return _PLANES.get(self, 0)
 
     @classmethod
     def for_activation(cls, bits: int, signed: bool) -> Encoding:
-        """The encoding of an activation of `bits` bits.
+        """Return the encoding of an activation of `bits` bits, signed or not.
 
         Raises:
             RecipeError: `bits` is not 1, 2, 8 or 32.
@@ -88,7 +88,7 @@ class Encoding(Enum):
 
     @classmethod
     def for_weight(cls, bits: int) -> Encoding:
-        """The encoding of a weight matrix of `bits` bits.
+        """Return the encoding of a weight matrix of `bits` bits.
 
         Raises:
             RecipeError: `bits` is not 1, 2, 8 or 32.

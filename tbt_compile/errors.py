@@ -1,7 +1,7 @@
-"""The errors that a user can meet, all of them `TbtError`.
+"""The exceptions that this package raises on purpose; all derive from `TbtError`.
 
-Each message names the thing that is wrong, what was expected, and what to do about it. `TbtError` is a
-`ValueError`, so that code which does not know this package can still catch it.
+Each message says what is wrong, what was expected, and what to do about it. `TbtError` is a `ValueError`,
+which code that does not know this package can catch.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from difflib import get_close_matches
 
 
 class TbtError(ValueError):
-    """Base of every error raised on purpose by this package."""
+    """Base class of the errors of this package."""
 
 
 class MissingPackageError(TbtError, ImportError):
-    """Something was asked for that needs a package which is not installed; see `tbt_compile.extras`."""
+    """An optional package is needed and not installed; see `tbt_compile.extras`."""
 
 
 class RecipeError(TbtError):
-    """A recipe or one of its fields cannot be understood."""
+    """A recipe does not parse, or one of its fields is unknown or out of range."""
 
 
 class CaptureError(TbtError):
-    """A model could not be captured as a graph (usually: example inputs that do not fit it)."""
+    """A model could not be captured as a graph, usually because its example inputs do not fit."""
 
 
 class PlanError(TbtError):
-    """A model has nothing to quantize, or is not in the state that was asked for."""
+    """A model has nothing to quantize, or is not in the state (prepared, trained) that a step needs."""
 
 
 class TargetError(TbtError):
@@ -35,38 +35,40 @@ class TargetError(TbtError):
 
 
 class FormatError(TbtError):
-    """A saved folder is missing, truncated, altered, or of another format version."""
+    """A saved folder is missing, truncated or altered, or has another format version."""
 
 
 class LoweringError(TbtError):
-    """A frozen model holds something that has no compiled operator."""
+    """A frozen model holds an operation that has no compiled operator."""
 
 
 class DataError(TbtError):
-    """A data file or data set cannot be read."""
+    """A data file or dataset cannot be read."""
 
 
 class ReproduceError(TbtError):
-    """A table or figure of the paper was asked for in a way that it cannot be made."""
+    """A table or figure of the paper cannot be made with the given options."""
 
 
 class InputError(TbtError):
-    """A compiled module was called with inputs that it does not take."""
+    """A compiled module was called with inputs that do not fit its signature."""
 
 
 class MethodError(TbtError):
-    """A training method is unknown, or does not support the bits that are asked for."""
+    """A training method is unknown, or does not support the requested bits."""
 
 
 class GenerationError(TbtError):
-    """Generation was asked for with arguments that do not fit the model or each other."""
+    """The arguments of a generation do not fit the model or contradict each other."""
 
 
 _NEAR_MATCHES = 3
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """The tail of a message about an unknown name: near matches, or nothing. Swapped letters come first.
+    """Return a hint for an error about an unknown name: its near matches, or "" if there are none.
+
+    Matches with the same letters in another order come first.
 
     >>> did_you_mean("cortex-a27", ["cortex-a78", "cortex-a72", "haswell"])
     ' Did you mean cortex-a72 or cortex-a78?'

@@ -1,4 +1,4 @@
-"""Packages that a device which runs compiled models does not need, and what to install for them."""
+"""Optional packages, which running a compiled model does not need, and how to install them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _USES = {
 
 @contextmanager
 def require_extra() -> Iterator[None]:
-    """Say what to install where the import of an optional package fails.
+    """Turn a failed import of an optional package into an error that says what to install.
 
     Raises:
-        MissingPackageError: in place of its ModuleNotFoundError.
+        MissingPackageError: in place of the ModuleNotFoundError of an optional package.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""`freeze`: from a trained, prepared model to packed codes and scales."""
+"""`freeze` packs the weights of a trained, prepared model into codes and scales."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tbt_compile.storage.frozen_folder import save_frozen
 
 @dataclass(frozen=True)
 class FrozenModel:
-    """A quantized model that no longer trains: packed codes, scales, and the rest in full precision.
+    """A quantized model that no longer trains: packed codes and scales, the rest in full precision.
 
     Attributes:
-        module: the user's class of model. It runs in eager mode, and is the reference that a compiled model
-            is compared with; no float copy of a quantized weight is in it.
-        recipe: what it was quantized with.
+        module: an instance of the user's model class, without the float copies of quantized weights. It
+            runs in eager mode and is the reference for the compiled model.
+        recipe: the recipe that it was prepared with.
     """
 
     module: nn.Module
@@ -40,27 +40,27 @@ class FrozenModel:
             return self.module(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """transformers' `generate` on the eager model."""
+        """Run transformers' `generate` on the eager model."""
         return self.module.generate(*args, **kwargs)  # type: ignore[operator]
 
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
-        """Write the model to a folder that any machine can read (see `tbt_compile.storage.model_folder`).
+        """Write the model to a portable folder (see `tbt_compile.storage.model_folder`).
 
         Args:
-            path: the folder; one that holds a saved model is replaced.
-            tokenizer: a transformers tokenizer that goes with the model.
+            path: the folder; a saved model there is replaced.
+            tokenizer: a transformers tokenizer to store with the model.
 
         Returns:
             The folder.
 
         Raises:
-            FormatError: something else than a model folder is in the way.
+            FormatError: `path` exists and is not a model folder.
         """
         return save_frozen(self.module, self.recipe, Path(path), tokenizer)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors in memory, each counted once."""
+        """Bytes of all tensors in memory; tied tensors count once."""
         tensors = [*self.module.parameters(), *self.module.buffers()]
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
@@ -70,13 +70,13 @@ class FrozenModel:
 
 
 def freeze(model: nn.Module) -> FrozenModel:
-    """Quantize the weights of a prepared model for the last time and pack them.
+    """Quantize the weights of a prepared model one last time and pack them.
 
-    The prepared model is left as it is. Weights that are shared stay shared, as one packed tensor. The
-    frozen model is in eval mode and computes exactly what the prepared model does there.
+    The prepared model is not changed. Tied weights become one packed tensor. The frozen model is in eval
+    mode and computes exactly what the prepared model computes in eval mode.
 
     Raises:
-        PlanError: the model is not prepared, or was never run, so that its scales are unknown; or it has
+        PlanError: the model is not prepared, was never run (its activation scales are unset), or has
             weights without a packed form (pruned or split).
     """
     _check_freezable(model)
@@ -93,15 +93,15 @@ def _check_freezable(model: nn.Module) -> None:
             f"this {type(model).__name__} has no quantizers: call tbt_compile.prepare(model) and train it, "
             "then freeze it"
         )
-    loose = [
+    unpackable = [
         name
         for name, module in iter_quantized(model)
         if isinstance(getattr(module, "weight_quantizer", None), BlockPruner | SplitWeightQuantizer)
     ]
-    if loose:
+    if unpackable:
         raise PlanError(
-            f"{len(loose)} weights are pruned in blocks or split in two, which has no packed form (the first "
-            f"is {loose[0]}): run the prepared model itself"
+            f"{len(unpackable)} weights are pruned in blocks or split in two, which has no packed form (the "
+            f"first is {unpackable[0]}): run the prepared model itself"
         )
     activations = [item for item in model.named_modules() if isinstance(item[1], ActivationQuantizer)]
     unset = [name for name, quantizer in activations if quantizer.learned and not quantizer.initialized]
@@ -113,7 +113,7 @@ def _check_freezable(model: nn.Module) -> None:
 
 
 def _copy_to_pack(model: nn.Module) -> nn.Module:
-    """A copy in eval mode that shares the float weights to be packed, which it loses in the end."""
+    """Copy the model, in eval mode, but share the float weights to be packed: the copy drops them later."""
     shared = {
         id(module.weight): module.weight
         for _, module in iter_quantized(model)
@@ -123,7 +123,7 @@ def _copy_to_pack(model: nn.Module) -> nn.Module:
 
 
 def _freeze_quantizers(model: nn.Module) -> None:
-    """Replace every quantizer that has a frozen form; tied weights get one packed tensor."""
+    """Replace every quantizer that has a frozen form; tied weights share one packed tensor."""
     packed: dict[tuple[int, str], FrozenWeight] = {}
     for _, module in list(iter_quantized(model)):
         for name, quantizer in list(module.named_children()):

@@ -1,4 +1,4 @@
-"""`load`: a saved folder, frozen or compiled, back into a model."""
+"""`load` reads a saved folder, frozen or compiled."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ def load(
 
     Args:
         path: the folder.
-        model: for a frozen model that is not of transformers, an instance of its class; changed in place.
-        num_threads: for a compiled model, threads to run it with (default: `TVM_NUM_THREADS`, else one per
+        model: for a frozen model outside transformers, an instance of its class to load into, in place.
+        num_threads: for a compiled model, the number of threads (default: `TVM_NUM_THREADS`, else one per
             CPU).
+
+    Returns:
+        The model, of the type that wrote the folder.
 
     Raises:
         FormatError: the folder is missing, truncated or altered, or of another format version.

@@ -1,4 +1,4 @@
-"""`lower`: from a prepared or frozen model to a library for one CPU, or for several."""
+"""`lower` compiles a prepared or frozen model to a library for one CPU, or for several."""
 
 from __future__ import annotations
 
@@ -36,37 +36,37 @@ def lower(
     dump: str | Path | None = None,
     clock: bool = False,
 ) -> CompiledModel | CompiledModule:
-    """Compile a model for a CPU, or for several: export units -> graph passes -> Relax -> TIR -> LLVM.
+    """Compile a model for one or more CPUs: export units -> graph passes -> Relax -> TIR -> LLVM.
 
-    A transformers model that generates text, encoder-decoder or decoder-only, becomes a `CompiledModel`;
-    batch and sequence lengths stay dynamic. Any other module becomes a `CompiledModule`, called with arrays
-    in the form of the example inputs that it was prepared with: the first dimension stays dynamic where the
-    module allows it and the examples have at least two rows, other sizes are fixed.
+    A transformers model that generates text, encoder-decoder or decoder-only, becomes a `CompiledModel`
+    with dynamic batch and sequence lengths. Any other module becomes a `CompiledModule`, called with arrays
+    like the example inputs that it was prepared with. Its first dimension is dynamic if the module allows
+    that and the examples have at least two rows; other sizes are static.
 
-    Which kernels were made is logged (level INFO) and recorded in the manifest of the saved folder.
+    The chosen kernels are logged (level INFO) and recorded in the manifest of the saved folder.
 
     Args:
-        model: a prepared model, which is frozen first, or a frozen one.
+        model: a frozen model, or a prepared one, which is frozen first.
         target: "host", a CPU name, "llvm -mcpu=NAME", or a dict (see `tbt targets`). A model compiled for
-            another machine can be saved and not run here. With a list there is a library for each CPU, and
-            the one that suits a machine best is used on it; weights that they read in the same layout are
-            stored once.
+            another machine can be saved but not run here. A list gives one library per CPU; a machine uses
+            the best one that it can run. Weights that several libraries read in the same layout are stored
+            once.
         num_threads: threads to run with (default: `TVM_NUM_THREADS`, else one per CPU).
-        shortlist: ids of the only tokens that the model shall be able to write, besides those that its
-            generation config names (default: all). A step then reads the output weights of those alone. It
-            writes what the whole model writes while all other tokens are suppressed; in a beam search their
-            probability is shared out, as by `renormalize_logits`. Sources and prompts may hold any token.
-        dump: a folder that every phase of the pipeline writes its graphs to.
-        clock: let the compiled model measure how long each of its steps takes; see `CompiledModel.times`.
+        shortlist: ids of the tokens that the model may write, to which those in its generation config are
+            added (default: the whole vocabulary). A step computes the logits of these tokens only. The
+            output is that of the whole model with all other tokens suppressed; beam search renormalizes the
+            scores over the shortlist, like `renormalize_logits`. Sources and prompts may hold any token.
+        dump: folder to which every phase of the pipeline writes its graphs.
+        clock: time every step of the compiled model; see `CompiledModel.times`.
 
     Returns:
-        A `CompiledModel` or a `CompiledModule`, ready to run if one of the targets suits this machine.
+        A `CompiledModel` or a `CompiledModule`, ready to run if this machine supports one of the targets.
 
     Raises:
-        TargetError: a target is unknown, or a CPU comes twice.
+        TargetError: a target is unknown, or a CPU is listed twice.
         PlanError: the model is not prepared, or was never run.
-        LoweringError: the model holds something that has no compiled operator, or the shortlist does not
-            fit it.
+        LoweringError: the model holds an operation without a compiled operator, or the shortlist does not
+            fit the model.
     """
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
@@ -94,7 +94,7 @@ def lower(
 def _build(
     frozen: FrozenModel, exported: ExportUnits, spec: TargetSpec, dump: Path | None, clock: bool
 ) -> tuple[Build, dict[str, Any]]:
-    """The library for one CPU, and its tensors by name."""
+    """Build the library for one CPU; returns it with its tensors by name."""
     from tbt_compile.codegen.kernels.float_ops.vocabulary import search_functions
     from tbt_compile.codegen.library.build import compile_units
     from tbt_compile.codegen.target import tiles
@@ -134,7 +134,7 @@ def _build(
 
 
 def _arranged(built: BuiltUnits, isa: Isa) -> dict[str, Any]:
-    """The tensors of all units by name, each once, as NumPy arrays that the kernels can read."""
+    """Return the tensors of all units by name, each once, as NumPy arrays in the layout of the kernels."""
     parameters = {p.name: p for unit in built.parameters.values() for p in unit}
     return {
         name: parameter.arrange(built.tensors[name].detach().cpu().numpy(), isa)
@@ -143,7 +143,7 @@ def _arranged(built: BuiltUnits, isa: Isa) -> dict[str, Any]:
 
 
 def _with_shared_tensors(build: Build, arrays: dict[str, Any], tensors: dict[str, Any]) -> Build:
-    """The build with the names of its tensors among those of all builds, to which its arrays are added."""
+    """Add the arrays of a build to `tensors`, and rename its parameters to the names they have there."""
     from tbt_compile.runtime.builds import add_tensors
 
     names = add_tensors(tensors, arrays)
@@ -153,7 +153,7 @@ def _with_shared_tensors(build: Build, arrays: dict[str, Any], tensors: dict[str
 
 
 def _description(frozen: FrozenModel, exported: ExportUnits) -> dict[str, Any]:
-    """What the manifest says whatever the CPU is."""
+    """Return the part of the manifest that does not depend on the CPU."""
     return {
         "recipe": frozen.recipe.to_dict(),
         "class": type(frozen.module).__name__.removeprefix("Quantized"),

@@ -1,4 +1,4 @@
-"""`plan` and `prepare`: from a full-precision model to one that trains with quantizers in place."""
+"""`plan` and `prepare` insert quantizers into a full-precision model for quantization-aware training."""
 
 from __future__ import annotations
 
@@ -27,9 +27,19 @@ def plan(
     *,
     dump: str | Path | None = None,
 ) -> QuantPlan:
-    """What `prepare` would do to the model, and why; the model is not changed.
+    """Return what `prepare` would do to the model, and why, without changing the model.
 
-    Arguments and errors are those of `prepare`.
+    Args:
+        model: as for `prepare`.
+        recipe: as for `prepare`.
+        example_inputs: as for `prepare`.
+        dump: folder to which every phase writes its graph and findings.
+
+    Returns:
+        The plan: every quantized module with its encodings, and what stays in full precision.
+
+    Raises:
+        RecipeError, CaptureError, PlanError: as for `prepare`.
     """
     return PLAN.run(make_context(model, recipe, example_inputs), dump).planned
 
@@ -41,29 +51,32 @@ def prepare(
     *,
     dump: str | Path | None = None,
 ) -> ModelT:
-    """Put quantizers into a model, in place, and return it.
+    """Insert quantizers into a model, in place, and return the model.
 
     The model keeps its class, parameter names and tied weights, and trains, generates and saves as before.
-    Build the optimizer afterwards: the quantizers bring parameters of their own (learned scales), which take
-    their first value from the first batch. Attention maps of a transformers model come with the keyword
-    `output_attentions=True`; setting it in the config is refused by transformers.
+    Build the optimizer afterwards: quantizers have parameters (learned scales), initialized from the first
+    batch. To get the attention maps of a transformers model, call it with `output_attentions=True`;
+    transformers refuses that setting in the config.
 
-    A model that `from_pretrained` read from the folder of a prepared one gets its scales back, exactly.
+    A model that `from_pretrained` read from the folder of a prepared model gets its exact scales back.
 
     Args:
-        model: a transformers model or any `nn.Module` that `torch.export` can capture.
-        recipe: the paper's E-W-A notation, the name of a registered recipe, or a `Recipe`. By default the
-            one that the model was saved with, else "2-2-2".
-        example_inputs: a tensor, a tuple of arguments, or a dict by argument name. Models of transformers
-            need none: they are made from the config.
-        dump: a folder that every phase of the pipeline writes its graph and findings to.
+        model: a transformers model, or any `nn.Module` that `torch.export` can capture.
+        recipe: the paper's E-W-A notation, the name of a registered recipe, or a `Recipe`. The default is
+            the recipe that the model was saved with, else "2-2-2".
+        example_inputs: a tensor, a tuple of arguments, or a dict by argument name. Not needed for
+            transformers models: they are derived from the config.
+        dump: folder to which every phase of the pipeline writes its graph and findings.
+
+    Returns:
+        The same model.
 
     Raises:
-        RecipeError: the recipe is not understood.
+        RecipeError: the recipe does not parse.
         CaptureError: example inputs are missing or do not fit, or the model cannot be captured.
-        PlanError: the model is prepared already, has nothing to quantize, or holds a module that cannot be
+        PlanError: the model is already prepared, has nothing to quantize, or holds a module that cannot be
             quantized and is not excluded.
-        FormatError: the folder that the model was loaded from has lost scales.
+        FormatError: the folder that the model was loaded from lacks some of its scales.
     """
     context = make_context(model, recipe, example_inputs)
     saved_with = context.adapter.stored_recipe(model)
@@ -76,12 +89,12 @@ def prepare(
 
 
 def load_prepared(folder: str | Path) -> nn.Module:
-    """A prepared transformers model from the folder that its `save_pretrained` wrote, scales included.
+    """Load a prepared transformers model, with its scales, from the folder that `save_pretrained` wrote.
 
-    The class is the one that was saved; `prepare(Class.from_pretrained(folder))` does the same.
+    The same as `prepare(Class.from_pretrained(folder))` with the class that was saved.
 
     Raises:
-        FormatError: the folder does not exist, was not saved from a prepared model, or has lost scales.
+        FormatError: the folder does not exist, was not saved from a prepared model, or lacks some scales.
     """
     from tbt_compile.adapters.pretrained import load_float
 
@@ -91,7 +104,19 @@ def load_prepared(folder: str | Path) -> nn.Module:
 def make_context(
     model: nn.Module, recipe: str | Recipe | None = None, example_inputs: Any = None
 ) -> PrepareContext:
-    """The state that the pipelines start from. Raises the errors of `prepare`."""
+    """Build the state from which the pass pipelines of `plan` and `prepare` start.
+
+    Args:
+        model: in full precision.
+        recipe: as for `prepare`.
+        example_inputs: as for `prepare`.
+
+    Returns:
+        The context of the first pass.
+
+    Raises:
+        RecipeError, CaptureError, PlanError: as for `prepare`.
+    """
     if is_prepared(model):
         raise PlanError(f"this {type(model).__name__} is prepared already: prepare a full-precision model")
     adapter = adapter_for(model)

@@ -1,4 +1,4 @@
-"""Recipes: how a model is to be quantized, in the paper's E-W-A notation plus named options."""
+"""Recipes say how to quantize a model: the paper's E-W-A notation plus named options."""
 
 from __future__ import annotations
 
@@ -18,39 +18,41 @@ _CHOICES = {
     "initial_scale": ("magnitude", "l2"),
     "attention": ("softmax", "bool"),
 }
-# Fields that came later stand in a file only where they differ: older files and records keep their meaning.
+# Fields added later are written only if they differ from the default: older files and records stay equal.
 _LATER = ("initial_scale", "attention", "split", "block")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is quantized to how many bits, and by which method.
-
-    `embedding_bits`, `weight_bits` and `activation_bits` are the paper's E-W-A: 1 is binary, 2 ternary, 8
-    eight-bit integers and 32 not quantized.
+    """How many bits each part of a model is quantized to, and by which method.
 
     Attributes:
+        embedding_bits: E of the paper's E-W-A notation: 1 is binary, 2 ternary, 8 eight-bit integers, 32
+            not quantized.
+        weight_bits: W, the bits of linear weights.
+        activation_bits: A, the bits of activations.
         output_projection_activation_bits: bits of the input of the output projection (`lm_head`). Its
-            weight is at `embedding_bits` when it is tied to the embedding, else at `weight_bits`. With
-            activations or that weight at 32 bits its input is not quantized either.
-        exclude: `fnmatch` patterns; a module whose dotted name matches one is left in full precision.
+            weight has `embedding_bits` if it is tied to the embedding, else `weight_bits`. The input stays
+            in full precision if that weight or `activation_bits` has 32 bits.
+        exclude: `fnmatch` patterns; modules whose dotted name matches stay in full precision.
         center_weights: subtract the row mean before quantizing a weight (Eq. 8 and 9).
         center_activations: subtract the token mean before quantizing a signed activation (X' of Eq. 11-14).
-        ste: gradient of weights; "identity" passes every gradient through, as the paper's released code does,
-            "clipped" is Eq. 10, which stops that of a weight beyond its scale.
+        ste: straight-through estimator of weights. "identity" passes every gradient, as the paper's
+            released code does; "clipped" is Eq. 10, which zeroes the gradient of weights beyond the scale.
         gelu: category of GELU outputs. "signed" follows the data flow (GELU reaches -0.17);
-            "nonnegative" treats them as the paper's first category and clips what is below zero.
-        weight_method: "stats" is Eq. 8-9, "l2" is TWN/BWN (Eq. 1-5), both per output row. Of other papers:
-            "sign" (BiBERT), "scaled" with a learned factor (QuantBart), "pruned" in blocks at full precision
-            (movement pruning, `block` rows and columns each, at 32 weight bits).
-        activation_method: "learned" is Eq. 11-14, "statistical" applies Eq. 1-5 per token, "sign" (one bit)
-            has no scale at all (BiBERT).
-        initial_scale: where a learned scale starts, from the first tensor seen. "magnitude" is a multiple of
-            the mean magnitude (LSQ), "l2" the scale with the least squared error near it.
-        attention: "bool" has one-bit attention weights that are 1 where the score is not negative, instead of
-            a softmax (BiBERT's Bi-Attention).
-        split: `fnmatch` patterns; the binary weight of a module whose dotted name matches one is a sum of two
-            binary matrices (BinaryBERT).
+            "nonnegative" puts them in the paper's first category and clips negative values to zero.
+        weight_method: "stats" is Eq. 8-9, "l2" is TWN/BWN (Eq. 1-5), both per output row. From other
+            papers: "sign" (BiBERT), "scaled" with a learned factor (QuantBart), and "pruned" (movement
+            pruning in blocks of `block` rows and columns, at 32 weight bits).
+        activation_method: "learned" is Eq. 11-14, "statistical" applies Eq. 1-5 per token, "sign" (one bit,
+            BiBERT) has no scale.
+        initial_scale: how a learned scale is initialized from the first tensor seen. "magnitude" is a
+            multiple of the mean magnitude (LSQ), "l2" a nearby scale with least squared error.
+        attention: "softmax", or "bool": one-bit attention weights, 1 where the score is not negative
+            (BiBERT's Bi-Attention).
+        split: `fnmatch` patterns; the binary weights of matching modules become the sum of two binary
+            matrices (BinaryBERT).
+        block: side of a pruned block, in rows and in columns.
 
     >>> Recipe.parse("2-2-8")
     Recipe.parse('2-2-8')
@@ -96,7 +98,7 @@ class Recipe:
             raise RecipeError(f"recipe field block={self.block!r}: expected a number of rows, 1 or more")
 
     def _require_bits(self) -> None:
-        """Some methods are defined for some bits alone."""
+        """Refuse methods that are not defined for the bits of this recipe."""
         weights, activations = {self.embedding_bits, self.weight_bits}, {self.activation_bits}
         for name, value, bits, allowed in (
             ("weight_method", "sign", weights, {1, 32}),
@@ -114,7 +116,14 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str | Recipe, **options: Any) -> Recipe:
-        """A recipe from E-W-A notation ("2-2-8") or a registered name ("twn-2-2-2"), with named options.
+        """Parse E-W-A notation ("2-2-8") or look up a registered name ("twn-2-2-2"), then apply options.
+
+        Args:
+            text: notation, name, or a recipe to change.
+            options: fields of the recipe by name.
+
+        Returns:
+            The recipe.
 
         Raises:
             RecipeError: the text is neither, or an option is unknown or out of range.
@@ -135,7 +144,7 @@ class Recipe:
         return f"{self.embedding_bits}-{self.weight_bits}-{self.activation_bits}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON-ready values; later additions only where they are not at their default."""
+        """Return the fields as JSON-ready values; later additions only if they differ from the default."""
         plain = Recipe()
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -145,7 +154,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The inverse of `to_dict`; fields that are absent take their defaults.
+        """Build a recipe from what `to_dict` returned; missing fields take their defaults.
 
         Raises:
             RecipeError: a field is unknown or out of range.
@@ -166,12 +175,12 @@ class Recipe:
 
 
 def names() -> tuple[str, ...]:
-    """Names of the registered recipes."""
+    """Return the names of the registered recipes."""
     return tuple(sorted(_REGISTRY))
 
 
 def register(name: str, recipe: Recipe) -> Recipe:
-    """Add a named recipe, so that `Recipe.parse(name)` finds it.
+    """Register a recipe under a name that `Recipe.parse` accepts.
 
     Raises:
         RecipeError: the name is taken by another recipe.

@@ -156,7 +156,7 @@ def test_many_prompts(pair: Pair) -> None:
     [
         ({"attention_mask": MASK[:, ::-1]}, "ends with padding, .*: pad shorter prompts on the left"),
         ({"decoder_input_ids": IDS}, "decoder_input_ids: .* has no encoder, and its prompt is input_ids"),
-        ({"attention_mask": np.zeros_like(MASK)}, "leaves no token of a source"),
+        ({"attention_mask": np.zeros_like(MASK)}, "masks every token of a source"),
         ({"max_length": 5}, "the decoder prompt has 13 tokens and the longest total length is 5"),
     ],
 )

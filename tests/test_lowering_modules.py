@@ -185,7 +185,7 @@ def test_a_fixed_batch() -> None:
 @pytest.mark.parametrize(
     ("args", "kwargs", "message"),
     [
-        ((), {}, r"Words\(ids, features\) needs 'ids' and 'features' too"),
+        ((), {}, r"Words\(ids, features\) is missing 'ids' and 'features'"),
         ((1, 2, 3), {}, r"Words\(ids, features\) got 3 positional arguments"),
         ((1,), {"ids": 1, "features": 2}, "got 'ids' twice"),
         ((1,), {"feature": 2}, "has no argument 'feature'. Did you mean features"),
@@ -195,7 +195,7 @@ def test_a_fixed_batch() -> None:
         (([[1] * 5], np.zeros((1, 16))), {}, r"ids is int64 of shape \[1, 5\]"),
         ((np.zeros((0, 4), int), np.zeros((0, 16))), {}, r"ids is int64 of shape \[0, 4\]"),
         (([[1, 2, 3, 20]], np.zeros((1, 16))), {}, "ids holds 1 to 20: expected indices from 0 to 19"),
-        (([[1], [2, 3]], np.zeros((1, 16))), {}, "ids is no array"),
+        (([[1], [2, 3]], np.zeros((1, 16))), {}, "ids is not an array"),
     ],
 )
 def test_inputs_that_do_not_fit(words: Case, args: Any, kwargs: Any, message: str) -> None:
@@ -253,7 +253,7 @@ class Planar(nn.Module):
             ([torch.randn(3, 4)] * 2,),
             "argument 'parts' of Listed is a list, and compiled modules take",
         ),
-        (Nested(), (torch.randn(3, 8),), "Nested returns something else than a tensor, a tuple or a dict"),
+        (Nested(), (torch.randn(3, 8),), "Nested returns something other than a tensor, a tuple or a dict"),
         (Planar(), (torch.randn(2, 3, 8),), "no compiled operator takes"),
     ],
 )
@@ -265,5 +265,5 @@ def test_what_cannot_be_lowered(module: nn.Module, inputs: tuple[Any, ...], mess
 def test_a_module_that_was_frozen_before_calls_were_recorded(mlp: Case) -> None:
     frozen = frozen_module(MLP(), "2-2-2", (torch.randn(3, 8),))
     del frozen.module.tbt_inputs
-    with pytest.raises(LoweringError, match="how MLP is called is not known: prepare it with this release"):
+    with pytest.raises(LoweringError, match="MLP has no record of its inputs: prepare it with this release"):
         tbt_compile.lower(frozen)

@@ -165,3 +165,18 @@ def test_every_public_name_exists() -> None:
         assert getattr(tbt_compile, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = tbt_compile.nothing
+
+
+def callable_types(path: Path) -> Iterator[str]:
+    """Names of the callable types that a module defines: `Progress = Callable[...]`."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Callable["):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+def test_a_callable_type_is_defined_once() -> None:
+    where: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for name in callable_types(path):
+            where.setdefault(name, []).append(module_name(path))
+    assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}

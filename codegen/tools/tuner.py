@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,12 @@ from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.target.tiles import ROWS, VECTORS, Tile, use
 from tbt_compile.codegen.tools import standalone
 from tbt_compile.encoding import Encoding
+from tbt_compile.progress import Progress
 
 N, K, GEMM_ROWS = 1536, 768, 64
 _TURNS = 12
 _SECONDS = 0.006
 _MAX_TIME_RATIO = 0.96
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

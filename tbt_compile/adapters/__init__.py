@@ -1,4 +1,4 @@
-"""Adapters: everything that has to be known about the library a model comes from."""
+"""Adapters hold everything that is specific to the library a model comes from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Adapter", "adapter_for"]
 
 
 def adapter_for(model: nn.Module) -> Adapter:
-    """The adapter for a model; transformers is imported only for models that come from it."""
+    """Return the adapter for a model; transformers is imported only if the model may come from it."""
     if "transformers" in sys.modules:
         from transformers import PreTrainedModel
 

@@ -1,4 +1,4 @@
-"""The attention implementation "tbt" of transformers: the model's own eager attention, quantized."""
+"""The transformers attention implementation "tbt": the model's eager attention on quantized operands."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ IMPLEMENTATION = "tbt"
 
 
 def eager_function(module: nn.Module) -> Callable[..., Any] | None:
-    """The `eager_attention_forward` that the module calls through transformers' attention interface.
+    """Find the `eager_attention_forward` that a module calls through transformers' attention interface.
 
-    It is in the file that defines the module's class or a parent of it; None for a module that computes its
-    attention in its own forward.
+    It lives in the file that defines the module's class or a base of it. Returns None if the module's
+    forward computes the attention itself.
     """
     for kind in type(module).__mro__:
         forward = inspect.unwrap(kind.__dict__.get("forward", _no_forward))
@@ -34,7 +34,7 @@ def eager_function(module: nn.Module) -> Callable[..., Any] | None:
 
 
 def _no_forward() -> None:
-    """Stands for the forward of a class that defines none."""
+    """Stand in for the forward of a class that defines none."""
 
 
 @functools.cache
@@ -45,9 +45,20 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 def tbt_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    """Attention of transformers' interface: q, k, v `[B, H, T, D]` -> (output `[B, T, H, D]`, probabilities).
+    """Run quantized attention behind transformers' attention interface.
 
     A module without quantizers (excluded by the recipe) runs its eager attention unchanged.
+
+    Args:
+        module: the attention module that makes the call.
+        query: float `[B, H, Q, D]`.
+        key: float `[B, H, T, D]`; H may be smaller with grouped-query attention.
+        value: float `[B, H, T, D]`, as key.
+        attention_mask: additive float mask, broadcast to `[B, H, Q, T]`, or None.
+        kwargs: further keywords of the interface; those unknown to the eager function are dropped.
+
+    Returns:
+        The output, float `[B, Q, H, D]`, and the attention weights `[B, H, Q, T]`.
     """
     function = eager_function(module)
     assert function is not None, f"{type(module).__name__} has no eager attention"
@@ -62,6 +73,6 @@ def tbt_attention(
 
 
 def register() -> None:
-    """Make "tbt" known to transformers; calling it again changes nothing."""
+    """Register "tbt" with transformers; idempotent."""
     ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, tbt_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, eager_mask)

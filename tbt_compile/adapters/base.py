@@ -1,4 +1,4 @@
-"""What the passes need to know about a model beyond its graph, for models of any kind."""
+"""The base adapter: what the passes must know about a plain `nn.Module` beyond its graph."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tbt_compile.recipe import Recipe
 
 
 class Adapter:
-    """Knowledge about plain `nn.Module`s; subclasses know more about models of one library."""
+    """Adapter for plain `nn.Module`s; subclasses specialize it for the models of one library."""
 
     def example_inputs(self, model: nn.Module) -> dict[str, Tensor]:
-        """Keyword arguments to capture the model with.
+        """Make keyword arguments to capture the model with.
 
         Raises:
-            CaptureError: they cannot be derived from the model and have to be given.
+            CaptureError: they cannot be derived from the model; the user has to pass them.
         """
         raise CaptureError(
             f"example inputs of {type(model).__name__} cannot be derived: pass example_inputs=(x, ...) or "
@@ -30,14 +30,14 @@ class Adapter:
 
     @contextmanager
     def capturing(self, model: nn.Module) -> Iterator[None]:
-        """A context in which softmax and both attention products show in the exported graph."""
+        """Enter a state in which an exported graph shows softmax and both attention products."""
         del model
         yield
 
     def output_projection(self, model: nn.Module) -> str | None:
-        """Dotted name of the linear layer that computes the logits, if it can be told.
+        """Return the dotted name of the linear layer that computes the logits, or None if unknown.
 
-        In a plain module it is the `nn.Linear` whose weight is also the weight of an embedding.
+        In a plain module it is the `nn.Linear` whose weight is tied to an embedding.
         """
         shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         for name, module in model.named_modules():
@@ -46,36 +46,36 @@ class Adapter:
         return None
 
     def attention_function(self, module: nn.Module) -> Callable[..., Any] | None:
-        """The function that this attention module calls for its core, if it can be replaced from outside.
+        """Return the function through which an attention module computes its core, if it is replaceable.
 
-        It takes the module first. None means that the module's own `forward` holds the products.
+        It takes the module as first argument. None means that `forward` itself holds the products.
         """
         del module
         return None
 
     def quantized_form(self, module: nn.Module) -> type[nn.Module] | None:
-        """The class that a linear or embedding module is converted to; None for an unknown kind."""
+        """Return the class that a linear or embedding module is converted to, or None for other modules."""
         if isinstance(module, nn.Linear):
             return QuantizedLinear
         return QuantizedEmbedding if isinstance(module, nn.Embedding) else None
 
     def stored_recipe(self, model: nn.Module) -> Recipe | None:
-        """The recipe that the model was prepared with, or, before that, saved with."""
+        """Return the recipe that the model was prepared with or, before that, saved with."""
         return getattr(model, "tbt_recipe", None)
 
     def restore(self, model: nn.Module) -> None:
-        """Load the state of the quantizers of a prepared model from the folder that it was loaded from."""
+        """Restore the quantizers of a prepared model from the folder that the model was loaded from."""
 
     def export_units(self, model: nn.Module) -> ExportUnits:
-        """A frozen model as the functions that are compiled: one call of its forward.
+        """Export a frozen model as the functions to compile; here one function, a call of its forward.
 
         Raises:
-            LoweringError: the model cannot be captured in this form.
+            LoweringError: the model cannot be exported in this form.
         """
         from tbt_compile.adapters.module_unit import export_module
 
         return export_module(model)
 
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
-        """Last step of preparing, after all modules are converted; remembers the recipe."""
+        """Finish preparing a model whose modules are all converted: record the recipe on it."""
         model.tbt_recipe = recipe  # type: ignore[assignment]

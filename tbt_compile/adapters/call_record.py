@@ -1,7 +1,7 @@
-"""How a module is called: remembered by `prepare`, so that `lower` can capture the module again.
+"""Call records: `prepare` records the example call of a module, from which `lower` exports it again.
 
 A record is one JSON-ready dict per argument: `{"name", "dtype", "shape"}` for a tensor, `{"name", "value"}`
-for a plain constant, `{"name", "type"}` for anything else, which only the eager module can be called with.
+for a plain constant, `{"name", "type"}` for anything else, which compiled modules do not accept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ _CONSTANTS = (bool, int, float, str, type(None))
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Record:
-    """A record of one call of a model that has its own forward still."""
+    """Record one call of a model.
+
+    Args:
+        model: not yet converted: its class still has the original forward.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+
+    Returns:
+        One entry per argument, by parameter name.
+    """
     signature = inspect.signature(model.forward)
     named: dict[str, Any] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
@@ -30,32 +39,32 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
 
 
 def restore(model: nn.Module, call: Record | None) -> None:
-    """Keep a record on the model; copies of the model have it too."""
+    """Attach a record to the model, where copies and pickles keep it."""
     setattr(model, _ATTRIBUTE, call)
 
 
 def recorded(model: nn.Module) -> Record | None:
-    """The record of a model, if there is one."""
+    """Return the record attached to a model, if any."""
     return getattr(model, _ATTRIBUTE, None)
 
 
 def example_call(model: nn.Module) -> dict[str, Any]:
-    """Keyword arguments of the recorded call; tensors have its shapes and types, and zeros in them.
+    """Rebuild the keyword arguments of the recorded call, with zeros in the tensors.
 
     Raises:
-        LoweringError: there is no record, or it holds an argument that is neither tensor nor constant.
+        LoweringError: there is no record, or an argument was neither a tensor nor a constant.
     """
     name, call = type(model).__name__, recorded(model)
     if call is None:
         raise LoweringError(
-            f"how {name} is called is not known: prepare it with this release, with example_inputs, and "
+            f"{name} has no record of its inputs: prepare it with this release and example_inputs, then "
             "freeze and save it again"
         )
     odd = next((argument for argument in call if "type" in argument), None)
     if odd is not None:
         raise LoweringError(
-            f"argument {odd['name']!r} of {name} is a {odd['type']}, and compiled modules take tensors and "
-            "plain constants as named arguments: wrap the module in one that does"
+            f"argument {odd['name']!r} of {name} is a {odd['type']}: compiled modules take tensors and plain "
+            "constants as named arguments; wrap the module in one with such a forward"
         )
     return {argument["name"]: _value(argument) for argument in call}
 

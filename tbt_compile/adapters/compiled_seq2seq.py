@@ -1,7 +1,7 @@
-"""A compiled model behind transformers' `generate`, for what the own search leaves out.
+"""A compiled encoder-decoder model behind transformers' `generate`.
 
-Sampling, logits processors, stopping criteria and streamers are those of transformers; the model they drive
-is the compiled one. A step costs 0.5 to 2 ms more than in `CompiledModel.generate`.
+It adds what `CompiledModel.generate` leaves out: transformers' sampling, logits processors, stopping criteria
+and streamers. A decode step takes 0.5 to 2 ms longer than in `CompiledModel.generate`.
 """
 
 from __future__ import annotations
@@ -22,46 +22,50 @@ from tbt_compile.runtime.generation import DecoderSession, Scores
 
 
 class SessionCache(Cache):
-    """The keys and values of one batch: they stay packed in the session that made them.
+    """transformers' view of the KV cache of one batch, which stays packed inside a decoder session.
 
     Args:
-        session: the decoder, at its start; kept as an attribute.
-        rows: how many sequences it decodes; an attribute that follows `reorder_cache`.
-        whole: makes the session's logits those of the whole vocabulary.
+        session: a decoder session before its first step.
+        rows: number of sequences that it decodes.
+        expand: maps the session's logits `[rows, n]` to the whole vocabulary, `[rows, V]`.
+
+    Attributes:
+        session: as above.
+        rows: the current number of sequences; `reorder_cache` changes it.
     """
 
-    def __init__(self, session: DecoderSession, rows: int, whole: Callable[[Scores], Scores]) -> None:
+    def __init__(self, session: DecoderSession, rows: int, expand: Callable[[Scores], Scores]) -> None:
         super().__init__(layers=[])
         self.session = session
-        self._whole = whole
+        self._expand = expand
         self.rows = rows
         self._length = 0
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append tokens, int64 [rows, q]; logits float32 [rows, 1, V] of the last position.
+        """Append tokens, int64 [rows, q]; return the logits of the last position, float32 [rows, 1, V].
 
         Raises:
-            GenerationError: the tokens are not of so many rows.
+            GenerationError: the tokens have another shape.
         """
         if tokens.ndim != 2 or len(tokens) != self.rows:
             raise GenerationError(
                 f"decoder_input_ids has shape {list(tokens.shape)}: expected [{self.rows}, tokens]"
             )
-        logits = self._whole(self.session.step(np.ascontiguousarray(tokens.numpy())))
+        logits = self._expand(self.session.step(np.ascontiguousarray(tokens.numpy())))
         self._length += tokens.shape[1]
         return torch.from_numpy(logits)[:, None]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - every layer has the same
-        """Number of decoder tokens so far."""
+        """Return the number of decoder tokens so far."""
         return self._length
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Replace the rows by `beam_idx`, int64 [rows], indices into the present ones."""
+        """Replace the rows by the current rows at the indices `beam_idx`, int64 [rows]."""
         self.session.reorder(beam_idx.numpy())
         self.rows = len(beam_idx)
 
     def update(self, *_: Any, **__: Any) -> Any:
-        """Nothing outside can append keys and values.
+        """Refuse keys and values from outside: only the compiled decoder writes its cache.
 
         Raises:
             GenerationError: always.
@@ -72,7 +76,7 @@ class SessionCache(Cache):
 
 
 class CompiledEncoder(nn.Module):
-    """The compiled encoder as a module."""
+    """The compiled encoder as a module, for `get_encoder()`."""
 
     main_input_name = "input_ids"
 
@@ -83,10 +87,19 @@ class CompiledEncoder(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
     ) -> BaseModelOutput:
-        """Hidden states float32 [B, S, D] of ids and mask, int64 [B, S].
+        """Encode a batch.
+
+        Args:
+            input_ids: int64 [B, S], padded on the right.
+            attention_mask: int64 [B, S], 1 for tokens and 0 for padding; None for no padding.
+            options: other keywords of transformers' encoders; those that ask for internals are refused.
+
+        Returns:
+            The last hidden state, float32 [B, S, D].
 
         Raises:
-            GenerationError: the ids do not fit the model, or more than hidden states is asked for.
+            GenerationError: the ids do not fit the model, or attention maps or all hidden states are
+                requested.
         """
         _refuse_internals(options)
         mask = None if attention_mask is None else attention_mask.numpy()
@@ -95,16 +108,16 @@ class CompiledEncoder(nn.Module):
 
 
 class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
-    """A compiled encoder-decoder model with transformers' `generate`, on the CPU and not to be trained.
+    """A compiled encoder-decoder model with transformers' `generate`; CPU and inference only.
 
         model = CompiledModelForSeq2SeqLM.from_pretrained("compiled")
         tokens = model.generate(**tokenizer(texts, return_tensors="pt", padding=True), do_sample=True)
 
-    Greedy and beam search write the tokens that `CompiledModel.generate` writes. Assisted generation is
-    refused: the decoder takes one token at a time and cannot go back.
+    Greedy and beam search return the same tokens as `CompiledModel.generate`. Assisted generation is
+    refused: the decoder takes one token at a time and its cache cannot be rolled back.
 
     Args:
-        compiled: what runs.
+        compiled: the model to run.
 
     Attributes:
         generation_config: the settings that the model was saved with.
@@ -112,7 +125,7 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
 
     config_class = PreTrainedConfig
     main_input_name = "input_ids"
-    _is_stateful = True  # transformers' word for a decoder that cannot go back
+    _is_stateful = True  # transformers' flag for a cache that cannot be rolled back
 
     def __init__(self, compiled: CompiledModel) -> None:
         description = compiled.description
@@ -131,10 +144,10 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, num_threads: int | None = None) -> CompiledModelForSeq2SeqLM:
-        """The model in a folder that `CompiledModel.save` wrote.
+        """Load a folder that `CompiledModel.save` wrote.
 
         Raises:
-            FormatError: the folder is missing, damaged, or holds something else.
+            FormatError: the folder is missing or damaged, or holds no compiled text-generation model.
             TargetError: it was compiled for another machine.
         """
         return cls(CompiledModel.load(folder, num_threads))
@@ -150,14 +163,14 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of logits and hidden states."""
+        """The dtype of logits and hidden states."""
         return torch.float32
 
     def train(self, mode: bool = True) -> CompiledModelForSeq2SeqLM:
-        """Nothing for False.
+        """Accept eval mode only.
 
         Raises:
-            GenerationError: for True.
+            GenerationError: `mode` is True.
         """
         if mode:
             raise GenerationError(
@@ -178,15 +191,22 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,  # noqa: ARG002 - transformers always passes True
         **options: Any,
     ) -> Seq2SeqLMOutput:
-        """Logits of the last decoder position, float32 [B, 1, V], and the cache for the next one.
+        """Run one decode step.
 
         Args:
             input_ids: int64 [B, S], padded on the right; not needed with encoder_outputs or past_key_values.
             attention_mask: int64 [B, S], 1 for tokens and 0 for padding.
-            decoder_input_ids: int64 [B, q], without those that past_key_values has seen.
+            decoder_input_ids: int64 [B, q], the tokens that past_key_values has not seen.
             encoder_outputs: what `get_encoder()` returned.
-            past_key_values: the cache of the step before.
-            use_cache: False leaves the cache out.
+            past_key_values: the cache of the previous step; None starts a new batch.
+            use_cache: False leaves the cache out of the result.
+            decoder_attention_mask: int64 [B, T], all ones, or None.
+            labels: must be None; a compiled model has no loss.
+            return_dict: ignored.
+            options: other keywords of transformers' models; those that ask for internals are refused.
+
+        Returns:
+            Logits of the last decoder position, float32 [B, 1, V], and the cache for the next step.
 
         Raises:
             GenerationError: an argument does not fit, or asks for what a compiled model does not have: a
@@ -230,11 +250,11 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """Keeps transformers from making a cache of its own: `forward` makes it at the first step."""
+        """Keep transformers from making a `DynamicCache`: `forward` makes the cache at the first step."""
         return False
 
 
 def _refuse_internals(options: dict[str, Any]) -> None:
     for name in ("output_attentions", "output_hidden_states"):
         if options.get(name):
-            raise GenerationError(f"{name}: a compiled model gives none; use the frozen model")
+            raise GenerationError(f"{name}: a compiled model does not return them; use the frozen model")

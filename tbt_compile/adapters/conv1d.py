@@ -1,4 +1,4 @@
-"""The quantized form of transformers' Conv1D, the linear layer of GPT-2 with a transposed weight."""
+"""The quantized form of transformers' Conv1D: GPT-2's linear layer with a transposed weight."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer, quantiz
 class QuantizedConv1D(Conv1D):
     """`Conv1D` on quantized operands: `[..., K] -> [..., N]`.
 
-    Its `weight` is [K, N]: it is quantized transposed, so that each output has a scale of its own. Children:
-    `input_quantizer` and `weight_quantizer`.
+    `weight` is [K, N]; it is quantized transposed, with one scale per output. Children: `input_quantizer`
+    and `weight_quantizer`.
     """
 
     input_quantizer: ActivationQuantizer
@@ -20,11 +20,11 @@ class QuantizedConv1D(Conv1D):
 
     @property
     def weight_rows(self) -> Tensor | None:
-        """The weight as [N, K]; None once its float values have been dropped for packed ones."""
+        """The weight as [N, K]; None once freezing has replaced it by packed codes."""
         return None if self.weight is None else self.weight.t()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The product of the quantized input and weight, plus the bias."""
+        """Multiply the quantized input by the quantized weight and add the bias."""
         rows = self.input_quantizer(x.view(-1, x.size(-1)))
         output = quantized_linear(rows, self.weight_quantizer(self.weight_rows), self.bias)
         return output.view(*x.size()[:-1], self.nf)

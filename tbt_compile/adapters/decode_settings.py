@@ -1,4 +1,4 @@
-"""What the decode engine has to know about a text-generation model beside its compiled functions."""
+"""Decode settings: what the runtime needs to know about a text-generation model besides its functions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 
 def decode_settings(model: PreTrainedModel, layers: int) -> dict[str, Any]:
-    """The settings as JSON-ready values.
+    """Return the decode settings of a model as JSON-ready values.
 
-    `layers` is the number of decoder layers. Models with relative positions have no `max_positions`.
+    `layers` is the number of decoder layers. `max_positions` is None for relative positions.
     """
     generation = {
         name: value

@@ -1,7 +1,7 @@
-"""Export units of a decoder-only model: the prompt at once, then one token at a time.
+"""Export units of a decoder-only model: prefill of the prompt, then decode steps of one token.
 
-As for encoder-decoder models these are functions of tensors alone, with dynamic batch and lengths; caches go
-in and out as arguments. Prompts are padded on the left, so that positions are an argument too.
+As for encoder-decoder models, units are pure functions of tensors with dynamic batch and lengths; the KV
+cache is passed in and returned. Prompts are padded on the left, so positions are an argument too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BATCH, _PROMPT = 2, 9
 
 
 class _Unit(nn.Module):
-    """One call of the model with a cache."""
+    """A call of the model with a KV cache."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class _Unit(nn.Module):
         self.accepted = frozenset(inspect.signature(model.forward).parameters)
 
     def run(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> tuple[Tensor, ...]:
-        """Logits of the last position `[B, 1, V]`, then keys and values of each layer."""
-        # Models without position embeddings have no place for positions.
+        """Return the logits of the last position `[B, 1, V]`, then keys and values of each layer."""
+        # Models without position embeddings do not accept position_ids.
         optional: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
         given = {name: value for name, value in optional.items() if name in self.accepted}
         output = self.model(
@@ -45,30 +45,49 @@ class _Unit(nn.Module):
 
 
 class FirstStep(_Unit):
-    """(input_ids, attention_mask, position_ids, each [B, T]) -> logits [B, 1, V] and the caches."""
+    """Prefill: (input_ids, attention_mask, position_ids, each [B, T]) -> logits [B, 1, V] and the caches."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
+        """Run the model on whole prompts.
+
+        Args:
+            input_ids: int64 [B, T], padded on the left.
+            attention_mask: int64 [B, T], 1 for tokens and 0 for padding.
+            position_ids: int64 [B, T], counted over attended tokens.
+
+        Returns:
+            Logits of the last position, float32 [B, 1, V], then keys and values of each layer,
+            float32 [B, H, T, D].
+        """
         return self.run(input_ids, attention_mask, position_ids, DynamicCache())
 
 
 class Step(_Unit):
-    """(input_ids [B, 1], attention_mask [B, T + 1], position_ids [B, 1], caches) -> logits, grown caches.
-
-    `caches` is a flat list, keys and values of each layer in turn.
-    """
+    """Decode step: (input_ids [B, 1], attention_mask [B, T + 1], position_ids [B, 1], caches) -> the same."""
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, caches: list[Tensor]
     ) -> tuple[Tensor, ...]:
+        """Run the model on one new token per row.
+
+        Args:
+            input_ids: int64 [B, 1].
+            attention_mask: int64 [B, T + 1], the new token included.
+            position_ids: int64 [B, 1].
+            caches: keys and values of each layer, alternating, float32 [B, H, T, D].
+
+        Returns:
+            Logits, float32 [B, 1, V], then the caches with the new token, float32 [B, H, T + 1, D].
+        """
         pairs = list(zip(caches[::2], caches[1::2], strict=True))
         return self.run(input_ids, attention_mask, position_ids, DynamicCache(pairs))
 
 
 def export_units(model: PreTrainedModel) -> ExportUnits:
-    """Capture both units of a frozen decoder-only model in eval mode.
+    """Export both units of a frozen decoder-only model in eval mode.
 
     Raises:
-        LoweringError: the model keeps something else than keys and values between steps.
+        LoweringError: the model keeps state other than keys and values between steps.
     """
     model.eval()
     ids = torch.randint(3, model.config.vocab_size, (_BATCH, _PROMPT))
@@ -83,7 +102,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
                 f"({error}): run the frozen model in eager mode"
             ) from error
     layers = len(caches) // 2
-    made = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(layers))
+    created = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(layers))
     grown = tuple(
         CacheSlot(f"caches_{2 * i}", f"caches_{2 * i + 1}", 1 + 2 * i, 2 + 2 * i) for i in range(layers)
     )
@@ -92,7 +111,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     longer = torch.ones(_BATCH, _PROMPT + 1, dtype=torch.int64)
     step_args = (ids[:, :1].contiguous(), longer, positions[:, :1].contiguous(), caches)
     contexts = (
-        capture_unit("first_step", FirstStep(model), (ids, mask, positions), (pair, pair, pair), made),
+        capture_unit("first_step", FirstStep(model), (ids, mask, positions), (pair, pair, pair), created),
         capture_unit("step", Step(model), step_args, (rows, pair, rows, cache_dims), grown),
     )
     return ExportUnits(GENERATOR, contexts, decode_settings(model, layers))

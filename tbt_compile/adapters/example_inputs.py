@@ -1,4 +1,4 @@
-"""Example inputs of a transformers model, from its config alone."""
+"""Example inputs of a transformers model, derived from its config."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ BATCH, SOURCE, TARGET = 2, 7, 5
 
 
 def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Token ids, a mask with padding on the right and, for encoder-decoders, decoder ids.
+    """Make token ids, a mask with right padding and, for encoder-decoder models, decoder ids.
 
-    Batch 2, 7 source and 5 target tokens, the same on every call.
+    Two rows of 7 source and 5 target tokens, the same on every call.
 
     Raises:
-        CaptureError: the model takes no token ids (images, audio): its inputs have to be given.
+        CaptureError: the model takes no token ids (images, audio): the user has to pass example inputs.
     """
     accepted = inspect.signature(model.forward).parameters
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
     if "input_ids" not in accepted or not vocabulary:
         raise CaptureError(
-            f"{type(model).__name__} does not take token ids, so that its example inputs cannot be derived "
-            "from the config: pass example_inputs={'name': tensor, ...} as its forward takes them"
+            f"{type(model).__name__} does not take token ids, and its example inputs cannot be derived from "
+            "the config: pass example_inputs={'name': tensor, ...} as its forward takes them"
         )
     inputs: dict[str, Tensor] = {"input_ids": _ids(SOURCE, vocabulary)}
     if "attention_mask" in accepted:
@@ -39,5 +39,5 @@ def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _ids(length: int, vocabulary: int) -> Tensor:
-    """Token ids `[2, length]` spread over the vocabulary."""
+    """Token ids, int64 `[2, length]`, spread over the vocabulary."""
     return (torch.arange(BATCH * length).view(BATCH, length) * 7 + 3) % vocabulary

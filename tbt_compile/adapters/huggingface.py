@@ -1,4 +1,4 @@
-"""Knowledge about models of transformers."""
+"""The adapter for transformers models."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tbt_compile.recipe import Recipe
 
 
 class HuggingFaceAdapter(Adapter):
-    """Models that derive from `PreTrainedModel`."""
+    """Adapter for models that derive from `PreTrainedModel`."""
 
     def example_inputs(self, model: nn.Module) -> dict[str, Any]:
-        """Token ids and masks from the config."""
+        """Make token ids and masks from the config."""
         return example_inputs(_pretrained(model))
 
     @contextmanager
     def capturing(self, model: nn.Module) -> Iterator[None]:
-        """Eager attention, because the others hide softmax and products in one operator; and no cache.
+        """Switch to eager attention and turn the KV cache off.
 
-        The graph of a whole sequence shows everything that there is to quantize, and a cache is no output
-        that can be exported.
+        Other attention implementations hide softmax and products in one operator. The cache is not needed,
+        as the graph of a whole sequence shows all there is to quantize, and torch.export cannot return it.
         """
         checked = _pretrained(model)
         implementation = checked.config._attn_implementation
@@ -49,28 +49,28 @@ class HuggingFaceAdapter(Adapter):
                 config.use_cache = True
 
     def output_projection(self, model: nn.Module) -> str | None:
-        """The name of the model's output embeddings."""
+        """Return the dotted name of the model's output embeddings."""
         head = _pretrained(model).get_output_embeddings()
         return next((name for name, module in model.named_modules() if module is head), None)
 
     def attention_function(self, module: nn.Module) -> Callable[..., Any] | None:
-        """The eager attention function of the module's own file."""
+        """Return the eager attention function in the file that defines the module."""
         return attention.eager_function(module)
 
     def quantized_form(self, module: nn.Module) -> type[nn.Module] | None:
-        """Also Conv1D, the linear layer of GPT-2."""
+        """Return the quantized class, also for Conv1D, GPT-2's linear layer."""
         return QuantizedConv1D if isinstance(module, Conv1D) else super().quantized_form(module)
 
     def stored_recipe(self, model: nn.Module) -> Recipe | None:
-        """The recipe in the model's config."""
+        """Return the recipe in the model's config."""
         return pretrained.stored_recipe(_pretrained(model).config)
 
     def restore(self, model: nn.Module) -> None:
-        """Scales from the folder of the model, when the weights there are those of the model."""
+        """Load the scales in the model's folder if the weights there are still those of the model."""
         pretrained.restore_quantizers(_pretrained(model))
 
     def export_units(self, model: nn.Module) -> ExportUnits:
-        """A model that generates text as its steps, any other as one call of its forward."""
+        """Export the decode steps of a model that generates text, or one forward call of any other."""
         checked = _pretrained(model)
         if not checked.can_generate():
             return super().export_units(model)
@@ -79,7 +79,7 @@ class HuggingFaceAdapter(Adapter):
         return decoder_units.export_units(checked)
 
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
-        """Switch the model to quantized attention and keep the recipe in its config, where it is saved."""
+        """Switch the model to quantized attention and record the recipe in its config, to be saved."""
         attention.register()
         checked = _pretrained(model)
         checked.set_attn_implementation(attention.IMPLEMENTATION)

@@ -1,4 +1,4 @@
-"""The export unit of a module that generates nothing: one call of its forward."""
+"""The export unit of a module that does not generate text: one call of its forward."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tbt_compile.storage.model_folder import MODULE
 
 
 class _Call(nn.Module):
-    """(a list of tensors) -> what the module returns for them as its named arguments."""
+    """Calls the module with a list of tensors as named arguments, plus the constants of the example call."""
 
     def __init__(self, model: nn.Module, names: list[str], constants: dict[str, Any]) -> None:
         super().__init__()
@@ -30,11 +30,11 @@ class _Call(nn.Module):
 
 
 def export_module(model: nn.Module) -> ExportUnits:
-    """Capture one call of a frozen module in eval mode; first dimensions are dynamic where it allows that.
+    """Export one call of a frozen module in eval mode, with dynamic first dimensions where possible.
 
     Raises:
-        LoweringError: how the module is called is not known, it cannot be captured, or it returns something
-            else than tensors.
+        LoweringError: there is no record of how the module is called, it cannot be captured, or it returns
+            something other than tensors.
     """
     example = example_call(model)
     tensors = {name: value for name, value in example.items() if isinstance(value, Tensor)}
@@ -55,9 +55,9 @@ def export_module(model: nn.Module) -> ExportUnits:
 
 
 def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
-    """Name, dtype and shape of every tensor argument, in order; a dynamic size is a name.
+    """Describe every tensor argument, in order, by name, dtype and shape; dynamic sizes are symbols.
 
-    An argument that an embedding looks up has a `below`: its values are indices under that number.
+    Indices of an embedding also have `below`, the exclusive upper bound of their values.
     """
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     symbols: dict[str, str] = {}
@@ -75,13 +75,13 @@ def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
 
 
 def _table_rows(node: fx.Node) -> int | None:
-    """Rows of the smallest table that is looked up with these very indices."""
+    """Rows of the smallest embedding that is indexed directly by `node`."""
     tables = [operands(user).weight for user in node.users if is_call(user, ATEN.embedding.default)]
     return min((int(table.meta["val"].shape[0]) for table in tables), default=None)
 
 
 def _returns(program: ExportedProgram, name: str) -> int | list[str] | None:
-    """What is returned: None for one tensor, a number for a tuple of tensors, names for a dict of them."""
+    """Describe the result: None for one tensor, the size of a tuple of tensors, the keys of a dict."""
     specs = program.graph_signature.output_specs
     count = len(specs)
     assert program.call_spec.out_spec is not None
@@ -96,6 +96,6 @@ def _returns(program: ExportedProgram, name: str) -> int | list[str] | None:
     if tensors and isinstance(structure, Mapping) and list(structure.values()) == list(range(count)):
         return list(structure)
     raise LoweringError(
-        f"{name} returns something else than a tensor, a tuple or a dict of tensors, or changes a buffer: "
+        f"{name} returns something other than a tensor, a tuple or a dict of tensors, or changes a buffer: "
         "wrap it in a module that returns its tensors"
     )

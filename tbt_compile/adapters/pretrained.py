@@ -1,7 +1,7 @@
-"""Prepared models in transformers' own folders: what `save_pretrained` writes, read back exactly.
+"""Round trip of prepared models through transformers' `save_pretrained` folders.
 
-The recipe is in `config.json` as `tbt_recipe`, the scales of the quantizers are among the weights.
-`from_pretrained` builds the full-precision model and leaves the scales out; `prepare` puts them back in.
+`config.json` holds the recipe as `tbt_recipe`; the weight files hold the scales of the quantizers.
+`from_pretrained` builds the full-precision model and ignores the scales; `prepare` restores them.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from tbt_compile.recipe import Recipe
 
 
 def stored_recipe(config: PreTrainedConfig) -> Recipe | None:
-    """The recipe that a config carries, if it comes from a prepared model."""
+    """Return the recipe in a config, or None if the config is not of a prepared model."""
     values = getattr(config, "tbt_recipe", None)
     return None if values is None else Recipe.from_dict(values)
 
 
 def restore_quantizers(model: PreTrainedModel) -> bool:
-    """Load the quantizers' state from the folder that the model came from; whether there was one to load.
+    """Load the quantizers' state from the folder that the model came from; returns whether it was loaded.
 
-    Scales belong to the weights that they were trained with: a model whose quantized weights are not those
-    of the folder (built from its config alone, or trained further) keeps its own.
+    Scales belong to the weights that they were trained with. A model whose quantized weights differ from
+    those in the folder (built from a config only, or trained further) keeps its scales.
 
     Raises:
-        FormatError: the folder holds the same weights but not all of the scales.
+        FormatError: the folder holds the same weights but lacks some scales.
     """
     quantizers = {
         name: module
@@ -64,7 +64,7 @@ def restore_quantizers(model: PreTrainedModel) -> bool:
 
 
 def saved_tensors(folder: str, names: Iterable[str]) -> dict[str, Tensor]:
-    """Those of the named tensors that the safetensors files of a folder, or of a cached repository, hold."""
+    """Read the named tensors that exist in the safetensors files of a folder or a cached repository."""
     wanted, found = set(names), {}
     for path in _weight_files(folder):
         with safe_open(path, framework="pt") as file:
@@ -96,7 +96,7 @@ def _find(folder: str, name: str) -> str | None:
 
 
 def load_float(folder: str | Path) -> PreTrainedModel:
-    """The full-precision model of a folder saved from a prepared one, without its quantizers.
+    """Load the full-precision model from the folder of a prepared model, without quantizers.
 
     Raises:
         FormatError: the folder does not exist or was not saved from a prepared model.
@@ -113,7 +113,7 @@ def load_float(folder: str | Path) -> PreTrainedModel:
             f"{folder} was not saved from a prepared model: its config names no recipe; load it with "
             "from_pretrained and call prepare with a recipe"
         )
-    # The report of unexpected weights would list every scale, all of which `prepare` reads afterwards.
+    # transformers would report every scale as an unexpected weight; `prepare` reads them afterwards.
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

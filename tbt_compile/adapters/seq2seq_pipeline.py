@@ -1,8 +1,8 @@
-"""Texts in, texts out, as a pipeline of transformers.
+"""A transformers pipeline for encoder-decoder text models: texts in, texts out.
 
-transformers 5 has no pipeline for encoder-decoder models of text any more ("summarization", "translation" and
-"text2text-generation" are gone, and "text-generation" is for decoders alone). Its base class still brings
-batches, data sets and generators of texts.
+transformers 5 dropped its pipelines for such models ("summarization", "translation" and
+"text2text-generation"), and "text-generation" is for decoder-only models. The base class still provides
+batching and accepts datasets and generators.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Seq2SeqPipeline(Pipeline):
-    """Summarizes, translates or whatever the model was trained for.
+    """Runs an encoder-decoder model on texts, to summarize, translate or whatever it was trained for.
 
         write = Seq2SeqPipeline(CompiledModelForSeq2SeqLM.from_pretrained("compiled"), tokenizer)
         write("A text.", num_beams=4)[0]["generated_text"]
@@ -22,13 +22,13 @@ class Seq2SeqPipeline(Pipeline):
 
     Args:
         model: a `CompiledModelForSeq2SeqLM`, or any encoder-decoder model of transformers.
-        tokenizer: the model's.
-        prefix: text to put before every source, such as T5's "summarize: ".
-        options: further arguments of `transformers.Pipeline`, and settings of `generate`; a call may override
-            the latter.
+        tokenizer: the model's tokenizer.
+        prefix: text prepended to every source, such as T5's "summarize: ".
+        options: further arguments of `transformers.Pipeline`, and settings of `generate`, which a call may
+            override.
 
-    A call takes a text, a list of texts or an iterable of them, and returns for each a list of dictionaries
-    with `generated_text`, num_return_sequences many.
+    A call takes a text, a list of texts or an iterable of texts. Per text it returns a list of
+    num_return_sequences dicts with the key `generated_text`.
     """
 
     _load_tokenizer = True
@@ -47,7 +47,7 @@ class Seq2SeqPipeline(Pipeline):
         return {}, settings, {}
 
     def preprocess(self, text: str) -> dict[str, Tensor]:
-        """Token ids and mask of one text, int64 [1, S] each."""
+        """Tokenize one text to ids and mask, int64 [1, S] each."""
         encoded = self.tokenizer(self.source_prefix + text, return_tensors="pt", truncation=True)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
@@ -56,6 +56,6 @@ class Seq2SeqPipeline(Pipeline):
         return {"tokens": tokens.reshape(len(inputs["input_ids"]), -1, tokens.shape[-1])}
 
     def postprocess(self, outputs: dict[str, Tensor]) -> list[dict[str, str]]:
-        """The texts of one source's tokens, [1, num_return_sequences, T]."""
+        """Decode the tokens of one source, [1, num_return_sequences, T], to texts."""
         texts = self.tokenizer.batch_decode(outputs["tokens"][0], skip_special_tokens=True)
         return [{"generated_text": text.strip()} for text in texts]

@@ -1,8 +1,7 @@
-"""Export units of an encoder-decoder model: what is compiled instead of the model's own generation loop.
+"""Export units of an encoder-decoder model: encoder, first decoder step, later decode steps.
 
-Three functions of tensors alone, with dynamic batch and sequence lengths: the encoder, the first decoder
-step, which also makes the keys and values of cross-attention, and every later step. Caches go in and out
-as arguments, so that a unit has no state.
+All three are pure functions of tensors with dynamic batch and sequence lengths; the KV caches are passed in
+and returned. The first step also projects the encoder output to the keys and values of cross-attention.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.passes.lowering.context import CacheSlot
 from tbt_compile.storage.model_folder import GENERATOR
 
-# Lengths of the examples used for capture; all different, so that no two dimensions are taken for one.
+# Sizes of the example inputs; all differ, or export would give two dimensions one symbol.
 _BATCH, _SOURCE, _PREFIX = 2, 9, 3
 
 
@@ -34,10 +33,7 @@ class Encoder(nn.Module):
 
 
 class FirstStep(nn.Module):
-    """(decoder_input_ids [B, T], hidden states [B, S, D], attention_mask [B, S]) -> logits and both caches.
-
-    Logits `[B, 1, V]` are those of the last position.
-    """
+    """(decoder_input_ids [B, T], hidden states [B, S, D], attention_mask [B, S]) -> logits, both caches."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -46,6 +42,17 @@ class FirstStep(nn.Module):
     def forward(
         self, decoder_input_ids: Tensor, hidden: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, ...]:
+        """Run the decoder on its prompt.
+
+        Args:
+            decoder_input_ids: int64 [B, T].
+            hidden: the encoder's output, float32 [B, S, D].
+            attention_mask: int64 [B, S], 1 for source tokens and 0 for padding.
+
+        Returns:
+            Logits of the last position, float32 [B, 1, V]; keys and values of each self-attention,
+            float32 [B, H, T, D]; keys and values of each cross-attention, float32 [B, H, S, D].
+        """
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         output = self.model(
             attention_mask=attention_mask,
@@ -60,10 +67,7 @@ class FirstStep(nn.Module):
 
 
 class Step(nn.Module):
-    """(decoder_input_ids [B, 1], attention_mask [B, S], caches) -> logits [B, 1, V] and the grown self cache.
-
-    `caches` is a flat list, keys and values of each layer in turn, self-attention before cross-attention.
-    """
+    """(decoder_input_ids [B, 1], attention_mask [B, S], caches) -> logits [B, 1, V], self-attention cache."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -72,6 +76,18 @@ class Step(nn.Module):
     def forward(
         self, decoder_input_ids: Tensor, attention_mask: Tensor, caches: list[Tensor]
     ) -> tuple[Tensor, ...]:
+        """Run the decoder on one new token per row.
+
+        Args:
+            decoder_input_ids: int64 [B, 1].
+            attention_mask: int64 [B, S], 1 for source tokens and 0 for padding.
+            caches: keys and values of each self-attention, alternating, float32 [B, H, T, D]; then of each
+                cross-attention, float32 [B, H, S, D].
+
+        Returns:
+            Logits, float32 [B, 1, V], then keys and values of each self-attention with the new token,
+            float32 [B, H, T + 1, D].
+        """
         pairs = list(zip(caches[::2], caches[1::2], strict=True))
         layers = len(pairs) // 2
         cache = EncoderDecoderCache(DynamicCache(pairs[:layers]), DynamicCache(pairs[layers:]))
@@ -91,7 +107,7 @@ class Step(nn.Module):
 
 
 def export_units(model: PreTrainedModel) -> ExportUnits:
-    """Capture the three units of a frozen encoder-decoder model in eval mode."""
+    """Export the three units of a frozen encoder-decoder model in eval mode."""
     model.eval()
     ids = torch.randint(3, model.config.vocab_size, (_BATCH, _SOURCE))
     mask = torch.ones_like(ids)
@@ -103,7 +119,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
         first = FirstStep(model)(prefix, hidden, mask)
     caches = [tensor.contiguous() for tensor in first[1:]]
     layers = len(caches) // 4
-    made = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(2 * layers))
+    created = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(2 * layers))
     names = [f"caches_{i}" for i in range(4 * layers)]
     grown = tuple(CacheSlot(names[2 * i], names[2 * i + 1], 1 + 2 * i, 2 + 2 * i) for i in range(layers))
     read = tuple(CacheSlot(names[2 * i], names[2 * i + 1]) for i in range(layers, 2 * layers))
@@ -111,7 +127,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     step_args = (prefix[:, :1].contiguous(), mask, caches)
     contexts = (
         capture_unit("encoder", Encoder(model), (ids, mask), (pair, pair)),
-        capture_unit("first_step", FirstStep(model), (prefix, hidden, mask), (pair, pair, pair), made),
+        capture_unit("first_step", FirstStep(model), (prefix, hidden, mask), (pair, pair, pair), created),
         capture_unit("step", Step(model), step_args, ({0: Dim.DYNAMIC}, pair, cache_dims), grown + read),
     )
     return ExportUnits(GENERATOR, contexts, decode_settings(model, layers))

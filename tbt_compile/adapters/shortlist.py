@@ -1,4 +1,4 @@
-"""An output projection for some tokens of the vocabulary alone."""
+"""Output projections restricted to a shortlist of the vocabulary."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ _SPECIAL = ("eos_token_id", "bos_token_id", "pad_token_id", "forced_bos_token_id
 
 
 def shortlist_of(module: nn.Module, tokens: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The tokens in ascending order, each once, with those that the model's generation config names.
+    """Sort the tokens and add the special tokens in the model's generation config.
 
     Args:
         module: a frozen model that generates text.
-        tokens: ids, integers.
+        tokens: token ids.
+
+    Returns:
+        Token ids, int64 [n], ascending and unique.
 
     Raises:
-        LoweringError: the module has no vocabulary, there are no tokens, or one is outside the vocabulary.
+        LoweringError: the module has no vocabulary, `tokens` is empty, or one is outside the vocabulary.
     """
     if not isinstance(module, PreTrainedModel) or module.get_output_embeddings() is None:
         raise LoweringError(f"shortlist: {type(module).__name__} does not generate text")
@@ -43,7 +46,7 @@ def shortlist_of(module: nn.Module, tokens: Sequence[int]) -> npt.NDArray[np.int
 
 @contextmanager
 def shortened(module: nn.Module, ids: npt.NDArray[np.int64] | None) -> Iterator[None]:
-    """Within it the model's logits are those of the given tokens alone, in their order; None: all of them."""
+    """Restrict the model's logits to the given tokens, in their order, inside the context; None: to all."""
     if ids is None:
         yield
         return

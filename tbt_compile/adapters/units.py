@@ -1,4 +1,4 @@
-"""What the adapters hand to the compiler: a model as functions of tensors alone."""
+"""Export units: a model as pure functions of tensors, which adapters hand to the compiler."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ROOT = "model."
 
 @dataclass(frozen=True)
 class ExportUnits:
-    """The captured units of one model.
+    """The exported units of one model.
 
     Attributes:
-        kind: of the compiled folder, which says what class runs it (see `tbt_compile.runtime`).
+        kind: kind of the compiled folder, which selects the class that runs it (see `tbt_compile.runtime`).
         contexts: one per compiled function.
-        settings: what that class has to know beside the functions, as JSON-ready values.
+        settings: what that class needs besides the functions, as JSON-ready values.
     """
 
     kind: str
@@ -36,6 +36,17 @@ def capture_unit(
     dims: tuple[Any, ...],
     caches: tuple[CacheSlot, ...] = (),
 ) -> LoweringContext:
-    """One unit that wraps a model, exported in eval mode; `dims` are the dynamic shapes of `args`."""
+    """Export a module that wraps a model, in eval mode.
+
+    Args:
+        name: of the compiled function.
+        unit: holds the user's model as `model`.
+        args: example inputs.
+        dims: the dynamic shapes of `args`, as `torch.export` takes them.
+        caches: inputs and outputs of the unit that are KV caches.
+
+    Returns:
+        The exported program, ready for the lowering passes.
+    """
     program = export_program(unit.eval(), args, dynamic_shapes=dims)
     return LoweringContext(name, program, caches, ROOT)

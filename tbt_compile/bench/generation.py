@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from tbt_compile.bench.worker_process import Worker, build
 from tbt_compile.codegen.target.host import check_runnable
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.errors import TbtError
+from tbt_compile.progress import Progress
 from tbt_compile.recipe import Recipe
 
 _MIB = 2**20
@@ -78,9 +79,6 @@ class BenchSettings:
         if not self.recipes and not self.peers:
             raise TbtError("nothing to measure: name a recipe or leave the peers in")
         check_runnable(parse_target(self.target))
-
-
-Progress = Callable[[str, float], None]
 
 
 def run(settings: BenchSettings, progress: Progress = lambda _text, _share: None) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from typing import Any
 
 from tbt_compile.bench.conditions import conditions
 from tbt_compile.bench.engines import get_engine
-from tbt_compile.bench.generation import BenchSettings, Progress, jobs_of, take_turns
+from tbt_compile.bench.generation import BenchSettings, jobs_of, take_turns
 from tbt_compile.bench.job import Job, Row
 from tbt_compile.bench.worker_process import Worker, build
 from tbt_compile.errors import TbtError
+from tbt_compile.progress import Progress
 from tbt_compile.storage.atomic_write import atomic_write
 
 WORK = ("source_length", "new_tokens", "batch")

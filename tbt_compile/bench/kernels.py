@@ -6,7 +6,6 @@ of the machine falls on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -18,11 +17,10 @@ from tbt_compile.bench.worker_process import Served
 from tbt_compile.codegen.target.host import check_runnable
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.errors import TbtError
+from tbt_compile.progress import Progress
 
 PEERS = ("torch fp32", "torch int8 dynamic")
 _US = 1e6
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from tbt_compile.bench.engines import compiled as engine
-from tbt_compile.bench.generation import BenchSettings, Progress
+from tbt_compile.bench.generation import BenchSettings
 from tbt_compile.bench.job import Job
 from tbt_compile.bench.kernel_case import KernelCase, parse_cases
 from tbt_compile.bench.kernels import KernelSettings
@@ -24,6 +24,7 @@ from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tools.remote import Board
 from tbt_compile.codegen.tools.standalone import compile_library, linear_arrays
 from tbt_compile.errors import TargetError
+from tbt_compile.progress import Progress
 from tbt_compile.storage.model_folder import folder_bytes
 
 _KERNEL = "kernel"

@@ -15,7 +15,7 @@ from tbt_compile.evaluation import (
     rouge,
     token_agreement,
 )
-from tbt_compile.evaluation.generation import Progress
+from tbt_compile.progress import Progress
 
 TIMED_SENTENCES = 100
 GREEDY = DecodeSettings(LENGTHS.source, LENGTHS.target)

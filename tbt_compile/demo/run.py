@@ -17,7 +17,7 @@ from tbt_compile.bench.conditions import conditions
 from tbt_compile.demo.rows import DemoRow, Measured, Subject, measure
 from tbt_compile.demo.task import LENGTHS, DemoTask, build_task
 from tbt_compile.evaluation import RougeScores
-from tbt_compile.evaluation.generation import Progress
+from tbt_compile.progress import Progress
 from tbt_compile.runtime.builds import LIBRARY
 from tbt_compile.storage import model_folder
 from tbt_compile.storage.atomic_write import save_json

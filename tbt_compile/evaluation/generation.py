@@ -14,10 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tbt_compile.data.batches import pad_right
 from tbt_compile.errors import GenerationError
 from tbt_compile.freezing import FrozenModel
+from tbt_compile.progress import Progress
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, cut_after_end, pack
-
-Progress = Callable[[str, float], None]
-"""Told what is going on and the share that is done, between 0 and 1."""
 
 
 @dataclass(frozen=True)

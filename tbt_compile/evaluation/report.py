@@ -9,8 +9,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tbt_compile.data.text_pairs import TextPair
-from tbt_compile.evaluation.generation import DecodeSettings, Generated, Progress, generate_texts
+from tbt_compile.evaluation.generation import DecodeSettings, Generated, generate_texts
 from tbt_compile.evaluation.scores import bleu, rouge
+from tbt_compile.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Eager modules with quantizers inside, and how to find them in a prepared model."""
+"""Eager modules that hold quantizers, and functions to find them in a prepared model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["QuantizedAttention", "QuantizedEmbedding", "QuantizedLinear", "is_pr
 
 
 def iter_quantized(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every quantized module of a prepared model as (dotted name, module).
+    """Yield every quantized module of a model with its dotted name.
 
-    A linear-like module has `input_quantizer` and `weight_quantizer`, an embedding `weight_quantizer`, an
-    attention core `query`, `key`, `probabilities` and `value`.
+    A linear layer has the quantizers `input_quantizer` and `weight_quantizer`, an embedding
+    `weight_quantizer`, an attention core `query`, `key`, `probabilities` and `value`.
     """
     for name, module in model.named_modules():
         if isinstance(module, QuantizedAttention) or hasattr(module, "weight_quantizer"):
@@ -25,5 +25,5 @@ def iter_quantized(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def is_prepared(model: nn.Module) -> bool:
-    """Whether the model holds quantizers."""
+    """Return whether the model holds quantizers."""
     return next(iter_quantized(model), None) is not None

@@ -1,4 +1,4 @@
-"""The quantized attention core: four quantizers and the model's own attention code around them."""
+"""The quantized attention core: four quantizers inserted into the model's own attention code."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _CONSTANTS = (bool, int, float, str, type(None))
 
 
 class QuantizedAttention(nn.Module):
-    """Child `tbt_attention` of an attention module: the quantizers of q, k, p and v.
+    """The child `tbt_attention` of an attention module: quantizes q, k, p and v.
 
-    It runs the attention code of its parent with both products quantized. The code is traced by `torch.fx`
-    the first time that a pattern of inputs is met (with or without a mask, training or not, dropout) and kept
-    as a Python function that looks quantizers and parameters up at every call. Nothing traced is pickled or
-    copied: a copy traces again.
+    It runs its parent's attention code with both products quantized. `torch.fx` traces that code once per
+    kind of call (with or without a mask, training or eval, dropout); the trace is cached as a Python
+    function that looks up quantizers and parameters at every call. Traces are not pickled or copied: a copy
+    traces again.
 
-    Another transformation of the same code (packed operands, a cache of codes) sets `rewrite` to a function
-    that takes the quantized `fx.Graph` and changes it in place, and calls `forget()`; in the graph,
-    `call_module tbt_attention.query` (`key`, `probabilities`, `value`) give `QuantTensor`s to
-    `quantized_matmul`, and `graph_of` returns one for inspection.
+    To transform the traced code further (packed operands, a cache of codes), set `rewrite` to a function
+    that changes the quantized `fx.Graph` in place, then call `forget()`. In the graph, the modules
+    `tbt_attention.query` (`key`, `probabilities`, `value`) return `QuantTensor`s, which `quantized_matmul`
+    takes. `graph_of` returns the graph for inspection.
 
     Attributes:
-        rank: number of dimensions of q, k and v, where the calling convention fixes it.
-        without_softmax: the quantizer `probabilities` gets the masked scores (Bi-Attention).
+        rank: number of dimensions of q, k and v if the calling convention fixes it, else None.
+        without_softmax: whether `probabilities` quantizes the masked scores (Bi-Attention).
     """
 
     query: ActivationQuantizer
@@ -51,7 +51,15 @@ class QuantizedAttention(nn.Module):
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def forward(self, function: Callable[..., Any], parent: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        """What `function(parent, **inputs)` returns, with both products quantized.
+        """Return `function(parent, **inputs)` with both products quantized.
+
+        Args:
+            function: the parent's attention code; takes the module first.
+            parent: the attention module.
+            inputs: tensors and constants by parameter name.
+
+        Returns:
+            What `function` returns.
 
         Raises:
             CaptureError: an input is neither a tensor nor a plain constant, or the code cannot be traced.
@@ -67,7 +75,19 @@ class QuantizedAttention(nn.Module):
     def graph_of(
         self, function: Callable[..., Any], parent: nn.Module, inputs: Mapping[str, Any]
     ) -> fx.Graph:
-        """The graph that these inputs run: root is `parent`, one placeholder per tensor."""
+        """Trace the graph that `forward` runs for these inputs.
+
+        Args:
+            function: as for `forward`.
+            parent: as for `forward`; the root module of the graph.
+            inputs: as for `forward`.
+
+        Returns:
+            A graph with one placeholder per tensor of `inputs`.
+
+        Raises:
+            CaptureError: as for `forward`.
+        """
         tensors, constants = split_inputs(inputs, parent)
         graph = trace_call(function, parent, tensors, constants)
         quantize_products(graph, parent, f"{CHILD}.", self.rank, self.without_softmax)
@@ -77,7 +97,7 @@ class QuantizedAttention(nn.Module):
         return graph
 
     def forget(self) -> None:
-        """Drop everything traced, after a change to `rewrite`."""
+        """Drop all traces, after a change to `rewrite`."""
         self._compiled.clear()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,17 +105,17 @@ class QuantizedAttention(nn.Module):
 
 
 class QuantizedBlock:
-    """Mixed in before a plain attention class: its `forward` runs through the core `tbt_attention`."""
+    """Mixin that goes before an attention class and runs its `forward` through the core `tbt_attention`."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The forward of the original class with both attention products quantized."""
+        """Run the forward of the original class with both attention products quantized."""
         function = original_forward(type(self))
         core = self.__dict__["_modules"][CHILD]
         return core(function, self, named_inputs(function, self, args, kwargs))
 
 
 def original_forward(kind: type) -> Callable[..., Any]:
-    """The `forward` that `QuantizedBlock` stands in front of, unbound."""
+    """Return the unbound `forward` that `QuantizedBlock` overrides in the class `kind`."""
     following = kind.__mro__[kind.__mro__.index(QuantizedBlock) + 1 :]
     return next(base.__dict__["forward"] for base in following if "forward" in base.__dict__)
 
@@ -108,7 +128,20 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 def named_inputs(
     function: Callable[..., Any], module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """The inputs of a call by parameter name; what the caller leaves out is left out."""
+    """Return the arguments of a call by parameter name, without defaults.
+
+    Args:
+        function: an unbound method.
+        module: its first argument; not part of the result.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+
+    Returns:
+        The arguments that the caller passed.
+
+    Raises:
+        CaptureError: the function takes `*args` and the caller used them.
+    """
     signature = _signature(function)
     named: dict[str, Any] = {}
     for name, value in list(signature.bind(module, *args, **kwargs).arguments.items())[1:]:
@@ -122,10 +155,10 @@ def named_inputs(
 
 
 def split_inputs(inputs: Mapping[str, Any], parent: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Inputs as (tensors, constants).
+    """Split inputs into tensors and plain constants.
 
     Raises:
-        CaptureError: one is neither.
+        CaptureError: an input is neither.
     """
     tensors: dict[str, Tensor] = {}
     constants: dict[str, Any] = {}
@@ -143,7 +176,7 @@ def split_inputs(inputs: Mapping[str, Any], parent: nn.Module) -> tuple[dict[str
 
 
 def _compile(graph: fx.Graph) -> Callable[..., Any]:
-    """A function `f(parent, *tensors)` from a graph; modules and parameters are looked up at every call."""
+    """Compile a graph to `f(parent, *tensors)`, which looks up modules and parameters at every call."""
     code = graph.python_code("self")
     scope = dict(code.globals)
     exec(compile(code.src, "<quantized attention>", "exec"), scope)

@@ -1,8 +1,8 @@
-"""Turning a module into its quantized form without leaving its class family.
+"""Conversion of a module to its quantized form, as a subclass of its own class.
 
-A `BartScaledWordEmbedding` becomes an instance of a class that derives from both it and
-`QuantizedEmbedding`, in this order, so that `super().forward` inside the user's class reaches the quantized
-look-up. Parameters, buffers and names stay what they were; quantizers are added as children.
+A `BartScaledWordEmbedding` becomes an instance of a class that derives from `BartScaledWordEmbedding` and
+`QuantizedEmbedding`, in this order: `super().forward` in the user's class reaches the quantized look-up.
+Parameters, buffers and names do not change; quantizers become children.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from tbt_compile.errors import PlanError
 
 
 def check_convertible(module: nn.Module, quantized: type[nn.Module], names: Iterable[str]) -> None:
-    """Whether `convert` can do its work on a module.
+    """Check that `convert` can convert a module.
+
+    Args:
+        module: a linear layer, an embedding or an attention module.
+        quantized: the class that `convert` would mix in.
+        names: attribute names of the quantizers.
 
     Raises:
-        PlanError: the class of the module computes without calling the `forward` that `quantized` replaces,
-            or already has an attribute with the name of a quantizer.
+        PlanError: the module's class does not call the `forward` that `quantized` overrides, or already has
+            an attribute with the name of a quantizer.
     """
     base = type(module)
     original = next(kind for kind in quantized.__mro__[1:] if kind.__module__ != quantized.__module__)
     if not _cooperates(base, original):
         raise PlanError(
-            f"{base.__name__} overrides the forward of {original.__name__} without calling it, so that its "
+            f"{base.__name__} overrides the forward of {original.__name__} without calling it, and its "
             "quantizers would have no effect: exclude it in the recipe or call super().forward in it"
         )
     for name in names:
@@ -37,9 +42,12 @@ def check_convertible(module: nn.Module, quantized: type[nn.Module], names: Iter
 
 
 def convert(module: nn.Module, quantized: type[nn.Module], quantizers: Mapping[str, nn.Module]) -> None:
-    """Make `module` an instance of its own class and of `quantized`, with the given quantizers as children.
+    """Make `module`, in place, an instance of both its class and `quantized`, and add quantizers to it.
 
-    Needs a module that `check_convertible` accepts.
+    Args:
+        module: accepted by `check_convertible`.
+        quantized: the class to mix in.
+        quantizers: children to add, by name.
     """
     module.__class__ = quantized_class(type(module), quantized)
     for name, quantizer in quantizers.items():
@@ -47,7 +55,7 @@ def convert(module: nn.Module, quantized: type[nn.Module], quantizers: Mapping[s
 
 
 def _cooperates(base: type, original: type) -> bool:
-    """Whether calling `base.forward` ends in `original.forward`: each override calls `super()`."""
+    """Return whether `base.forward` reaches `original.forward`: every override on the way calls `super()`."""
     for kind in base.__mro__:
         if kind is original:
             return True
@@ -58,9 +66,15 @@ def _cooperates(base: type, original: type) -> bool:
 
 
 def quantized_class(base: type, quantized: type, *, outermost: bool = False) -> type[nn.Module]:
-    """The class that derives from both: `quantized` after `base`, or before it with `outermost`.
+    """Return the class that derives from `base` and `quantized`, made once per pair.
 
-    It is `quantized` itself when `base` adds nothing.
+    Args:
+        base: the user's class.
+        quantized: the class to mix in.
+        outermost: put `quantized` before `base` in the method resolution order instead of after it.
+
+    Returns:
+        The class; `quantized` itself if `base` is one of its bases.
     """
     if base in quantized.__mro__:
         return quantized
@@ -74,16 +88,16 @@ def quantized_class(base: type, quantized: type, *, outermost: bool = False) -> 
         "__doc__": base.__doc__,
         "_family": (base, quantized, outermost),
     }
-    made = type(f"Quantized{base.__name__}", bases, members)
-    _CLASSES[base, quantized] = made
-    return made
+    created = type(f"Quantized{base.__name__}", bases, members)
+    _CLASSES[base, quantized] = created
+    return created
 
 
 _CLASSES: dict[tuple[type, type], type] = {}
 
 
 def _reduce(module: Any, _protocol: int) -> tuple[Any, ...]:
-    """Pickle and copy by the two parent classes: the class itself is made at run time and has no address."""
+    """Pickle and copy a module via its two bases: pickle cannot look up a class made at run time."""
     state = module.__getstate__() if hasattr(module, "__getstate__") else module.__dict__
     return _rebuild, module._family, state
 

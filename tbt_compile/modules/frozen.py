@@ -1,4 +1,4 @@
-"""What a quantizer becomes when a model is frozen: packed weight codes, and a scale that no longer trains."""
+"""Frozen quantizers: packed weight codes, and activation scales that no longer train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tbt_compile.ops import quantize
 from tbt_compile.quantizers import ActivationQuantizer, QuantTensor, WeightQuantizer
 
 ROWS = 1024
-"""Rows that are quantized at a time: all codes of a large vocabulary would take several times its memory."""
+"""Rows quantized at a time: float codes of a whole embedding would take several times its memory."""
 
 
 def _constant(tensor: Tensor) -> nn.Parameter:
@@ -19,10 +19,10 @@ def _constant(tensor: Tensor) -> nn.Parameter:
 
 
 class FrozenWeight(nn.Module):
-    """Takes the place of a `WeightQuantizer`: returns the packed codes whatever weight it is given.
+    """Replaces a `WeightQuantizer`: ignores the weight that it is given and returns the packed one.
 
-    Parameters (none of them trains):
-        packed: int64 words `[N, planes, ceil(K / 64)]`, or int8 `[N, K]` for 8 bits.
+    Parameters (frozen):
+        packed: int64 words `[N, planes, ceil(K / 64)]`, or int8 `[N, K]` at 8 bits.
         scale: float32 `[N, 1]`.
     """
 
@@ -34,7 +34,7 @@ class FrozenWeight(nn.Module):
 
     @classmethod
     def from_quantizer(cls, quantizer: WeightQuantizer, weight: Tensor) -> FrozenWeight:
-        """Quantize the weight `[N, K]` for the last time; rows do not depend on each other."""
+        """Quantize the weight, float `[N, K]`, in blocks of rows, which do not depend on each other."""
         frozen = cls.empty(quantizer.encoding, *weight.shape)
         with torch.no_grad():
             for start in range(0, len(weight), ROWS):
@@ -46,7 +46,16 @@ class FrozenWeight(nn.Module):
 
     @classmethod
     def empty(cls, encoding: Encoding, rows: int, columns: int) -> FrozenWeight:
-        """A place for packed codes that come later."""
+        """Allocate uninitialized codes and scales, to be loaded later.
+
+        Args:
+            encoding: of the codes.
+            rows: N.
+            columns: K.
+
+        Returns:
+            A frozen weight with undefined values.
+        """
         if encoding is Encoding.INT8:
             packed = torch.empty(rows, columns, dtype=torch.int8)
         else:
@@ -62,7 +71,7 @@ class FrozenWeight(nn.Module):
 
 
 class FrozenActivation(nn.Module):
-    """Takes the place of an `ActivationQuantizer`; `scale` is a float32 scalar (unused at 8 bits)."""
+    """Replaces an `ActivationQuantizer`; `scale` is a float32 scalar, unused at 8 bits."""
 
     def __init__(self, encoding: Encoding, center: bool, scale: Tensor) -> None:
         super().__init__()
@@ -71,7 +80,7 @@ class FrozenActivation(nn.Module):
 
     @classmethod
     def from_quantizer(cls, quantizer: ActivationQuantizer) -> FrozenActivation:
-        """Keep the scale as training left it."""
+        """Freeze the current scale of a quantizer."""
         scale = quantizer.effective_scale if quantizer.learned else torch.ones(())
         return cls(quantizer.encoding, quantizer.center, scale)
 
@@ -83,7 +92,7 @@ class FrozenActivation(nn.Module):
 
 
 def drop_float_weights(model: nn.Module) -> None:
-    """Set every float weight that has packed codes to None, under each name that the model knows it by."""
+    """Set every float weight that has packed codes to None, under all names of a tied weight."""
     packed = {
         id(module.weight)
         for module in model.modules()

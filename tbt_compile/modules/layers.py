@@ -1,4 +1,4 @@
-"""The quantized forms of `nn.Linear` and `nn.Embedding`."""
+"""Quantized `nn.Linear` and `nn.Embedding`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer, quantiz
 class QuantizedLinear(nn.Linear):
     """`nn.Linear` on quantized operands: `[..., K] -> [..., N]`.
 
-    Children: `input_quantizer` and `weight_quantizer`. `weight` [N, K] and `bias` stay trainable parameters
-    in full precision under their own names.
+    Children: `input_quantizer` and `weight_quantizer`. The latent `weight` [N, K] and `bias` [N] remain
+    trainable parameters in full precision.
     """
 
     input_quantizer: ActivationQuantizer
@@ -19,29 +19,29 @@ class QuantizedLinear(nn.Linear):
 
     @property
     def weight_rows(self) -> Tensor | None:
-        """The weight as [N, K]; None once its float values have been dropped for packed ones."""
+        """The weight as [N, K]; None once freezing has replaced it by packed codes."""
         return self.weight
 
     def forward(self, input: Tensor) -> Tensor:
-        """The product of the quantized input and weight, plus the bias."""
+        """Multiply the quantized input by the quantized weight and add the bias."""
         return quantized_linear(
             self.input_quantizer(input), self.weight_quantizer(self.weight_rows), self.bias
         )
 
 
 class QuantizedEmbedding(nn.Embedding):
-    """`nn.Embedding` whose rows are quantized: int64 `[...]` -> `[..., D]`.
+    """`nn.Embedding` with a quantized weight: int64 `[...]` -> `[..., D]`.
 
-    Child: `weight_quantizer`. `weight` [N, D] stays a trainable parameter in full precision.
+    Child: `weight_quantizer`. The latent `weight` [N, D] remains a trainable parameter in full precision.
     """
 
     weight_quantizer: WeightQuantizer
 
     @property
     def weight_rows(self) -> Tensor | None:
-        """The weight as [N, D]; None once its float values have been dropped for packed ones."""
+        """The weight as [N, D]; None once freezing has replaced it by packed codes."""
         return self.weight
 
     def forward(self, input: Tensor) -> Tensor:
-        """Rows of the quantized weight, as real values."""
+        """Look up rows of the quantized weight, as real values."""
         return quantized_embedding(input, self.weight_quantizer(self.weight_rows), self.padding_idx)

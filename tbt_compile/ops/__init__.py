@@ -1,4 +1,4 @@
-"""The operators of the graph, `torch.ops.tbt`: each is declared once, see `tbt_compile.ops.schema`."""
+"""The graph operators `torch.ops.tbt`, each declared once (see `tbt_compile.ops.schema`)."""
 
 from tbt_compile.ops import attention, cache, float_ops, linear, quantize  # registers them
 

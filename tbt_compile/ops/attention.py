@@ -1,6 +1,7 @@
-"""Attention on packed keys and values, in the layouts of `tbt_compile.ops.cache`.
+"""Attention operators on packed keys and values, in the layouts of `tbt_compile.ops.cache`.
 
-Keys and values may have fewer heads than the query, a divisor: neighbouring query heads then share them.
+With grouped-query attention, keys and values have fewer heads than the query: a divisor of its number of
+heads. Adjacent query heads share a key-value head.
 """
 
 from __future__ import annotations
@@ -31,11 +32,16 @@ def attention_scores(
     key_encoding: str,
     center: bool,
 ) -> Tensor:
-    """QK^T of a query that is quantized here and packed keys.
+    """Quantize the query and multiply it by packed keys: QK^T.
 
     Args:
-        query_scale, key_scale: learned; ignored where the encoding finds a scale per token.
-        center: whether the mean of each row of the query is subtracted first.
+        query: in full precision.
+        query_scale: learned; ignored by 8-bit encodings, which are scaled per token.
+        keys: from `pack_keys` or `append_keys`.
+        key_scale: learned; ignored by 8-bit encodings, which store a scale per token.
+        query_encoding: an `Encoding` value.
+        key_encoding: an `Encoding` value.
+        center: subtract the mean of each query row before quantizing.
 
     Returns:
         float32 `[B, H, Q, T]`.
@@ -60,11 +66,16 @@ def attention_context(
     value_encoding: str,
     center: bool,
 ) -> Tensor:
-    """PV of attention weights that are quantized here and packed values.
+    """Quantize the attention weights and multiply them by packed values: PV.
 
     Args:
-        weights_scale, value_scale: learned; ignored where the encoding finds a scale per token.
-        center: whether the mean of each row of the weights is subtracted first.
+        weights: in full precision.
+        weights_scale: learned; ignored by 8-bit encodings, which are scaled per token.
+        values: from `pack_values`, `append_values` or, at 8 bits, `append_keys`.
+        value_scale: learned; ignored by 8-bit encodings, which store a scale per token.
+        weights_encoding: an `Encoding` value.
+        value_encoding: an `Encoding` value.
+        center: subtract the mean of each row of the weights before quantizing.
 
     Returns:
         float32 `[B, H, Q, D]`.
@@ -99,11 +110,24 @@ def attention(
     center_weights: bool,
     heads_last: bool = False,
 ) -> Tensor:
-    """`attention_scores`, `masked_softmax` and `attention_context`, one after the other.
+    """Fused attention: `attention_scores`, `masked_softmax`, then `attention_context`.
 
     Args:
-        mask, factor: of `masked_softmax`, as `mask` and `scale`.
-        center_query, center_weights: whether row means are subtracted before quantization.
+        query: as for `attention_scores`.
+        query_scale: as for `attention_scores`.
+        keys: as for `attention_scores`.
+        key_scale: as for `attention_scores`.
+        mask: as for `masked_softmax`.
+        factor: the `scale` of `masked_softmax`.
+        weights_scale: as for `attention_context`.
+        values: as for `attention_context`.
+        value_scale: as for `attention_context`.
+        query_encoding: an `Encoding` value.
+        key_encoding: an `Encoding` value.
+        center_query: subtract the mean of each query row before quantizing.
+        weights_encoding: an `Encoding` value.
+        value_encoding: an `Encoding` value.
+        center_weights: subtract the mean of each row of the weights before quantizing.
         heads_last: whether query and result are `[B, T, H, D]`.
 
     Returns:
@@ -125,7 +149,7 @@ def _(call: SimpleNamespace) -> Tensor:
 
 
 def _per_head(operand: QuantTensor, heads: int) -> QuantTensor:
-    """Each head of keys or values once for every query head that shares it."""
+    """Repeat each head of keys or values for all query heads that share it."""
     copies = heads // operand.codes.shape[1]
     scale = operand.scale.repeat_interleave(copies, 1) if operand.scale.dim() > 1 else operand.scale  # type: ignore[union-attr]
     return QuantTensor(operand.codes.repeat_interleave(copies, 1), scale)

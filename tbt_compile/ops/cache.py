@@ -1,8 +1,8 @@
-"""Keys and values packed for the cache, once, when they enter it.
+"""KV-cache operators: keys and values are quantized and packed once, when they enter the cache.
 
 Keys are packed along the features, `[B, H, T, planes * words]`. Values of learned encodings are packed along
-the tokens, over which attention sums them: `[B, H, ceil(T / 64), planes, D]`. With 8-bit encodings a row of
-either holds one byte per code and then the float32 scale of its token, `[B, H, T, D + 4]`.
+the tokens, the reduction axis of PV: `[B, H, ceil(T / 64), planes, D]`. With 8-bit encodings, rows of both
+hold one byte per code followed by the float32 scale of the token, `[B, H, T, D + 4]`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tbt_compile.ops.schema import Heads, Operand, Past, Scale, declare
 from tbt_compile.quantizers.ops import QuantTensor
 
 ROWS = "int64 [B, H, T, planes * words] | int8 [B, H, T, D + 4]"
-"""Forms of packed keys, and of 8-bit values."""
+"""Forms of packed keys and of 8-bit values."""
 TOKEN_WORDS = "int64 [B, H, words, planes, D]"
 """Form of packed values of learned encodings."""
 
@@ -36,9 +36,11 @@ def pack_keys(
     """Quantize keys and pack each row.
 
     Args:
-        scale: learned; ignored where `encoding` finds a scale per token.
-        center: whether the mean of each row is subtracted first.
-        heads_last: whether keys come as `[B, T, H, D]`.
+        keys: in full precision.
+        scale: learned; ignored by 8-bit encodings, which are scaled per token.
+        encoding: an `Encoding` value.
+        center: subtract the mean of each row before quantizing.
+        heads_last: whether `keys` is `[B, T, H, D]`.
 
     Returns:
         Packed rows, int64 `[B, H, T, planes * words]` or int8 `[B, H, T, D + 4]`.
@@ -67,9 +69,11 @@ def pack_values(
     """Quantize values and pack them along the tokens, or by rows at 8 bits.
 
     Args:
-        scale: learned; ignored where `encoding` finds a scale per token.
-        center: whether the mean of each row is subtracted first.
-        heads_last: whether values come as `[B, T, H, D]`.
+        values: in full precision.
+        scale: learned; ignored by 8-bit encodings, which are scaled per token.
+        encoding: an `Encoding` value.
+        center: subtract the mean of each row before quantizing.
+        heads_last: whether `values` is `[B, T, H, D]`.
 
     Returns:
         Packed values, int64 `[B, H, words, planes, D]` or int8 `[B, H, T, D + 4]`.
@@ -97,14 +101,18 @@ def append_keys(
     center: bool,
     heads_last: bool = False,
 ) -> Tensor:
-    """`past` followed by `keys`, packed as `pack_keys` does; also for 8-bit values.
+    """Pack new keys, or 8-bit values, and append them to a cache.
 
     Args:
-        past: what `pack_keys` or `append_keys` returned, of the same encoding.
-        scale, center, heads_last: as for `pack_keys`.
+        past: from `pack_keys` or `append_keys` with the same encoding.
+        keys: as for `pack_keys`.
+        scale: as for `pack_keys`.
+        encoding: as for `pack_keys`.
+        center: as for `pack_keys`.
+        heads_last: as for `pack_keys`.
 
     Returns:
-        Packed rows of all tokens.
+        Packed rows of all tokens, in the form of `past`.
     """
     return torch.cat([past, pack_keys(keys, scale, encoding, center, heads_last)], dim=2)
 
@@ -126,12 +134,17 @@ def append_values(
     center: bool,
     heads_last: bool = False,
 ) -> Tensor:
-    """`past` followed by `values`, packed along the tokens.
+    """Pack new values along the tokens and append them to a cache.
 
     Args:
-        past: what `pack_values` or `append_values` returned, of the same encoding.
-        past_keys: the packed keys of the same cache; only their number is read, which `past` does not tell.
-        scale, center, heads_last: as for `pack_values`.
+        past: from `pack_values` or `append_values` with the same encoding.
+        past_keys: the packed keys of the same cache. Only their number of tokens is read: `past` holds 64
+            tokens per word and does not tell how many bits of the last word are used.
+        values: as for `pack_values`.
+        scale: as for `pack_values`.
+        encoding: as for `pack_values`.
+        center: as for `pack_values`.
+        heads_last: as for `pack_values`.
 
     Returns:
         Packed values of all tokens, int64 `[B, H, words, planes, D]`.
@@ -150,31 +163,51 @@ def _(call: SimpleNamespace) -> Tensor:
 
 
 def reorder_heads(x: Tensor, heads_last: bool) -> Tensor:
-    """`[B, T, H, D]` as `[B, H, T, D]` and the other way round, with `heads_last`; otherwise x itself."""
+    """Swap tokens and heads, `[B, T, H, D]` <-> `[B, H, T, D]`, if `heads_last`; else return x."""
     return x.transpose(1, 2) if heads_last else x
 
 
 def unpack_keys(packed: Tensor, scale: Tensor, encoding: Encoding, width: int) -> QuantTensor:
-    """Codes `[B, H, T, D]` of packed keys, D = `width`, with the given scale or one per token."""
+    """Unpack keys, or 8-bit values.
+
+    Args:
+        packed: int64 `[B, H, T, planes * words]`, or int8 `[B, H, T, D + 4]`.
+        scale: float32 scalar; ignored at 8 bits, where every row holds a scale.
+        encoding: of the codes.
+        width: D; packed words are padded.
+
+    Returns:
+        float32 codes `[B, H, T, D]` with `scale`, or at 8 bits with scales `[B, H, T, 1]`.
+    """
     if encoding.dynamic:
         return _unpack_byte_rows(packed, encoding)
     return QuantTensor(unpack_bits(packed.unflatten(-1, (encoding.planes, -1)), encoding, width), scale)
 
 
 def unpack_values(packed: Tensor, scale: Tensor, encoding: Encoding, tokens: int) -> QuantTensor:
-    """Codes `[B, H, T, D]` of packed values, T = `tokens`, with the given scale or one per token."""
+    """Unpack values.
+
+    Args:
+        packed: int64 `[B, H, words, planes, D]`, or int8 `[B, H, T, D + 4]`.
+        scale: float32 scalar; ignored at 8 bits, where every row holds a scale.
+        encoding: of the codes.
+        tokens: T; packed words are padded.
+
+    Returns:
+        float32 codes `[B, H, T, D]` with `scale`, or at 8 bits with scales `[B, H, T, 1]`.
+    """
     if encoding.dynamic:
         return _unpack_byte_rows(packed, encoding)
     return QuantTensor(unpack_bits(packed.permute(0, 1, 4, 3, 2), encoding, tokens).transpose(-1, -2), scale)
 
 
 def packed_width(values: Tensor, encoding: Encoding) -> int:
-    """Features of packed values."""
+    """Return D, the number of features of packed values."""
     return values.shape[-1] - (SCALE_BYTES if encoding.dynamic else 0)
 
 
 def _token_words(codes: Tensor, encoding: Encoding) -> Tensor:
-    """Codes `[B, H, D, T]` packed along the tokens, `[B, H, words, planes, D]`."""
+    """Pack codes `[B, H, D, T]` along the tokens into int64 `[B, H, words, planes, D]`."""
     return pack_bits(codes, encoding).permute(0, 1, 4, 3, 2).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Operators between the quantized ones that have fused kernels in floating point."""
+"""Floating-point operators with fused kernels, which run between the quantized ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def masked_softmax(
     """Softmax of `scores * scale + mask` over the last dimension.
 
     Args:
-        mask: added to the scaled scores of every head.
-        scale: one number, for instance `D ** -0.5`.
+        scores: QK^T of every head.
+        mask: additive, broadcast over the heads; None for no mask.
+        scale: a constant, usually `D ** -0.5`.
 
     Returns:
         float32 `[B, H, Q, T]`.
@@ -44,14 +45,17 @@ def add_layer_norm(
     bias: Annotated[Tensor, Operand("float32 [D]")],
     eps: float,
 ) -> Tensor:
-    """Layer normalisation of `x + residual` over the last dimension.
+    """Layer normalization of `x + residual` over the last dimension.
 
     Args:
-        residual: of the shape of x.
+        x: any leading dimensions.
+        residual: same shape as x.
+        weight: multiplies the normalized sum.
+        bias: added last.
         eps: added to the variance.
 
     Returns:
-        float32, of the shape of x.
+        float32, same shape as x.
     """
     return F.layer_norm(x + residual, (x.shape[-1],), weight, bias, eps)
 

@@ -1,4 +1,4 @@
-"""Linear layers and embeddings on packed weights, as the lowering passes fuse them."""
+"""Linear and embedding operators on packed weights, the targets of the lowering passes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "tanh": torch.tanh,
 }
-"""Elementwise functions that a linear layer can apply to its results."""
+"""Elementwise functions that fuse into the epilogue of a linear layer."""
 
 
 @declare
@@ -41,9 +41,15 @@ def bit_linear(
     """Quantize x, multiply by the weight, scale, add the bias and apply a function.
 
     Args:
-        x_scale: learned; ignored where `x_encoding` finds a scale per token.
-        center: whether the mean of each row of x is subtracted before it is quantized.
-        columns: K; packed words are padded to whole ones.
+        x: in full precision.
+        x_scale: learned; ignored by 8-bit encodings, which are scaled per token.
+        packed: codes of the weight `[N, K]`.
+        weight_scale: one per row of the weight.
+        bias: one per row of the weight, or None.
+        x_encoding: an `Encoding` value.
+        weight_encoding: an `Encoding` value.
+        center: subtract the mean of each row of x before quantizing.
+        columns: K; rows of packed words are padded to whole words.
         function: a name in `FUNCTIONS`, or "" for none.
 
     Returns:
@@ -67,11 +73,14 @@ def bit_embedding(
     weight_encoding: str,
     columns: int,
 ) -> Tensor:
-    """Rows of a packed weight as real values.
+    """Look up rows of a packed weight and scale them to real values.
 
     Args:
-        ids: which rows.
-        columns: K; packed words are padded to whole ones.
+        ids: row indices.
+        packed: codes of the weight `[N, K]`.
+        weight_scale: one per row.
+        weight_encoding: an `Encoding` value.
+        columns: K; rows of packed words are padded to whole words.
 
     Returns:
         float32 `[*ids.shape, K]`.

@@ -1,4 +1,4 @@
-"""Operands of an operator call by name, for ATen and `tbt::` operators alike."""
+"""Access to the operands of a call node by schema name, for ATen and `tbt::` operators alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import fx
 
 
 def operands(node: fx.Node) -> SimpleNamespace:
-    """The operands of a call by the names of the operator's schema, defaults filled in.
+    """Return the operands of a call node by their names in the operator's schema, defaults filled in.
 
     >>> import torch
     >>> graph = fx.Graph()
@@ -25,7 +25,12 @@ def operands(node: fx.Node) -> SimpleNamespace:
 
 
 def set_operand(node: fx.Node, name: str, value: Any) -> None:
-    """Replace one operand of a call, whether it was passed by position, by keyword or not at all.
+    """Replace an operand of a call, whether it was passed by position, by keyword or by default.
+
+    Args:
+        node: a call of an operator with a schema; changed in place.
+        name: the operand's name in the schema.
+        value: a node or a constant.
 
     Raises:
         KeyError: the operator has no operand of that name.
@@ -40,9 +45,17 @@ def set_operand(node: fx.Node, name: str, value: Any) -> None:
 
 
 def call_operator(graph: fx.Graph, target: Any, **named: Any) -> fx.Node:
-    """A call of `target` at the graph's insertion point.
+    """Insert a call of `target` at the graph's insertion point.
 
-    Operands go by position up to the last that is given.
+    Operands are passed by position up to the last one given, as torch.export writes them.
+
+    Args:
+        graph: receives the call.
+        target: an operator overload.
+        named: operands by their names in the schema; those left out take their defaults.
+
+    Returns:
+        The new node, without metadata.
 
     Raises:
         KeyError: the operator has no operand of such a name.

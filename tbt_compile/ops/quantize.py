@@ -1,7 +1,7 @@
-"""The operators that a frozen model is made of; `torch.export` keeps each as one node.
+"""Quantize and unpack, the operators of a frozen model; `torch.export` keeps each call as one node.
 
-A frozen model runs in eager mode through these, and the lowering passes fuse them into the compiled
-operators. Torch has no arithmetic on uint64, so packed words travel as int64 with the same bits.
+A frozen model runs through them in eager mode; the lowering passes fuse them into the compiled operators.
+Torch has no arithmetic on uint64, so packed words are stored as int64 with the same bits.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ def quantize(
     encoding: str,
     center: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Codes of x and their scale.
+    """Quantize x to codes and their scale.
 
     Args:
-        scale: learned; ignored by 8-bit encodings, which find one per token.
-        center: whether the mean of each row is subtracted first; 8-bit encodings never do.
+        x: in full precision.
+        scale: learned; ignored by 8-bit encodings, which are scaled per token.
+        encoding: an `Encoding` value.
+        center: subtract the mean of each row before quantizing; ignored by 8-bit encodings.
 
     Returns:
-        Integers in the dtype and shape of x, and the scale: a copy of `scale`, or `[..., 1]` at 8 bits.
+        Codes, integers in the dtype and shape of x, and the scale: a copy of `scale`, or `[..., 1]` at
+        8 bits.
     """
     kind = Encoding(encoding)
     if kind.dynamic:
@@ -57,13 +60,15 @@ def unpack(
     encoding: str,
     columns: int,
 ) -> Tensor:
-    """Codes of a packed weight.
+    """Unpack the codes of a weight.
 
     Args:
-        columns: K; packed words are padded to whole ones.
+        packed: codes of the weight `[N, K]`.
+        encoding: an `Encoding` value.
+        columns: K; rows of packed words are padded to whole words.
 
     Returns:
-        Integers, float32 `[N, K]`.
+        Codes, float32 `[N, K]`.
     """
     kind = Encoding(encoding)
     return packed.float() if kind is Encoding.INT8 else unpack_bits(packed, kind, columns)
@@ -75,7 +80,7 @@ def _(call: SimpleNamespace) -> Tensor:
 
 
 def pack(codes: Tensor, encoding: Encoding) -> Tensor:
-    """The inverse of `unpack`: codes `[N, K]` (integers of any dtype) to packed words or bytes.
+    """Pack codes `[N, K]`, integers of any dtype, into words or bytes; the inverse of `unpack`.
 
     >>> pack(torch.tensor([[-1.0, 0.0, 1.0]]), Encoding.TERNARY).tolist()
     [[[5], [1]]]
@@ -84,12 +89,21 @@ def pack(codes: Tensor, encoding: Encoding) -> Tensor:
 
 
 def pack_bits(codes: Tensor, encoding: Encoding) -> Tensor:
-    """Codes `[..., K]` to bit-planes, int64 `[..., planes, ceil(K / 64)]` (see `codegen.layouts`)."""
+    """Pack codes `[..., K]` into bit-planes, int64 `[..., planes, ceil(K / 64)]` (see `codegen.layouts`)."""
     planes = layouts.pack_planes(codes.to(torch.int8).numpy(), encoding)
     return torch.from_numpy(planes.view(np.int64))
 
 
 def unpack_bits(words: Tensor, encoding: Encoding, length: int) -> Tensor:
-    """The inverse of `pack_bits`: float32 codes `[..., length]`."""
+    """Unpack bit-planes; the inverse of `pack_bits`.
+
+    Args:
+        words: int64 `[..., planes, ceil(length / 64)]`.
+        encoding: of the codes.
+        length: codes per row.
+
+    Returns:
+        Codes, float32 `[..., length]`.
+    """
     planes = words.contiguous().numpy().view(np.uint64)
     return torch.from_numpy(layouts.unpack_planes(planes, length, encoding)).float()

@@ -1,7 +1,7 @@
-"""How a `tbt::` operator is declared: one annotated function, and the shape of its result.
+"""Declarations of `tbt::` operators: one annotated function each, plus a fake implementation.
 
-The signature is the operator's schema. Each tensor is annotated with its dtypes and dimensions, and with its
-role where passes, the binder or the importer look for one. The body is the eager reference:
+The signature is the operator's schema. Each tensor is annotated with its dtypes and dimensions, and with a
+role if passes, the binder or the importer treat it specially. The body is the eager reference:
 
     @declare
     def bit_linear(
@@ -39,11 +39,11 @@ _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor that an operator takes; the subclasses are the roles that it can have.
+    """A tensor operand of an operator; subclasses are the roles that an operand can have.
 
     Attributes:
-        forms: dtype and dimensions, "float32 [..., K]", or several of them: "int64 [N, W] | int8 [N, K]".
-            The dtype `float` is any floating type, `...` any number of leading dimensions.
+        forms: dtype and dimensions, "float32 [..., K]", or alternatives: "int64 [N, W] | int8 [N, K]". The
+            dtype `float` is any floating type, `...` any number of leading dimensions.
 
     >>> Operand("float32 [..., K]").accepts(torch.zeros(2, 3))
     True
@@ -54,7 +54,7 @@ class Operand:
     forms: str
 
     def accepts(self, tensor: Tensor) -> bool:
-        """Whether dtype and rank are those of one of the forms."""
+        """Whether the tensor has the dtype and rank of one of the forms."""
         return any(
             tensor.dtype in dtypes and (tensor.dim() >= rank if open_rank else tensor.dim() == rank)
             for dtypes, rank, open_rank in self._parsed
@@ -62,7 +62,7 @@ class Operand:
 
     @functools.cached_property
     def _parsed(self) -> list[tuple[frozenset[torch.dtype], int, bool]]:
-        """For each form its dtypes, how many dimensions it names, and whether others may lead them."""
+        """Per form: dtypes, number of named dimensions, and whether other dimensions may precede them."""
         parsed = []
         for form in self.forms.split(" | "):
             found = _FORM.fullmatch(form)
@@ -75,18 +75,18 @@ class Operand:
 
 @dataclass(frozen=True)
 class Scale(Operand):
-    """Scales of quantized codes, learned or found at export. Kernels take them as a vector."""
+    """Scales of quantized codes, learned or constant at export. Kernels take them as a vector."""
 
     forms: str = "float32 []"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedWeight(Operand):
-    """Codes of a weight, as a frozen model stores them; each instruction set reads its own layout of them.
+    """Packed codes of a weight, as a frozen model stores them; each instruction set reorders them.
 
     Attributes:
-        encoding: name of the operand that gives the encoding of the codes.
-        columns: name of the operand that gives the number of codes in a row.
+        encoding: name of the operand that holds the encoding of the codes.
+        columns: name of the operand that holds the number of codes per row.
     """
 
     encoding: str
@@ -96,26 +96,26 @@ class PackedWeight(Operand):
 
 @dataclass(frozen=True)
 class Heads(Operand):
-    """Floats of every head: `[B, H, T, D]`, or `[B, T, H, D]` in a call with `heads_last`."""
+    """Float queries, keys or values per head: `[B, H, T, D]`, or `[B, T, H, D]` with `heads_last`."""
 
     forms: str = "float32 [B, H, T, D]"
 
 
 @dataclass(frozen=True)
 class Past(Operand):
-    """A packed cache to which the operator appends; its kernel extends the cache in place."""
+    """A packed cache that the operator appends to; the kernel appends in place."""
 
 
 RoleT = TypeVar("RoleT", bound=Operand)
 
 
 class Operator:
-    """A declared operator, registered as `torch.ops.tbt.<name>`; calling it runs that.
+    """A declared operator, registered as `torch.ops.tbt.<name>`; calling it calls that.
 
     Attributes:
         name: without the namespace.
         target: the overload that graph nodes call.
-        operands: the tensors that it takes, by name, in the order of its schema.
+        operands: its tensor operands by name, in schema order.
     """
 
     def __init__(self, reference: Callable[..., Any]) -> None:
@@ -143,7 +143,7 @@ class Operator:
         self.target = getattr(torch.ops.tbt, self.name).default
 
     def fake(self, result: Callable[[SimpleNamespace], Any]) -> Callable[[SimpleNamespace], Any]:
-        """Decorates the function that makes an empty result from the operands of a call, by name."""
+        """Decorate the fake implementation, which makes an empty result from the operands by name."""
 
         def checked(*args: Any, **kwargs: Any) -> Any:
             return result(SimpleNamespace(**self._bind(args, kwargs)))
@@ -152,7 +152,7 @@ class Operator:
         return result
 
     def having(self, role: type[RoleT]) -> dict[str, RoleT]:
-        """The operands that have a role, by name."""
+        """Return the operands with the given role, by name."""
         return {name: operand for name, operand in self.operands.items() if isinstance(operand, role)}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +162,7 @@ class Operator:
         return f"tbt::{self.name}"
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The operands of a call by name, defaults filled in.
+        """Return the operands of a call by name, defaults filled in and tensors checked.
 
         Raises:
             TypeError: a tensor has a dtype or rank that its operand does not allow.
@@ -182,23 +182,23 @@ _DECLARED: dict[Any, Operator] = {}
 
 
 def declare(reference: Callable[..., Any]) -> Operator:
-    """Decorates the eager reference of an operator and registers it under the function's name."""
+    """Decorate the eager reference of an operator; registers it under the function's name."""
     declared = Operator(reference)
     return _DECLARED.setdefault(declared.target, declared)
 
 
 def declared_operators() -> list[Operator]:
-    """Every `tbt::` operator."""
+    """Return every `tbt::` operator."""
     return list(_DECLARED.values())
 
 
 def operator_of(node: fx.Node) -> Operator | None:
-    """The declaration of the operator that a node calls; None for everything that is not `tbt::`."""
+    """Return the declaration of the operator that a node calls, or None if it calls no `tbt::` operator."""
     return _DECLARED.get(node.target)
 
 
 def declared_uses(node: fx.Node) -> Iterator[tuple[fx.Node, Operand]]:
-    """The calls of `tbt::` operators that take `node`, each with the declaration of that operand."""
+    """Yield the `tbt::` calls that use `node`, each with the declaration of the operand it is used as."""
     for user in node.users:
         declared = operator_of(user)
         if declared is not None:

@@ -1,8 +1,8 @@
 """The paper's quantizers, as autograd functions and as modules.
 
-Every quantizer returns a `QuantTensor`: integer codes held in floating point, and their scale. Products are
-taken on the codes, where float32 arithmetic is exact, and scaled afterwards, so that eager and compiled
-models agree bit for bit on the integer part whatever the order of summation.
+Every quantizer returns a `QuantTensor`: integer codes stored as floats, and their scale. Products run on the
+codes, where float32 arithmetic is exact, and are scaled afterwards. The integer part is then bit for bit the
+same in eager and compiled models, in any order of summation.
 """
 
 from tbt_compile.quantizers.activations import ActivationQuantizer

@@ -1,4 +1,4 @@
-"""Activation quantizers: learned scales (Eq. 11-14), eight-bit dynamic, and the statistical baseline."""
+"""Activation quantizers: learned scales (Eq. 11-14), 8-bit dynamic, and two baselines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ SMALLEST_SCALE = 1e-6
 
 
 def round_activation(x: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
-    """Codes of x by comparison with multiples of the scale (ties as in round-half-even).
+    """Round x to codes by comparison with multiples of the scale: Eq. 11 (ternary) and Eq. 13 (binary).
+
+    Ties round to the even code.
+
+    Args:
+        x: float `[..., D]`, after centering, if any.
+        scale: float, broadcasts to x.
+        encoding: binary or ternary.
+
+    Returns:
+        Codes, same dtype and shape as x.
 
     >>> round_activation(torch.tensor([-0.6, -0.5, 0.5, 0.6]), torch.tensor(1.0), Encoding.TERNARY)
     tensor([-1.,  0.,  0.,  1.])
@@ -35,10 +45,19 @@ def round_activation(x: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
 
 
 def least_squares_scale(x: Tensor, start: float, encoding: Encoding, rounds: int = 20) -> float:
-    """A scale near `start` with the least squared error of `codes * scale` over all of x (Lloyd 1982).
+    """Find a scale near `start` that minimizes the squared error of `codes * scale` (Lloyd 1982).
 
-    Each round takes the best scale for the codes, then the best codes for the scale, so that the error
-    never grows. Where no code is other than 0 the scale stays as it is.
+    Each round computes the codes for the scale, then the optimal scale for the codes: the error never
+    grows. If all codes are 0 the scale does not change.
+
+    Args:
+        x: float, any shape; one scale for all elements.
+        start: the first scale.
+        encoding: binary or ternary.
+        rounds: number of iterations.
+
+    Returns:
+        The scale.
 
     >>> least_squares_scale(torch.tensor([-3.0, 0.1, 0.2, 5.0]), 2.0, Encoding.TERNARY)
     4.0
@@ -54,10 +73,11 @@ def least_squares_scale(x: Tensor, start: float, encoding: Encoding, rounds: int
 
 
 class _QuantizeLearned(torch.autograd.Function):
-    """(codes, scale) of x `[..., D]` with gradients that make `codes * scale` follow Eq. 12 and 14.
+    """Eq. 11 and 13 with their gradients, Eq. 12 and 14, for x `[..., D]` and a scalar scale.
 
-    Codes are `round(clip(x' / scale))`, where x' is x less the mean of its row with `center`. The scale is
-    the parameter kept positive; its gradient is multiplied by `factor`.
+    Returns codes `round(clip(x' / scale))` `[..., D]` and the scale `[]`, where x' is x minus its row mean
+    if `center`, else x. The backward pass yields the paper's gradient of `codes * scale`. The scale is the
+    parameter clamped to be positive; its gradient is multiplied by `factor`.
     """
 
     @staticmethod
@@ -77,17 +97,21 @@ class _QuantizeLearned(torch.autograd.Function):
         low, high = ctx.encoding.minimum, ctx.encoding.maximum
         inside = indicator(torch.le, x, high * scale).mul_(indicator(torch.ge, x, low * scale))
         grad_x = inside.mul_(grad).div_(scale)
-        # Eq. 14, signed: d value / d scale is Sign(X') alone, so the codes themselves do not depend on it.
+        # d value / d scale is codes - x' / scale inside the clipping range and codes outside (Eq. 12, 14).
+        # The product codes * scale contributes the codes. A sign does not depend on the scale.
         if ctx.encoding is not Encoding.BINARY:
             grad_scale = grad_scale - (grad_x * x).sum() / scale
         if ctx.center:
             grad_x = grad_x.sub_(grad_x.mean(-1, keepdim=True))
-        # Straight through the clamp: a scale that touched the bound must be able to grow again.
+        # Straight through the clamp: a scale at the bound must be able to grow again.
         return grad_x, grad_scale * ctx.factor, None, None, None
 
 
 class _RoundDynamic(torch.autograd.Function):
-    """Eight-bit codes `round_half_even(x * inverse)`; inside the range the gradient of the value is 1."""
+    """8-bit codes `round_half_even(x * inverse)` of x `[..., D]`, with inverse scales `[..., 1]`.
+
+    Straight-through estimator: the gradient of the value is 1 inside the range of the codes, else 0.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inverse: Tensor, encoding: Encoding) -> Tensor:
@@ -107,9 +131,9 @@ class _RoundDynamic(torch.autograd.Function):
 
 
 def quantize_dynamic(x: Tensor, encoding: Encoding) -> QuantTensor:
-    """Symmetric eight-bit quantization with one scale per token (row of the last dimension).
+    """Quantize x `[..., D]` to 8 bits, symmetrically, with one scale `[..., 1]` per token.
 
-    Rows up to `LEAST_PEAK` are zeros.
+    Rows with no magnitude above `LEAST_PEAK` become zeros.
 
     >>> quantize_dynamic(torch.tensor([[1.0, -0.5, 0.25]]), Encoding.INT8).codes
     tensor([[127., -64.,  32.]])
@@ -121,7 +145,10 @@ def quantize_dynamic(x: Tensor, encoding: Encoding) -> QuantTensor:
 
 
 class _QuantizeStatistical(torch.autograd.Function):
-    """Eq. 1-5 with one threshold and scale per token, identity straight-through gradient of the value."""
+    """TWN and BWN, Eq. 1-5, with one threshold and scale `[..., 1]` per token of x `[..., D]`.
+
+    Straight-through estimator: the gradient of the value is 1 everywhere.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
@@ -138,9 +165,9 @@ class _QuantizeStatistical(torch.autograd.Function):
 
 
 class _QuantizeSign(torch.autograd.Function):
-    """BiBERT's codes: the sign, or for attention scores `bool(x)`, 1 where x is not negative, else 0.
+    """BiBERT's codes of x `[..., D]`: the sign, or for attention scores `bool(x)`, 1 where x >= 0, else 0.
 
-    Gradients are 1 where `|x| <= 1` (Qin et al. 2022).
+    The gradient is 1 where `|x| <= 1`, else 0 (Qin et al. 2022).
     """
 
     @staticmethod
@@ -155,19 +182,22 @@ class _QuantizeSign(torch.autograd.Function):
 
 
 class ActivationQuantizer(nn.Module):
-    """Quantizes an activation `[..., D]` with a learned scale, Eq. 11-14.
+    """Quantizes an activation `[..., D]` to `QuantTensor(codes [..., D], scale [])`, Eq. 11-14.
 
-    The forward value is `codes * scale`; its gradient is 1 to x inside the clipping range and 0 outside,
-    and to the scale Eq. 12 (ternary) or 14 (binary), multiplied by `1 / sqrt(numel * maximum)` as in LSQ.
-    Signed activations are first centred per token (`center`), so that a result never depends on the batch.
-    Eight-bit encodings find their scale per token and have nothing to learn; 32 bits return x itself.
-    `method="statistical"` is the baseline (Eq. 1-5 per token), `method="sign"` BiBERT's: no scale.
+    Ternary is Eq. 11 with the gradient of Eq. 12, binary Eq. 13 with that of Eq. 14. The gradient to x is 1
+    inside the clipping range and 0 outside; the gradient to the scale is multiplied by
+    `1 / sqrt(numel * maximum)`, as in LSQ. Signed activations are centered per token (`center`), which keeps
+    results independent of the batch.
+
+    8-bit encodings have no learned scale but one per token, `[..., 1]`. 32 bits return x itself.
+    `method="statistical"` is the baseline TWN/BWN (Eq. 1-5 per token); `method="sign"` is BiBERT's sign
+    without a scale.
 
     Parameters and buffers:
-        scale: float32 scalar, positive. `initialized`: bool scalar, saved with the model; until it is set
-        the scale is found from the first tensor seen: twice the mean magnitude over `sqrt(maximum)`
-        (LSQ) for ternary, the mean magnitude for binary. With `initial_scale="l2"` it is
-        `least_squares_scale` from there.
+        scale: float32 scalar, positive.
+        initialized: bool scalar, saved with the model. Until it is set, the first tensor seen initializes
+            the scale: ternary to `2 * mean|x| / sqrt(maximum)` (LSQ), binary to `mean|x|`; with
+            `initial_scale="l2"`, `least_squares_scale` refines that.
 
     >>> quantizer = ActivationQuantizer(Encoding.TERNARY, center=False)
     >>> quantizer.set_scale(1.0)
@@ -192,13 +222,12 @@ class ActivationQuantizer(nn.Module):
         if self.learned:
             self.scale = nn.Parameter(torch.ones(()))
             self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
-            self._ready = (
-                False  # mirrors `initialized`, so that a forward pass reads no tensor on an accelerator
-            )
+            # Mirrors `initialized`: reading that buffer in every forward pass would synchronize with a GPU.
+            self._ready = False
 
     @property
     def learned(self) -> bool:
-        """Whether there is a scale to train: neither dynamic, nor statistical, nor unquantized."""
+        """Whether the quantizer has a scale to train."""
         return self.encoding.quantized and not self.encoding.dynamic and self.method == "learned"
 
     def forward(self, x: Tensor) -> QuantTensor:
@@ -211,7 +240,7 @@ class ActivationQuantizer(nn.Module):
         if self.method == "statistical":
             if self.center:
                 x = x - row_mean(x)
-            # The baseline knows no non-negative category: it wastes a level there, as in Fig. 2 (d).
+            # The baseline has no encoding for non-negative values: it wastes a level, as in Fig. 2 (d).
             return QuantTensor(*_QuantizeStatistical.apply(x, Encoding.for_weight(self.encoding.bits)))
         if not self._ready:
             if not self.initialized:
@@ -222,12 +251,12 @@ class ActivationQuantizer(nn.Module):
 
     @property
     def effective_scale(self) -> Tensor:
-        """The scale that the forward pass uses: `scale`, kept positive."""
+        """The scale that the forward pass uses: `scale`, clamped to be positive."""
         return self.scale.detach().clamp_min(SMALLEST_SCALE)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set the scale from the tensor x, leaving out exact zeros such as masked positions."""
+        """Initialize the scale from x `[..., D]`, ignoring exact zeros such as masked positions."""
         if self.center:
             x = x - row_mean(x)
         seen = x[x != 0].float()
@@ -240,7 +269,7 @@ class ActivationQuantizer(nn.Module):
 
     @torch.no_grad()
     def set_scale(self, value: float) -> None:
-        """Set the scale (a positive number) and mark it as initialised."""
+        """Set the scale to a positive number and mark it as initialized."""
         self.scale.fill_(max(float(value), SMALLEST_SCALE))
         self.initialized.fill_(True)
 

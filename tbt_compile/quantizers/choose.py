@@ -1,4 +1,4 @@
-"""Which quantizer a weight gets."""
+"""Selection of the weight quantizer that a recipe asks for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from tbt_compile.recipe import Recipe
 def weight_quantizer(
     recipe: Recipe, encoding: Encoding, rows: int, columns: int, split: bool
 ) -> WeightQuantizer:
-    """The quantizer of a weight `[rows, columns]`; `split` says whether the recipe splits this one."""
+    """Make the quantizer of a weight.
+
+    Args:
+        recipe: selects the method.
+        encoding: of the codes.
+        rows: N of the weight `[N, K]`.
+        columns: K.
+        split: whether the recipe splits this weight into two; only binary weights are split.
+
+    Returns:
+        A quantizer that has not seen the weight.
+    """
     if split and encoding is Encoding.BINARY:
         return SplitWeightQuantizer(rows, columns)
     if recipe.weight_method == "pruned":

@@ -1,4 +1,4 @@
-"""Products of quantized tensors: integer arithmetic on codes first, scales afterwards."""
+"""Products of quantized tensors: integer arithmetic on codes, scaled afterwards."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 2**20
-"""Numbers that are scaled at a time: the scales of all logits would be a tensor as large as they are."""
+"""Elements scaled at a time: the broadcast scales of all logits would be as large as the logits."""
 
 
 class QuantTensor(NamedTuple):
-    """A quantized tensor: the value is `codes * scale`.
+    """A quantized tensor with the value `codes * scale`.
 
     Attributes:
-        codes: integers held in the floating type of the original, same shape; or the original itself.
-        scale: broadcastable to `codes`: a scalar, one per row of a weight `[N, 1]`, or one per token
-            `[..., 1]`. None means that the tensor is not quantized and `codes` is its value.
+        codes: integers in the dtype and shape of the original; the original itself if not quantized.
+        scale: broadcasts to `codes`: a scalar, `[N, 1]` per row of a weight, or `[..., 1]` per token. None
+            if the tensor is not quantized.
     """
 
     codes: Tensor
@@ -26,7 +26,7 @@ class QuantTensor(NamedTuple):
 
     @property
     def value(self) -> Tensor:
-        """The real-valued tensor that the codes stand for."""
+        """The real values that the codes stand for."""
         return self.codes if self.scale is None else self.codes * self.scale
 
 
@@ -37,12 +37,12 @@ def _multiply(a: Tensor, b: Tensor, transpose_b: bool) -> Tensor:
 
 
 def _scales(a: Tensor, b: Tensor, transpose_b: bool) -> Tensor:
-    """The scale of each element of a product."""
+    """Scales of a product, broadcastable to it."""
     return a * (b.transpose(-1, -2) if transpose_b and b.dim() else b)
 
 
 def _scale_gradient(grad_codes: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    """d loss / d scale of `codes * scale`; the gradient of the codes has the scale as a factor."""
+    """d loss / d scale of `codes * scale`, from the gradient to the codes, which includes the scale."""
     products = grad_codes * codes
     if scale.dim() == 0:
         return products.sum() / scale
@@ -50,11 +50,11 @@ def _scale_gradient(grad_codes: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
 
 
 class _ScaledProduct(torch.autograd.Function):
-    """`_multiply(a, b) * _scales(...)`, with no other tensor of the product's size, forwards or backwards.
+    """`_multiply(a, b) * _scales(...)` without temporaries of the product's size, forward and backward.
 
-    That of logits is large. So scales are applied in place, and in the backward pass they multiply the
-    operands instead of the gradient. A scale of b that is no scalar is one per row of b, and `transpose_b`
-    is set.
+    A product as large as the logits dominates memory. The forward pass scales it in place; the backward pass
+    scales the operands instead of the gradient. If b has more than a scalar scale, it has one per row and
+    `transpose_b` is set.
     """
 
     @staticmethod
@@ -104,10 +104,18 @@ def _product(a: QuantTensor, b: QuantTensor, transpose_b: bool) -> Tensor:
 
 
 def quantized_linear(x: QuantTensor, weight: QuantTensor, bias: Tensor | None) -> Tensor:
-    """`x @ weight.T + bias` for x `[..., K]` and weight `[N, K]`; returns `[..., N]`.
+    """Compute `x @ weight.T + bias`.
 
-    With both operands quantized the sum runs over integers (exact in float32 up to 2**24, that is for K up
-    to 65,536 at eight by eight bits less one, far more at fewer bits), and the scales are applied once.
+    If both operands are quantized, the reduction over K adds integers, which float32 holds exactly up to
+    2**24, and the scales are applied once, to the sums.
+
+    Args:
+        x: `[..., K]`.
+        weight: `[N, K]`.
+        bias: `[N]`, or None.
+
+    Returns:
+        Real values `[..., N]`.
     """
     if x.scale is None or weight.scale is None:
         return F.linear(x.value, weight.value, bias)
@@ -116,10 +124,18 @@ def quantized_linear(x: QuantTensor, weight: QuantTensor, bias: Tensor | None) -
 
 
 def quantized_matmul(a: QuantTensor, b: QuantTensor, transpose_b: bool) -> Tensor:
-    """`a @ b` or, with `transpose_b`, `a @ b.T`, for b `[..., T, D]` quantized along its last dimension.
+    """Compute `a @ b`, or `a @ b.T` with `transpose_b`.
 
-    The attention scores QK^T use `transpose_b=True`; there a scale per token of b becomes one per column.
-    In PV a scale per token of b lies along the summed dimension, so that it multiplies b before the sum.
+    In QK^T (`transpose_b`) the scales per token of b become scales per column of the product. In PV they lie
+    along the reduction axis and have to multiply b before the sum.
+
+    Args:
+        a: `[..., Q, D]` with `transpose_b`, else `[..., Q, T]`.
+        b: `[..., T, D]`, with one scale, or one per token `[..., T, 1]`.
+        transpose_b: whether to transpose the last two dimensions of b.
+
+    Returns:
+        Real values, `[..., Q, T]` with `transpose_b`, else `[..., Q, D]`.
     """
     if a.scale is None or b.scale is None:
         return a.value.matmul(b.value.transpose(-1, -2) if transpose_b else b.value)
@@ -129,7 +145,16 @@ def quantized_matmul(a: QuantTensor, b: QuantTensor, transpose_b: bool) -> Tenso
 
 
 def quantized_embedding(ids: Tensor, weight: QuantTensor, padding_idx: int | None = None) -> Tensor:
-    """Rows `ids` (int64, any shape) of weight `[N, D]`, as real values `[*ids.shape, D]`."""
+    """Look up rows of a quantized weight.
+
+    Args:
+        ids: int64, any shape.
+        weight: `[N, D]`.
+        padding_idx: the row that gets no gradient, if any.
+
+    Returns:
+        Real values `[*ids.shape, D]`.
+    """
     rows = F.embedding(ids, weight.codes, padding_idx)
     if weight.scale is None:
         return rows

@@ -1,4 +1,4 @@
-"""Movement pruning in blocks: a learned score per block, of which the highest are kept."""
+"""Block movement pruning: keeps the blocks of a weight with the highest learned scores."""
 
 from __future__ import annotations
 
@@ -14,17 +14,39 @@ from tbt_compile.quantizers.weights import StatefulWeightQuantizer
 
 
 def blocks_of(rows: int, columns: int, block: int) -> tuple[int, int]:
-    """Blocks along both dimensions; those at the edge may be smaller."""
+    """Return the number of blocks along both dimensions; blocks at the edge may be partial.
+
+    Args:
+        rows: N of the weight `[N, K]`.
+        columns: K.
+        block: side of a block.
+
+    Returns:
+        `(ceil(rows / block), ceil(columns / block))`.
+    """
     return math.ceil(rows / block), math.ceil(columns / block)
 
 
 def spread(blocks: Tensor, rows: int, columns: int, block: int) -> Tensor:
-    """One number per block `[R, C]` as one per element `[rows, columns]`."""
+    """Repeat one value per block for every element of the block.
+
+    Args:
+        blocks: `[R, C]`, of the shape that `blocks_of` returns.
+        rows: N of the weight `[N, K]`.
+        columns: K.
+        block: side of a block.
+
+    Returns:
+        `[rows, columns]`.
+    """
     return blocks.repeat_interleave(block, 0)[:rows].repeat_interleave(block, 1)[:, :columns]
 
 
 class _Prune(torch.autograd.Function):
-    """`weight * mask(scores)`; the gradient of a score is the sum of gradient times weight over its block."""
+    """`weight * mask(scores)` for weight `[N, K]` and scores `[R, C]`, with the `keep` best blocks unmasked.
+
+    The gradient of a score is the sum of gradient times weight over its block.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scores: Tensor, keep: int, block: int) -> Tensor:
@@ -47,15 +69,16 @@ class _Prune(torch.autograd.Function):
 
 
 class BlockPruner(StatefulWeightQuantizer):
-    """Sets whole blocks of a weight `[N, K]` to zero and leaves the others in full precision.
+    """Zeroes whole blocks of a weight `[N, K]` and keeps the others in full precision.
 
     Lagunas et al. 2021, Block Pruning For Faster Transformers (arXiv:2109.04838), after Sanh et al. 2020,
-    Movement Pruning (arXiv:2005.07683): each block has a score S that learns by the straight-through
-    gradient `dL/dS = sum over the block of dL/dW' * W`; the share `density` with the highest scores is kept,
-    at least one block.
+    Movement Pruning (arXiv:2005.07683). Each block has a score S with the straight-through gradient
+    `dL/dS = sum over the block of dL/dW' * W`. The share `density` of blocks with the highest scores is
+    kept, at least one block.
 
     Parameters and buffers:
-        scores: float32, one per block. density: float32 scalar, 1 at first; the training schedule sets it.
+        scores: float32 `[ceil(N / block), ceil(K / block)]`.
+        density: float32 scalar, initially 1; the training schedule lowers it.
     """
 
     scores: nn.Parameter
@@ -69,7 +92,7 @@ class BlockPruner(StatefulWeightQuantizer):
 
     @property
     def kept(self) -> int:
-        """How many blocks are kept."""
+        """Number of blocks that are kept."""
         return max(1, math.floor(float(self.density) * self.scores.numel() + 1e-6))
 
     def quantize(self, weight: Tensor) -> QuantTensor:

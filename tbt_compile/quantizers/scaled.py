@@ -1,4 +1,4 @@
-"""QuantBart's module-wise dynamic scaling: a learned factor times the mean magnitude."""
+"""QuantBart's module-wise dynamic scaling: clips weights at a learned multiple of their mean magnitude."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from tbt_compile.quantizers.weights import StatefulWeightQuantizer, indicator, r
 
 SMALLEST_FACTOR = 1e-3
 FIRST_FACTOR = {1: 1.0, 2: 1.0, 8: 4.0}
-"""By bits: 1 clips at the mean magnitude, 4 at about three standard deviations of a normal distribution."""
+"""Initial factor by bits: 1 clips at the mean magnitude, 4 at about three standard deviations of a normal."""
 
 
 class _QuantizeScaled(torch.autograd.Function):
-    """Codes and scale per row with the clip `alpha = factor * mean |w|`; gradients to weight and factor."""
+    """Codes `[N, K]` and scale `[N, 1]` of a weight clipped at `alpha = factor * mean |w|`, per row.
+
+    Gradients go to the weight and to the factor.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, factor: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
@@ -41,16 +44,16 @@ class _QuantizeScaled(torch.autograd.Function):
 
 
 class ScaledWeightQuantizer(StatefulWeightQuantizer):
-    """Clips a weight `[N, K]` at `alpha = factor * mean |w|` and rounds it, with a learned factor per module.
+    """Clips a weight `[N, K]` at `alpha = factor * mean |w|` and rounds it; the factor is learned.
 
     Tao et al. 2022, Compression of Generative Pre-trained Language Models via Quantization
-    (arXiv:2203.10705): with Q rounding to the levels of the encoding, the value is
-    `alpha Q(clip(w / alpha))`. `d value / d w` is 1 inside the clip and 0 outside; `d value / d alpha` is
-    `Q(w / alpha) - w / alpha` inside and the sign of w outside; alpha moves with the factor alone. Means are
-    taken per row here, as by all quantizers of this package; the factor is one per module.
+    (arXiv:2203.10705). With Q rounding to the levels of the encoding, the value is
+    `alpha Q(clip(w / alpha))`. `d value / d w` is 1 inside the clipping range and 0 outside.
+    `d value / d alpha` is `Q(w / alpha) - w / alpha` inside and the sign of w outside; it reaches the factor
+    only, not the mean. The mean is per row, as in all quantizers of this package; the factor is per module.
 
     Parameters:
-        factor: float32 scalar; 1 at first, for 8 bits 4.
+        factor: float32 scalar, initially 1, or 4 at 8 bits.
     """
 
     factor: nn.Parameter

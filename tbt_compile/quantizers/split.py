@@ -1,4 +1,4 @@
-"""BinaryBERT's ternary weight splitting: a ternary matrix as the sum of two binary ones."""
+"""BinaryBERT's ternary weight splitting: turns a ternary matrix into the sum of two binary ones."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from tbt_compile.quantizers.weights import StatefulWeightQuantizer, WeightQuanti
 
 
 def split_ternary(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Two weights whose binary forms (BWN) add up to the ternary form (TWN) of `weight` `[N, K]`.
+    """Split a weight `[N, K]` into two whose binary forms (BWN) add up to its ternary form (TWN).
 
-    Bai et al. 2021, BinaryBERT (arXiv:2012.15701), per row. Where the ternary code is not 0, the first is
-    `a w` and the second `(1 - a) w`; where it is 0, `w + b` and `-b` for positive w, else `b` and `w - b`.
-    a and b are such that both have the magnitude of half the ternary scale, and that they add up to w.
+    Bai et al. 2021, BinaryBERT (arXiv:2012.15701), per row. Where the ternary code is not 0, the halves are
+    `a w` and `(1 - a) w`. Where it is 0, they are `w + b` and `-b` for positive w, else `b` and `w - b`.
+    Choosing a and b gives both halves a binary scale of half the ternary scale. The halves add up to w.
+
+    Returns:
+        Both halves, `[N, K]`, in the dtype of `weight`.
     """
     exact = weight.double()
     codes, scale = WeightQuantizer(Encoding.TERNARY, center=False, method="l2")(exact)
@@ -33,13 +36,14 @@ def split_ternary(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SplitWeightQuantizer(StatefulWeightQuantizer):
-    """The sum of two binary weights `[N, K]`, each as BWN (Eq. 4-5) with its own scales and gradients.
+    """Quantizes to the sum of two binary weights `[N, K]`, both BWN (Eq. 4-5) with separate scales.
 
-    The value has four levels per row and no codes: it is returned in full precision, and cannot be packed.
+    The value has four levels per row and no single set of codes: it is returned in full precision and cannot
+    be packed.
 
     Parameters:
-        second: float32 `[N, K]`, the latent weight of the second matrix; that of the first is the module's.
-            It starts at 0, which adds nothing; `split` sets both.
+        second: float32 `[N, K]`, the latent weight of the second matrix; the module's weight is that of the
+            first. Initially 0, which adds nothing; `split` sets both.
     """
 
     second: nn.Parameter
@@ -55,7 +59,7 @@ class SplitWeightQuantizer(StatefulWeightQuantizer):
 
     @torch.no_grad()
     def split(self, weight: nn.Parameter) -> None:
-        """Split the latent weight of a ternary matrix: `weight` becomes the first half."""
+        """Split the latent weight `[N, K]` of a ternary matrix; `weight` becomes the first half, in place."""
         first, second = split_ternary(weight)
         weight.copy_(first)
         self.second.copy_(second)

@@ -1,4 +1,4 @@
-"""Weight quantizers: by statistics of each output row, and the base of those with parameters."""
+"""Weight quantizers: from the statistics of each output row, and the base class of those with parameters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ _SMALLEST = torch.finfo(torch.float32).tiny
 
 
 def indicator(compare: Callable[..., Tensor], x: Tensor, bound: Tensor | float) -> Tensor:
-    """`compare(x, bound)` as numbers 0 and 1 of x's type; a tensor of bools in between takes four times as
-    long.
+    """Compare x with a bound; returns 0 and 1 in the dtype of x.
+
+    Four times as fast as a bool tensor converted afterwards.
+
+    Args:
+        compare: `torch.gt` or another comparison with `out`.
+        x: float, any shape.
+        bound: broadcasts to x.
+
+    Returns:
+        Same dtype and shape as x.
 
     >>> indicator(torch.gt, torch.tensor([0.5, 1.5]), 1.0)
     tensor([0., 1.])
@@ -26,12 +35,12 @@ def indicator(compare: Callable[..., Tensor], x: Tensor, bound: Tensor | float) 
 
 
 def row_mean(weight: Tensor) -> Tensor:
-    """Mean over the last dimension `[..., 1]`, summed in float64 so that no engine's order shows."""
+    """Mean over the last dimension, `[..., 1]`; float64 sums hide the summation order of the engine."""
     return weight.mean(-1, keepdim=True, dtype=torch.float64).to(weight.dtype)
 
 
 def stats_scale(centered: Tensor, encoding: Encoding) -> Tensor:
-    """Scale per row `[N, 1]` of Eq. 8 (ternary, 4/3 of the mean magnitude) or Eq. 9 (binary, the mean).
+    """Scale per row `[N, 1]`: 4/3 of the mean magnitude for ternary (Eq. 8), the mean for binary (Eq. 9).
 
     >>> stats_scale(torch.tensor([[1.0, -1.0, 2.0, -2.0]]), Encoding.TERNARY)
     tensor([[2.]])
@@ -41,19 +50,28 @@ def stats_scale(centered: Tensor, encoding: Encoding) -> Tensor:
 
 
 def l2_threshold(weight: Tensor) -> Tensor:
-    """TWN's threshold, Eq. 2: 0.7 of the mean magnitude of the row `[N, 1]`."""
+    """TWN's threshold per row `[N, 1]`, Eq. 2: 0.7 of the mean magnitude."""
     return row_mean(weight.abs()) * 0.7
 
 
 def l2_scale(weight: Tensor, codes: Tensor) -> Tensor:
-    """Scale of Eq. 3 and 5: the mean magnitude of what is not coded as zero, `[N, 1]`."""
+    """Scale per row `[N, 1]`, Eq. 3 (TWN) and 5 (BWN): mean magnitude of the elements with nonzero codes."""
     kept = codes.abs()
     total = (weight.abs() * kept).sum(-1, keepdim=True, dtype=torch.float64)
     return (total / kept.sum(-1, keepdim=True).clamp_min(1)).to(weight.dtype)
 
 
 def round_weight(weight: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
-    """Codes of a (centred) weight by comparison with multiples of its scale; ties go to zero."""
+    """Round a weight to codes by comparison with multiples of its scale, Eq. 8 and 9; ternary ties go to 0.
+
+    Args:
+        weight: float `[N, K]`, after centering, if any.
+        scale: float `[N, 1]`; ignored for binary codes, which are signs.
+        encoding: binary, ternary or int8.
+
+    Returns:
+        Codes `[N, K]`, same dtype as the weight.
+    """
     if encoding is Encoding.BINARY:
         return indicator(torch.ge, weight, 0).mul_(2).sub_(1)
     if encoding is Encoding.TERNARY:
@@ -63,7 +81,10 @@ def round_weight(weight: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
 
 
 class _QuantizeWeight(torch.autograd.Function):
-    """Codes with the straight-through gradient of Eq. 10; the scale is a constant of the backward pass."""
+    """Codes `[N, K]` and scale `[N, 1]` of a weight, with the straight-through estimator of Eq. 10.
+
+    The backward pass treats the scale as a constant.
+    """
 
     @staticmethod
     def forward(
@@ -77,11 +98,11 @@ class _QuantizeWeight(torch.autograd.Function):
             scale = stats_scale(centered, encoding)
             codes = round_weight(centered, scale, encoding)
         elif method == "sign":
-            # BiBERT: the zero-mean weight gives the signs, the weight itself the scale.
+            # BiBERT: signs come from the centered weight, the scale from the weight itself.
             scale = row_mean(weight.abs())
             codes = round_weight(centered, scale, encoding)
         else:
-            # Eq. 1 compares with Delta where Eq. 8 compares with half a scale.
+            # Eq. 1 compares with Delta, round_weight with half a scale.
             codes = round_weight(centered, 2.0 * l2_threshold(centered), encoding)
             scale = l2_scale(centered, codes)
         ctx.save_for_backward(centered, scale)
@@ -101,10 +122,10 @@ class _QuantizeWeight(torch.autograd.Function):
 class WeightQuantizer(nn.Module):
     """Quantizes a weight `[N, K]` row by row to `QuantTensor(codes [N, K], scale [N, 1])`.
 
-    Ternary is Eq. 8, binary Eq. 9. The gradient `d value / d weight` is 1, and with `ste="clipped"` that of
-    Eq. 10: 1 where `|weight - mean| < scale` and 0 elsewhere. `method="l2"` gives TWN and
-    BWN (Eq. 1-5), `method="sign"` BiBERT's (Qin et al. 2022): Eq. 9 with the scale of Eq. 5. Eight bits
-    use the largest magnitude of the row, 32 bits return the weight itself.
+    Ternary is Eq. 8, binary Eq. 9. The straight-through estimator passes every gradient, or with
+    `ste="clipped"` follows Eq. 10: 1 where `|weight - mean| < scale`, else 0. `method="l2"` is TWN and BWN
+    (Eq. 1-5); `method="sign"` is BiBERT's (Qin et al. 2022), Eq. 9 with the scale of Eq. 5. 8 bits scale by
+    the largest magnitude of the row; 32 bits return the weight itself.
 
     >>> quantizer = WeightQuantizer(Encoding.TERNARY)
     >>> quantizer(torch.tensor([[1.0, -1.0, 2.0, -2.0, 0.0, 0.0]])).value
@@ -121,7 +142,7 @@ class WeightQuantizer(nn.Module):
 
     @property
     def packs(self) -> bool:
-        """Whether what it returns is codes and a scale per row, which can be packed."""
+        """Whether it returns codes with a scale per row, which can be packed."""
         return self.encoding.quantized
 
     def forward(self, weight: Tensor) -> QuantTensor:
@@ -137,22 +158,22 @@ class WeightQuantizer(nn.Module):
 
 
 class StatefulWeightQuantizer(WeightQuantizer, ABC):
-    """A weight quantizer with parameters. The quantizer of a tied weight follows that of its first owner.
+    """A weight quantizer with parameters.
 
-    The state is then kept once, by the leader: a follower has no parameters.
+    The quantizers of a tied weight share the state of one of them, the leader; followers have no parameters.
     """
 
     def follow(self, leader: StatefulWeightQuantizer) -> None:
-        """Give up the own state for the leader's."""
+        """Delete this quantizer's state and use the leader's."""
         for name in list(self._parameters):
             del self._parameters[name]
         for name in list(self._buffers):
             del self._buffers[name]
-        self.__dict__["leader"] = leader  # no child: its state would be saved twice
+        self.__dict__["leader"] = leader  # not a child module: its state would be saved twice
 
     def forward(self, weight: Tensor) -> QuantTensor:
         return self.__dict__.get("leader", self).quantize(weight)
 
     @abstractmethod
     def quantize(self, weight: Tensor) -> QuantTensor:
-        """The quantized weight `[N, K]`, by the own state."""
+        """Quantize a weight `[N, K]` with this quantizer's state."""

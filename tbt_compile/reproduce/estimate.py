@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import tbt_compile
 from tbt_compile.data.batches import Corpus
-from tbt_compile.evaluation.generation import Progress
+from tbt_compile.progress import Progress
 from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows

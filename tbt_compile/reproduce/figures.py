@@ -9,8 +9,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tbt_compile.data.batches import Corpus
-from tbt_compile.evaluation.generation import Progress
 from tbt_compile.preparation import load_prepared
+from tbt_compile.progress import Progress
 from tbt_compile.reproduce import plots
 from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.entropy import layer_entropies

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tbt_compile.errors import ReproduceError
 from tbt_compile.evaluation import evaluate_model
-from tbt_compile.evaluation.generation import Progress
+from tbt_compile.progress import Progress
 from tbt_compile.reproduce.provenance import provenance
 from tbt_compile.reproduce.task import Task
 from tbt_compile.storage.atomic_write import save_json

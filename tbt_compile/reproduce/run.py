@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.evaluation.generation import Progress
+from tbt_compile.progress import Progress
 from tbt_compile.reproduce import figures, plots
 from tbt_compile.reproduce.cost import relative_flops
 from tbt_compile.reproduce.defaults import find_method, find_table

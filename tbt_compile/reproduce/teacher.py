@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from tbt_compile.data.text_pairs import digest
 from tbt_compile.data.tokenization import load_tokenizer, train_bpe_tokenizer
 from tbt_compile.errors import ReproduceError
-from tbt_compile.evaluation.generation import Progress
+from tbt_compile.progress import Progress
 from tbt_compile.reproduce.experiment import VOCAB_SIZE, Experiment
 from tbt_compile.reproduce.task import Task
 from tbt_compile.training import MODEL_SIZES, TrainingRun, new_model, processes, train_teacher

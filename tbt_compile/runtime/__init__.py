@@ -1,1 +1,1 @@
-"""Running compiled models: needs numpy and TVM, not torch."""
+"""Runtime of compiled models: needs NumPy and TVM's runtime library, but not torch."""

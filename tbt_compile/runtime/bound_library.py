@@ -1,4 +1,4 @@
-"""The functions of a compiled library, with the tensors of a model bound to them."""
+"""A compiled library with the tensors of a model bound to its functions."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Array = npt.NDArray[Any]
 
 
 class BoundLibrary:
-    """The functions of a compiled library, each called with its inputs alone.
+    """The functions of a compiled library with their weights bound; calls pass inputs only.
 
-    Any number of threads may call: functions keep nothing between calls, and the weights are only read.
+    Thread-safe: functions have no state, and weights are read-only.
 
     Args:
-        library: a compiled library, or the path of a shared one.
-        functions: for every function the names of its tensors, in order.
-        outputs: for every function dtype and number of dimensions of each output.
-        tensors: by name, aligned and as the functions take them; they are shared, not copied.
-        steps: for functions that measure themselves the names of their steps.
-        stacks: for functions with caches that grow, their positions among the results; those of a group are
-            one tensor.
+        library: a compiled library, or the path of a shared library.
+        functions: per function, the names of its tensors, in order.
+        outputs: per function, dtype and number of dimensions of each output.
+        tensors: aligned arrays by name, in the layout of the kernels; shared, not copied.
+        steps: per function compiled with clocks, the names of its steps.
+        stacks: per function with growing caches, groups of positions among the results; the caches of a
+            group are stacked in one tensor.
 
     Attributes:
         stacks: as above.
-        times: for those functions int64 [steps], nanoseconds since the library was bound.
+        times: per function with clocks, int64 [steps], nanoseconds spent since the library was bound.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class BoundLibrary:
     ) -> None:
         self._library = load_library(library)
         self.stacks = stacks or {}
-        self._tensors = tensors  # kept: functions know their addresses
+        self._tensors = tensors  # keeps them alive: functions hold their addresses
         self.times = {name: aligned_empty((len(names),), np.int64) for name, names in steps.items()}
         for array in self.times.values():
             array[:] = 0
@@ -54,7 +54,7 @@ class BoundLibrary:
             name: _Function(
                 self._library[name],
                 self._library[shapes_of(name)],
-                _places([tensors[parameter] for parameter in parameters]),
+                _offsets([tensors[parameter] for parameter in parameters]),
                 [(np.dtype(dtype), int(rank)) for dtype, rank in outputs[name]],
                 [shared_tensor(self.times[name])] if name in steps else [],
             )
@@ -62,75 +62,80 @@ class BoundLibrary:
         }
 
     def function(self, name: str) -> Any:
-        """A function of the library besides the units, called with tensors alone."""
+        """Return a function of the library that is not a unit; it takes tensors and has no weights."""
         return self._library[name]
 
     def call(self, name: str, *inputs: Tensor) -> list[Tensor]:
-        """Run one function; returns its outputs, which are new tensors."""
+        """Call a function; returns its outputs as new tensors."""
         return self._functions[name](inputs)
 
     def call_into(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """Run one function whose outputs are written to the given tensors.
+        """Call a function and write its outputs to the given tensors.
+
+        Args:
+            name: of the function.
+            inputs: its inputs, in order.
+            outputs: one tensor per output, with its dtype and shape; aligned.
 
         Raises:
-            RuntimeError: a tensor has another shape or type than the function expects.
+            RuntimeError: a tensor has the wrong shape or dtype.
         """
         self._functions[name].run(inputs, outputs)
 
 
 class _Function:
-    """A function and the tensors that it takes besides inputs and outputs."""
+    """A function of a library, with its weights and clocks bound."""
 
     def __init__(
         self,
         run: Any,
         shapes: Any,
-        places: Tensor,
+        offsets: Tensor,
         outputs: list[tuple[np.dtype[Any], int]],
         times: list[Tensor],
     ) -> None:
         self._run = run
         self._shapes = shapes
-        self._places = places
+        self._offsets = offsets
         self._outputs = outputs
         self._times = times
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         shapes = aligned_empty((len(self._outputs), MOST_DIMENSIONS), np.int64)
         self._shapes(*inputs, shared_tensor(shapes))
-        sizes = zip(shapes.tolist(), self._outputs, strict=True)
+        sized = zip(shapes.tolist(), self._outputs, strict=True)
         outputs = [
             shared_tensor(array)
-            for array in _together([(shape[:rank], dtype) for shape, (dtype, rank) in sizes])
+            for array in _allocate([(shape[:rank], dtype) for shape, (dtype, rank) in sized])
         ]
         self.run(inputs, outputs)
         return outputs
 
     def run(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        self._run(*inputs, self._places, *outputs, *self._times)
+        self._run(*inputs, self._offsets, *outputs, *self._times)
 
 
-def _places(tensors: Sequence[Array]) -> Tensor:
-    """Where the tensors begin, in bytes from the result itself, int64 [number of tensors].
+def _offsets(tensors: Sequence[Array]) -> Tensor:
+    """Offsets of the tensors from the address of the result itself, in bytes, int64 [number of tensors].
 
     Raises:
-        RuntimeError: one does not begin at a multiple of `ALIGNMENT` bytes, or is not in C order.
+        RuntimeError: a tensor is not aligned to `ALIGNMENT` bytes, or not in C order.
     """
     for array in tensors:
-        shared_tensor(array)
-    places = aligned_empty((len(tensors),), np.int64)
-    places[:] = [array.ctypes.data - places.ctypes.data for array in tensors]
-    return shared_tensor(places)
+        shared_tensor(array)  # checks the array
+    offsets = aligned_empty((len(tensors),), np.int64)
+    offsets[:] = [array.ctypes.data - offsets.ctypes.data for array in tensors]
+    return shared_tensor(offsets)
 
 
-def _together(wanted: Sequence[tuple[Sequence[int], np.dtype[Any]]]) -> list[Array]:
-    """Arrays of the given shapes and dtypes in one piece of memory: a step has dozens, most of them small."""
-    places, end = [], 0
+def _allocate(wanted: Sequence[tuple[Sequence[int], np.dtype[Any]]]) -> list[Array]:
+    """Allocate arrays of the given shapes and dtypes in one block: a step has dozens, most of them small."""
+    placed, end = [], 0
     for shape, dtype in wanted:
-        places.append((shape, dtype, end))
+        placed.append((shape, dtype, end))
         end += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
     memory = aligned_empty((end,), np.uint8)
-    return [np.ndarray(shape, dtype, memory, start) for shape, dtype, start in places]
+    return [np.ndarray(shape, dtype, memory, start) for shape, dtype, start in placed]
 
 
 __all__ = ["Array", "BoundLibrary", "Tensor", "as_array", "tensor"]

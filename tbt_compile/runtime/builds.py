@@ -1,4 +1,4 @@
-"""The libraries of a compiled model, one for each CPU that it was compiled for."""
+"""The builds of a compiled model: one library for each CPU that it was compiled for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmap import mmap
 
 LIBRARY = "model.so"
-"""File of the library of a model that was compiled for one CPU."""
+"""File name of the library of a model that was compiled for one CPU."""
 _FILE = "library"
 
 Array = npt.NDArray[Any]
@@ -28,10 +28,10 @@ class Build:
     """A library for one CPU.
 
     Attributes:
-        facts: what the manifest says of this CPU alone: target, features, kernels, functions with the names
-            of their tensors, and so on.
+        facts: the part of the manifest that depends on the CPU: target, features, kernels, functions with
+            the names of their tensors, and so on.
         library: the library in memory, or the path of its file.
-        linked: the bytes of the file, mapped; None for a library in memory.
+        linked: the memory-mapped file; None for a library in memory.
     """
 
     facts: dict[str, Any]
@@ -40,23 +40,23 @@ class Build:
 
     @classmethod
     def read(cls, folder: Path, recorded: Mapping[str, Any]) -> Build:
-        """A library of a folder, for one of the manifest's "builds"."""
+        """Read the build in a folder for an entry of the manifest's "builds"."""
         path = folder / recorded[_FILE]
         facts = {name: value for name, value in recorded.items() if name != _FILE}
         return cls(facts, path, map_file(path))
 
     @property
     def target(self) -> TargetSpec:
-        """What it was compiled for."""
+        """The target that it was compiled for."""
         return TargetSpec.recorded(self.facts["target"], self.facts["features"])
 
     @property
     def tensor_names(self) -> frozenset[str]:
-        """The stored tensors that it reads."""
+        """Names of the stored tensors that its functions read."""
         return frozenset(name for names in self.facts["functions"].values() for name in names)
 
     def save(self, file: Path) -> dict[str, Any]:
-        """Write the library; returns what the manifest has to say of this build."""
+        """Write the library to a file; returns this build's entry of the manifest."""
         if self.linked is not None:
             file.write_bytes(self.linked)
         else:
@@ -67,7 +67,7 @@ class Build:
 
 
 def file_names(builds: Sequence[Build]) -> list[str]:
-    """The file of every library: `model.so`, or with several CPUs `model-cortex-a72.so` and so on."""
+    """Return the file name of every build: `model.so`, or for several CPUs `model-cortex-a72.so` etc."""
     if len(builds) == 1:
         return [LIBRARY]
     stem, suffix = LIBRARY.split(".")
@@ -75,13 +75,13 @@ def file_names(builds: Sequence[Build]) -> list[str]:
 
 
 def add_tensors(stored: dict[str, Array], own: Mapping[str, Array]) -> dict[str, str]:
-    """Put the tensors of one more build with the others; one that is there already is not stored again.
+    """Add the tensors of another build to `stored`, in place, without storing equal tensors twice.
 
-    CPUs with the same kernels read weights in the same layout. Where layouts differ, so do the contents,
-    and the second gets another name.
+    CPUs with the same kernels read weights in the same layout. Where layouts differ, so do the contents, and
+    the tensor gets another name.
 
     Returns:
-        For each of `own` the name that it is stored under.
+        The name under which each tensor of `own` is stored.
     """
     names = {}
     for name, tensor in own.items():
@@ -95,13 +95,13 @@ def add_tensors(stored: dict[str, Array], own: Mapping[str, Array]) -> dict[str,
 
 
 def shared_bytes(builds: Iterable[Build], tensors: Mapping[str, Array]) -> int:
-    """Bytes, in memory, of the tensors that all builds read."""
+    """Return the bytes in memory of the tensors that all builds read."""
     common = frozenset.intersection(*(build.tensor_names for build in builds))
     return sum(tensors[name].nbytes for name in common)
 
 
 def _same(one: Array, other: Array) -> bool:
-    """Equality of dtype, shape and bits."""
+    """Whether two arrays have the same dtype, shape and bits."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     return np.array_equal(_bytes(one), _bytes(other))

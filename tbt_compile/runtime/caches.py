@@ -1,7 +1,7 @@
-"""Attention caches between the steps of a decoder.
+"""KV caches between the decode steps.
 
-Packed ones are in memory that has room for more tokens, so that a step writes its own token alone. Those of a
-model with activations in full precision are made anew by every step, which concatenates.
+Packed caches are allocated with spare capacity: a step appends its token in place. Float caches, of models
+with activations in full precision, are copied by every step, which concatenates.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ T = TypeVar("T")
 
 
 def arranged(outputs: Sequence[T], stacks: Sequence[Sequence[int]]) -> list[T | list[T]]:
-    """The caches that a first step returns, as the next one takes them: each alone, or those of a stack.
+    """Group the caches that a first step returns as the next step takes them: single or stacked.
 
     Args:
-        outputs: logits, then keys and values, each at its position among the results of any step.
-        stacks: positions of those that are one argument.
+        outputs: logits, then the caches, at the same positions as in the results of later steps.
+        stacks: groups of positions whose caches are stacked in one argument.
+
+    Returns:
+        The caches in the order of the next step's arguments; a list stands for a stack.
     """
     members = {place: stack for stack in stacks for place in stack}
     found: list[T | list[T]] = []
@@ -42,7 +45,16 @@ def arranged(outputs: Sequence[T], stacks: Sequence[Sequence[int]]) -> list[T | 
 def caches_of(
     outputs: Sequence[Tensor], stacks: Sequence[Sequence[int]], tokens: int
 ) -> list[GrowingCache | FloatCache]:
-    """The caches that begin with what the first step made of so many tokens; see `arranged`."""
+    """Make growing caches from the results of the first step.
+
+    Args:
+        outputs: as for `arranged`.
+        stacks: as for `arranged`.
+        tokens: number of tokens in the caches.
+
+    Returns:
+        One cache per argument of the next step.
+    """
     return [
         GrowingCache(first, tokens) if isinstance(first, list) else FloatCache(first)
         for first in arranged(outputs, stacks)
@@ -50,17 +62,19 @@ def caches_of(
 
 
 _LEAST_TOKENS = 64
-"""Tokens that new memory has room for, at least."""
+"""Minimum capacity of a new cache, in tokens."""
 _PACKED_ALONG_TOKENS = 6
-"""Dimensions of values that hold 64 tokens in a word; other caches have a row per token."""
+"""Dimensions of a stack of values that are packed along the tokens; other caches have one row per token."""
 
 
 class GrowingCache:
-    """Keys or values of all layers, `[layers, B, H, rows, ...]`: a row is a token, or a word of 64 of them.
+    """Stacked keys or values of all layers, `[layers, B, H, rows, ...]`, with spare capacity.
+
+    A row holds one token, or 64 tokens for values that are packed along the tokens.
 
     Args:
-        first: what the first step made for each layer.
-        tokens: how many tokens that is.
+        first: the caches of the first step, one per layer.
+        tokens: number of tokens in them.
     """
 
     def __init__(self, first: Sequence[Tensor], tokens: int) -> None:
@@ -71,14 +85,14 @@ class GrowingCache:
         self._rows_shown, self._shown = -1, first[0]
 
     def tensor(self) -> Tensor:
-        """The cache as an argument of a compiled function: a view of this memory."""
+        """Return the cache as an argument of a compiled function, a strided view without the spare rows."""
         rows = self._rows(self._length)
         if rows != self._rows_shown:
             self._rows_shown, self._shown = rows, shared_tensor(self._memory[:, :, :, :rows], compact=False)
         return self._shown
 
     def grow(self) -> Tensor:
-        """Make room for one more token behind the others, which the caller is to write."""
+        """Extend the cache by one token, which the caller has to write; returns `tensor()`."""
         self._length += 1
         rows = self._rows(self._length)
         if rows > self._memory.shape[3]:
@@ -87,7 +101,7 @@ class GrowingCache:
         return self.tensor()
 
     def reorder(self, rows: Rows) -> None:
-        """Replace the rows of the batch; those that stay where they are are not copied."""
+        """Replace the batch rows by the current ones at the indices `rows`; copies only rows that move."""
         used = self._memory[:, :, :, : self._rows(self._length)]
         if len(rows) == used.shape[1]:
             moved = np.flatnonzero(rows != np.arange(len(rows)))
@@ -101,28 +115,28 @@ class GrowingCache:
 
 
 class FloatCache:
-    """Keys or values in full precision, float32 `[B, H, T, D]`; methods as those of `GrowingCache`."""
+    """Keys or values in full precision, float32 `[B, H, T, D]`; same methods as `GrowingCache`."""
 
     def __init__(self, first: Tensor) -> None:
         self._shown = first
 
     def tensor(self) -> Tensor:
-        """The cache as an argument of a compiled function."""
+        """Return the cache as an argument of a compiled function."""
         return self._shown
 
     def grow(self) -> Tensor:
-        """Memory for one more token, all of which the caller is to write."""
+        """Allocate a cache that is one token longer, all of which the caller has to write."""
         batch, heads, tokens, width = as_array(self._shown).shape
         self._shown = shared_tensor(aligned_empty((batch, heads, tokens + 1, width), np.float32))
         return self._shown
 
     def reorder(self, rows: Rows) -> None:
-        """Replace the rows of the batch."""
+        """Replace the batch rows by the current ones at the indices `rows`."""
         self._shown = take_rows([self._shown], rows)[0]
 
 
 def take_rows(values: Sequence[Tensor], rows: Rows) -> list[Tensor]:
-    """Rows of tensors along their first dimension; one packed row that is taken often has one copy."""
+    """Gather rows of tensors along the first dimension; copies of a single packed row alias one array."""
     return [shared_tensor(_taken(as_array(value), rows), compact=False) for value in values]
 
 
@@ -131,7 +145,7 @@ def _taken(array: Array, rows: Rows) -> Array:
         row = aligned_copy(array)
         return np.ndarray((len(rows), *row.shape[1:]), row.dtype, row, strides=(0, *row.strides[1:]))
     taken = aligned_empty((len(rows), *array.shape[1:]), array.dtype)
-    # Any other mode of NumPy's has `out` filled through a second buffer.
+    # With mode="raise", NumPy fills `out` through a temporary buffer.
     np.take(array, rows, axis=0, out=taken, mode="clip")
     return taken
 

@@ -1,4 +1,4 @@
-"""What every compiled model is: libraries for CPUs, packed weights, a description; saving and loading."""
+"""The base class of compiled models: libraries, packed weights and manifest, with saving and loading."""
 
 from __future__ import annotations
 
@@ -29,25 +29,24 @@ log = logging.getLogger(__name__)
 
 
 class CompiledLibrary:
-    """The base of `CompiledModel`, which generates text, and `CompiledModule`, which is called.
+    """Base class of `CompiledModel`, which generates text, and `CompiledModule`, which is called.
 
-    Several threads may use one model at the same time: they share the weights, and a function keeps nothing
-    between calls.
+    Thread-safe: threads share the weights, and functions have no state.
 
-    A model that was compiled for several CPUs has a library for each, and uses the one with the most
-    instructions that this CPU has.
+    A model compiled for several CPUs has one library for each, and uses the one with the most features that
+    this CPU supports.
 
     Attributes:
-        description: the manifest: recipe, versions, and what the class has to know, with the target, the
-            kernels and so on of the library in use.
-        target: what that library was compiled for.
-        targets: what all libraries were compiled for.
-        recipe: what it was quantized with.
-        num_threads: threads that one call uses, at most one per CPU; None: `TVM_NUM_THREADS`, else all CPUs.
+        description: the manifest: recipe, versions and settings of the class, with target, kernels and so
+            on of the library in use.
+        target: the target of the library in use.
+        targets: the targets of all libraries.
+        recipe: the recipe that the model was prepared with.
+        num_threads: threads per call, at most one per CPU; None: `TVM_NUM_THREADS`, else all CPUs.
     """
 
     KIND: ClassVar[str]
-    """Kind of the folders of this class."""
+    """Kind of the folders that hold models of this class."""
 
     def __init__(
         self,
@@ -57,7 +56,7 @@ class CompiledLibrary:
         num_threads: int | None = None,
     ) -> None:
         self.targets = tuple(build.target for build in builds)
-        # A model that runs nowhere near can still be described and saved, as what it was compiled for first.
+        # A model for other machines can still be described and saved: the first build describes it.
         self._build = builds[best_target(self.targets) if any(map(is_runnable, self.targets)) else 0]
         self.target = self._build.target
         self.description = {**description, **self._build.facts}
@@ -71,25 +70,25 @@ class CompiledLibrary:
 
     @property
     def kernels(self) -> list[str]:
-        """Names of the bit-serial and vector kernels in the library."""
+        """Names of the kernels in the library in use."""
         return list(self.description["kernels"])
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the tensors in memory's form: "weights" of all libraries, "shared" of those that all read.
+        """Return the bytes of the tensors in memory: all "weights", and those "shared" by all libraries.
 
-        CPUs that read packed weights in different layouts have copies of their own.
+        Libraries that read packed weights in different layouts have separate copies.
         """
         total = sum(tensor.nbytes for tensor in self._tensors.values())
         return {"weights": total, "shared": shared_bytes(self._builds, self._tensors)}
 
     def times(self) -> dict[str, list[tuple[str, int]]]:
-        """For every function, its steps in order with the nanoseconds that each took since it was loaded.
+        """Return, per function, its steps in order, with the nanoseconds spent in each since loading.
 
         Raises:
             GenerationError: the model was compiled without `clock=True`.
         """
         if not self.description["clock"]:
-            raise GenerationError("the model does not measure its steps: compile it with lower(clock=True)")
+            raise GenerationError("the model has no clocks: compile it with lower(clock=True)")
         library = self._bound()
         return {
             name: list(zip(steps, library.times[name].tolist(), strict=True))
@@ -99,14 +98,17 @@ class CompiledLibrary:
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
         """Write libraries, packed weights and manifest to a folder that runs on every target.
 
-        A loaded model does not need its folder any more: it may have been moved, replaced or deleted.
+        A loaded model can be saved even if its folder was moved, replaced or deleted since.
 
         Args:
-            path: the folder; one that holds a saved model is replaced.
-            tokenizer: a transformers tokenizer to store with it.
+            path: the folder; a saved model there is replaced.
+            tokenizer: a transformers tokenizer to store with the model.
+
+        Returns:
+            The folder.
 
         Raises:
-            FormatError: something else than a model folder is in the way.
+            FormatError: `path` exists and is not a model folder.
             TargetError: there is no linker for the target's architecture.
         """
         with tempfile.TemporaryDirectory() as work:
@@ -120,10 +122,10 @@ class CompiledLibrary:
 
     @classmethod
     def load(cls, path: str | Path, num_threads: int | None = None) -> Self:
-        """Read a compiled folder of this class; `tbt_compile.load` reads any.
+        """Load a compiled folder of this class; `tbt_compile.load` loads any folder.
 
         Raises:
-            FormatError: the folder is missing, truncated or altered, or of another kind.
+            FormatError: the folder is missing, truncated or altered, or has another kind.
             TargetError: it was compiled for CPUs with features that this machine lacks.
         """
         path = Path(path)
@@ -142,7 +144,7 @@ class CompiledLibrary:
         return f"{text}, chosen from {', '.join(map(_named, self.targets))}"
 
     def _bound(self) -> BoundLibrary:
-        """The library in use with its tensors, bound at first use.
+        """Return the library in use with its tensors bound; binds it on first use.
 
         Raises:
             TargetError: it was compiled for another machine.
@@ -164,7 +166,7 @@ class CompiledLibrary:
             return self._bound_library
 
     def _with_threads(self, num_threads: int | None = None) -> BoundLibrary:
-        """The library, for calls from this Python thread with so many threads (default: the model's)."""
+        """Return the library after setting the thread count for calls from this Python thread."""
         from tbt_compile.runtime.tvm_runtime import set_threads
 
         library = self._bound()

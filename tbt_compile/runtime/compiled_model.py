@@ -1,4 +1,4 @@
-"""Compiled text-generation models: generate, save and load. Needs neither torch nor transformers."""
+"""Compiled text-generation models. Needs neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tbt_compile.codegen.library.threads import choose
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime import worker_threads
-from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Batching, Progress, run_batches
+from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Batching, BatchProgress, run_batches
 from tbt_compile.runtime.builds import Build
 from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
 from tbt_compile.runtime.generation import (
@@ -28,14 +28,14 @@ from tbt_compile.runtime.input_checks import DecoderLimits, checked_batch, check
 from tbt_compile.storage import model_folder
 
 SHORTLIST = "shortlist"
-"""The tensor that holds a model's shortlist, if it has one."""
+"""Name of the tensor that holds a model's shortlist."""
 
 
 class CompiledModel(CompiledLibrary):
-    """A model that generates text as a library for each of its CPUs, with its packed weights.
+    """A text-generation model compiled to libraries, with its packed weights.
 
-    Encoder-decoder models read a source and write to it; decoder-only models go on with a prompt. Made by
-    `tbt_compile.lower`, or read from a folder by `tbt_compile.load`. Attributes: see `CompiledLibrary`.
+    Encoder-decoder models generate from a source; decoder-only models continue a prompt. Made by
+    `tbt_compile.lower`, or loaded from a folder by `tbt_compile.load`. Attributes: see `CompiledLibrary`.
     """
 
     KIND = model_folder.GENERATOR
@@ -56,7 +56,7 @@ class CompiledModel(CompiledLibrary):
 
     @property
     def shortlist(self) -> Tokens | None:
-        """The only tokens that the model can write, int64 [n] ascending; None: the whole vocabulary."""
+        """The tokens that the model can generate, int64 [n] ascending; None: the whole vocabulary."""
         return None if self._shortlist is None else self._shortlist.ids
 
     @property
@@ -73,24 +73,25 @@ class CompiledModel(CompiledLibrary):
         on_tokens: Callable[[Tokens], None] | None = None,
         **settings: Any,
     ) -> Tokens:
-        """Greedy or beam search; the same tokens and padding as transformers' `generate(do_sample=False)`.
+        """Generate by greedy or beam search, like transformers' `generate(do_sample=False)`.
 
-        An interrupt (Ctrl-C) is taken after the present step or the encoder; the model can be used again.
-        Called from any other thread than the main one, the work and `on_tokens` run in a thread that is kept.
+        Tokens and padding are those of transformers. An interrupt (Ctrl-C) takes effect after the running
+        step or encoder call; the model remains usable. Outside the main thread, the search and `on_tokens`
+        run in a worker thread (see `worker_threads`).
 
         Args:
-            input_ids: integers [B, S], the sources, or the prompts of a decoder-only model. Shorter sources
-                are padded on the right, shorter prompts on the left.
-            attention_mask: 1 for tokens and 0 for padding, [B, S]; by default everything is attended to.
-            decoder_input_ids: encoder-decoder models only; integers [B, q] that every output begins with; by
-                default the start token.
+            input_ids: integers [B, S]: the sources, padded on the right, or the prompts of a decoder-only
+                model, padded on the left.
+            attention_mask: integers [B, S], 1 for tokens and 0 for padding; None for no padding.
+            decoder_input_ids: encoder-decoder models only; integers [B, q], the start of every output. The
+                default is the start token.
             on_tokens: greedy search only; called after every step with the new tokens, int64 [B].
             settings: fields of `GenerationSettings` (num_beams, max_new_tokens, min_new_tokens,
                 length_penalty, early_stopping, no_repeat_ngram_size, forced_bos_token_id, ...), which
-                override the model's own generation config.
+                override the model's generation config.
 
         Returns:
-            int64 [B * num_return_sequences, T], the decoder's start token, or the prompt, included.
+            int64 [B * num_return_sequences, T], including the decoder's start token or the prompt.
 
         Raises:
             GenerationError: an input or a setting does not fit.
@@ -126,28 +127,29 @@ class CompiledModel(CompiledLibrary):
         batch_tokens: int = BATCH_TOKENS,
         num_workers: int = 1,
         num_threads: int | None = None,
-        progress: Progress | None = None,
+        progress: BatchProgress | None = None,
         **settings: Any,
     ) -> list[Tokens]:
-        """Generate for any number of sources, in batches of similar length, several at a time.
+        """Generate for any number of sources, in batches of similar length, several in parallel.
 
-        Prompts of a decoder-only model are batched with others of the same length. What is written for a
-        source depends on nothing but the source and the settings. An interrupt (Ctrl-C) is taken at once, and
-        the model can be used again right away.
+        Prompts of a decoder-only model are batched with prompts of the same length. The output for a source
+        depends only on the source and the settings. An interrupt (Ctrl-C) takes effect at once; the model
+        remains usable.
 
         Args:
-            sources: lists of token ids, or rows with `input_ids` and, where they are padded on the right,
+            sources: lists of token ids, or rows with `input_ids` and, if padded on the right,
                 `attention_mask`, such as those of a tokenized `datasets.Dataset`.
-            batch_size: most sources in a batch.
-            batch_tokens: most source tokens in a batch, with padding; a longer source is a batch of its own.
-            num_workers: batches at a time, each in a thread of its own; the weights are shared.
-            num_threads: threads for each batch (default: those of the model, divided among the workers).
-            progress: called after every batch with the number of sources done, and of all.
+            batch_size: maximum number of sources in a batch.
+            batch_tokens: maximum number of source tokens in a batch, padding included; a longer source is a
+                batch by itself.
+            num_workers: number of batches that run in parallel, one thread each; they share the weights.
+            num_threads: threads per batch (default: those of the model, divided among the workers).
+            progress: called after every batch with the number of sources done and the number of all.
             settings: as in `generate`.
 
         Returns:
-            For every source, in the given order, int64 [T]: the decoder's start token, or the prompt, what
-            was written, and the end token if it came to one; with num_return_sequences n, n of them in a row.
+            num_return_sequences outputs per source, in the order of the sources, int64 [T] each: the
+            decoder's start token or the prompt, the new tokens, and the end token if one was reached.
 
         Raises:
             GenerationError: a source or a setting does not fit, before anything is generated.
@@ -171,17 +173,16 @@ class CompiledModel(CompiledLibrary):
     def session(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
     ) -> DecoderSession:
-        """Encode a batch and return a `DecoderSession`, for a search of one's own.
+        """Encode a batch and return a `DecoderSession`, for a custom search.
 
-        The logits of a model with a `shortlist` are those of its tokens alone, in that order.
-
-        The first step takes the start tokens; that of a decoder-only model takes `input_ids` again. Arguments
-        and errors are those of `generate`.
+        The first step takes the start tokens, or in a decoder-only model `input_ids` again. A model with a
+        `shortlist` returns the logits of those tokens, in that order. Arguments and errors are those of
+        `generate`.
         """
         return self._open(*self._checked(input_ids, attention_mask))
 
     def whole_logits(self, logits: Scores) -> Scores:
-        """Logits of a session's step, [rows, n], as those of the whole vocabulary, [rows, V]."""
+        """Expand the logits of a session's step, [rows, n], to the whole vocabulary, [rows, V]."""
         if self._shortlist is None:
             return logits
         return self._shortlist.expand(logits, self.description["vocabulary"])
@@ -189,17 +190,17 @@ class CompiledModel(CompiledLibrary):
     def encode(
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
     ) -> npt.NDArray[np.float32]:
-        """The encoder's output, float32 [B, S, D]. Arguments and errors are those of `generate`."""
+        """Run the encoder; returns float32 [B, S, D]. Arguments and errors are those of `generate`."""
         from tbt_compile.runtime.bound_library import as_array
 
         self._need_encoder("encode")
         return as_array(self._encode(*self._checked(input_ids, attention_mask)))
 
     def decoder_session(self, hidden: npt.NDArray[np.float32], attention_mask: Tokens) -> DecoderSession:
-        """A `DecoderSession` over what `encode` returned, [B, S, D], and its mask, int64 [B, S].
+        """Open a `DecoderSession` on what `encode` returned, [B, S, D], and its mask, int64 [B, S].
 
         Raises:
-            GenerationError: the two are not of the same sources, or the model has no encoder.
+            GenerationError: the shapes do not match, or the model has no encoder.
         """
         from tbt_compile.runtime.bound_library import tensor
 
@@ -212,7 +213,7 @@ class CompiledModel(CompiledLibrary):
         return self._decode(tensor(hidden), attention_mask)
 
     def __call__(self, *_args: Any, **_inputs: Any) -> NoReturn:
-        """Generators are not called.
+        """Refuse the call: a text generator has `generate` instead.
 
         Raises:
             GenerationError: always.
@@ -227,7 +228,7 @@ class CompiledModel(CompiledLibrary):
             raise GenerationError(f"{method}: {self.description['class']} has no encoder; use session")
 
     def _search(self, *arguments: Any, **options: Any) -> Tokens:
-        """`generation.search` with what this model has for it."""
+        """Run `generation.search` with this model's compiled ranking and shortlist."""
         from tbt_compile.runtime.compiled_ranking import CompiledRanking
 
         options["ranking"] = CompiledRanking(self._bound())

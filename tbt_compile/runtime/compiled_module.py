@@ -1,4 +1,4 @@
-"""Compiled modules that are called: arrays in, arrays out. Needs neither torch nor transformers."""
+"""Compiled modules, called with arrays and returning arrays. Needs neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Outputs = Array | tuple[Array, ...] | dict[str, Array]
 
 
 class CompiledModule(CompiledLibrary):
-    """A plain module as a library for one CPU, with its packed weights.
+    """A plain module compiled to libraries, with its packed weights.
 
-    Made by `tbt_compile.lower`, or read from a folder by `tbt_compile.load`. Attributes: see
-    `CompiledLibrary`; `description["inputs"]` lists the arguments with their types and shapes, where a name
-    stands for a size that is free.
+    Made by `tbt_compile.lower`, or loaded from a folder by `tbt_compile.load`. Attributes: see
+    `CompiledLibrary`; `description["inputs"]` lists the arguments with dtypes and shapes, in which a name is
+    a dynamic size.
     """
 
     KIND = model_folder.MODULE
@@ -28,14 +28,15 @@ class CompiledModule(CompiledLibrary):
         """Run the module.
 
         Args:
-            args, kwargs: arrays, or what numpy turns into one, as the module's forward takes them. Arguments
-                that were no tensors when the module was prepared are part of the library: they are left out.
+            args: array-likes, as the module's forward takes tensors. Arguments that were constants when the
+                module was prepared are compiled in; leave them out.
+            kwargs: more arguments, by name.
 
         Returns:
-            What the module returns: an array, a tuple of arrays, or a dict of them.
+            What the module returns: an array, a tuple of arrays, or a dict of arrays.
 
         Raises:
-            InputError: an argument is missing, unknown, or of another type or shape.
+            InputError: an argument is missing or unknown, or has the wrong dtype or shape.
             TargetError: the module was compiled for another machine.
         """
         arrays = self._bind(args, kwargs)
@@ -51,7 +52,7 @@ class CompiledModule(CompiledLibrary):
         return tuple(results) if isinstance(returns, int) else dict(zip(returns, results, strict=True))
 
     def generate(self, *_args: Any, **_settings: Any) -> NoReturn:
-        """Plain modules do not generate.
+        """Refuse to generate: a plain module does not generate text.
 
         Raises:
             GenerationError: always.
@@ -59,7 +60,7 @@ class CompiledModule(CompiledLibrary):
         raise GenerationError(f"{self.description['class']} does not generate text: call it with its inputs")
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Array]:
-        """The arguments as arrays of the types and shapes that the library takes, in its order."""
+        """Return the arguments as checked arrays in the order of the library's inputs."""
         name, inputs = self.description["class"], self.description["inputs"]
         names = [argument["name"] for argument in inputs]
         signature = f"{name}({', '.join(names)})"
@@ -79,18 +80,18 @@ class CompiledModule(CompiledLibrary):
             given[key] = value
         missing = [key for key in names if key not in given]
         if missing:
-            raise InputError(f"{signature} needs {' and '.join(map(repr, missing))} too")
+            raise InputError(f"{signature} is missing {' and '.join(map(repr, missing))}")
         sizes: dict[str, int] = {}
         return [_checked(argument, given[argument["name"]], sizes) for argument in inputs]
 
 
 def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Array:
-    """One argument as an array; `sizes` collects what the free sizes are in this call."""
+    """Check one argument and return it as an array; `sizes` collects the dynamic sizes of this call."""
     name, dtype, shape = argument["name"], np.dtype(argument["dtype"]), argument["shape"]
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name} is no array ({error})") from error
+        raise InputError(f"{name} is not an array ({error})") from error
     fits = array.ndim == len(shape) and all(
         size == (expected if isinstance(expected, int) else sizes.setdefault(expected, size))
         for size, expected in zip(array.shape, shape, strict=True)
@@ -98,8 +99,8 @@ def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Arr
     if not fits or 0 in array.shape or not np.can_cast(array.dtype, dtype, "same_kind"):
         known = ", ".join(str(sizes.get(size, size)) for size in shape)
         raise InputError(
-            f"{name} is {array.dtype} of shape {list(array.shape)}: expected {dtype} [{known}]. Sizes that "
-            "are numbers were fixed by the example inputs that the module was prepared with"
+            f"{name} is {array.dtype} of shape {list(array.shape)}: expected {dtype} [{known}]. Numbers are "
+            "static sizes, set by the example inputs that the module was prepared with"
         )
     below = argument.get("below")
     if below is not None and not 0 <= array.min() <= array.max() < below:

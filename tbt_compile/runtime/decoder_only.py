@@ -1,4 +1,4 @@
-"""One batch being decoded by the compiled functions of a decoder-only model."""
+"""Decoder session of a compiled decoder-only model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tbt_compile.runtime.step_buffers import StepLogits, StepTokens
 
 
 class DecoderOnlySession:
-    """Serves the model step by step (see `DecoderSession`); the first step takes the prompts.
+    """Decodes one batch (see `DecoderSession`); the first step is the prefill of the prompts.
 
-    Positions count attended tokens, so that padding on the left of a prompt takes none, as in transformers.
+    Positions count attended tokens: left padding has no positions, as in transformers.
 
     Args:
-        library: with the functions `first_step` and `step`.
+        library: has the functions `first_step` and `step`.
         limits: of the model.
-        attention_mask: int64 [B, T] for the prompts, checked.
+        attention_mask: int64 [B, T] of the prompts, already checked.
     """
 
     def __init__(self, library: BoundLibrary, limits: DecoderLimits, attention_mask: Tokens) -> None:
@@ -33,11 +33,11 @@ class DecoderOnlySession:
         self._caches: list[GrowingCache | FloatCache] = []
 
     def step(self, tokens: Tokens) -> Scores:
-        """Append tokens [rows, q] to every row; logits [rows, V] of the last position.
+        """Append tokens, int64 [rows, q]; returns the logits of the last position, float32 [rows, V].
 
         Raises:
-            GenerationError: the first tokens are not of the prompts' shape, the sequences would be longer
-                than the model's positions, or a token is outside the vocabulary.
+            GenerationError: the first tokens do not have the shape of the prompts, a sequence would exceed
+                the model's positions, or a token is outside the vocabulary.
         """
         if self._logits is None:
             self._logits = self._first_step(tokens)
@@ -73,7 +73,7 @@ class DecoderOnlySession:
         return StepLogits(outputs[0])
 
     def reorder(self, rows: Tokens) -> None:
-        """Replace the rows."""
+        """Replace the rows by the current ones at the indices `rows`, int64 [new rows]."""
         self._mask, self._lengths = self._mask[rows], self._lengths[rows]
         for cache in self._caches:
             cache.reorder(rows)

@@ -1,4 +1,4 @@
-"""Checks of what a model is to read: an index out of range would read beyond a table."""
+"""Checks of model inputs: kernels do not check indices, and read out of bounds if one is out of range."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tbt_compile.runtime.generation import Tokens
 
 @dataclass(frozen=True)
 class DecoderLimits:
-    """Sizes of a decoder.
+    """Sizes of a decoder that bound its inputs.
 
     Attributes:
-        layers: each has two caches, of keys and values.
+        layers: number of layers, with a cache of keys and one of values each.
         vocabulary: number of tokens.
-        max_positions: most tokens that a sequence can have, or None.
+        max_positions: maximum number of tokens in a sequence, or None.
     """
 
     layers: int
@@ -28,22 +28,22 @@ class DecoderLimits:
     max_positions: int | None
 
     def check(self, tokens: npt.NDArray[np.int64], length: int) -> None:
-        """Refuse what would read beyond a table.
+        """Check tokens before they are appended.
 
         Args:
-            tokens: int64 [rows, q], about to be appended.
-            length: tokens of the longest sequence afterwards.
+            tokens: int64 [rows, q].
+            length: length of the longest sequence with them.
 
         Raises:
-            GenerationError: the sequences would be longer than the model's position embeddings, or a token
-                is outside the vocabulary.
+            GenerationError: a sequence would exceed the model's position embeddings, or a token is outside
+                the vocabulary.
         """
         if self.max_positions is not None and length > self.max_positions:
             raise GenerationError(
                 f"{length} decoder tokens are more than the model's {self.max_positions} positions: lower "
                 "max_new_tokens or max_length"
             )
-        listed = tokens.ravel().tolist()  # mostly one token a row: two reductions of NumPy's take longer
+        listed = tokens.ravel().tolist()  # faster than two NumPy reductions on one token per row
         least, most = min(listed), max(listed)
         if least < 0 or most >= self.vocabulary:
             raise GenerationError(
@@ -58,22 +58,27 @@ def checked_batch(
     limits: DecoderLimits,
     padding: str = "right",
 ) -> tuple[Tokens, Tokens]:
-    """Source ids and mask as int64 [B, S].
+    """Check source ids and their mask.
 
     Args:
+        input_ids: integers [B, S].
+        attention_mask: integers [B, S], 1 for tokens and 0 for padding; None for no padding.
         limits: of the model.
-        padding: the side that shorter sources are padded on: "left" for the prompts of a decoder-only model,
-            because new tokens follow the last column.
+        padding: the padded side: "right", or "left" for the prompts of a decoder-only model, whose new
+            tokens follow the last column.
+
+    Returns:
+        Ids and mask, int64 [B, S] each.
 
     Raises:
-        GenerationError: naming what does not fit.
+        GenerationError: an argument has the wrong shape, dtype, values or padding.
     """
     try:
         ids = np.asarray(input_ids)
         mask = np.ones(ids.shape, np.int64) if attention_mask is None else np.asarray(attention_mask)
     except ValueError as error:
         raise GenerationError(
-            f"input_ids or attention_mask is no array ({error}): pad shorter sources on the {padding}"
+            f"input_ids or attention_mask is not an array ({error}): pad shorter sources on the {padding}"
         ) from error
     if ids.ndim != 2 or 0 in ids.shape or ids.dtype.kind not in "iu":
         raise GenerationError(
@@ -89,15 +94,15 @@ def checked_batch(
             f"input_ids holds {ids.min()} to {ids.max()}: expected ids from 0 to {limits.vocabulary - 1}"
         )
     attended = mask.astype(bool)
-    # Padding on the left takes no position.
+    # Left padding has no positions.
     length = ids.shape[1] if padding == "right" else int(attended.sum(axis=1).max())
     if limits.max_positions is not None and length > limits.max_positions:
         raise GenerationError(
-            f"the source has {length} tokens, and the model has {limits.max_positions} positions: cut it, or "
-            "split it"
+            f"the source has {length} tokens, and the model has {limits.max_positions} positions: truncate "
+            "or split it"
         )
     if not attended.any(axis=1).all():
-        raise GenerationError("attention_mask leaves no token of a source: expected at least one 1 per row")
+        raise GenerationError("attention_mask masks every token of a source: expected a 1 in every row")
     if padding == "left" and not attended[:, -1].all():
         raise GenerationError(
             "attention_mask ends with padding, and new tokens follow the last column: pad shorter prompts on "
@@ -107,21 +112,24 @@ def checked_batch(
 
 
 def checked_sources(sources: Iterable[Any], limits: DecoderLimits) -> list[Tokens]:
-    """Every source as int64 [S], without padding.
+    """Check sources and strip their padding.
 
     Args:
-        sources: token ids, or mappings with `input_ids` and perhaps `attention_mask`.
+        sources: token ids, or mappings with `input_ids` and optionally `attention_mask`.
         limits: of the model.
 
+    Returns:
+        Token ids of every source, int64 [S].
+
     Raises:
-        GenerationError: naming the first source that does not fit.
+        GenerationError: a source does not fit; names the first one.
     """
     rows = []
     for number, source in enumerate(sources):
         try:
             ids, _ = checked_batch(np.asarray(_token_ids(source))[None], None, limits)
             rows.append(ids[0])
-        except ValueError as error:  # also what numpy raises for a list that is no array
+        except ValueError as error:  # NumPy raises it for ragged lists
             raise GenerationError(f"source {number}: {error}") from error
     return rows
 
@@ -130,9 +138,7 @@ def _token_ids(source: Any) -> Any:
     if not isinstance(source, Mapping):
         return source
     if "input_ids" not in source:
-        raise GenerationError(
-            f"a row with the fields {', '.join(map(str, source))}: expected input_ids, token ids"
-        )
+        raise GenerationError(f"expected input_ids, got the fields {', '.join(map(str, source))}")
     mask = np.asarray(source.get("attention_mask", np.ones(len(source["input_ids"]))))
     length = int(mask.sum())
     if not mask[:length].all():

@@ -1,4 +1,4 @@
-"""One batch being decoded by the compiled functions of an encoder-decoder model."""
+"""Decoder session of a compiled encoder-decoder model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Tokens = npt.NDArray[np.int64]
 
 
 class Seq2SeqSession:
-    """Serves the decoder step by step (see `DecoderSession`).
+    """Decodes one batch (see `DecoderSession`).
 
     Args:
-        library: with the functions `first_step` and `step`.
+        library: has the functions `first_step` and `step`.
         limits: of the decoder.
         hidden: the encoder's output, float32 [B, S, D].
-        attention_mask: int64 [B, S], checked.
+        attention_mask: int64 [B, S] of the source, already checked.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class Seq2SeqSession:
         self._cross_caches: list[Tensor] = []
 
     def step(self, tokens: Tokens) -> npt.NDArray[np.float32]:
-        """Append tokens [rows, q] to every row; logits [rows, V] of the last position.
+        """Append tokens, int64 [rows, q]; returns the logits of the last position, float32 [rows, V].
 
         Raises:
-            GenerationError: the sequences would be longer than the model's position embeddings, or a token
-                is outside the vocabulary.
+            GenerationError: a sequence would exceed the model's position embeddings, or a token is outside
+                the vocabulary.
         """
         self._length += tokens.shape[1]
         self._limits.check(tokens, self._length)
@@ -60,14 +60,17 @@ class Seq2SeqSession:
 
     def _first_step(self, tokens: Tokens) -> StepLogits:
         outputs = self._library.call("first_step", tensor(tokens), self._hidden, self._mask_tensor)
-        self._hidden = None  # no other step reads it
-        own = 1 + 2 * self._limits.layers
-        self._self_caches = caches_of(outputs[:own], self._library.stacks["step"], tokens.shape[1])
-        self._cross_caches = outputs[own:]
+        self._hidden = None  # later steps read the cross-attention cache instead
+        cross = 1 + 2 * self._limits.layers
+        self._self_caches = caches_of(outputs[:cross], self._library.stacks["step"], tokens.shape[1])
+        self._cross_caches = outputs[cross:]
         return StepLogits(outputs[0])
 
     def reorder(self, rows: Tokens) -> None:
-        """Replace the rows; what belongs to the source is only copied when a row changes its source."""
+        """Replace the rows by the current ones at the indices `rows`, int64 [new rows].
+
+        Mask and cross-attention cache are copied only if a row changes its source.
+        """
         for cache in self._self_caches:
             cache.reorder(rows)
         items = self._items[rows]

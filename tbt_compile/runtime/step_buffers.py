@@ -1,4 +1,4 @@
-"""What every step of a decoder reads and writes, in the same memory each time."""
+"""Buffers that decode steps reuse: logits and newest tokens."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Scores = npt.NDArray[np.float32]
 
 
 class StepLogits:
-    """Memory for logits of the last position.
+    """Buffer for the logits of the last position.
 
     Args:
-        first: those of the first step, float32 [rows, 1, V].
+        first: logits of the first step, float32 [rows, 1, V].
 
     Attributes:
         values: float32 [rows, V].
-        tensor: the same memory as a step's output, [rows, 1, V].
+        tensor: the same memory as the output of a step, [rows, 1, V].
     """
 
     def __init__(self, first: Tensor) -> None:
@@ -28,7 +28,7 @@ class StepLogits:
         self.values[...] = as_array(first)[:, 0]
 
     def resize(self, rows: int) -> None:
-        """Memory for so many rows; other logits than before are lost."""
+        """Resize to a number of rows; the values are lost unless it stays the same."""
         if rows != len(self.values):
             self._make((rows, 1, self.values.shape[1]))
 
@@ -39,13 +39,13 @@ class StepLogits:
 
 
 class StepTokens:
-    """Memory for the newest token of every row."""
+    """Buffer for the newest token of every row."""
 
     def __init__(self) -> None:
         self._make(1)
 
     def tensor(self, tokens: npt.NDArray[np.int64]) -> Tensor:
-        """The tokens, int64 [rows], as a tensor [rows, 1] that is valid until the next call."""
+        """Copy tokens, int64 [rows], to a tensor [rows, 1] that is valid until the next call."""
         if len(tokens) != len(self._memory):
             self._make(len(tokens))
         self._memory[:, 0] = tokens

@@ -1,7 +1,7 @@
-"""What running a compiled model takes of TVM: tensors, libraries and the thread pool.
+"""The part of TVM that compiled models run on: tensors, libraries and the thread pool.
 
-Only TVM's runtime library is loaded. `import tvm` would bring the compiler with all of LLVM: 145 MiB of
-memory and half a second that a compiled model has no use for. It can still be imported before or after.
+Only TVM's runtime library is loaded. `import tvm` would load the compiler with all of LLVM, which costs
+145 MiB of memory and half a second. It can still be imported before or after this module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ with torch_hidden():
 
 Array = npt.NDArray[Any]
 Tensor = Any
-"""A tensor of TVM."""
+"""A TVM tensor."""
 
 
 def _load_runtime() -> None:
@@ -39,33 +39,33 @@ threads.set_defaults()
 
 
 def load_library(library: Any) -> Any:
-    """The functions by name of a shared library (its path), or of a library that was just compiled."""
+    """Load a shared library from its path, or JIT-link a compiled one; returns its functions by name."""
     return tvm_ffi.load_module(library) if isinstance(library, (str, Path)) else library.jit()
 
 
 def tensor(array: Array) -> Tensor:
-    """A tensor with a copy of the array's values."""
+    """Copy an array to a tensor."""
     return shared_tensor(aligned_copy(array))
 
 
 def shared_tensor(array: Array, compact: bool = True) -> Tensor:
-    """A tensor in the memory of an array, which must begin at a multiple of `ALIGNMENT` bytes.
+    """Make a tensor that aliases an array, which must begin at a multiple of `ALIGNMENT` bytes.
 
     Raises:
-        RuntimeError: it does not, or the array is not in C order although it has to be `compact`.
+        RuntimeError: the array is not aligned, or not contiguous although `compact` requires it.
     """
     return tvm_ffi.from_dlpack(array, require_alignment=ALIGNMENT, require_contiguous=compact)
 
 
 def as_array(value: Tensor) -> Array:
-    """The values of a tensor in the tensor's own memory; to be read only."""
+    """View a tensor as an array that aliases its memory; treat it as read-only."""
     return np.from_dlpack(value)
 
 
 def set_threads(count: int | None = None) -> None:
-    """Threads for kernels that are called from this Python thread; by default one per core.
+    """Set the number of threads for kernels called from this Python thread; default: one per core.
 
     Raises:
-        TargetError: there are not that many.
+        TargetError: the machine has fewer CPUs.
     """
     tvm_ffi.get_global_func("runtime.config_threadpool")(0, threads.choose(count))

@@ -1,7 +1,7 @@
-"""Running as on a machine without PyTorch, whether or not it is installed.
+"""Hiding PyTorch from TVM.
 
-TVM's Python packages import PyTorch wherever they find it, for nothing that a compiled model needs; that
-takes two seconds and 200 MiB.
+TVM's Python packages import PyTorch if it is installed. Compiled models do not need it, and the import costs
+two seconds and 200 MiB.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 
 def hide_torch() -> None:
-    """Make this process behave as if PyTorch were not installed, unless it has been imported already.
+    """Make PyTorch unimportable in this process, unless it was imported already.
 
-    For short commands, and for measuring what a compiled model takes alone.
+    For short commands, and for measuring the memory of a compiled model.
     """
     if "torch" not in sys.modules:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -22,7 +22,7 @@ def hide_torch() -> None:
 
 @contextmanager
 def torch_hidden() -> Iterator[None]:
-    """Hide PyTorch from what is imported inside; the process can import it afterwards."""
+    """Hide PyTorch from imports inside the context; the process can import it afterwards."""
     hidden = "torch" not in sys.modules
     hide_torch()
     try:

@@ -1,8 +1,8 @@
-"""Threads that call compiled functions, kept for as long as the process lives.
+"""Persistent worker threads that call compiled functions.
 
-TVM gives every thread that calls a kernel a pool of threads, and keeps the pool when the thread has ended. So
-the work of a program's other threads, which may be thousands one after the other, is done by a few that are
-used again.
+TVM creates a thread pool for every thread that calls a kernel, and keeps the pool after that thread ends. A
+server that starts a thread per request would leak pools, so calls from threads other than the main one are
+handed to a few workers that are reused.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 _MOST = 1024
-"""Threads at a time; there are only as many as were ever busy at once."""
+"""Maximum number of workers; a worker is started only when all others are busy."""
 
 Result = TypeVar("Result")
 
 
-class _Here(threading.local):
-    is_kept = False
+class _Current(threading.local):
+    is_worker = False
 
 
-_here = _Here()
+_current = _Current()
 
 
 def submit(work: Callable[[], Result]) -> Future[Result]:
-    """Have `work` done by a kept thread."""
+    """Run `work` in a worker thread."""
     return _threads.submit(work)
 
 
 def run(work: Callable[[], Result]) -> Result:
-    """What `work` returns: called here by the main thread and by kept ones, handed over by others."""
-    if _here.is_kept or threading.current_thread() is threading.main_thread():
+    """Return `work()`, called directly in the main thread and in workers, else in a worker."""
+    if _current.is_worker or threading.current_thread() is threading.main_thread():
         return work()
     return submit(work).result()
 
 
-def _keep() -> None:
-    _here.is_kept = True
+def _mark_worker() -> None:
+    _current.is_worker = True
 
 
 def _start() -> None:
-    global _threads  # a child process has none of its parent's threads
-    _here.is_kept = False
-    _threads = ThreadPoolExecutor(_MOST, thread_name_prefix="tbt-worker", initializer=_keep)
+    global _threads  # a forked child has none of its parent's threads
+    _current.is_worker = False
+    _threads = ThreadPoolExecutor(_MOST, thread_name_prefix="tbt-worker", initializer=_mark_worker)
 
 
 _threads: ThreadPoolExecutor

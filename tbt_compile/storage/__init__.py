@@ -1,1 +1,1 @@
-"""Model folders on disk: manifest, tensor files, and writes that happen as a whole."""
+"""Model folders on disk: manifests, tensor files and atomic writes."""

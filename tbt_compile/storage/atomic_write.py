@@ -1,4 +1,4 @@
-"""Files that readers see as they were or as they are to be, never half written."""
+"""Atomic file writes: readers see the old file or the new one, never a partial one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A draft beside `path` to be written, which takes its place when the block ends.
+    """Yield a draft in the folder of `path` to write to; renames it to `path` when the block ends.
 
-    When the block fails, what was there stays and the draft goes. Two processes may write one file: the one
-    that ends last has it. A link is kept and what it leads to is written; a device is written as it is.
+    If the block fails, the old file stays and the draft is removed. Of two processes that write the same
+    file, the last to finish wins. Symbolic links are followed. Devices are written directly.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -37,6 +37,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def save_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    """Write JSON atomically."""
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Frozen models on disk: what is recorded, and how the model is built again without its float weights."""
+"""Saving frozen models to folders and loading them without allocating their float weights."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
     """Write a frozen module to a folder.
 
     Args:
-        module: with frozen quantizers.
-        recipe: what it was quantized with.
-        path: the folder; one that holds a saved model is replaced.
-        tokenizer: a transformers tokenizer that goes with the model, or None.
+        module: a module with frozen quantizers.
+        recipe: the recipe that it was prepared with.
+        path: the folder; a saved model there is replaced.
+        tokenizer: a transformers tokenizer to store with the model, or None.
 
     Returns:
         The folder.
 
     Raises:
-        FormatError: something else than a model folder is in the way.
+        FormatError: `path` exists and is not a model folder.
     """
     tensors, tied = _unique_tensors(module)
     manifest = {
@@ -66,15 +66,15 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
 
 
 def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Recipe]:
-    """Read a frozen module back.
+    """Load a frozen module.
 
     Args:
         path: a folder written by `save_frozen`.
-        model: for models that are not of transformers, an instance of the same class with the same sizes;
-            it is changed in place.
+        model: for models outside transformers, an instance of the same class and sizes to load into, in
+            place.
 
     Returns:
-        The module in eval mode, and what it was quantized with.
+        The module in eval mode, and the recipe that it was prepared with.
 
     Raises:
         FormatError: the folder is missing or damaged, or does not fit the model.
@@ -92,7 +92,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
 
 
 def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
-    """Every quantized module with the encodings of its operands, as JSON-ready values."""
+    """Describe every quantized module with the encodings of its operands, as JSON-ready values."""
     described = []
     for name, module in iter_quantized(model):
         operands: dict[str, dict[str, Any]] = {}
@@ -117,7 +117,7 @@ def _kind(module: nn.Module) -> SiteKind:
 
 
 def _owner(entry: dict[str, Any]) -> str:
-    """Name of the user's module that an entry of `describe_quantizers` belongs to."""
+    """Dotted name of the user's module in an entry of `describe_quantizers`."""
     return str(entry["module"]).removesuffix(f".{CHILD}")
 
 
@@ -132,7 +132,7 @@ def _check_instance(model: nn.Module, described: list[dict[str, Any]], path: Pat
 
 
 def _install_quantizers(model: nn.Module, recipe: Recipe, described: list[dict[str, Any]]) -> None:
-    """Convert the modules as `prepare` would, with frozen quantizers that wait for their tensors."""
+    """Convert the modules as `prepare` does, but with uninitialized frozen quantizers."""
     sites, quantizers = [], {}
     for entry in described:
         kind = SiteKind(entry["kind"])
@@ -156,12 +156,12 @@ def _empty_quantizer(encoding: Encoding, values: dict[str, Any], recipe: Recipe,
     if "center" in values:
         return FrozenActivation(encoding, values["center"], torch.ones(()))
     if operand == "weight":
-        return WeightQuantizer(encoding)  # in full precision: any other was packed
+        return WeightQuantizer(encoding)  # not quantized: other weights have a packed shape
     return build_activation_quantizer(encoding, recipe)
 
 
 def _empty_model(path: Path, name: str) -> nn.Module:
-    """A transformers model of the saved class whose weights are allocated and not initialised."""
+    """Make a transformers model of the saved class with uninitialized weights."""
     import transformers
 
     if not (path / CONFIG).is_file():
@@ -184,14 +184,14 @@ def _empty_model(path: Path, name: str) -> nn.Module:
 
 
 def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers, those that share memory under each of their names."""
+    """Return all parameters and buffers, tied tensors under each of their names."""
     named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     named.update(model.named_buffers(remove_duplicate=False))
     return named
 
 
 def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, and for every further name of it the first one."""
+    """Return each tensor once, and a map from every other name of a tied tensor to its first name."""
     unique: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
@@ -206,7 +206,7 @@ def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]
 
 
 def _load_tensors(model: nn.Module, arrays: dict[str, Any], tied: dict[str, str], path: Path) -> None:
-    """Put the stored tensors in the place of the model's own, shared where they were shared."""
+    """Replace the model's tensors by the stored ones; tied tensors stay tied."""
     loaded = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     parameters: dict[str, nn.Parameter] = {}
     named = _named_tensors(model)

@@ -1,10 +1,10 @@
-"""Model folders: `manifest.json`, the tensors (see `tensor_files`), and whatever else belongs to the model.
+"""Model folders: `manifest.json`, a file of tensors (see `tensor_files`), and further files.
 
-The manifest carries the format version, the size and checksum of every file and a checksum of itself, so
-that a truncated or altered folder is refused before anything is built from it. A folder appears complete
-or not at all: it is written under a temporary name and then renamed. Needs neither torch nor TVM.
+The manifest holds the format version, the size and checksum of every file, and a checksum of the manifest
+itself. Truncated or altered folders are refused before anything is built from them. Writing is atomic: a
+folder is written under a temporary name and renamed. Needs neither torch nor TVM.
 
-Compiled folders are checked by CRC-32 whenever they are loaded, at about 2 GB/s; frozen ones by SHA-256.
+Every load checks all files: compiled folders by CRC-32, at about 2 GB/s, frozen ones by SHA-256.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tbt_compile.storage import tensor_files
 
 FORMAT = "tbt-compile"
 MANIFEST = "manifest.json"
-# Kinds of folders: packed, compiled to generate text, compiled to be called.
+# Kinds of folders: a frozen model, a compiled text generator, any other compiled module.
 FROZEN, GENERATOR, MODULE = "frozen", "compiled", "compiled-module"
 CHECKSUM = "checksum"
 
@@ -37,13 +37,15 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """What sets the folders of one kind of model apart.
+    """The format of one kind of folder.
 
     Attributes:
         version: of the format.
-        tensors: name of the file with the tensors.
-        digest: "crc32" or "sha256", of every file.
-        renew: how to get a folder of this version.
+        tensors: name of the file of tensors.
+        digest: "crc32" or "sha256", the checksum of every file.
+        renew: how the user gets a folder of this version, for error messages.
+        write: writes the file of tensors; returns what the manifest records about them.
+        read: the inverse of `write`.
     """
 
     version: int
@@ -80,16 +82,20 @@ def write_folder(
     tensors: Mapping[str, Array],
     files: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Write a model folder at `path`, replacing a folder that this function wrote before.
+    """Write a model folder atomically; replaces an older model folder at the same path.
 
     Args:
+        path: the folder.
         kind: `FROZEN`, `GENERATOR` or `MODULE`, a key of `KINDS`; `read_manifest` checks it.
-        manifest: what to record beside format, versions, tensors and checksums.
-        tensors: by name.
-        files: further files to copy, by the name they get in the folder.
+        manifest: JSON-ready values to record besides format, versions, tensors and checksums.
+        tensors: arrays by name.
+        files: further files to copy, by their names in the folder.
+
+    Returns:
+        The folder.
 
     Raises:
-        FormatError: something else than a model folder is in the way.
+        FormatError: `path` exists and is not a model folder.
     """
     path, form = Path(path), KINDS[kind]
     if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
@@ -104,7 +110,7 @@ def write_folder(
             shutil.copyfile(source, work / name)
         listed = sorted(file for file in work.rglob("*") if file.is_file())
         for file in listed:
-            file.chmod(0o644)  # some writers leave files that only their owner can read
+            file.chmod(0o644)  # some writers make files that only their owner can read
         checks = {str(file.relative_to(work)): _fingerprint(file, form.digest) for file in listed}
         record = {
             "format": FORMAT,
@@ -124,10 +130,10 @@ def write_folder(
 
 
 def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:
-    """The manifest of a model folder, after checking every file it lists.
+    """Read the manifest of a model folder and check every file that it lists.
 
     Raises:
-        FormatError: the folder or a file is missing, truncated or altered, or is of another kind or version.
+        FormatError: the folder or a file is missing, truncated or altered, or has another kind or version.
     """
     path = Path(path)
     manifest = _parse(path)
@@ -151,10 +157,10 @@ def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:
 
 
 def peek_kind(path: str | Path) -> str:
-    """The kind of a model folder; only the manifest is read.
+    """Return the kind of a model folder; reads nothing but the manifest.
 
     Raises:
-        FormatError: there is no manifest, or it is not one of this package.
+        FormatError: there is no manifest, or another program wrote it.
     """
     return str(_parse(Path(path)).get("kind"))
 
@@ -173,13 +179,13 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: str | Path, manifest: Mapping[str, Any]) -> dict[str, Array]:
-    """Every tensor of a model folder by name, decoded; packed weights of a compiled model are mapped."""
+    """Read the tensors of a model folder by name; packed weights of compiled models are memory-mapped."""
     form = KINDS[manifest["kind"]]
     return form.read(Path(path) / form.tensors, manifest["tensors"])
 
 
 def folder_bytes(path: str | Path) -> int:
-    """Size of everything in a folder."""
+    """Return the total size of the files in a folder, in bytes."""
     return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
 
 
@@ -189,7 +195,7 @@ def _fingerprint(file: Path, digest: str) -> dict[str, Any]:
 
 
 def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's canonical text, its own checksum left out."""
+    """SHA-256 of a manifest's canonical JSON without the checksum itself."""
     rest = {name: value for name, value in manifest.items() if name != CHECKSUM}
     return hashlib.sha256(json.dumps(rest, separators=(",", ":")).encode()).hexdigest()
 
@@ -224,11 +230,13 @@ def _check_file(file: Path, expected: Mapping[str, Any], digest: str) -> None:
 
 
 def _altered(file: Path) -> FormatError:
-    return FormatError(f"{file} was altered: its checksum is not the recorded one, copy the folder again")
+    return FormatError(
+        f"{file} was altered: its checksum differs from the recorded one, copy the folder again"
+    )
 
 
 def _replace(work: Path, path: Path) -> None:
-    """Rename `work` to `path`; what was there before is removed only after the new folder is in place."""
+    """Rename `work` to `path`; an old folder is removed only once the new one is in place."""
     if not path.exists():
         os.replace(work, path)
         return

@@ -1,11 +1,10 @@
-"""Files of tensors: a portable one for frozen models, and one that is mapped into memory for compiled ones.
+"""Files of tensors: a portable format for frozen models, a memory-mapped one for compiled models.
 
-The portable file is safetensors. In the mapped one every tensor begins at a multiple of 64 bytes, so that
-packed weights are used where they are: nothing is copied, and all processes that run the model share them.
+The portable format is safetensors. In the memory-mapped format every tensor begins at a multiple of 64 bytes:
+kernels read packed weights in place, without a copy, and all processes that run a model share its pages.
 
-Float tensors are stored without loss as the deflated transposition of their bytes (as HDF5's shuffle filter
-does): exponents of neighbouring weights are alike, which saves about a sixth. Packed words have nothing left
-to compress.
+Float tensors are compressed losslessly: their bytes are transposed (HDF5's shuffle filter) and deflated.
+Exponents of adjacent weights are alike, which saves about a sixth. Packed words do not compress.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _MAGIC = b"tensors of a model compiled by tbt-compile\n".ljust(ALIGNMENT, b"\0")
 
 Array = npt.NDArray[Any]
 Described = dict[str, dict[str, Any]]
-"""What the manifest says of each tensor by name; the writers return it and the readers take it."""
+"""What the manifest records of each tensor, by name; writers return it and readers take it."""
 
 
 def write_portable(file: Path, tensors: Mapping[str, Array]) -> Described:
@@ -39,7 +38,7 @@ def write_portable(file: Path, tensors: Mapping[str, Array]) -> Described:
 
 
 def read_portable(file: Path, described: Described) -> dict[str, Array]:
-    """The tensors of a safetensors file, decoded.
+    """Read and decode the tensors of a safetensors file.
 
     Raises:
         FormatError: the file is damaged.
@@ -54,7 +53,7 @@ def read_portable(file: Path, described: Described) -> dict[str, Array]:
 
 
 def write_mapped(file: Path, tensors: Mapping[str, Array]) -> Described:
-    """Write tensors one after the other, each at a multiple of `ALIGNMENT` bytes."""
+    """Write tensors consecutively, each at a multiple of `ALIGNMENT` bytes."""
     described = {}
     with file.open("wb") as stream:
         stream.write(_MAGIC)
@@ -67,9 +66,9 @@ def write_mapped(file: Path, tensors: Mapping[str, Array]) -> Described:
 
 
 def read_mapped(file: Path, described: Described) -> dict[str, Array]:
-    """The tensors of a file that `write_mapped` wrote, aligned: floats decoded, others in the file's pages.
+    """Read a file that `write_mapped` wrote; floats are decoded, other tensors memory-mapped.
 
-    A page is read when it is first touched. They stay when the file is moved or deleted.
+    All tensors are aligned. Pages are read on first access, and stay valid when the file is moved or deleted.
 
     Raises:
         FormatError: the file is damaged.
@@ -82,23 +81,23 @@ def read_mapped(file: Path, described: Described) -> dict[str, Array]:
 
 
 def map_file(file: Path) -> mmap.mmap:
-    """A file's bytes, as pages that are shared with whoever else maps the file.
+    """Map a file into memory; processes that map the same file share its pages.
 
-    The mapping is private and writable, since NumPy hands only writable memory on to TVM; what were written
-    to it would not reach the file.
+    The mapping is copy-on-write: NumPy exports only writable memory to TVM, and writes must not reach the
+    file.
     """
     with file.open("rb") as stream:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def describe(tensor: Array) -> dict[str, Any]:
-    """What the manifest says of a tensor: its dtype and shape, and the coding if it has one."""
+    """Return what the manifest records of a tensor: dtype, shape and, for floats, the coding."""
     coding = {"coding": SHUFFLED} if tensor.dtype.kind == "f" else {}
     return {"dtype": tensor.dtype.name, "shape": list(tensor.shape), **coding}
 
 
 def encode(tensor: Array) -> Array:
-    """The stored form of a tensor, in C order: a float one as deflated bytes, any other one as it is."""
+    """Return the stored form of a tensor, contiguous: floats as deflated bytes, others unchanged."""
     if tensor.dtype.kind != "f":
         return np.asarray(tensor, order="C")
     raw = np.asarray(tensor, order="C").reshape(-1).view(np.uint8).reshape(-1, tensor.itemsize)
@@ -106,7 +105,7 @@ def encode(tensor: Array) -> Array:
 
 
 def decode(stored: Array, entry: Mapping[str, Any]) -> Array:
-    """The inverse of `encode`, for what `describe` said of the tensor; floats come out aligned."""
+    """Decode what `encode` returned, given the tensor's `describe` entry; decoded floats are aligned."""
     if entry.get("coding") != SHUFFLED:
         return stored
     dtype = np.dtype(entry["dtype"])

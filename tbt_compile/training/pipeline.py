@@ -12,8 +12,9 @@ from tbt_compile.data.batches import Corpus, TextLengths
 from tbt_compile.data.text_pairs import TextData, load_data
 from tbt_compile.data.tokenization import load_tokenizer, train_bpe_tokenizer
 from tbt_compile.errors import DataError
-from tbt_compile.evaluation.generation import DecodeSettings, Progress
+from tbt_compile.evaluation.generation import DecodeSettings
 from tbt_compile.evaluation.report import evaluate_model
+from tbt_compile.progress import Progress
 from tbt_compile.recipe import Recipe
 from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training.run import TrainingRun

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging
 
-from tbt_compile.evaluation.generation import Progress
+from tbt_compile.progress import Progress
 
 
 class TrainerProgress(TrainerCallback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tbt_compile.evaluation.generation import Progress
+from tbt_compile.progress import Progress
 from tbt_compile.training.settings import TrainSettings
 
 

@@ -122,7 +122,7 @@ def test_a_row_is_cut_after_its_first_end() -> None:
         ([[3] * (LONG_POSITIONS + 1)], "source 0: the source has 151 tokens"),
         (["a text"], "source 0: input_ids has shape .* type <U6: expected integers"),
         ([[[3], [4, 5]]], "source 0: "),
-        ([{"text": "a"}], "source 0: a row with the fields text: expected input_ids"),
+        ([{"text": "a"}], "source 0: expected input_ids, got the fields text"),
         ([{"input_ids": [1, 3, 4], "attention_mask": [0, 1, 1]}], "source 0: attention_mask has a 0 before"),
     ],
 )

@@ -129,7 +129,7 @@ def test_default_length() -> None:
         ({"forced_bos_token_id": 5, "suppress_tokens": [4, 5]}, "forced_bos_token_id.*suppress_tokens"),
         ({"forced_eos_token_id": [5, 4], "suppress_tokens": [4, 5]}, "forced_eos_token_id.*suppress_tokens"),
         ({"do_sample": True}, "do_sample=True: only greedy search and plain beam search"),
-        ({"temperature": 0.7}, "temperature=0.7 only matters for sampling"),
+        ({"temperature": 0.7}, "temperature=0.7 affects only sampling"),
         ({"num_beam_groups": 2}, "num_beam_groups=2"),
         ({"stop_strings": ["."]}, "stop_strings"),
     ],

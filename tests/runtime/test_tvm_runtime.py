@@ -26,6 +26,12 @@ def test_a_shared_tensor_keeps_its_array() -> None:
     assert np.array_equal(as_array(shared), np.arange(1000.0))
 
 
+def test_empty_arrays_are_shared_too() -> None:
+    # The parameter offsets of a function without parameters, for one.
+    shared = [shared_tensor(aligned_empty((0,), np.int64)) for _ in range(64)]
+    assert [as_array(value).shape for value in shared] == [(0,)] * 64
+
+
 def test_what_cannot_be_shared() -> None:
     array = aligned_empty((4, 16), np.float32)
     with pytest.raises(RuntimeError, match="aligned"):

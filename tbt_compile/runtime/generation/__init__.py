@@ -1,9 +1,9 @@
-"""Greedy and beam search over a decoder, equal to transformers' `generate` without sampling; numpy only.
+"""Greedy and beam search in NumPy, token for token equal to transformers' `generate` without sampling.
 
     settings = GenerationSettings.from_dict(generation_config).replace(num_beams=4, max_new_tokens=60)
     tokens = generate(session, settings, batch)
 
-The decoder is anything that follows `DecoderSession`.
+The decoder can be any implementation of `DecoderSession`.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ def generate(
     encoder_input_ids: ArrayLike | None = None,
     on_tokens: OnTokens | None = None,
 ) -> Tokens:
-    """The tokens that transformers' `generate(do_sample=False)` returns for the same logits and settings.
+    """Generate what transformers' `generate(do_sample=False)` returns for the same logits and settings.
 
     Args:
-        session: at its start, with one row per input.
+        session: a session before its first step, with one row per input.
+        settings: settings of the search.
         batch: number of inputs.
-        decoder_input_ids: integers [batch, q] that the output begins with; by default the start token.
-        encoder_input_ids: integers [batch, length], only needed by `encoder_no_repeat_ngram_size` and
+        decoder_input_ids: integers [batch, q], the start of every output; default: the start token.
+        encoder_input_ids: integers [batch, length]; needed only by `encoder_no_repeat_ngram_size` and
             `encoder_repetition_penalty`.
         on_tokens: greedy search only; called after every step with the new tokens, int64 [batch].
 
@@ -73,11 +74,22 @@ def search(
     on_tokens: OnTokens | None = None,
     ranking: TokenRanking = NUMPY,
 ) -> Tokens:
-    """`generate` from a complete prompt, int64 [batch, q].
+    """Run the greedy or beam search of `generate` from a complete prompt.
 
     Args:
-        padding: int64 [batch], how many tokens at the start of each prompt are padding.
-        ranking: what ranks the tokens of a beam search.
+        session: as for `generate`.
+        settings: as for `generate`.
+        prompt: int64 [batch, q], the first tokens of every output.
+        encoder_input_ids: as for `generate`.
+        padding: int64 [batch], number of padding tokens at the start of each prompt.
+        on_tokens: as for `generate`.
+        ranking: ranks the continuations in a beam search.
+
+    Returns:
+        As for `generate`.
+
+    Raises:
+        GenerationError: as for `generate`.
     """
     batch = len(prompt)
     source = None if encoder_input_ids is None else as_token_matrix("encoder_input_ids", encoder_input_ids)

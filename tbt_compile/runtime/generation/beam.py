@@ -1,4 +1,4 @@
-"""Beam search, with the bookkeeping of transformers' vectorised one."""
+"""Beam search, with the bookkeeping of transformers' vectorized implementation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tbt_compile.runtime.generation.settings import GenerationSettings, Lengths
 
 
 class BeamResult(NamedTuple):
-    """What a beam search found, the sequences of one input adjacent and best first.
+    """The result of a beam search; the sequences of one input are adjacent, best first.
 
     Attributes:
-        sequences: int64 [batch * num_return_sequences, length], the prompt first.
-        scores: float32 [batch * num_return_sequences], the sum of the tokens' log-probabilities over the
-            number of new tokens to the power `length_penalty`.
+        sequences: int64 [batch * num_return_sequences, length], prompt included.
+        scores: float32 [batch * num_return_sequences], the sum of the tokens' log-probabilities divided by
+            the number of new tokens to the power `length_penalty`.
     """
 
     sequences: Tokens
@@ -36,22 +36,25 @@ def beam_search(
     padding: Tokens | None = None,
     ranking: TokenRanking = NUMPY,
 ) -> BeamResult:
-    """The sequences with the best scores, following `num_beams` open ones per input.
+    """Search for the sequences with the best scores, with `num_beams` beams per input.
 
-    Of equal scores the lower beam is taken first, and within a beam the lower token. transformers leaves ties
-    to torch.topk, which promises no order: there alone the two can differ, in the sequence itself or in the
-    copies that fill up `num_return_sequences` when fewer sequences exist.
+    Ties go to the lower beam, then to the lower token. transformers leaves ties to torch.topk, which
+    guarantees no order. Results can differ only there: in the sequence, or in the duplicates that fill
+    `num_return_sequences` when fewer sequences exist.
 
-    The session is given beams only after the first step, and inputs whose result is final are dropped from
-    it: neither changes a result, both save work.
+    The session is expanded from inputs to beams only after the first step, and inputs with a final result
+    are dropped from it. Both save work and change no result.
 
     Args:
-        session: at its start, with one row per row of `prompt`.
+        session: a session before its first step, with one row per row of `prompt`.
         prompt: int64 [batch, q], the first decoder tokens.
         settings: any `num_beams`.
-        ranking: what ranks the tokens.
         encoder_input_ids: int64 [batch, length], for the rules that look at the input.
-        padding: int64 [batch], how many tokens at the start of each prompt are padding.
+        padding: int64 [batch], number of padding tokens at the start of each prompt.
+        ranking: ranks the continuations.
+
+    Returns:
+        The best `num_return_sequences` sequences per input.
 
     Raises:
         GenerationError: the prompt is too long, the session's logits are malformed or NaN, a setting does not
@@ -61,7 +64,7 @@ def beam_search(
     lengths = settings.lengths(length)
     beams = settings.num_beams
     ends = np.array(settings.eos_token_id, np.int64)
-    # So many that `beams` of them do not end the sequence, whatever the best ones do.
+    # Enough that `beams` of them do not end the sequence: each beam has at most len(ends) that do.
     kept = max(2, 1 + len(ends)) * beams
     scores = checked_step(session, prompt)
     size = scores.shape[1]
@@ -103,10 +106,11 @@ def beam_search(
 def _can_improve(
     settings: GenerationSettings, lengths: Lengths, running: Running, finished: Finished, length: int
 ) -> Mask:
-    """Per open input: can going on still change its result?
+    """Return, per open input, whether further steps can change its result.
 
-    The score that its best open beam may reach is guessed from its present sum of log-probabilities: divided
-    by the present length, or by the longest one when `early_stopping` is "never" and length is rewarded.
+    The best reachable score is estimated, as in transformers, from the best beam's current sum of
+    log-probabilities: divided by the current length, or by the maximum length if `early_stopping` is "never"
+    and `length_penalty` rewards length.
     """
     optimistic = settings.early_stopping == "never" and settings.length_penalty > 0
     new_tokens = (lengths.maximum if optimistic else length) - lengths.prompt
@@ -117,10 +121,10 @@ def _can_improve(
 
 
 def _padding(settings: GenerationSettings) -> int:
-    """The token after the end of a sequence.
+    """Return the token that pads a sequence after its end.
 
-    A padding token of 0 (T5's) is replaced by the first end token: so it is in transformers, where `pad or
-    eos[0]` takes the 0 for a missing one. Without end tokens no sequence ends early.
+    A padding token of 0 (T5's) is replaced by the first end token, because transformers' `pad or eos[0]`
+    treats 0 as missing. Without end tokens no sequence ends early.
     """
     if not settings.eos_token_id:
         return -1

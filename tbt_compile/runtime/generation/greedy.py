@@ -13,7 +13,7 @@ from tbt_compile.runtime.generation.settings import GenerationSettings
 
 OnTokens = Callable[[Tokens], None]
 _SHRINK_BELOW = 0.75
-"""Share of unfinished rows under which finished ones are dropped: dropping copies the caches of the rest."""
+"""Drop finished rows once the share of unfinished ones is below this: dropping copies the other caches."""
 
 
 def greedy_search(
@@ -25,18 +25,18 @@ def greedy_search(
     padding: Tokens | None = None,
     on_tokens: OnTokens | None = None,
 ) -> Tokens:
-    """The most probable token at every step; of equal ones the lowest.
+    """Take the most probable token at every step; ties go to the lowest token.
 
     Args:
-        session: at its start, with one row per row of `prompt`.
+        session: a session before its first step, with one row per row of `prompt`.
         prompt: int64 [batch, q], the first decoder tokens.
         settings: `num_beams` is 1.
         encoder_input_ids: int64 [batch, length], for the rules that look at the input.
-        padding: int64 [batch], how many tokens at the start of each prompt are padding.
-        on_tokens: called after every step with the new tokens, int64 [batch], padding in finished rows.
+        padding: int64 [batch], number of padding tokens at the start of each prompt.
+        on_tokens: called after every step with the new tokens, int64 [batch]; padding in finished rows.
 
     Returns:
-        int64 [batch, length], the prompt first, padded after the end token.
+        int64 [batch, length], prompt included, padded after the end token.
 
     Raises:
         GenerationError: the prompt is too long, the session's logits are malformed or NaN, or a setting does
@@ -59,9 +59,9 @@ def greedy_search(
             for rule in rules:
                 rule(so_far, scores, inputs)
         chosen = scores.argmax(axis=1)
-        # Ten calls of NumPy between two steps take as long as a small model's step: most steps need few.
-        written = chosen.tolist()
-        if any(math.isnan(scores.item(place)) for place in enumerate(written)):
+        # Ten NumPy calls take as long as a decode step of a small model: the common path makes few.
+        token_list = chosen.tolist()
+        if any(math.isnan(scores.item(place)) for place in enumerate(token_list)):
             raise nan_error(length)
         if remaining < len(live):
             chosen[~live] = pad
@@ -69,7 +69,7 @@ def greedy_search(
         length += 1
         if on_tokens is not None:
             on_tokens(output[:, length - 1].copy())
-        if not ends.isdisjoint(written):
+        if not ends.isdisjoint(token_list):
             live &= ~np.isin(chosen, settings.eos_token_id)
             remaining = np.count_nonzero(live)
         if length == lengths.maximum or not remaining:
@@ -82,9 +82,9 @@ def greedy_search(
 
 
 def _padding(settings: GenerationSettings) -> int:
-    """The token after the end of a sequence: the padding token, else the first end token.
+    """Return the token that pads a sequence after its end: the padding token, else the first end token.
 
-    Without end tokens no sequence ends early and the value is never seen.
+    Without end tokens no sequence ends early, and the value is not used.
     """
     if settings.pad_token_id is not None or not settings.eos_token_id:
         return settings.pad_token_id or 0

@@ -1,4 +1,4 @@
-"""The open and the finished sequences of a beam search."""
+"""The state of a beam search: open beams and finished sequences."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tbt_compile.runtime.generation.topk import Continuations
 
 Mask = NDArray[np.bool_]
 NEVER = np.float32(-1e9)
-"""Score of what must not be chosen. Finite, as in transformers, so that sums and ratios stay defined."""
+"""Score of candidates that must not win. Finite, as in transformers: sums and ratios stay defined."""
 
 
 @dataclass
 class Running:
-    """The open beams, best first, of the inputs that are still being searched.
+    """The open beams, best first, of the inputs whose result is not final.
 
     Attributes:
-        inputs: int64 [open inputs], places in the batch.
+        inputs: int64 [open inputs], indices into the batch.
         ids: int64 [open inputs, beams, maximum length], padded.
         scores: float32 [open inputs, beams], sums of log-probabilities.
     """
@@ -31,7 +31,17 @@ class Running:
 
     @classmethod
     def start(cls, prompt: Tokens, beams: int, maximum: int, padding: int) -> Running:
-        """Beams that all hold the prompt; all but the first are out of the race until they differ."""
+        """Start all beams from the prompt; all but the first score `NEVER`, or they would stay equal.
+
+        Args:
+            prompt: int64 [batch, q].
+            beams: beams per input.
+            maximum: maximum length of a sequence, prompt included.
+            padding: the token after the end of a sequence.
+
+        Returns:
+            The state before the first step.
+        """
         batch, length = prompt.shape
         ids = np.full((batch, beams, maximum), padding, np.int64)
         ids[:, :, :length] = prompt[:, None]
@@ -40,13 +50,32 @@ class Running:
         return cls(np.arange(batch), ids, scores)
 
     def extended(self, which: Tokens, beams: Tokens, tokens: Tokens, length: int) -> Tokens:
-        """Copies of `beams` [n, m] of the open inputs `which` [n], grown to `length` by `tokens` [n, m]."""
+        """Copy beams and append one token to each copy.
+
+        Args:
+            which: int64 [n], indices into the open inputs.
+            beams: int64 [n, m], beams of these inputs.
+            tokens: int64 [n, m], the tokens to append.
+            length: length with the new token.
+
+        Returns:
+            int64 [n, m, maximum length].
+        """
         ids = self.ids[which[:, None], beams]
         ids[:, :, length - 1] = tokens
         return ids
 
     def advance(self, best: Continuations, ended: Mask, length: int) -> Tokens:
-        """Go on with the best continuations that did not end; returns the beams they continue, as scores."""
+        """Replace the beams by the best continuations that did not end.
+
+        Args:
+            best: candidates for every open input.
+            ended: bool [open inputs, k], which candidates end a sequence.
+            length: length with the new token.
+
+        Returns:
+            The beam that each new beam continues, int64 [open inputs, beams].
+        """
         scores = best.scores + np.where(ended, NEVER, np.float32(0))
         order = _descending(scores, self.scores.shape[1])
         origins = np.take_along_axis(best.beams, order, axis=1)
@@ -56,7 +85,7 @@ class Running:
         return origins
 
     def keep(self, is_open: Mask) -> None:
-        """Drop the inputs whose result is final."""
+        """Keep the inputs where `is_open`, bool [open inputs], and drop the others: their result is final."""
         self.inputs, self.ids, self.scores = self.inputs[is_open], self.ids[is_open], self.scores[is_open]
 
 
@@ -65,22 +94,22 @@ class Finished:
     """The best finished sequences of every input, best first.
 
     Attributes:
-        ids: int64 [batch, beams, maximum length], padded; the prompt alone in slots that are not `done`.
+        ids: int64 [batch, beams, maximum length], padded; only the prompt in slots that are not `done`.
         scores: float32 [batch, beams], with the length penalty.
-        made: int64 [batch, beams], new tokens.
-        done: bool [batch, beams].
-        prompt_length: tokens of the prompt.
+        new_tokens: int64 [batch, beams], number of new tokens.
+        done: bool [batch, beams], which slots hold a finished sequence.
+        prompt_length: number of tokens in the prompt.
     """
 
     ids: Tokens
     scores: Scores
-    made: Tokens
+    new_tokens: Tokens
     done: Mask
     prompt_length: int
 
     @classmethod
     def start(cls, running: Running, prompt_length: int) -> Finished:
-        """No finished sequence, in the shapes of `running` at its start."""
+        """Start with no finished sequences, in the shapes of `running` before the first step."""
         shape = running.scores.shape
         none = np.zeros(shape, np.int64)
         return cls(running.ids.copy(), np.full(shape, NEVER), none, np.zeros(shape, bool), prompt_length)
@@ -88,10 +117,17 @@ class Finished:
     def update(
         self, running: Running, best: Continuations, ended: Mask, length: int, length_penalty: float
     ) -> None:
-        """Take in the continuations that ended at `length`, if they are good enough.
+        """Insert the continuations that ended if they are among the best finished sequences.
 
-        Those after the first `beams` are only there to go on with. Of equal scores a finished sequence comes
-        before one that is not, and an earlier one before a later one.
+        Only the first `beams` candidates count; the rest exist to continue open beams. Ties go to finished
+        sequences before empty slots, then to earlier ones.
+
+        Args:
+            running: the beams that `best` continues.
+            best: candidates for every open input.
+            ended: bool [open inputs, k], which candidates end a sequence.
+            length: length with the new token.
+            length_penalty: exponent of the number of new tokens, by which scores are divided.
         """
         beams = self.scores.shape[1]
         ends = ended[:, :beams]
@@ -99,32 +135,32 @@ class Finished:
         if not which.size:
             return
         at, ends = running.inputs[which], ends[which]
-        made = length - self.prompt_length
-        penalty = np.float32(made**length_penalty)
+        new_tokens = length - self.prompt_length
+        penalty = np.float32(new_tokens**length_penalty)
         scores = best.scores[which, :beams] / penalty + np.where(ends, np.float32(0), NEVER)
         ids = running.extended(which, best.beams[which, :beams], best.tokens[which, :beams], length)
         not_done = np.concatenate([~self.done[at], ~ends], axis=1)
         order = np.lexsort((not_done, -np.concatenate([self.scores[at], scores], axis=1)), axis=1)[:, :beams]
         self.ids[at] = _merge(self.ids[at], ids, order)
         self.scores[at] = _merge(self.scores[at], scores, order)
-        self.made[at] = _merge(self.made[at], np.full_like(order, made), order)
+        self.new_tokens[at] = _merge(self.new_tokens[at], np.full_like(order, new_tokens), order)
         self.done[at] = _merge(self.done[at], ends, order)
 
     def improvable(self, running: Running, penalty: float) -> Mask:
-        """Per open input: could its best open beam, divided by `penalty`, still replace a finished one?"""
+        """Return, per open input, whether its best beam's score over `penalty` beats a finished sequence."""
         done, scores = self.done[running.inputs], self.scores[running.inputs]
         worst = np.where(done, scores.min(axis=1, keepdims=True), NEVER)
         possible: Scores = running.scores[:, :1] / np.float32(penalty)
         return np.any(possible > worst, axis=1)
 
     def best(self, count: int) -> tuple[Tokens, Scores]:
-        """The `count` best sequences per input, cut to the longest of them, and their scores; both flat."""
-        longest = self.prompt_length + int(self.made[:, :count].max())
+        """Return the `count` best sequences per input, [batch * count, longest], and their scores."""
+        longest = self.prompt_length + int(self.new_tokens[:, :count].max())
         return self.ids[:, :count, :longest].reshape(-1, longest), self.scores[:, :count].reshape(-1)
 
 
 def _descending(scores: Scores, count: int) -> Tokens:
-    """Per row, the indices of the `count` largest, largest first; of equal ones the first."""
+    """Return the indices of the `count` largest scores per row, in descending order; ties keep order."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 

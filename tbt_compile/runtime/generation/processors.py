@@ -1,4 +1,4 @@
-"""From settings to the list of rules, in the order in which transformers applies them."""
+"""Construction of the logits rules that settings ask for, in transformers' order."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ def build_rules(
     encoder_input_ids: Tokens | None,
     padding: Tokens | None = None,
 ) -> list[rules.Rule]:
-    """The rules that `settings` ask for.
+    """Make the rules that `settings` ask for.
 
-    `encoder_input_ids` is int64 [inputs, length]; `padding`, int64 [inputs], says how many tokens at the
-    start of each prompt are padding.
+    Args:
+        settings: settings of the search.
+        lengths: of the sequences, prompt included.
+        vocabulary: number of logits.
+        encoder_input_ids: int64 [inputs, length], for the rules that look at the input; None if unknown.
+        padding: int64 [inputs], number of padding tokens at the start of each prompt; None for no padding.
+
+    Returns:
+        The rules, in the order in which to apply them.
 
     Raises:
-        GenerationError: a token that is forced or biased is outside the vocabulary, or a rule needs
-            `encoder_input_ids` and has none.
+        GenerationError: a forced or biased token is outside the vocabulary, or a rule needs
+            `encoder_input_ids` and there are none.
     """
     _check_vocabulary(settings, vocabulary)
     ends = _inside(settings.eos_token_id, vocabulary)
@@ -36,7 +43,7 @@ def build_rules(
         built.append(SequenceBias.of(settings.sequence_bias))
     if settings.encoder_repetition_penalty != 1:
         source = _source("encoder_repetition_penalty", encoder_input_ids)
-        # Above 1 it favours the input's tokens, so it divides where repetition_penalty multiplies.
+        # Values above 1 favor the tokens of the input: the inverse of what repetition_penalty does.
         built.append(rules.EncoderRepetitionPenalty(1 / settings.encoder_repetition_penalty, source))
     if settings.repetition_penalty != 1:
         built.append(rules.RepetitionPenalty(settings.repetition_penalty, padding))
@@ -45,7 +52,7 @@ def build_rules(
     if settings.encoder_no_repeat_ngram_size:
         source = _source("encoder_no_repeat_ngram_size", encoder_input_ids)
         built.append(NoEncoderNgram.of(settings.encoder_no_repeat_ngram_size, source))
-    # A ban of the end token alone would make every sequence run to the maximum: transformers leaves it out.
+    # transformers ignores bad words that are just the end token: every sequence would run to the maximum.
     banned = [ids for ids in settings.bad_words_ids if len(ids) > 1 or ids[0] not in settings.eos_token_id]
     if banned:
         built.append(SequenceBias.of((ids, -np.inf) for ids in banned))

@@ -1,4 +1,4 @@
-"""The tokens that the decoder starts from."""
+"""Decoder prompts: the tokens that decoding starts from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from tbt_compile.runtime.generation.settings import GenerationSettings
 def decoder_prompt(
     settings: GenerationSettings, batch: int, decoder_input_ids: ArrayLike | None = None
 ) -> Tokens:
-    """The first tokens of every row, int64 [batch, q].
+    """Make the decoder prompt, as transformers does.
 
-    Without `decoder_input_ids` that is the start token. Given ones are used as they are when some row already
-    begins with its start token; else the start token is put in front of every row, as transformers does.
+    Args:
+        settings: provide the start token.
+        batch: number of rows.
+        decoder_input_ids: integers [batch, q]; None for the start token only. The start token is prepended
+            to every row, unless some row already begins with its start token.
+
+    Returns:
+        int64 [batch, q], [batch, q + 1] or [batch, 1].
 
     Raises:
         GenerationError: no start token is known, or a shape does not fit the batch.
@@ -26,7 +32,7 @@ def decoder_prompt(
     )
     if start is None:
         raise GenerationError(
-            "neither decoder_start_token_id nor bos_token_id is set: pass the one that the output begins with"
+            "neither decoder_start_token_id nor bos_token_id is set: pass the token that outputs start with"
         )
     if isinstance(start, tuple) and len(start) != batch:
         raise GenerationError(
@@ -47,10 +53,10 @@ def decoder_prompt(
 
 
 def as_token_matrix(name: str, ids: ArrayLike) -> Tokens:
-    """Token ids as int64 [rows, length].
+    """Convert token ids to int64 [rows, length]; `name` appears in errors.
 
     Raises:
-        GenerationError: the values are not integers, negative, or not of two dimensions.
+        GenerationError: the ids are not integers, are negative, or do not have two dimensions.
     """
     array = np.asarray(ids)
     if array.ndim != 2 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):

@@ -1,4 +1,4 @@
-"""What a beam search does with the scores of a whole vocabulary: log-softmax, and the best of them."""
+"""Ranking of a whole vocabulary in beam search: log-softmax and top-k."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tbt_compile.runtime.generation.topk import Continuations, best_continuation
 
 
 def log_softmax(scores: Scores) -> None:
-    """Replace every row of `scores`, float32 [rows, vocabulary], by its log-softmax.
+    """Replace every row of `scores`, float32 [rows, vocabulary], by its log-softmax, in place.
 
-    The order of the operations, (x - max) - log(sum(exp(x - max))), is that of torch. A row with NaN or plus
-    infinity, or with nothing but minus infinity, becomes NaN.
+    The order of operations, (x - max) - log(sum(exp(x - max))), is torch's. Rows with a NaN or +inf, and
+    rows of only -inf, become NaN.
 
     >>> x = np.zeros((1, 4), np.float32)
     >>> log_softmax(x)
@@ -23,7 +23,7 @@ def log_softmax(scores: Scores) -> None:
     """
     exponentials = np.empty(scores.shape[1], np.float32)
     with np.errstate(invalid="ignore"):
-        # One row at a time, so that a row and its exponentials stay in the cache.
+        # Row by row: a row and its exponentials stay in the CPU cache.
         for row in scores:
             row -= row.max()
             np.exp(row, out=exponentials)
@@ -31,24 +31,43 @@ def log_softmax(scores: Scores) -> None:
 
 
 class TokenRanking(Protocol):
-    """Ranks tokens; `NumPyRanking` says exactly how, others may differ in the last bit of a logarithm."""
+    """Ranks tokens like `NumPyRanking`, up to the last bit of a logarithm."""
 
     def log_softmax(self, scores: Scores) -> None:
-        """Replace every row of `scores`, float32 [rows, V], by its log-softmax."""
+        """Replace every row of `scores`, float32 [rows, V], by its log-softmax, in place."""
         ...
 
     def best(self, log_probs: Scores, beam_scores: Scores, k: int) -> Continuations:
-        """The k best continuations per input, see `best_continuations`."""
+        """Return the k best continuations per input; see `best_continuations`.
+
+        Args:
+            log_probs: float32 [inputs, beams, V], contiguous.
+            beam_scores: float32 [inputs, beams], sums of log-probabilities.
+            k: at most beams * V.
+
+        Returns:
+            Scores, beams and tokens, [inputs, k] each, best first.
+        """
         ...
 
 
 class NumPyRanking:
-    """For any session, in NumPy."""
+    """The reference implementation of `TokenRanking`, in NumPy."""
 
     def log_softmax(self, scores: Scores) -> None:
         log_softmax(scores)
 
     def best(self, log_probs: Scores, beam_scores: Scores, k: int) -> Continuations:
+        """Return the k best continuations per input.
+
+        Args:
+            log_probs: as for `TokenRanking.best`.
+            beam_scores: as for `TokenRanking.best`.
+            k: as for `TokenRanking.best`.
+
+        Returns:
+            As for `TokenRanking.best`.
+        """
         return best_continuations(log_probs, beam_scores, k)
 
 

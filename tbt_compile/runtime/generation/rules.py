@@ -1,7 +1,7 @@
-"""Rules that change the scores of single tokens.
+"""Rules that change the scores of single tokens, like transformers' logits processors.
 
-A rule is called with the tokens so far, int64 [rows, length], the scores of the next token, float32
-[rows, vocabulary], which it changes in place, and the input that each row belongs to, int64 [rows].
+A rule takes the tokens so far, int64 [rows, length], the scores of the next token, float32
+[rows, vocabulary], which it changes in place, and the index of each row's input, int64 [rows].
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Rule = Callable[[Tokens, Scores, Tokens], None]
 
 @dataclass(frozen=True)
 class Ban:
-    """Tokens that cannot come next while the length is in `lengths`."""
+    """Bans tokens as the next token while the length is in `lengths`."""
 
     tokens: Tokens
     lengths: range
@@ -31,7 +31,7 @@ class Ban:
 
 @dataclass(frozen=True)
 class Force:
-    """The only tokens that can come next at one length."""
+    """Bans all other tokens as the next token at one length."""
 
     tokens: Tokens
     at_length: int
@@ -44,9 +44,9 @@ class Force:
 
 @dataclass(frozen=True)
 class RepetitionPenalty:
-    """Divides the positive and multiplies the negative scores of the tokens so far by `penalty`.
+    """Divides positive scores of the tokens so far by `penalty` and multiplies negative ones by it.
 
-    The first `padding` tokens of a row do not count, int64 [inputs].
+    `padding`, int64 [inputs], is the number of tokens at the start of each row that do not count.
     """
 
     penalty: float
@@ -54,14 +54,17 @@ class RepetitionPenalty:
 
     def __call__(self, ids: Tokens, scores: Scores, inputs: Tokens) -> None:
         if self.padding is not None:
-            beyond = scores.shape[1]  # no token
-            ids = np.where(np.arange(ids.shape[1]) < self.padding[inputs][:, None], beyond, ids)
+            no_token = scores.shape[1]
+            ids = np.where(np.arange(ids.shape[1]) < self.padding[inputs][:, None], no_token, ids)
         _penalize(scores, ids, self.penalty)
 
 
 @dataclass(frozen=True)
 class EncoderRepetitionPenalty:
-    """The same for the tokens of the row's input, int64 [inputs, length], padding included."""
+    """Applies `penalty` like `RepetitionPenalty` to the tokens of the row's input, padding included.
+
+    `encoder_input_ids` is int64 [inputs, length].
+    """
 
     penalty: float
     encoder_input_ids: Tokens
@@ -72,7 +75,7 @@ class EncoderRepetitionPenalty:
 
 @dataclass(frozen=True)
 class EndBoost:
-    """Raises the end tokens' scores by a factor that grows with every token beyond the length `start`."""
+    """Raises the scores of end tokens by a factor that grows exponentially beyond the length `start`."""
 
     ends: Tokens
     start: int
@@ -87,13 +90,25 @@ class EndBoost:
 
 
 def remove_invalid_values(_ids: Tokens, scores: Scores, _inputs: Tokens) -> None:
-    """NaN becomes 0, and the infinities the largest and smallest finite numbers."""
+    """Replace NaN by 0 and infinities by the largest and smallest finite numbers; a `Rule`.
+
+    Args:
+        _ids: not used.
+        scores: float32 [rows, vocabulary], changed in place.
+        _inputs: not used.
+    """
     limits = np.finfo(np.float32)
     np.nan_to_num(scores, copy=False, nan=0.0, posinf=float(limits.max), neginf=float(limits.min))
 
 
 def renormalize(_ids: Tokens, scores: Scores, _inputs: Tokens) -> None:
-    """Log-softmax of the scores that the other rules left."""
+    """Replace the scores by their log-softmax; a `Rule`, the last one.
+
+    Args:
+        _ids: not used.
+        scores: float32 [rows, vocabulary], changed in place.
+        _inputs: not used.
+    """
     log_softmax(scores)
 
 
@@ -101,5 +116,5 @@ def _penalize(scores: Scores, tokens: Tokens, penalty: float) -> None:
     rows, columns = np.nonzero(tokens < scores.shape[1])
     chosen = tokens[rows, columns]
     present = scores[rows, chosen]
-    # A token that occurs twice is penalised once: every occurrence writes the same value.
+    # A token that occurs twice is penalized once: all occurrences write the same value.
     scores[rows, chosen] = np.where(present < 0, present * np.float32(penalty), present / np.float32(penalty))

@@ -1,6 +1,6 @@
-"""Rules that look at how the tokens so far end: biased and banned sequences, repeated n-grams.
+"""Rules that match the last tokens so far: sequence biases, banned sequences, repeated n-grams.
 
-They are called like the rules of `rules`.
+They have the signature of `rules.Rule`.
 """
 
 from __future__ import annotations
@@ -15,31 +15,41 @@ from tbt_compile.runtime.generation.session import Scores, Tokens
 
 @dataclass(frozen=True)
 class _Endings:
-    """Sequences of one length: their prefixes [n, length - 1], the biases of their last tokens and, of those
-    tokens, the places in `SequenceBias.tokens`."""
+    """Biased sequences of one length.
+
+    Attributes:
+        prefixes: int64 [n, length - 1], the sequences without their last tokens.
+        columns: int64 [n], indices of the last tokens in `SequenceBias.tokens`.
+        biases: float32 [n].
+    """
 
     prefixes: Tokens
-    places: Tokens
+    columns: Tokens
     biases: Scores
 
 
 @dataclass(frozen=True)
 class SequenceBias:
-    """Adds a bias to the token that would complete a sequence; a bias of minus infinity bans it.
+    """Adds a bias to tokens that would complete a sequence; a bias of -inf bans the sequence.
 
-    The biases of one token are summed before they meet its score.
+    The biases of a token are summed before they are added to its score.
+
+    Attributes:
+        tokens: int64 [n], the last tokens of all sequences, ascending and unique.
+        unconditional: float32 [n], biases from sequences of length one.
+        endings: longer sequences, by length.
     """
 
     tokens: Tokens
-    alone: Scores
+    unconditional: Scores
     endings: tuple[_Endings, ...]
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[tuple[int, ...], float]]) -> SequenceBias:
-        """The rule for pairs (sequence, bias); of equal sequences the last counts."""
+        """Make the rule from pairs (sequence, bias); of equal sequences the last counts."""
         biases = dict(pairs)
         tokens = sorted({sequence[-1] for sequence in biases})
-        alone = np.array([biases.get((token,), 0.0) for token in tokens], np.float32)
+        unconditional = np.array([biases.get((token,), 0.0) for token in tokens], np.float32)
         by_length: dict[int, list[tuple[int, ...]]] = {}
         for sequence in biases:
             if len(sequence) > 1:
@@ -52,22 +62,22 @@ class SequenceBias:
             )
             for group in by_length.values()
         )
-        return cls(np.array(tokens, np.int64), alone, endings)
+        return cls(np.array(tokens, np.int64), unconditional, endings)
 
     def __call__(self, ids: Tokens, scores: Scores, _inputs: Tokens) -> None:
-        total = np.tile(self.alone, (len(ids), 1))
+        total = np.tile(self.unconditional, (len(ids), 1))
         for ending in self.endings:
             length = ending.prefixes.shape[1]
             if length <= ids.shape[1]:
                 matches = (ids[:, None, -length:] == ending.prefixes).all(axis=2)
                 rows, which = np.nonzero(matches)
-                np.add.at(total, (rows, ending.places[which]), ending.biases[which])
+                np.add.at(total, (rows, ending.columns[which]), ending.biases[which])
         scores[:, self.tokens] += total
 
 
 @dataclass(frozen=True)
 class NoRepeatNgram:
-    """No n-gram of a sequence comes twice."""
+    """Bans tokens that would repeat an n-gram of the sequence."""
 
     size: int
 
@@ -75,7 +85,7 @@ class NoRepeatNgram:
         windows = ids.shape[1] - self.size + 1
         if windows <= 0:
             return
-        # A window whose first tokens are the present ending bans its own last token.
+        # A window whose first size - 1 tokens equal the last ones bans its last token.
         matches = np.ones((len(ids), windows), bool)
         for offset in range(self.size - 1):
             matches &= ids[:, offset : offset + windows] == ids[:, windows + offset, None]
@@ -87,14 +97,14 @@ class NoRepeatNgram:
 
 @dataclass(frozen=True)
 class NoEncoderNgram:
-    """No n-gram of the input comes in its output; `following` maps n - 1 tokens of an input to the next."""
+    """Bans n-grams of the input in its output; `following` maps n - 1 tokens of an input to the next ones."""
 
     size: int
     following: tuple[dict[tuple[int, ...], list[int]], ...]
 
     @classmethod
     def of(cls, size: int, encoder_input_ids: Tokens) -> NoEncoderNgram:
-        """The rule for n-grams of `size` tokens of `encoder_input_ids`, int64 [inputs, length]."""
+        """Make the rule for n-grams of `size` tokens of `encoder_input_ids`, int64 [inputs, length]."""
         maps = []
         for sequence in encoder_input_ids.tolist():
             following: dict[tuple[int, ...], list[int]] = {}

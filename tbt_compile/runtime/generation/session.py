@@ -1,4 +1,4 @@
-"""The interface between a search and the model it runs."""
+"""The interface between a search and the decoder that it drives."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ Scores = NDArray[np.float32]
 
 
 class DecoderSession(Protocol):
-    """One batch being decoded: the encoder has run, and the session holds the caches.
+    """The decoding of one batch: the encoder has run, and the session holds the KV caches.
 
     A session starts with one row per input. The search calls `step` first, then `reorder` at most once
-    between two steps; rows are only multiplied, permuted and dropped through `reorder`.
+    between steps. Only `reorder` duplicates, permutes and drops rows.
     """
 
     def step(self, tokens: Tokens) -> Scores:
         """Append tokens to every row and return the logits of the last position.
 
         Args:
-            tokens: int64 [rows, q]; the first call brings the whole decoder prompt, later ones q = 1.
+            tokens: int64 [rows, q]; the whole decoder prompt in the first call, q = 1 in later ones.
 
         Returns:
-            float32 [rows, vocabulary]. The search may overwrite the array, and does not look at it any more
-            once it has called `step` or `reorder`; so a session can return the same memory every time.
+            float32 [rows, vocabulary]. The search may overwrite the array, and does not read it after its
+            next call of `step` or `reorder`: a session may return the same buffer every time.
         """
         ...
 
     def reorder(self, rows: Tokens) -> None:
-        """Replace the rows by `rows`, int64 [new rows], indices into the present ones.
+        """Replace the rows by the current ones at the indices `rows`, int64 [new rows].
 
-        An index may occur several times (a beam that splits, or the first expansion from inputs to beams) or
-        not at all (a finished input). Beams of one input stay adjacent and inputs keep their order.
+        An index may occur several times (a beam that splits, or the expansion from inputs to beams) or not
+        at all (a finished input). Beams of one input stay adjacent and inputs keep their order.
         """
         ...
 
 
 def checked_step(session: DecoderSession, tokens: Tokens) -> Scores:
-    """`session.step(tokens)`, contiguous and writable (a copy if it was not).
+    """Return `session.step(tokens)`, copied if it is not contiguous and writable.
 
     Raises:
-        GenerationError: the session returned another shape or type.
+        GenerationError: the session returned the wrong shape or dtype.
     """
     logits = session.step(tokens)
     if logits.ndim != 2 or len(logits) != len(tokens) or logits.dtype != np.float32:
@@ -57,7 +57,7 @@ def checked_step(session: DecoderSession, tokens: Tokens) -> Scores:
 
 
 def nan_error(length: int) -> GenerationError:
-    """The error for NaN among the scores of the token after `length` tokens."""
+    """Make the error for NaN in the scores of the token after `length` tokens."""
     return GenerationError(
         f"the decoder's scores after {length} tokens hold NaN: the model's weights or scales are damaged, an "
         "input has no attended token, or every token is banned"

@@ -1,4 +1,4 @@
-"""What to generate: the fields of a transformers `GenerationConfig` that greedy and beam search read."""
+"""Generation settings: the fields of transformers' `GenerationConfig` that greedy and beam search use."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _CHECKS = {
     "pad_token_id": validation.integer,
     "max_position_embeddings": validation.count,
 }
-# Settings that exist in transformers and that this engine does not act on, with the values under which they
-# would change nothing there either. Any other value is refused: dropping it would change the tokens silently.
+# Settings of transformers that are not implemented here, with the values that have no effect in transformers
+# either. Other values are refused: ignoring them would silently change the output.
 _INERT: dict[str, tuple[Any, ...]] = {
     "do_sample": (False,),
     "use_cache": (True, False),
@@ -65,7 +65,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "ep
 
 
 class Lengths(NamedTuple):
-    """Total lengths, prompt included."""
+    """Lengths of sequences in tokens, prompt included."""
 
     prompt: int
     minimum: int
@@ -74,13 +74,12 @@ class Lengths(NamedTuple):
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """Settings of greedy and beam search; every field means what it means in transformers.
+    """Settings of greedy and beam search; all fields have their transformers meaning.
 
     Lengths count decoder tokens: `max_new_tokens` and `min_new_tokens` without the decoder prompt,
-    `max_length` and `min_length` with it. The former win where both are set. Where a single id or several are
-    possible (`eos_token_id`, `forced_eos_token_id`, ...) the field holds a tuple, empty when unset.
-    `decoder_start_token_id` may be one id or one per row. `max_position_embeddings` only caps the length that
-    is used when none is set.
+    `max_length` and `min_length` with it. The former take precedence. Fields that accept one id or several
+    (`eos_token_id`, `forced_eos_token_id`, ...) hold a tuple, empty if unset. `decoder_start_token_id` is
+    one id, or one per row. `max_position_embeddings` only caps the default length.
 
     >>> GenerationSettings.from_dict({"num_beams": 4, "eos_token_id": 2, "d_model": 768}).eos_token_id
     (2,)
@@ -88,8 +87,8 @@ class GenerationSettings:
     {'num_beams': 4, 'max_new_tokens': 60}
 
     Raises:
-        GenerationError: a value is of the wrong kind or out of range, more sequences are to be returned than
-            there are beams, or a token is both forced and suppressed.
+        GenerationError: a value has the wrong type or is out of range, num_return_sequences exceeds
+            num_beams, or a token is both forced and suppressed.
     """
 
     num_beams: int = 1
@@ -137,15 +136,15 @@ class GenerationSettings:
             if forced and set(forced) <= set(self.suppress_tokens):
                 raise GenerationError(
                     f"{name}: every forced token ({', '.join(map(str, forced))}) is also in suppress_tokens, "
-                    "so no token could come there; take it out of one of the two"
+                    "so no token is possible there; remove it from one of the two"
                 )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> GenerationSettings:
-        """Settings from the contents of a `generation_config.json` or `config.json`.
+        """Make settings from the contents of a `generation_config.json` or `config.json`.
 
-        Entries that describe the model or only matter for sampling are left out, and so are those that are
-        null. `overrides` go through `replace`, after an entry of the same name was dropped from `values`.
+        Ignores nulls and entries that describe the model or matter only for sampling. `overrides` replace
+        entries of the same name, with the checks of `replace`.
 
         Raises:
             GenerationError: a value is invalid, or asks for something other than greedy or beam search.
@@ -157,11 +156,11 @@ class GenerationSettings:
         return cls(**{name: given[name] for name in _CHECKS if name in given}).replace(**overrides)
 
     def replace(self, **changes: Any) -> GenerationSettings:
-        """A copy with some fields changed; None resets a field to its default.
+        """Return a copy with some fields changed; None resets a field to its default.
 
         Raises:
-            GenerationError: a name is unknown or belongs to another way of generating, a value is invalid, or
-                two values contradict each other.
+            GenerationError: a name is unknown or belongs to a search that is not implemented, a value is
+                invalid, or two values contradict each other.
         """
         known = {name: value for name, value in changes.items() if name in _CHECKS}
         for name, value in changes.items():
@@ -171,8 +170,8 @@ class GenerationSettings:
             given = changes.get(new_tokens, getattr(self, new_tokens))
             if given is not None and changes.get(total) is not None:
                 raise GenerationError(
-                    f"{total}={changes[total]!r} and {new_tokens}={given!r}: the second would win over the "
-                    f"first; set one of them and pass {new_tokens}=None to use {total}"
+                    f"{total}={changes[total]!r} and {new_tokens}={given!r}: the second takes precedence; "
+                    f"set one of them and pass {new_tokens}=None to use {total}"
                 )
         result = dataclasses.replace(self, **known)
         for low, high in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
@@ -185,7 +184,7 @@ class GenerationSettings:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as JSON-ready values; `from_dict` reads them back."""
+        """Return the fields that differ from their defaults, JSON-ready; the inverse of `from_dict`."""
         changed = {
             field.name: getattr(self, field.name)
             for field in fields(self)
@@ -194,9 +193,9 @@ class GenerationSettings:
         return {name: _as_json(value) for name, value in changed.items()}
 
     def lengths(self, prompt_length: int) -> Lengths:
-        """Shortest and longest total length for a decoder prompt of `prompt_length` tokens.
+        """Return the minimum and maximum length of sequences with a prompt of `prompt_length` tokens.
 
-        A minimum above the maximum is not an error, as in transformers: generation stops at the maximum.
+        A minimum above the maximum is no error, as in transformers: generation stops at the maximum.
 
         Raises:
             GenerationError: the prompt leaves no room for a new token.
@@ -227,7 +226,7 @@ def _refuse_unless_inert(name: str, value: Any) -> None:
         )
     if name in _SAMPLING:
         raise GenerationError(
-            f"{name}={value!r} only matters for sampling, and only greedy and beam search are available here"
+            f"{name}={value!r} affects only sampling, and only greedy and beam search are available here"
         )
     raise GenerationError(
         f"unknown generation setting {name!r}: expected one of {', '.join(sorted(_CHECKS))}."

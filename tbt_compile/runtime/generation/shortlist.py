@@ -1,4 +1,4 @@
-"""Searches of a model whose logits are those of some tokens of its vocabulary alone."""
+"""Search with a model whose logits cover only a shortlist of its vocabulary."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Search = Callable[..., Tokens]
 
 
 class Shortlist:
-    """The tokens that a model can write.
+    """The tokens that a model can generate.
 
-    A search works with places in the shortlist instead of tokens. Other tokens that occur, in a prompt or in
-    the source, have places behind it, where no logit is.
+    A search runs on indices into the shortlist instead of tokens. Other tokens, which may occur in a prompt
+    or source, get indices after the shortlist, for which there are no logits.
 
     Args:
-        ids: int64 [n], ascending.
+        ids: token ids, int64 [n], ascending.
     """
 
     def __init__(self, ids: Tokens) -> None:
@@ -41,12 +41,24 @@ class Shortlist:
         on_tokens: Callable[[Tokens], None] | None = None,
         **options: Any,
     ) -> Tokens:
-        """`search` with this model; arguments and result are tokens, as without a shortlist.
+        """Run a search on this shortlist; takes and returns tokens, as without a shortlist.
 
-        Sequences of `bad_words_ids` and `sequence_bias` with a token outside the shortlist are left out.
+        Sequences of `bad_words_ids` and `sequence_bias` with a token outside the shortlist are ignored.
+
+        Args:
+            search: `generation.search`, or a function with its arguments.
+            session: returns logits [rows, n] of the shortlist.
+            settings: as for `search`.
+            prompt: as for `search`.
+            encoder_input_ids: as for `search`.
+            on_tokens: as for `search`.
+            options: further arguments of `search`.
+
+        Returns:
+            As for `search`.
 
         Raises:
-            GenerationError: an end token or a forced one is not in the shortlist, or as in `search`.
+            GenerationError: an end token or forced token is not in the shortlist, or `search` raises it.
         """
         source = (
             None if encoder_input_ids is None else as_token_matrix("encoder_input_ids", encoder_input_ids)
@@ -56,22 +68,22 @@ class Shortlist:
         mentioned = np.concatenate([prompt.reshape(-1), padding, *others])
         all_ids = np.concatenate([self.ids, np.unique(mentioned[~_is_among(mentioned, self.ids)])])
 
-        def tell(places: Tokens) -> None:
+        def report(indices: Tokens) -> None:
             if on_tokens is not None:
-                on_tokens(all_ids[places])
+                on_tokens(all_ids[indices])
 
-        written = search(
+        generated = search(
             _Session(session, all_ids),
             self._translated(settings, all_ids),
-            _places(prompt, self.ids, all_ids),
-            encoder_input_ids=None if source is None else _places(source, self.ids, all_ids),
-            on_tokens=None if on_tokens is None else tell,
+            _indices(prompt, self.ids, all_ids),
+            encoder_input_ids=None if source is None else _indices(source, self.ids, all_ids),
+            on_tokens=None if on_tokens is None else report,
             **options,
         )
-        return all_ids[written]
+        return all_ids[generated]
 
     def expand(self, logits: Scores, vocabulary: int) -> Scores:
-        """Logits [rows, n] as those of the whole vocabulary, [rows, V]: minus infinity for other tokens."""
+        """Expand logits [rows, n] to the whole vocabulary, [rows, V], with -inf for all other tokens."""
         whole = np.full((len(logits), vocabulary), -np.inf, np.float32)
         whole[:, self.ids] = logits
         return whole
@@ -80,8 +92,8 @@ class Shortlist:
         def known(tokens: tuple[int, ...]) -> bool:
             return bool(_is_among(np.array(tokens, np.int64), self.ids).all())
 
-        def places(tokens: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(_places(np.array(tokens, np.int64), self.ids, all_ids).tolist())
+        def indices(tokens: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(_indices(np.array(tokens, np.int64), self.ids, all_ids).tolist())
 
         first = settings.forced_bos_token_id
         needed = {
@@ -94,42 +106,42 @@ class Shortlist:
                 outside = sorted(set(tokens) - set(self.ids.tolist()))[0]
                 raise GenerationError(
                     f"{name}: token {outside} is not in the shortlist of {len(self.ids)} tokens that the "
-                    "model was lowered with; lower it again with that token in it"
+                    "model was lowered with; add it to the shortlist and lower the model again"
                 )
         pad = settings.pad_token_id
         return dataclasses.replace(
             settings,
-            eos_token_id=places(settings.eos_token_id),
-            forced_bos_token_id=None if first is None else places((first,))[0],
-            forced_eos_token_id=places(settings.forced_eos_token_id),
-            pad_token_id=None if pad is None else places((pad,))[0],
-            suppress_tokens=places(tuple(t for t in settings.suppress_tokens if known((t,)))),
-            begin_suppress_tokens=places(tuple(t for t in settings.begin_suppress_tokens if known((t,)))),
-            bad_words_ids=tuple(places(ids) for ids in settings.bad_words_ids if known(ids)),
-            sequence_bias=tuple((places(ids), bias) for ids, bias in settings.sequence_bias if known(ids)),
+            eos_token_id=indices(settings.eos_token_id),
+            forced_bos_token_id=None if first is None else indices((first,))[0],
+            forced_eos_token_id=indices(settings.forced_eos_token_id),
+            pad_token_id=None if pad is None else indices((pad,))[0],
+            suppress_tokens=indices(tuple(t for t in settings.suppress_tokens if known((t,)))),
+            begin_suppress_tokens=indices(tuple(t for t in settings.begin_suppress_tokens if known((t,)))),
+            bad_words_ids=tuple(indices(ids) for ids in settings.bad_words_ids if known(ids)),
+            sequence_bias=tuple((indices(ids), bias) for ids, bias in settings.sequence_bias if known(ids)),
         )
 
 
 class _Session:
-    """A session that takes places instead of tokens."""
+    """Wraps a session to take indices instead of tokens."""
 
     def __init__(self, session: DecoderSession, all_ids: Tokens) -> None:
         self._session, self._all_ids = session, all_ids
 
-    def step(self, places: Tokens) -> Scores:
-        return self._session.step(self._all_ids[places])
+    def step(self, indices: Tokens) -> Scores:
+        return self._session.step(self._all_ids[indices])
 
     def reorder(self, rows: Tokens) -> None:
         self._session.reorder(rows)
 
 
 def _is_among(tokens: Tokens, ids: Tokens) -> NDArray[np.bool_]:
-    """Which tokens are among the ids, which are ascending and many more than the tokens."""
+    """Return which tokens are among the ids, by binary search: ids are ascending, and many."""
     nearest = np.minimum(np.searchsorted(ids, tokens), len(ids) - 1)
     return ids[nearest] == tokens
 
 
-def _places(tokens: Tokens, ids: Tokens, all_ids: Tokens) -> Tokens:
-    """Where the tokens are in `all_ids`: the shortlist `ids`, then the others, each ascending."""
+def _indices(tokens: Tokens, ids: Tokens, all_ids: Tokens) -> Tokens:
+    """Return the indices of tokens in `all_ids`: the shortlist `ids`, then the others, each ascending."""
     others = len(ids) + np.searchsorted(all_ids[len(ids) :], tokens)
     return np.where(_is_among(tokens, ids), np.searchsorted(ids, tokens), others)

@@ -1,4 +1,4 @@
-"""The best continuations of beams over a large vocabulary, without sorting or partitioning all of it."""
+"""Top-k continuations of beams over a large vocabulary, without sorting or partitioning all of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import numpy as np
 from tbt_compile.runtime.generation.session import Scores, Tokens
 
 _GROUPS = 512
-"""Tokens are grouped by their remainder modulo this. For 50,000 tokens, a step looks at each score once to
-find the maxima of the groups, and then at the 100 members of the few groups that matter."""
+"""Tokens are grouped by their remainder modulo this. With 50,000 tokens, a step reads every score once for
+the maxima of the groups, and then only the 100 members of each group that can hold a winner."""
 
 
 class Continuations(NamedTuple):
-    """The k best continuations per input, best first; all arrays are [inputs, k]."""
+    """The k best continuations per input, best first.
+
+    Attributes:
+        scores: float32 [inputs, k].
+        beams: int64 [inputs, k], the beams that they continue.
+        tokens: int64 [inputs, k], the tokens that they append.
+    """
 
     scores: Scores
     beams: Tokens
@@ -22,23 +28,26 @@ class Continuations(NamedTuple):
 
 
 def best_continuations(log_probs: Scores, beam_scores: Scores, k: int) -> Continuations:
-    """The k largest values of `beam_scores[i, b] + log_probs[i, b, t]` for every input i.
+    """Find the k largest values of `beam_scores[i, b] + log_probs[i, b, t]` for every input i.
 
-    Of equal ones the lower beam comes first, and within a beam the lower token. An input's scores are NaN if
-    one of its log-probabilities is.
+    Ties go to the lower beam, then to the lower token. An input's scores are NaN if one of its
+    log-probabilities is NaN.
 
     Args:
         log_probs: float32 [inputs, beams, vocabulary], contiguous.
         beam_scores: float32 [inputs, beams].
         k: at most beams * vocabulary.
+
+    Returns:
+        The continuations, best first.
     """
     inputs, _, vocabulary = log_probs.shape
     scores = np.empty((inputs, k), np.float32)
-    places = np.empty((inputs, k), np.int64)
+    indices = np.empty((inputs, k), np.int64)
     with np.errstate(over="ignore"):
         for item in range(inputs):
-            scores[item], places[item] = _best_of_input(log_probs[item], beam_scores[item], k)
-    return Continuations(scores, *np.divmod(places, vocabulary))
+            scores[item], indices[item] = _best_of_input(log_probs[item], beam_scores[item], k)
+    return Continuations(scores, *np.divmod(indices, vocabulary))
 
 
 def _best_of_input(log_probs: Scores, beam_scores: Scores, k: int) -> tuple[Scores, Tokens]:
@@ -48,19 +57,19 @@ def _best_of_input(log_probs: Scores, beam_scores: Scores, k: int) -> tuple[Scor
     threshold = _kth_largest(maxima.reshape(-1), k)
     if np.isnan(threshold):
         return np.full(k, np.nan, np.float32), np.zeros(k, np.int64)
-    # The k groups with the largest maxima hold k values that reach the threshold: none below it counts.
+    # k group maxima reach the threshold, so no value below it is among the k largest.
     chosen = np.flatnonzero(maxima >= threshold).tolist()
     if len(chosen) > 4 * k:
-        # Where nearly all is banned, nearly all groups tie.
+        # If nearly all tokens are banned, nearly all groups tie at -inf: rank everything.
         totals = (log_probs + beam_scores[:, None]).reshape(-1)
         return _first_largest(totals, np.arange(totals.size), k)
     totals = np.concatenate(
         [log_probs[c // width, c % width :: width] + beam_scores[c // width] for c in chosen]
     )
-    places = np.concatenate(
+    indices = np.concatenate(
         [np.arange(c // width * vocabulary + c % width, (c // width + 1) * vocabulary, width) for c in chosen]
     )
-    return _first_largest(totals, places, k)
+    return _first_largest(totals, indices, k)
 
 
 def _group_maxima(row: Scores) -> Scores:
@@ -73,18 +82,18 @@ def _group_maxima(row: Scores) -> Scores:
 
 
 def _kth_largest(values: Scores, k: int) -> np.float32:
-    """The k-th largest of `values`, their smallest if there are fewer; NaN if one of them is."""
+    """Return the k-th largest value, or the smallest if there are fewer; NaN if a value is NaN."""
     if np.isnan(values.max()):
         return np.float32(np.nan)
     return values.min() if len(values) < k else np.partition(values, len(values) - k)[len(values) - k]
 
 
-def _first_largest(values: Scores, places: Tokens, k: int) -> tuple[Scores, Tokens]:
-    """The k largest values in descending order, and their places; of equal values the lowest places."""
+def _first_largest(values: Scores, indices: Tokens, k: int) -> tuple[Scores, Tokens]:
+    """Return the k largest values, descending, with their indices; ties go to the lower index."""
     threshold = _kth_largest(values, k)
     above = np.flatnonzero(values > threshold)
     equal = np.flatnonzero(values == threshold)
-    equal = equal[np.argsort(places[equal])[: k - len(above)]]
-    above = above[np.lexsort((places[above], -values[above]))]
+    equal = equal[np.argsort(indices[equal])[: k - len(above)]]
+    above = above[np.lexsort((indices[above], -values[above]))]
     order = np.concatenate([above, equal])
-    return values[order], places[order]
+    return values[order], indices[order]

@@ -1,8 +1,7 @@
-"""Checks and canonical forms of single generation settings.
+"""Validation of single generation settings.
 
-Every function takes the setting's name and the value as a user wrote it (JSON lists, numpy integers, a single
-id where several are possible) and returns an immutable canonical value, or raises a `GenerationError` that
-names the setting.
+Every function takes the setting's name and the user's value (JSON lists, NumPy integers, one id where several
+are possible). It returns an immutable canonical value, or raises a `GenerationError` that names the setting.
 """
 
 from __future__ import annotations
@@ -16,7 +15,19 @@ from tbt_compile.errors import GenerationError
 
 
 def integer(name: str, value: Any, minimum: int = 0) -> int:
-    """An integer not below `minimum`; booleans are refused because they are nearly always a mistake."""
+    """Check an integer; refuses booleans, which are nearly always a mistake.
+
+    Args:
+        name: of the setting.
+        value: an int or a NumPy integer.
+        minimum: the smallest valid value.
+
+    Returns:
+        The value as an int.
+
+    Raises:
+        GenerationError: the value is not an integer, or below `minimum`.
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -29,12 +40,12 @@ def integer(name: str, value: Any, minimum: int = 0) -> int:
 
 
 def count(name: str, value: Any) -> int:
-    """A positive integer."""
+    """Check a positive integer."""
     return integer(name, value, minimum=1)
 
 
 def number(name: str, value: Any) -> float:
-    """A finite float."""
+    """Check a finite number; returns a float."""
     if isinstance(value, (bool, str, bytes)):
         raise GenerationError(f"{name}={value!r}: expected a number")
     try:
@@ -47,7 +58,7 @@ def number(name: str, value: Any) -> float:
 
 
 def positive_number(name: str, value: Any) -> float:
-    """A finite float above zero."""
+    """Check a finite number above zero; returns a float."""
     result = number(name, value)
     if result <= 0:
         raise GenerationError(f"{name}={value!r}: expected a number above zero")
@@ -55,39 +66,39 @@ def positive_number(name: str, value: Any) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """A boolean."""
+    """Check a boolean."""
     if not isinstance(value, bool):
         raise GenerationError(f"{name}={value!r}: expected True or False")
     return value
 
 
 def early_stopping(name: str, value: Any) -> bool | str:
-    """True, False or "never"."""
+    """Check True, False or "never"."""
     if value == "never" or isinstance(value, bool):
         return value
     raise GenerationError(f"{name}={value!r}: expected True, False or 'never'")
 
 
 def token_ids(name: str, value: Any) -> tuple[int, ...]:
-    """One token id or several, as a tuple."""
+    """Check one token id or several; returns a tuple."""
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
         return tuple(integer(name, item) for item in value)
     return (integer(name, value),)
 
 
 def id_or_ids(name: str, value: Any) -> int | tuple[int, ...]:
-    """One token id for every row, or a tuple with one per row."""
+    """Check one token id for all rows, or one per row, as a tuple."""
     ids = token_ids(name, value)
     return ids if isinstance(value, Iterable) else ids[0]
 
 
 def token_sequences(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
-    """Several token sequences, none of them empty."""
+    """Check a list of non-empty token sequences."""
     return tuple(_sequence(name, item) for item in _items(name, value))
 
 
 def sequence_bias(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
-    """Pairs (token sequence, bias), from a dictionary or from a list of pairs."""
+    """Check pairs (token sequence, bias), from a dict or a list of pairs."""
     pairs = []
     for item in value.items() if isinstance(value, Mapping) else _items(name, value):
         if not isinstance(item, (list, tuple)) or len(item) != 2:
@@ -97,7 +108,7 @@ def sequence_bias(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float],
 
 
 def start_and_factor(name: str, value: Any) -> tuple[int, float]:
-    """A pair (number of tokens, factor)."""
+    """Check a pair (number of tokens, factor)."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise GenerationError(f"{name}={value!r}: expected a pair (start, factor)")
     return integer(name, value[0]), positive_number(name, value[1])
