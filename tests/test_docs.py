@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -67,9 +69,10 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {"__name__": page.stem}
+    module = ModuleType(page.stem)
+    monkeypatch.setitem(sys.modules, page.stem, module)  # where dataclasses look their annotations up
     for number, code in enumerate(blocks(page, "python")):
-        exec(compile(code, f"{name_of(page)}, block {number}", "exec"), namespace)
+        exec(compile(code, f"{name_of(page)}, block {number}", "exec"), vars(module))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
