@@ -1,4 +1,4 @@
-"""The terms of the distillation loss, each a mean over what is not padding."""
+"""The terms of the distillation loss, each a mean over positions that are not padding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tbt_compile.training.soft_labels import soft_cross_entropy
 
 
 class DistillationTerms(NamedTuple):
-    """The terms before weighting, scalars; None where the weight is 0."""
+    """The unweighted loss terms, scalars; None where the weight is 0."""
 
     logits: Tensor | None
     labels: Tensor | None
@@ -24,7 +24,7 @@ class DistillationTerms(NamedTuple):
     attention: Tensor | None
 
     def weighted(self, weights: LossWeights) -> Tensor:
-        """The loss to minimise."""
+        """The weighted sum of the terms: the loss to minimize."""
         return torch.stack([getattr(weights, name) * term for name, term in self.present().items()]).sum()
 
     def present(self) -> dict[str, Tensor]:
@@ -33,16 +33,30 @@ class DistillationTerms(NamedTuple):
 
 
 def hidden_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], keep: Tensor) -> Tensor:
-    """Mean squared error of hidden states `[B, T, D]` where `keep` (bool `[B, T]`), one per layer."""
+    """Mean squared error of the hidden states, per layer.
+
+    Args:
+        student, teacher: hidden states `[B, T, D]` of each layer.
+        keep: bool `[B, T]`, false at padding.
+
+    Returns:
+        `[layers]`.
+    """
     return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
 
 
 def attention_mse(
     student: Sequence[Tensor], teacher: Sequence[Tensor], queries: Tensor, keys: Tensor
 ) -> Tensor:
-    """Mean squared error of attention maps `[B, H, Q, K]`, one per layer.
+    """Mean squared error of the attention maps, per layer.
 
-    Only between kept queries (bool `[B, Q]`) and kept keys (bool `[B, K]`).
+    Args:
+        student, teacher: attention maps `[B, H, Q, K]` of each layer.
+        queries: bool `[B, Q]`, false at padding.
+        keys: bool `[B, K]`, false at padding.
+
+    Returns:
+        `[layers]`.
     """
     keep = (queries[:, None, :, None] & keys[:, None, None, :]).expand_as(student[0])
     return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
@@ -51,16 +65,20 @@ def attention_mse(
 def distillation_terms(
     student: Any, teacher: Any, labels: Tensor, attention_mask: Tensor, weights: LossWeights
 ) -> DistillationTerms:
-    """The terms with a weight above zero, from the outputs of two encoder-decoder models on one batch.
+    """The loss terms with a weight above 0, from the outputs of student and teacher on one batch.
 
-    Where several processes share the batch, each term is weighted so that the average over the processes is
-    the term of the whole batch.
+    If several processes share the batch, each term is weighted so that the average over processes is the
+    term of the whole batch.
 
     Args:
-        student, teacher: outputs with `logits`, the student's `loss` on the labels, and, where their
-            weights ask for it, hidden states and attention maps.
-        labels: int64 `[B, T]`, -100 where there is padding. attention_mask: `[B, S]`, 0 where there is
-            padding.
+        student, teacher: outputs of encoder-decoder models: `logits` `[B, T, V]`, the student's `loss` on
+            the labels, and hidden states and attention maps if their weights are above 0.
+        labels: int64 `[B, T]`, -100 at padding.
+        attention_mask: int64 `[B, S]`, 0 at padding.
+        weights: of the terms, and the temperature of the logits term.
+
+    Returns:
+        The unweighted terms.
     """
     written, read = labels != IGNORED_LABEL, attention_mask.bool()
     of_written, of_read = processes.weight(written), processes.weight(read)
@@ -86,5 +104,5 @@ def distillation_terms(
 
 
 def _pairs(queries: Tensor, keys: Tensor) -> float | Tensor:
-    """`processes.weight` of the entries of attention maps between kept queries and kept keys."""
+    """`processes.weight` of the attention-map entries between kept queries and kept keys."""
     return processes.weight(queries[:, :, None] & keys[:, None, :])
