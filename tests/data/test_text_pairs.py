@@ -93,7 +93,9 @@ def test_the_datasets_library_supplies_pairs(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config: splits | {"test": splits["train"]})
     assert load_data("xsum", "document", "summary").test == (TextPair("long", "short"),)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config: splits)
-    with pytest.raises(DataError, match="data set 'xsum', test, row 0: field 'summary' must be a non-empty text"):
+    with pytest.raises(
+        DataError, match="data set 'xsum', test, row 0: field 'summary' must be a non-empty text"
+    ):
         load_data("xsum", "document", "summary")
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config: {"test": splits["test"]})
     with pytest.raises(DataError, match=r"has no split 'train' \(it has test\)"):
