@@ -165,7 +165,7 @@ def test_requests_that_cannot_be_met(
     with pytest.raises(TrainingError, match=r"learning_rate=0\.0: expected a number above zero"):
         experiment(learning_rate=0.0)
     for fields in ({"data": "DEMO", "config": "tiny"}, {}):
-        with pytest.raises(ReproduceError, match="--vocab-size 300: .* has a tokenizer of its own"):
+        with pytest.raises(ReproduceError, match="--vocab-size 300: .* comes with a tokenizer"):
             experiment(vocab_size=300, **fields)
     with pytest.raises(ReproduceError, match=r"model 'no/model' cannot be read .*give a folder"):
         reproduce(experiment(config="no/model"))
