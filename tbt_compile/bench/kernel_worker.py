@@ -1,9 +1,10 @@
-"""The process that times the kernels of one engine.
+"""The worker process that times the kernels of one engine.
 
     python -m tbt_compile.bench.kernel_worker ENGINE TARGET < questions
 
-A question is {"case": {...}} or {"roof": {...}} with a case, or {"read": bytes}; the answer has the seconds
-of several calls. What was built for a question stays, so that it can be asked again.
+A question is {"case": CASE} for a kernel, {"roof": CASE} for its inner loop without memory traffic, or
+{"read": BYTES} for reading memory. The answer has the seconds of several calls. Kernels are built once and
+kept for repeated questions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tbt_compile.bench.kernel_case import KernelCase
 from tbt_compile.bench.worker import answer, own_standard_output
 
 SECONDS = 0.02
-"""What one answer may take, if a single call does not take longer."""
+"""Time budget of an answer; a single call may take longer."""
 _BATCHES = 5
 
 Prepared = tuple[Callable[[], Any], int]
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def timed(call: Callable[[], Any], seconds: float = SECONDS) -> list[float]:
-    """Seconds per call, several times over; short calls are timed in batches."""
+    """Several samples of the seconds per call; short calls are timed in batches."""
     call()
     start = time.perf_counter()
     call()

@@ -124,6 +124,6 @@ def _require_same(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
     for name in sorted({*known, *asked}):
         if known.get(name) != asked.get(name):
             raise ReproduceError(
-                f"{path} holds figures for {name}={known.get(name)!r}, not {asked.get(name)!r}: give the same "
-                "settings to resume, another --out, or --no-resume to start over"
+                f"{path} holds figures for {name}={known.get(name)!r}, not {asked.get(name)!r}: give the "
+                "same settings to resume, another --out, or --no-resume to start over"
             )
