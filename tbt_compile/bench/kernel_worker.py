@@ -16,9 +16,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from tbt_compile.bench.engines.torch_int8 import with_byte_weights
+from tbt_compile.bench.engines.torch_int8 import quantize_linears
 from tbt_compile.bench.kernel_case import KernelCase
-from tbt_compile.bench.worker import answer, own_standard_output
+from tbt_compile.bench.worker import answer, reserve_stdout
 
 SECONDS = 0.02
 """Time budget of an answer; a single call may take longer."""
@@ -29,7 +29,7 @@ Prepared = tuple[Callable[[], Any], int]
 
 def main() -> None:
     """Answer questions until standard input ends."""
-    with own_standard_output() as answers:
+    with reserve_stdout() as answers:
         prepare = _ENGINES[sys.argv[1]]
         for line in sys.stdin:
             call, size = prepare(line, sys.argv[2])
@@ -82,7 +82,7 @@ def _torch_int8(question: str, _target: str) -> Prepared:
     import torch
 
     case = KernelCase(**json.loads(question)["case"])
-    layer = with_byte_weights(torch.nn.Sequential(torch.nn.Linear(case.k, case.n)))
+    layer = quantize_linears(torch.nn.Sequential(torch.nn.Linear(case.k, case.n)))
     return _torch_call(layer, case), case.n * case.k
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tbt_compile.bench.conditions import conditions
 from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, DEFAULT_SHAPES, KernelCase, parse_cases
-from tbt_compile.bench.worker_process import Served
+from tbt_compile.bench.worker_process import WorkerProcess
 from tbt_compile.codegen.target.host import check_runnable
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.errors import TbtError
@@ -131,11 +131,13 @@ def run(settings: KernelSettings, progress: Progress = lambda _text, _share: Non
     }
 
 
-def _engine(name: str, settings: KernelSettings) -> Served:
-    return Served(name, "kernel_worker", name, settings.target, threads=settings.threads)
+def _engine(name: str, settings: KernelSettings) -> WorkerProcess:
+    return WorkerProcess(name, "kernel_worker", name, settings.target, threads=settings.threads)
 
 
-def _row(case: KernelCase, engines: dict[str, Served], settings: KernelSettings, isa: str) -> KernelRow:
+def _row(
+    case: KernelCase, engines: dict[str, WorkerProcess], settings: KernelSettings, isa: str
+) -> KernelRow:
     seconds: dict[str, list[float]] = {}
     size = 0
 

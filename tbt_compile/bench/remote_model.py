@@ -55,7 +55,7 @@ class RemoteModel:
         calls["first_step"] = self._arguments("first_step", self._row(tokens), hidden, mask)
         outputs = self._call("first_step", calls["first_step"])
         own = 1 + 2 * self._manifest["layers"]
-        logits, grown, fixed = outputs[0], self._own_caches(outputs[:own]), outputs[own:]
+        logits, grown, fixed = outputs[0], self._self_caches(outputs[:own]), outputs[own:]
         for _ in range(count):
             scores = logits.numpy()[0, 0]
             scores[settings["eos_token_id"]] = -np.inf
@@ -69,7 +69,7 @@ class RemoteModel:
             for name, arguments in calls.items()
         }
 
-    def _own_caches(self, outputs: list[Any]) -> list[Any]:
+    def _self_caches(self, outputs: list[Any]) -> list[Any]:
         """The self-attention caches that the first step returned, in the arrangement that `step` takes."""
         return [
             self._board.tensor(np.stack([cache.numpy() for cache in caches]))

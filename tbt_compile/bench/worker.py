@@ -24,7 +24,7 @@ from tbt_compile.bench.job import Job
 
 def main() -> None:
     """Read the job from the first line of standard input and do it."""
-    with own_standard_output() as answers:
+    with reserve_stdout() as answers:
         _work(answers)
 
 
@@ -70,7 +70,7 @@ def _steps(runner: Any, tokens: int, repeats: int) -> dict[str, Any]:
     return named | {"outside": middle["outside"][0]}
 
 
-def own_standard_output() -> TextIO:
+def reserve_stdout() -> TextIO:
     """Reserve standard output for answers and redirect everything else to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -53,7 +53,7 @@ def _run_once(job: Job, doing: str, *arguments: str) -> str:
     return done.stdout
 
 
-class Served:
+class WorkerProcess:
     """A process that answers each line of JSON with another.
 
     Args:
@@ -105,7 +105,7 @@ class Served:
             self._errors.close()
 
 
-class Worker(Served):
+class Worker(WorkerProcess):
     """A process with one loaded engine, which generates on request.
 
     Attributes:

@@ -31,7 +31,7 @@ def build(job: Job) -> None:
     """Do nothing: quantizing takes a second."""
 
 
-def with_byte_weights(model: Any) -> Any:
+def quantize_linears(model: Any) -> Any:
     """Quantize every `nn.Linear` of a module in place; returns the module."""
     import torch
 
@@ -47,7 +47,7 @@ def load(job: Job) -> TorchRunner:
     """Make and quantize the model."""
     import torch
 
-    model = with_byte_weights(random_model(get_shape(job.shape)))
+    model = quantize_linears(random_model(get_shape(job.shape)))
     file = _ByteCounter()
     torch.save(model.state_dict(), cast(IO[bytes], file))
     return TorchRunner(model, job, file.count)
