@@ -153,7 +153,7 @@ def nudged_tokens(case: Case, beams: int) -> Sentences:
     return written
 
 
-def alone(case: Case, model: Any, beams: int) -> Sentences:
+def one_by_one(case: Case, model: Any, beams: int) -> Sentences:
     """The output of the compiled model, one sentence at a time."""
     settings = {"num_beams": beams, "max_new_tokens": NEW_TOKENS}
     outputs = [model.generate([row], **settings)[0] for row in case.sentences]
@@ -186,7 +186,7 @@ def padded(case: Case, model: Any, beams: int) -> Sentences:
 WAYS: dict[str, tuple[Callable[[Case, Any, int], Sentences], int]] = {
     "batched": (batched, 1),
     "padded": (padded, 1),
-    "2 threads": (alone, 2),
+    "2 threads": (one_by_one, 2),
     "padded, 2 threads": (padded, 2),
 }
 
@@ -201,7 +201,7 @@ def measure(case: Case) -> dict[str, Any]:
     same_ways: dict[str, list[float]] = {way: [] for way in WAYS}
     for name, beams in BEAMS.items():
         expected = eager_tokens(case, beams)
-        own = alone(case, models[1], beams)
+        own = one_by_one(case, models[1], beams)
         figures[name] = token_agreement(expected, own)
         pairs = enumerate(zip(expected, own, strict=True))
         figures[f"{name} different"] = [number for number, (a, b) in pairs if a != b]

@@ -1,4 +1,4 @@
-"""Cycles per multiplication of the inner loops on AArch64, from LLVM's machine-code analyzer; no board needed.
+"""Cycles per multiplication of the inner loops on AArch64, by LLVM's machine-code analyzer (no board needed).
 
     python examples/benchmarks/mca.py
     python examples/benchmarks/mca.py --cpu neoverse-n1 --json out.json

@@ -96,7 +96,7 @@ def run(settings: BenchSettings, progress: Progress = lambda _text, _share: None
 
     Args:
         settings: what to measure.
-        progress: told what is going on and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         {"conditions": ..., "settings": ..., "rows": [...]}, ready for JSON.
@@ -163,7 +163,7 @@ def take_turns(ready: Sequence[tuple[Row, Worker]], settings: BenchSettings, pro
     Args:
         ready: rows to fill, with their workers.
         settings: of the benchmark.
-        progress: told what is going on and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
     """
     for repeat in range(settings.repeats):
         for index, (row, worker) in enumerate(ready):

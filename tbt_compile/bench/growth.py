@@ -63,7 +63,7 @@ def run(
     Args:
         settings: what to measure.
         file: to resume from and to write to; None for neither.
-        progress: told what is going on and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         {"conditions": ..., "settings": ..., "points": [...]}, ready for JSON. A point is a row of the

@@ -108,7 +108,7 @@ def run(settings: KernelSettings, progress: Progress = lambda _text, _share: Non
 
     Args:
         settings: what to measure.
-        progress: told what is going on and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         {"conditions": ..., "settings": ..., "rows": [...]}, ready for JSON.

@@ -44,7 +44,7 @@ def profile(
 
     Args:
         settings: recipes, shape and workload.
-        progress: told what is going on and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         {"conditions": ..., "settings": ..., "rows": [...]}: a row has recipe, unit ("encoder", or "step": one

@@ -37,7 +37,7 @@ def run_kernels(settings: KernelSettings, address: str, key: str, progress: Prog
         settings: operators, shapes, threads, rounds and target.
         address: "HOST:PORT" of the RPC server.
         key: that the server was started with.
-        progress: told what is going on and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         {"board": ..., "settings": ..., "rows": [...]}, ready for JSON; times in microseconds per call.

@@ -110,8 +110,10 @@ def _show(result: dict[str, Any]) -> None:
     table.add_column("expected", justify="right")
     for name, curve in dict.fromkeys((step.name, step.curve) for step in found):
         own = [step for step in found if (step.name, step.curve) == (name, curve)]
-        told = ", ".join(f"{step.start}-{step.stop}: {step.exponent:.2f}{'!' * step.steep}" for step in own)
-        table.add_row(name, curve.cost, curve.work, told, f"up to {curve.expected:.0f}")
+        exponents = ", ".join(
+            f"{step.start}-{step.stop}: {step.exponent:.2f}{'!' * step.steep}" for step in own
+        )
+        table.add_row(name, curve.cost, curve.work, exponents, f"up to {curve.expected:.0f}")
     out.print(table)
     for curve in dict.fromkeys(step.curve for step in found if step.curve.reason):
         _say(f"up to {curve.expected:.0f} is expected of {curve.cost} over {curve.work}: {curve.reason}")

@@ -114,28 +114,28 @@ def _fill_facts(
     templates: list[str], names: _Names, rng: random.Random
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Values of every slot in the templates, as worded in the item and as worded in the summary."""
-    told: dict[str, str] = {}
-    kept: dict[str, str] = {}
+    in_item: dict[str, str] = {}
+    in_summary: dict[str, str] = {}
     for slot in dict.fromkeys(slot for template in templates for slot in _SLOT.findall(template)):
         if slot in _NAME_SLOTS:
             value = names.draw(_NAME_SLOTS[slot])
         elif slot in LEXICON:
-            kept[slot] = rng.choice(tuple(LEXICON[slot]))
-            told[slot] = rng.choice(LEXICON[slot][kept[slot]])
+            in_summary[slot] = rng.choice(tuple(LEXICON[slot]))
+            in_item[slot] = rng.choice(LEXICON[slot][in_summary[slot]])
             continue
         elif slot in _WORD_SLOTS:
             value = rng.choice(_WORD_SLOTS[slot])
         else:  # a number: n has two digits, m (of a match result) one
             value = str(rng.randint(10, 99) if slot == "n" else rng.randint(2, 9))
-        told[slot] = kept[slot] = value
-    return told, kept
+        in_item[slot] = in_summary[slot] = value
+    return in_item, in_summary
 
 
 def _aside(template: str, names: _Names, rng: random.Random, taken_number: str | None) -> str:
-    told, _ = _fill_facts([template], names, rng)
-    while told.get("n") is not None and told["n"] == taken_number:
-        told["n"] = str(rng.randint(10, 99))
-    return _sentence(_choose(template, rng).format(**told))
+    in_item, _ = _fill_facts([template], names, rng)
+    while in_item.get("n") is not None and in_item["n"] == taken_number:
+        in_item["n"] = str(rng.randint(10, 99))
+    return _sentence(_choose(template, rng).format(**in_item))
 
 
 def make_item(rng: random.Random, event: Event, reserved: bool) -> NewsItem:
@@ -147,17 +147,17 @@ def make_item(rng: random.Random, event: Event, reserved: bool) -> NewsItem:
         reserved: use reserved two-word names only; otherwise use none.
     """
     names = _Names(rng, reserved)
-    telling = [rng.choice(event.leads)] + ([rng.choice(event.details)] if event.details else [])
-    told, kept = _fill_facts([*telling, event.summary], names, rng)
-    sentences = [_sentence(_choose(template, rng).format(**told)) for template in telling]
+    templates = [rng.choice(event.leads)] + ([rng.choice(event.details)] if event.details else [])
+    in_item, in_summary = _fill_facts([*templates, event.summary], names, rng)
+    sentences = [_sentence(_choose(template, rng).format(**in_item)) for template in templates]
     asides = [
-        _aside(template, names, rng, told.get("n"))
+        _aside(template, names, rng, in_item.get("n"))
         for template in rng.sample(words.ASIDES, k=rng.choice((1, 2, 2)))
     ]
     for aside in asides:
         sentences.insert(rng.randint(0, len(sentences)), aside)
     return NewsItem(
-        " ".join(sentences), event.summary.format(**kept).lower(), event.kind, frozenset(names.used)
+        " ".join(sentences), event.summary.format(**in_summary).lower(), event.kind, frozenset(names.used)
     )
 
 

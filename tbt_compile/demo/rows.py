@@ -107,7 +107,7 @@ def measure(
         task: the test pairs and the tokenizer.
         with_beam: run beam search too.
         reference: output of another engine, to compare token for token.
-        progress: told what is going on and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         The row and the texts.

@@ -91,7 +91,7 @@ def run(
     Args:
         output: folder for the data, the tokenizer, one folder per model, rows/ and results.json.
         resume: resume from what the folder holds; otherwise start over.
-        progress: told what is going on and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
         settings: None: the defaults.
 
     Returns:

@@ -89,7 +89,7 @@ def generate_texts(
         tokenizer: of the model.
         sources: texts.
         decode: lengths, search and batch size.
-        progress: told the share of the sources that is done, under `title`.
+        progress: called with `title` and the share of the sources done, from 0 to 1.
         title: of the progress reports.
 
     Returns:

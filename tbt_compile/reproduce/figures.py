@@ -60,7 +60,7 @@ def _single(value: float | None) -> Spread | None:
     return None if value is None else Spread(value, None)
 
 
-def make(
+def figure2(
     experiment: Experiment, task: Task, tokenizer: PreTrainedTokenizerBase, progress: Progress
 ) -> tuple[Path, ...]:
     """Make figure 2 from the students of the first seed: histograms, and the entropy of every linear layer.
@@ -69,7 +69,7 @@ def make(
         experiment: its output folder holds the students and gets the files.
         task: its first test pairs give the activations.
         tokenizer: of the students.
-        progress: told what is going on.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         The files: the values as JSON, the histograms, the entropies.

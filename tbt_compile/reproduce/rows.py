@@ -99,7 +99,7 @@ def scores(
         model: its generation config takes the task's settings.
         tokenizer: of the model.
         task: the test pairs and the search.
-        progress: told what is going on and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
         title: of the progress reports.
 
     Returns:

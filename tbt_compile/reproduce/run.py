@@ -68,7 +68,7 @@ def reproduce(experiment: Experiment, progress: Progress | None = None) -> Repor
         rows[row.key] = work.student_row(row)
         files = write_table(experiment, table, task, {**rows, **work.known_rows(table)}, planned)
     if processes.is_first() and not table.columns:
-        files = figures.make(experiment, task, work.tokenizer, steps.report)
+        files = figures.figure2(experiment, task, work.tokenizer, steps.report)
     processes.wait()
     return Report(rows, files)
 

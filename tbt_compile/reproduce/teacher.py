@@ -25,7 +25,7 @@ def open_model(experiment: Experiment, task: Task) -> tuple[PreTrainedModel, Pre
     """
     if experiment.config in MODEL_SIZES:
         with processes.first():
-            tokenizer = _own_tokenizer(experiment, task)
+            tokenizer = _local_tokenizer(experiment, task)
         longest = task.lengths.longest
         return new_model(experiment.config, tokenizer, longest, experiment.teacher_seed), tokenizer
     try:
@@ -51,7 +51,7 @@ def make_teacher(
     Args:
         experiment: model, settings and output folder.
         task: the training pairs.
-        progress: told what is going on and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         The trained model and its tokenizer.
@@ -64,7 +64,7 @@ def make_teacher(
     return model, tokenizer
 
 
-def _own_tokenizer(experiment: Experiment, task: Task) -> PreTrainedTokenizerBase:
+def _local_tokenizer(experiment: Experiment, task: Task) -> PreTrainedTokenizerBase:
     """The demo's tokenizer, or a BPE tokenizer that this or an earlier call trained on the texts."""
     folder = experiment.output / "tokenizer"
     if not experiment.is_demo:

@@ -28,7 +28,7 @@ from tbt_compile.training.settings import TrainingError, TrainSettings
 from tbt_compile.training.shared_scales import shared_scales
 from tbt_compile.training.trainers import LabelTrainer
 
-LOGGED = 20
+LOGGING_WINDOW = 20
 """Steps per logged mean loss; fewer if this does not divide the steps between checkpoints."""
 
 
@@ -122,7 +122,7 @@ def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrai
         save_steps=settings.save_every,
         save_total_limit=1,
         # Checkpoints fall on the end of a logging window, so a resumed run logs the same means.
-        logging_steps=math.gcd(LOGGED, settings.save_every),
+        logging_steps=math.gcd(LOGGING_WINDOW, settings.save_every),
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,

@@ -80,27 +80,29 @@ def distillation_terms(
     Returns:
         The unweighted terms.
     """
-    written, read = labels != IGNORED_LABEL, attention_mask.bool()
-    of_written, of_read = processes.weight(written), processes.weight(read)
+    targets, sources = labels != IGNORED_LABEL, attention_mask.bool()
+    target_weight, source_weight = processes.weight(targets), processes.weight(sources)
     logits = hidden = attention = None
     if weights.logits:
-        logits = soft_cross_entropy(student.logits[written], teacher.logits[written], weights.temperature)
-        logits = logits * of_written
+        logits = soft_cross_entropy(student.logits[targets], teacher.logits[targets], weights.temperature)
+        logits = logits * target_weight
     if weights.hidden:
-        encoder = hidden_mse(student.encoder_hidden_states, teacher.encoder_hidden_states, read)
-        decoder = hidden_mse(student.decoder_hidden_states, teacher.decoder_hidden_states, written)
-        hidden = torch.cat([encoder * of_read, decoder * of_written]).mean()
+        encoder = hidden_mse(student.encoder_hidden_states, teacher.encoder_hidden_states, sources)
+        decoder = hidden_mse(student.decoder_hidden_states, teacher.decoder_hidden_states, targets)
+        hidden = torch.cat([encoder * source_weight, decoder * target_weight]).mean()
     if weights.attention:
-        reading = attention_mse(student.encoder_attentions, teacher.encoder_attentions, read, read)
-        writing = attention_mse(student.decoder_attentions, teacher.decoder_attentions, written, written)
-        crossing = attention_mse(student.cross_attentions, teacher.cross_attentions, written, read)
+        encoder_maps = attention_mse(student.encoder_attentions, teacher.encoder_attentions, sources, sources)
+        decoder_maps = attention_mse(student.decoder_attentions, teacher.decoder_attentions, targets, targets)
+        cross_maps = attention_mse(student.cross_attentions, teacher.cross_attentions, targets, sources)
         parts = (
-            reading * _pairs(read, read),
-            writing * _pairs(written, written),
-            crossing * _pairs(written, read),
+            encoder_maps * _pairs(sources, sources),
+            decoder_maps * _pairs(targets, targets),
+            cross_maps * _pairs(targets, sources),
         )
         attention = torch.cat(parts).mean()
-    return DistillationTerms(logits, student.loss * of_written if weights.labels else None, hidden, attention)
+    return DistillationTerms(
+        logits, student.loss * target_weight if weights.labels else None, hidden, attention
+    )
 
 
 def _pairs(queries: Tensor, keys: Tensor) -> float | Tensor:

@@ -46,12 +46,12 @@ class DirectionTerm(Term):
             for number, ((name, module), (_, theirs)) in enumerate(pairs):
                 queries, keys = kept_tokens(name, inputs)
                 ours, target = watched[2 * number], watched[2 * number + 1]
-                for take, aim, keep in zip(ours, target, (queries, keys, keys), strict=True):
-                    found, wanted = (
+                for student_part, teacher_part, keep in zip(ours, target, (queries, keys, keys), strict=True):
+                    student_p, teacher_p = (
                         similarity(heads(tensor(), owner))
-                        for tensor, owner in ((take, module), (aim, theirs))
+                        for tensor, owner in ((student_part, module), (teacher_part, theirs))
                     )
-                    losses.append(_masked_mse(found, wanted, keep[:, :, None] & keep[:, None, :]))
+                    losses.append(_masked_mse(student_p, teacher_p, keep[:, :, None] & keep[:, None, :]))
             return torch.stack(losses).sum()
 
         return measure
@@ -134,10 +134,10 @@ def similarity(x: Tensor) -> Tensor:
 
 def kept_tokens(name: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Masks of the queries `[B, Q]` and keys `[B, K]` of the named attention module, false at padding."""
-    read, written = inputs["attention_mask"].bool(), inputs["labels"] != IGNORED_LABEL
+    sources, targets = inputs["attention_mask"].bool(), inputs["labels"] != IGNORED_LABEL
     if "decoder" not in name:
-        return read, read
-    return written, read if name.endswith(_CROSS) else written
+        return sources, sources
+    return targets, sources if name.endswith(_CROSS) else targets
 
 
 def _masked_mse(student: Tensor, teacher: Tensor, keep: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ class LogitsTerm(Term):
         """
 
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-            written = inputs["labels"] != IGNORED_LABEL
-            return F.mse_loss(ours.logits[written], theirs.logits[written]) * processes.weight(written)
+            targets = inputs["labels"] != IGNORED_LABEL
+            return F.mse_loss(ours.logits[targets], theirs.logits[targets]) * processes.weight(targets)
 
         return measure
 
@@ -58,9 +58,9 @@ class ContrastiveTerm(Term):
         """
 
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-            written = inputs["labels"] != IGNORED_LABEL
+            targets = inputs["labels"] != IGNORED_LABEL
             student, teacher = ours.decoder_hidden_states[-1], theirs.decoder_hidden_states[-1]
-            return contrastive(student, teacher, written, self.temperature) * processes.weight(written)
+            return contrastive(student, teacher, targets, self.temperature) * processes.weight(targets)
 
         return measure
 

@@ -15,14 +15,14 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
-PATIENCE = timedelta(days=1)
+TIMEOUT = timedelta(days=1)
 """How long the other processes wait while the first one generates and scores texts."""
 
 
 def start() -> None:
     """Join the process group, over NCCL on GPUs and Gloo on CPUs; call this before anything else here."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
 
 
 def count() -> int:

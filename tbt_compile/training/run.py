@@ -18,7 +18,7 @@ class TrainingRun:
         settings: optimization settings.
         resume: resume from the last checkpoint in the folder, or load the model of a finished run; otherwise
             start over.
-        progress: called with a line of text and the share that is done.
+        progress: called with a description and the share done, from 0 to 1.
         title: name of the run in progress reports.
     """
 

@@ -44,7 +44,7 @@ def train_teacher(model: PreTrainedModel, corpus: Corpus, run: TrainingRun) -> P
     """
     run = run.titled("teacher")
     record = TrainingRecord(
-        Path(run.folder), {"stage": "teacher", "model": _shape(model), **_asked(corpus, run)}
+        Path(run.folder), {"stage": "teacher", "model": _shape(model), **_common_record(corpus, run)}
     )
     if record.open(run.resume) is not None:
         return load_teacher(run.folder)
@@ -102,14 +102,14 @@ def distill(
         **note,
         "model": _shape(teacher),
         "teacher": fingerprint(teacher),
-        **_asked(corpus, run),
+        **_common_record(corpus, run),
     }
     record = TrainingRecord(Path(run.folder), asked)
     if record.open(run.resume) is not None:
         with quiet():
             return load_prepared(run.folder).eval()
     return fit(
-        _untrained(teacher, start, recipe),
+        _initial_student(teacher, start, recipe),
         corpus,
         record,
         run,
@@ -120,7 +120,7 @@ def distill(
     )
 
 
-def _untrained(teacher: PreTrainedModel, start: Start | None, recipe: Recipe) -> PreTrainedModel:
+def _initial_student(teacher: PreTrainedModel, start: Start | None, recipe: Recipe) -> PreTrainedModel:
     """The student before its first step."""
     if start is None or isinstance(start, PreTrainedModel):
         return prepare(copy.deepcopy(teacher if start is None else start), recipe)
@@ -133,7 +133,7 @@ def load_teacher(folder: str | Path) -> PreTrainedModel:
         return AutoModelForSeq2SeqLM.from_pretrained(str(folder)).eval()
 
 
-def _asked(corpus: Corpus, run: TrainingRun) -> dict[str, Any]:
+def _common_record(corpus: Corpus, run: TrainingRun) -> dict[str, Any]:
     """The part of the record that both stages share: data and settings."""
     return {
         "data": digest(corpus.pairs),

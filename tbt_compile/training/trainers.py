@@ -110,11 +110,11 @@ class DistillationTrainer(Seq2SeqTrainer):
             The loss, or (loss, outputs).
         """
         weights = self.objective.weights
-        wanted = {
+        options = {
             "output_hidden_states": bool(weights.hidden or self.terms),
             "output_attentions": bool(weights.attention),
         }
-        outputs, target = both_outputs(model, self.teacher, inputs, weights, **wanted)
+        outputs, target = both_outputs(model, self.teacher, inputs, weights, **options)
         if self.objective.layers is not None:
             target = self.objective.layers.select(target)
         terms = distillation_terms(outputs, target, inputs["labels"], inputs["attention_mask"], weights)
@@ -125,7 +125,7 @@ class DistillationTrainer(Seq2SeqTrainer):
 
 
 def both_outputs(
-    student: Any, teacher: Any, inputs: dict[str, Any], weights: LossWeights, **wanted: bool
+    student: Any, teacher: Any, inputs: dict[str, Any], weights: LossWeights, **options: bool
 ) -> tuple[Any, Any]:
     """Run student and teacher on one batch, the teacher without gradients.
 
@@ -133,15 +133,15 @@ def both_outputs(
         student, teacher: encoder-decoder models.
         inputs: a batch with `labels`.
         weights: the student gets the labels only if their term has a weight.
-        wanted: options of both forward passes, such as `output_hidden_states`.
+        options: of both forward passes, such as `output_hidden_states`.
 
     Returns:
         The outputs of student and teacher.
     """
     read = without_labels(inputs, teacher)
-    outputs = student(**(inputs if weights.labels else read), **wanted)
+    outputs = student(**(inputs if weights.labels else read), **options)
     with torch.no_grad():
-        target = teacher(**read, **wanted)
+        target = teacher(**read, **options)
     return outputs, target
 
 

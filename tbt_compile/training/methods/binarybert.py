@@ -51,16 +51,16 @@ class BinaryBertMethod(Method):
         ternary_recipe = Recipe.parse(FIRST_STAGE[notation], **{**self.options, "split": ()})
         objective, second = layerwise(teacher), run.half(len(corpus))
 
-        def split(of: PreTrainedModel) -> PreTrainedModel:
+        def split(original: PreTrainedModel) -> PreTrainedModel:
             ternary = distill(
-                of,
+                original,
                 ternary_recipe,
                 corpus,
                 second.first_stage("ternary"),
                 objective=objective,
                 start=lambda model: prepare(narrow_copy(model), ternary_recipe),
             )
-            return split_copy(ternary, narrow_copy(of), recipe)
+            return split_copy(ternary, narrow_copy(original), recipe)
 
         return distill(teacher, recipe, corpus, second, objective=objective, start=split)
 

@@ -37,9 +37,9 @@ class StagedMethod(Method):
         recipe, objective, second = self.recipe(notation), self.objective(teacher), run.half(len(corpus))
         ternary = Recipe.parse(FIRST_STAGE[notation], **self.options)
 
-        def from_ternary(of: PreTrainedModel) -> PreTrainedModel:
+        def from_ternary(original: PreTrainedModel) -> PreTrainedModel:
             first = second.first_stage("ternary")
-            distill(of, ternary, corpus, first, objective=objective)
+            distill(original, ternary, corpus, first, objective=objective)
             return prepare(load_teacher(first.folder), recipe)
 
         note = {"start": FIRST_STAGE[notation]}  # tells this run from a single-stage one in the same folder
