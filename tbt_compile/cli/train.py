@@ -74,14 +74,15 @@ def train(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Peak, of the student.  [default: 4e-3 for tiny, small; else 5e-4; half for 8 bits]",
+            help="Peak learning rate of the student.  [default: 4e-3 for tiny, small; else 5e-4; half "
+            "for 8 bits]",
             rich_help_panel=_OPTIMIZER,
         ),
     ] = None,
     teacher_learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Peak, of the teacher.  [default: 2e-3 for tiny and small, else 5e-4]",
+            help="Peak learning rate of the teacher.  [default: 2e-3 for tiny and small, else 5e-4]",
             rich_help_panel=_OPTIMIZER,
         ),
     ] = None,

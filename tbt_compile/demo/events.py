@@ -12,13 +12,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """One kind of event.
+    """One kind of event: templates of the lead sentence, the summary and the details.
 
-    Attributes:
-        kind: its name.
-        leads: templates of the lead sentence; an item has one.
-        summary: template of the summary.
-        details: templates of a second sentence, with a fact that the summary needs; an item has one, if any.
+    An item has one of the leads and, if there are any, one of the details, a fact that the summary needs.
     """
 
     kind: str

@@ -101,7 +101,8 @@ def token_agreement(first: Sequence[Sequence[int]], second: Sequence[Sequence[in
     """
     if len(first) != len(second) or not first:
         raise DataError(
-            f"token sequences to compare: {len(first)} and {len(second)}, expected equal numbers above 0"
+            f"token sequences to compare: {len(first)} and {len(second)}, expected equal numbers, "
+            "at least one"
         )
     return sum(list(a) == list(b) for a, b in zip(first, second, strict=True)) / len(first)
 
