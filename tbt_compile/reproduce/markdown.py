@@ -118,7 +118,7 @@ def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str
         f"Batch {experiment.teacher_training.batch_size}; "
         f"search with {task.num_beams} beam{'s' if task.num_beams > 1 else ''}, "
         f"at most {task.lengths.target} tokens.",
-        # One marketing name may cover several generations, which round differently; LLVM's name tells.
+        # One marketing name may cover CPU generations that round differently; LLVM's tells them apart.
         f"Machine: {_list(_seen(rows, '{cpu} ({llvm_cpu})'))}, device {_list(_seen(rows, '{device}'))}, "
         f"{_list(_seen(rows, '{torch_threads}'))} thread(s); code: "
         f"{_list(_short(commit) for commit in _seen(rows, '{commit}'))}.",

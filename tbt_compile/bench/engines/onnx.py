@@ -28,7 +28,7 @@ _BATCH, _SOURCE, _PAST = 2, 9, 3
 
 
 def available() -> str:
-    """The reason if one of the packages, optional dependencies, is not installed."""
+    """The reason that the engine cannot run: optional dependencies are missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:
         return ""

@@ -1,4 +1,9 @@
-"""TBT (Liu et al. 2023), its baselines TWN and BWN, and the two ablations of the paper's table 3."""
+"""TBT (Liu et al. 2023), its baselines TWN and BWN, and the two ablations of the paper's table 3.
+
+TBT quantizes weights from their statistics (Eq. 8-10) and activations with learned scales (Eq. 11-14). The
+baselines quantize both from their statistics: TWN at two bits (Eq. 1-3), BWN at one (Eq. 4-5). Each ablation
+takes one of TBT's two quantizers and the other from the baseline.
+"""
 
 from __future__ import annotations
 
