@@ -1,4 +1,4 @@
-"""Compile one model for several CPUs, none of which has to be the one at hand."""
+"""Compile one model for several CPUs, including CPUs of other machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TARGETS = ("host", "haswell", "cortex-a72")
 
 
 def small_student() -> torch.nn.Module:
-    """A prepared model; yours would be `tbt_compile.preparation.load_prepared("trained/student-2-2-2")`."""
+    """A small prepared model; load yours with `preparation.load_prepared("trained/student-2-2-2")`."""
     config = BartConfig(
         vocab_size=100,
         d_model=64,
@@ -35,7 +35,7 @@ def small_student() -> torch.nn.Module:
 
 
 def main(targets: tuple[str, ...] = TARGETS) -> None:
-    """Compile for each target, save, and say which of the folders runs here."""
+    """Compile for each target, save, and report which of the folders runs on this machine."""
     frozen = tbt_compile.freeze(small_student())
     with tempfile.TemporaryDirectory() as output:
         for target in targets:

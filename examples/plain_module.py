@@ -1,4 +1,4 @@
-"""Quantize a plain PyTorch module: the sign of each activation is found by data flow."""
+"""Quantize a plain PyTorch module; data-flow analysis finds which activations are non-negative."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import tbt_compile
 
 
 def build_model() -> nn.Module:
-    """Two layers with a ReLU between them, whose output is never negative."""
+    """Two linear layers with a ReLU between them, whose output is non-negative."""
     return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
 
 
 def main() -> None:
-    """Plan, prepare, train a few steps and pack."""
+    """Plan, prepare, train for a few steps and freeze."""
     torch.manual_seed(0)
     model, x = build_model(), torch.randn(32, 64)
     target = torch.randint(0, 10, (32,))

@@ -1,12 +1,12 @@
-"""Pre-train a small model to restore texts with deleted words, as BART was, on texts of your own.
+"""Pre-train a small model on your texts with BART's denoising objective: restore deleted words.
 
     python examples/pretrain.py my-data more-texts --lower-case --out pretrained
     tbt reproduce table3 --data my-data --config pretrained --teacher-steps 800 --out results
 
-Every folder has a train.jsonl; sources and targets of all lines are used, and nothing of what is tested on.
-A model that is trained from nothing on a few thousand pairs learns them by heart before it learns to copy a
-name from its source; one that has restored texts can copy already. `--copies` of each text are made, each
-with other words deleted. Stopped and started again it goes on.
+Every folder has a train.jsonl; the sources and targets of all its lines are used, but no test data. A model
+trained from scratch on a few thousand pairs memorizes them before it learns to copy a name from its source.
+Pre-training on restoring texts teaches it to copy first. There are `--copies` of each text, with different
+words deleted. An interrupted run resumes when it is started again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tbt_compile.training.settings import teacher_rate
 
 
 def deleted(text: str, share: float, generator: random.Random) -> str:
-    """`text` without about `share` of its words: BART's noise "token deletion" (Lewis et al. 2019, 3.1).
+    """Delete about `share` of the words of `text`: BART's "token deletion" (Lewis et al. 2019, section 3.1).
 
     >>> deleted("a b c d e f", 0.5, random.Random(1))
     'b c'
@@ -34,7 +34,14 @@ def deleted(text: str, share: float, generator: random.Random) -> str:
 
 
 def noisy_pairs(texts: Iterable[str], copies: int, share: float, seed: int = 0) -> Iterator[TextPair]:
-    """Pairs of a text without some of its words and the whole text; a text that loses all is left out."""
+    """Pairs of a text with deleted words and the whole text; empty sources are skipped.
+
+    Args:
+        texts: duplicates are used once.
+        copies: pairs per text, with different words deleted.
+        share: of the words to delete.
+        seed: of the deletions.
+    """
     generator = random.Random(seed)
     kept = list(dict.fromkeys(texts))
     for _ in range(copies):
@@ -45,17 +52,17 @@ def noisy_pairs(texts: Iterable[str], copies: int, share: float, seed: int = 0) 
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Make the texts noisy, train the tokenizer and the model, and save both."""
+    """Train the tokenizer and the model, and save both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="+", type=Path, help="folders with train.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and its tokenizer")
-    parser.add_argument("--size", choices=list(MODEL_SIZES), default="tiny")
-    parser.add_argument("--vocab-size", type=int, default=4000)
-    parser.add_argument("--lower-case", action="store_true", help="a tokenizer without capital letters")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--copies", type=int, default=4)
-    parser.add_argument("--share", type=float, default=0.2, help="of the words that are deleted")
-    parser.add_argument("--max-length", type=int, default=64, help="of texts, in tokens")
+    parser.add_argument("--size", choices=list(MODEL_SIZES), default="tiny", help="of the model")
+    parser.add_argument("--vocab-size", type=int, default=4000, help="tokens of the tokenizer")
+    parser.add_argument("--lower-case", action="store_true", help="convert texts to lower case")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
+    parser.add_argument("--copies", type=int, default=4, help="training pairs per text")
+    parser.add_argument("--share", type=float, default=0.2, help="share of the words to delete")
+    parser.add_argument("--max-length", type=int, default=64, help="maximum tokens of a text")
     arguments = parser.parse_args(given)
     texts = [text for folder in arguments.data for text in load_folder(folder).texts()]
     tokenizer = train_bpe_tokenizer(texts, arguments.vocab_size, arguments.lower_case)

@@ -1,11 +1,11 @@
-"""Write what a fine-tuned model writes for the training texts, for a student to learn from.
+"""Replace the training targets by a teacher's output, for sequence-level distillation.
 
     python examples/teacher_texts.py my-data --teacher my-bart --out my-data-by-teacher
     tbt train --data my-data-by-teacher --teacher my-bart --recipe 1-1-1 --output trained
 
-Sequence-level distillation (Kim and Rush 2016, arXiv:1606.07947): the teacher's texts are simpler than those
-of people, which helps students that can learn little. Validation and test texts stay as they are. A text of
-which the teacher makes nothing keeps its reference.
+Kim and Rush 2016 (arXiv:1606.07947): the teacher's texts are simpler than the references, which helps
+students of low capacity. Validation and test pairs stay as they are. If the teacher's output is empty, the
+reference is kept.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tbt_compile.training.stages import load_teacher
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Generate a text for every training source, and write a folder with the same splits."""
+    """Generate a target for every training source and write a folder with the same splits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train.jsonl")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of a fine-tuned model")
     parser.add_argument("--out", type=Path, required=True, help="folder for the new train.jsonl")
-    parser.add_argument("--num-beams", type=int, default=4)
-    parser.add_argument("--max-length", type=int, default=64, help="of texts, in tokens")
+    parser.add_argument("--num-beams", type=int, default=4, help="beams of the search; 1 is greedy")
+    parser.add_argument("--max-length", type=int, default=64, help="maximum tokens of a text")
     arguments = parser.parse_args(given)
     if arguments.out.resolve() == arguments.data.resolve():
-        parser.error(f"--out {arguments.out} is the folder of the references: give another one")
+        parser.error(f"--out {arguments.out} is the input folder: give another one")
     data = load_folder(arguments.data)
     with progress_bar("starting") as progress:
         written = generate_texts(
@@ -41,7 +41,7 @@ def main(given: Sequence[str] | None = None) -> None:
             [pair.source for pair in data.train],
             DecodeSettings(arguments.max_length, arguments.max_length, arguments.num_beams),
             progress=progress,
-            title="texts of the teacher",
+            title="generating targets",
         )
     pairs = [
         TextPair(pair.source, text or pair.target)
@@ -52,7 +52,7 @@ def main(given: Sequence[str] | None = None) -> None:
         if of_split:
             write_pairs(arguments.out / f"{split}.jsonl", of_split)
     empty = sum(not text for text in written.texts)
-    out.print(f"{len(pairs)} texts, of which {empty} kept their reference, in {arguments.out}")
+    out.print(f"{len(pairs)} targets, {empty} of them references, in {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Distil a student with `DistillationTrainer`, a `Seq2SeqTrainer` that takes a teacher."""
+"""Distil a student with `DistillationTrainer`, a `Seq2SeqTrainer` with a teacher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tbt_compile.training import DistillationTrainer, LossWeights
 
 
 class Copying(Dataset[dict[str, torch.Tensor]]):
-    """Sequences of random tokens that are to be repeated."""
+    """A copy task: the target repeats a source of random tokens."""
 
     def __init__(self, size: int) -> None:
         self.ids = torch.randint(3, 100, (size, 12), generator=torch.Generator().manual_seed(0))
@@ -28,7 +28,7 @@ class Copying(Dataset[dict[str, torch.Tensor]]):
 
 
 def main(steps: int = 20) -> None:
-    """Distil a 2-2-2 student from a teacher (here a random one; yours would be fine-tuned)."""
+    """Distil a 2-2-2 student from a teacher, here a random one in place of a fine-tuned model."""
     config = BartConfig(
         vocab_size=100,
         d_model=32,

@@ -1,19 +1,20 @@
-"""How often the compiled model writes the very tokens of the PyTorch model, for every family and recipe.
+"""Token agreement of compiled models with PyTorch, for every model family and recipe.
 
     python examples/benchmarks/agreement.py --json agreement.json
     python examples/benchmarks/agreement.py --steps 400 --json trained.json
     python examples/benchmarks/agreement.py --families t5,llama --recipes 2-2-8 --sentences 50
 
-Models are small, made from a config. Without --steps their weights are random ones of a large deviation: what
-they write differs from sentence to sentence (the column *outputs* counts how many are different). With it
-they are trained for so many steps in full precision and as many more quantized, see `agreement_models`.
-*greedy* and *beam 4* are the share of sentences for which `generate` of the quantized PyTorch model, on
-padded batches, and the compiled model, on each sentence alone with one thread, write the same tokens. *1 ulp*
-holds the PyTorch model against itself, greedily, with every result of a normalisation moved to a neighbouring
-number or left, at random: so much hangs on the order in which floats are summed, which two engines do not
-share. The other columns hold the compiled model against itself, greedy and beams together: in batches, in
-batches with more padding than needed, and with two threads. Given the same --json file again, the script goes
-on where it was.
+Models are small and made from configs. By default their weights are random with a large deviation, which
+makes outputs differ between sentences (the column *outputs* counts distinct ones). With --steps they are
+trained for this many steps in full precision and as many quantized; see `agreement_models`.
+
+*greedy* and *beam 4* are the share of sentences on which the quantized PyTorch model and the compiled model
+generate the same tokens; PyTorch runs padded batches, the compiled model one sentence at a time with one
+thread. *1 ulp* compares the PyTorch model, with greedy search, to itself with every normalization result
+randomly rounded up, down or not at all: it shows the effect of a different summation order, which no two
+engines share. The other columns compare the compiled model to itself, greedy and beam search together: in
+batches, in batches with extra padding, and with two threads. With the same --json file, an interrupted run
+resumes.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Case:
-    """A quantized model, its compiled folder, and what both read.
+    """A quantized model, its compiled folder, and their input.
 
     Attributes:
-        eager: the PyTorch model, in eval mode.
-        folder: of the compiled one.
+        eager: the PyTorch model, in evaluation mode.
+        folder: of the compiled model.
         sentences: token ids without padding.
     """
 
@@ -62,11 +63,11 @@ class Case:
 
     @property
     def decoder_only(self) -> bool:
-        """Whether a sentence is a prompt that the output begins with."""
+        """Whether the model is decoder-only, so that outputs begin with the prompt."""
         return not self.eager.config.is_encoder_decoder
 
     def padded(self, rows: Sentences, more: int = 0) -> tuple[Ids, Ids]:
-        """Ids and mask [B, S], with `more` columns than the longest needs; prompts are padded on the left."""
+        """Ids and mask [B, S] with `more` columns of extra padding; prompts are padded on the left."""
         width = max(map(len, rows)) + more
         ids, mask = np.full((len(rows), width), PAD), np.zeros((len(rows), width), np.int64)
         for number, row in enumerate(rows):
@@ -75,18 +76,26 @@ class Case:
         return ids, mask
 
     def batches(self) -> list[Sentences]:
-        """The sentences in the given order, some at a time."""
+        """The sentences in batches, in the given order."""
         return [self.sentences[start : start + BATCH] for start in range(0, len(self.sentences), BATCH)]
 
     def new_tokens(self, output: Sequence[int], prompt: int) -> list[int]:
-        """What was written: without the prompt or start token, and without what follows the end token."""
+        """The generated tokens, without prompt or start token and up to the end token."""
         from tbt_compile.runtime.batching import cut_after_end
 
         return cut_after_end(list(output[prompt if self.decoder_only else 1 :]), [EOS], first=0)
 
 
 def make_case(family: str, recipe: str, sentences: Sentences, folder: Path, steps: int) -> Case:
-    """A compiled model that was trained for `steps` before and after it was prepared, if there are any."""
+    """Make a model, prepare and compile it.
+
+    Args:
+        family: a name in `FAMILIES`.
+        recipe: E-W-A notation.
+        sentences: input; the first batch initializes the activation scales.
+        folder: for the compiled model.
+        steps: of training, in full precision and again quantized; 0 for random weights.
+    """
     import torch
 
     import tbt_compile
@@ -108,7 +117,7 @@ def make_case(family: str, recipe: str, sentences: Sentences, folder: Path, step
 
 
 def eager_tokens(case: Case, beams: int) -> Sentences:
-    """What `generate` of `transformers` writes, batch by batch."""
+    """The output of `generate` of `transformers`, batch by batch."""
     import torch
 
     written = []
@@ -127,7 +136,7 @@ def eager_tokens(case: Case, beams: int) -> Sentences:
 
 
 def nudge(_module: Any, _inputs: Any, output: Any) -> Any:
-    """A forward hook: every number but 0 goes to the next one below or above, or stays, at random."""
+    """A forward hook that moves every nonzero value by -1, 0 or 1 unit in the last place, at random."""
     import torch
 
     way = torch.randint(-1, 2, output.shape) * torch.inf
@@ -135,7 +144,7 @@ def nudge(_module: Any, _inputs: Any, output: Any) -> Any:
 
 
 def nudged_tokens(case: Case, beams: int) -> Sentences:
-    """`eager_tokens` with the results of normalisation one unit in the last place off."""
+    """`eager_tokens` with normalization results up to one unit in the last place off."""
     norms = [module for module in case.eager.modules() if "Norm" in type(module).__name__]
     hooks = [module.register_forward_hook(nudge) for module in norms]
     written = eager_tokens(case, beams)
@@ -144,8 +153,8 @@ def nudged_tokens(case: Case, beams: int) -> Sentences:
     return written
 
 
-def alone(case: Case, model: Any, beams: int) -> Sentences:
-    """The compiled model on one sentence at a time."""
+def one_by_one(case: Case, model: Any, beams: int) -> Sentences:
+    """The output of the compiled model, one sentence at a time."""
     settings = {"num_beams": beams, "max_new_tokens": NEW_TOKENS}
     outputs = [model.generate([row], **settings)[0] for row in case.sentences]
     return [
@@ -155,7 +164,7 @@ def alone(case: Case, model: Any, beams: int) -> Sentences:
 
 
 def batched(case: Case, model: Any, beams: int) -> Sentences:
-    """The compiled model on batches that it makes itself."""
+    """The output of the compiled model, in batches that it forms itself."""
     outputs = model.generate_many(case.sentences, num_beams=beams, max_new_tokens=NEW_TOKENS)
     return [
         case.new_tokens(output.tolist(), len(row))
@@ -164,7 +173,7 @@ def batched(case: Case, model: Any, beams: int) -> Sentences:
 
 
 def padded(case: Case, model: Any, beams: int) -> Sentences:
-    """The compiled model on batches in the given order, padded further than they need."""
+    """The output of the compiled model, in batches in the given order with extra padding."""
     written = []
     for rows in case.batches():
         ids, mask = case.padded(rows, MORE_PADDING)
@@ -173,17 +182,17 @@ def padded(case: Case, model: Any, beams: int) -> Sentences:
     return written
 
 
-# Ways of the compiled model, held against each sentence alone with one thread: how, and threads.
+# Ways to run the compiled model, compared to one sentence at a time with one thread: (function, threads).
 WAYS: dict[str, tuple[Callable[[Case, Any, int], Sentences], int]] = {
     "batched": (batched, 1),
     "padded": (padded, 1),
-    "2 threads": (alone, 2),
+    "2 threads": (one_by_one, 2),
     "padded, 2 threads": (padded, 2),
 }
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Shares between 0 and 1, and how much the outputs vary."""
+    """The agreement of all columns, from 0 to 1, and the variety of the outputs."""
     import tbt_compile
     from tbt_compile.evaluation import token_agreement
 
@@ -192,7 +201,7 @@ def measure(case: Case) -> dict[str, Any]:
     same_ways: dict[str, list[float]] = {way: [] for way in WAYS}
     for name, beams in BEAMS.items():
         expected = eager_tokens(case, beams)
-        own = alone(case, models[1], beams)
+        own = one_by_one(case, models[1], beams)
         figures[name] = token_agreement(expected, own)
         pairs = enumerate(zip(expected, own, strict=True))
         figures[f"{name} different"] = [number for number, (a, b) in pairs if a != b]
@@ -222,16 +231,16 @@ def show(rows: list[dict[str, Any]], sentences: int) -> None:
 
 
 def main() -> None:
-    """Measure what is not in the file yet, print everything."""
+    """Measure the cases that the file does not hold yet, and print all."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--families", default=",".join(FAMILIES), help="with commas between")
-    parser.add_argument("--recipes", default=",".join(RECIPES), help="with commas between")
-    parser.add_argument("--sentences", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=0, help="of training; 0: random weights")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the figures to this file, and go on from it")
+    parser.add_argument("--families", default=",".join(FAMILIES), help="comma-separated")
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="comma-separated")
+    parser.add_argument("--sentences", type=int, default=200, help="number of inputs")
+    parser.add_argument("--steps", type=int, default=0, help="training steps; 0: random weights")
+    parser.add_argument("--seed", type=int, default=0, help="of the sentences")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, and resume from it")
     options = parser.parse_args()
     families, recipes = options.families.split(","), options.recipes.split(",")
     if unknown := set(families) - set(FAMILIES):
@@ -241,7 +250,7 @@ def main() -> None:
     if options.json is not None and options.json.exists():
         earlier = json.loads(options.json.read_text())
         if earlier["settings"] != settings:
-            parser.error(f"{options.json} is of {earlier['settings']}: name another file")
+            parser.error(f"{options.json} was measured with {earlier['settings']}: name another file")
         rows = earlier["rows"]
     done = {(row["family"], row["recipe"]) for row in rows}
     sentences = (chain_sentences if options.steps else random_sentences)(options.sentences, options.seed)

@@ -1,9 +1,9 @@
-"""Small models of every family, from configs: with large random weights, or trained on text of a chain.
+"""Small models of every family, from configs: with large random weights, or trained on a Markov chain.
 
-The text: every token has three that may follow it, with probabilities 0.7, 0.2 and 0.1. A model reads a
-sentence of it and goes on, which is learnt in a few hundred steps. An encoder reads the sentence from its
-end, so that what matters stands first. A model's probabilities are then as unequal as those of a model of a
-language, and not as close together as those of random weights.
+In the chain every token has three successors, with probabilities 0.7, 0.2 and 0.1. A model reads a sentence
+and continues it, which takes a few hundred steps to learn. An encoder reads the sentence in reverse, with the
+token that matters first. The probabilities of a trained model are then as uneven as those of a language
+model, unlike those of random weights.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import transformers
 
 VOCABULARY, WIDTH, INNER, HEADS, LAYERS, POSITIONS = 200, 64, 128, 2, 2, 64
 LONGEST, PAD, EOS = 32, 1, 2
-_FIRST = 3  # token that is not special
+_FIRST = 3  # the first token that is not special
 _FOLLOWERS = (0.7, 0.2, 0.1)
 _ROWS, _LEARNING_RATE = 32, 3e-3
-# Of random weights: so large that what is written differs from sentence to sentence.
+# Deviations of random weights, large enough for outputs to differ between sentences.
 _DEVIATION = {"t5": {"initializer_factor": 3.0}, "bart-like": {"init_std": 0.5}, "opt": {"init_std": 0.5}}
 _OTHER_DEVIATION = {"initializer_range": 0.5}
 _BART_LIKE = {
@@ -64,7 +64,7 @@ _T5 = {
     "num_heads": HEADS,
     "decoder_start_token_id": PAD,
 }
-# Name: the class of the model, the class of its configuration, its fields.
+# Family -> (model class, config class, config fields).
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bart": ("BartForConditionalGeneration", "BartConfig", _BART_LIKE),
     "mbart": ("MBartForConditionalGeneration", "MBartConfig", _BART_LIKE),
@@ -73,7 +73,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "m2m100": (
         "M2M100ForConditionalGeneration",
         "M2M100Config",
-        # Layers that are left out at random in training would be left out of the calibration too.
+        # LayerDrop would leave the scales of dropped layers uninitialized.
         _BART_LIKE | {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0},
     ),
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", _GPT2),
@@ -84,7 +84,7 @@ Sentences = list[list[int]]
 
 
 def new_model(family: str, random_weights: bool) -> Any:
-    """A model in full precision; `random_weights`: not to be trained, so that its weights are large."""
+    """A full-precision model; with `random_weights` it has large weights and is not to be trained."""
     model_class, config_class, values = FAMILIES[family]
     if random_weights:
         kind = "bart-like" if "encoder_ffn_dim" in values else family
@@ -95,14 +95,20 @@ def new_model(family: str, random_weights: bool) -> Any:
 
 
 def random_sentences(count: int, seed: int) -> Sentences:
-    """Of random lengths up to `LONGEST`, without special tokens."""
+    """Random tokens in sentences of random lengths up to `LONGEST`, without special tokens."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, LONGEST + 1, count)
     return [generator.integers(_FIRST, VOCABULARY, length).tolist() for length in lengths]
 
 
 def chain(count: int, length: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Sentences of the chain, int64 [count, length]."""
+    """Sentences of the chain, int64 [count, length].
+
+    Args:
+        count: number of sentences.
+        length: tokens of each.
+        seed: of the sentences; the chain itself is fixed.
+    """
     table = np.stack([np.random.default_rng(way).permutation(VOCABULARY - _FIRST) for way in range(3)])
     generator = np.random.default_rng(seed)
     tokens = generator.integers(0, VOCABULARY - _FIRST, (count, length))
@@ -119,14 +125,23 @@ def chain_sentences(count: int, seed: int) -> Sentences:
 
 
 def train(model: Any, steps: int, new_tokens: int) -> float:
-    """Trains a model, quantized or not, to go on with the chain; returns the last loss."""
+    """Train a model, quantized or not, to continue the chain.
+
+    Args:
+        model: trained in place.
+        steps: optimizer steps.
+        new_tokens: tokens of a continuation.
+
+    Returns:
+        The last loss.
+    """
     torch.set_num_threads(1)  # models this small gain nothing from more
     optimizer = torch.optim.AdamW(model.parameters(), _LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     model.train()
     loss = torch.tensor(0.0)
     for step in range(steps):
-        # Lengths differ from step to step; all seeds are other ones than those of the sentences.
+        # Lengths vary from step to step. The seeds are not used for test sentences.
         length = 2 + step % (LONGEST - 1)
         tokens = torch.tensor(chain(_ROWS, length + new_tokens, 10_000 + step))
         if model.config.is_encoder_decoder:

@@ -1,9 +1,9 @@
-"""Time of a linear layer over random sizes, many of them multiples of nothing: is there a cliff?
+"""Performance cliffs of linear layers: time over random sizes, most not multiples of the tile.
 
     python examples/benchmarks/cliffs.py --json out.json --plot cliffs.png
 
-Every random shape is compared with the next larger one whose N and K are multiples of the tile; that one has
-work enough for both, so a ratio well above 1 is time lost at the edges. Both are measured in turn.
+Every random shape is compared with the next larger one whose N and K are multiples of the tile. The larger
+one does at least as much work, so a ratio well above 1 is time lost at the edges. Both are measured in turns.
 """
 
 from __future__ import annotations
@@ -28,12 +28,28 @@ TURNS = 5
 
 
 def prepare(pair: str, m: int, n: int, k: int, spec: TargetSpec):
-    """The layer, ready to be called."""
+    """Compile a random layer.
+
+    Args:
+        pair: "activation*weight" encodings.
+        m, n, k: rows, outputs and inputs.
+        spec: CPU to compile for.
+
+    Returns:
+        A function that runs the layer once.
+    """
     return random_linear(KernelCase(pair, m, n, k).spec(spec.isa), spec, m)[0]
 
 
 def measure(pair: str, m: int, n: int, k: int, spec: TargetSpec) -> dict:
-    """One random shape beside the next larger multiple of the tile."""
+    """Time a shape and the next larger one with multiples of the tile.
+
+    Args:
+        pair, m, n, k, spec: as for `prepare`.
+
+    Returns:
+        The shape, the medians of both in microseconds, and their ratio.
+    """
     block = spec.isa.block
     full_n, full_k = -(-n // block) * block, -(-k // WORD) * WORD
     calls = (prepare(pair, m, n, k, spec), prepare(pair, m, full_n, full_k, spec))
@@ -46,7 +62,13 @@ def measure(pair: str, m: int, n: int, k: int, spec: TargetSpec) -> dict:
 
 
 def draw(rows: list[dict], title: str, path: Path) -> None:
-    """Ratio over the work, one colour per operator."""
+    """Plot the ratio over the work, with one colour per operator.
+
+    Args:
+        rows: from `measure`.
+        title: of the figure.
+        path: of the file.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5), layout="constrained")
@@ -67,23 +89,25 @@ def draw(rows: list[dict], title: str, path: Path) -> None:
 
 
 def main() -> None:
-    """Print the worst shapes, and write all of them if asked."""
+    """Measure, print the worst shapes, and write all if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--operators", default="binary*binary,ternary*ternary,int8*ternary")
-    parser.add_argument("--rows", default="1,16", help="values of M, with commas between")
-    parser.add_argument("--shapes", type=int, default=40, help="random shapes for each operator and M")
+    parser.add_argument(
+        "--operators", default="binary*binary,ternary*ternary,int8*ternary", help="comma-separated"
+    )
+    parser.add_argument("--rows", default="1,16", help="values of M, comma-separated")
+    parser.add_argument("--shapes", type=int, default=40, help="random shapes per operator and M")
     parser.add_argument("--most", type=int, default=4096, help="largest N and K")
-    parser.add_argument("--target", default="host")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", default="host", help="CPU to compile for")
+    parser.add_argument("--seed", type=int, default=0, help="of the shapes")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--plot", type=Path, help="draw them into this file")
+    parser.add_argument("--plot", type=Path, help="draw them to this file")
     arguments = parser.parse_args()
     spec = parse_target(arguments.target)
     rng = np.random.default_rng(arguments.seed)
     rows = []
     for pair in arguments.operators.split(","):
         for m in map(int, arguments.rows.split(",")):
-            # Small and large sizes alike: uniform in the logarithm.
+            # Log-uniform: as many small sizes as large ones.
             sizes = np.exp(rng.uniform(0, np.log(arguments.most), (arguments.shapes, 2))).round().astype(int)
             for n, k in sizes:
                 rows.append(measure(pair, m, int(n), int(k), spec))

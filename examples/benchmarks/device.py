@@ -1,11 +1,11 @@
-"""What an environment that runs compiled models takes: size on disk by package, and time to import.
+"""Footprint of an environment that runs compiled models: disk space by package, and import time.
 
     pip install tbt-compile
     python device.py --json out.json
 
-Run it with the Python of that environment, on the device or here; `examples/benchmarks/memory.py` measures a
-model on top. Sizes are those of the installed files, without pip and what compiles packages; times are
-medians of processes of their own, with the files in the system's page cache.
+Run it with the Python of that environment, on the device or here; `examples/benchmarks/memory.py` measures
+the model. Sizes are those of installed files, without pip and build tools. Times are medians over separate
+processes, with the files in the system's page cache.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ IMPORTS = {
 
 
 def installed_bytes(package: Distribution) -> int:
-    """Size of the files of a package, as far as they are there."""
+    """Size of a package's installed files."""
     paths = [Path(str(package.locate_file(file))) for file in package.files or ()]
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def seconds(code: str, repeats: int) -> float:
-    """Median time of a process that runs some Python code."""
+    """Median wall time of a Python process that runs `code`."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=sys.prefix)  # and not in the source tree
+        # Outside the source tree, to import the installed package.
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=sys.prefix)
         times.append(time.perf_counter() - start)
     return median(times)
 
 
 def main() -> None:
-    """Measure, print, and write as JSON if asked."""
+    """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="processes for each time")
+    parser.add_argument("--repeats", type=int, default=5, help="processes per time")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     packages = {package.metadata["Name"].lower(): package for package in distributions()}

@@ -1,11 +1,11 @@
-"""Instructions that an AArch64 CPU executes for each generated token, by recipe, against full precision.
+"""Instructions per generated token on AArch64, by recipe, against full precision.
 
     make arm
     python examples/benchmarks/instructions.py --cpu cortex-a72 --json out.json
 
-A BART with random weights is compiled for the CPU at every recipe, full precision (32-32-32) among them. It
-generates under QEMU with a plugin that counts all that is executed, Python included. What a token takes is
-the difference between a long and a short output, divided by their difference in tokens.
+A BART with random weights is compiled for the CPU at every recipe, including full precision (32-32-32). It
+generates under QEMU with a plugin that counts every instruction, Python included. Instructions per token are
+the difference between a long and a short output, divided by the difference in tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FLOAT = "32-32-32"
 SHORT, LONG = 4, 12
-# QEMU's plugin interface, version 1, as far as it is used: `qemu-plugin.h` comes in no package.
+# Declares the part of QEMU's plugin API (version 1) that it uses, as no package has `qemu-plugin.h`.
 PLUGIN = """
 #include <inttypes.h>
 #include <stddef.h>
@@ -63,7 +63,7 @@ assert tokens.shape == (1, 1 + count), tokens.shape
 
 
 def build_plugin(folder: Path) -> Path:
-    """The plugin as a library for this machine."""
+    """Build the plugin as a shared library for this machine."""
     source, library = folder / "count.c", folder / "count.so"
     source.write_text(PLUGIN)
     caches = {f"ZIG_{name}_CACHE_DIR": str(folder) for name in ("GLOBAL", "LOCAL")}
@@ -73,7 +73,16 @@ def build_plugin(folder: Path) -> Path:
 
 
 def compiled(recipe: str, folder: Path, arguments: argparse.Namespace) -> Path:
-    """A folder with a random model; the encoder, which runs once for a text, has a single layer."""
+    """Compile a random model; its encoder, which runs once per text, has a single layer.
+
+    Args:
+        recipe: E-W-A notation.
+        folder: to write a subfolder to.
+        arguments: shape of the model and the CPU, from the command line.
+
+    Returns:
+        The compiled folder.
+    """
     import torch
     from transformers import BartConfig, BartForConditionalGeneration
 
@@ -94,7 +103,7 @@ def compiled(recipe: str, folder: Path, arguments: argparse.Namespace) -> Path:
 
 
 class Counter:
-    """Counts what a program executes on an emulated CPU."""
+    """Counts the instructions of a program on an emulated CPU."""
 
     def __init__(self, cpu: str, work: Path) -> None:
         sys.path.insert(0, str(ROOT / "tests"))
@@ -111,21 +120,21 @@ class Counter:
         self.variables = {**os.environ, **variables(environment, work), "PYTHONHASHSEED": "0"}
 
     def count(self, code: str, *arguments: object) -> int:
-        """Instructions of a Python program, from its start to its end."""
+        """Instructions that a Python program executes, from start to exit."""
         command = [*self.command, "-c", code, *map(str, arguments)]
         subprocess.run(command, check=True, env=self.variables, cwd=self.log.parent)
         match = re.search(r"executed (\d+)", self.log.read_text())
         if match is None:
-            sys.exit("QEMU has not counted anything: has it been built with plugins?")
+            sys.exit("QEMU has counted no instructions: was it built with plugin support?")
         return int(match[1])
 
 
 def main() -> None:
-    """Print a table, and write it as JSON if asked."""
+    """Count, print a table, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cpu", default="cortex-a72", help="what to compile for, by LLVM's name")
-    parser.add_argument("--emulated", default="cortex-a72", help="QEMU's name of the CPU to run on")
-    parser.add_argument("--recipes", default="1-1-1,2-2-2,2-2-8", help="with commas between")
+    parser.add_argument("--cpu", default="cortex-a72", help="CPU to compile for, by LLVM's name")
+    parser.add_argument("--emulated", default="cortex-a72", help="CPU to emulate, by QEMU's name")
+    parser.add_argument("--recipes", default="1-1-1,2-2-2,2-2-8", help="comma-separated")
     parser.add_argument("--width", type=int, default=768, help="of the model")
     parser.add_argument("--layers", type=int, default=6, help="of the decoder")
     parser.add_argument("--vocabulary", type=int, default=50265, help="tokens")
@@ -143,7 +152,7 @@ def main() -> None:
             print(f"{recipe}: {counts[recipe]:,.0f} instructions", file=sys.stderr, flush=True)
     print(f"{arguments.cpu}: width {arguments.width}, {arguments.layers} decoder layers, vocabulary "
           f"{arguments.vocabulary}, {arguments.source} source tokens\n")  # fmt: skip
-    print("| recipe | instructions per token, in millions | fewer than in full precision |")
+    print("| recipe | million instructions per token | reduction against full precision |")
     print("| --- | ---: | ---: |")
     for recipe, count in counts.items():
         print(f"| {recipe} | {count / 1e6:.2f} | {counts[FLOAT] / count:.1f}x |")

@@ -1,10 +1,10 @@
-"""Kill `tbt reproduce` at random moments, start it again, and compare with a run that was left alone.
+"""Kill `tbt reproduce` at random times, resume it, and compare it with an uninterrupted run.
 
     python examples/benchmarks/kill_and_resume.py
     python examples/benchmarks/kill_and_resume.py --kills 10 --json kills.json
 
-Both runs train a teacher and two students on the project's own text, in processes of their own. The kill is
-SIGKILL, which nothing can catch. Every score and loss has to be the same to the last digit.
+Both runs train a teacher and two students on the demo's text, in separate processes. The kill is SIGKILL,
+which cannot be caught. Every score and loss has to be the same to the last digit.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ OPTIONS = ("--data", "DEMO", "--test-sentences", "40", "--batch-size", "16", "--
 
 
 def command(output: Path, steps: int) -> list[str]:
-    """The run; the same words start it and take it up again."""
+    """The command that starts and resumes the run."""
     counts = ("--steps", str(steps), "--teacher-steps", str(steps))
     run = (sys.executable, "-m", "tbt_compile", "reproduce", "table3", "--out", str(output), "--rows", ROWS)
     return [*run, *counts, *OPTIONS]
 
 
 def figures(output: Path) -> dict[str, Any]:
-    """Scores, losses and settings of every row; times differ, and are left out."""
+    """Scores, losses and settings of every row, without times, which differ."""
     found = {}
     for path in sorted((output / "rows").glob("*.json")):
         row = json.loads(path.read_text())
@@ -42,10 +42,17 @@ def figures(output: Path) -> dict[str, Any]:
 
 
 def run_killed(output: Path, steps: int, seconds: float, kills: int, seed: int) -> list[float]:
-    """Start, kill, start ..., at last without a kill; returns after how many seconds each kill came.
+    """Start and kill a run repeatedly, then let it finish.
 
     Args:
-        seconds: that a run takes when it is left alone; kills come within a third of it.
+        output: folder of the run.
+        steps: of each model.
+        seconds: duration of an uninterrupted run; kills come within a third of it.
+        kills: maximum number of kills.
+        seed: of their times.
+
+    Returns:
+        Seconds from each start to its kill.
     """
     moments = random.Random(seed)
     done: list[float] = []
@@ -64,19 +71,19 @@ def run_killed(output: Path, steps: int, seconds: float, kills: int, seed: int) 
             continue
         if process.returncode:
             raise SystemExit(f"the run failed with code {process.returncode}")
-        break  # it was finished before its time had come
+        break  # the run finished before its kill
     subprocess.run(command(output, steps), check=True, stdout=subprocess.DEVNULL)
     return done
 
 
 def main() -> None:
-    """Run both, compare, report."""
+    """Run both, compare and report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=10, help="number of kills")
     parser.add_argument("--steps", type=int, default=40, help="of the teacher and of each student")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kill-and-resume-"))

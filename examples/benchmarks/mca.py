@@ -1,12 +1,12 @@
-"""Cycles per multiplication of the inner loops on AArch64, by LLVM's machine-code analyser; no board needed.
+"""Cycles per multiplication of the inner loops on AArch64, by LLVM's machine-code analyzer (no board needed).
 
     python examples/benchmarks/mca.py
     python examples/benchmarks/mca.py --cpu neoverse-n1 --json out.json
 
-Linear layers are compiled for the CPU, their hottest inner loop is cut out of the assembly, and `llvm-mca`
-(from Debian's package llvm, or LLVM's releases) tells how many cycles it takes when everything is in the
-first-level cache. Loops that only now and then empty narrow counters are added in proportion. fp32 is a loop
-of ours for the same shape: 4 x 4 vectors of outputs in registers.
+Linear layers are compiled for the CPU, and `llvm-mca` (from Debian's package llvm, or LLVM's releases)
+estimates the cycles of their hottest inner loop with all data in the L1 cache. Outer loops that widen narrow
+accumulators now and then are added in proportion. fp32 is our own loop for the same shape, with 4 x 4 vectors
+of outputs in registers.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _BRANCH = re.compile(r"\s+(?:b\.\w+|cbn?z|tbn?z|b)\s+(?:.*?,\s*)?(\.L\w+)$")
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop of the assembly: lines `first` to `last`, and the loops directly inside."""
+    """A loop of the assembly: lines `first` to `last`."""
 
     first: int
     last: int
 
     def holds(self, other: Loop) -> bool:
-        """Whether the other loop is inside this one."""
+        """Whether this loop contains the other one."""
         return self != other and self.first <= other.first and other.last <= self.last
 
 
@@ -74,14 +74,14 @@ def float_linear(lanes: int) -> PrimFunc:
 
 
 def assembly(function: PrimFunc, spec: TargetSpec) -> list[str]:
-    """The lines of a kernel that are instructions or labels."""
+    """The instructions and labels of a compiled kernel."""
     text = compile_functions({"kernel": function}, Target(spec.as_dict())).mod.inspect_source("asm")
     lines = (line.split("//")[0].rstrip() for line in text.splitlines())
     return [line for line in lines if line.strip() and not _NOISE.match(line)]
 
 
 def find_loops(lines: list[str]) -> list[Loop]:
-    """Every jump backwards."""
+    """All loops: the ranges of backward branches."""
     labels = {line[:-1]: index for index, line in enumerate(lines) if line.endswith(":")}
     found = []
     for index, line in enumerate(lines):
@@ -92,14 +92,20 @@ def find_loops(lines: list[str]) -> list[Loop]:
 
 
 def count(lines: list[str], pattern: str) -> int:
-    """Instructions that match."""
+    """The number of instructions that match a pattern."""
     return sum(bool(re.match(rf"\s+({pattern})\s", line)) for line in lines)
 
 
 def hottest(lines: list[str], pattern: str, each: int) -> tuple[list[str], list[str]]:
-    """The inner loop with the most instructions of a kind, and what the loop around it adds.
+    """Find the inner loop with the most instructions of a kind.
 
-    `each`: how many there are in one step of the tile for many rows; smaller tiles are left out.
+    Args:
+        lines: the assembly.
+        pattern: of the instructions.
+        each: instructions per step of the GEMM tile; loops of smaller tiles are left out.
+
+    Returns:
+        The lines of the loop, and those that the loop around it adds.
     """
     loops = find_loops(lines)
     inner = [loop for loop in loops if not any(loop.holds(other) for other in loops)]
@@ -115,7 +121,7 @@ def hottest(lines: list[str], pattern: str, each: int) -> tuple[list[str], list[
 
 
 def cycles(lines: list[str], cpu: str) -> float:
-    """Cycles per iteration of straight code."""
+    """Cycles per iteration of a loop body."""
     code = "\n".join(line for line in lines if not line.endswith(":"))
     command = ["llvm-mca", "-mtriple=aarch64-linux-gnu", f"-mcpu={cpu}", f"-iterations={ITERATIONS}"]
     done = subprocess.run(command, input=code, capture_output=True, text=True, check=False)
@@ -127,13 +133,15 @@ def cycles(lines: list[str], cpu: str) -> float:
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """What to look for in a kernel.
+    """A kernel and how to recognize its inner loop.
 
     Attributes:
+        name: of the row.
+        function: the kernel.
         pattern: the instruction that multiplies or counts.
-        each: how many of them a step of the tile has.
-        macs: multiplications of such a step.
-        run: steps between two passes of the code that empties narrow counters.
+        each: instructions of this kind per step of the tile.
+        macs: multiplications per step.
+        run: steps between two widenings of narrow accumulators.
     """
 
     name: str
@@ -144,7 +152,7 @@ class InnerLoop:
     run: int
 
     def analyse(self, spec: TargetSpec) -> dict:
-        """One row of the table."""
+        """Analyse the loop; returns one row of the table."""
         inner, rest = hottest(assembly(self.function, spec), self.pattern, self.each)
         steps = count(inner, self.pattern) // self.each
         total = cycles(inner, spec.mcpu) / steps + (cycles(rest, spec.mcpu) / self.run if rest else 0.0)
@@ -167,7 +175,7 @@ def quantized(pair: str, spec: TargetSpec) -> InnerLoop:
         return InnerLoop(pair, function, "tbl", 2 * PLANES_PER_GROUP, macs, lut_sums.STEPS_BEFORE_WIDENING)
     if case.activation.dynamic:
         dot = isa.dot == "dotprod"
-        # A step is four elements of K: one instruction per vector, or one for each half of its bytes.
+        # A step is four elements of K: one instruction per vector, or one per half of its bytes.
         tile = unpacked_tile(isa, case.activation)
         each = tile.rows * tile.vectors * (1 if dot else 2)
         macs = tile.rows * tile.vectors * isa.float_lanes * 4
@@ -181,7 +189,7 @@ def quantized(pair: str, spec: TargetSpec) -> InnerLoop:
 
 
 def main() -> None:
-    """Print a table, and write it as JSON if asked."""
+    """Analyse, print a table, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cpu", default="cortex-a72", help="an AArch64 CPU by LLVM's name")
     parser.add_argument("--json", help="write the rows to this file")

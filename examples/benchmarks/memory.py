@@ -1,10 +1,10 @@
-"""What a compiled folder takes to run: bytes on disk, seconds until it is loaded, and memory.
+"""Footprint of a compiled folder: disk space, time to load, and memory.
 
     python examples/benchmarks/memory.py compiled --json out.json
 
-Every measurement is a process of its own, as `tbt run` would be one; figures are medians, with the folder in
-the system's page cache. *start* is the time from starting Python until the model is ready. Memory is what
-Linux calls VmRSS, and VmHWM for its peak: pages of files that other processes share are counted in full.
+Every measurement runs in a separate process, like `tbt run`. Figures are medians, with the folder in the
+system's page cache. *start* is the time from starting Python until the model is ready. Memory is Linux's
+VmRSS, and its peak VmHWM; file pages that other processes share count in full.
 """
 
 from __future__ import annotations
@@ -23,23 +23,29 @@ FIGURES = {
     "numpy_s": "s importing NumPy",
     "tvm_s": "s importing TVM's runtime",
     "load_s": "s checking and mapping the folder",
-    "cpu_s": "s of CPU time until the model is ready, which other programs disturb less",
+    "cpu_s": "s of CPU time until the model is ready, less affected by other programs",
     "generate_s": "s for the first text",
     "tvm_mib": "MiB with TVM's runtime and no model",
     "loaded_mib": "MiB with the model loaded",
-    "peak_mib": "MiB at most while generating",
-    "copied_mib": "MiB of them not pages of files",
+    "peak_mib": "MiB peak during generation",
+    "copied_mib": "MiB of them not backed by files",
 }
 
 
 def memory(name: str) -> float:
-    """A line of Linux's report on this process, in MiB."""
+    """A field of this process's /proc/self/status, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:"))) / 1024
 
 
 def work(folder: str, source_length: int, new_tokens: int) -> None:
-    """The process that is measured: prints one line when the model is loaded and one when text is there."""
+    """The body of the measured process: prints "ready" once the model is loaded, then its figures.
+
+    Args:
+        folder: of the compiled model.
+        source_length: tokens of the source text.
+        new_tokens: tokens to generate.
+    """
     start = time.perf_counter()
     import numpy as np
 
@@ -66,7 +72,7 @@ def work(folder: str, source_length: int, new_tokens: int) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """One process, from start to end."""
+    """Run and measure one process."""
     command = [sys.executable, __file__, str(arguments.folder), "--once"]
     command += [f"--source-length={arguments.source_length}", f"--new-tokens={arguments.new_tokens}"]
     start = time.perf_counter()

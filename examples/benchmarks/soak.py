@@ -1,10 +1,10 @@
-"""Memory and threads over thousands of generations in one process: they have to stay where they are.
+"""Soak test: memory and threads of one process have to stay constant over thousands of generations.
 
     python examples/benchmarks/soak.py
     python examples/benchmarks/soak.py compiled --count 10000 --json soak.json
 
-Without a folder, a tiny model is compiled first. Sources and outputs change their lengths all the time, every
-fourth generation is a beam search, every tenth runs in a new thread, every hundredth has several workers.
+Without a folder, a tiny model is compiled first. The lengths of sources and outputs vary, every fourth
+generation is a beam search, every tenth runs in a new thread, and every hundredth has several workers.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ tbt_compile.lower(model.eval()).save(sys.argv[1])
 
 
 def held() -> dict[str, float]:
-    """Memory in MiB and threads that this process has now."""
+    """Current memory in MiB and number of threads of this process."""
     status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
     return {"mib": int(status["VmRSS"].split()[0]) / 1024, "threads": int(status["Threads"])}
 
 
 def generate(model: Any, number: int) -> None:
-    """The generation of this number; the same number is always the same one."""
+    """Run generation `number`, whose input and settings are determined by the number."""
     random = np.random.default_rng(number)
     limit = min(model.description["max_positions"] or 64, 64)
     vocabulary = model.description["vocabulary"]
@@ -64,7 +64,13 @@ def generate(model: Any, number: int) -> None:
 
 
 def soak(model: Any, count: int, samples: int = 20) -> list[dict[str, float]]:
-    """Memory, threads and time after equal shares of `count` generations, and before the first."""
+    """Run `count` generations and sample memory, threads and time.
+
+    Args:
+        model: a compiled model.
+        count: generations.
+        samples: at equal intervals, and one before the first generation.
+    """
     start = time.perf_counter()
     rows = []
     for number in range(count + 1):
@@ -77,7 +83,7 @@ def soak(model: Any, count: int, samples: int = 20) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Print and perhaps write the figures."""
+    """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -92,7 +98,7 @@ def main() -> None:
     import tbt_compile
 
     with tempfile.TemporaryDirectory() as work:
-        if options.folder is None:  # in a process of its own, whose memory does not count
+        if options.folder is None:  # compiled in a separate process, whose memory does not count
             subprocess.run([sys.executable, "-c", BUILD, f"{work}/model"], check=True)
         model = tbt_compile.load(options.folder or f"{work}/model")
         rows = soak(model, options.count)

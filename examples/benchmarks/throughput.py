@@ -1,10 +1,9 @@
-"""Texts per second with more workers, and with more threads for each.
+"""Throughput in texts per second, by number of workers and of threads per worker.
 
     python examples/benchmarks/throughput.py compiled
     python examples/benchmarks/throughput.py compiled --workers 1 2 4 --threads 1 2 --json out.json
 
-Sources are random tokens of random lengths. All ways take turns, and every result has to be that of the
-first.
+Sources are random tokens of random lengths. All combinations take turns, and their outputs have to be equal.
 """
 
 from __future__ import annotations
@@ -23,7 +22,21 @@ import numpy as np
 def measure(
     model: Any, sources: list[list[int]], ways: list[tuple[int, int]], repeats: int, **settings: Any
 ) -> list[dict[str, float]]:
-    """Median texts per second of each (workers, threads), after a round that does not count."""
+    """Measure throughput, after a warm-up round.
+
+    Args:
+        model: a compiled model.
+        sources: token ids.
+        ways: combinations of (workers, threads).
+        repeats: rounds.
+        settings: of `generate_many`.
+
+    Returns:
+        Workers, threads and median texts per second of each combination.
+
+    Raises:
+        RuntimeError: two combinations generate different tokens.
+    """
     rates: dict[tuple[int, int], list[float]] = {way: [] for way in ways}
     expected = None
     for _ in range(repeats + 1):
@@ -33,7 +46,7 @@ def measure(
             rates[way].append(len(sources) / (time.perf_counter() - start))
             expected = expected or found
             if not all(map(np.array_equal, found, expected)):
-                raise RuntimeError(f"{way[0]} workers with {way[1]} threads wrote other tokens")
+                raise RuntimeError(f"{way[0]} workers with {way[1]} threads generated different tokens")
     return [
         {"workers": workers, "threads": threads, "texts_per_second": statistics.median(values[1:])}
         for (workers, threads), values in rates.items()
@@ -41,20 +54,22 @@ def measure(
 
 
 def main() -> None:
-    """Print and perhaps write the figures."""
+    """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cpus = len(os.sched_getaffinity(0))
     parser.add_argument("folder", help="folder that `tbt lower` wrote")
-    parser.add_argument("--workers", type=int, nargs="+", default=sorted({1, 2, cpus}))
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--texts", type=int, default=64)
-    parser.add_argument("--source-tokens", type=int, default=64, help="most tokens of a source")
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--num-beams", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=sorted({1, 2, cpus}), help="concurrent batches"
+    )
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads per worker")
+    parser.add_argument("--texts", type=int, default=64, help="number of sources")
+    parser.add_argument("--source-tokens", type=int, default=64, help="maximum tokens of a source")
+    parser.add_argument("--new-tokens", type=int, default=32, help="tokens to generate per text")
+    parser.add_argument("--num-beams", type=int, default=1, help="beams of the search; 1 is greedy")
+    parser.add_argument("--batch-size", type=int, default=8, help="texts per batch")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; figures are medians")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
 

@@ -1,12 +1,11 @@
-"""Time of a training step with distillation: the quantizers on, against the same step with them off.
+"""Time of a distillation step with quantizers on, against the same step with quantizers off.
 
     python examples/benchmarks/training_step.py
     python examples/benchmarks/training_step.py --size tiny --recipes 2-2-2 1-1-1 --profile --json out.json
 
-A step is the teacher's forward pass, the student's forward and backward pass, clipping of gradients, and
-AdamW; "off" is a student prepared with 32-32-32. All students take turns, on the same batches of random
-tokens. Times are medians of the processor time of one thread, so that other programs on the machine
-count less.
+A step is the teacher's forward pass, the student's forward and backward passes, gradient clipping, and AdamW;
+"off" is a student prepared with 32-32-32. All students take turns on the same batch of random tokens. Times
+are medians of CPU time, which other programs affect less than wall time.
 """
 
 from __future__ import annotations
@@ -34,7 +33,17 @@ OFF = "32-32-32"
 def make_step(
     teacher: Any, recipe: str, batch: dict[str, Tensor], weights: LossWeights
 ) -> Callable[[], None]:
-    """A function that does one training step of a new student."""
+    """Make a student.
+
+    Args:
+        teacher: a full-precision model in evaluation mode.
+        recipe: of the student.
+        batch: to train on.
+        weights: of the distillation loss terms.
+
+    Returns:
+        A function that runs one training step.
+    """
     student = tbt_compile.prepare(copy.deepcopy(teacher), recipe).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
 
@@ -50,7 +59,7 @@ def make_step(
 
 
 def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each step, after two rounds that do not count."""
+    """Median CPU seconds of each step, after two warm-up rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 2):
         for name, step in steps.items():
@@ -61,33 +70,41 @@ def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, flo
 
 
 def random_batch(vocabulary: int, rows: int, source: int, target: int) -> dict[str, Tensor]:
-    """Token ids without padding."""
+    """A batch of random token ids without padding.
+
+    Args:
+        vocabulary: tokens to choose from.
+        rows: batch size.
+        source, target: tokens of each text.
+    """
     generator = torch.Generator().manual_seed(0)
     ids, labels = (torch.randint(5, vocabulary, (rows, n), generator=generator) for n in (source, target))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
 def profile(step: Callable[[], None], rows: int = 25) -> str:
-    """The operators that a step spends its time in, as a table."""
+    """Profile a step; returns a table of the operators that take most time."""
     with torch.profiler.profile() as found:
         step()
     return found.key_averages().table(sort_by="self_cpu_time_total", row_limit=rows, max_name_column_width=40)
 
 
 def main() -> None:
-    """Print and perhaps write the figures."""
+    """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", choices=MODEL_SIZES, nargs="+", default=["tiny", "small"])
-    parser.add_argument("--recipes", nargs="+", default=["2-2-2", "2-2-8", "1-1-1"])
-    parser.add_argument("--vocabulary", type=int, default=8000)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--source-tokens", type=int, default=32)
-    parser.add_argument("--target-tokens", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--profile", action="store_true", help="show where the steps spend their time")
+    parser.add_argument(
+        "--size", choices=MODEL_SIZES, nargs="+", default=["tiny", "small"], help="of the models"
+    )
+    parser.add_argument("--recipes", nargs="+", default=["2-2-2", "2-2-8", "1-1-1"], help="of the students")
+    parser.add_argument("--vocabulary", type=int, default=8000, help="words of the tokenizer")
+    parser.add_argument("--batch-size", type=int, default=64, help="examples per step")
+    parser.add_argument("--source-tokens", type=int, default=32, help="tokens of a source")
+    parser.add_argument("--target-tokens", type=int, default=16, help="tokens of a target")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds; figures are medians")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
+    parser.add_argument("--profile", action="store_true", help="print a profile of every step")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
 

@@ -1,10 +1,11 @@
-"""How far TBT's quantizers of weights and the baselines' (TWN, BWN) differ on the weights of a model.
+"""Difference between TBT's weight quantizers and the baselines' (TWN, BWN) on a model's weights.
 
     python examples/benchmarks/weights.py results/teacher --json out.json
 
-Over all weights of the model that are quantized: the share of codes that are equal, the baseline's scale over
-TBT's (mean over rows), and the share of weights that TBT's gradient (Eq. 10) leaves out. The paper's table 3
-changes the one into the other; where they hardly differ it cannot change much.
+Over all quantized weights of the model: the share of equal codes, the ratio of the baseline's scale to TBT's
+(mean over rows), and the share of weights that TBT's clipped straight-through estimator (Eq. 10) gives no
+gradient. The paper's table 3 replaces one quantizer by the other; where they hardly differ, the effect is
+small.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BASELINES = {"2-2-2": "twn-2-2-2", "1-1-1": "bwn-1-1-1"}
 
 @torch.no_grad()
 def compare(model: nn.Module, notation: str) -> dict[str, float]:
-    """Means over all quantized weights of a model in full precision."""
+    """Compare the quantizers; means over all quantized weights of a full-precision model."""
     ours = tbt_compile.prepare(copy.deepcopy(model), notation)
     baseline = dict(iter_quantized(tbt_compile.prepare(copy.deepcopy(model), BASELINES[notation])))
     totals = {"equal_codes": 0.0, "scale_ratio": 0.0, "without_gradient": 0.0}
@@ -46,7 +47,7 @@ def compare(model: nn.Module, notation: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Compare, print, and write as JSON if asked."""
+    """Compare, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="folder of an encoder-decoder in full precision")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -57,7 +58,7 @@ def main() -> None:
         print(
             f"{notation}: {figures['equal_codes']:.1%} of the codes are equal, the scale is "
             f"{figures['scale_ratio']:.3f} of TBT's, {figures['without_gradient']:.1%} of the weights are "
-            "outside of TBT's range and have no gradient"
+            "outside TBT's clipping range and get no gradient"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")

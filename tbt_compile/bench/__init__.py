@@ -1,5 +1,5 @@
-"""Speed and memory, measured side by side with what people use today.
+"""Benchmarks of speed and memory against other engines.
 
-`generation.py` runs one benchmark from start to end: every row has a process of its own (`worker.py`), and
-the processes take turns, so that a slow moment of the machine falls on all of them.
+`generation.py` runs the generation benchmark. Every row runs in a separate process (`worker.py`). The
+processes take turns, which spreads noise on the machine over all rows.
 """

@@ -1,4 +1,4 @@
-"""What a figure depends on and what a reader has to know about it: the machine and the versions."""
+"""The conditions of a measurement: machine, load and versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generation benchmark: one batch of texts, greedy or with beams, one row per engine, taking turns."""
+"""The generation benchmark: one batch of texts, greedy or beam search, one row per engine."""
 
 from __future__ import annotations
 
@@ -29,17 +29,21 @@ LENGTHS = ("equal", "mixed")
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What is measured.
+    """Settings of the generation benchmark.
 
     Attributes:
+        shape: a name in `model_shapes.SHAPES`.
         recipes: E-W-A notations, one row each.
-        peers: whether the other engines get rows.
-        source_length: tokens of every text; with `lengths` "mixed" they are random between a quarter of it
-            and all of it.
-        batch: texts at a time.
+        peers: measure the other engines too.
+        threads: of every engine.
+        source_length: tokens of every source text; the maximum with mixed lengths.
+        new_tokens: tokens to generate for every text.
+        batch: texts per batch.
         beams: of the search; 1 is greedy.
-        repeats: turns of every row, of a second or one measurement; figures are medians over all of them.
-        shortlist: a second row for every recipe may write so many tokens only; 0: no such rows.
+        lengths: "equal", or "mixed": random from a quarter of `source_length` to all of it.
+        repeats: turns of every row, each of a second or one measurement; figures are medians over all turns.
+        target: CPU to compile for; it has to run on this machine.
+        shortlist: size of the output vocabulary of a second row per recipe; 0 for no such rows.
     """
 
     shape: str = "bart-base"
@@ -56,14 +60,18 @@ class BenchSettings:
     shortlist: int = 0
 
     def check(self) -> None:
-        """Raise a `TbtError` for anything that could not be measured, before the minutes of measuring."""
+        """Check the settings before minutes of measuring.
+
+        Raises:
+            TbtError: a setting is invalid.
+        """
         shape = get_shape(self.shape)
         for recipe in self.recipes:
             Recipe.parse(recipe)
         for name in ("threads", "source_length", "new_tokens", "batch", "beams", "repeats"):
             if getattr(self, name) < 1:
                 raise TbtError(f"{name} must be at least 1, not {getattr(self, name)}")
-        # One token more than `new_tokens` is generated, and the start token stands before them.
+        # The decoder reads the start token and `new_tokens` tokens to generate one more.
         for name, positions in (("source_length", 0), ("new_tokens", 1)):
             if getattr(self, name) + positions > shape.positions:
                 raise TbtError(
@@ -82,7 +90,11 @@ class BenchSettings:
 
 
 def run(settings: BenchSettings, progress: Progress = lambda _text, _share: None) -> dict[str, Any]:
-    """Measure every row; `progress` is told what is going on and which share of the work is done.
+    """Run the benchmark.
+
+    Args:
+        settings: what to measure.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         {"conditions": ..., "settings": ..., "rows": [...]}, ready for JSON.
@@ -105,7 +117,7 @@ def run(settings: BenchSettings, progress: Progress = lambda _text, _share: None
 
 
 def jobs_of(settings: BenchSettings, folder: Path) -> list[Job]:
-    """A job for every row, each with a place of its own in `folder`; a place that is there is used again."""
+    """The jobs of all rows, each with a subfolder of `folder`, which may exist from an earlier call."""
     chosen = [(engine, "", 0) for engine in ENGINES if engine != "tbt"] if settings.peers else []
     counts = [0, settings.shortlist] if settings.shortlist else [0]
     chosen += [("tbt", recipe, count) for recipe in settings.recipes for count in counts]
@@ -118,7 +130,15 @@ def jobs_of(settings: BenchSettings, folder: Path) -> list[Job]:
 
 
 def job_of(settings: BenchSettings, engine: str, recipe: str, folder: Path, clock: bool = False) -> Job:
-    """The work of one row."""
+    """The job of one row.
+
+    Args:
+        settings: of the benchmark.
+        engine: a name in `engines.ENGINES`.
+        recipe: E-W-A notation; "" for engines without recipes.
+        folder: for the engine's files.
+        clock: time single kernels.
+    """
     return Job(
         engine=engine,
         recipe=recipe,
@@ -136,7 +156,13 @@ def job_of(settings: BenchSettings, engine: str, recipe: str, folder: Path, cloc
 
 
 def take_turns(ready: Sequence[tuple[Row, Worker]], settings: BenchSettings, progress: Progress) -> None:
-    """Give every row `repeats` turns, one after the other, and fill it with the medians."""
+    """Measure all rows in turns and fill them with the medians.
+
+    Args:
+        ready: rows to fill, with their workers.
+        settings: of the benchmark.
+        progress: called with a description and the share done, from 0 to 1.
+    """
     for repeat in range(settings.repeats):
         for index, (row, worker) in enumerate(ready):
             done = (repeat * len(ready) + index) / (settings.repeats * len(ready))
@@ -147,7 +173,7 @@ def take_turns(ready: Sequence[tuple[Row, Worker]], settings: BenchSettings, pro
 
 
 def _turn(row: Row, worker: Worker, tokens: int) -> None:
-    """Measure one row, a quick one several times: its steps are short, and easily disturbed."""
+    """Measure one row for at least a second: a fast engine's steps are short and noisy."""
     spent = 0.0
     while spent < _TURN_SECONDS:
         for name, count in (("first_token", 1), ("all_tokens", tokens + 1)):
@@ -158,7 +184,7 @@ def _turn(row: Row, worker: Worker, tokens: int) -> None:
 
 
 def _fill(row: Row, worker: Worker, settings: BenchSettings) -> None:
-    # No engine can be asked for its encoder alone in the same way as the others; two lengths give it for all.
+    # The engines have no common way to run just the encoder; two output lengths give its time for all.
     row.token_ms, row.encoder_ms = _token_and_encoder_ms(row, "s", settings.new_tokens)
     row.token_cpu_ms, row.encoder_cpu_ms = _token_and_encoder_ms(row, "cpu_s", settings.new_tokens)
     row.size_mib = worker.size_bytes / _MIB
@@ -166,7 +192,7 @@ def _fill(row: Row, worker: Worker, settings: BenchSettings) -> None:
     if row.token_ms > 0:
         row.tokens_per_second = settings.batch * 1000 / row.token_ms
     else:
-        row.skipped = "lost in noise: ask for more new tokens or repeats, or a quieter machine"
+        row.skipped = "lost in noise: use more new tokens, more repeats or a quieter machine"
 
 
 def _token_and_encoder_ms(row: Row, unit: str, tokens: int) -> tuple[float, float]:
@@ -176,6 +202,6 @@ def _token_and_encoder_ms(row: Row, unit: str, tokens: int) -> tuple[float, floa
 
 
 def best_int8_peer(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of the fastest 8-bit peer per token, if one was measured."""
+    """The measured int8 row with the lowest time per token; None without one."""
     measured = [row for row in rows if "int8" in row["name"] and not row["skipped"]]
     return min(measured, key=lambda row: row["token_ms"], default=None)

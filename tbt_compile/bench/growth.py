@@ -1,7 +1,7 @@
-"""How cost grows with the work: source length, new tokens and batch, each varied alone from a base.
+"""The scaling benchmark: cost over source length, new tokens and batch size, varied one at a time.
 
-Every point is a run of the generation benchmark, and the models are built once for all points. Points are
-written to a file as they come, so that an interrupted run goes on when it is given the same file.
+Every point is a run of the generation benchmark; models are built once for all points. Points are written to
+a file as they are measured, and an interrupted run resumes from it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from tbt_compile.progress import Progress
 from tbt_compile.storage.atomic_write import atomic_write
 
 WORK = ("source_length", "new_tokens", "batch")
-"""What is varied: fields of `BenchSettings`."""
+"""The varied fields of `BenchSettings`."""
 _SAME = ("cpu", "llvm_cpu", "vector_bits", "cores", "system", "python", "versions")
 
 
 @dataclass(frozen=True)
 class GrowthSettings:
-    """What is measured.
+    """Settings of the scaling benchmark.
 
     Attributes:
-        base: the point that everything is varied from; its recipes are the curves, with those of the other
-            engines if it has `peers`.
-        source_length, new_tokens, batch: values of each while the others are those of the base.
+        base: the point to vary from; its recipes, and the other engines with `peers`, are the curves.
+        source_length, new_tokens, batch: values of each field, with the other two as in the base.
     """
 
     base: BenchSettings = field(default_factory=lambda: BenchSettings(peers=False, source_length=256))
@@ -44,10 +43,10 @@ class GrowthSettings:
     batch: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
 
     def points(self) -> list[BenchSettings]:
-        """The base and what is varied from it, each once; checked.
+        """The base and its variations, checked and without duplicates.
 
         Raises:
-            TbtError: one of them could not be measured.
+            TbtError: a setting is invalid.
         """
         found = {self.base: None}
         for work in WORK:
@@ -60,14 +59,19 @@ class GrowthSettings:
 def run(
     settings: GrowthSettings, file: Path | None = None, progress: Progress = lambda _text, _share: None
 ) -> dict[str, Any]:
-    """Measure what the file does not hold yet; `progress` is told what is going on and the share done.
+    """Measure the points that the file does not hold yet.
+
+    Args:
+        settings: what to measure.
+        file: to resume from and to write to; None for neither.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
-        {"conditions": ..., "settings": ..., "points": [...]}, ready for JSON: a point is a row of the
+        {"conditions": ..., "settings": ..., "points": [...]}, ready for JSON. A point is a row of the
         generation benchmark with its source_length, new_tokens and batch, and decoder_ms.
 
     Raises:
-        TbtError: a setting does not fit, or the file is of another machine or of other settings.
+        TbtError: a setting is invalid, or the file is from another machine or has other settings.
     """
     wanted = settings.points()
     result = _earlier(settings, file)
@@ -91,7 +95,7 @@ def run(
 
 
 def _measure(point: BenchSettings, jobs: Sequence[Job], built: set[str], progress: Progress) -> list[Row]:
-    """One point of every job; what an engine builds does not depend on the work, so it is done once."""
+    """Measure one point of every job; a build does not depend on the point, so it is done once per engine."""
     rows = []
     ready: list[tuple[Row, Worker]] = []
     with ExitStack() as workers:
@@ -118,7 +122,7 @@ def _words(point: BenchSettings) -> str:
 
 
 def _earlier(settings: GrowthSettings, file: Path | None) -> dict[str, Any]:
-    """What the file holds, or nothing yet."""
+    """The result in the file, or one without points."""
     fresh: dict[str, Any] = json.loads(
         json.dumps({"conditions": conditions(), "settings": asdict(settings), "points": []})
     )
@@ -129,14 +133,14 @@ def _earlier(settings: GrowthSettings, file: Path | None) -> dict[str, Any]:
         then, now = earlier["conditions"], fresh["conditions"]
         other = [name for name in _SAME if then[name] != now[name]]
         base, new_base = earlier["settings"]["base"], fresh["settings"]["base"]
-        # Recipes and peers only add curves, as other values of the work add points.
+        # Other recipes and peers add curves, and other values of the varied fields add points.
         other += [name for name in base if name not in ("recipes", "peers") and base[name] != new_base[name]]
-        # What was not installed, or lost in noise, is tried again.
+        # Engines that were not installed and points lost in noise are tried again.
         points = [point for point in earlier["points"] if not point["skipped"]]
     except OSError as error:
         raise TbtError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise TbtError(f"{file} is no file of `tbt bench growth`: name another") from error
+        raise TbtError(f"{file} was not written by `tbt bench growth`: name another file") from error
     if other:
         raise TbtError(
             f"{file} was measured with another {', '.join(other)}: name another file, or delete it"

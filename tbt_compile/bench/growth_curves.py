@@ -1,4 +1,4 @@
-"""Reading the points of `growth.run` as curves: how steep each is, and how steep it may be."""
+"""Curves through the points of `growth.run`: measured and expected exponents."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from tbt_compile.bench.growth import WORK
 
 TOLERANCE = 0.15
-"""By how much an exponent may be above the expected one before it is named."""
+"""Excess over the expected exponent that is not reported."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A cost over one kind of work.
+    """A cost as a function of one kind of work.
 
     Attributes:
-        work: the field of `BenchSettings` that is varied.
+        work: the varied field of `BenchSettings`.
         cost: the field of a point: "encoder_ms", "token_ms" or "decoder_ms" (all new tokens together).
-        expected: the largest exponent that the algorithm explains: cost ~ work ** exponent.
+        expected: the largest exponent that the algorithm explains, with cost ~ work ** exponent.
         reason: why it is not 1.
     """
 
@@ -42,10 +42,13 @@ CURVES = (
 
 @dataclass(frozen=True)
 class Step:
-    """How a cost grew between two neighbouring points of a curve.
+    """The growth of a cost between two neighbouring points of a curve.
 
     Attributes:
-        exponent: log(cost ratio) / log(work ratio); 1 is proportional.
+        name: of the engine and recipe.
+        curve: work and cost.
+        start, stop: the work at both points.
+        exponent: log(cost ratio) / log(work ratio); 1 is proportional growth.
     """
 
     name: str
@@ -56,12 +59,18 @@ class Step:
 
     @property
     def steep(self) -> bool:
-        """Whether it is more than what is expected."""
+        """Whether the exponent exceeds the expected one by more than `TOLERANCE`."""
         return self.exponent > self.curve.expected + TOLERANCE
 
 
 def curve_points(result: dict[str, Any], name: str, work: str) -> list[dict[str, Any]]:
-    """The measured points of an engine in which only `work` is varied, in its order."""
+    """The measured points of one curve, ordered by work.
+
+    Args:
+        result: of `growth.run`.
+        name: of the engine and recipe.
+        work: the varied field; the others are those of the base.
+    """
     base = result["settings"]["base"]
     fixed = [other for other in WORK if other != work]
     found = [
@@ -75,12 +84,12 @@ def curve_points(result: dict[str, Any], name: str, work: str) -> list[dict[str,
 
 
 def names_of(result: dict[str, Any]) -> list[str]:
-    """Every engine and recipe that has a point."""
+    """The names of all engines and recipes with a measured point."""
     return list(dict.fromkeys(point["name"] for point in result["points"] if not point["skipped"]))
 
 
 def steps(result: dict[str, Any]) -> Iterator[Step]:
-    """How every curve of every engine grows, from point to point."""
+    """The growth of every curve of every engine, from point to point."""
     for name in names_of(result):
         for curve in CURVES:
             points = curve_points(result, name, curve.work)

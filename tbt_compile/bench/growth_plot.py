@@ -1,4 +1,4 @@
-"""The plot of `growth.run`: a row of panels for each kind of work, a curve for each engine."""
+"""The plot of `growth.run`: one row of panels per kind of work, one curve per engine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _FIGURES = {
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Encoder time, time per token and tokens per second, with both axes logarithmic.
+    """Plot encoder time, time per token and throughput on logarithmic axes.
 
-    The dashed line is growth in proportion to the work, from the lowest of the first points; tokens per
-    second could only grow with the batch.
+    The dashed line is proportional growth from the lowest first point. Throughput has one only over the
+    batch size, the one kind of work that it can grow with.
     """
     require_matplotlib()
     from matplotlib.figure import Figure

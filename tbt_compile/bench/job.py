@@ -1,4 +1,4 @@
-"""What one row of a benchmark measures, and what came out, in forms that travel between processes."""
+"""`Job` and `Row`: the work of one row of the generation benchmark, and its figures."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Job:
-    """One row: an engine, and the work that every engine gets.
+    """The work of one row: an engine, and a workload that is the same for all engines.
 
     Attributes:
         engine: a name in `engines.ENGINES`.
-        recipe: in E-W-A notation, for the engine that has one, else "".
-        source_length: tokens of every source text; the most of them with `mixed`.
-        folder: where `build` leaves its files and `load` finds them.
-        batch: texts at a time.
+        recipe: E-W-A notation; "" for engines without recipes.
+        shape: a name in `model_shapes.SHAPES`.
+        threads: of the engine.
+        source_length: tokens of every source text; the maximum with `mixed`.
+        new_tokens: tokens to generate for every text.
+        target: CPU to compile for.
+        folder: for the files that `build` writes and `load` reads.
+        batch: texts per batch.
         beams: of the search; 1 is greedy.
-        mixed: whether the texts have different lengths.
-        clock: whether the engine that can measures its kernels.
-        shortlist: tokens that the engine with recipes may write; 0 for the whole vocabulary.
+        mixed: give the texts different lengths.
+        clock: time single kernels, in the engine that can.
+        shortlist: output vocabulary of the engine with recipes; 0 for the whole vocabulary.
     """
 
     engine: str
@@ -38,29 +42,30 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What the row is called."""
+        """The name of the row."""
         limit = f" of {self.shortlist}" if self.shortlist else ""
         return f"{self.engine} {self.recipe}{limit}".strip()
 
     def to_dict(self) -> dict[str, Any]:
-        """A dict that JSON can hold; `Job(**d)` reads it back."""
+        """The fields as JSON-ready values; `Job(**d)` reads them back."""
         return asdict(self)
 
 
 @dataclass
 class Row:
-    """What came out, or why nothing did.
+    """The figures of one row, or the reason that there are none.
 
     Attributes:
-        encoder_ms: median time to read the source texts.
-        token_ms: median time per generated token, of all texts of the batch together.
-        encoder_cpu_ms, token_cpu_ms: the same in CPU time of all threads, which other programs on the machine
-            disturb less.
-        tokens_per_second: of all texts together, without the time to read them; of a beam search, the
-            tokens of its results.
+        name: see `Job.name`.
+        encoder_ms: median time to encode the source texts.
+        token_ms: median time of a decoding step of the whole batch.
+        encoder_cpu_ms, token_cpu_ms: the same in CPU time of all threads, which other programs disturb less.
+        tokens_per_second: decoding throughput of the whole batch, without the encoder; for beam search, in
+            tokens of the results.
         size_mib: of the model on disk.
-        peak_mib: most memory that the process held while it generated, with everything it had loaded.
-        skipped: why there are no figures; empty when there are.
+        peak_mib: peak memory of the process during generation, with everything it has loaded.
+        skipped: why there are no figures; "" if there are.
+        samples: the measured seconds by kind, "first_token" or "all_tokens" in wall time or CPU time.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""One operator of the kernel benchmark: which codes, which sizes."""
+"""One case of the kernel benchmark: the encodings and sizes of a linear layer."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)")
 
 @dataclass(frozen=True)
 class KernelCase:
-    """A linear layer of M rows, N outputs and K inputs, with a bias.
+    """A linear layer with a bias.
 
     Attributes:
         operator: "activation*weight", encodings by name.
+        m, n, k: rows, outputs and inputs.
     """
 
     operator: str
@@ -40,21 +41,21 @@ class KernelCase:
 
     @property
     def activation(self) -> Encoding:
-        """Codes of the rows."""
+        """The encoding of the activations."""
         return Encoding(self.operator.split("*")[0])
 
     @property
     def weight(self) -> Encoding:
-        """Codes of the weights."""
+        """The encoding of the weights."""
         return Encoding(self.operator.split("*")[1])
 
     def spec(self, isa: Isa) -> LinearSpec:
-        """The layer that is timed: centred activations, and a bias."""
+        """The timed layer, with centred activations and a bias."""
         return LinearSpec(self.n, self.k, self.activation, self.weight, True, True, isa)
 
     @property
     def macs(self) -> int:
-        """Multiplications."""
+        """The multiply-accumulate operations of a call."""
         return self.m * self.n * self.k
 
     def __str__(self) -> str:
@@ -62,10 +63,10 @@ class KernelCase:
 
 
 def parse_cases(operators: tuple[str, ...], shapes: tuple[str, ...]) -> list[KernelCase]:
-    """Every operator with every shape, given as "MxNxK".
+    """All combinations of the operators and shapes ("MxNxK").
 
     Raises:
-        TbtError: an operator is unknown, or a shape cannot be read.
+        TbtError: an operator is unknown, or a shape is malformed.
     """
     sizes = []
     for shape in shapes:

@@ -1,9 +1,10 @@
-"""The process that times the kernels of one engine.
+"""The worker process that times the kernels of one engine.
 
     python -m tbt_compile.bench.kernel_worker ENGINE TARGET < questions
 
-A question is {"case": {...}} or {"roof": {...}} with a case, or {"read": bytes}; the answer has the seconds
-of several calls. What was built for a question stays, so that it can be asked again.
+A question is {"case": CASE} for a kernel, {"roof": CASE} for its inner loop without memory traffic, or
+{"read": BYTES} for reading memory. The answer has the seconds of several calls. Kernels are built once and
+kept for repeated questions.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from tbt_compile.bench.engines.torch_int8 import with_byte_weights
+from tbt_compile.bench.engines.torch_int8 import quantize_linears
 from tbt_compile.bench.kernel_case import KernelCase
-from tbt_compile.bench.worker import answer, own_standard_output
+from tbt_compile.bench.worker import answer, reserve_stdout
 
 SECONDS = 0.02
-"""What one answer may take, if a single call does not take longer."""
+"""Time budget of an answer; a single call may take longer."""
 _BATCHES = 5
 
 Prepared = tuple[Callable[[], Any], int]
@@ -28,7 +29,7 @@ Prepared = tuple[Callable[[], Any], int]
 
 def main() -> None:
     """Answer questions until standard input ends."""
-    with own_standard_output() as answers:
+    with reserve_stdout() as answers:
         prepare = _ENGINES[sys.argv[1]]
         for line in sys.stdin:
             call, size = prepare(line, sys.argv[2])
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def timed(call: Callable[[], Any], seconds: float = SECONDS) -> list[float]:
-    """Seconds per call, several times over; short calls are timed in batches."""
+    """Several samples of the seconds per call; short calls are timed in batches."""
     call()
     start = time.perf_counter()
     call()
@@ -81,7 +82,7 @@ def _torch_int8(question: str, _target: str) -> Prepared:
     import torch
 
     case = KernelCase(**json.loads(question)["case"])
-    layer = with_byte_weights(torch.nn.Sequential(torch.nn.Linear(case.k, case.n)))
+    layer = quantize_linears(torch.nn.Sequential(torch.nn.Linear(case.k, case.n)))
     return _torch_call(layer, case), case.n * case.k
 
 

@@ -1,7 +1,7 @@
-"""The kernel benchmark: every operator and shape beside PyTorch, and beside what the machine allows.
+"""The kernel benchmark: linear layers against PyTorch and against the roofline of the machine.
 
-Each engine has a process of its own. They take turns, case by case and round by round, so that a slow moment
-of the machine falls on all of them.
+Each engine runs in a separate process. The processes take turns in every round of a case, which spreads noise
+on the machine over all engines.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from tbt_compile.bench.conditions import conditions
 from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, DEFAULT_SHAPES, KernelCase, parse_cases
-from tbt_compile.bench.worker_process import Served
+from tbt_compile.bench.worker_process import WorkerProcess
 from tbt_compile.codegen.target.host import check_runnable
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.errors import TbtError
@@ -25,12 +25,15 @@ _US = 1e6
 
 @dataclass(frozen=True)
 class KernelSettings:
-    """What is measured.
+    """Settings of the kernel benchmark.
 
     Attributes:
         operators: "activation*weight", such as "ternary012*ternary".
-        shapes: "MxNxK".
-        rounds: turns of every engine; figures are medians over all of them.
+        shapes: "MxNxK": rows, outputs, inputs.
+        threads: of every engine.
+        rounds: turns of every engine; figures are medians over all rounds.
+        target: CPU to compile for; it has to run on this machine.
+        peers: measure PyTorch too.
     """
 
     operators: tuple[str, ...] = DEFAULT_OPERATORS
@@ -41,7 +44,14 @@ class KernelSettings:
     peers: bool = True
 
     def check(self) -> list[KernelCase]:
-        """The cases; raises a `TbtError` for anything that could not be measured."""
+        """Check the settings.
+
+        Returns:
+            The cases to measure.
+
+        Raises:
+            TbtError: a setting is invalid.
+        """
         for name in ("threads", "rounds"):
             if getattr(self, name) < 1:
                 raise TbtError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -54,10 +64,18 @@ class KernelRow:
     """Figures of one operator and shape; times are medians per call in microseconds.
 
     Attributes:
-        us: ours, with quantizing and packing the activations, scales and bias.
-        arithmetic_us: the inner loop alone; 0 where it is not known (8-bit weights).
-        roof_us: the larger of that and reading the weights alone.
-        roof: which of the two it is, "arithmetic" or "memory".
+        operator, m, n, k: see `KernelCase`.
+        isa: the CPU compiled for.
+        threads: of every engine.
+        us: our time, including quantizing and packing the activations, scales and bias.
+        weight_bytes: of the packed weights.
+        gmac_per_s: throughput in 10^9 multiply-accumulates per second.
+        weight_gb_per_s: weights read, in GB per second.
+        arithmetic_us: time of the inner loop without memory traffic; 0 if unknown (8-bit weights).
+        read_us: time to read the weights.
+        roof_us: the roofline, the larger of `arithmetic_us` and `read_us`.
+        roof: which of them it is, "arithmetic" or "memory".
+        share_of_roof: `roof_us` / `us`.
         peers_us: PyTorch's times by engine.
     """
 
@@ -79,12 +97,16 @@ class KernelRow:
     peers_us: dict[str, float] = field(default_factory=dict)
 
     def speedup(self, peer: str) -> float | None:
-        """How many times faster than a peer; None if that was not measured."""
+        """The speedup over a peer; None if the peer was not measured."""
         return self.peers_us[peer] / self.us if peer in self.peers_us else None
 
 
 def run(settings: KernelSettings, progress: Progress = lambda _text, _share: None) -> dict[str, Any]:
-    """Measure every case; `progress` is told what is going on and which share of the work is done.
+    """Run the benchmark.
+
+    Args:
+        settings: what to measure.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         {"conditions": ..., "settings": ..., "rows": [...]}, ready for JSON.
@@ -107,11 +129,13 @@ def run(settings: KernelSettings, progress: Progress = lambda _text, _share: Non
     }
 
 
-def _engine(name: str, settings: KernelSettings) -> Served:
-    return Served(name, "kernel_worker", name, settings.target, threads=settings.threads)
+def _engine(name: str, settings: KernelSettings) -> WorkerProcess:
+    return WorkerProcess(name, "kernel_worker", name, settings.target, threads=settings.threads)
 
 
-def _row(case: KernelCase, engines: dict[str, Served], settings: KernelSettings, isa: str) -> KernelRow:
+def _row(
+    case: KernelCase, engines: dict[str, WorkerProcess], settings: KernelSettings, isa: str
+) -> KernelRow:
     seconds: dict[str, list[float]] = {}
     size = 0
 
@@ -127,7 +151,7 @@ def _row(case: KernelCase, engines: dict[str, Served], settings: KernelSettings,
             size = measured if name == "tbt" else size
         ask("read", "tbt", {"read": size})
         if case.weight.planes:
-            # The sizes do not matter to the arithmetic; one question serves all shapes.
+            # The inner loop does not depend on the sizes, so all shapes share one question.
             same = KernelCase(case.operator, 1, 1, 1)
             roof_macs = ask("roof", "tbt", {"roof": asdict(same)})
     us = {name: _US * median(samples) for name, samples in seconds.items()}

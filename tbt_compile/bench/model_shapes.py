@@ -1,4 +1,4 @@
-"""Model shapes by name. Speed does not depend on what the weights are, so they are random."""
+"""Model shapes by name, and random models and texts: speed does not depend on their values."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ PAD = 1
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of an encoder-decoder model.
+    """The shape of an encoder-decoder model.
 
     Attributes:
+        name: the key of `get_shape`.
         family: "bart" (post-norm) or "mbart" (pre-norm).
+        vocab_size: tokens.
+        width: of the hidden states.
         layers: of the encoder, and as many of the decoder.
+        heads: attention heads.
+        feed_forward: inner width of the feed-forward layers.
+        positions: maximum tokens of a text.
     """
 
     name: str
@@ -31,7 +37,7 @@ class Shape:
     positions: int = 1024
 
     def config_fields(self) -> dict[str, Any]:
-        """Arguments for `BartConfig` or `MBartConfig`."""
+        """The arguments of `BartConfig` or `MBartConfig`."""
         return {
             "vocab_size": self.vocab_size,
             "d_model": self.width,
@@ -64,7 +70,7 @@ def get_shape(name: str) -> Shape:
     """The shape called `name`.
 
     Raises:
-        TbtError: there is none; near matches are named.
+        TbtError: the shape is unknown; the message has near matches.
     """
     if name not in SHAPES:
         known = ", ".join(SHAPES)
@@ -73,7 +79,7 @@ def get_shape(name: str) -> Shape:
 
 
 def random_model(shape: Shape) -> Any:
-    """A `transformers` model of this shape with random weights, in eval mode."""
+    """A `transformers` model with random weights, in evaluation mode."""
     import torch
     from transformers import (
         BartConfig,
@@ -90,15 +96,25 @@ def random_model(shape: Shape) -> Any:
 
 
 def source_ids(shape: Shape, length: int, number: int = 0) -> list[int]:
-    """Source text `number` of `length` tokens: no padding, no special token but the last."""
+    """A source text without padding, whose only special token is the final end token.
+
+    Args:
+        shape: its vocabulary.
+        length: tokens.
+        number: different numbers give different texts.
+    """
     spread = range(4, shape.vocab_size)
     return [spread[(7919 * i + 104729 * number) % len(spread)] for i in range(length - 1)] + [2]
 
 
 def source_texts(shape: Shape, length: int, batch: int, mixed: bool) -> list[list[int]]:
-    """`batch` different source texts, each of `length` tokens.
+    """A batch of different source texts, the same in every call.
 
-    With `mixed` the lengths are random between a quarter of `length` and all of it, the same in every call.
+    Args:
+        shape: its vocabulary.
+        length: tokens of every text; the maximum with `mixed`.
+        batch: number of texts.
+        mixed: random lengths from a quarter of `length` to all of it.
     """
     lengths = [length] * batch
     if mixed:
@@ -108,7 +124,7 @@ def source_texts(shape: Shape, length: int, batch: int, mixed: bool) -> list[lis
 
 
 def padded(texts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids padded on the right and their mask.
+    """Pad token ids on the right; returns ids and mask.
 
     >>> padded([[5, 6, 2], [7, 2]])
     ([[5, 6, 2], [7, 2, 1]], [[1, 1, 1], [1, 1, 0]])

@@ -1,4 +1,4 @@
-"""Where the time of compiled models goes: by kind of work, for the encoder and for a decoding step."""
+"""Profile of compiled models: time by kind of work, for the encoder and for a decoding step."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tbt_compile.bench.worker_process import build, measure_steps
 from tbt_compile.errors import TbtError
 
 OUTSIDE = "between kernels"
-"""Python, the search and the calls: the time of a run that no kernel accounts for."""
-# Kinds of work by what the name of a kernel begins with; the first that fits.
+"""Time of a run outside kernels: Python, the search and call overhead."""
+# Kinds of work by prefix of the kernel's name; the first match counts.
 _KINDS = {
     "linear": "linear layers",
     "attention": "attention",
@@ -40,14 +40,18 @@ _UNITS = ("encoder", "step")
 def profile(
     settings: BenchSettings, progress: Callable[[str, float], None] = lambda _text, _share: None
 ) -> dict[str, Any]:
-    """Compile each recipe so that it measures its kernels, and generate.
+    """Compile each recipe with timed kernels and profile generation.
+
+    Args:
+        settings: recipes, shape and workload.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
         {"conditions": ..., "settings": ..., "rows": [...]}: a row has recipe, unit ("encoder", or "step": one
         generated token), kind, calls, us (microseconds) and share of the unit.
 
     Raises:
-        TbtError: a setting does not fit, or there is no recipe.
+        TbtError: a setting is invalid, or there is no recipe.
     """
     settings.check()
     if not settings.recipes:
@@ -64,13 +68,17 @@ def profile(
 
 
 def rows_of(measured: dict[str, Any], recipe: str, vocabulary: int, tokens: int) -> list[dict[str, Any]]:
-    """Rows of one recipe, the largest first.
+    """The rows of one recipe, largest first within each unit.
 
-    `measured` has nanoseconds of one run: by unit the kernels' names and times, and "outside", what is left.
+    Args:
+        measured: nanoseconds of one run: names and times of the kernels by unit, and "outside" for the rest.
+        recipe: E-W-A notation.
+        vocabulary: tokens of the model, which identify the output projection.
+        tokens: generated in the run.
     """
     rows = []
     for unit in _UNITS:
-        # The first token comes from a unit of its own, so there is a step less than there are tokens.
+        # A separate function decodes the first token, so there is one step fewer than there are tokens.
         count = max(1, tokens - 1) if unit == "step" else 1
         totals: dict[str, list[float]] = {}
         for name, nanoseconds in measured[unit]:

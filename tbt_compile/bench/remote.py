@@ -1,6 +1,7 @@
-"""The benchmarks on another machine, a board say, through TVM's RPC. What it needs is TVM alone.
+"""The benchmarks on a remote board through TVM's RPC; the board needs only TVM.
 
-Compiled here, sent there, called and timed there: figures hold no network and nothing of this machine.
+Kernels are compiled here, and called and timed on the board: figures include neither the network nor this
+machine.
 """
 
 from __future__ import annotations
@@ -31,14 +32,20 @@ _KERNEL = "kernel"
 
 
 def run_kernels(settings: KernelSettings, address: str, key: str, progress: Progress) -> dict[str, Any]:
-    """Linear layers of random data, in microseconds per call, with quantizing and packing the activations.
+    """Time linear layers on random data, including quantizing and packing the activations.
+
+    Args:
+        settings: operators, shapes, threads, rounds and target.
+        address: "HOST:PORT" of the RPC server.
+        key: that the server was started with.
+        progress: called with a description and the share done, from 0 to 1.
 
     Returns:
-        {"board": ..., "settings": ..., "rows": [...]}, ready for JSON.
+        {"board": ..., "settings": ..., "rows": [...]}, ready for JSON; times in microseconds per call.
 
     Raises:
-        TargetError: no server answers, or no target is named.
-        TbtError: a case cannot be read.
+        TargetError: no server answers, or the target is "host".
+        TbtError: an operator or shape is malformed.
     """
     cases, spec = parse_cases(settings.operators, settings.shapes), _target(settings.target)
     board = Board(address, key)
@@ -52,12 +59,20 @@ def run_kernels(settings: KernelSettings, address: str, key: str, progress: Prog
 
 
 def run_generation(settings: BenchSettings, address: str, key: str, progress: Progress) -> dict[str, Any]:
-    """Random models at every recipe: what they write, and how long the encoder and a step of it take.
+    """Time the encoder and a decoding step of a random model at every recipe.
 
-    *encoder_ms* is the time to the first token less one step's. A step is timed with the longest cache; what
-    the caller adds to it (Python, the choice of the token) is not in it.
+    `encoder_ms` is the time to the first token minus one step. A step is timed with the longest cache,
+    without the overhead of its caller (Python, choosing the token).
 
-    Returns and raises: as `run_kernels`.
+    Args:
+        settings: shape, recipes, lengths, threads, repeats and target.
+        address, key, progress: as for `run_kernels`.
+
+    Returns:
+        {"board": ..., "settings": ..., "rows": [...]}, ready for JSON; rows include the generated tokens.
+
+    Raises:
+        TargetError: no server answers, or the target is "host".
     """
     spec = _target(settings.target)
     board = Board(address, key)
@@ -108,7 +123,7 @@ def _generation_row(board: Board, job: Job, repeats: int) -> dict[str, Any]:
 
 def _target(name: str) -> TargetSpec:
     if name == "host":
-        raise TargetError("what the board is cannot be asked for: name it, as in --target cortex-a72")
+        raise TargetError("the board's CPU cannot be detected: name it, as in --target cortex-a72")
     return parse_target(name)
 
 

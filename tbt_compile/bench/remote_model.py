@@ -1,4 +1,4 @@
-"""An encoder-decoder model whose compiled functions run on another machine."""
+"""An encoder-decoder model whose compiled functions run on a remote board."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from tbt_compile.storage import model_folder
 
 
 class RemoteModel:
-    """The functions of a compiled folder on a board, with the weights in its memory.
+    """The functions of a compiled folder, on a board with the weights in its memory.
 
     Args:
-        folder: compiled for the board's CPU alone.
+        board: to run on.
+        folder: compiled for the board's CPU and no other.
     """
 
     def __init__(self, board: Board, folder: Path) -> None:
@@ -35,10 +36,16 @@ class RemoteModel:
     def generate(
         self, source: list[int], count: int, repeats: int
     ) -> tuple[list[int], dict[str, list[float]]]:
-        """Greedy search that goes on for `count` tokens, the end token held back.
+        """Generate greedily without the end token, then time every function.
+
+        Args:
+            source: token ids.
+            count: tokens to generate.
+            repeats: samples of each time.
 
         Returns:
-            The tokens with the start token, and for each function, called as it was last, seconds per call.
+            The tokens, start token included, and the seconds per call of each function with its last
+            arguments.
         """
         settings = self._manifest["generation"]
         tokens = [settings["decoder_start_token_id"]]
@@ -48,7 +55,7 @@ class RemoteModel:
         calls["first_step"] = self._arguments("first_step", self._row(tokens), hidden, mask)
         outputs = self._call("first_step", calls["first_step"])
         own = 1 + 2 * self._manifest["layers"]
-        logits, grown, fixed = outputs[0], self._own_caches(outputs[:own]), outputs[own:]
+        logits, grown, fixed = outputs[0], self._self_caches(outputs[:own]), outputs[own:]
         for _ in range(count):
             scores = logits.numpy()[0, 0]
             scores[settings["eos_token_id"]] = -np.inf
@@ -62,8 +69,8 @@ class RemoteModel:
             for name, arguments in calls.items()
         }
 
-    def _own_caches(self, outputs: list[Any]) -> list[Any]:
-        """Those that the first step returned, as the next one takes them."""
+    def _self_caches(self, outputs: list[Any]) -> list[Any]:
+        """The self-attention caches that the first step returned, in the arrangement that `step` takes."""
         return [
             self._board.tensor(np.stack([cache.numpy() for cache in caches]))
             if isinstance(caches, list)
@@ -75,7 +82,7 @@ class RemoteModel:
         return self._board.tensor(np.array([values], np.int64))
 
     def _arguments(self, function: str, *inputs: Any) -> list[Any]:
-        """Inputs, weights, and outputs of the shapes that these inputs give."""
+        """The arguments of a call: inputs, weights, and outputs of the shapes that these inputs imply."""
         outputs = self._facts["outputs"][function]
         shapes = self._board.tensor(np.zeros((len(outputs), MOST_DIMENSIONS), np.int64))
         self._module[shapes_of(function)](*inputs, shapes)
@@ -91,7 +98,7 @@ class RemoteModel:
 
 
 def _make_room(old: Any, new: Any) -> None:
-    """Begin a cache with another's tokens: a step writes its own alone."""
+    """Copy the tokens of a cache into a larger one; a step only writes its own token."""
     begun = np.zeros(new.shape, new.dtype)
     begun[tuple(slice(size) for size in old.shape)] = old.numpy()
     new.copyfrom(begun)

@@ -12,19 +12,23 @@ from tbt_compile.storage.atomic_write import atomic_write
 
 
 def require_matplotlib() -> None:
-    """Raise a `TbtError` that says what to install, before anything is measured for nothing."""
+    """Check that matplotlib is installed, before anything is measured.
+
+    Raises:
+        TbtError: it is not; the message says what to install.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         raise TbtError("a plot needs matplotlib; install it with: pip install 'tbt-compile[report]'")
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure of matplotlib in the format that the file's name ends with, png by default."""
+    """Write a matplotlib figure in the format of the file's suffix; png without one."""
     with atomic_write(path) as draft:
         figure.savefig(draft, dpi=150, format=path.suffix.lstrip(".") or "png")
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """One point per row, work per byte of weights against speed, with the roofs it stays below."""
+    """Plot throughput over arithmetic intensity, one point per row, with its roofline."""
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -37,7 +41,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         xs = [row.m * row.n * row.k / row.weight_bytes for row in own]
         axes.plot(xs, [row.gmac_per_s for row in own], "o", color=colour, label=operator)
         for x, row in zip(xs, own, strict=True):
-            if row.arithmetic_us:  # without it the limit is not known
+            if row.arithmetic_us:  # 0: the roofline is unknown
                 roof = row.m * row.n * row.k / row.roof_us / 1e3
                 axes.plot([x], [roof], "_", color=colour, markersize=14)
                 axes.plot([x, x], [row.gmac_per_s, roof], "-", color=colour, linewidth=0.7)

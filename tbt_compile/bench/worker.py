@@ -1,10 +1,10 @@
-"""The process of one row: builds, or loads once and then generates on request.
+"""The worker process of one row: builds the model, or loads it and generates on request.
 
     python -m tbt_compile.bench.worker build < job.json
     python -m tbt_compile.bench.worker serve < job.json, then one number of tokens per line
     python -m tbt_compile.bench.worker profile REPEATS < job.json
 
-Answers are JSON, one line each, on standard output; what libraries print goes to standard error.
+Answers are JSON, one line each, on standard output. Output of libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tbt_compile.bench.job import Job
 
 def main() -> None:
     """Read the job from the first line of standard input and do it."""
-    with own_standard_output() as answers:
+    with reserve_stdout() as answers:
         _work(answers)
 
 
@@ -51,7 +51,7 @@ def _work(answers: TextIO) -> None:
 
 
 def _steps(runner: Any, tokens: int, repeats: int) -> dict[str, Any]:
-    """Nanoseconds of one run, the median of several: each kernel of each unit, and what is left."""
+    """Median nanoseconds of a run: each kernel of each unit, and "outside" for the rest."""
     runner.generate(tokens)
     runs: list[dict[str, Any]] = []
     for _ in range(repeats):
@@ -70,21 +70,21 @@ def _steps(runner: Any, tokens: int, repeats: int) -> dict[str, Any]:
     return named | {"outside": middle["outside"][0]}
 
 
-def own_standard_output() -> TextIO:
-    """Keep the real standard output for answers; what else is printed goes to standard error."""
+def reserve_stdout() -> TextIO:
+    """Reserve standard output for answers and redirect everything else to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
 
 
 def answer(answers: TextIO, message: dict[str, Any]) -> None:
-    """Write one line of JSON."""
+    """Write a message as one line of JSON."""
     answers.write(json.dumps(message) + "\n")
     answers.flush()
 
 
 def _reset_peak() -> None:
-    # Forget the peak of loading: some engines hold the model twice while they convert it.
+    # Excludes the peak of loading, when some engines hold the model twice.
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -1,4 +1,4 @@
-"""Starting, asking and ending the worker processes of benchmarks."""
+"""The worker processes of benchmarks, from the side of the parent process."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 class WorkerError(TbtError):
-    """A row's process failed; the message ends with the last lines that it printed."""
+    """A worker process failed; the message ends with the last lines that it printed."""
 
 
 def build(job: Job) -> None:
-    """Run the job's `build` in a process that ends with it, so that it cannot disturb what is measured."""
+    """Run the job's `build` in a separate process, which leaves no trace in the measured one."""
     _run_once(job, "preparing", "build")
 
 
 def measure_steps(job: Job, repeats: int) -> dict[str, Any]:
-    """Nanoseconds of one run in a process of its own: by unit the kernels' names and times, and "outside"."""
+    """Profile a run in a separate process.
+
+    Args:
+        job: compiled with `clock`.
+        repeats: runs; figures are medians.
+
+    Returns:
+        Nanoseconds of one run: names and times of the kernels by unit, and "outside" for the rest.
+    """
     measured: dict[str, Any] = json.loads(_run_once(job, "measuring", "profile", str(repeats)))
     return measured
 
 
 def _run_once(job: Job, doing: str, *arguments: str) -> str:
-    """What a worker that does one thing and ends writes to its standard output."""
+    """Run a worker that does one thing and ends; returns its standard output."""
     done = subprocess.run(
         [*_command("worker"), *arguments],
         input=json.dumps(job.to_dict()) + "\n",
@@ -45,11 +53,14 @@ def _run_once(job: Job, doing: str, *arguments: str) -> str:
     return done.stdout
 
 
-class Served:
-    """A process that answers each line of JSON with one.
+class WorkerProcess:
+    """A process that answers each line of JSON with another.
 
-    Attributes:
-        name: what is measured in it, for error messages.
+    Args:
+        name: of what it measures, for error messages.
+        module: of `tbt_compile.bench`, to run.
+        arguments: of its command line.
+        threads: for every library in it.
     """
 
     def __init__(self, name: str, module: str, *arguments: str, threads: int) -> None:
@@ -65,10 +76,10 @@ class Served:
         )
 
     def ask(self, question: Any) -> dict[str, Any]:
-        """Send one value, wait for the answer.
+        """Send a question and wait for the answer.
 
         Raises:
-            WorkerError: the process ended instead.
+            WorkerError: the process ended without an answer.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -94,8 +105,13 @@ class Served:
             self._errors.close()
 
 
-class Worker(Served):
-    """A process that has loaded one engine and generates when asked."""
+class Worker(WorkerProcess):
+    """A process with one loaded engine, which generates on request.
+
+    Attributes:
+        size_bytes: of the model on disk.
+        peak_bytes: peak memory so far.
+    """
 
     def __init__(self, job: Job) -> None:
         super().__init__(job.name, "worker", "serve", threads=job.threads)
@@ -103,7 +119,7 @@ class Worker(Served):
         self.peak_bytes = 0
 
     def measure(self, count: int) -> tuple[float, float]:
-        """Wall-clock and CPU seconds to read the source texts and generate `count` tokens for each."""
+        """Wall-clock and CPU seconds to encode the source texts and generate `count` tokens for each."""
         answer = self.ask(count)
         self.peak_bytes = int(answer["peak_bytes"])
         return float(answer["seconds"]), float(answer["cpu_seconds"])

@@ -1,4 +1,4 @@
-"""The command line: one file per command, and one place where errors become a line of text."""
+"""The `tbt` application: all commands, and the conversion of errors to one line of text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tbt_compile.extras import require_extra
 
 EPILOG = "Start with: tbt demo"
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as of a shell; typer turns the interrupt into it."""
+"""Exit code after Ctrl-C, by shell convention; typer converts the interrupt to it."""
 
 app = typer.Typer(
     name="tbt",
@@ -38,18 +38,18 @@ app.command()(targets.targets)
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
 ) -> None:
     """Train text-generation models at one or two bits, and compile them to fast CPU libraries.
 
-    **demo** shows the whole path on a small model of its own. For your own model and data: **train** distils
-    a low-bit student from a full-precision checkpoint, **evaluate** scores it, **lower** compiles it, **run**
-    generates text with what was compiled.
+    **demo** runs the whole pipeline on a small model. For your own model and data: **train** distils a
+    low-bit student from a full-precision checkpoint, **evaluate** scores it, **lower** compiles it, and
+    **run** generates text with the compiled model.
     """
 
 
 def main() -> None:
-    """Run the command line; an expected error becomes one line and exit code 2, an interrupt one and 130."""
+    """Run the command line; an expected error prints one line and exits with 2, an interrupt with 130."""
     try:
         with require_extra():
             app()
@@ -62,5 +62,5 @@ def main() -> None:
             raise
         err.print("interrupted", style="red")
         sys.stdout.flush()
-        # A worker may be inside a kernel for seconds, and an ordinary exit would wait for it.
+        # An ordinary exit would wait for worker threads, which may be inside a kernel for seconds.
         os._exit(INTERRUPTED)

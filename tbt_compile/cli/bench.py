@@ -1,4 +1,4 @@
-"""`tbt bench`: speed and memory beside what people use today."""
+"""`tbt bench`: speed and memory against other engines."""
 
 from __future__ import annotations
 
@@ -11,41 +11,39 @@ from tbt_compile.cli.bench_growth import growth
 from tbt_compile.cli.bench_kernels import kernels
 from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed and memory, side by side with other engines.")
+app = typer.Typer(no_args_is_help=True, help="Measure speed and memory against other engines.")
 app.command()(growth)
 app.command()(kernels)
 
 
 @app.callback()
 def bench() -> None:
-    """Measure speed and memory, side by side with other engines."""
+    """Measure speed and memory against other engines."""
 
 
 @app.command()
 def generate(
     shape: Annotated[str, typer.Option(help="Model shape: tiny, bart-base or mbart-large.")] = "bart-base",
     recipe: Annotated[
-        str, typer.Option(help="Recipes to measure, with commas between; '' for the other engines alone.")
+        str, typer.Option(help="Recipes to measure, comma-separated; '' measures only the other engines.")
     ] = "1-1-1,2-2-2,2-2-8",
     peers: Annotated[bool, typer.Option(help="Measure the other engines too.")] = True,
     threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
     source_length: Annotated[int, typer.Option(help="Tokens of every source text.")] = 512,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate for every text.")] = 64,
-    batch: Annotated[int, typer.Option(help="Texts at a time.")] = 1,
+    batch: Annotated[int, typer.Option(help="Texts per batch.")] = 1,
     beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 1,
     lengths: Annotated[
         str,
         typer.Option(help="equal, or mixed: random from a quarter of the source length to all of it."),
     ] = "equal",
     shortlist: Annotated[
-        int, typer.Option(help="Add a row for every recipe that may write so many tokens only.")
+        int, typer.Option(help="Add a row per recipe with an output vocabulary of this many tokens.")
     ] = 0,
-    repeats: Annotated[
-        int, typer.Option(help="Turns of a second for every engine; figures are medians.")
-    ] = 5,
-    target: Annotated[str, typer.Option(help="What to compile for; it has to run on this machine.")] = "host",
+    repeats: Annotated[int, typer.Option(help="One-second turns of every engine; figures are medians.")] = 5,
+    target: Annotated[str, typer.Option(help="CPU to compile for; it has to run on this machine.")] = "host",
     profile: Annotated[
-        bool, typer.Option("--profile", help="Show where the time of the recipes goes instead.")
+        bool, typer.Option("--profile", help="Show where the recipes spend their time instead.")
     ] = False,
     rpc: bench_remote.RpcOption = None,
     key: bench_remote.KeyOption = "",
@@ -53,11 +51,11 @@ def generate(
 ) -> None:
     """Generate text with random weights and compare engines.
 
-    Every engine has a process of its own and they take turns. *encoder* is the time to the first token less
-    one token's; *ms/token* is a step of the whole batch, *tokens/s* counts those of all its texts; *RAM* is
-    the most that the process held while it generated, libraries included; *vs. int8* is how many times faster
-    a token comes than from the fastest 8-bit engine that is not ours. With beams the PyTorch engines run
-    `model.generate` of transformers, which adds one to two milliseconds a token.
+    Every engine runs in a separate process, and the processes take turns. *encoder* is the time to the first
+    token minus one decoding step; *ms/token* is a decoding step of the whole batch; *tokens/s* is its
+    throughput; *RAM* is the peak memory of the process during generation, libraries included; *vs. int8* is
+    the speedup per token over the fastest other int8 engine. For beam search the PyTorch engines run
+    `model.generate` of transformers, which adds one to two milliseconds per token.
 
     Examples:
 
@@ -75,7 +73,7 @@ def generate(
     """
     from tbt_compile.runtime.without_torch import hide_torch
 
-    if rpc is None:  # what is measured elsewhere is compiled in this process
+    if rpc is None:  # for a remote board this process compiles, which needs PyTorch
         hide_torch()
     from tbt_compile.bench.generation import BenchSettings, run
 
@@ -106,7 +104,7 @@ def generate(
 
 
 def work_title(settings: dict[str, Any]) -> str:
-    """What every engine had to do, in words."""
+    """The workload in words."""
     upto = "up to " if settings["lengths"] == "mixed" else ""
     search = "greedily" if settings["beams"] == 1 else f"with {settings['beams']} beams"
     return (

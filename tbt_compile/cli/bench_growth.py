@@ -1,4 +1,4 @@
-"""`tbt bench growth`: how cost grows with the work."""
+"""`tbt bench growth`: scaling over source length, new tokens and batch size."""
 
 from __future__ import annotations
 
@@ -13,33 +13,31 @@ from tbt_compile.errors import TbtError
 
 def growth(
     shape: Annotated[str, typer.Option(help="Model shape: tiny, bart-base or mbart-large.")] = "bart-base",
-    recipe: Annotated[str, typer.Option(help="Recipes to measure, with commas between.")] = "1-1-1,2-2-2",
+    recipe: Annotated[str, typer.Option(help="Recipes to measure, comma-separated.")] = "1-1-1,2-2-2",
     peers: Annotated[bool, typer.Option(help="Measure the other engines too.")] = False,
     source_lengths: Annotated[
-        str, typer.Option(help="Tokens of a source text, with commas between.")
+        str, typer.Option(help="Tokens of a source text, comma-separated.")
     ] = "64,128,256,512,1024",
-    new_tokens: Annotated[str, typer.Option(help="Tokens to generate, with commas.")] = "16,64,256,512",
-    batches: Annotated[str, typer.Option(help="Texts at a time, with commas.")] = "1,2,4,8,16,32",
+    new_tokens: Annotated[str, typer.Option(help="Tokens to generate, comma-separated.")] = "16,64,256,512",
+    batches: Annotated[str, typer.Option(help="Texts per batch, comma-separated.")] = "1,2,4,8,16,32",
     base: Annotated[
-        str, typer.Option(help="What the others are while one is varied: source length, new tokens, batch.")
+        str, typer.Option(help="Point to vary one at a time: source length, new tokens, batch.")
     ] = "256,64,1",
     beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
-    repeats: Annotated[
-        int, typer.Option(help="Turns of a second for every engine; figures are medians.")
-    ] = 3,
-    target: Annotated[str, typer.Option(help="What to compile for; it has to run on this machine.")] = "host",
+    repeats: Annotated[int, typer.Option(help="One-second turns of every engine; figures are medians.")] = 3,
+    target: Annotated[str, typer.Option(help="CPU to compile for; it has to run on this machine.")] = "host",
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the curves into this file (png, svg, pdf).")
+        Path | None, typer.Option(metavar="FILE", help="Draw the curves to this file (png, svg, pdf).")
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Measure longer sources, more new tokens and larger batches, each alone.
+    """Measure scaling over source length, new tokens and batch size, one at a time.
 
-    An exponent of 1 between two points is growth in proportion to the work. Exponents more than 0.15 above
-    what the algorithm explains are named: 2 for the encoder over the source length, whose attention is
-    quadratic, else 1. Points are written to the --json file as they come; given the same file again, the
-    command goes on where it was.
+    An exponent of 1 between two points is proportional growth. Exponents more than 0.15 above the expected
+    one are reported; expected is 2 for the encoder over the source length, whose attention is quadratic, and
+    1 otherwise. Points are written to the --json file as they are measured; with the same file, an
+    interrupted command resumes.
 
     Examples:
 
@@ -93,7 +91,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise TbtError(f"--{option} {text}: expected whole numbers with commas between") from error
+        raise TbtError(f"--{option} {text}: expected comma-separated whole numbers") from error
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -112,8 +110,10 @@ def _show(result: dict[str, Any]) -> None:
     table.add_column("expected", justify="right")
     for name, curve in dict.fromkeys((step.name, step.curve) for step in found):
         own = [step for step in found if (step.name, step.curve) == (name, curve)]
-        told = ", ".join(f"{step.start}-{step.stop}: {step.exponent:.2f}{'!' * step.steep}" for step in own)
-        table.add_row(name, curve.cost, curve.work, told, f"up to {curve.expected:.0f}")
+        exponents = ", ".join(
+            f"{step.start}-{step.stop}: {step.exponent:.2f}{'!' * step.steep}" for step in own
+        )
+        table.add_row(name, curve.cost, curve.work, exponents, f"up to {curve.expected:.0f}")
     out.print(table)
     for curve in dict.fromkeys(step.curve for step in found if step.curve.reason):
         _say(f"up to {curve.expected:.0f} is expected of {curve.cost} over {curve.work}: {curve.reason}")

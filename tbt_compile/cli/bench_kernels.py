@@ -1,4 +1,4 @@
-"""`tbt bench kernels`: the operators alone, beside PyTorch's."""
+"""`tbt bench kernels`: single linear layers against PyTorch and the roofline."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
 
 def kernels(
     operators: Annotated[
-        str, typer.Option(help="activation*weight pairs, with commas between; default: the paper's.")
+        str, typer.Option(help="activation*weight pairs, comma-separated; default: the paper's.")
     ] = "",
     shapes: Annotated[
-        str, typer.Option(help="MxNxK (rows, outputs, inputs), with commas between; default: BART-base's.")
+        str, typer.Option(help="MxNxK (rows, outputs, inputs), comma-separated; default: BART-base's.")
     ] = "",
     peers: Annotated[bool, typer.Option(help="Measure PyTorch too.")] = True,
     threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
     rounds: Annotated[int, typer.Option(help="Turns of every engine; figures are medians.")] = 5,
-    target: Annotated[str, typer.Option(help="What to compile for; it has to run on this machine.")] = "host",
+    target: Annotated[str, typer.Option(help="CPU to compile for; it has to run on this machine.")] = "host",
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the roofline into this file (png, svg, pdf).")
+        Path | None, typer.Option(metavar="FILE", help="Draw the roofline to this file (png, svg, pdf).")
     ] = None,
     rpc: bench_remote.RpcOption = None,
     key: bench_remote.KeyOption = "",
@@ -31,8 +31,8 @@ def kernels(
 ) -> None:
     """Time linear layers on random data, one row per operator and shape.
 
-    Times include quantizing and packing the activations, scales and bias. The *limit* is measured too: the
-    larger of the inner loop's arithmetic without memory traffic, and of reading the weights alone.
+    Times include quantizing and packing the activations, scales and bias. The *limit* is the measured
+    roofline: the larger of the inner loop's time without memory traffic and the time to read the weights.
 
     Examples:
 
@@ -103,8 +103,8 @@ def _show(result: dict[str, Any]) -> None:
         )
     out.print(table)
     out.print(
-        "limit: share of what the inner loop's arithmetic or reading the weights alone would allow. "
-        "fp32, int8: how many times faster than torch fp32 and torch int8 dynamic.",
+        "limit: share of the roofline, the inner loop's arithmetic or reading the weights. "
+        "fp32, int8: speedup over torch fp32 and torch int8 dynamic.",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -1,4 +1,4 @@
-"""`tbt bench ... --rpc`: the tables of what was measured on another machine."""
+"""`tbt bench ... --rpc`: benchmarks on a remote board, shown as tables."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ RpcOption = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="Measure on a machine that runs TVM's RPC server; see --key."),
 ]
-KeyOption = Annotated[str, typer.Option(metavar="NAME", help="What that server was started with as its key.")]
+KeyOption = Annotated[str, typer.Option(metavar="NAME", help="The key that the server was started with.")]
 
 
 def kernels(settings: Any, address: str, key: str, json_path: Path | None) -> None:
-    """Measure linear layers and show them."""
+    """Measure linear layers and print a table.
+
+    Args:
+        settings: a `KernelSettings`.
+        address: "HOST:PORT" of the RPC server.
+        key: that the server was started with.
+        json_path: file for the figures; "-" prints them instead of the table, None writes none.
+    """
     from tbt_compile.bench.remote import run_kernels
 
     with progress_bar("connecting") as progress:
@@ -31,7 +38,12 @@ def kernels(settings: Any, address: str, key: str, json_path: Path | None) -> No
 
 
 def generate(settings: Any, address: str, key: str, json_path: Path | None) -> None:
-    """Measure models and show them."""
+    """Measure generation and print a table.
+
+    Args:
+        settings: a `BenchSettings`.
+        address, key, json_path: as for `kernels`.
+    """
     from tbt_compile.bench.remote import run_generation
 
     with progress_bar("connecting") as progress:

@@ -1,4 +1,4 @@
-"""What every command shares: where text goes, progress bars, JSON files and the one-line error."""
+"""Console output of all commands: streams, progress bars, JSON files and one-line errors."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ JsonOption = Annotated[
     typer.Option("--json", metavar="FILE", help="Write the figures to this file ('-': standard output)."),
 ]
 
-PRECISION_HELP = "Of float32 products in training: highest, high or medium (quicker, with bfloat16)."
+PRECISION_HELP = "Of float32 matrix products in training: highest, high or medium (faster, with bfloat16)."
 
-# Results go to standard output, everything else to standard error: `tbt ... > file` holds results only.
+# Results go to standard output, everything else to standard error, so `tbt ... > file` has only results.
 out = Console()
 err = Console(stderr=True)
 
 
 def fail(message: str) -> NoReturn:
-    """Print one red line and end with exit code 2."""
+    """Print one red line and exit with code 2."""
     err.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(2)
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar that is told (what is going on, share done between 0 and 1); it disappears when it is done.
+    """Show a progress bar within the context; without a terminal, print a line of text now and then.
 
-    Where there is no terminal (a log file), it is a line of text now and then.
+    Args:
+        title: shown until the first report.
+
+    Yields:
+        A function that takes a description and the share that is done, between 0 and 1.
     """
     if not err.is_terminal:
         yield _PlainProgress()
@@ -57,7 +61,7 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
 
 @contextmanager
 def spinner(title: str) -> Iterator[None]:
-    """For work whose share done is not known."""
+    """Show a spinner within the context, for work of unknown length."""
     if not err.is_terminal:
         yield
         return
@@ -68,7 +72,7 @@ def spinner(title: str) -> Iterator[None]:
 
 
 class _PlainProgress:
-    """Prints what is going on when it is something new, else twice a minute."""
+    """Prints a report when its subject changes, otherwise twice a minute."""
 
     SECONDS = 30.0
 
@@ -86,7 +90,7 @@ class _PlainProgress:
 
 
 def write_json(data: Any, path: Path | None) -> None:
-    """Write `data` to `path`; "-" is standard output, None nothing at all.
+    """Write `data` as JSON to `path`; "-" is standard output, and None writes nothing.
 
     Raises:
         TbtError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""`tbt demo`: the whole path on text of the project's own making."""
+"""`tbt demo`: the whole pipeline on generated text."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything it makes.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all files.")] = Path(
         "demo-output"
     ),
     resume: Annotated[
-        bool, typer.Option(help="Go on with what is in the folder; --no-resume starts over.")
+        bool, typer.Option(help="Resume from what the folder holds; --no-resume starts over.")
     ] = True,
     json_path: JsonOption = None,
 ) -> None:
     """Train, distil, pack, compile and compare a small summarizer: ten to fifteen minutes on two cores.
 
-    Short news items and their one-sentence summaries are made up from a grammar. A full-precision teacher
-    learns them; students at 2-2-2 and 1-1-1 bits learn from the teacher, and run in PyTorch and compiled.
+    A grammar generates short news items with one-sentence summaries. A full-precision teacher is trained on
+    them, and students at 2-2-2 and 1-1-1 bits are distilled from it. They run in PyTorch and compiled.
 
     Examples:
 
@@ -46,7 +46,7 @@ def _show(result: DemoResult, output: Path) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    # Narrow enough for 80 columns, the width of a log file.
+    # At most 80 columns, the width of a log file.
     title = "One-sentence summaries of 500 news items"
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("model", "engine"):
@@ -64,9 +64,9 @@ def _show(result: DemoResult, output: Path) -> None:
         table.add_row(row.name, row.engine, *cells)
     out.print(table)
     lines = (
-        "R-1, R-2, R-L: ROUGE, in percent. MiB: the file of weights. same tokens: share of texts that are",
-        "token for token those of PyTorch, with greedy search / with four beams.",
-        f"Floors: copying the first sentence has ROUGE-1 {result.lead_copy.rouge1:.1f}, "
+        "R-1, R-2, R-L: ROUGE, in percent. MiB: the weight file. same tokens: share of texts identical to",
+        "PyTorch's token for token, with greedy search / with four beams.",
+        f"Trivial baselines: copying the first sentence has ROUGE-1 {result.lead_copy.rouge1:.1f}, "
         f"always writing the same text {result.constant.rouge1:.1f}.",
         "",
         *(f"{name}: {text}" for name, text in result.samples[0].items()),

@@ -1,4 +1,4 @@
-"""`tbt evaluate`: ROUGE and BLEU of a model at any stage, trained, packed or compiled."""
+"""`tbt evaluate`: ROUGE and BLEU of a trained, packed or compiled model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of a model: trained, packed or compiled.")],
     data: Annotated[str, typer.Option(help="Folder with test.jsonl, a .jsonl file, or a data set's name.")],
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
-    limit: Annotated[int, typer.Option(help="Score at most so many pairs.", min=1)] = 500,
-    num_beams: Annotated[int, typer.Option(help="1 is greedy search.", min=1)] = 1,
+    limit: Annotated[int, typer.Option(help="Score at most this many pairs.", min=1)] = 500,
+    num_beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.", min=1)] = 1,
     max_source_length: Annotated[
-        int | None, typer.Option(help="Cut sources to this many tokens (default: what the model can read).")
+        int | None, typer.Option(help="Truncate sources to this many tokens (default: the model's limit).")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.", min=1)] = 64,
-    batch_size: Annotated[int, typer.Option(help="Texts at a time.", min=1)] = 32,
-    workers: Annotated[int, typer.Option(help="Batches at a time, of a compiled model.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Texts per batch.", min=1)] = 32,
+    workers: Annotated[int, typer.Option(help="Concurrent batches of a compiled model.", min=1)] = 1,
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of each worker (default: all CPUs).", min=1),
@@ -35,8 +35,8 @@ def evaluate(
 ) -> None:
     """Generate a text for every test pair and score it: ROUGE-1/2/L and BLEU.
 
-    The folder may be a full-precision model, a trained student, a packed or a compiled model; it has to hold
-    its tokenizer.
+    The folder may hold a full-precision model, a trained student, a packed or a compiled model. It has to
+    include the tokenizer.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`tbt lower`: from a trained or packed model to a folder with a library for one CPU, or for several."""
+"""`tbt lower`: compile a trained or packed model for one or several CPUs."""
 
 from __future__ import annotations
 
@@ -15,24 +15,22 @@ def lower(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     target: Annotated[
         list[str],
-        typer.Option(
-            help="'host', a CPU name (see `tbt targets`), or 'llvm -mcpu=NAME'; may be given several times."
-        ),
+        typer.Option(help="'host', a CPU name (see `tbt targets`), or 'llvm -mcpu=NAME'; repeatable."),
     ] = ["host"],  # noqa: B006 (typer wants a list and does not change it)
     recipe: Annotated[
-        str | None, typer.Option(help="Quantize a full-precision model on the spot, without training.")
+        str | None, typer.Option(help="Quantize a full-precision model first, without training.")
     ] = None,
     shortlist: Annotated[
         Path | None,
-        typer.Option(help="File of texts, one a line: the model shall write their tokens alone."),
+        typer.Option(help="File with one text per line; limits the output vocabulary to their tokens."),
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Compile a model for a CPU: this machine's, another's, or several.
+    """Compile a model for this machine's CPU, another one, or several.
 
-    No C compiler is needed, for other machines either. The folder that is written runs with `tbt run`, or
-    with `tbt_compile.load` in Python, and needs no PyTorch. With several targets it holds a library for each;
-    where it runs, the one with the most instructions of that machine is chosen.
+    No C compiler is needed, even for other machines. The output folder runs with `tbt run`, or with
+    `tbt_compile.load` in Python, without PyTorch. With several targets it holds a library for each, and
+    loading it chooses the one that uses most of the machine's instructions.
 
     Examples:
 

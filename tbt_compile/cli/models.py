@@ -1,4 +1,4 @@
-"""Opening what a command is pointed at: any stage of a model on its way from checkpoint to library."""
+"""Opening of model folders for the commands, at any stage from checkpoint to compiled library."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ _LONGEST_SOURCE = 512
 
 
 def stage_of(folder: Path) -> str:
-    """What a folder holds: a kind of `storage`, "prepared" (trained with quantizers) or "float".
+    """The stage of the model in a folder.
+
+    Returns:
+        A kind of `storage.model_folder`, "prepared" (trained with quantizers) or "float".
 
     Raises:
-        FormatError: there is no folder, or no model in it.
+        FormatError: there is no such folder, or no model in it.
     """
     if not folder.is_dir():
         raise FormatError(
@@ -36,11 +39,11 @@ def stage_of(folder: Path) -> str:
 
 
 def open_model(folder: Path) -> Any:
-    """The model in a folder, at whatever stage it is, ready to generate.
+    """Open the model in a folder, ready to generate.
 
     Raises:
-        FormatError: the folder holds no model or a damaged one.
-        TargetError: it was compiled for another machine.
+        FormatError: the folder holds no model, or a damaged one.
+        TargetError: the model was compiled for another machine.
     """
     stage = stage_of(folder)
     if stage == model_folder.MODULE:
@@ -62,14 +65,15 @@ def open_model(folder: Path) -> Any:
 
 
 def open_for_lowering(source: Path, recipe: str | None) -> Any:
-    """A frozen or prepared model.
+    """Open a frozen or prepared model, or quantize a full-precision one.
 
     Args:
-        recipe: for a full-precision checkpoint only, which is quantized on the spot.
+        source: folder of the model.
+        recipe: for a full-precision checkpoint; None for a model that has a recipe.
 
     Raises:
-        FormatError: the folder holds no model, or one that is compiled already.
-        RecipeError: a full-precision checkpoint without a recipe, or a recipe where the folder has its own.
+        FormatError: the folder holds no model, or a compiled one.
+        RecipeError: the recipe is missing for a full-precision checkpoint, or given for another model.
     """
     stage = stage_of(source)
     if stage in (model_folder.GENERATOR, model_folder.MODULE):
@@ -80,7 +84,7 @@ def open_for_lowering(source: Path, recipe: str | None) -> Any:
                 f"{source} is a full-precision model: train it with `tbt train --recipe`, or add --recipe "
                 "here to quantize it without training (its text will be poor)"
             )
-        return _quantized_on_the_spot(open_model(source), recipe)
+        return _quantize_untrained(open_model(source), recipe)
     if recipe is not None:
         raise RecipeError(f"--recipe {recipe} cannot be applied: {source} has a recipe already; leave it out")
     return open_model(source)
@@ -96,25 +100,25 @@ def tokenizer_of(source: Path) -> Any | None:
 
 
 def tokens_of(texts: Path, tokenizer: Any | None) -> list[int]:
-    """Ids of the tokens that the lines of a file are made of.
+    """The ids of all tokens in a text file, sorted.
 
     Raises:
         DataError: the file cannot be read or is empty.
         FormatError: there is no tokenizer.
     """
     if tokenizer is None:
-        raise FormatError(f"the tokens of {texts} cannot be told: the model's folder has no tokenizer.json")
+        raise FormatError(f"cannot tokenize {texts}: the model's folder has no tokenizer.json")
     try:
         lines = texts.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{texts} cannot be read ({error}): expected a text file in UTF-8") from error
     if not any(line.strip() for line in lines):
-        raise DataError(f"{texts} is empty: expected texts, one a line, such as the model shall write")
+        raise DataError(f"{texts} is empty: expected one text per line, such as the model should write")
     return sorted({token for ids in tokenizer(lines).input_ids for token in ids})
 
 
 def longest_source(model: Any) -> int:
-    """How many tokens a source may have: the model's positions, else `_LONGEST_SOURCE`."""
+    """The maximum tokens of a source: the model's positions, else `_LONGEST_SOURCE`."""
     description = getattr(model, "description", None)
     if description is not None:
         return int(description.get("max_positions") or _LONGEST_SOURCE)
@@ -122,7 +126,7 @@ def longest_source(model: Any) -> int:
     return int(getattr(config, "max_position_embeddings", None) or _LONGEST_SOURCE)
 
 
-def _quantized_on_the_spot(model: Any, recipe: str) -> Any:
+def _quantize_untrained(model: Any, recipe: str) -> Any:
     import torch
 
     import tbt_compile
@@ -131,6 +135,6 @@ def _quantized_on_the_spot(model: Any, recipe: str) -> Any:
     ids = torch.arange(3, min(67, model.config.vocab_size))[None]
     model.train()
     with torch.no_grad():
-        # Activation scales start from the first batch that is seen.
+        # The first batch initializes the activation scales.
         model(input_ids=ids, labels=ids)
     return model.eval()

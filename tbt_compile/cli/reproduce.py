@@ -1,4 +1,4 @@
-"""`tbt reproduce`: the paper's tables and figure 2 on any data."""
+"""`tbt reproduce`: the paper's tables and figure 2, on any data."""
 
 from __future__ import annotations
 
@@ -24,41 +24,58 @@ def reproduce(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="xsum, cnn_dailymail or wmt16-ro-en, fetched.", rich_help_panel=_DATA),
+        typer.Option(help="xsum, cnn_dailymail or wmt16-ro-en, downloaded.", rich_help_panel=_DATA),
     ] = None,
     source_length: Annotated[
-        int | None, typer.Option(help="Cut sources to this many tokens.", min=2, rich_help_panel=_DATA)
+        int | None, typer.Option(help="Truncate sources to this many tokens.", min=2, rich_help_panel=_DATA)
     ] = None,
     target_length: Annotated[
-        int | None, typer.Option(help="Cut targets to this many tokens.", min=2, rich_help_panel=_DATA)
+        int | None, typer.Option(help="Truncate targets to this many tokens.", min=2, rich_help_panel=_DATA)
     ] = None,
     metric: Annotated[
         str | None, typer.Option(help="Columns of the table: rouge or bleu.", rich_help_panel=_DATA)
     ] = None,
     test_sentences: Annotated[
-        int | None, typer.Option(help="Score the first so many pairs only.", min=1, rich_help_panel=_DATA)
+        int | None,
+        typer.Option(help="Score only the first pairs of the test split.", min=1, rich_help_panel=_DATA),
     ] = None,
-    num_beams: Annotated[int | None, typer.Option(help="1 is greedy search.", min=1)] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Beams of the search; 1 is greedy.", min=1)] = None,
     config: Annotated[
         str, typer.Option(help="tiny, small or base, trained here; or a model's name or folder.")
     ] = "tiny",
     vocab_size: Annotated[
-        int | None, typer.Option(help="Tokens of a model that is trained from nothing.  [default: 8000]")
+        int | None, typer.Option(help="Tokens of a model trained from scratch.  [default: 8000]")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Of the students, with commas.")] = "1",
-    rows: Annotated[str | None, typer.Option(help="Only these rows, with commas: tbt-2-2-2,twn-*")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of the students, comma-separated.")] = "1",
+    rows: Annotated[
+        str | None, typer.Option(help="Only these rows, comma-separated: tbt-2-2-2,twn-*")
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Of each student.", min=1, rich_help_panel=_TRAINING)
+        int | None, typer.Option(help="Steps of each student.", min=1, rich_help_panel=_TRAINING)
     ] = None,
     teacher_steps: Annotated[
         int | None,
-        typer.Option(help="0: --config is fine-tuned already.", min=0, rich_help_panel=_TRAINING),
+        typer.Option(
+            help="Steps of the teacher; 0: --config is fine-tuned.", min=0, rich_help_panel=_TRAINING
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Of all processes together.", min=1, rich_help_panel=_TRAINING)
+        int | None, typer.Option(help="Batch size over all processes.", min=1, rich_help_panel=_TRAINING)
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(rich_help_panel=_TRAINING)] = None,
-    teacher_learning_rate: Annotated[float | None, typer.Option(rich_help_panel=_TRAINING)] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak learning rate of the students.  [default: 4e-3 for tiny, small; else 5e-4]",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    teacher_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak learning rate of the teacher.  [default: --learning-rate; else 2e-3 or 5e-4]",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints.", min=1, rich_help_panel=_TRAINING)
     ] = 100,
@@ -66,15 +83,15 @@ def reproduce(
         str, typer.Option("--matmul-precision", help=PRECISION_HELP, rich_help_panel=_TRAINING)
     ] = "highest",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained.")] = False,
-    resume: Annotated[bool, typer.Option(help="Go on with what is in the folder.")] = True,
+    resume: Annotated[bool, typer.Option(help="Resume from what the folder holds.")] = True,
     json_path: JsonOption = None,
 ) -> None:
-    """Make a table or figure of the paper again, on your data; or see what each default of TBT is worth.
+    """Reproduce a table or figure of the paper on your data, or an ablation of TBT's defaults.
 
-    A full-precision teacher is trained once, then every method of the table, each with every seed. Each row
-    is written to rows/ as soon as it is done, and the table with it. Stop the command at any time: the same
-    command goes on, and ends with the same numbers. Tables in one folder share their rows, and a table shows
-    all that were made with the same settings, whatever --rows asks for.
+    Trains one full-precision teacher, then every method of the table with every seed. Each finished row is
+    written to rows/ and the table is updated. The command can be stopped at any time: run again, it resumes
+    and ends with the same numbers. Tables in one folder share rows, and a table shows all rows with the same
+    settings, regardless of --rows.
 
     Several processes: *torchrun --nproc-per-node 2 -m tbt_compile reproduce ...*
 
@@ -138,7 +155,7 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError as error:
         raise ReproduceError(
-            f"--seeds {text!r}: expected whole numbers with commas, such as 1,2,3"
+            f"--seeds {text!r}: expected comma-separated whole numbers, such as 1,2,3"
         ) from error
 
 
@@ -152,7 +169,7 @@ def _show_plan(works: list[PlannedWork]) -> None:
         table.add_row(work.name, str(work.steps), "done" if work.done else f"{work.seconds / 60:.1f}")
     out.print(table)
     total = sum(work.seconds for work in works) / 3600
-    out.print(f"About {total:.1f} hours of training on this machine; generation comes on top.")
+    out.print(f"About {total:.1f} hours of training on this machine, without generation.")
 
 
 def _show_files(files: tuple[Path, ...]) -> None:

@@ -1,4 +1,4 @@
-"""`tbt run`: text in, text out, from a compiled folder; neither PyTorch nor transformers is loaded."""
+"""`tbt run`: generate text with a compiled folder, without loading PyTorch or transformers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 def run_text(
     folder: Annotated[Path, typer.Argument(help="Folder that `tbt lower` wrote.")],
     text: Annotated[
-        list[str] | None, typer.Argument(help="Texts; without any, one per line of standard input.")
+        list[str] | None, typer.Argument(help="Source texts (default: the lines of standard input).")
     ] = None,
-    num_beams: Annotated[int, typer.Option(help="1 is greedy search.")] = 1,
+    num_beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 1,
     max_new_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Texts at a time.", min=1)] = 32,
-    workers: Annotated[int, typer.Option(help="Batches at a time.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Texts per batch.", min=1)] = 32,
+    workers: Annotated[int, typer.Option(help="Concurrent batches.", min=1)] = 1,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of each worker (default: all CPUs, shared out).", min=1)
+        int | None, typer.Option(help="Threads of each worker (default: all CPUs, divided evenly).", min=1)
     ] = None,
     stream: Annotated[
-        bool, typer.Option("--stream", help="Print words as they come, one text after the other.")
+        bool, typer.Option("--stream", help="Print words as they are generated, one text at a time.")
     ] = False,
     json_path: JsonOption = None,
 ) -> None:
@@ -45,12 +45,12 @@ def run_text(
     from tbt_compile.storage import model_folder
 
     if stream and num_beams != 1:
-        raise TbtError("--stream with --num-beams: a beam search may replace any word until its end")
+        raise TbtError("--stream with --num-beams: beam search may revise any word until it ends")
     if stream and str(json_path) == "-":
-        raise TbtError("--stream with --json -: both want standard output; name a file")
+        raise TbtError("--stream with --json -: both write to standard output; name a file")
     texts = text if text else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
-        raise TbtError("there is no text: give one after the folder, or lines on standard input")
+        raise TbtError("there is no text: pass one after the folder, or lines on standard input")
     kind = model_folder.peek_kind(folder)
     if kind == model_folder.MODULE:
         raise FormatError(f"{folder} holds a module that does not generate text: call it in Python")
@@ -73,7 +73,7 @@ def run_text(
         with progress_bar("generating") as progress:
 
             def report(done: int, total: int) -> None:
-                if total > batch_size:  # of a single batch there is nothing to tell
+                if total > batch_size:  # a single batch has no intermediate progress
                     progress("generating", done / total)
 
             tokens = model.generate_many(sources, progress=report, **options)
@@ -87,7 +87,7 @@ def run_text(
 
 
 def _stream(model: Any, tokenizer: Any, source: list[int], options: dict[str, Any]) -> str:
-    """Generate for one source and print each piece of text as soon as its tokens are known."""
+    """Generate for one source and print each piece of text as soon as its tokens are complete."""
     from tokenizers.decoders import DecodeStream
 
     decoder = DecodeStream(skip_special_tokens=True)
@@ -115,7 +115,7 @@ def _tokenizer(folder: Path) -> Any:
             "tbt_compile.load(...).generate in Python"
         )
     tokenizer = Tokenizer.from_file(str(path))
-    # The file has what its last use in training asked for: sources would end where targets had to.
+    # Training saves the file with its last truncation and padding settings, those of the targets.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -1,4 +1,4 @@
-"""`tbt targets`: what can be built for, and which kernels each CPU gets."""
+"""`tbt targets`: the CPUs that models can be compiled for, and the kernels that each CPU gets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _USUAL = (
         "apple-m1",
     ),
 )
-# Products of the table, by the bits of activations and weights.
+# Columns of the table by bits: (activation, weight) encodings.
 _PRODUCTS = {
     "1 x 1": ("binary", "binary"),
     "2 x 2": ("ternary", "ternary"),
@@ -33,14 +33,14 @@ _PRODUCTS = {
 
 def targets(
     everything: Annotated[
-        bool, typer.Option("--all", help="List every CPU, not only the usual ones.")
+        bool, typer.Option("--all", help="List every CPU, not just the common ones.")
     ] = False,
     json_path: JsonOption = None,
 ) -> None:
-    """List the CPUs that models can be compiled for, and how they multiply.
+    """List the CPUs that models can be compiled for, and the kernels that they get.
 
-    Any name in the first column is a value for `--target`; so is `host`, for the machine at hand. The other
-    columns are bits of activations x weights: the kernel for few rows and, behind the arrow, that for many.
+    Any name in the first column is a value for `--target`; so is `host`, for this machine. The columns of the
+    second table are bits of activations x weights: the kernel for few rows and, after `>`, that for many.
 
     Examples:
 
@@ -80,7 +80,7 @@ def _print_cpus(rows: list[dict[str, Any]], host: Any) -> None:
 
 
 def _print_strategies(rows: list[dict[str, Any]]) -> None:
-    """CPUs that multiply alike share a row, and reasons that several CPUs have are given once."""
+    """Print the kernels; CPUs with the same kernels share a row, and equal reasons are given once."""
     from rich.table import Table
 
     table = Table(title="bits of activations x weights: kernel for few rows > for many")

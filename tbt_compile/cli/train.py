@@ -1,4 +1,4 @@
-"""`tbt train`: a low-bit student from a full-precision model, or from nothing but text pairs."""
+"""`tbt train`: distil a low-bit student from a full-precision model, given or trained first."""
 
 from __future__ import annotations
 
@@ -41,61 +41,82 @@ def train(
     vocab_size: Annotated[
         int, typer.Option(help="Without --teacher: tokens of its tokenizer.", rich_help_panel=_MODEL)
     ] = 8000,
-    source_field: Annotated[str, typer.Option(rich_help_panel=_DATA)] = "source",
-    target_field: Annotated[str, typer.Option(rich_help_panel=_DATA)] = "target",
+    source_field: Annotated[
+        str, typer.Option(help="Name of the source text in the data.", rich_help_panel=_DATA)
+    ] = "source",
+    target_field: Annotated[
+        str, typer.Option(help="Name of the target text in the data.", rich_help_panel=_DATA)
+    ] = "target",
     source_length: Annotated[
-        int, typer.Option(help="Cut sources to this many tokens.", min=2, rich_help_panel=_DATA)
+        int, typer.Option(help="Truncate sources to this many tokens.", min=2, rich_help_panel=_DATA)
     ] = 64,
     target_length: Annotated[
-        int, typer.Option(help="Cut targets to this many tokens.", min=2, rich_help_panel=_DATA)
+        int, typer.Option(help="Truncate targets to this many tokens.", min=2, rich_help_panel=_DATA)
     ] = 64,
     test_sentences: Annotated[
-        int, typer.Option(help="Pairs to score at the end; 0: none.", min=0, rich_help_panel=_DATA)
+        int, typer.Option(help="Test pairs to score at the end; 0: none.", min=0, rich_help_panel=_DATA)
     ] = 500,
-    epochs: Annotated[float, typer.Option(help="Of the student.", rich_help_panel=_OPTIMIZER)] = 3.0,
+    epochs: Annotated[float, typer.Option(help="Epochs of the student.", rich_help_panel=_OPTIMIZER)] = 3.0,
     steps: Annotated[
-        int | None, typer.Option(help="Of the student, instead of epochs.", rich_help_panel=_OPTIMIZER)
+        int | None,
+        typer.Option(help="Steps of the student, instead of epochs.", rich_help_panel=_OPTIMIZER),
     ] = None,
-    teacher_epochs: Annotated[float, typer.Option(rich_help_panel=_OPTIMIZER)] = 3.0,
-    teacher_steps: Annotated[int | None, typer.Option(rich_help_panel=_OPTIMIZER)] = None,
-    batch_size: Annotated[int, typer.Option(rich_help_panel=_OPTIMIZER)] = 64,
+    teacher_epochs: Annotated[
+        float, typer.Option(help="Epochs of the teacher.", rich_help_panel=_OPTIMIZER)
+    ] = 3.0,
+    teacher_steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of the teacher, instead of epochs.", rich_help_panel=_OPTIMIZER),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="Batch size over all processes.", rich_help_panel=_OPTIMIZER)
+    ] = 64,
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Of the student.  [default: 4e-3 for tiny, small; else 5e-4; half for 8 bits]",
+            help="Peak learning rate of the student.  [default: 4e-3 for tiny, small; else 5e-4; half "
+            "for 8 bits]",
             rich_help_panel=_OPTIMIZER,
         ),
     ] = None,
     teacher_learning_rate: Annotated[
         float | None,
-        typer.Option(help="[default: 2e-3 for tiny and small, else 5e-4]", rich_help_panel=_OPTIMIZER),
+        typer.Option(
+            help="Peak learning rate of the teacher.  [default: 2e-3 for tiny and small, else 5e-4]",
+            rich_help_panel=_OPTIMIZER,
+        ),
     ] = None,
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints.", rich_help_panel=_OPTIMIZER)
     ] = 200,
-    seed: Annotated[int, typer.Option(rich_help_panel=_OPTIMIZER)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of data order, dropout and new weights.", rich_help_panel=_OPTIMIZER)
+    ] = 0,
     precision: Annotated[
         str, typer.Option("--matmul-precision", help=PRECISION_HELP, rich_help_panel=_OPTIMIZER)
     ] = "highest",
     logits: Annotated[
-        float, typer.Option(help="Weight of the teacher's distributions.", rich_help_panel=_LOSS)
+        float,
+        typer.Option(help="Weight of the cross-entropy with the teacher's logits.", rich_help_panel=_LOSS),
     ] = 1.0,
     hidden: Annotated[
-        float, typer.Option(help="Weight of the teacher's hidden states.", rich_help_panel=_LOSS)
+        float, typer.Option(help="Weight of the hidden states' squared error.", rich_help_panel=_LOSS)
     ] = 1.0,
     attention: Annotated[
-        float, typer.Option(help="Weight of the teacher's attention maps.", rich_help_panel=_LOSS)
+        float, typer.Option(help="Weight of the attention maps' squared error.", rich_help_panel=_LOSS)
     ] = 0.0,
-    labels: Annotated[float, typer.Option(help="Weight of the reference text.", rich_help_panel=_LOSS)] = 0.0,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run.")] = True,
+    labels: Annotated[
+        float, typer.Option(help="Weight of the cross-entropy with the labels.", rich_help_panel=_LOSS)
+    ] = 0.0,
+    resume: Annotated[bool, typer.Option(help="Resume an interrupted run.")] = True,
     json_path: JsonOption = None,
 ) -> None:
     """Distil a low-bit student from a full-precision teacher.
 
     --data is a folder with train.jsonl and, for scores, test.jsonl: {"source": ..., "target": ...} per line.
-    The output folder gets *student-RECIPE*, which `tbt lower` compiles. When the command is interrupted, the
-    same command goes on from the last checkpoint. A binary student learns more when it starts from a ternary
-    one of the same teacher (--start).
+    The student is written to *student-RECIPE* in the output folder; `tbt lower` compiles it. An interrupted
+    command resumes from the last checkpoint when it is run again. A binary student learns more when it starts
+    from a ternary student of the same teacher (--start).
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`tbt tune`: the best register tiles for this machine."""
+"""`tbt tune`: choose the kernels' register tiles by measurement on this machine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
 
 
 def tune(
-    target: Annotated[str, typer.Option(help="What to compile for; it has to run on this machine.")] = "host",
+    target: Annotated[str, typer.Option(help="CPU to compile for; it has to run on this machine.")] = "host",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to add the results to; default: your own.")
+        Path | None, typer.Option("--output", "-o", help="File to add the results to (default: your user's).")
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Measure register tiles of every kernel, and keep the best for models compiled from now on.
+    """Measure the register tiles of every kernel and keep the fastest for models compiled from now on.
 
-    It takes a minute or two on a quiet machine, and changes speed alone, never results. Remove the file to go
-    back to what comes with the package.
+    It takes a minute or two on a quiet machine and changes only speed, never results. Delete the file to
+    return to the tiles of the package.
 
     Examples:
 
@@ -50,7 +50,7 @@ def tune(
     if str(json_path) == "-":
         return
     table = Table(title=f"register tiles for {spec.mcpu} ({tiles.isa_class(spec.isa)})", box=SIMPLE_HEAD)
-    for heading in ("kernel", "tile", "us", "against the usual"):
+    for heading in ("kernel", "tile", "us", "vs. default"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "kernel" else "right")
     for kernel, result in results.items():
         times = result["measured"]["us"]

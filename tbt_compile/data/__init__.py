@@ -1,1 +1,1 @@
-"""Text pairs and tokenizers: what training and evaluation read."""
+"""Data sets of text pairs, tokenizers, and padded batches."""

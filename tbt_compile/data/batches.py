@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED_LABEL = -100
-"""Label of padding: the value that torch's and transformers' losses skip."""
+"""Label of padding, which the losses of torch and transformers ignore."""
 
 
 @dataclass(frozen=True)
 class TextLengths:
-    """How many tokens sources and targets may have; longer ones are cut."""
+    """Maximum tokens of sources and targets; longer ones are truncated."""
 
     source: int = 64
     target: int = 64
 
     @property
     def longest(self) -> int:
-        """Positions that a model needs."""
+        """The positions that a model needs."""
         return max(self.source, self.target)
 
     def to_dict(self) -> dict[str, int]:
-        """As they stand in records of runs."""
+        """The lengths as they appear in the records of runs."""
         return {"max_source_length": self.source, "max_target_length": self.target}
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text pairs, the tokenizer that turns them into ids, and the lengths that they are cut to."""
+    """Text pairs with their tokenizer and the lengths to truncate to."""
 
     pairs: Sequence[TextPair]
     tokenizer: PreTrainedTokenizerBase
@@ -52,19 +52,19 @@ class Corpus:
         return PairDataset(self)
 
     def collator(self) -> PairCollator:
-        """What joins rows of the data set to batches."""
+        """The collator that pads rows of the data set to batches."""
         return PairCollator(int(self.tokenizer.pad_token_id or 0))
 
 
 class PairDataset(Dataset[dict[str, list[int]]]):
-    """The pairs of a corpus as token ids: `input_ids` and `labels`, both ending with end-of-text."""
+    """The pairs of a corpus as token ids: `input_ids` and `labels`, both with a final end token."""
 
     def __init__(self, corpus: Corpus) -> None:
         sources = [pair.source for pair in corpus.pairs]
         targets = [pair.target for pair in corpus.pairs]
         tokenizer, lengths = corpus.tokenizer, corpus.lengths
         self.inputs = tokenizer(sources, truncation=True, max_length=lengths.source)["input_ids"]
-        # A multilingual tokenizer marks targets with their own language.
+        # `text_target` makes a multilingual tokenizer use the target language.
         self.labels = tokenizer(text_target=targets, truncation=True, max_length=lengths.target)["input_ids"]
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class PairDataset(Dataset[dict[str, list[int]]]):
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """int64 [B, T]: rows of different lengths, filled up on the right.
+    """Pad rows of different lengths on the right: int64 `[B, T]`.
 
     >>> pad_right([[5, 6, 7], [8]], 1).tolist()
     [[5, 6, 7], [8, 1, 1]]
@@ -86,7 +86,10 @@ def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Pads rows of a `PairDataset` to a batch: input_ids, attention_mask, labels, each int64 [B, T]."""
+    """Pads rows of a `PairDataset` to a batch of int64 tensors.
+
+    The batch has `input_ids` and `attention_mask` `[B, S]` and `labels` `[B, T]`.
+    """
 
     pad_token_id: int
 

@@ -1,4 +1,4 @@
-"""Text pairs: reading them from JSON lines or from the `datasets` hub."""
+"""Text pairs, read from JSON lines or from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class TextPair:
-    """A text and the text that is to be written for it."""
+    """A source text and its target text."""
 
     source: str
     target: str
@@ -25,21 +25,21 @@ class TextPair:
 
 @dataclass(frozen=True)
 class TextData:
-    """The splits of a data set. `validation` and `test` may be empty, `train` may not."""
+    """The splits of a data set; `validation` and `test` may be empty, `train` may not."""
 
     train: tuple[TextPair, ...]
     validation: tuple[TextPair, ...] = ()
     test: tuple[TextPair, ...] = ()
 
     def texts(self) -> Iterable[str]:
-        """Every training text, sources and targets, e.g. to train a tokenizer on."""
+        """Every training text, sources and targets, for training a tokenizer."""
         for pair in self.train:
             yield pair.source
             yield pair.target
 
 
 def digest(pairs: Sequence[TextPair]) -> str:
-    """How many pairs, and a hash of their texts in their order: tells one data set from another.
+    """The number of pairs and a hash of their texts in order; it identifies a data set in records.
 
     >>> digest([TextPair("a", "b")])
     '1 pairs, sha256 8fb20ef63ced4145'
@@ -53,10 +53,14 @@ def digest(pairs: Sequence[TextPair]) -> str:
 def read_pairs(
     path: str | Path, source_field: str = "source", target_field: str = "target"
 ) -> list[TextPair]:
-    """Read a JSON-lines file, one object with two texts per line; blank lines are passed over.
+    """Read a JSON-lines file with one pair per line; blank lines are skipped.
+
+    Args:
+        path: the file, in UTF-8.
+        source_field, target_field: fields of the texts, or paths of fields such as "translation.de".
 
     Raises:
-        DataError: naming the file, the line, and what is missing or wrong there.
+        DataError: the file is missing, empty or malformed; the message names the line.
     """
     path = Path(path)
     if not path.is_file():
@@ -97,7 +101,7 @@ def _pair(record: Any, where: str, source_field: str, target_field: str) -> Text
 
 
 def _text(record: Mapping[str, Any], name: str, where: str) -> str:
-    """The text at a field, or at a path of fields such as "translation.de"."""
+    """The text at a field or path of fields."""
     value: Any = record
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -106,22 +110,26 @@ def _text(record: Mapping[str, Any], name: str, where: str) -> str:
             )
         value = value[part]
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: field {name!r} must be a text that is not empty, got {value!r}")
+        raise DataError(f"{where}: field {name!r} must be a non-empty text, got {value!r}")
     return value
 
 
 def write_pairs(path: str | Path, pairs: Iterable[TextPair]) -> None:
-    """Write JSON lines that `read_pairs` reads back."""
+    """Write pairs as JSON lines, the format of `read_pairs`."""
     lines = (json.dumps({"source": pair.source, "target": pair.target}, ensure_ascii=False) for pair in pairs)
     with atomic_write(path) as draft:
         draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def load_folder(folder: str | Path, source_field: str = "source", target_field: str = "target") -> TextData:
-    """Read train.jsonl and, where they exist, validation.jsonl and test.jsonl of a folder.
+    """Read train.jsonl and, if they exist, validation.jsonl and test.jsonl from a folder.
+
+    Args:
+        folder: of the files.
+        source_field, target_field: as for `read_pairs`.
 
     Raises:
-        DataError: there is no train.jsonl, or a file is faulty.
+        DataError: there is no train.jsonl, or a file is empty or malformed.
     """
     folder = Path(folder)
     if not (folder / "train.jsonl").is_file():
@@ -142,13 +150,15 @@ def load_folder(folder: str | Path, source_field: str = "source", target_field: 
 def load_hub(
     name: str, config: str | None = None, source_field: str = "source", target_field: str = "target"
 ) -> TextData:
-    """Fetch a data set by its name on the hub (or in the local cache) with the `datasets` library.
+    """Load a data set by its name on the hub, or from the local cache, with the `datasets` library.
 
     Args:
+        name: on the hub.
+        config: configuration of the data set; None: its default.
         source_field, target_field: columns, or paths such as "translation.en".
 
     Raises:
-        DataError: the data set cannot be fetched (for instance without a network), or a field is missing.
+        DataError: the data set cannot be loaded (for instance without a network), or a field is missing.
     """
     import datasets
 
@@ -157,9 +167,8 @@ def load_hub(
     except Exception as error:  # the library raises many unrelated types for one cause
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise DataError(
-            f"data set {name!r} could not be fetched ({reason}). Without a network, only data sets that "
-            "are in the "
-            f"local cache can be had by name: check the name, or give a folder with train.jsonl instead"
+            f"data set {name!r} could not be fetched ({reason}). Without a network, only cached data sets "
+            "can be loaded by name: check the name, or give a folder with train.jsonl instead"
         ) from error
     if "train" not in splits:
         raise DataError(f"data set {name!r} has no split 'train' (it has {', '.join(splits)})")
@@ -176,7 +185,11 @@ def load_hub(
 
 
 def load_data(where: str | Path, source_field: str = "source", target_field: str = "target") -> TextData:
-    """Load a folder of JSON lines, or a data set by name: "name" or "name:config".
+    """Load a folder of JSON lines, or a data set by name.
+
+    Args:
+        where: a folder with train.jsonl, or "name" or "name:config" on the hub.
+        source_field, target_field: as for `read_pairs`.
 
     Raises:
         DataError: see `load_folder` and `load_hub`.

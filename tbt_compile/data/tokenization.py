@@ -1,8 +1,8 @@
-"""Small tokenizers trained on the spot: whole words for the demo, byte-level BPE for real text.
+"""Training of small tokenizers: whole words for the demo, byte-level BPE for real text.
 
-Both put the special tokens at the ids that BART uses (0 begin, 1 padding, 2 end, 3 unknown), end every text
-with the end token, and are ordinary `PreTrainedTokenizerFast` objects: `save_pretrained` and
-`AutoTokenizer` work.
+Both have the special tokens at BART's ids (0 begin, 1 padding, 2 end, 3 unknown), append the end token to
+every text, and are ordinary `PreTrainedTokenizerFast` objects that work with `save_pretrained` and
+`AutoTokenizer`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ SPECIAL_TOKENS = [BOS, PAD, EOS, UNKNOWN]
 
 
 def train_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A lower-case tokenizer with one token per word and punctuation mark of `texts`, rare or not.
+    """Train a lower-case tokenizer with one token per word and punctuation mark of `texts`.
 
-    Other words become "<unk>". Decoding gives the tokens separated by spaces.
+    Other words become "<unk>". Decoding joins the tokens with spaces.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -37,14 +37,16 @@ def train_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 def train_bpe_tokenizer(
     texts: Iterable[str], vocab_size: int = 8000, lower_case: bool = False
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with at most `vocab_size` tokens: any text can be written, and reads back
-    exactly.
+    """Train a byte-level BPE tokenizer, which encodes any text losslessly.
 
-    With `lower_case` it reads back in lower case, and a word has the same tokens wherever it is in a text:
-    a small model then has fewer to learn, as for headlines that are written in lower case.
+    Args:
+        texts: to train on.
+        vocab_size: maximum number of tokens.
+        lower_case: convert texts to lower case and tokenize a word the same at the start of a text as
+            elsewhere, which leaves a small model fewer tokens to learn.
 
     Raises:
-        DataError: `vocab_size` does not even hold the 256 bytes and the special tokens.
+        DataError: `vocab_size` is too small for the 256 bytes and the special tokens.
     """
     smallest = 256 + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
@@ -68,10 +70,10 @@ def train_bpe_tokenizer(
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Load a tokenizer written by `save_pretrained`.
+    """Load a tokenizer that `save_pretrained` wrote.
 
     Raises:
-        DataError: the folder holds none.
+        DataError: the folder has no tokenizer.json.
     """
     if not (Path(folder) / "tokenizer.json").is_file():
         raise DataError(f"folder {folder} holds no tokenizer: expected the file tokenizer.json in it")

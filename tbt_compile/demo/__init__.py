@@ -1,4 +1,4 @@
-"""The demo: its own English text, a small teacher, two students, compiled and compared."""
+"""The demo: generated news items, a small teacher, and two students, compiled and compared."""
 
 from tbt_compile.demo.rows import DemoRow
 from tbt_compile.demo.run import DemoResult, DemoSettings, run

@@ -1,8 +1,8 @@
-"""What can happen in the demo's news: event kinds with several tellings each.
+"""The events of the demo's news: templates of news sentences and summaries.
 
-Template language: ``{slot}`` is filled with a fact of the item, ``[a|b|c]`` with any one of the
-alternatives. The summary of an event is always told in one way, with words of its own: a model has to find
-the telling among the other sentences, keep the right facts and reword the rest.
+In a template, ``{slot}`` is replaced by a fact of the item and ``[a|b|c]`` by one of the alternatives. An
+event has several leads but one summary, in different words: a model has to find the lead among the other
+sentences, keep the right facts and reword the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """One kind of news: a lead sentence, sometimes a second sentence with a needed fact, and the summary."""
+    """One kind of event: templates of the lead sentence, the summary and the details.
+
+    An item has one of the leads and, if there are any, one of the details, a fact that the summary needs.
+    """
 
     kind: str
     leads: tuple[str, ...]
@@ -20,7 +23,7 @@ class Event:
     details: tuple[str, ...] = ()
 
 
-# A slot whose wording differs between the item and its summary: summary word -> wordings in the item.
+# Slots worded differently in item and summary: slot -> word in the summary -> wordings in the item.
 LEXICON: dict[str, dict[str, tuple[str, ...]]] = {
     "disaster": {
         "quake": ("earthquake", "tremor"),

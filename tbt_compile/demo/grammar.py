@@ -1,8 +1,7 @@
-"""Seeded generator of short news items with one-sentence summaries.
+"""A seeded generator of short news items with one-sentence summaries.
 
-Some people, towns and companies are reserved: their names never stand in a training item, although each
-single word of them does. A model that only remembers names cannot write about them, one that copies from
-the item can.
+Some names of people, towns and companies are reserved: training items contain their words, but never the full
+names. A model that copies from the item can summarize items about them; one that memorized names cannot.
 """
 
 from __future__ import annotations
@@ -19,13 +18,18 @@ _ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 
 RESERVED_SHARE = 5
-"""One name in this many is kept out of the training items."""
+"""One full name in this many is reserved."""
 
 
 @dataclass(frozen=True)
 class NewsItem:
-    """A news item of two to four sentences, its summary, the kind of event and every name that occurs in
-    it.
+    """A news item with its summary.
+
+    Attributes:
+        source: the item, two to four sentences.
+        target: the summary, one sentence.
+        kind: of the event.
+        names: every name in the item.
     """
 
     source: str
@@ -35,9 +39,9 @@ class NewsItem:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a full name ("Anna Berger", "Port Marlow", "Norvik Steel") is kept out of the training items.
+    """Whether a full name ("Anna Berger", "Port Marlow", "Norvik Steel") is kept out of training items.
 
-    The choice depends on the name alone, so it is the same in every split and for every seed.
+    A hash of the name decides, so the choice is the same in every split and for every seed.
 
     >>> is_reserved("Anna Berger"), is_reserved("Peter Berger")
     (False, True)
@@ -47,14 +51,14 @@ def is_reserved(name: str) -> bool:
 
 @dataclass
 class _Names:
-    """Draws full names for one item, never the same one twice."""
+    """Draws distinct full names for one item."""
 
     rng: random.Random
     reserved: bool
     used: set[str] = field(default_factory=set)
 
     def draw(self, kind: str) -> str:
-        """A full name that is not in use yet; only reserved ones when `reserved`, only others when not."""
+        """An unused full name; a two-word name is reserved if and only if `reserved` is set."""
         while True:
             name = self._candidate(kind)
             if name not in self.used and is_reserved(name) == (self.reserved and " " in name):
@@ -109,57 +113,64 @@ def _sentence(text: str) -> str:
 def _fill_facts(
     templates: list[str], names: _Names, rng: random.Random
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Values for every slot of the templates: (as worded in the item, as worded in the summary)."""
-    told: dict[str, str] = {}
-    kept: dict[str, str] = {}
+    """Values of every slot in the templates, as worded in the item and as worded in the summary."""
+    in_item: dict[str, str] = {}
+    in_summary: dict[str, str] = {}
     for slot in dict.fromkeys(slot for template in templates for slot in _SLOT.findall(template)):
         if slot in _NAME_SLOTS:
             value = names.draw(_NAME_SLOTS[slot])
         elif slot in LEXICON:
-            kept[slot] = rng.choice(tuple(LEXICON[slot]))
-            told[slot] = rng.choice(LEXICON[slot][kept[slot]])
+            in_summary[slot] = rng.choice(tuple(LEXICON[slot]))
+            in_item[slot] = rng.choice(LEXICON[slot][in_summary[slot]])
             continue
         elif slot in _WORD_SLOTS:
             value = rng.choice(_WORD_SLOTS[slot])
-        else:  # a number: n, or the smaller m of a result
+        else:  # a number: n has two digits, m (of a match result) one
             value = str(rng.randint(10, 99) if slot == "n" else rng.randint(2, 9))
-        told[slot] = kept[slot] = value
-    return told, kept
+        in_item[slot] = in_summary[slot] = value
+    return in_item, in_summary
 
 
 def _aside(template: str, names: _Names, rng: random.Random, taken_number: str | None) -> str:
-    told, _ = _fill_facts([template], names, rng)
-    while told.get("n") is not None and told["n"] == taken_number:
-        told["n"] = str(rng.randint(10, 99))
-    return _sentence(_choose(template, rng).format(**told))
+    in_item, _ = _fill_facts([template], names, rng)
+    while in_item.get("n") is not None and in_item["n"] == taken_number:
+        in_item["n"] = str(rng.randint(10, 99))
+    return _sentence(_choose(template, rng).format(**in_item))
 
 
 def make_item(rng: random.Random, event: Event, reserved: bool) -> NewsItem:
-    """One item about `event`; with `reserved`, all its two-word names are ones that training items never
-    hold.
+    """Generate one item about an event.
+
+    Args:
+        rng: source of randomness.
+        event: to report.
+        reserved: use reserved two-word names only; otherwise use none.
     """
     names = _Names(rng, reserved)
-    telling = [rng.choice(event.leads)] + ([rng.choice(event.details)] if event.details else [])
-    told, kept = _fill_facts([*telling, event.summary], names, rng)
-    sentences = [_sentence(_choose(template, rng).format(**told)) for template in telling]
+    templates = [rng.choice(event.leads)] + ([rng.choice(event.details)] if event.details else [])
+    in_item, in_summary = _fill_facts([*templates, event.summary], names, rng)
+    sentences = [_sentence(_choose(template, rng).format(**in_item)) for template in templates]
     asides = [
-        _aside(template, names, rng, told.get("n"))
+        _aside(template, names, rng, in_item.get("n"))
         for template in rng.sample(words.ASIDES, k=rng.choice((1, 2, 2)))
     ]
     for aside in asides:
         sentences.insert(rng.randint(0, len(sentences)), aside)
     return NewsItem(
-        " ".join(sentences), event.summary.format(**kept).lower(), event.kind, frozenset(names.used)
+        " ".join(sentences), event.summary.format(**in_summary).lower(), event.kind, frozenset(names.used)
     )
 
 
 def make_items(
     count: int, seed: int, reserved_share: float = 0.0, avoid: frozenset[str] = frozenset()
 ) -> list[NewsItem]:
-    """`count` different items.
+    """Generate distinct items.
 
-    `reserved_share` of them are about reserved names (0 for training). `avoid` holds sources and summaries
-    that must not come up again: pass those of the other splits.
+    Args:
+        count: number of items.
+        seed: the same seed gives the same items.
+        reserved_share: share of items about reserved names; 0 for training.
+        avoid: sources and summaries of the other splits, which must not come up again.
     """
     rng = random.Random(seed)
     seen = set(avoid)

@@ -1,4 +1,4 @@
-"""One line of the demo's table: a model, run by one engine, measured on the test set."""
+"""One row of the demo's table: a model in one engine, measured on the test set."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ class DemoRow:
     """Figures of one model and engine.
 
     Attributes:
-        name: "teacher" or the recipe. engine: "torch" (eager) or "compiled".
-        rouge1, rouge2, rougeL: of greedy search, between 0 and 100. mean_length: in tokens.
-        size_mib: the file of weights. ms_per_sentence: one sentence at a time, greedy.
-        same_greedy, same_beam: share of sentences with the very tokens of the eager engine (compiled only).
-        library_mib: the compiled code (compiled only).
+        name: "teacher" or the recipe.
+        engine: "torch" (eager) or "compiled".
+        rouge1, rouge2, rougeL: with greedy search, from 0 to 100.
+        mean_length: in tokens.
+        size_mib: of the weight file.
+        ms_per_sentence: latency with greedy search at batch size 1.
+        same_greedy, same_beam: share of outputs identical to the eager engine's (compiled only).
+        library_mib: of the compiled code (compiled only).
     """
 
     name: str
@@ -53,7 +56,13 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class Measured:
-    """A row, and what the engine wrote, to compare other engines with."""
+    """A row with the texts behind it, for comparison with other engines.
+
+    Attributes:
+        row: the figures.
+        greedy: output of greedy search.
+        beam: output of beam search, if it was run.
+    """
 
     row: DemoRow
     greedy: Generated
@@ -62,13 +71,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model as one engine runs it.
+    """A model in one engine.
 
     Attributes:
-        name, engine: as in the row.
-        model: what generates.
-        weights: the file of its weights.
-        library: the file of its compiled code, if it is compiled.
+        name, engine: as in `DemoRow`.
+        model: generates the texts.
+        weights: file of its weights.
+        library: file of its compiled code, if it is compiled.
     """
 
     name: str
@@ -79,7 +88,7 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """What reports of progress call it."""
+        """Its name in progress reports."""
         return f"{self.name}, {self.engine}"
 
 
@@ -91,14 +100,17 @@ def measure(
     reference: Measured | None = None,
     progress: Progress | None = None,
 ) -> Measured:
-    """Generate for every test pair and time some of them.
+    """Generate a text for every test pair, score them, and time the first `TIMED_SENTENCES`.
 
     Args:
-        subject: what is measured.
+        subject: the model to measure.
         task: the test pairs and the tokenizer.
-        with_beam: whether to generate with beams too.
-        reference: another engine's texts, to count those that are the same token for token.
-        progress: told what is going on.
+        with_beam: run beam search too.
+        reference: output of another engine, to compare token for token.
+        progress: called with a description and the share done, from 0 to 1.
+
+    Returns:
+        The row and the texts.
     """
     model, tokenizer = subject.model, task.tokenizer
     sources = [pair.source for pair in task.data.test]

@@ -1,4 +1,4 @@
-"""The demo from its first sentence to its last figure, in one folder, taking up whatever is there already."""
+"""The demo from data to final table, in one folder and resumable."""
 
 from __future__ import annotations
 
@@ -35,20 +35,31 @@ from tbt_compile.training.stages import load_teacher
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Sizes and lengths of the demo; the defaults fit fifteen minutes on two cores."""
+    """Settings of the demo; the defaults take at most fifteen minutes on two cores.
+
+    Attributes:
+        train_items, test_items: news items of each split.
+        seed: of the data and the teacher's initial weights.
+        size: of the models.
+        teacher: optimization of the teacher.
+        students: recipe and optimization of each student, in order.
+        weights: of the distillation loss terms.
+        target: CPU to compile for.
+        num_threads: of the compiled models; None: the runtime's default.
+    """
 
     train_items: int = 40_000
     test_items: int = 500
     seed: int = 1
     size: str | ModelSize = "tiny"
     teacher: TrainSettings = field(default_factory=lambda: TrainSettings(steps=700, save_every=100))
-    # Each starts from the weights of the one before, the first from the teacher's.
+    # The first student starts from the teacher's weights, each later one from those of the student before.
     students: tuple[tuple[str, TrainSettings], ...] = (
         ("2-2-2", TrainSettings(steps=400, learning_rate=4e-3, save_every=100)),
         ("1-1-1", TrainSettings(steps=400, learning_rate=4e-3, save_every=100)),
     )
-    # A heavier weight of the hidden states holds a small model back: at 1-1-1, weights of 6, 1.8 and 0.6 gave
-    # ROUGE-1 of 81, 89 and 91 after 400 steps.
+    # A large weight of the hidden-state term holds a small model back: at 1-1-1, weights of 6, 1.8 and 0.6
+    # gave ROUGE-1 of 81, 89 and 91 after 400 steps.
     weights: LossWeights = field(default_factory=lambda: LossWeights(hidden=0.6))
     target: str = "host"
     num_threads: int | None = None
@@ -56,7 +67,7 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Rows of the table, trivial baselines that a score has to beat, samples, and where it ran."""
+    """The demo's table, the trivial baselines, sample texts, and the machine it ran on."""
 
     rows: tuple[DemoRow, ...]
     lead_copy: RougeScores
@@ -65,7 +76,7 @@ class DemoResult:
     conditions: dict[str, Any]
 
 
-# How much of the whole time each stage takes, for the progress bar.
+# Share of the total time per stage, for the progress bar.
 _SHARES = {"data": 0.02, "teacher": 0.14, "teacher row": 0.02, "student": 0.32, "student rows": 0.09}
 
 
@@ -75,12 +86,16 @@ def run(
     progress: Progress | None = None,
     settings: DemoSettings | None = None,
 ) -> DemoResult:
-    """Train, distil, freeze, lower and evaluate; every stage is written to `output` as it is done.
+    """Train, distil, freeze, lower and evaluate, saving every stage in `output` as it finishes.
 
     Args:
         output: folder for the data, the tokenizer, one folder per model, rows/ and results.json.
-        resume: go on with what is in the folder; otherwise everything is made anew.
-        progress: told what is going on and the share that is done.
+        resume: resume from what the folder holds; otherwise start over.
+        progress: called with a description and the share done, from 0 to 1.
+        settings: None: the defaults.
+
+    Returns:
+        The table, baselines and samples.
 
     Raises:
         TrainingError: the folder holds a demo with other settings.
@@ -115,8 +130,9 @@ def run(
 
 
 class _Stages:
-    """Turns the progress of each stage into that of the whole demo, which waits rather than goes back where
-    a stage has several parts that each count from 0.
+    """Converts the progress of each stage into that of the whole demo.
+
+    A stage may have several parts that each count from 0; the total then waits instead of going back.
     """
 
     def __init__(self, progress: Progress | None) -> None:
@@ -138,7 +154,7 @@ class _Stages:
 def _rows_of(
     output: Path, names: tuple[str, ...], make: Callable[[], list[Measured]]
 ) -> list[dict[str, Any]]:
-    """Rows that were measured before, or those that `make` measures now, each in a file of its own."""
+    """Read the rows from their files, or measure them with `make` and write them."""
     files = [output / "rows" / f"{name}.json" for name in names]
     if not all(file.is_file() for file in files):
         (output / "rows").mkdir(parents=True, exist_ok=True)
@@ -191,7 +207,7 @@ def _finish(output: Path, rows: list[dict[str, Any]], task: DemoTask) -> DemoRes
 
 
 def result_to_dict(result: DemoResult) -> dict[str, Any]:
-    """Everything in the result, as JSON-ready values."""
+    """The whole result as JSON-ready values."""
     return {
         "rows": [row.to_dict() for row in result.rows],
         "lead_copy": vars(result.lead_copy),

@@ -1,4 +1,4 @@
-"""The demo's data set and tokenizer, written to a folder, with the scores that need no understanding."""
+"""The demo's data set, tokenizer and trivial baselines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ from tbt_compile.evaluation import RougeScores, constant_baseline, lead_baseline
 from tbt_compile.training.record import TrainingRecord
 
 LENGTHS = TextLengths(source=64, target=16)
-"""More than the longest item and summary have."""
+"""Longer than the longest item and summary."""
 UNSEEN_SHARE = 0.5
-"""Share of the test items that are about people, towns and companies which no training item names."""
+"""Share of test items about people, towns and companies that no training item names."""
 
 
 @dataclass(frozen=True)
 class DemoTask:
-    """News items and summaries, their tokenizer, and what copying or repeating alone would score."""
+    """News items and summaries with their tokenizer and the scores of the trivial baselines.
+
+    Attributes:
+        data: the splits train and test.
+        tokenizer: one token per word.
+        lead_copy: score of copying the first sentence.
+        constant: score of writing the same text for every item.
+    """
 
     data: TextData
     tokenizer: PreTrainedTokenizerBase
@@ -31,23 +38,35 @@ class DemoTask:
 
     @property
     def corpus(self) -> Corpus:
-        """What models are trained on."""
+        """The training pairs as a corpus."""
         return Corpus(self.data.train, self.tokenizer, LENGTHS)
 
 
 def build_items(train: int, test: int, seed: int) -> tuple[list[NewsItem], list[NewsItem]]:
-    """Training and test items: no item or summary in common, and half of the test with names of its own."""
+    """Generate training and test items with no item or summary in common.
+
+    Half of the test items are about reserved names.
+
+    Args:
+        train, test: numbers of items.
+        seed: of the training items; the test items have the next one.
+    """
     train_items = make_items(train, seed)
     known = frozenset(text for item in train_items for text in (item.source, item.target))
     return train_items, make_items(test, seed + 1, UNSEEN_SHARE, known)
 
 
 def build_task(folder: str | Path, train: int, test: int, seed: int, resume: bool = True) -> DemoTask:
-    """Make the data set and the tokenizer, or read what an earlier call wrote to the folder.
+    """Make the data set and the tokenizer, or load those of an earlier call.
+
+    Args:
+        folder: for data/ and tokenizer/.
+        train, test, seed: as for `build_items`.
+        resume: load what the folder holds; otherwise make it again.
 
     Raises:
-        DataError: a file in the folder is faulty.
-        TrainingError: the folder holds a data set of another size or seed.
+        DataError: a file in the folder is malformed.
+        TrainingError: `resume`, and the folder holds a data set of another size or seed.
     """
     folder = Path(folder)
     record = TrainingRecord(folder / "data", {"train": train, "test": test, "seed": seed})

@@ -1,7 +1,7 @@
-"""Word lists of the demo grammar.
+"""Word lists of the demo grammar, one paragraph of plain text each.
 
-Names are made up or very common, and no word stands in two name lists, so that a token alone tells a first
-name from a surname, a town or a company. Everything is kept as plain text: one list is one paragraph.
+Names are invented or very common. No word is in two name lists, so a single token tells first names,
+surnames, towns and companies apart.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ WEEKDAYS = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 
 MONTHS = _words("January February March April May June July August September October November December")
 
-# Trades and groups of workers: the same word in an item and in its summary.
+# Groups of workers, worded the same in an item and its summary.
 WORKERS = _words("""
     nurses teachers drivers pilots dockers miners bakers cleaners farmers doctors postmen plumbers
     waiters tailors welders janitors librarians electricians firefighters carpenters
@@ -85,7 +85,7 @@ ILLNESSES = _words("""
     allergies gout bronchitis
 """)
 
-# What gets stolen, shown, exported or recalled.
+# Goods that get stolen.
 GOODS = _words("""
     paintings watches bicycles laptops cameras violins carpets coins diamonds jewels statues rifles
     tractors furs telephones televisions stamps vases mirrors lamps
@@ -105,7 +105,7 @@ BUILDINGS = _words("""
     chapel castle garden zoo tunnel
 """)
 
-# A profession as it may be put in an item.
+# Professions.
 ARTISTS = _words(
     "singer pianist violinist guitarist drummer composer dancer comedian cellist organist rapper conductor"
 )
@@ -119,7 +119,7 @@ MOODS = _words("""
     confident cautious tired
 """)
 
-# Sentences that never belong in a summary. Their names and numbers are other ones than the event's.
+# Sentences that never belong in a summary. Their names and numbers differ from the event's.
 ASIDES: tuple[str, ...] = (
     "[neighbor|witness|analyst|lawyer] {person} [said|sounded] {mood} [about the news|afterwards]",
     "[spokesman|spokeswoman] {person} [declined|refused] to [comment|answer questions]",

@@ -1,4 +1,4 @@
-"""Scoring generated text: ROUGE, BLEU, lengths, agreement of engines, and what trivial baselines score."""
+"""Evaluation of generated text: ROUGE, BLEU, lengths, token agreement, and trivial baselines."""
 
 from tbt_compile.evaluation.generation import (
     DecodeSettings,

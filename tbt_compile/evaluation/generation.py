@@ -1,4 +1,4 @@
-"""Generating texts for a list of sources, with an eager or a compiled model alike."""
+"""Generation of texts for a list of sources, with an eager or a compiled model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, cut_after_end
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How texts are generated for a list of sources.
+    """Settings of generation for a list of sources.
 
     Attributes:
-        max_source_length, max_new_tokens: in tokens; longer sources are cut, longer texts end.
-        num_beams: 1 is greedy search.
-        batch_size: most sources at a time.
-        num_workers, num_threads: of a compiled model, see `CompiledModel.generate_many`.
+        max_source_length: in tokens; longer sources are truncated.
+        max_new_tokens: after which generation stops.
+        num_beams: beams of the search; 1 is greedy.
+        batch_size: maximum sources per batch.
+        num_workers, num_threads: of a compiled model; see `CompiledModel.generate_many`.
     """
 
     max_source_length: int
@@ -37,23 +38,26 @@ class DecodeSettings:
     num_threads: int | None = None
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[str]) -> list[list[int]]:
-        """The token ids of every source, cut."""
+        """The token ids of every source, truncated."""
         cut = tokenizer(list(sources), truncation=True, max_length=self.max_source_length)
         rows: list[list[int]] = cut["input_ids"]
         return rows
 
     @property
     def search(self) -> dict[str, int]:
-        """Arguments of any model's `generate`."""
+        """The search settings as arguments of a model's `generate`."""
         return {"num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a model wrote, in the order of the sources.
+    """The output of a model, in the order of the sources.
 
-    `tokens` hold everything the model returned except what follows the end token; `lengths` count the tokens
-    that were written, without the start and the end token.
+    Attributes:
+        tokens: of every text, up to the end token.
+        texts: decoded, without special tokens.
+        lengths: tokens of every text, without special tokens.
+        seconds: wall time of generation, without tokenization.
     """
 
     tokens: list[list[int]]
@@ -63,7 +67,7 @@ class Generated:
 
     @property
     def mean_length(self) -> float:
-        """Mean number of tokens per text."""
+        """The mean number of tokens per text."""
         return sum(self.lengths) / len(self.lengths)
 
 
@@ -82,14 +86,15 @@ def generate_texts(
         model: a transformers model, prepared or not, a `FrozenModel`, or a `CompiledModel`.
         tokenizer: of the model.
         sources: texts.
-        decode: lengths, search and batches.
-        progress: told the share of the sources that is done, under `title`.
+        decode: lengths, search and batch size.
+        progress: called with `title` and the share of the sources done, from 0 to 1.
+        title: of the progress reports.
 
     Returns:
         Tokens and texts in the order of the sources.
 
     Raises:
-        GenerationError: workers or threads for a model of PyTorch.
+        GenerationError: workers or threads were set for a PyTorch model.
     """
     rows = decode.encode(tokenizer, sources)
 
@@ -115,7 +120,7 @@ def generate_texts(
         tokens = _generate_many(model, rows, int(tokenizer.pad_token_id or 0), decode, report)
     else:
         raise GenerationError(
-            f"num_workers={decode.num_workers}, num_threads={decode.num_threads} with a model of PyTorch: "
+            f"num_workers={decode.num_workers}, num_threads={decode.num_threads} with a PyTorch model: "
             "compile it, or leave them out"
         )
     seconds = time.perf_counter() - start
@@ -135,12 +140,15 @@ def milliseconds_per_sentence(
     decode: DecodeSettings,
     warm_up: int = 3,
 ) -> float:
-    """Mean time to write one text, with the sources given one at a time, tokenization left out.
+    """The mean latency of one text at batch size 1, without tokenization.
 
     Args:
         model, tokenizer, sources: as for `generate_texts`.
-        decode: lengths and search; batches, workers and threads do not matter.
-        warm_up: sources that are generated for once before.
+        decode: lengths and search; batch size, workers and threads are ignored.
+        warm_up: sources to generate for first, untimed.
+
+    Returns:
+        Milliseconds per text.
     """
     rows = decode.encode(tokenizer, sources)
     if isinstance(model, FrozenModel):
@@ -167,7 +175,7 @@ def _generate_many(
     decode: DecodeSettings,
     report: Callable[[int, int], None],
 ) -> list[list[int]]:
-    """What `CompiledModel.generate_many` does, for a model of PyTorch."""
+    """The counterpart of `CompiledModel.generate_many` for a PyTorch model."""
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     tokens: list[list[int]] = [[] for _ in rows]

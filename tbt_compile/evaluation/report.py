@@ -1,4 +1,4 @@
-"""One model, one set of pairs, every figure that is worth writing down."""
+"""Evaluation of one model on one set of pairs: ROUGE, BLEU, length and time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tbt_compile.progress import Progress
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a model on a test set (ROUGE and BLEU between 0 and 100, lengths in tokens)."""
+    """The scores of a model on a test set: ROUGE and BLEU from 0 to 100, mean length in tokens."""
 
     sentences: int
     num_beams: int
@@ -47,13 +47,13 @@ def evaluate_model(
 
     Args:
         model, tokenizer, decode, progress, title: as for `generate_texts`.
-        pairs: sources, and the targets that texts are compared with.
+        pairs: sources and reference texts.
 
     Returns:
         The scores, and the texts that were scored.
 
     Raises:
-        GenerationError: as by `generate_texts`.
+        GenerationError: see `generate_texts`.
         DataError: there are no pairs.
     """
     sources = [pair.source for pair in pairs]
@@ -62,7 +62,16 @@ def evaluate_model(
 
 
 def score(generated: Generated, references: Sequence[str], num_beams: int) -> Evaluation:
-    """The figures of texts that were generated already."""
+    """Score generated texts.
+
+    Args:
+        generated: output of `generate_texts`.
+        references: one per text, in the same order.
+        num_beams: of the search, for the report.
+
+    Raises:
+        DataError: there are no texts, or not one reference for each.
+    """
     rouge_scores = rouge(generated.texts, references)
     bleu_score = bleu(generated.texts, references)
     return Evaluation(

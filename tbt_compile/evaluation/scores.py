@@ -1,4 +1,4 @@
-"""Scores of texts: ROUGE as summarization papers have it (F-measure, Porter stemming), BLEU, same tokens."""
+"""Scores of generated texts: ROUGE (F-measure, Porter stemming), BLEU, and token agreement."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
 
 @dataclass(frozen=True)
 class RougeScores:
-    """Mean F-measures between 0 and 100: of words, of word pairs, of the longest common subsequence.
+    """Mean ROUGE F-measures from 0 to 100: unigrams, bigrams and longest common subsequence.
 
-    `rougeLsum` takes that subsequence sentence by sentence, as papers on longer summaries do.
+    `rougeLsum` computes the longest common subsequence per sentence, as papers on longer summaries do.
     """
 
     rouge1: float
@@ -34,10 +34,10 @@ def _scorer() -> Any:
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str]) -> RougeScores:
-    """Scores of predictions against one reference each.
+    """ROUGE of predictions against one reference each.
 
     Raises:
-        DataError: there are none, or not as many predictions as references.
+        DataError: there are no predictions, or not one reference for each.
 
     >>> rouge(["the cat sat"], ["the cat ran"])
     RougeScores(rouge1=66.66666666666666, rouge2=50.0, rougeL=66.66666666666666, rougeLsum=66.66666666666666)
@@ -55,12 +55,12 @@ def rouge(predictions: Sequence[str], references: Sequence[str]) -> RougeScores:
 
 
 def _lines(text: str) -> str:
-    """One sentence a line, which is how the package is told of sentences."""
+    """One sentence per line, the sentence separator of rouge-score."""
     return "\n".join(sentences(text))
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, told apart by punctuation alone.
+    """Split a text into sentences by punctuation.
 
     >>> sentences("Shares fell 3.5 percent. Nobody knew why.")
     ['Shares fell 3.5 percent.', 'Nobody knew why.']
@@ -70,7 +70,7 @@ def sentences(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class BleuScore:
-    """BLEU between 0 and 100, and sacrebleu's signature, without which the figure cannot be compared."""
+    """BLEU from 0 to 100, with sacrebleu's signature, which a comparison needs."""
 
     score: float
     signature: str
@@ -80,7 +80,7 @@ def bleu(predictions: Sequence[str], references: Sequence[str]) -> BleuScore:
     """Corpus BLEU of predictions against one reference each, with sacrebleu's default tokenization.
 
     Raises:
-        DataError: there are none, or not as many predictions as references.
+        DataError: there are no predictions, or not one reference for each.
     """
     from sacrebleu.metrics import BLEU
 
@@ -91,17 +91,18 @@ def bleu(predictions: Sequence[str], references: Sequence[str]) -> BleuScore:
 
 
 def token_agreement(first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> float:
-    """Share of the sequences, between 0 and 1, that are the same token for token.
+    """The share of sequences, from 0 to 1, that are identical token for token.
 
     Raises:
-        DataError: the two hold different numbers of sequences, or none.
+        DataError: the numbers of sequences differ, or there are none.
 
     >>> token_agreement([[5, 6], [7]], [[5, 6], [8]])
     0.5
     """
     if len(first) != len(second) or not first:
         raise DataError(
-            f"token sequences to compare: {len(first)} and {len(second)}, expected as many, at least one"
+            f"token sequences to compare: {len(first)} and {len(second)}, expected equal numbers, "
+            "at least one"
         )
     return sum(list(a) == list(b) for a, b in zip(first, second, strict=True)) / len(first)
 

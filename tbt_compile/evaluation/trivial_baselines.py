@@ -1,6 +1,6 @@
-"""What can be scored without understanding: copying the first sentence, or always writing the same text.
+"""Trivial baselines: copying the first sentence of the source, and writing the same text for every source.
 
-A score is only worth something above theirs.
+A model has learned something only if it scores above them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ def lead_baseline(pairs: Sequence[TextPair]) -> RougeScores:
 def constant_baseline(
     train: Sequence[TextPair], test: Sequence[TextPair], sample: int = 300
 ) -> tuple[str, RougeScores]:
-    """The best text to write for every test source, chosen on training targets, and its score.
+    """The best constant output, chosen on training targets, and its score.
+
+    The candidates are the first `sample` targets and the one to twelve most frequent words. The one that
+    shares most words with the next `sample` targets wins.
 
     Args:
-        train: the text is chosen from `sample` of these targets and from their most frequent words, one to a
-            dozen of them, by the words it shares with the next `sample` targets.
+        train: pairs to choose the text on.
         test: pairs to score it on.
-        sample: how many targets.
+        sample: targets to choose from, and as many to judge by.
 
     Returns:
         The text and its score.
@@ -50,7 +52,7 @@ def constant_baseline(
 
 
 def _mean_overlap(text: str, judges: Sequence[Counter[str]]) -> float:
-    """Mean F-measure of the words of a text: ROUGE-1 without stemming, fast enough for many candidates."""
+    """The mean unigram F-measure of a text: ROUGE-1 without stemming, fast enough for many candidates."""
     words = Counter(text.lower().split())
     return sum(2 * (words & judge).total() / (words.total() + judge.total()) for judge in judges) / len(
         judges

@@ -1,4 +1,4 @@
-"""The paper's tables and figures, and a table of TBT's defaults, made on any data by one call."""
+"""Reproduction of the paper's tables and figure 2, and an ablation of TBT's defaults, on any data."""
 
 from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import Experiment

@@ -1,4 +1,4 @@
-"""Number of operations, from the products that a model computes."""
+"""Operation counts, from the matrix products of a forward pass."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.quantizers.split import SplitWeightQuantizer
 
 BITS_PER_OPERATION = 64
-"""One 64-bit word operation counts as one floating-point operation (Bi-Real Net, the paper's convention:
-0.0625 for products of ternary by ternary, 0.0156 for binary by binary).
+"""One 64-bit word operation counts as one floating-point operation, as in Bi-Real Net and the paper: a
+ternary x ternary product counts 0.0625, a binary x binary product 0.0156.
 """
 
 
 class Product(NamedTuple):
-    """A matrix product of one forward pass: its multiplications, and the bits of both operands."""
+    """A matrix product of a forward pass: its multiplications and the bits of both operands."""
 
     multiplications: int
     bits: tuple[int, int]
 
     @property
     def operations(self) -> float:
-        """Multiplications in full precision that cost as much."""
+        """The equivalent number of full-precision multiplications."""
         first, second = self.bits
         share = 1.0 if 32 in self.bits else first * second / BITS_PER_OPERATION
         return self.multiplications * share
@@ -38,15 +38,15 @@ class Product(NamedTuple):
 def relative_flops(
     teacher: PreTrainedModel, student: PreTrainedModel, source_length: int, target_length: int
 ) -> float:
-    """Operations of the student as a share of the teacher's, over all matrix products of one forward pass.
+    """Operations of the student as a share of the teacher's, over all matrix products of a forward pass.
 
-    A product of operands of m and n bits counts m * n / 64 where both are quantized, else 1. The output
-    projection counts with its own bits (8 for its input), so that the share is above the paper's, which
-    leaves it out.
+    A product of operands of m and n bits counts m * n / 64 if both are quantized, else 1. The share is above
+    the paper's, which leaves out the output projection; here it counts with its bits (8 for its input).
 
     Args:
-        teacher: in full precision. student: a prepared model.
-        source_length, target_length: of the texts of the pass, in tokens.
+        teacher: in full precision.
+        student: a prepared model.
+        source_length, target_length: tokens of source and target in the pass.
     """
     whole = products(tbt_compile.prepare(copy.deepcopy(teacher)), source_length, target_length)
     done = products(student, source_length, target_length)
@@ -54,7 +54,12 @@ def relative_flops(
 
 
 def products(model: PreTrainedModel, source_length: int, target_length: int) -> list[Product]:
-    """Every product that a prepared encoder-decoder computes for a text of each length."""
+    """Every matrix product of a forward pass, recorded with hooks.
+
+    Args:
+        model: a prepared encoder-decoder.
+        source_length, target_length: tokens of source and target in the pass.
+    """
     found: list[Product] = []
     hooks = [
         module.register_forward_hook(partial(_note_linear, found))
@@ -81,12 +86,12 @@ def _note_linear(found: list[Product], module: Any, _inputs: Any, output: Tensor
         bits = (module.input_quantizer.encoding.bits, quantizer.encoding.bits)
     if isinstance(quantizer, BlockPruner):
         number = round(number * float(quantizer(module.weight).codes.count_nonzero() / module.weight.numel()))
-    # A weight that is split is two binary ones.
+    # A split weight is two binary weights.
     found += [Product(number, bits)] * (2 if isinstance(quantizer, SplitWeightQuantizer) else 1)
 
 
 def _hook_attention(core: QuantizedAttention, found: list[Product]) -> list[Any]:
-    """Both products multiply heads x queries x keys x width: p is [B, H, Q, K], q is [B, H, Q, D]."""
+    """Record Q K^T and P V, each B x H x Q x K x D multiplications: p is [B, H, Q, K], q is [B, H, Q, D]."""
     widths: list[int] = []
 
     def note(_module: Any, inputs: tuple[Tensor, ...], _output: Any) -> None:

@@ -1,4 +1,4 @@
-"""A table of our own: what each choice in TBT is worth, by changing one at a time."""
+"""The table `defaults`: an ablation of TBT that changes one choice at a time. It is not in the paper."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ VARIANTS = {
         _variant("hidden-3", "hidden states weigh 3", weights=LossWeights(hidden=3.0)),
     )
 }  # fmt: skip
-"""TBT, as the text of the paper has it, with one choice changed, by name. The learning rate is a setting of
-the whole experiment."""
+"""Variants of TBT as the paper's text describes it, each with one choice changed, by name. The learning rate
+is a setting of the whole experiment."""
 
 _ROWS = tuple(
     PaperRow(method.name, method.title, notation, None, None, {})
@@ -67,18 +67,18 @@ DEFAULTS = PaperTable(
 
 
 def find_table(name: str) -> PaperTable:
-    """A table of the paper, or `DEFAULTS`.
+    """The paper's table called `name`, or `DEFAULTS`.
 
     Raises:
-        ReproduceError: there is none of that name.
+        ReproduceError: the table is unknown.
     """
     return DEFAULTS if name == DEFAULTS.name else paper_table(name)
 
 
 def find_method(name: str) -> Method:
-    """One of `VARIANTS`, or a method of the paper's tables.
+    """The method called `name`: one of `VARIANTS`, or one of the paper's tables.
 
     Raises:
-        MethodError: there is none of that name.
+        MethodError: the method is unknown.
     """
     return VARIANTS[name] if name in VARIANTS else get_method(name)

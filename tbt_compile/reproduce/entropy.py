@@ -1,4 +1,4 @@
-"""Entropy of quantized weights, Eq. 7, layer by layer."""
+"""Entropy of quantized weights per layer (Liu et al. 2023, Eq. 7)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tbt_compile.modules import iter_quantized
 
 
 def code_entropy(codes: Tensor) -> float:
-    """Eq. 7 in bits: -sum p log2 p over the shares p of the levels in codes of any shape.
+    """Entropy in bits (Eq. 7): -sum p log2 p over the shares p of the levels among the codes.
 
-    At most log2 3 = 1.585 for three levels, 1 for two.
+    Codes may have any shape. The maximum is log2 3 = 1.585 for three levels and 1 for two.
 
     >>> round(code_entropy(torch.tensor([-1.0, 0.0, 1.0])), 3)
     1.585
@@ -27,7 +27,7 @@ def code_entropy(codes: Tensor) -> float:
 
 @torch.no_grad()
 def layer_entropies(model: nn.Module) -> dict[str, float]:
-    """Entropy in bits of the codes of every linear layer of a prepared model, by the name of its module."""
+    """Entropy in bits of the weight codes of every linear layer of a prepared model, by module name."""
     return {
         name: code_entropy(module.weight_quantizer(module.weight_rows).codes)
         for name, module in iter_quantized(model)

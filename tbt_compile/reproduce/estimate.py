@@ -1,4 +1,4 @@
-"""How long an experiment will take here, from a few steps of training."""
+"""Estimate of the training time of an experiment, from a few timed steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class PlannedWork:
-    """One line of a plan: what, how many steps, about how many seconds of training; `done` needs none."""
+    """One model to train.
+
+    Attributes:
+        name: "teacher" or the key of a student.
+        steps: optimizer steps.
+        seconds: estimated training time; 0 if it is done.
+        done: whether the output folder has its figures.
+    """
 
     name: str
     steps: int
@@ -39,13 +46,13 @@ class PlannedWork:
 
 
 def estimate(experiment: Experiment, progress: Progress | None = None) -> list[PlannedWork]:
-    """The plan of an experiment with the time of its training; nothing is trained.
+    """Estimate the training time of every model of an experiment, without training any.
 
-    The time of a step is that of a few on batches of the data, for the teacher and for plain distillation
-    at each notation: methods with other losses take more or less, and generation comes on top.
+    Times a few steps on batches of the data, for the teacher and for plain distillation at each notation.
+    Methods with other losses take more or less time; generation is not included.
 
     Raises:
-        ReproduceError, MethodError, DataError: as `reproduce`.
+        ReproduceError, MethodError, DataError: see `reproduce`.
     """
     planned = plan_rows(find_table(experiment.table), experiment.seeds, experiment.rows)
     task = open_task(experiment)
@@ -79,7 +86,7 @@ def _work(
 
 
 def _batches(task: Task, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> list[Batch]:
-    """A few batches as training has them, of texts of similar length."""
+    """A few training batches, each of texts of similar length."""
     corpus = Corpus(task.data.train[: POOL * batch_size], tokenizer, task.lengths)
     dataset, collate = corpus.dataset(), corpus.collator()
     order = iter(TrainingOrder([len(row) for row in dataset.inputs], batch_size, POOL, seed=0))
@@ -89,7 +96,7 @@ def _batches(task: Task, tokenizer: PreTrainedTokenizerBase, batch_size: int) ->
 
 
 class _Timer:
-    """Mean time of a training step, the first batches left out."""
+    """Times training steps: the mean after warm-up."""
 
     def __init__(self, model: PreTrainedModel, batches: list[Batch]) -> None:
         device = processes.device()
@@ -97,12 +104,12 @@ class _Timer:
         self.batches = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
 
     def teacher(self) -> float:
-        """Seconds of a step on the labels."""
+        """Seconds per step of teacher training."""
         model = copy.deepcopy(self.model).train()
         return self._mean(lambda batch: model(**batch).loss.backward())
 
     def student(self, notation: str) -> float:
-        """Seconds of a step of plain distillation."""
+        """Seconds per step of plain distillation."""
         student = (
             tbt_compile.prepare(copy.deepcopy(self.model).cpu(), notation).to(processes.device()).train()
         )

@@ -1,4 +1,4 @@
-"""What is asked for: a table, data, a model, seeds and lengths of training, with defaults for each."""
+"""`Experiment`: the table, data, model, seeds and training settings, with the paper's defaults."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ from tbt_compile.training import MODEL_SIZES, TrainSettings
 from tbt_compile.training.settings import student_rate, teacher_rate
 
 DEMO = "DEMO"
-"""Stands for the text that the project makes up itself."""
+"""Name of the demo's generated text."""
 VOCAB_SIZE = 8000
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure, and what to make it from.
+    """A table or figure to reproduce, and the data, model and training to reproduce it with.
 
     Attributes:
         table: one of `paper.TABLES`.
-        output: folder for everything: data, teacher, one folder per student, rows/, tables and figures.
-        data: folder with train.jsonl and test.jsonl, or `DEMO`; else `dataset`: one of the paper's.
-        config: "tiny", "small" or "base" to train a model from nothing, or the name or folder of one.
-        seeds: of the students. There is one teacher, of `teacher_seed`.
-        rows: patterns such as "tbt-*" of the rows to make; None: all.
-        steps, teacher_steps: of training; None: twenty epochs, as in the paper, and 500 and 700 for `DEMO`.
-            A `teacher_steps` of 0 takes the model of `config` as it is.
-        batch_size: over all processes; None: 128, as in the paper, or 64 with `data`.
+        output: folder for data, teacher, students/, rows/, tables and figures.
+        data: folder with train.jsonl and test.jsonl, or `DEMO`; exclusive with `dataset`.
+        dataset: one of the paper's data sets.
+        config: "tiny", "small" or "base" for a model trained from scratch, or the name or folder of a model.
+        seeds: of the students.
+        rows: patterns such as "tbt-*" of the rows to train; None: all.
+        steps, teacher_steps: of training; None: 500 and 700 for `DEMO`, else twenty epochs, as in the paper.
+            A `teacher_steps` of 0 uses the model of `config` as it is.
+        batch_size: over all processes; None: 64 with `data`, 128 with `dataset`, as in the paper.
         learning_rate, teacher_learning_rate: peaks; None: 4e-3 and 2e-3 for tiny and small, else the paper's
-            5e-4. Students with 8-bit activations get half, as in the paper. Given alone, the first is the
-            teacher's too.
-        vocab_size: of the tokenizer that is made for a `config` trained from nothing; None: 8000. `DEMO` has
-            one token per word.
-        metric: "rouge" or "bleu", for the columns of the table; both are measured.
-        test_sentences: the first so many pairs of the test split are scored; None: all.
+            5e-4. Students with 8-bit activations get half, as in the paper. Without the second, the first
+            applies to the teacher too.
+        teacher_seed: of the teacher; all students share one teacher.
+        vocab_size: of the tokenizer of a model trained from scratch; None: 8000. `DEMO` has one token per
+            word.
+        max_source_length, max_target_length: tokens to truncate to; None: the data's usual lengths.
+        metric: "rouge" or "bleu", the columns of the table; both are measured. None: the data's usual one.
+        test_sentences: score only the first pairs of the test split; None: all.
         num_beams: of generation; None: the paper's for its data sets, else 1.
+        save_every: steps between checkpoints.
+        resume: resume from what the output folder holds; otherwise start over.
     """
 
     table: str
@@ -65,49 +70,49 @@ class Experiment:
     def __post_init__(self) -> None:
         if (self.data is None) == (self.dataset is None):
             raise ReproduceError(
-                f"which data? Give one of --data (a folder, or {DEMO}) and --dataset "
+                f"which data? Give either --data (a folder, or {DEMO}) or --dataset "
                 f"({', '.join(paper_data.PAPER_DATA)})"
             )
         if self.metric not in (None, "rouge", "bleu"):
             raise ReproduceError(f"metric {self.metric!r}: expected rouge or bleu")
         if self.teacher_steps == 0 and self.config in MODEL_SIZES:
             raise ReproduceError(
-                f"--teacher-steps 0 with --config {self.config}: a model that is trained from nothing needs "
-                "steps; give the folder of a fine-tuned one as --config"
+                f"--teacher-steps 0 with --config {self.config}: a model trained from scratch needs steps; "
+                "give the folder of a fine-tuned model as --config"
             )
         if self.vocab_size is not None and (self.is_demo or self.config not in MODEL_SIZES):
             raise ReproduceError(
-                f"--vocab-size {self.vocab_size}: {DEMO if self.is_demo else self.config} has a tokenizer of "
-                f"its own; leave the option out, or train one of {', '.join(MODEL_SIZES)} on a folder"
+                f"--vocab-size {self.vocab_size}: {DEMO if self.is_demo else self.config} comes with a "
+                f"tokenizer; leave the option out, or train one of {', '.join(MODEL_SIZES)} on a folder"
             )
 
-        # Faulty settings of students are to be noticed before the teacher is trained.
+        # Reports invalid settings of the students before the teacher is trained.
         self.student_training("2-2-2", 0)
 
     @property
     def is_demo(self) -> bool:
-        """Whether the project's own text is used."""
+        """Whether the data is the demo's generated text."""
         return self.data == DEMO
 
     @property
     def model_name(self) -> str:
-        """What tables call the model: a size, the name of one, or a folder's without the path to it."""
+        """The name of the model in tables: a size, a model's name, or the last part of a folder's path."""
         return Path(self.config).resolve().name if Path(self.config).is_dir() else self.config
 
     def lengths(self, usual: TextLengths) -> TextLengths:
-        """The lengths that were asked for, else the usual ones of the data."""
+        """The requested lengths; where there are none, the data's usual ones."""
         return TextLengths(self.max_source_length or usual.source, self.max_target_length or usual.target)
 
     @property
     def teacher_training(self) -> TrainSettings:
-        """Settings of the full-precision model."""
+        """Training settings of the teacher."""
         steps = self.teacher_steps or (700 if self.is_demo else None)
         given = self.learning_rate if self.teacher_learning_rate is None else self.teacher_learning_rate
         rate = teacher_rate(self.config) if given is None else given
         return self._settings(steps, rate, self.teacher_seed)
 
     def student_training(self, notation: str, seed: int) -> TrainSettings:
-        """Settings of a student; with 8-bit activations the learning rate is halved."""
+        """Training settings of a student; 8-bit activations halve the learning rate."""
         steps = self.steps or (500 if self.is_demo else None)
         return self._settings(steps, student_rate(self.config, notation, self.learning_rate), seed)
 

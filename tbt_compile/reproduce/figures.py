@@ -1,4 +1,4 @@
-"""The figures of an experiment: what a table's rows keep, and figure 2."""
+"""The figures of an experiment: the retention of a table's rows, and figure 2."""
 
 from __future__ import annotations
 
@@ -28,7 +28,16 @@ from tbt_compile.training.progress import quiet
 def retention(
     experiment: Experiment, table: PaperTable, task: Task, rows: dict[str, Row]
 ) -> tuple[Path, ...]:
-    """Bars of each row's share of its teacher's score, measured and in the paper; none before a row is done.
+    """Plot each row's retention, its share of the teacher's score, as measured and in the paper.
+
+    Args:
+        experiment: its output folder gets the plot.
+        table: the rows to show; those without figures are left out.
+        task: the data, which names the measured series.
+        rows: figures by key, the teacher's under "teacher".
+
+    Returns:
+        The file, or nothing while no row is done.
 
     Raises:
         ReproduceError: matplotlib is not installed.
@@ -51,10 +60,19 @@ def _single(value: float | None) -> Spread | None:
     return None if value is None else Spread(value, None)
 
 
-def make(
+def figure2(
     experiment: Experiment, task: Task, tokenizer: PreTrainedTokenizerBase, progress: Progress
 ) -> tuple[Path, ...]:
-    """Figure 2 from the students of the first seed: histograms, and the entropy of every linear layer.
+    """Make figure 2 from the students of the first seed: histograms, and the entropy of every linear layer.
+
+    Args:
+        experiment: its output folder holds the students and gets the files.
+        task: its first test pairs give the activations.
+        tokenizer: of the students.
+        progress: called with a description and the share done, from 0 to 1.
+
+    Returns:
+        The files: the values as JSON, the histograms, the entropies.
 
     Raises:
         ReproduceError: matplotlib is not installed, or the model has no attention in its decoder.
@@ -63,7 +81,7 @@ def make(
     shown: dict[str, Any] = {}
     entropies: dict[str, dict[str, float]] = {}
     for row in choose_rows(table, experiment.rows):
-        progress(f"{row.title}: looking into layers", 0.5)
+        progress(f"{row.title}: histograms and entropies", 0.5)
         folder = experiment.output / "students" / f"{row.name}-seed{experiment.seeds[0]}"
         with quiet():
             model: Any = load_prepared(folder).eval()

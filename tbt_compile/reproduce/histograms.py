@@ -1,4 +1,4 @@
-"""What figure 2 is drawn from: values of one layer before and after quantization."""
+"""The data of figure 2: histograms of one layer before and after quantization."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tbt_compile.modules import QuantizedAttention, iter_quantized
 
 BINS = 101
 SENTENCES = 32
-"""Test pairs whose activations are looked at."""
+"""Test pairs whose activations are recorded."""
 
 Histogram = dict[str, list[float]]
-"""`edges` of the bins (one more than there are `shares`), and which share of the values lies in each."""
+"""`shares` of the values per bin, and the `edges` of the bins, one more than there are bins."""
 
 
 def layer_histograms(model: PreTrainedModel, corpus: Corpus) -> dict[str, Any]:
     """Histograms of the decoder's first self-attention, as in figure 2.
 
-    The weight is that of the value projection; the activation is the softmax output of the same attention,
-    over the first pairs, without masked positions.
+    The weight is the value projection. The activation is the softmax output of the same attention on the
+    first pairs, without masked positions.
 
     Raises:
         ReproduceError: the model has no quantized attention in its decoder.
@@ -45,7 +45,7 @@ def layer_histograms(model: PreTrainedModel, corpus: Corpus) -> dict[str, Any]:
 
 
 def histogram(values: Tensor) -> Histogram:
-    """Shares of the values in equal bins over their range."""
+    """The histogram of values of any shape, with `BINS` equal bins over their range."""
     shares, edges = np.histogram(values.detach().flatten().float().cpu().numpy(), bins=BINS)
     return {"edges": edges.tolist(), "shares": (shares / max(1, shares.sum())).tolist()}
 
@@ -76,6 +76,6 @@ def _activations(model: PreTrainedModel, quantizer: nn.Module, corpus: Corpus) -
     finally:
         hook.remove()
     before, after = seen[0]
-    # The softmax gives exactly zero where it may not look: those positions say nothing about the quantizer.
+    # Softmax is exactly zero at masked positions, which say nothing about the quantizer.
     written = (before > 0) & (batch["labels"] >= 0)[:, None, :, None]
     return before[written], after.expand_as(before)[written]

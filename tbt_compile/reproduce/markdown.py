@@ -1,4 +1,4 @@
-"""A table as Markdown, in the paper's layout, with the paper's own figures beside the measured ones."""
+"""A table as Markdown, in the paper's layout, with measured figures next to the paper's."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ def table_text(
     rows: dict[str, Row],
     missing: Sequence[str] = (),
 ) -> str:
-    """The whole file: title, conditions, table, notes.
+    """The Markdown file of a table: title, conditions, table, notes.
 
     Args:
-        rows: figures by key, the teacher's under "teacher". missing: keys that are still to come.
+        experiment: for the model's name and training settings.
+        table: its rows and columns.
+        task: the data and the search.
+        rows: figures by key, the teacher's under "teacher".
+        missing: keys of the rows still to be trained.
     """
     kind = kind_of(table, task)
     compared = [task.data_set] if task.data_set in table.data_sets else list(table.data_sets)
@@ -114,7 +118,7 @@ def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str
         f"Batch {experiment.teacher_training.batch_size}; "
         f"search with {task.num_beams} beam{'s' if task.num_beams > 1 else ''}, "
         f"at most {task.lengths.target} tokens.",
-        # A maker's name may stand for several generations, which round differently: LLVM's tells them apart.
+        # One marketing name may cover CPU generations that round differently; LLVM's tells them apart.
         f"Machine: {_list(_seen(rows, '{cpu} ({llvm_cpu})'))}, device {_list(_seen(rows, '{device}'))}, "
         f"{_list(_seen(rows, '{torch_threads}'))} thread(s); code: "
         f"{_list(_short(commit) for commit in _seen(rows, '{commit}'))}.",
@@ -123,18 +127,18 @@ def _conditions(experiment: Experiment, task: Task, rows: dict[str, Row]) -> str
 
 
 def _seen(rows: dict[str, Row], form: str) -> list[str]:
-    """What `form` becomes with the provenance of each row, every text once."""
+    """The distinct values of `form`, formatted with the provenance of each row."""
     return list(dict.fromkeys(form.format_map(row["provenance"]) for row in rows.values()))
 
 
 def _short(commit: str) -> str:
-    """A commit in twelve digits, with the remark on changes that may follow it."""
+    """A commit shortened to twelve digits, with "+changes" kept."""
     number, _, changes = commit.partition("+")
     return number[:12] + (f"+{changes}" if changes else "")
 
 
 def _training(rows: Sequence[Row]) -> str:
-    """Steps and peak learning rates, every number once."""
+    """The distinct steps and peak learning rates of the rows."""
     steps = sorted({row["outcome"]["steps"] for row in rows})
     rates = sorted({row["asked"]["training"]["learning_rate"] for row in rows})
     return f"{_list(steps)} steps, peak learning rate {_list(f'{rate:g}' for rate in rates)}"
@@ -174,7 +178,7 @@ def _notes(table: PaperTable, kind: str, rows: dict[str, Row], missing: Sequence
 
 
 def _note_on_seeds(table: PaperTable, rows: dict[str, Row]) -> list[str]:
-    """What ± means, where there is one, and which rows have fewer seeds than the others."""
+    """A note on ±, if there are several seeds, and on rows with fewer seeds than the others."""
     seeds = {
         row.name: sorted(found["asked"]["seed"] for found in rows_of(row, rows)) for row in table.students
     }

@@ -1,4 +1,4 @@
-"""The paper's own tables, as printed (`paper.json`): which rows they have, and their figures."""
+"""The paper's tables as printed: their rows and figures, read from `paper.json`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from typing import Any
 from tbt_compile.errors import ReproduceError, did_you_mean
 
 TEACHER = "teacher"
-"""Method of the row of the full-precision model."""
+"""The method of the full-precision row."""
 TABLES = ("table1", "table2", "table3", "table4", "figure2", "defaults")
-"""What can be made: the paper's tables and figure, and a table of our own (`defaults`)."""
+"""What `reproduce` can make: the paper's tables, figure 2, and the ablation `defaults`."""
 DATA_SETS = {"xsum": "XSUM", "cnn_dailymail": "CNN/DailyMail", "wmt16-ro-en": "WMT16 En-Ro"}
-"""The paper's data sets, and what it calls them."""
+"""The paper's data sets, with their names in the paper."""
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One line of a table.
+    """One row of a table.
 
     Attributes:
-        method: what `get_method` knows it by, or "teacher". title: its name in this table.
-        notation: E-W-A bits. size: in the table's unit. flops: as a share of full precision.
+        method: the key of `get_method`, or "teacher".
+        title: name of the method in this table.
+        notation: E-W-A bits.
+        size: of the model, in the table's unit; None if the table has none.
+        flops: as a share of full precision; None if the table has none.
         scores: by data set, in the order of the table's columns.
     """
 
@@ -38,13 +41,21 @@ class PaperRow:
 
     @property
     def name(self) -> str:
-        """Method and notation, as `--rows` takes them."""
+        """Method and notation, as in `--rows`."""
         return f"{self.method}-{self.notation}"
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table, or the rows that a figure needs; `columns` are the paper's names of the scores."""
+    """A table of the paper, or the rows of a figure.
+
+    Attributes:
+        name: one of `TABLES`.
+        title: its heading.
+        columns: the paper's names of the scores; empty for a figure.
+        size_unit: unit of the sizes; None for a table without sizes and FLOPs.
+        rows: in the paper's order.
+    """
 
     name: str
     title: str
@@ -54,16 +65,16 @@ class PaperTable:
 
     @property
     def data_sets(self) -> tuple[str, ...]:
-        """The data sets that the paper has figures for, in the order of their columns."""
+        """The data sets with figures in this table, in the order of their columns."""
         return tuple(name for name in DATA_SETS if any(name in row.scores for row in self.rows))
 
     @property
     def students(self) -> tuple[PaperRow, ...]:
-        """Every row but the teacher's."""
+        """All rows except the teacher's."""
         return tuple(row for row in self.rows if row.method != TEACHER)
 
     def retention(self, row: PaperRow, data_set: str) -> float | None:
-        """Share of the teacher's first score that a row keeps; None where one of them is not in the table."""
+        """A row's share of the teacher's first score; None if the table lacks one of them."""
         teacher = next((other for other in self.rows if other.method == TEACHER), None)
         if teacher is None or data_set not in row.scores or data_set not in teacher.scores:
             return None
@@ -71,10 +82,10 @@ class PaperTable:
 
 
 def paper_table(name: str) -> PaperTable:
-    """The paper's table of that name.
+    """The paper's table called `name`.
 
     Raises:
-        ReproduceError: there is none.
+        ReproduceError: the table is unknown.
 
     >>> paper_table("table2").rows[-1].scores
     {'wmt16-ro-en': (17.59,)}
@@ -89,7 +100,7 @@ def paper_table(name: str) -> PaperTable:
 
 
 def source() -> str:
-    """Where the figures were taken from."""
+    """The citation of the paper."""
     return str(_content()["source"])
 
 

@@ -1,4 +1,4 @@
-"""The data sets of the paper, with its settings and those of its code."""
+"""The paper's data sets, with the settings of the paper and its released code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from tbt_compile.errors import DataError, did_you_mean
 
 @dataclass(frozen=True)
 class PaperData:
-    """How the paper used a data set.
+    """The paper's settings for a data set.
 
     Attributes:
-        hub: name (and configuration) for `datasets`. source, target: fields of the texts there.
-        lengths: that texts are cut to; that of targets is also the most that is generated. The paper gives
-            none for translation: 128 is ours.
-        num_beams, generation: of the search, `generation` being fields of a `GenerationConfig`.
-        metric: "rouge" or "bleu". languages: codes of source and target for a multilingual tokenizer.
+        hub: name (and configuration) for `datasets`.
+        source, target: fields of the texts there.
+        lengths: maximum tokens; that of targets also limits generation. The paper gives none for translation;
+            128 is our choice.
+        num_beams: of the search.
+        metric: "rouge" or "bleu".
+        generation: fields of a `GenerationConfig`.
+        languages: codes of source and target for a multilingual tokenizer.
     """
 
     hub: str
@@ -52,10 +55,10 @@ EPOCHS = 20.0
 
 
 def find_paper_data(name: str) -> PaperData:
-    """The settings for a data set.
+    """The settings for the data set called `name`.
 
     Raises:
-        DataError: it is not one of the paper's.
+        DataError: the data set is not one of the paper's.
     """
     if name not in PAPER_DATA:
         raise DataError(
@@ -66,10 +69,10 @@ def find_paper_data(name: str) -> PaperData:
 
 
 def fetch(name: str) -> TextData:
-    """Download a data set, or take it from the cache of `datasets`.
+    """Download a data set, or load it from the cache of `datasets`.
 
     Raises:
-        DataError: it is not one of the paper's, or there is neither a network nor a cached copy.
+        DataError: the data set is not one of the paper's, or there is neither a network nor a cached copy.
     """
     known = find_paper_data(name)
     return load_data(known.hub, known.source, known.target)

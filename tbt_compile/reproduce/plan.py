@@ -1,4 +1,4 @@
-"""Which students have to be trained for a table."""
+"""The students to train for a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tbt_compile.reproduce.paper import PaperRow, PaperTable
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """One student: a method, its bits and a seed. The same student in two tables is trained once."""
+    """One student to train: a method, its bits and a seed; tables share equal students."""
 
     method: str
     notation: str
@@ -21,15 +21,15 @@ class PlannedRow:
 
     @property
     def key(self) -> str:
-        """Name of its folder and of its file of figures."""
+        """The name of its folder and of its file in rows/."""
         return f"{self.method}-{self.notation}-seed{self.seed}"
 
 
 def choose_rows(table: PaperTable, chosen: Sequence[str] | None) -> tuple[PaperRow, ...]:
-    """The students of a table whose name ("tbt-2-2-2") matches a pattern ("tbt-*"); all without patterns.
+    """The student rows of a table whose name ("tbt-2-2-2") matches a pattern ("tbt-*"); None: all.
 
     Raises:
-        ReproduceError: a pattern matches none.
+        ReproduceError: a pattern matches no row.
     """
     names = dict.fromkeys(row.name for row in table.students)
     for pattern in chosen or ():
@@ -47,8 +47,13 @@ def plan_rows(
 ) -> list[PlannedRow]:
     """Every student to train, all rows of the first seed before those of the second.
 
+    Args:
+        table: its student rows are trained.
+        seeds: of the students.
+        chosen: patterns of row names; None: all rows.
+
     Raises:
-        ReproduceError: there is no seed, or a pattern of `chosen` matches no row.
+        ReproduceError: there is no seed, or a pattern matches no row.
         MethodError: a method is unknown or does not support the bits of its row.
     """
     if not seeds:

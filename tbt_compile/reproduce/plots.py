@@ -1,4 +1,4 @@
-"""Drawing with matplotlib, which is an optional package."""
+"""Plots with matplotlib, an optional dependency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tbt_compile.storage.atomic_write import atomic_write
 
 
 def require_matplotlib() -> Any:
-    """The module `matplotlib.figure`, which draws without a display.
+    """Import the module `matplotlib.figure`, which draws without a display.
 
     Raises:
         ReproduceError: matplotlib is not installed.
@@ -31,9 +31,16 @@ def require_matplotlib() -> Any:
 def bars(
     path: Path, title: str, label: str, groups: Sequence[str], series: Mapping[str, Sequence[Spread | None]]
 ) -> Path:
-    """Groups of lying bars: one group per name, one bar of it per series; None leaves a gap.
+    """Draw a grouped horizontal bar chart, with the standard deviations as error bars.
 
-    Where a spread has a deviation, a whisker shows it to both sides.
+    Args:
+        path: the png file.
+        title, label: of the figure and of the value axis.
+        groups: names of the groups, from top to bottom.
+        series: by name, one value per group; None leaves a gap.
+
+    Returns:
+        `path`.
     """
     size = (8.0, 1.4 + len(groups) * (0.1 + 0.14 * len(series)))
     figure = require_matplotlib().Figure(figsize=size, layout="constrained")
@@ -61,7 +68,16 @@ def bars(
 
 
 def histograms(path: Path, title: str, rows: Mapping[str, Mapping[str, Histogram]]) -> Path:
-    """One row of panels per name, one panel per histogram."""
+    """Draw histograms, one row of panels per model.
+
+    Args:
+        path: the png file.
+        title: of the figure.
+        rows: histograms by model, then by panel.
+
+    Returns:
+        `path`.
+    """
     columns = max(len(row) for row in rows.values())
     figure = require_matplotlib().Figure(figsize=(3.0 * columns, 2.4 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), columns, squeeze=False)
@@ -77,7 +93,17 @@ def histograms(path: Path, title: str, rows: Mapping[str, Mapping[str, Histogram
 
 
 def lines(path: Path, title: str, ylabel: str, series: Mapping[str, Mapping[str, float]], top: float) -> Path:
-    """One line per series over the same names, and a dotted one at `top`, the most there can be."""
+    """Draw one line per series over the same names.
+
+    Args:
+        path: the png file.
+        title, ylabel: of the figure and of the value axis.
+        series: by name, values by the name on the horizontal axis.
+        top: the maximum possible value, drawn as a dotted line.
+
+    Returns:
+        `path`.
+    """
     names = list(next(iter(series.values())))
     figure = require_matplotlib().Figure(figsize=(2.0 + 0.16 * len(names), 4.5), layout="constrained")
     axes = figure.subplots()
@@ -93,6 +119,6 @@ def lines(path: Path, title: str, ylabel: str, series: Mapping[str, Mapping[str,
 
 def _save(figure: Any, path: Path) -> Path:
     with atomic_write(path) as draft:
-        # Without a date and the library's version the same figures give the same file.
+        # Omits matplotlib's version, so equal figures give equal files.
         figure.savefig(draft, format="png", dpi=110, metadata={"Software": None})
     return path

@@ -1,4 +1,4 @@
-"""Where a figure comes from: the code, the machine, the versions, the time."""
+"""Provenance of a result: code, machine, versions, time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tbt_compile.training import processes
 from tbt_compile.training.precision import product_format
 
 _PACKAGES = ("accelerate", "datasets", "rouge-score", "sacrebleu", "tokenizers")
-"""What scores depend on, beside what `conditions` lists."""
+"""Packages that scores depend on, in addition to those of `conditions`."""
 
 
 def provenance(seconds: float) -> dict[str, Any]:
-    """What belongs to a figure beside its settings, ready for JSON.
+    """The provenance of a result, ready for JSON.
 
     Args:
-        seconds: wall time of the session that ended the work; an earlier, interrupted one is not in it.
+        seconds: wall time of the call that finished the work, without earlier interrupted calls.
     """
     device, machine = processes.device(), conditions()
     return {
@@ -41,7 +41,7 @@ def provenance(seconds: float) -> dict[str, Any]:
 
 
 def commit(folder: Path) -> str | None:
-    """The commit that a folder is checked out at, with "+changes" if files differ; None outside of git."""
+    """The checked-out commit of a folder, with "+changes" if files differ; None outside git."""
     head = _git(folder, "rev-parse", "HEAD")
     if not head:
         return None

@@ -1,4 +1,4 @@
-"""Figures of one model, kept in a file of their own, so that a run that is repeated finds them."""
+"""Rows: the figures of one model, one JSON file each, which a repeated run reads instead of training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training import processes
 
 Row = dict[str, Any]
-"""What a file holds: "asked" (method, bits, seed, settings, data), "scores", cost and "provenance"."""
+"""The content of a file: "asked" (method, bits, seed, settings, data), "scores", cost and "provenance"."""
 
 
 def row_path(output: Path, key: str) -> Path:
@@ -28,19 +28,28 @@ def row_path(output: Path, key: str) -> Path:
 
 
 def read_row(output: Path, key: str) -> Row | None:
-    """The figures of a row, if they are there."""
+    """The figures of a row; None if there are none."""
     path = row_path(output, key)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def known_seeds(output: Path) -> list[int]:
-    """The seeds of all students that have figures there."""
+    """The seeds of all students with figures in the output folder."""
     found = (read_row(output, path.stem) for path in (output / "rows").glob("*-seed*.json"))
     return sorted({row["asked"]["seed"] for row in found if row})
 
 
 def same_row(output: Path, key: str, asked: dict[str, Any]) -> Row | None:
-    """The figures of a row, if they are there and were asked for in the same way."""
+    """The figures of a row, if they were measured with the same settings.
+
+    Args:
+        output: folder of the experiment.
+        key: of the row.
+        asked: everything that the figures depend on.
+
+    Returns:
+        The row; None if there are no figures or they have other settings.
+    """
     known = read_row(output, key)
     return known if known is not None and known["asked"] == json.loads(json.dumps(asked)) else None
 
@@ -48,14 +57,17 @@ def same_row(output: Path, key: str, asked: dict[str, Any]) -> Row | None:
 def make_row(
     output: Path, key: str, asked: dict[str, Any], resume: bool, measure: Callable[[], dict[str, Any]]
 ) -> Row:
-    """The figures of a row: read from its file, or measured and written to it.
+    """Read the figures of a row, or measure and write them.
 
     Args:
+        output: folder of the experiment.
+        key: of the row.
         asked: everything that the figures depend on.
-        measure: called by every process where there are several; the first one's figures are written.
+        resume: use existing figures; otherwise measure again.
+        measure: measures the figures; every process calls it, and the first one writes its result.
 
     Raises:
-        ReproduceError: the file holds figures of a run with other settings.
+        ReproduceError: `resume`, and the file holds figures of a run with other settings.
     """
     asked = json.loads(json.dumps(asked))
     known = read_row(output, key) if resume else None
@@ -81,7 +93,18 @@ def scores(
     progress: Progress | None,
     title: str,
 ) -> dict[str, Any]:
-    """ROUGE, BLEU and lengths on the test pairs; computed by the first process, empty in others."""
+    """Scores on the test pairs, computed by the first process only.
+
+    Args:
+        model: its generation config takes the task's settings.
+        tokenizer: of the model.
+        task: the test pairs and the search.
+        progress: called with a description and the share done, from 0 to 1.
+        title: of the progress reports.
+
+    Returns:
+        The fields of `Evaluation`; empty in the other processes.
+    """
     if not processes.is_first():
         return {}
     model.generation_config.update(**task.generation)
@@ -101,6 +124,6 @@ def _require_same(known: dict[str, Any], asked: dict[str, Any], path: Path) -> N
     for name in sorted({*known, *asked}):
         if known.get(name) != asked.get(name):
             raise ReproduceError(
-                f"{path} holds figures for {name}={known.get(name)!r} where {asked.get(name)!r} is asked "
-                "for: give the same settings to go on, another --out, or --no-resume to start over"
+                f"{path} holds figures for {name}={known.get(name)!r}, not {asked.get(name)!r}: give the "
+                "same settings to resume, another --out, or --no-resume to start over"
             )

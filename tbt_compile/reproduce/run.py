@@ -1,4 +1,4 @@
-"""A whole table or figure: the teacher, every student, scores, and the files that show them."""
+"""`reproduce`: train teacher and students, score them, and write the table or figure."""
 
 from __future__ import annotations
 
@@ -33,26 +33,27 @@ FULL_PRECISION = "32-32-32"
 
 @dataclass(frozen=True)
 class Report:
-    """What was made: the rows by their keys ("teacher", "tbt-2-2-2-seed1"), and the files that show them."""
+    """The result: rows by key ("teacher", "tbt-2-2-2-seed1"), and the table and figure files."""
 
     rows: dict[str, Row]
     files: tuple[Path, ...]
 
 
 def reproduce(experiment: Experiment, progress: Progress | None = None) -> Report:
-    """Make a table or figure, taking up whatever an earlier call left in the output folder.
+    """Make a table or figure, resuming whatever an earlier call left in the output folder.
 
-    The table is written when the teacher is done and anew after every row. It shows all rows of the folder
-    that have the same data, teacher and settings, also those that were not asked for this time or that
-    another call trains meanwhile, and names those that are still to be trained. Under `torchrun` several
-    processes train together.
+    The table is written when the teacher is done and updated after every row. It shows all rows in the folder
+    with the same data, teacher and settings, including rows of earlier or concurrent calls, and lists those
+    still to be trained. Under `torchrun` several processes train together.
 
     Raises:
-        ReproduceError, MethodError, DataError, TrainingError: what is asked for cannot be made; the message
-            says what to change.
+        ReproduceError: the experiment is invalid, or the folder holds one with other settings.
+        MethodError: a method is unknown or does not support its bits.
+        DataError: the data cannot be read.
+        TrainingError: the settings are invalid, or the folder holds a run with other settings.
     """
     processes.start()
-    plots.require_matplotlib()  # rather now than after hours of training
+    plots.require_matplotlib()  # fail now, not after hours of training
     table = find_table(experiment.table)
     planned = plan_rows(table, experiment.seeds, experiment.rows)
     steps = _Steps(progress if processes.is_first() else None, len(planned) + 1)
@@ -67,7 +68,7 @@ def reproduce(experiment: Experiment, progress: Progress | None = None) -> Repor
         rows[row.key] = work.student_row(row)
         files = write_table(experiment, table, task, {**rows, **work.known_rows(table)}, planned)
     if processes.is_first() and not table.columns:
-        files = figures.make(experiment, task, work.tokenizer, steps.report)
+        files = figures.figure2(experiment, task, work.tokenizer, steps.report)
     processes.wait()
     return Report(rows, files)
 
@@ -75,9 +76,17 @@ def reproduce(experiment: Experiment, progress: Progress | None = None) -> Repor
 def write_table(
     experiment: Experiment, table: PaperTable, task: Task, rows: dict[str, Row], planned: Sequence[PlannedRow]
 ) -> tuple[Path, ...]:
-    """Write the table of the rows that there are as Markdown, and their retention as a plot.
+    """Write the table as Markdown and its retention as a plot; the first process does, tables only.
 
-    Nothing is written for a figure, or by other processes than the first.
+    Args:
+        experiment: its output folder gets the files.
+        table: to write; a figure has no columns and is skipped.
+        task: the data and the search.
+        rows: the figures so far, by key.
+        planned: all rows of this call; those without figures are listed as missing.
+
+    Returns:
+        The files.
     """
     if not processes.is_first() or not table.columns:
         return ()
@@ -89,7 +98,7 @@ def write_table(
 
 
 class _Steps:
-    """Turns the progress of each row into that of the whole table."""
+    """Converts the progress of each row into that of the whole table."""
 
     def __init__(self, progress: Progress | None, count: int) -> None:
         self.progress, self.count, self.done = progress, count, 0
@@ -104,7 +113,7 @@ class _Steps:
 
 @dataclass(frozen=True)
 class _Work:
-    """What the rows of a table have in common: the teacher, its tokenizer, the data."""
+    """The state that the rows of a table share: experiment, data, teacher and tokenizer."""
 
     experiment: Experiment
     task: Task
@@ -114,7 +123,7 @@ class _Work:
 
     @cached_property
     def common(self) -> dict[str, Any]:
-        """What every row depends on."""
+        """The settings that every row depends on."""
         return {
             "config": self.experiment.config,
             "task": self.task.description,
@@ -122,14 +131,14 @@ class _Work:
         }
 
     def asked(self, row: PlannedRow) -> dict[str, Any]:
-        """Everything that the figures of a student depend on, but the code."""
+        """Everything except the code that the figures of a student depend on."""
         training = self.experiment.student_training(row.notation, row.seed).to_dict()
         return {"method": row.method, "notation": row.notation, "seed": row.seed, "training": training} | (
             self.common
         )
 
     def known_rows(self, table: PaperTable) -> dict[str, Row]:
-        """Those of the table's students, of any seed, that this call or another has measured in this way."""
+        """The table's students of any seed that this or another call measured with the same settings."""
         output = self.experiment.output
         seeds = known_seeds(output) if self.experiment.resume else []
         planned = plan_rows(table, seeds) if seeds else []
@@ -137,7 +146,7 @@ class _Work:
         return {key: row for key, row in found.items() if row is not None}
 
     def teacher_row(self) -> Row:
-        """The scores of the full-precision model, and of doing without one."""
+        """Measure the teacher and the trivial baselines."""
         trained = self.experiment.teacher_steps != 0
         asked = {
             "method": TEACHER,
@@ -160,7 +169,7 @@ class _Work:
         return make_row(self.experiment.output, TEACHER, asked, self.experiment.resume, measure)
 
     def student_row(self, row: PlannedRow) -> Row:
-        """Train a student, or take it up, and measure it."""
+        """Train or resume a student and measure it."""
         asked, method, task = self.asked(row), find_method(row.method), self.task
         title = f"{method.title} {row.notation} seed {row.seed}"
 
@@ -168,7 +177,7 @@ class _Work:
             folder = student_folder(self.experiment, row)
             training = self.experiment.student_training(row.notation, row.seed)
             student = method.train_student(
-                copy.deepcopy(self.teacher.cpu()),  # a method may change how it computes attention
+                copy.deepcopy(self.teacher.cpu()),  # a method may switch its attention implementation
                 row.notation,
                 task.corpus(self.tokenizer),
                 TrainingRun(folder, training, self.experiment.resume, self.steps.report, title),
@@ -190,12 +199,12 @@ class _Work:
 
 
 def student_folder(experiment: Experiment, row: PlannedRow) -> Path:
-    """Where a student is trained and kept."""
+    """The folder of a student."""
     return experiment.output / "students" / row.key
 
 
 def mean_lengths(task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Mean number of tokens of the sources and of the targets of the test pairs, as they are cut."""
+    """Mean tokens of the truncated sources and targets of the test pairs."""
 
     def mean(texts: list[str], longest: int) -> int:
         rows = tokenizer(texts, truncation=True, max_length=longest)["input_ids"]

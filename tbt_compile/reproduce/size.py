@@ -1,4 +1,4 @@
-"""Size on disk: of the packed file, or counted where a method ends with weights that have no packed form."""
+"""Model size on disk: of the packed file, or counted for weights that have no packed form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIB = 2**20
 
 
 def size_mib(model: PreTrainedModel) -> float:
-    """Size in MiB of the tensors of a prepared model: of the file that `save` writes, or `counted_mib`."""
+    """Size in MiB of a prepared model's tensors: of the file that `save` writes, else `counted_mib`."""
     unpacked = (BlockPruner, SplitWeightQuantizer)
     if any(isinstance(module, unpacked) for module in model.modules()):
         return counted_mib(model)
@@ -32,16 +32,16 @@ def size_mib(model: PreTrainedModel) -> float:
 
 
 def float_mib(model: PreTrainedModel) -> float:
-    """Size in MiB of the parameters as they are stored, shared ones counted once."""
+    """Size in MiB of the parameters in their dtype; shared ones count once."""
     return sum(parameter.nbytes for parameter in model.parameters()) / MIB
 
 
 @torch.no_grad()
 def counted_mib(model: nn.Module) -> float:
-    """What the codes and scales of the weights take, and everything else in fp32.
+    """Size in MiB of the weights' codes and scales, plus everything else in fp32.
 
-    A pruned weight takes its blocks that are left, in fp32, and one bit per block; one that is split is two
-    binary ones.
+    A pruned weight counts its remaining blocks in fp32 and one bit per block. A split weight counts as two
+    binary weights.
     """
     weights: dict[int, float] = {}
     inner: set[int] = set()

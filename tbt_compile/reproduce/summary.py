@@ -1,4 +1,4 @@
-"""Mean and spread over seeds of the students of one row, and what they keep of the teacher's score."""
+"""Mean and standard deviation over seeds of a row's scores and retention."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from tbt_compile.reproduce.rows import Row
 from tbt_compile.reproduce.task import Task
 
 SCORES = {"rouge": ("rouge1", "rouge2", "rougeLsum"), "bleu": ("bleu",), "length": ("mean_length",)}
-"""Scores of an evaluation by kind of table; the first is the one that retention is about."""
+"""Fields of `Evaluation` by kind of table; retention uses the first."""
 
 
 def kind_of(table: PaperTable, task: Task) -> str:
-    """Which scores the table shows: "length", or the metric of the task."""
+    """The key of `SCORES` that a table shows: "length", or the metric of the task."""
     return "length" if table.columns == ("length",) else task.metric
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean, and the sample standard deviation where there are several values."""
+    """A mean and the sample standard deviation; the latter is None for a single value."""
 
     mean: float
     deviation: float | None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of one value or more.
+        """Mean and deviation of one or more values.
 
         >>> Spread.of([1.0, 3.0])
         Spread(mean=2.0, deviation=1.4142135623730951)
@@ -36,7 +36,7 @@ class Spread:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
     def text(self, digits: int) -> str:
-        """The mean, and "±" with the deviation.
+        """The mean, followed by "±" and the deviation if there is one.
 
         >>> Spread(2.0, 0.5).text(1), Spread(2.0, None).text(1)
         ('2.0 ± 0.5', '2.0')
@@ -46,7 +46,7 @@ class Spread:
 
 
 def rows_of(row: PaperRow, rows: dict[str, Row]) -> list[Row]:
-    """What was measured for a row of the paper, one entry per seed."""
+    """The measured rows of a row of the paper, one per seed."""
     return [
         found
         for found in rows.values()
@@ -56,11 +56,20 @@ def rows_of(row: PaperRow, rows: dict[str, Row]) -> list[Row]:
 
 
 def score_of(found: Sequence[Row], name: str) -> Spread:
-    """A score over seeds."""
+    """Mean and deviation of a score over seeds."""
     return Spread.of([row["scores"][name] for row in found])
 
 
 def retention_of(found: Sequence[Row], teacher: Row, name: str) -> Spread | None:
-    """A score as a share of the teacher's; None where the teacher has nothing to keep."""
+    """Retention: a score as a share of the teacher's.
+
+    Args:
+        found: the rows of a student, one per seed.
+        teacher: its row.
+        name: of the score, a field of `Evaluation`.
+
+    Returns:
+        Mean and deviation over seeds; None if the teacher scores 0.
+    """
     whole = teacher["scores"][name]
     return Spread.of([row["scores"][name] / whole for row in found]) if whole else None

@@ -1,4 +1,4 @@
-"""The data of an experiment, and how texts are cut, generated and scored."""
+"""The data of an experiment, with its lengths, search and metric."""
 
 from __future__ import annotations
 
@@ -23,19 +23,24 @@ from tbt_compile.reproduce.experiment import DEMO, Experiment
 from tbt_compile.training import processes
 
 DEMO_ITEMS = (40_000, 500)
-"""Items to train on and to test on, as of `tbt demo`."""
+"""Training and test items, as in `tbt demo`."""
 DEMO_SEED = 1
 
 
 @dataclass(frozen=True)
 class Task:
-    """Text pairs with the lengths, the search and the metric that go with them.
+    """Text pairs with their lengths, search and metric.
 
     Attributes:
         name: of the folder or data set.
-        data_set: the paper's data set that this is; None for others.
+        data: the splits.
+        lengths: to truncate to; that of targets also limits generation.
+        num_beams: of the search.
+        metric: "rouge" or "bleu".
+        test: the pairs to score.
+        data_set: key of the paper's data set; None for others.
         generation: fields of a `GenerationConfig`.
-        languages: of source and target, for a multilingual tokenizer.
+        languages: codes of source and target, for a multilingual tokenizer.
     """
 
     name: str
@@ -50,16 +55,16 @@ class Task:
 
     @property
     def decode(self) -> DecodeSettings:
-        """How texts are generated for the test pairs."""
+        """The settings of generation for the test pairs."""
         return DecodeSettings(self.lengths.source, self.lengths.target, self.num_beams)
 
     def corpus(self, tokenizer: PreTrainedTokenizerBase) -> Corpus:
-        """What models are trained on."""
+        """The training pairs as a corpus."""
         return Corpus(self.data.train, tokenizer, self.lengths)
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Everything that scores depend on, as JSON-ready values; hashes stand for the texts."""
+        """Everything that scores depend on, JSON-ready, with hashes in place of texts."""
         return {
             "name": self.name,
             "train": digest(self.data.train),
@@ -77,10 +82,10 @@ class Task:
 
 
 def open_task(experiment: Experiment) -> Task:
-    """Read, make up or fetch the data of an experiment.
+    """Read, generate or fetch the data of an experiment.
 
     Raises:
-        DataError: it cannot be read or fetched, or has nothing to test on.
+        DataError: the data cannot be read or fetched, or has no test pairs.
     """
     metric = experiment.metric or ("bleu" if find_table(experiment.table).columns == ("BLEU",) else "rouge")
     if experiment.dataset is not None:

@@ -1,4 +1,4 @@
-"""The full-precision model that every student of an experiment learns from, and its tokenizer."""
+"""The full-precision teacher of an experiment and its tokenizer."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tbt_compile.training.stages import load_teacher
 
 
 def open_model(experiment: Experiment, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model as it is before any training here, and its tokenizer.
+    """The teacher before training, and its tokenizer.
 
     Raises:
-        ReproduceError: `config` is no size, and no model can be read or fetched under that name.
+        ReproduceError: `config` is not a size, and no model can be loaded under that name.
     """
     if experiment.config in MODEL_SIZES:
         with processes.first():
-            tokenizer = _own_tokenizer(experiment, task)
+            tokenizer = _local_tokenizer(experiment, task)
         longest = task.lengths.longest
         return new_model(experiment.config, tokenizer, longest, experiment.teacher_seed), tokenizer
     try:
@@ -34,12 +34,11 @@ def open_model(experiment: Experiment, task: Task) -> tuple[PreTrainedModel, Pre
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ReproduceError(
-            f"model {experiment.config!r} cannot be read ({reason}). Without a network only models in the "
-            f"local cache can be had by name: give a folder, or one of {', '.join(MODEL_SIZES)} to train a "
-            "model here"
+            f"model {experiment.config!r} cannot be read ({reason}). Without a network, only cached models "
+            f"can be loaded by name: give a folder, or one of {', '.join(MODEL_SIZES)} to train a model here"
         ) from error
     if task.languages is not None:
-        # The first token that is written says in which language to write.
+        # A multilingual decoder starts from the token of the target language.
         model.generation_config.decoder_start_token_id = tokenizer.convert_tokens_to_ids(task.languages[1])
     return model, tokenizer
 
@@ -47,7 +46,16 @@ def open_model(experiment: Experiment, task: Task) -> tuple[PreTrainedModel, Pre
 def make_teacher(
     experiment: Experiment, task: Task, progress: Progress | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model after training on the task (`teacher/` in the output), resumed or loaded if it is there."""
+    """Train the teacher in `teacher/` of the output folder, or resume or load it.
+
+    Args:
+        experiment: model, settings and output folder.
+        task: the training pairs.
+        progress: called with a description and the share done, from 0 to 1.
+
+    Returns:
+        The trained model and its tokenizer.
+    """
     model, tokenizer = open_model(experiment, task)
     if experiment.teacher_steps != 0:
         folder = experiment.output / "teacher"
@@ -56,8 +64,8 @@ def make_teacher(
     return model, tokenizer
 
 
-def _own_tokenizer(experiment: Experiment, task: Task) -> PreTrainedTokenizerBase:
-    """The demo's, made with its text; else one that is trained on the texts, or was by an earlier call."""
+def _local_tokenizer(experiment: Experiment, task: Task) -> PreTrainedTokenizerBase:
+    """The demo's tokenizer, or a BPE tokenizer that this or an earlier call trained on the texts."""
     folder = experiment.output / "tokenizer"
     if not experiment.is_demo:
         size = experiment.vocab_size or VOCAB_SIZE

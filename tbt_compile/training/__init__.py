@@ -1,4 +1,4 @@
-"""Training on a small machine: a full-precision teacher, and low-bit students distilled from it."""
+"""Training: a full-precision teacher and the low-bit students distilled from it."""
 
 from tbt_compile.training.losses import DistillationTerms, distillation_terms
 from tbt_compile.training.pipeline import TrainJob, train

@@ -1,4 +1,4 @@
-"""One training run in one folder: resumable, quiet, reporting its progress, by one process or several."""
+"""The training loop of one run: one folder, resumable, in one process or several."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from tbt_compile.training.settings import TrainingError, TrainSettings
 from tbt_compile.training.shared_scales import shared_scales
 from tbt_compile.training.trainers import LabelTrainer
 
-LOGGED = 20
-"""Steps whose mean loss is logged together, where the steps between checkpoints allow it."""
+LOGGING_WINDOW = 20
+"""Steps per logged mean loss; fewer if this does not divide the steps between checkpoints."""
 
 
 def fit(
@@ -42,31 +42,31 @@ def fit(
     callbacks: Sequence[TrainerCallback] = (),
     **trainer_options: Any,
 ) -> PreTrainedModel:
-    """Train a model, going on from the newest checkpoint of the record's folder, and save it there.
+    """Train a model, resuming from the newest checkpoint in the record's folder, and save it there.
 
-    A run that was killed and taken up again ends with the same weights as one that was not: checkpoints
-    hold the optimizer, the learning rate's schedule and the random numbers, and the order of the data
-    depends on the seed alone.
+    A resumed run ends with the same weights as an uninterrupted one: checkpoints hold the optimizer, the
+    learning-rate schedule and the random state, and the data order depends only on the lengths, the settings
+    and the seed.
 
-    Under `torchrun` every process takes its share of each batch, and the first one writes the files.
+    Under `torchrun` each process takes its share of every batch, and the first one writes the files.
 
     Args:
         model: trained in place.
-        corpus: what it is trained on.
-        record: of the run, which has been opened.
-        run: its settings, and who is told of its progress.
-        trainer_class: what computes the loss.
-        callbacks: of the trainer.
+        corpus: the training pairs, with their tokenizer and lengths.
+        record: the record of the run, already opened.
+        run: settings, progress callback and title; its folder is that of `record`.
+        trainer_class: the trainer, which defines the loss.
+        callbacks: further trainer callbacks.
         trainer_options: further arguments of `trainer_class`.
 
     Returns:
         The model, on the CPU and in evaluation mode.
 
     Raises:
-        TrainingError: the batch cannot be divided among the processes.
+        TrainingError: the batch size is not a multiple of the number of processes.
     """
     dataset, collator, settings = corpus.dataset(), corpus.collator(), run.settings
-    processes.wait()  # the first one may have removed checkpoints
+    processes.wait()  # the first process may be removing old checkpoints
     steps = run.steps(len(dataset))
     order = TrainingOrder([len(row) for row in dataset.inputs], settings.batch_size, steps, settings.seed)
     trainer = _with_order(trainer_class, order)(
@@ -81,7 +81,7 @@ def fit(
     checkpoint = record.latest_checkpoint()
     first = None if checkpoint else collator([dataset[index] for index in islice(order, settings.batch_size)])
     with quiet(), shared_scales(model, first):
-        # Each process draws its own random numbers: their examples differ, and so has their dropout to.
+        # The processes see different examples, so their dropout masks have to differ too.
         set_seed(settings.seed + processes.rank())
         start = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -106,7 +106,7 @@ def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrai
     if rest:
         raise TrainingError(
             f"a batch of {settings.batch_size} cannot be divided among {processes.count()} processes: choose "
-            "a batch size that is a multiple of their number"
+            "a multiple of the number of processes"
         )
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
@@ -121,20 +121,20 @@ def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrai
         seed=settings.seed,
         save_steps=settings.save_every,
         save_total_limit=1,
-        # Every checkpoint ends a window of steps whose mean loss is logged: a resumed run logs the same.
-        logging_steps=math.gcd(LOGGED, settings.save_every),
+        # Checkpoints fall on the end of a logging window, so a resumed run logs the same means.
+        logging_steps=math.gcd(LOGGING_WINDOW, settings.save_every),
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
         report_to="none",
     )
-    # One process uses one GPU; with more of them the trainer would enlarge the batch and share it by threads.
+    # One GPU per process: with more, the trainer would multiply the batch size and use DataParallel.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
 
 def _with_order(trainer_class: type[Seq2SeqTrainer], order: TrainingOrder) -> type[Seq2SeqTrainer]:
-    """The trainer class with its order of examples replaced: the whole run is one pass over `order`."""
+    """A subclass whose sampler is `order`: the whole run is one pass over it."""
 
     class Ordered(trainer_class):
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""The terms of the distillation loss, each a mean over what is not padding."""
+"""The terms of the distillation loss, each a mean over positions that are not padding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tbt_compile.training.soft_labels import soft_cross_entropy
 
 
 class DistillationTerms(NamedTuple):
-    """The terms before weighting, scalars; None where the weight is 0."""
+    """The unweighted loss terms, scalars; None where the weight is 0."""
 
     logits: Tensor | None
     labels: Tensor | None
@@ -24,7 +24,7 @@ class DistillationTerms(NamedTuple):
     attention: Tensor | None
 
     def weighted(self, weights: LossWeights) -> Tensor:
-        """The loss to minimise."""
+        """The weighted sum of the terms: the loss to minimize."""
         return torch.stack([getattr(weights, name) * term for name, term in self.present().items()]).sum()
 
     def present(self) -> dict[str, Tensor]:
@@ -33,16 +33,30 @@ class DistillationTerms(NamedTuple):
 
 
 def hidden_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], keep: Tensor) -> Tensor:
-    """Mean squared error of hidden states `[B, T, D]` where `keep` (bool `[B, T]`), one per layer."""
+    """Mean squared error of the hidden states, per layer.
+
+    Args:
+        student, teacher: hidden states `[B, T, D]` of each layer.
+        keep: bool `[B, T]`, false at padding.
+
+    Returns:
+        `[layers]`.
+    """
     return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
 
 
 def attention_mse(
     student: Sequence[Tensor], teacher: Sequence[Tensor], queries: Tensor, keys: Tensor
 ) -> Tensor:
-    """Mean squared error of attention maps `[B, H, Q, K]`, one per layer.
+    """Mean squared error of the attention maps, per layer.
 
-    Only between kept queries (bool `[B, Q]`) and kept keys (bool `[B, K]`).
+    Args:
+        student, teacher: attention maps `[B, H, Q, K]` of each layer.
+        queries: bool `[B, Q]`, false at padding.
+        keys: bool `[B, K]`, false at padding.
+
+    Returns:
+        `[layers]`.
     """
     keep = (queries[:, None, :, None] & keys[:, None, None, :]).expand_as(student[0])
     return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
@@ -51,40 +65,46 @@ def attention_mse(
 def distillation_terms(
     student: Any, teacher: Any, labels: Tensor, attention_mask: Tensor, weights: LossWeights
 ) -> DistillationTerms:
-    """The terms with a weight above zero, from the outputs of two encoder-decoder models on one batch.
+    """The loss terms with a weight above 0, from the outputs of student and teacher on one batch.
 
-    Where several processes share the batch, each term is weighted so that the average over the processes is
-    the term of the whole batch.
+    If several processes share the batch, each term is weighted so that the average over processes is the
+    term of the whole batch.
 
     Args:
-        student, teacher: outputs with `logits`, the student's `loss` on the labels, and, where their
-            weights ask for it, hidden states and attention maps.
-        labels: int64 `[B, T]`, -100 where there is padding. attention_mask: `[B, S]`, 0 where there is
-            padding.
+        student, teacher: outputs of encoder-decoder models: `logits` `[B, T, V]`, the student's `loss` on
+            the labels, and hidden states and attention maps if their weights are above 0.
+        labels: int64 `[B, T]`, -100 at padding.
+        attention_mask: int64 `[B, S]`, 0 at padding.
+        weights: of the terms, and the temperature of the logits term.
+
+    Returns:
+        The unweighted terms.
     """
-    written, read = labels != IGNORED_LABEL, attention_mask.bool()
-    of_written, of_read = processes.weight(written), processes.weight(read)
+    targets, sources = labels != IGNORED_LABEL, attention_mask.bool()
+    target_weight, source_weight = processes.weight(targets), processes.weight(sources)
     logits = hidden = attention = None
     if weights.logits:
-        logits = soft_cross_entropy(student.logits[written], teacher.logits[written], weights.temperature)
-        logits = logits * of_written
+        logits = soft_cross_entropy(student.logits[targets], teacher.logits[targets], weights.temperature)
+        logits = logits * target_weight
     if weights.hidden:
-        encoder = hidden_mse(student.encoder_hidden_states, teacher.encoder_hidden_states, read)
-        decoder = hidden_mse(student.decoder_hidden_states, teacher.decoder_hidden_states, written)
-        hidden = torch.cat([encoder * of_read, decoder * of_written]).mean()
+        encoder = hidden_mse(student.encoder_hidden_states, teacher.encoder_hidden_states, sources)
+        decoder = hidden_mse(student.decoder_hidden_states, teacher.decoder_hidden_states, targets)
+        hidden = torch.cat([encoder * source_weight, decoder * target_weight]).mean()
     if weights.attention:
-        reading = attention_mse(student.encoder_attentions, teacher.encoder_attentions, read, read)
-        writing = attention_mse(student.decoder_attentions, teacher.decoder_attentions, written, written)
-        crossing = attention_mse(student.cross_attentions, teacher.cross_attentions, written, read)
+        encoder_maps = attention_mse(student.encoder_attentions, teacher.encoder_attentions, sources, sources)
+        decoder_maps = attention_mse(student.decoder_attentions, teacher.decoder_attentions, targets, targets)
+        cross_maps = attention_mse(student.cross_attentions, teacher.cross_attentions, targets, sources)
         parts = (
-            reading * _pairs(read, read),
-            writing * _pairs(written, written),
-            crossing * _pairs(written, read),
+            encoder_maps * _pairs(sources, sources),
+            decoder_maps * _pairs(targets, targets),
+            cross_maps * _pairs(targets, sources),
         )
         attention = torch.cat(parts).mean()
-    return DistillationTerms(logits, student.loss * of_written if weights.labels else None, hidden, attention)
+    return DistillationTerms(
+        logits, student.loss * target_weight if weights.labels else None, hidden, attention
+    )
 
 
 def _pairs(queries: Tensor, keys: Tensor) -> float | Tensor:
-    """`processes.weight` of the entries of attention maps between kept queries and kept keys."""
+    """`processes.weight` of the attention-map entries between kept queries and kept keys."""
     return processes.weight(queries[:, :, None] & keys[:, None, :])

@@ -1,4 +1,4 @@
-"""Terms that compare what goes into the attention of student and teacher, layer by layer."""
+"""Loss terms on the inputs of attention (queries, keys, values, scores), layer by layer."""
 
 from __future__ import annotations
 
@@ -23,16 +23,21 @@ _CROSS = ("encoder_attn", "EncDecAttention")
 
 @dataclass(frozen=True)
 class DirectionTerm(Term):
-    """BiBERT's direction matching: similarity matrices of queries, keys and values.
+    """BiBERT's direction-matching distillation: MSE of the similarity matrices of Q, K and V.
 
-    Qin et al. 2022, BiBERT (arXiv:2203.06390): P_F = F F^T / ||F F^T|| for F in {Q, K, V}, each row of it
-    normalized. The term is the mean squared difference to the teacher's, over tokens that are no padding,
-    summed over F and all layers.
+    Qin et al. 2022, BiBERT (arXiv:2203.06390): P_F = F F^T / ||F F^T|| for F in {Q, K, V}, normalized row
+    by row. The term is the mean squared error between the student's and the teacher's P_F over tokens that
+    are not padding, summed over F and all layers.
     """
 
     weight: float = 1.0
 
     def bind(self, student: nn.Module, teacher: nn.Module, watch: Watch) -> Measure:
+        """Watch the query, key and value projections of both models.
+
+        Args:
+            student, teacher, watch: see `Term.bind`.
+        """
         pairs = list(zip(attention_modules(student), attention_modules(teacher), strict=True))
         watched = [[watch(part) for part in projections(module)] for pair in pairs for _, module in pair]
 
@@ -41,12 +46,12 @@ class DirectionTerm(Term):
             for number, ((name, module), (_, theirs)) in enumerate(pairs):
                 queries, keys = kept_tokens(name, inputs)
                 ours, target = watched[2 * number], watched[2 * number + 1]
-                for take, aim, keep in zip(ours, target, (queries, keys, keys), strict=True):
-                    found, wanted = (
+                for student_part, teacher_part, keep in zip(ours, target, (queries, keys, keys), strict=True):
+                    student_p, teacher_p = (
                         similarity(heads(tensor(), owner))
-                        for tensor, owner in ((take, module), (aim, theirs))
+                        for tensor, owner in ((student_part, module), (teacher_part, theirs))
                     )
-                    losses.append(_masked_mse(found, wanted, keep[:, :, None] & keep[:, None, :]))
+                    losses.append(_masked_mse(student_p, teacher_p, keep[:, :, None] & keep[:, None, :]))
             return torch.stack(losses).sum()
 
         return measure
@@ -54,16 +59,21 @@ class DirectionTerm(Term):
 
 @dataclass(frozen=True)
 class ScoreTerm(Term):
-    """Mean squared error of attention scores before the softmax, summed over all layers.
+    """Mean squared error of the attention scores before softmax, summed over all layers.
 
-    Zhang et al. 2020, TernaryBERT (arXiv:2009.12812), after TinyBERT: A = Q K^T / sqrt(d), here with the
-    quantized queries and keys of the student. Only between tokens that are no padding, and in the decoder
-    only with earlier ones. Position biases (T5) are no part of it.
+    Zhang et al. 2020, TernaryBERT (arXiv:2009.12812), after TinyBERT: A = Q K^T / sqrt(d), with the
+    student's queries and keys quantized. Padding is left out, and so are the causally masked scores of
+    decoder self-attention. Position biases (T5) are not included.
     """
 
     weight: float = 1.0
 
     def bind(self, student: nn.Module, teacher: nn.Module, watch: Watch) -> Measure:
+        """Watch the queries and keys of both models.
+
+        Args:
+            student, teacher, watch: see `Term.bind`.
+        """
         pairs = list(zip(attention_modules(student), attention_modules(teacher), strict=True))
         watched = [(_scores(ours, watch), _scores(theirs, watch)) for (_, ours), (_, theirs) in pairs]
 
@@ -81,10 +91,10 @@ class ScoreTerm(Term):
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The attention modules of an encoder-decoder, by name.
+    """The names and attention modules of an encoder-decoder.
 
     Raises:
-        TrainingError: it has none with the usual projections.
+        TrainingError: no module has query, key and value projections under the usual names.
     """
     found = [(name, module) for name, module in model.named_modules() if projections(module)]
     if not found:
@@ -96,7 +106,7 @@ def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def projections(module: nn.Module) -> list[nn.Module]:
-    """The layers that compute queries, keys and values; empty if the module is no attention."""
+    """The query, key and value projections of a module; empty if it is not attention."""
     for names in _PROJECTIONS:
         parts = [getattr(module, name, None) for name in names]
         if all(isinstance(part, nn.Linear) for part in parts):
@@ -105,7 +115,7 @@ def projections(module: nn.Module) -> list[nn.Module]:
 
 
 def heads(x: Tensor, module: nn.Module) -> Tensor:
-    """`[B, T, H * D]` as `[B, H, T, D]`; what has four dimensions has been split already."""
+    """Split `[B, T, H * D]` into heads `[B, H, T, D]`; four dimensions are split already."""
     if x.dim() == 4:
         return x
     width: Any = getattr(module, "head_dim", None) or module.key_value_proj_dim
@@ -113,7 +123,7 @@ def heads(x: Tensor, module: nn.Module) -> Tensor:
 
 
 def similarity(x: Tensor) -> Tensor:
-    """P_F of x `[..., T, D]`: `[..., T, T]`, rows of length 1.
+    """BiBERT's P_F of x `[..., T, D]`: `[..., T, T]` with rows of norm 1.
 
     >>> similarity(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
     tensor([[1., 0.],
@@ -123,15 +133,15 @@ def similarity(x: Tensor) -> Tensor:
 
 
 def kept_tokens(name: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Which queries `[B, Q]` and keys `[B, K]` of the attention module of that name are no padding."""
-    read, written = inputs["attention_mask"].bool(), inputs["labels"] != IGNORED_LABEL
+    """Masks of the queries `[B, Q]` and keys `[B, K]` of the named attention module, false at padding."""
+    sources, targets = inputs["attention_mask"].bool(), inputs["labels"] != IGNORED_LABEL
     if "decoder" not in name:
-        return read, read
-    return written, read if name.endswith(_CROSS) else written
+        return sources, sources
+    return targets, sources if name.endswith(_CROSS) else targets
 
 
 def _masked_mse(student: Tensor, teacher: Tensor, keep: Tensor) -> Tensor:
-    """Over the elements of `[B, H, Q, K]` where keep `[B, Q, K]`."""
+    """Mean squared error of `[B, H, Q, K]` where `keep` `[B, Q, K]` is set."""
     difference = (student - teacher).square() * keep[:, None]
     mean = difference.sum() / (keep.sum() * student.shape[1]).clamp_min(1)
     return mean * processes.weight(keep)

@@ -1,4 +1,4 @@
-"""Terms that compare student and teacher token by token at the end of the decoder."""
+"""Loss terms on the decoder's last hidden states and logits, token by token."""
 
 from __future__ import annotations
 
@@ -17,14 +17,23 @@ from tbt_compile.training.terms import Measure, Term, Watch
 
 @dataclass(frozen=True)
 class LogitsTerm(Term):
-    """Mean squared error of the logits, over tokens that are no padding (DQ-BART)."""
+    """Mean squared error of the logits over tokens that are not padding.
+
+    Li et al. 2022, DQ-BART (arXiv:2203.11239).
+    """
 
     weight: float = 1.0
 
     def bind(self, _student: nn.Module, _teacher: nn.Module, _watch: Watch) -> Measure:
+        """Nothing to watch: the outputs hold the logits.
+
+        Args:
+            _student, _teacher, _watch: unused; see `Term.bind`.
+        """
+
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-            written = inputs["labels"] != IGNORED_LABEL
-            return F.mse_loss(ours.logits[written], theirs.logits[written]) * processes.weight(written)
+            targets = inputs["labels"] != IGNORED_LABEL
+            return F.mse_loss(ours.logits[targets], theirs.logits[targets]) * processes.weight(targets)
 
         return measure
 
@@ -34,29 +43,41 @@ class ContrastiveTerm(Term):
     """Token-level contrastive distillation on the last hidden states of the decoder.
 
     Tao et al. 2022, Compression of Generative Pre-trained Language Models via Quantization
-    (arXiv:2203.10705): a token of the student is to be nearer to the same token of the teacher than to the
-    teacher's other tokens of the same sequence. Needs outputs with hidden states.
+    (arXiv:2203.10705): pulls each student token towards the same token of the teacher and away from the
+    teacher's other tokens in the sequence. Needs outputs with hidden states.
     """
 
     weight: float = 0.1
     temperature: float = 0.1
 
     def bind(self, _student: nn.Module, _teacher: nn.Module, _watch: Watch) -> Measure:
+        """Nothing to watch: the outputs hold the hidden states.
+
+        Args:
+            _student, _teacher, _watch: unused; see `Term.bind`.
+        """
+
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-            written = inputs["labels"] != IGNORED_LABEL
+            targets = inputs["labels"] != IGNORED_LABEL
             student, teacher = ours.decoder_hidden_states[-1], theirs.decoder_hidden_states[-1]
-            return contrastive(student, teacher, written, self.temperature) * processes.weight(written)
+            return contrastive(student, teacher, targets, self.temperature) * processes.weight(targets)
 
         return measure
 
 
 def contrastive(student: Tensor, teacher: Tensor, keep: Tensor, temperature: float) -> Tensor:
-    """Mean over kept tokens i of `-log(exp(s_ii / t) / sum_j exp(s_ij / t))`.
+    """The contrastive loss: the mean over kept tokens i of `-log(exp(s_ii / t) / sum_j exp(s_ij / t))`.
 
-    s_ij is the cosine of student token i and teacher token j of the same sequence, j over kept tokens.
+    s_ij is the cosine similarity of student token i and teacher token j of the same sequence; j runs over
+    the kept tokens.
 
     Args:
-        student, teacher: `[B, T, D]`. keep: bool `[B, T]`.
+        student, teacher: hidden states `[B, T, D]`.
+        keep: bool `[B, T]`, false at padding.
+        temperature: t.
+
+    Returns:
+        A scalar.
 
     >>> same = torch.eye(2)[None]
     >>> round(contrastive(same, same, torch.ones(1, 2, dtype=torch.bool), 1.0).item(), 4)

@@ -1,4 +1,4 @@
-"""In which order examples are trained on."""
+"""The order of training examples: shuffled, in batches of similar length, fixed by the seed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from collections.abc import Iterator, Sequence
 from torch.utils.data import Sampler
 
 POOL = 50
-"""Batches that are sorted by length together: large enough to save padding, small enough to stay random."""
+"""Batches sorted by length together: enough to save padding, few enough to stay random."""
 
 
 class TrainingOrder(Sampler[int]):
-    """Every index of a whole training run, as many epochs as its steps need, in batches of similar length.
+    """A sampler over a whole run: as many epochs as the steps need, in batches of similar length.
 
-    It is settled by the lengths and the seed alone, so that a resumed run sees exactly the batches that the
-    interrupted one would have seen.
+    The order depends only on the arguments, so a resumed run sees the batches that the interrupted run would
+    have seen.
+
+    Args:
+        lengths: source tokens of every example.
+        batch_size: examples per step, over all processes.
+        steps: optimizer steps of the run.
+        seed: of the shuffling.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> None:

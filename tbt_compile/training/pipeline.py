@@ -1,4 +1,4 @@
-"""From text pairs to a low-bit student: tokenizer, teacher, distillation, evaluation, all resumable."""
+"""The resumable pipeline from text pairs to a low-bit student: tokenizer, teacher, student, scores."""
 
 from __future__ import annotations
 
@@ -25,18 +25,25 @@ from tbt_compile.training.stages import distill, load_teacher, train_teacher
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What `train` is to do.
+    """The configuration of `train`.
 
     Attributes:
         data: folder with train.jsonl (and validation.jsonl, test.jsonl), or the name of a data set.
-        output: folder for the tokenizer, `teacher/`, one `student-E-W-A/` per recipe and results.json.
-        teacher: folder of a fine-tuned full-precision model with its tokenizer; without it, one of `size` is
-            trained from nothing on the data.
-        start: folder of a model of the teacher's shape whose weights the student starts from, usually a
-            student with more bits (Liu et al. 2022, BiT, arXiv:2205.13016); None: the teacher's.
-        vocab_size: of the byte-level BPE tokenizer of a teacher that is trained here.
-        lengths: that texts are cut to.
-        test_sentences: how many pairs of the test split (else the validation split) are scored; 0: none.
+        output: folder for the tokenizer, `teacher/` and one `student-E-W-A/` with results.json per recipe.
+        recipe: quantization of the student.
+        teacher: folder of a fine-tuned full-precision model and its tokenizer; None trains a model of `size`
+            from scratch on the data.
+        start: folder of a model of the teacher's shape that initializes the student, usually a student with
+            more bits (Liu et al. 2022, BiT, arXiv:2205.13016); None initializes it from the teacher.
+        size: a name in `MODEL_SIZES`; unused with `teacher`.
+        vocab_size: tokens of the byte-level BPE tokenizer; unused with `teacher`.
+        lengths: maximum tokens of sources and targets; longer ones are truncated.
+        teacher_settings, student_settings: optimization of each.
+        weights: of the distillation loss terms.
+        source_field, target_field: fields of the records that hold the texts.
+        test_sentences: pairs of the test split (else the validation split) to score; 0 scores none.
+        num_beams: beams of the search that scores both models; 1 is greedy.
+        resume: continue what the output folder holds; otherwise start over.
     """
 
     data: str | Path
@@ -59,7 +66,7 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the models are, and their scores (empty without a test or validation split)."""
+    """The folders of teacher and student, and their scores (empty without a test or validation split)."""
 
     teacher_folder: Path
     student_folder: Path
@@ -68,10 +75,12 @@ class TrainResult:
 
 
 def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
-    """Do the whole job, taking up whatever an earlier, interrupted call left in the output folder.
+    """Run the whole job, resuming whatever an interrupted call left in the output folder.
 
     Raises:
-        DataError, TrainingError, RecipeError: the data, the settings or the recipe are at fault.
+        DataError: the data or a model folder cannot be read.
+        TrainingError: the settings are invalid, or the output folder holds a run with other settings.
+        RecipeError: the recipe is not understood.
     """
     recipe = Recipe.parse(job.recipe)
     start = None if job.start is None else _open(Path(job.start), "start")

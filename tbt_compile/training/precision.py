@@ -1,4 +1,4 @@
-"""How exactly matrix products of float32 are computed in training."""
+"""The precision of float32 matrix products in training."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ from tbt_compile.training.settings import TrainingError
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("highest", "high", "medium")
-"""Of `torch.set_float32_matmul_precision`: float32; TF32 on GPUs; bfloat16 factors with float32 sums too."""
+"""Values of `torch.set_float32_matmul_precision`. "highest" is float32, "high" allows TF32 on GPUs, "medium"
+also bfloat16 factors with float32 accumulation.
+"""
 
 
 @contextmanager
 def matmul_precision(name: str) -> Iterator[None]:
-    """One of `PRECISIONS` while it lasts.
+    """Set the precision of float32 matrix products within the context.
 
-    Codes and scales of quantizers are computed in float32 whatever it is, and what is saved is float32. A
-    warning is logged where the machine has no quicker products than those of float32.
+    Quantizers compute codes and scales in float32 at any precision, and saved weights are float32. Logs a
+    warning if this machine has no products faster than float32.
+
+    Args:
+        name: one of `PRECISIONS`.
 
     Raises:
-        TrainingError: there is none of that name.
+        TrainingError: the precision is unknown.
     """
     if name not in PRECISIONS:
         raise TrainingError(
@@ -38,7 +43,7 @@ def matmul_precision(name: str) -> Iterator[None]:
     try:
         if name != "highest" and product_format() == "float32" and processes.is_first():
             log.warning(
-                "precision %r of matrix products changes nothing: %s has no quicker ones, float32 stays",
+                "precision %r of matrix products has no effect: %s has none faster than float32",
                 name,
                 "this CPU" if processes.device().type == "cpu" else "this GPU",
             )
@@ -48,10 +53,10 @@ def matmul_precision(name: str) -> Iterator[None]:
 
 
 def product_format() -> str:
-    """What factors of float32 products are rounded to now: "float32", "tf32" or "bfloat16".
+    """The format that factors of float32 products are rounded to: "float32", "tf32" or "bfloat16".
 
-    PyTorch takes a precision without a word on machines that do not have it, so this multiplies and looks: of
-    1 + 2^-9 + 2^-20, TF32 (10 bits after the point) drops the last term and bfloat16 (7 bits) the last two.
+    PyTorch silently accepts a precision that the machine lacks, so this measures: of 1 + 2^-9 + 2^-20, TF32
+    (10 mantissa bits) drops the last term and bfloat16 (7 bits) the last two.
     """
     device = processes.device()
     factor = torch.full((64, 64), 1 + 2**-9 + 2**-20, device=device)

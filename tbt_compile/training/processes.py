@@ -1,6 +1,6 @@
-"""Several processes that train one model together, started by `torchrun` or, on GPUs, `accelerate launch`.
+"""Data-parallel training: helpers for the processes that `torchrun` or `accelerate launch` start.
 
-Each takes its share of every batch. With one process, everything here does nothing.
+Each process takes its share of every batch. With one process these helpers do nothing.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
-PATIENCE = timedelta(days=1)
-"""How long processes wait for the first one, which generates and scores texts alone."""
+TIMEOUT = timedelta(days=1)
+"""How long the other processes wait while the first one generates and scores texts."""
 
 
 def start() -> None:
-    """Join the other processes, over NCCL on GPUs and gloo on CPUs; needed before anything else here."""
+    """Join the process group, over NCCL on GPUs and Gloo on CPUs; call this before anything else here."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this process writes what all share: files, tables, progress."""
+    """Whether this process writes files, tables and progress for all."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def wait() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process arrives here."""
     if dist.is_initialized():
         dist.barrier()
 
 
 @contextmanager
 def first() -> Iterator[None]:
-    """The first process goes through alone, then the others: they find what it wrote."""
+    """Run a block in the first process before the others, which then find what it wrote."""
     if not is_first():
         wait()
     yield
@@ -57,21 +57,21 @@ def first() -> Iterator[None]:
 
 
 def device() -> torch.device:
-    """Where this process computes: its GPU if there is one, else the CPU."""
+    """The device of this process: its GPU if there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
 def weight(counted: Tensor) -> float | Tensor:
-    """What to multiply a mean over the kept values of this process's share of a batch with.
+    """The factor that makes means over the shares of a batch average to the mean over the whole batch.
 
-    Training averages the gradients of the processes as if each counted the same, although their shares hold
-    different numbers of tokens. A mean over n values here, times n over the mean n of all processes, makes
-    the average over the processes the mean of all values.
+    Training averages the gradients of all processes with equal weight, but their shares hold different
+    numbers of tokens. Multiply this process's mean over n values by this factor, n over the mean n of all
+    processes.
 
     Args:
-        counted: bool tensor of any shape, set where there is a value.
+        counted: bool tensor of any shape, true at the n values.
     """
     if count() == 1:
         return 1.0

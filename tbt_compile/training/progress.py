@@ -1,4 +1,4 @@
-"""Telling the caller how far a training run is, instead of printing."""
+"""Progress reports of a training run, in place of the trainer's own output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tbt_compile.progress import Progress
 
 
 class TrainerProgress(TrainerCallback):
-    """Reports every step to a `Progress` function: steps, latest loss, time left."""
+    """Reports the step, the latest loss and the time left to a `Progress` function after every step."""
 
     def __init__(self, report: Progress | None, title: str) -> None:
         self.report, self.title = report, title
@@ -23,12 +23,30 @@ class TrainerProgress(TrainerCallback):
         self.started, self.first_step = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Start the clock at the step that the run starts or resumes from.
+
+        Args:
+            args, control: unused.
+            state: of the trainer.
+        """
         self.started, self.first_step = time.perf_counter(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        """Keep the latest loss.
+
+        Args:
+            args, state, control: unused.
+            logs: logged figures, among them "loss".
+        """
         self.loss = (logs or {}).get("loss", self.loss)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Report the step.
+
+        Args:
+            args, control: unused.
+            state: of the trainer.
+        """
         if self.report is None:
             return
         done = state.global_step - self.first_step
@@ -39,14 +57,14 @@ class TrainerProgress(TrainerCallback):
 
 
 def silence(trainer: Any) -> None:
-    """Take the trainer's own progress bar and printed log lines away."""
+    """Remove the trainer's own progress bar and printed logs."""
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from showing bars for files that it reads and writes, and remarks on checkpoints."""
+    """Turn off transformers' progress bars and warnings about files and checkpoints within the context."""
     enabled, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""What a training folder says about itself, and where an interrupted run goes on."""
+"""The record of a training run: its settings, its outcome, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -18,23 +18,32 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """The file training.json: what was asked for, and, once it is done, how it went."""
+    """The file training.json: the settings of a run and, once it is finished, its outcome.
+
+    Attributes:
+        folder: of the run.
+        asked: everything that determines the result, JSON-ready.
+    """
 
     folder: Path
     asked: dict[str, Any]
 
     @property
     def path(self) -> Path:
-        """Where the record is kept."""
+        """The file of the record."""
         return self.folder / RECORD
 
     def open(self, resume: bool) -> dict[str, Any] | None:
-        """Begin or take up the run; returns its outcome if it has been finished before.
+        """Start or resume the run.
 
-        Without `resume`, the checkpoints of an earlier run are removed.
+        Args:
+            resume: continue an earlier run in the folder; otherwise remove its checkpoints.
+
+        Returns:
+            The outcome of a finished run; None if there are steps left to train.
 
         Raises:
-            TrainingError: the folder holds a run with other settings.
+            TrainingError: `resume`, and the folder holds a run with other settings.
         """
         known = _read(self.path)
         if not resume:
@@ -48,12 +57,12 @@ class TrainingRecord:
         return None
 
     def finish(self, outcome: dict[str, Any]) -> None:
-        """Note how the run went and drop its checkpoints, which nothing needs any more."""
+        """Record the outcome of the run and delete its checkpoints."""
         self._write({"asked": self.asked, "outcome": outcome})
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to its end, if there is one."""
+        """The newest complete checkpoint, if there is one."""
         found = [
             (int(state.parent.name.rpartition("-")[2]), state.parent)
             for state in (self.folder / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
@@ -66,10 +75,9 @@ class TrainingRecord:
         for name in sorted({*asked, *known}):
             if asked.get(name) != known.get(name):
                 raise TrainingError(
-                    f"folder {self.folder} holds a run with {name}={known.get(name)!r} where "
-                    f"{asked.get(name)!r} is "
-                    "asked for: give the same settings to go on with it, resume=False to start over, or "
-                    "another folder"
+                    f"folder {self.folder} holds a run with {name}={known.get(name)!r}, not "
+                    f"{asked.get(name)!r}: give the same settings to resume it, resume=False to start over, "
+                    "or another folder"
                 )
 
     def _write(self, content: dict[str, Any]) -> None:
@@ -80,12 +88,12 @@ class TrainingRecord:
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """What was "asked" in a training folder and, once it is done, its "outcome"; empty without a record."""
+    """The record of a training folder: "asked" and, once finished, "outcome"; empty if there is none."""
     return _read(Path(folder) / RECORD) or {}
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is no file, or only part of one."""
+    """The object in a JSON file; None if the file is missing or incomplete."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

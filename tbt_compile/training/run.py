@@ -1,4 +1,4 @@
-"""One training run: where it happens and with which settings."""
+"""The folder, settings and progress callback of one training run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class TrainingRun:
     """Where and how one model is trained.
 
     Attributes:
-        folder: for the model, its tokenizer, checkpoints and the record of the run.
-        settings: of the optimization.
-        resume: go on from the last checkpoint in the folder, or load the model if the run is finished;
-            otherwise start over.
-        progress: told what is going on and the share that is done.
-        title: what reports of progress call the run.
+        folder: for the model, its tokenizer, the checkpoints and the record of the run.
+        settings: optimization settings.
+        resume: resume from the last checkpoint in the folder, or load the model of a finished run; otherwise
+            start over.
+        progress: called with a description and the share done, from 0 to 1.
+        title: name of the run in progress reports.
     """
 
     folder: str | Path
@@ -29,18 +29,18 @@ class TrainingRun:
     title: str = ""
 
     def steps(self, examples: int) -> int:
-        """Optimizer steps for that many examples."""
+        """Optimizer steps over a training set of `examples`."""
         return self.settings.total_steps(examples)
 
     def titled(self, title: str) -> TrainingRun:
-        """The same run under `title`, unless it has one."""
+        """This run with `title` as its title, unless it already has one."""
         return self if self.title else replace(self, title=title)
 
     def half(self, examples: int) -> TrainingRun:
-        """The same run with half of the steps: one of two stages."""
+        """This run with half the steps: one of two stages."""
         steps = max(1, self.steps(examples) // 2)
         return replace(self, settings=replace(self.settings, steps=steps))
 
     def first_stage(self, name: str) -> TrainingRun:
-        """A run in the folder `name` below this one, before it."""
+        """The stage before this one, in the subfolder `name`."""
         return replace(self, folder=Path(self.folder) / name, title=f"{self.title}: {name}")

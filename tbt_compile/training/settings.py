@@ -1,4 +1,4 @@
-"""What a training run can be asked to do: optimization, learning rates, weights of the loss."""
+"""Settings of a training run: optimization, learning rates, weights of the loss terms."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from tbt_compile.errors import TbtError
 from tbt_compile.recipe import Recipe
 
 PAPER_RATE = 5e-4
-"""Of BART-base and mBART-large with 1 and 2 bit activations (Liu et al. 2023, section 3.1)."""
+"""Learning rate of BART-base and mBART-large with 1- and 2-bit activations (Liu et al. 2023, section 3.1)."""
 _SMALL = ("tiny", "small")
 
 
 class TrainingError(TbtError):
-    """A training run was asked for something that cannot be done."""
+    """The settings, models or folder of a training run are invalid."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Optimization settings: AdamW with a one-cycle learning rate (linear warm-up, then a cosine down to
-    zero).
+    """Optimization settings: AdamW with a linear warm-up and a cosine decay to zero.
 
     Attributes:
-        epochs: passes over the data; `steps`, when given, counts instead.
+        epochs: passes over the data; unused if `steps` is given.
+        steps: optimizer steps; None derives them from `epochs`.
+        batch_size: examples per step, over all processes.
         learning_rate: the peak; see `teacher_rate` and `student_rate`.
-        warmup_share: share of the steps in which the learning rate rises.
-        save_every: steps between checkpoints, from which an interrupted run goes on.
-        seed: of the order of the data and of everything random in training.
+        warmup_share: warm-up steps as a share of all steps.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm.
+        save_every: steps between checkpoints.
+        seed: of the data order and of everything random in training.
     """
 
     epochs: float = 3.0
@@ -54,7 +57,7 @@ class TrainSettings:
             )
 
     def total_steps(self, examples: int) -> int:
-        """Optimizer steps for a training set of that many examples."""
+        """Optimizer steps over a training set of `examples`."""
         return self.steps or math.ceil(self.epochs * examples / self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,14 +67,14 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each term counts in distillation; a term of weight 0 is not computed.
+    """Weights of the distillation loss terms; a term of weight 0 is not computed.
 
     Attributes:
         logits: cross-entropy between the teacher's and the student's distributions (the paper's soft labels).
         labels: cross-entropy with the reference text.
-        hidden: mean squared error of the hidden states, embeddings included, mean over all layers.
-        attention: mean squared error of the attention maps, mean over all layers.
-        temperature: both distributions of the `logits` term are softened by it.
+        hidden: mean squared error of the hidden states, embeddings included, averaged over layers.
+        attention: mean squared error of the attention maps, averaged over layers.
+        temperature: of both distributions in the `logits` term.
     """
 
     logits: float = 1.0
@@ -92,7 +95,7 @@ class LossWeights:
 
 
 def teacher_rate(model: str) -> float:
-    """The learning rate of a full-precision model, one of the sizes trained from nothing or any other.
+    """The default peak learning rate of a full-precision model: 2e-3 for small sizes, else the paper's.
 
     >>> teacher_rate("tiny"), teacher_rate("facebook/bart-base")
     (0.002, 0.0005)
@@ -101,10 +104,14 @@ def teacher_rate(model: str) -> float:
 
 
 def student_rate(model: str, recipe: str | Recipe, given: float | None = None) -> float:
-    """The learning rate of a student: `given`, or what small sizes or the paper's models want at few bits.
+    """The peak learning rate of a student; halved for 8-bit activations, as in the paper.
 
-    8-bit activations halve it, as in the paper. For small sizes twice the teacher's rate was best or close to
-    it on two data sets, at both one and two bits.
+    For small sizes twice the teacher's rate was best or close to it on two data sets, at one and two bits.
+
+    Args:
+        model: a name in `MODEL_SIZES`, or the name or folder of a model.
+        recipe: of the student.
+        given: the rate before halving; None: 4e-3 for tiny and small, else the paper's 5e-4.
 
     >>> student_rate("tiny", "2-2-2"), student_rate("tiny", "2-2-8"), student_rate("my-bart", "1-1-1")
     (0.004, 0.002, 0.0005)

@@ -1,4 +1,4 @@
-"""Learned scales when several processes share a batch: as if one process saw all of it."""
+"""Learned scales in data-parallel training: the same as if one process saw the whole batch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from tbt_compile.training import processes
 
 @contextmanager
 def shared_scales(model: nn.Module, first_batch: dict[str, Tensor] | None) -> Iterator[None]:
-    """Within it, a model with quantizers trains as one process with the whole batch would train it.
+    """Train the scales of a quantized model as one process with the whole batch would, within the context.
 
-    A scale takes its first value from the first batch: every process runs all of that batch once, before its
-    share of it. And the gradient of a scale is divided by the square root of the number of values (LSQ), of
-    which each process sees a part. With one process nothing is done.
+    A scale is initialized from the first batch, so every process first runs that whole batch once. LSQ
+    divides the gradient of a scale by the square root of the number of values. A process counts only its
+    share of them, so a hook divides by the square root of the number of processes too. With one process this
+    does nothing.
 
     Args:
-        first_batch: the arguments of the first forward pass; None when training goes on from a checkpoint,
-            which holds the scales.
+        model: a prepared model.
+        first_batch: arguments of the first forward pass; None when resuming from a checkpoint, which holds
+            the scales.
     """
     if processes.count() == 1:
         yield

@@ -1,4 +1,4 @@
-"""Shapes of models that are trained from nothing."""
+"""Shapes of models trained from scratch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from tbt_compile.errors import did_you_mean
 from tbt_compile.training.settings import TrainingError
 
 INIT_GAIN = 0.9
-"""Standard deviation of a new weight times the square root of the width: layers keep the size of what they
-are given.
-"""
+"""Standard deviation of an initial weight times sqrt(width): layers preserve the scale of their input."""
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Shape of a BART: width, layers of encoder and decoder each, attention heads, inner width, dropout."""
+    """Shape of a BART model.
+
+    Attributes:
+        width: of the hidden states.
+        layers: of the encoder, and as many of the decoder.
+        heads: attention heads.
+        inner: width of the feed-forward layers.
+        dropout: probability in training.
+    """
 
     width: int
     layers: int
@@ -38,14 +44,20 @@ MODEL_SIZES: dict[str, ModelSize] = {
 def new_model(
     size: str | ModelSize, tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int = 0
 ) -> BartForConditionalGeneration:
-    """A BART with random weights for texts of up to `max_length` tokens.
+    """A BART with random weights.
 
-    BART's own initialisation (0.02) is for models pretrained on large data: a small one trained from
-    nothing with it never learns to look at its source. The embeddings are not scaled by sqrt(width), which
-    would drown the positions and keep copying from being learned.
+    BART's own initialization (a standard deviation of 0.02) suits models pretrained on large data: with it, a
+    small model trained from scratch never learns cross-attention. Embeddings are not scaled by sqrt(width),
+    which would drown out the positions and keep the model from learning to copy.
+
+    Args:
+        size: a name in `MODEL_SIZES`, or a shape.
+        tokenizer: its size and special tokens are the model's.
+        max_length: positions of the model, in tokens.
+        seed: of the weights.
 
     Raises:
-        TrainingError: there is no size of that name.
+        TrainingError: the size is unknown.
     """
     if isinstance(size, str):
         if size not in MODEL_SIZES:

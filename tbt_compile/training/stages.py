@@ -1,4 +1,4 @@
-"""The two stages of training, each in its own folder: a full-precision teacher, then a low-bit student."""
+"""The two stages of training: a full-precision teacher, then a low-bit student distilled from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tbt_compile.training.terms import Objective
 from tbt_compile.training.trainers import DistillationTrainer, require_same_shape
 
 Start: TypeAlias = PreTrainedModel | Callable[[PreTrainedModel], PreTrainedModel]
-"""Where a student starts, if not from its teacher's weights."""
+"""What initializes a student other than its teacher: a model, or a function that prepares the student."""
 
 
 def train_teacher(model: PreTrainedModel, corpus: Corpus, run: TrainingRun) -> PreTrainedModel:
@@ -33,18 +33,18 @@ def train_teacher(model: PreTrainedModel, corpus: Corpus, run: TrainingRun) -> P
 
     Args:
         model: trained in place.
-        corpus: what it is trained on.
-        run: folder, settings and what to do with an earlier run there.
+        corpus: the training pairs.
+        run: folder, settings, and whether to resume an earlier run there.
 
     Returns:
-        The model in evaluation mode; a run that is finished is loaded.
+        The model in evaluation mode; a finished run is loaded.
 
     Raises:
         TrainingError: the folder holds a run with other settings, data or shape.
     """
     run = run.titled("teacher")
     record = TrainingRecord(
-        Path(run.folder), {"stage": "teacher", "model": _shape(model), **_asked(corpus, run)}
+        Path(run.folder), {"stage": "teacher", "model": _shape(model), **_common_record(corpus, run)}
     )
     if record.open(run.resume) is not None:
         return load_teacher(run.folder)
@@ -62,29 +62,28 @@ def distill(
     callbacks: Sequence[TrainerCallback] = (),
     note: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """Prepare a copy of the teacher with `recipe`, train it to follow the teacher, and save it.
+    """Distil a low-bit student: prepare a copy of the teacher, train it on the teacher's outputs, save it.
 
-    The student starts from the teacher's weights; its learned scales start from the first batch.
+    The student starts from the teacher's weights. Its learned scales are initialized from the first batch.
 
     Args:
         teacher: an encoder-decoder.
-        recipe: how the student is quantized.
-        corpus: what it is trained on.
-        run: folder, settings and what to do with an earlier run there.
-        objective: the terms of the loss, or only the weights of the paper's.
-        start: a full-precision model of the teacher's shape whose weights the student starts from instead,
-            such as `load_teacher` reads from an earlier student with more bits; or a function that makes the
-            prepared student from the teacher.
-        callbacks: of the trainer.
-        note: what makes this run another one than the same without; it stands in the record and has to be
-            JSON-ready.
+        recipe: quantization of the student.
+        corpus: the training pairs.
+        run: folder, settings, and whether to resume an earlier run there.
+        objective: the loss terms; `LossWeights` for the paper's terms, None for their default weights.
+        start: a full-precision model of the teacher's shape that initializes the student instead, such as
+            `load_teacher` reads from a student with more bits; or a function from the teacher to the
+            prepared student.
+        callbacks: further trainer callbacks.
+        note: JSON-ready values to add to the record; a run is resumed only if they are the same.
 
     Returns:
-        A prepared model, ready for `tbt_compile.freeze` and `lower`.
+        The prepared student, ready for `tbt_compile.freeze` and `lower`.
 
     Raises:
-        TrainingError: the folder holds a run with other settings, the teacher is no encoder-decoder, or the
-            model to start from has another shape.
+        TrainingError: the folder holds a run with other settings, the teacher is not an encoder-decoder, or
+            the model to start from has another shape.
         RecipeError: the recipe is not understood.
     """
     recipe = Recipe.parse(recipe)
@@ -103,14 +102,14 @@ def distill(
         **note,
         "model": _shape(teacher),
         "teacher": fingerprint(teacher),
-        **_asked(corpus, run),
+        **_common_record(corpus, run),
     }
     record = TrainingRecord(Path(run.folder), asked)
     if record.open(run.resume) is not None:
         with quiet():
             return load_prepared(run.folder).eval()
     return fit(
-        _untrained(teacher, start, recipe),
+        _initial_student(teacher, start, recipe),
         corpus,
         record,
         run,
@@ -121,7 +120,7 @@ def distill(
     )
 
 
-def _untrained(teacher: PreTrainedModel, start: Start | None, recipe: Recipe) -> PreTrainedModel:
+def _initial_student(teacher: PreTrainedModel, start: Start | None, recipe: Recipe) -> PreTrainedModel:
     """The student before its first step."""
     if start is None or isinstance(start, PreTrainedModel):
         return prepare(copy.deepcopy(teacher if start is None else start), recipe)
@@ -129,13 +128,13 @@ def _untrained(teacher: PreTrainedModel, start: Start | None, recipe: Recipe) ->
 
 
 def load_teacher(folder: str | Path) -> PreTrainedModel:
-    """The full-precision model of a folder, in evaluation mode; of a student's, without its quantizers."""
+    """Load a full-precision model in evaluation mode; a student is loaded without its quantizers."""
     with quiet():
         return AutoModelForSeq2SeqLM.from_pretrained(str(folder)).eval()
 
 
-def _asked(corpus: Corpus, run: TrainingRun) -> dict[str, Any]:
-    """What the record of any stage says about data and settings."""
+def _common_record(corpus: Corpus, run: TrainingRun) -> dict[str, Any]:
+    """The part of the record that both stages share: data and settings."""
     return {
         "data": digest(corpus.pairs),
         **corpus.lengths.to_dict(),
@@ -144,7 +143,7 @@ def _asked(corpus: Corpus, run: TrainingRun) -> dict[str, Any]:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A short digest of every weight: a student of another teacher is another run."""
+    """A short hash of all weights; it tells students of different teachers apart."""
     found = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         found.update(name.encode())

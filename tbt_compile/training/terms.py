@@ -1,4 +1,4 @@
-"""Further terms of a distillation loss, as methods ask for them, and which layers are compared."""
+"""The distillation objective: loss weights, a method's further loss terms, and the layer mapping."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from torch import Tensor, nn
 from tbt_compile.training.settings import LossWeights
 
 Measure = Callable[[Any, Any, Mapping[str, Tensor]], Tensor]
-"""The term on one batch: (student's outputs, teacher's outputs, inputs with labels) -> scalar."""
+"""Computes a term on one batch: (student's outputs, teacher's outputs, inputs with labels) -> scalar."""
 
 
 class Watch:
-    """Keeps what modules returned last, until `stop`."""
+    """Forward hooks that keep the last output of modules, until `stop`."""
 
     def __init__(self) -> None:
         self._handles: list[Any] = []
 
     def __call__(self, module: nn.Module) -> Callable[[], Any]:
-        """A function that gives the last output of the module."""
+        """Watch a module.
+
+        Returns:
+            A function that returns the module's last output.
+        """
         last: list[Any] = []
 
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -33,37 +37,45 @@ class Watch:
         return lambda: last[0]
 
     def stop(self) -> None:
-        """Leave the modules as they were: copies of them must not be watched."""
+        """Remove the hooks, which copies of the modules would inherit."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
 
 class Term(ABC):
-    """A term of the loss. Its fields say all about it, so that they can stand in the record of a run."""
+    """A further loss term. Its fields determine it, so its repr identifies it in the record of a run."""
 
     weight: float
 
     @abstractmethod
     def bind(self, student: nn.Module, teacher: nn.Module, watch: Watch) -> Measure:
-        """Prepare to measure these two models, for example by watching what their inner modules return.
+        """Bind the term to two models, for example by watching their inner modules.
 
-        What it measures is a mean over kept values times `processes.weight` of them.
+        Args:
+            student: a prepared model.
+            teacher: the full-precision model.
+            watch: call it on modules whose outputs the term reads.
+
+        Returns:
+            The function that computes the unweighted term on a batch: a mean over kept values, times
+            `processes.weight` of them.
         """
 
 
 @dataclass(frozen=True)
 class LayerMap:
-    """For each layer of a shallower student, the layer of the teacher that it starts from and follows."""
+    """The teacher's layer that initializes and supervises each layer of a shallower student.
+
+    Attributes:
+        encoder, decoder: indices of the teacher's layers, one per student layer.
+    """
 
     encoder: tuple[int, ...]
     decoder: tuple[int, ...]
 
     def select(self, outputs: Any) -> SimpleNamespace:
-        """The outputs of the teacher as those of a model that has only these layers.
-
-        Hidden states have the embeddings before the first layer.
-        """
+        """The teacher's outputs, reduced to the mapped layers; hidden states keep the embeddings in front."""
         chosen = SimpleNamespace(logits=outputs.logits, loss=outputs.loss)
         for side, layers in (("encoder", self.encoder), ("decoder", self.decoder)):
             states = getattr(outputs, f"{side}_hidden_states")
@@ -79,12 +91,12 @@ def _pick(tensors: Sequence[Tensor] | None, layers: Sequence[int], offset: int) 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a student is trained for.
+    """The loss of a student.
 
     Attributes:
-        weights: of the terms that every method can have.
-        terms: further ones.
-        layers: which of the teacher's layers the student's are compared with; all, when None.
+        weights: of the terms common to all methods.
+        terms: further terms.
+        layers: the teacher's layers that supervise the student's; None: layer i supervises layer i.
     """
 
     weights: LossWeights = field(default_factory=LossWeights)
@@ -92,6 +104,6 @@ class Objective:
     layers: LayerMap | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What there is beyond the weights, as JSON-ready values for the record of a run."""
+        """The further terms and the layer map, JSON-ready, for the record of a run."""
         values: dict[str, Any] = {"terms": [repr(term) for term in self.terms]} if self.terms else {}
         return values | ({"layers": repr(self.layers)} if self.layers else {})

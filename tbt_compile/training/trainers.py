@@ -1,4 +1,4 @@
-"""The trainers: one for reference texts, one for students that follow their full-precision original."""
+"""Two trainers: `LabelTrainer` on reference texts, `DistillationTrainer` with a teacher."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tbt_compile.training.terms import LayerMap, Objective, Watch
 
 
 class LabelTrainer(Seq2SeqTrainer):
-    """`Seq2SeqTrainer` whose loss is the mean over all tokens of a batch, however many processes share it."""
+    """`Seq2SeqTrainer` whose loss is the mean over all tokens of a batch, for any number of processes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # BART takes the number of tokens and ignores it; the trainer would scale the loss as if it did not.
+        # BART accepts `num_items_in_batch` but ignores it; the trainer would scale the loss as if it did not.
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(
@@ -30,26 +30,37 @@ class LabelTrainer(Seq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002  (part of the overridden signature)
     ) -> Any:
-        """Cross-entropy with `labels`, whose padding does not count."""
+        """Cross-entropy with `labels`, without padding.
+
+        Args:
+            model: an encoder-decoder.
+            inputs: a batch with `labels`, int64 `[B, T]`.
+            return_outputs: whether to return the model's outputs too.
+            num_items_in_batch: unused.
+
+        Returns:
+            The loss, or (loss, outputs).
+        """
         outputs = model(**inputs)
         loss = outputs.loss * processes.weight(inputs["labels"] != IGNORED_LABEL)
         return (loss, outputs) if return_outputs else loss
 
 
 class DistillationTrainer(Seq2SeqTrainer):
-    """`Seq2SeqTrainer` with the paper's loss: the teacher's distributions and hidden states are the target.
+    """`Seq2SeqTrainer` with the paper's distillation loss on the teacher's logits and hidden states.
 
-    Prepare the student as a copy of the teacher (`tbt_compile.prepare(copy.deepcopy(teacher), recipe)`);
-    the teacher runs in evaluation mode without gradients. Padding counts in no term.
+    Prepare the student as a copy of the teacher: `tbt_compile.prepare(copy.deepcopy(teacher), recipe)`. The
+    teacher runs in evaluation mode without gradients. Padding is left out of every term.
 
     Args:
-        model: the student. teacher: the model to follow, of the same architecture.
-        weights: of the terms of the loss.
-        objective: in the place of `weights`, when there are further terms, or layers are left out.
-        Everything else as for `Seq2SeqTrainer`.
+        model: the student.
+        teacher: the full-precision model, of the same architecture.
+        args, kwargs: as for `Seq2SeqTrainer`.
+        weights: of the loss terms; None: the defaults.
+        objective: replaces `weights` if there are further terms, or the student has fewer layers.
 
     Raises:
-        TrainingError: the models are no encoder-decoders, or do not have the same layers and vocabulary.
+        TrainingError: a model is not an encoder-decoder, or the layers or vocabularies differ.
     """
 
     def __init__(
@@ -67,14 +78,14 @@ class DistillationTrainer(Seq2SeqTrainer):
         self.watch = Watch()
         self.terms = [(term.weight, term.bind(model, teacher, self.watch)) for term in self.objective.terms]
         if self.objective.weights.attention:
-            teacher.set_attn_implementation("eager")  # the fused ones return no attention maps
-        # Run without gradients below, and otherwise left alone: its next student is a copy that has to train.
+            teacher.set_attn_implementation("eager")  # fused attention returns no maps
+        # The teacher's parameters keep requires_grad: its next student is a copy and has to train.
         self.teacher = teacher.to(self.args.device).eval()
-        # The loss below is a mean already: the trainer must divide it by the accumulation steps itself.
+        # The loss is a mean, so the trainer has to divide it by the gradient accumulation steps.
         self.model_accepts_loss_kwargs = False
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `Seq2SeqTrainer`; afterwards nothing watches student and teacher any more."""
+        """Train as `Seq2SeqTrainer` does, then remove the hooks from student and teacher."""
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -87,16 +98,23 @@ class DistillationTrainer(Seq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002  (part of the overridden signature)
     ) -> Any:
-        """The weighted sum of `distillation_terms`, and of further terms of the objective.
+        """The weighted sum of `distillation_terms` and the objective's further terms.
 
-        The batch has `labels` and `attention_mask`.
+        Args:
+            model: the student.
+            inputs: a batch with `input_ids` and `attention_mask` `[B, S]`, and `labels` `[B, T]`.
+            return_outputs: whether to return the student's outputs too.
+            num_items_in_batch: unused.
+
+        Returns:
+            The loss, or (loss, outputs).
         """
         weights = self.objective.weights
-        wanted = {
+        options = {
             "output_hidden_states": bool(weights.hidden or self.terms),
             "output_attentions": bool(weights.attention),
         }
-        outputs, target = both_outputs(model, self.teacher, inputs, weights, **wanted)
+        outputs, target = both_outputs(model, self.teacher, inputs, weights, **options)
         if self.objective.layers is not None:
             target = self.objective.layers.select(target)
         terms = distillation_terms(outputs, target, inputs["labels"], inputs["attention_mask"], weights)
@@ -107,23 +125,30 @@ class DistillationTrainer(Seq2SeqTrainer):
 
 
 def both_outputs(
-    student: Any, teacher: Any, inputs: dict[str, Any], weights: LossWeights, **wanted: bool
+    student: Any, teacher: Any, inputs: dict[str, Any], weights: LossWeights, **options: bool
 ) -> tuple[Any, Any]:
-    """What student and teacher, the latter without gradients, make of one batch with `labels`.
+    """Run student and teacher on one batch, the teacher without gradients.
 
-    `wanted` are options of their forward passes, such as `output_hidden_states`.
+    Args:
+        student, teacher: encoder-decoder models.
+        inputs: a batch with `labels`.
+        weights: the student gets the labels only if their term has a weight.
+        options: of both forward passes, such as `output_hidden_states`.
+
+    Returns:
+        The outputs of student and teacher.
     """
     read = without_labels(inputs, teacher)
-    outputs = student(**(inputs if weights.labels else read), **wanted)
+    outputs = student(**(inputs if weights.labels else read), **options)
     with torch.no_grad():
-        target = teacher(**read, **wanted)
+        target = teacher(**read, **options)
     return outputs, target
 
 
 def without_labels(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
-    """What a model reads of a batch: given labels too, it works out a loss of its own that nobody uses.
+    """Replace the labels of a batch by the decoder inputs they imply, which saves the model's unused loss.
 
-    Models that cannot tell what their decoder reads from the labels (`model` is one of the kind) get those.
+    A model that cannot shift labels itself keeps them.
     """
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shift is None:
@@ -133,22 +158,26 @@ def without_labels(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
 
 
 def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layers: LayerMap | None) -> None:
-    """Refuse a student that cannot follow the teacher: other layers (unless they are mapped) or vocabulary.
+    """Refuse a student whose outputs cannot be compared with the teacher's.
+
+    Args:
+        student, teacher: any models.
+        layers: maps the layers of a shallower student; None requires equal numbers of layers.
 
     Raises:
-        TrainingError: they differ, or one is no encoder-decoder.
+        TrainingError: widths, vocabularies or layers differ, or a model is not an encoder-decoder.
     """
     for role, model in (("student", student), ("teacher", teacher)):
         if not getattr(model.config, "is_encoder_decoder", False):
             raise TrainingError(
-                f"the {role} {type(model).__name__} is no encoder-decoder: distillation expects models "
-                "such as BART, T5"
+                f"the {role} {type(model).__name__} is no encoder-decoder: distillation expects a model "
+                "such as BART or T5"
             )
     names = ("vocab_size", "hidden_size", "num_hidden_layers")
     for name in names if layers is None else names[:2]:
         ours, theirs = getattr(student.config, name, None), getattr(teacher.config, name, None)
         if ours != theirs:
             raise TrainingError(
-                f"student and teacher differ in {name} ({ours} and {theirs}): the student starts "
-                "from the teacher, or from another student of it"
+                f"student and teacher differ in {name} ({ours} and {theirs}): start the student from the "
+                "teacher, or from another student of it"
             )

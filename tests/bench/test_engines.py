@@ -46,7 +46,7 @@ def test_the_pytorch_engine_takes_a_step_for_every_token(batch: int, beams: int,
 def test_too_few_tokens_or_texts_are_an_error() -> None:
     check_counts([4, 4], texts=2, count=4)
     for made in ([4, 3], [4], []):
-        with pytest.raises(RuntimeError, match="4 tokens were to be generated for each of 2 texts"):
+        with pytest.raises(RuntimeError, match="expected 4 tokens for each of 2 texts"):
             check_counts(made, texts=2, count=4)
 
 

@@ -105,7 +105,7 @@ def test_a_file_of_something_else_is_refused(built: list[str], tmp_path: Path) -
         growth.run(SMALL, file)
     for text in ("no JSON", "{}", "[]"):
         file.write_text(text)
-        with pytest.raises(TbtError, match="is no file of `tbt bench growth`"):
+        with pytest.raises(TbtError, match="was not written by `tbt bench growth`"):
             growth.run(SMALL, file)
     with pytest.raises(TbtError, match="cannot write"):
         growth.run(SMALL, tmp_path / "no" / "folder.json")

@@ -72,7 +72,7 @@ def test_engines_that_are_missing_are_named(tbt: Any, monkeypatch: pytest.Monkey
     ("wrong", "words"),
     [
         (["--base", "1,2"], "three numbers"),
-        (["--batches", "a"], "--batches a: expected whole numbers"),
+        (["--batches", "a"], "--batches a: expected comma-separated whole numbers"),
         (["--new-tokens", "4,400"], "new_tokens 400 is too long"),
         (["--recipe", ""], "nothing to measure"),
     ],

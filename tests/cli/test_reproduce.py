@@ -40,4 +40,4 @@ def test_a_precision_that_is_none_is_named(tbt, data: Path, tmp_path: Path) -> N
 def test_seeds_are_numbers(tbt, data: Path, tmp_path: Path) -> None:
     result = tbt("reproduce", "table3", "--data", data, "--out", tmp_path, "--seeds", "1,two")
     assert result.code == 2
-    assert "error: --seeds '1,two': expected whole numbers with commas" in result.err
+    assert "error: --seeds '1,two': expected comma-separated whole numbers" in result.err

@@ -34,8 +34,8 @@ def test_what_is_written_is_read_back(pairs: list[TextPair], tmp_path_factory: A
     ("line", "message"),
     [
         ('{"source": "a"}', r"line 2: field 'target' is missing \(fields there: source\)"),
-        ('{"source": "a", "target": ""}', "line 2: field 'target' must be a text that is not empty, got ''"),
-        ('{"source": 7, "target": "b"}', "line 2: field 'source' must be a text that is not empty, got 7"),
+        ('{"source": "a", "target": ""}', "line 2: field 'target' must be a non-empty text, got ''"),
+        ('{"source": 7, "target": "b"}', "line 2: field 'source' must be a non-empty text, got 7"),
         ('{"source": "a", ', "line 2: not valid JSON"),
         ('["a", "b"]', "line 2: expected an object with fields 'source' and 'target', got list"),
     ],
@@ -93,7 +93,9 @@ def test_the_datasets_library_supplies_pairs(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config: splits | {"test": splits["train"]})
     assert load_data("xsum", "document", "summary").test == (TextPair("long", "short"),)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config: splits)
-    with pytest.raises(DataError, match="data set 'xsum', test, row 0: field 'summary' must be a text"):
+    with pytest.raises(
+        DataError, match="data set 'xsum', test, row 0: field 'summary' must be a non-empty text"
+    ):
         load_data("xsum", "document", "summary")
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config: {"test": splits["test"]})
     with pytest.raises(DataError, match=r"has no split 'train' \(it has test\)"):

@@ -95,7 +95,7 @@ def test_a_finished_demo_only_reads_its_rows(demo: tuple[Path, DemoResult, objec
 
 
 def test_other_settings_need_another_folder(demo: tuple[Path, DemoResult, object]) -> None:
-    with pytest.raises(TrainingError, match="holds a run with train=150 where 151 is asked for"):
+    with pytest.raises(TrainingError, match="holds a run with train=150, not 151"):
         run(demo[0], settings=replace(SETTINGS, train_items=151))
     with pytest.raises(TrainingError, match="holds a run with settings="):
         run(demo[0], settings=replace(SETTINGS, teacher=replace(SETTINGS.teacher, steps=5)))

@@ -55,7 +55,7 @@ def test_array_models_and_frozen_models_are_asked_in_the_same_way() -> None:
     options = {"batch_size": 5, "num_workers": 3, "num_threads": 2}
     assert generate_texts(array_model, words, SOURCES, replace(GREEDY, **options)).tokens == expected
     assert {name: array_model.asked[name] for name in options} == options
-    with pytest.raises(GenerationError, match="num_threads=2 with a model of PyTorch"):
+    with pytest.raises(GenerationError, match="num_threads=2 with a PyTorch model"):
         generate_texts(network, words, SOURCES, replace(GREEDY, num_threads=2))
     with pytest.raises(GenerationError, match="num_workers=2"):
         generate_texts(network, words, SOURCES, replace(GREEDY, num_workers=2))

@@ -69,4 +69,4 @@ def test_a_precision_that_the_machine_does_not_have_is_said(
     monkeypatch.setattr(precision, "product_format", lambda: found)
     with matmul_precision(name):
         pass
-    assert ("precision 'medium' of matrix products changes nothing" in caplog.text) == said
+    assert ("precision 'medium' of matrix products has no effect" in caplog.text) == said

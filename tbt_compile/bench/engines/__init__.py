@@ -1,11 +1,10 @@
-"""The engines that are compared, one per file, each with the same three functions.
+"""The engines of the generation benchmark, one module each, with the interface `Engine`.
 
-`available()` says why the engine cannot run here ("" when it can), `build(job)` writes what it needs to a
-folder in a process that is thrown away, `load(job)` makes it ready, and what `load` returns can `generate(n)`
-tokens for every source text of the job, reading them anew each time.
+`available` says why an engine cannot run here. `build` writes the engine's files, in a separate process.
+`load` returns a `Runner`, which encodes the job's source texts and generates `n` tokens for each.
 
-No engine may stop early, or its tokens would look cheap: the end token is held back until `n` tokens are
-there. Beams then run to the end as well, because a beam search only stops before it on finished beams.
+Every engine has to generate exactly `n` tokens, so the end token is suppressed until then. This also keeps
+beam search running, which stops early only when beams are finished.
 """
 
 from __future__ import annotations
@@ -26,25 +25,29 @@ ENGINES = {
 
 
 class Runner(Protocol):
-    """A loaded model."""
+    """A loaded model with its source texts.
+
+    Attributes:
+        size_bytes: of the model on disk.
+    """
 
     size_bytes: int
 
     def generate(self, count: int) -> None:
-        """Read the source texts and generate exactly `count` tokens for each."""
+        """Encode the source texts and generate exactly `count` tokens for each."""
 
 
 class Engine(Protocol):
-    """One module of this package."""
+    """The interface of an engine's module."""
 
     def available(self) -> str:
-        """Why the engine cannot run here, or ""."""
+        """The reason that the engine cannot run here; "" if it can."""
 
     def build(self, job: Job) -> None:
-        """Write to `job.folder` what `load` needs."""
+        """Write the files that `load` needs to `job.folder`."""
 
     def load(self, job: Job) -> Runner:
-        """Make the model ready to generate."""
+        """Load the model, ready to generate."""
 
 
 def get_engine(name: str) -> Engine:
@@ -54,6 +57,15 @@ def get_engine(name: str) -> Engine:
 
 
 def check_counts(made: Sequence[int], texts: int, count: int) -> None:
-    """Raise a `RuntimeError` unless `count` tokens were made for each of `texts` texts."""
+    """Check that an engine generated exactly the requested tokens.
+
+    Args:
+        made: tokens generated for each text.
+        texts: number of texts.
+        count: requested tokens per text.
+
+    Raises:
+        RuntimeError: it did not.
+    """
     if list(made) != [count] * texts:
-        raise RuntimeError(f"{count} tokens were to be generated for each of {texts} texts, and {made} were")
+        raise RuntimeError(f"expected {count} tokens for each of {texts} texts, the engine generated {made}")

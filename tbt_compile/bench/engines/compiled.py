@@ -1,4 +1,4 @@
-"""This package: prepared, calibrated on random tokens, frozen, compiled, and run from its folder."""
+"""The engine of this package: a random model, calibrated on one text, frozen, compiled and loaded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tbt_compile.bench.model_shapes import get_shape, padded, random_model, sour
 
 
 def available() -> str:
-    """Always there."""
+    """Always available."""
     return ""
 
 
 def build(job: Job) -> None:
-    """Compile to a folder. The process that measures never sees PyTorch."""
+    """Compile to a folder, in a separate process: the measured process never imports PyTorch."""
     import torch
 
     import tbt_compile
@@ -25,7 +25,7 @@ def build(job: Job) -> None:
     ids = torch.tensor([source_ids(shape, min(64, job.source_length))])
     model.train()
     with torch.no_grad():
-        # Activation scales start from the first batch that is seen.
+        # The first batch initializes the activation scales.
         model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=ids)
     frozen = tbt_compile.freeze(model.eval())
     count = job.shortlist
@@ -35,7 +35,7 @@ def build(job: Job) -> None:
 
 
 def load(job: Job) -> CompiledRunner:
-    """The compiled folder."""
+    """Load the compiled folder."""
     return CompiledRunner(job)
 
 
@@ -55,7 +55,7 @@ class CompiledRunner:
         self.beams = job.beams
 
     def generate(self, count: int) -> None:
-        """Greedy or beam search, with the end token held back until `count` tokens are there."""
+        """Run greedy or beam search without the end token until `count` tokens are generated."""
         made = self.model.generate(
             self.ids,
             attention_mask=self.mask,
@@ -67,5 +67,5 @@ class CompiledRunner:
 
 
 def folder_of(job: Job) -> Path:
-    """Where `build` puts the compiled model."""
+    """The folder of the compiled model."""
     return Path(job.folder) / "compiled"

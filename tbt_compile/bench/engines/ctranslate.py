@@ -1,4 +1,4 @@
-"""CTranslate2 at 8 bits, converted by its own converter (the `bench` extra)."""
+"""CTranslate2 with int8 weights, converted by its own converter (the `bench` extra)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tbt_compile.bench.model_shapes import Shape, get_shape, random_model, sourc
 
 
 def available() -> str:
-    """It is an optional dependency."""
+    """The reason that the engine cannot run: ctranslate2, an optional dependency, is missing."""
     found = importlib.util.find_spec("ctranslate2") is not None
     return "" if found else "ctranslate2 is not installed; pip install 'tbt-compile[bench]' brings it"
 
 
 def build(job: Job) -> None:
-    """Save a random model with a tokenizer of the right size, and convert it."""
+    """Save a random model with a matching tokenizer, and convert it."""
     from ctranslate2.converters import TransformersConverter
 
     shape = get_shape(job.shape)
     source = Path(job.folder) / "transformers"
     model = random_model(shape)
-    # The converter looks for these two fields, which `transformers` has dropped.
+    # The converter reads these two fields, which `transformers` no longer writes.
     model.config.normalize_before = shape.family == "mbart"
     model.config.normalize_embedding = True
     model.config.tokenizer_class = "PreTrainedTokenizerFast"
@@ -34,12 +34,12 @@ def build(job: Job) -> None:
 
 
 def load(job: Job) -> CTranslateRunner:
-    """The converted model."""
+    """Load the converted model."""
     return CTranslateRunner(job)
 
 
 class CTranslateRunner:
-    """CTranslate2's own greedy or beam search, with the end token held back until `count` are there."""
+    """CTranslate2's greedy or beam search, with a fixed number of tokens."""
 
     def __init__(self, job: Job) -> None:
         import ctranslate2

@@ -1,9 +1,9 @@
-"""ONNX Runtime at 8 bits: `torch.onnx.export`, then its own dynamic quantization (the `bench` extra).
+"""ONNX Runtime int8: `torch.onnx.export`, then its dynamic quantization (the `bench` extra).
 
-Three graphs. "encoder" ends with the keys and values of the source for every decoder layer, "step" takes a
-token and the caches (those of the first token are empty, so that the decoder's weights are there once), and
-"reorder" picks the rows of caches for a beam search. Caches stay in ONNX Runtime's memory from step to step.
-The search around them is this package's own, as bare as the loop of the PyTorch engine.
+There are three graphs. "encoder" returns the cross-attention keys and values of every decoder layer. "step"
+decodes one token with the caches; those of the first token are empty, which avoids a second copy of the
+decoder's weights. "reorder" gathers cache rows for beam search. Caches stay in ONNX Runtime's memory between
+steps. The search is this package's, as lean as the loop of the PyTorch engine.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 _OPSET = 18
-# Lengths of the examples used for the export; all different, so that no two dimensions are taken for one.
+# Example sizes for the export, all different: equal ones could be unified into one dynamic dimension.
 _BATCH, _SOURCE, _PAST = 2, 9, 3
 
 
 def available() -> str:
-    """It is an optional dependency."""
+    """The reason that the engine cannot run: optional dependencies are missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:
         return ""
-    return f"{', '.join(missing)} not installed; pip install 'tbt-compile[bench]' brings what is missing"
+    return f"{', '.join(missing)} not installed; run pip install 'tbt-compile[bench]'"
 
 
 def build(job: Job) -> None:
-    """Export the graphs and make the weights of the first two 8-bit integers, one scale per output."""
+    """Export the graphs and quantize the weights of the first two to int8, with one scale per output."""
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from torch import nn
@@ -69,7 +69,7 @@ def build(job: Job) -> None:
 
     model = random_model(get_shape(job.shape))
     model.set_attn_implementation("eager")
-    # Of tied weights only one user is multiplied in 8 bits, and every step makes floats of the whole table.
+    # With tied weights only one user would be quantized, and every step would dequantize the whole table.
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     ids = torch.randint(4, model.config.vocab_size, (_BATCH, _SOURCE))
     mask = torch.ones_like(ids)
@@ -105,7 +105,7 @@ def build(job: Job) -> None:
     for name, (unit, inputs, dimensions, taken, made) in units.items():
         exported = folder / f"{name}.onnx" if name == "reorder" else folder / f"{name}-float.onnx"
         with warnings.catch_warnings():
-            # Of names that stand for the same dimension, and of what PyTorch itself calls that is going away.
+            # Dimensions that share a name, and PyTorch's use of its own deprecated functions.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 unit.eval(),
@@ -125,12 +125,12 @@ def build(job: Job) -> None:
 
 
 def load(job: Job) -> OnnxRunner:
-    """The quantized graphs."""
+    """Load the quantized graphs."""
     return OnnxRunner(job)
 
 
 class _Names:
-    """Names of the caches: keys and values of each layer in turn."""
+    """Tensor names of the caches: the keys and values of each layer in turn."""
 
     def __init__(self, layers: int) -> None:
         self.past, self.grown, self.cross = (
@@ -139,7 +139,7 @@ class _Names:
 
 
 class OnnxRunner:
-    """Three sessions, and greedy or beam search with the end token held back until `count` are there."""
+    """The three sessions, with greedy or beam search over a fixed number of tokens."""
 
     def __init__(self, job: Job) -> None:
         import numpy as np
@@ -163,7 +163,7 @@ class OnnxRunner:
         self.beams = job.beams
 
     def generate(self, count: int) -> None:
-        """Encode, then step by step."""
+        """Encode, then decode step by step."""
         from tbt_compile.runtime.generation import GenerationSettings, generate
 
         fields = {name: self.tokens[f"{name}_token_id"] for name in ("decoder_start", "eos", "pad")}
@@ -174,7 +174,7 @@ class OnnxRunner:
 
 
 class OnnxSession:
-    """A `DecoderSession` over the graphs of a runner."""
+    """A `DecoderSession` on the graphs of a runner."""
 
     def __init__(self, runner: OnnxRunner) -> None:
         import numpy as np
@@ -187,7 +187,7 @@ class OnnxSession:
         self.past = [_value(empty)] * len(self.names.past)
 
     def step(self, tokens: Tokens) -> Scores:
-        """Append one token to every row, int64 [rows, 1]; logits, float32 [rows, vocabulary]."""
+        """Append one token, int64 [rows, 1], to every row; returns logits, float32 [rows, vocabulary]."""
         inputs = {"token": _value(tokens), "mask": self.mask}
         inputs |= dict(zip(self.names.past, self.past, strict=True))
         inputs |= dict(zip(self.names.cross, self.cross, strict=True))
@@ -196,7 +196,7 @@ class OnnxSession:
         return scores
 
     def reorder(self, rows: Tokens) -> None:
-        """Replace the rows; the source's keys and values only where rows go to another source."""
+        """Reorder the caches; those of the source only if a row moves to another source."""
         self.past = self._pick(rows, self.past)
         if list(self.rows[rows]) != list(self.rows):
             self.cross = self._pick(rows, self.cross)
@@ -213,7 +213,7 @@ class OnnxSession:
 
 
 def _value(array: Any) -> Any:
-    """A tensor of ONNX Runtime in the memory of an array."""
+    """An ONNX Runtime tensor that shares the memory of an array."""
     import numpy as np
     import onnxruntime
 

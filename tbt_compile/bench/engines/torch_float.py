@@ -1,4 +1,4 @@
-"""PyTorch in single precision: the model as `transformers` makes it."""
+"""PyTorch fp32: the unmodified `transformers` model."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from tbt_compile.bench.model_shapes import get_shape, padded, random_model, sour
 
 
 def available() -> str:
-    """PyTorch is a dependency of this package."""
+    """Always available: benchmarks need PyTorch anyway."""
     return ""
 
 
 def build(job: Job) -> None:
-    """Nothing to prepare: the weights are random."""
+    """Do nothing: the weights are random."""
 
 
 def load(job: Job) -> TorchRunner:
-    """The model as it is."""
+    """Make the model."""
     model = random_model(get_shape(job.shape))
     return TorchRunner(model, job, sum(parameter.nbytes for parameter in model.parameters()))
 
 
 class TorchRunner:
-    """A model with a bare greedy loop around it, or for beams `model.generate` of `transformers`.
+    """A PyTorch model with a bare greedy loop, or with `model.generate` for beam search.
 
-    `model.generate` adds one to two milliseconds a token; the peers are to be measured at their best. A beam
-    search has no bare loop that people would use, so there its own time is part of the figures.
+    `model.generate` adds one to two milliseconds per token, so greedy search avoids it to measure the peer at
+    its best. For beam search nothing leaner is in common use, and its overhead is part of the figures.
     """
 
     def __init__(self, model: Any, job: Job, size_bytes: int) -> None:
@@ -42,7 +42,7 @@ class TorchRunner:
         self.beams = job.beams
 
     def generate(self, count: int) -> None:
-        """Encode, then `count` decoder steps on a cache; the end token is a token like others."""
+        """Encode, then run `count` cached decoder steps; the end token is not special."""
         import torch
 
         with torch.inference_mode():

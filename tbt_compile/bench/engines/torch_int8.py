@@ -1,4 +1,4 @@
-"""PyTorch's dynamic quantization: linear weights as 8-bit integers, activations quantized as they come."""
+"""PyTorch's dynamic quantization: int8 weights of linear layers, activations quantized at run time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["available", "build", "load"]
 
 
 class _ByteCounter(io.RawIOBase):
-    """A file that only counts, so that a size on disk needs no disk."""
+    """A file that only counts the bytes written to it."""
 
     count = 0
 
@@ -28,15 +28,15 @@ class _ByteCounter(io.RawIOBase):
 
 
 def build(job: Job) -> None:
-    """Nothing to prepare: quantizing takes a second."""
+    """Do nothing: quantizing takes a second."""
 
 
-def with_byte_weights(model: Any) -> Any:
-    """The same module with every `nn.Linear` in it replaced."""
+def quantize_linears(model: Any) -> Any:
+    """Quantize every `nn.Linear` of a module in place; returns the module."""
     import torch
 
     with warnings.catch_warnings():
-        # PyTorch announces that these functions and types will move to another package.
+        # PyTorch warns that this API will move to another package.
         warnings.simplefilter("ignore")
         return torch.ao.quantization.quantize_dynamic(
             model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True
@@ -44,10 +44,10 @@ def with_byte_weights(model: Any) -> Any:
 
 
 def load(job: Job) -> TorchRunner:
-    """The same model with every `nn.Linear` replaced."""
+    """Make and quantize the model."""
     import torch
 
-    model = with_byte_weights(random_model(get_shape(job.shape)))
+    model = quantize_linears(random_model(get_shape(job.shape)))
     file = _ByteCounter()
     torch.save(model.state_dict(), cast(IO[bytes], file))
     return TorchRunner(model, job, file.count)

@@ -1,4 +1,4 @@
-"""The methods that the paper compares, by name, all trained by one call."""
+"""The training methods that the paper compares, by name, behind one interface."""
 
 from tbt_compile.training.methods.base import Method
 from tbt_compile.training.methods.registry import METHODS, get_method

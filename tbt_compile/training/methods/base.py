@@ -1,4 +1,4 @@
-"""What a method is: a name, where it comes from, the bits it supports, and how a student is trained."""
+"""`Method`: a named way to train a low-bit student, with its citation, recipe and loss."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from tbt_compile.training.terms import Objective
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train a low-bit student. This class is a recipe and the weights of the distillation loss;
-    others replace `objective`, `start` or `train`.
+    """A way to train a low-bit student.
+
+    This class covers methods that are a recipe plus loss weights; subclasses override `objective`, `start` or
+    `train`.
 
     Attributes:
-        name: what `get_method` finds it by.
+        name: the key of `get_method`.
         title: its name in the paper's tables.
         citation: authors, year, title.
         notations: the E-W-A notations that it supports.
-        options: of the recipe, beyond the bits.
-        weights: of the terms of the distillation loss.
+        options: recipe options other than the bits.
+        weights: of the distillation loss terms.
     """
 
     name: str
@@ -39,7 +41,7 @@ class Method:
     weights: LossWeights = field(default_factory=LossWeights)
 
     def recipe(self, notation: str) -> Recipe:
-        """How the student is quantized.
+        """The recipe of the student.
 
         Raises:
             MethodError: the method does not support these bits.
@@ -52,11 +54,11 @@ class Method:
         return Recipe.parse(notation, **self.options)
 
     def objective(self, teacher: PreTrainedModel) -> Objective:  # noqa: ARG002
-        """What a student of this teacher is trained for."""
+        """The loss of a student of this teacher."""
         return Objective(self.weights)
 
     def start(self, recipe: Recipe) -> Callable[[PreTrainedModel], PreTrainedModel] | None:  # noqa: ARG002
-        """What makes the prepared student from the teacher; None for a plain copy."""
+        """A function from the teacher to the prepared student; None for a plain copy."""
         return None
 
     def train_student(
@@ -64,17 +66,17 @@ class Method:
     ) -> PreTrainedModel:
         """Train a student of the teacher and save it in the folder of the run.
 
-        An interrupted run goes on from its last checkpoint and ends with the same numbers as one that was
-        never interrupted.
+        An interrupted run resumes from its last checkpoint and ends with the same numbers as an uninterrupted
+        one.
 
         Args:
             teacher: an encoder-decoder.
             notation: E-W-A bits of the student, one of `notations`.
-            corpus: what it is trained on.
-            run: folder, settings and what to do with an earlier run there.
+            corpus: the training pairs.
+            run: folder, settings, and whether to resume an earlier run there.
 
         Returns:
-            The prepared student; a run that is finished is loaded.
+            The prepared student; a finished run is loaded.
 
         Raises:
             MethodError: the method does not support these bits.
@@ -85,7 +87,15 @@ class Method:
     def train(
         self, teacher: PreTrainedModel, notation: str, corpus: Corpus, run: TrainingRun
     ) -> PreTrainedModel:
-        """What `train_student` does with a run that has a title; methods of several stages replace it."""
+        """The implementation of `train_student`, which methods of several stages override.
+
+        Args:
+            teacher, notation, corpus: as for `train_student`.
+            run: as for `train_student`, with a title.
+
+        Returns:
+            The prepared student.
+        """
         recipe = self.recipe(notation)
         return distill(
             teacher, recipe, corpus, run, objective=self.objective(teacher), start=self.start(recipe)

@@ -12,17 +12,17 @@ from tbt_compile.training.terms import Objective
 
 
 class BiBertMethod(Method):
-    """Qin et al. 2022 (arXiv:2203.06390).
+    """BiBERT, for encoder-decoders (Qin et al. 2022, arXiv:2203.06390).
 
-    Bi-Linear: weights are the signs of the zero-mean weight times the mean magnitude of the row, inputs their
-    signs. Bi-Attention: `bool(Q K^T / sqrt(d))`, 1 where a score is not negative, in the place of softmax; a
-    binarized softmax has its largest entropy at that threshold. The loss is the soft cross-entropy of the
-    logits, the mean squared errors of hidden states, and direction matching of Q, K and V (`DirectionTerm`),
-    summed over layers.
+    Bi-Linear: a weight is the sign of the zero-mean weight times the row's mean magnitude, an input is its
+    sign. Bi-Attention: `bool(Q K^T / sqrt(d))`, 1 where a score is not negative, replaces softmax; this
+    threshold maximizes the entropy of binarized attention. The loss is the soft cross-entropy of the logits
+    plus the mean squared error of the hidden states and direction matching of Q, K and V (`DirectionTerm`),
+    both summed over layers.
     """
 
     def objective(self, teacher: PreTrainedModel) -> Objective:
-        """Hidden states and directions, summed over layers."""
+        """Logits, hidden states and direction matching."""
         weights = LossWeights(logits=1.0, hidden=float(sum(layer_counts(teacher)) + 2))
         return Objective(weights, (DirectionTerm(),))
 
@@ -34,7 +34,7 @@ BIBERT = BiBertMethod(
     ("1-1-1",),
     {
         "weight_method": "sign",
-        "ste": "identity",  # theirs stops at |w| = 1, which weights of a transformer do not reach
+        "ste": "identity",  # theirs clips at |w| = 1, which a transformer's weights do not reach
         "activation_method": "sign",
         "center_activations": False,
         "attention": "bool",

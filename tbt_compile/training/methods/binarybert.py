@@ -1,4 +1,4 @@
-"""BinaryBERT: a ternary student of half the width, whose weights are split into binary ones."""
+"""BinaryBERT: ternary weight splitting of a half-width student into a binary one."""
 
 from __future__ import annotations
 
@@ -25,44 +25,51 @@ _WIDTHS = ("encoder_ffn_dim", "decoder_ffn_dim")
 
 
 class BinaryBertMethod(Method):
-    """Bai et al. 2021 (arXiv:2012.15701), for encoder-decoders.
+    """BinaryBERT, for encoder-decoders (Bai et al. 2021, arXiv:2012.15701).
 
-    There a ternary network of half the width is trained, each of its matrices is split into two binary ones
-    that add up to it (`split_ternary`), and the sum is trained further. Here "half the width" are the
-    feed-forward layers, which keep the half of their neurons with the largest product of the norms of their
-    weights; they are split, and so are as large as those of a binary model of full width. Embeddings and
-    attention keep their width, start as the latent weights of the ternary student, and become binary
-    directly (Eq. 4-5). Learned scales for activations below 8 bits (LSQ), not centred. Both stages have the
-    loss `layerwise` and half of the steps.
+    The paper trains a ternary network of half the width, splits each matrix into two binary ones that sum to
+    it (`split_ternary`), and fine-tunes the sum. Here only the feed-forward layers are halved: they keep the
+    neurons with the largest product of incoming and outgoing weight norms, and splitting brings them to the
+    size of a full-width binary model. Embeddings and attention keep their width, start from the latent
+    weights of the ternary student, and are binarized directly (Eq. 4-5 of the TBT paper). Activations below
+    8 bits have learned scales (LSQ) and are not centred. Both stages use the loss `layerwise` and half of the
+    steps.
     """
 
     def train(
         self, teacher: PreTrainedModel, notation: str, corpus: Corpus, run: TrainingRun
     ) -> PreTrainedModel:
-        """The ternary student is kept in the folder `ternary` below the student's."""
+        """Train the ternary student in the subfolder `ternary`, then its binary split.
+
+        Args:
+            teacher, notation, corpus, run: as for `Method.train`.
+
+        Returns:
+            The prepared student.
+        """
         recipe = self.recipe(notation)
         ternary_recipe = Recipe.parse(FIRST_STAGE[notation], **{**self.options, "split": ()})
         objective, second = layerwise(teacher), run.half(len(corpus))
 
-        def split(of: PreTrainedModel) -> PreTrainedModel:
+        def split(original: PreTrainedModel) -> PreTrainedModel:
             ternary = distill(
-                of,
+                original,
                 ternary_recipe,
                 corpus,
                 second.first_stage("ternary"),
                 objective=objective,
                 start=lambda model: prepare(narrow_copy(model), ternary_recipe),
             )
-            return split_copy(ternary, narrow_copy(of), recipe)
+            return split_copy(ternary, narrow_copy(original), recipe)
 
         return distill(teacher, recipe, corpus, second, objective=objective, start=split)
 
 
 def narrow_copy(teacher: PreTrainedModel) -> PreTrainedModel:
-    """A full-precision copy with half of the neurons in every feed-forward layer.
+    """A full-precision copy with half the neurons in every feed-forward layer.
 
     Raises:
-        MethodError: the teacher has no such layers under the names of the BART family.
+        MethodError: the teacher has no feed-forward layers under the BART family's names.
     """
     config = copy.deepcopy(teacher.config)
     for name in _WIDTHS:
@@ -88,7 +95,16 @@ def narrow_copy(teacher: PreTrainedModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def split_copy(ternary: PreTrainedModel, narrow: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
-    """`narrow`, prepared with `recipe`, with the latent weights of a prepared ternary model, split."""
+    """Split the weights of a ternary student into a binary one.
+
+    Args:
+        ternary: a trained, prepared model; its latent weights are copied.
+        narrow: a full-precision model of the same shape, changed in place.
+        recipe: of the binary student; it names the layers to split.
+
+    Returns:
+        `narrow`, prepared with `recipe`.
+    """
     latent = ternary.state_dict()
     narrow.load_state_dict({name: latent[name] for name in narrow.state_dict()})
     binary = prepare(narrow, recipe)

@@ -1,4 +1,4 @@
-"""DQ-BART: joint distillation and quantization, also of a student with fewer layers."""
+"""DQ-BART: joint distillation and quantization, also into a student with fewer layers."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ CITATION = (
 
 @dataclass(frozen=True)
 class DqBartMethod(Method):
-    """Li et al. 2022 (arXiv:2203.11239).
+    """DQ-BART (Li et al. 2022, arXiv:2203.11239).
 
-    Weights by TWN's approximation at 2 bits and by their range at 8, activations at 8 bits by their range.
-    The loss is the cross-entropy of the labels, the mean squared error of the logits, and those of hidden
-    states and of attention maps, summed over layers. A student with fewer layers starts from evenly spread
-    layers of the teacher (one layer: from the last) and follows those.
+    2-bit weights use TWN's approximation (Eq. 1-3 of the TBT paper); 8-bit weights and activations are
+    scaled by their range. The loss is the cross-entropy with the labels plus the mean squared errors of the
+    logits, of the hidden states and of the attention maps, the latter two summed over layers. A student with
+    fewer layers is initialized from, and supervised by, evenly spaced layers of the teacher; a single layer
+    by the last.
 
     Attributes:
-        encoder_layers, decoder_layers: of the student; None for as many as the teacher has.
+        encoder_layers, decoder_layers: of the student; None: as many as the teacher has.
     """
 
     encoder_layers: int | None = None
     decoder_layers: int | None = None
 
     def objective(self, teacher: PreTrainedModel) -> Objective:
-        """All terms, summed over the student's layers."""
+        """Labels, logits, hidden states and attention maps, summed over the student's layers."""
         layers = self._layers(teacher)
         encoder, decoder = (len(layers.encoder), len(layers.decoder)) if layers else layer_counts(teacher)
         weights = LossWeights(
@@ -50,7 +51,7 @@ class DqBartMethod(Method):
         return Objective(weights, (LogitsTerm(),), layers)
 
     def start(self, recipe: Recipe) -> Callable[[PreTrainedModel], PreTrainedModel] | None:
-        """The shallower student, where there is one."""
+        """A function that makes the shallower student; None without one."""
         if self.encoder_layers is None:
             return None
 
@@ -68,7 +69,7 @@ class DqBartMethod(Method):
 
 
 def dq_bart(encoder_layers: int | None = None, decoder_layers: int | None = None) -> DqBartMethod:
-    """DQ-BART with a student of that many layers, or of all."""
+    """DQ-BART with a student of the given numbers of layers; None: the teacher's."""
     suffix = "" if encoder_layers is None else f" {encoder_layers}-{decoder_layers}"
     return DqBartMethod(
         "dq-bart" + suffix.replace(" ", "-"),

@@ -1,4 +1,4 @@
-"""A student with fewer layers than its teacher."""
+"""Students with fewer layers than their teacher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LAYER = re.compile(r"\b(encoder|decoder)\.layers\.(\d+)\.")
 
 
 def spread_layers(count: int, total: int) -> tuple[int, ...]:
-    """Which layers of a teacher with `total` a student with `count` starts from: the last, or evenly spread.
+    """`count` evenly spaced layer indices out of `total`; the last one if `count` is 1.
 
     >>> spread_layers(3, 6), spread_layers(1, 6)
     ((0, 2, 5), (5,))
@@ -25,10 +25,10 @@ def spread_layers(count: int, total: int) -> tuple[int, ...]:
 
 
 def layer_counts(teacher: PreTrainedModel) -> tuple[int, int]:
-    """Layers of encoder and decoder.
+    """The numbers of encoder and decoder layers.
 
     Raises:
-        MethodError: the config of the teacher does not say.
+        MethodError: the teacher's config does not have them.
     """
     counts = [getattr(teacher.config, name, None) for name in ("encoder_layers", "decoder_layers")]
     if None in counts:
@@ -40,10 +40,14 @@ def layer_counts(teacher: PreTrainedModel) -> tuple[int, int]:
 
 
 def layer_map(teacher: PreTrainedModel, encoder: int, decoder: int) -> LayerMap:
-    """The teacher's layers for a student with this many.
+    """The layer map of a shallower student.
+
+    Args:
+        teacher: of the BART family.
+        encoder, decoder: layers of the student.
 
     Raises:
-        MethodError: the teacher has fewer, or its config does not say how many.
+        MethodError: the teacher has fewer layers, or its config does not say how many.
     """
     counts = layer_counts(teacher)
     for name, asked, there in zip(("encoder", "decoder"), (encoder, decoder), counts, strict=True):
@@ -55,7 +59,7 @@ def layer_map(teacher: PreTrainedModel, encoder: int, decoder: int) -> LayerMap:
 
 
 def reduced_copy(teacher: PreTrainedModel, layers: LayerMap) -> PreTrainedModel:
-    """A full-precision model with those of the teacher's layers, and all else of it."""
+    """A full-precision copy of the teacher with only the mapped layers."""
     config = copy.deepcopy(teacher.config)
     config.encoder_layers, config.decoder_layers = len(layers.encoder), len(layers.decoder)
     config.num_hidden_layers = config.encoder_layers

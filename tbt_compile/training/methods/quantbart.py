@@ -11,16 +11,16 @@ from tbt_compile.training.terms import Objective
 
 
 class QuantBartMethod(Method):
-    """Tao et al. 2022 (arXiv:2203.10705).
+    """QuantBart (Tao et al. 2022, arXiv:2203.10705).
 
     Weights are clipped at a learned factor times their mean magnitude (`ScaledWeightQuantizer`), activations
-    are 8-bit. The loss is the soft cross-entropy of the logits plus 0.1 times the contrastive term
-    (`ContrastiveTerm`). Its negatives are the teacher's tokens of the same sequence in the same batch; there
-    is no memory of earlier representations.
+    have 8 bits. The loss is the soft cross-entropy of the logits plus 0.1 times the contrastive term
+    (`ContrastiveTerm`). Negatives are the teacher's other tokens of the same sequence; there is no memory
+    bank of earlier representations.
     """
 
     def objective(self, teacher: PreTrainedModel) -> Objective:  # noqa: ARG002
-        """Logits, and last hidden states by contrast."""
+        """Logits and the contrastive term."""
         return Objective(LossWeights(logits=1.0, hidden=0.0), (ContrastiveTerm(),))
 
 

@@ -1,4 +1,4 @@
-"""The methods by name."""
+"""The registry of training methods by name."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _SHALLOW = re.compile(r"dq-bart-([1-9]\d*)-([1-9]\d*)")
 
 
 def get_method(name: str) -> Method:
-    """The method of that name. "dq-bart-E-D" has a student with E encoder and D decoder layers.
+    """The method called `name`; "dq-bart-E-D" has a student with E encoder and D decoder layers.
 
     Raises:
-        MethodError: there is none.
+        MethodError: the method is unknown.
     """
     if name in METHODS:
         return METHODS[name]

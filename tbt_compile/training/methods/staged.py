@@ -1,4 +1,4 @@
-"""TBT in two stages: a ternary student first, from whose weights the binary one starts."""
+"""TBT in two stages: a ternary student, then a binary one that starts from its weights."""
 
 from __future__ import annotations
 
@@ -16,26 +16,33 @@ FIRST_STAGE = {"1-1-8": "2-2-8", "1-1-1": "2-2-2"}
 
 
 class StagedMethod(Method):
-    """Liu et al. 2022, BiT (arXiv:2205.13016), take bits away in stages, each from the weights of the last.
+    """TBT with the staged schedule of BiT (Liu et al. 2022, arXiv:2205.13016).
 
-    Here the stages are ternary and binary, each with half of the steps, and both students follow the
-    full-precision teacher. Where a ternary student is there already, `distill(..., start=...)` is the second
-    stage alone.
+    BiT lowers the bits in stages, each initialized from the one before. Here the stages are ternary and
+    binary, with half of the steps each, and both are distilled from the full-precision teacher. For an
+    existing ternary student, `distill(..., start=...)` runs just the second stage.
     """
 
     def train(
         self, teacher: PreTrainedModel, notation: str, corpus: Corpus, run: TrainingRun
     ) -> PreTrainedModel:
-        """The ternary student is kept in the folder `ternary` below the student's."""
+        """Train the ternary student in the subfolder `ternary`, then the binary one.
+
+        Args:
+            teacher, notation, corpus, run: as for `Method.train`.
+
+        Returns:
+            The prepared student.
+        """
         recipe, objective, second = self.recipe(notation), self.objective(teacher), run.half(len(corpus))
         ternary = Recipe.parse(FIRST_STAGE[notation], **self.options)
 
-        def from_ternary(of: PreTrainedModel) -> PreTrainedModel:
+        def from_ternary(original: PreTrainedModel) -> PreTrainedModel:
             first = second.first_stage("ternary")
-            distill(of, ternary, corpus, first, objective=objective)
+            distill(original, ternary, corpus, first, objective=objective)
             return prepare(load_teacher(first.folder), recipe)
 
-        note = {"start": FIRST_STAGE[notation]}  # or a plain student in the same folder would pass for it
+        note = {"start": FIRST_STAGE[notation]}  # tells this run from a single-stage one in the same folder
         return distill(teacher, recipe, corpus, second, objective=objective, start=from_ternary, note=note)
 
 

@@ -1,4 +1,9 @@
-"""TBT, its baselines, and the two methods in between that the paper's table 3 takes it apart into."""
+"""TBT (Liu et al. 2023), its baselines TWN and BWN, and the two ablations of the paper's table 3.
+
+TBT quantizes weights from their statistics (Eq. 8-10) and activations with learned scales (Eq. 11-14). The
+baselines quantize both from their statistics: TWN at two bits (Eq. 1-3), BWN at one (Eq. 4-5). Each ablation
+takes one of TBT's two quantizers and the other from the baseline.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,8 @@ PAPER = (
 )
 _LOW = ("2-2-2", "1-1-1")
 EQUATIONS = {"ste": "clipped"}
-"""What the text of the paper has and the default recipe has not: Eq. 10, the clipped gradient of weights."""
-# What the baselines do without: the mean is not subtracted, and every gradient of a weight is passed on.
+"""Eq. 10, the clipped straight-through estimator of weights: in the paper, not in the default recipe."""
+# The baselines do not subtract the mean, and their straight-through estimator passes every gradient.
 _L2_WEIGHTS = {"weight_method": "l2", "center_weights": False, "ste": "identity"}
 _STATISTICAL_ACTIVATIONS = {"activation_method": "statistical", "center_activations": False}
 

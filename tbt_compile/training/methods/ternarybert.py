@@ -1,4 +1,4 @@
-"""TernaryBERT: TWN weights, min-max activations, and distillation layer by layer."""
+"""TernaryBERT: TWN weights, min-max activations, and layer-wise distillation."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from tbt_compile.training.terms import Objective
 
 
 def layerwise(teacher: PreTrainedModel) -> Objective:
-    """TinyBERT's loss: soft cross-entropy of the logits, and squared errors summed over layers.
+    """TinyBERT's loss: soft cross-entropy of the logits plus layer-wise mean squared errors.
 
-    Those of hidden states, embeddings included, and of attention scores (`ScoreTerm`).
+    The errors are those of the hidden states, embeddings included, and of the attention scores (`ScoreTerm`),
+    summed over layers.
     """
-    # The hidden term is a mean over the states of all layers and both embeddings.
+    # The hidden term averages over all layers and both embeddings; the factor turns it into a sum.
     return Objective(LossWeights(logits=1.0, hidden=float(sum(layer_counts(teacher)) + 2)), (ScoreTerm(),))
 
 
 class TernaryBertMethod(Method):
-    """Zhang et al. 2020 (arXiv:2009.12812).
+    """TernaryBERT, for encoder-decoders (Zhang et al. 2020, arXiv:2009.12812).
 
-    Weights by TWN's approximation (Eq. 1-3), per row. Activations at 8 bits by their range, per token and
-    symmetric as everywhere in this package; at 2 bits, where the TBT paper runs the method, by Eq. 1-3 too.
-    Loss: `layerwise`.
+    Weights use TWN's approximation (Eq. 1-3 of the TBT paper) per row. 8-bit activations are scaled by their
+    range, per token and symmetrically as everywhere in this package. 2-bit activations, with which the TBT
+    paper runs the method, use Eq. 1-3 too. The loss is `layerwise`.
     """
 
     def objective(self, teacher: PreTrainedModel) -> Objective:
