@@ -151,6 +151,27 @@ def test_each_package_imports_only_from_below() -> None:
     assert offenders == []
 
 
+def public_functions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
+    """Public functions of a module and public methods of its public classes."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "cli" not in path.parts], ids=module_name)
+def test_functions_of_many_parameters_document_them(path: Path) -> None:
+    undocumented = []
+    for function in public_functions(ast.parse(path.read_text()).body):
+        arguments = function.args
+        named = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        documented = "Args:" in (ast.get_docstring(function) or "")
+        if len([name for name in named if name not in ("self", "cls")]) >= 3 and not documented:
+            undocumented.append(function.name)
+    assert undocumented == []
+
+
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_running_a_compiled_model_needs_no_torch(name: str) -> None:
     code = f"import sys; sys.modules.update(torch=None, transformers=None); import {name}"
