@@ -1,4 +1,4 @@
-"""Accounting of what stays in full precision: every parameter is either quantized or has a reason here."""
+"""Account for full precision: every parameter is quantized or listed with the reason why not."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ class Unquantized:
 def remaining_parameters(
     model: nn.Module, planned: Iterable[tuple[str, Iterable[Any]]], kept: Iterable[Unquantized]
 ) -> list[Unquantized]:
-    """Parameters that no planned site quantizes and no kept module owns, each with its reason.
+    """List the parameters that no planned site quantizes and no module of `kept` owns.
 
-    `planned` gives (module name, operands) of each site; an operand has `name` and `encoding`.
+    Args:
+        model: the model in full precision.
+        planned: (module name, operands) of each site; an operand has `name` and `encoding`.
+        kept: modules already known to stay in full precision.
+
+    Returns:
+        The remaining parameters, each with a reason.
     """
     done = set()
     for fqn, operands in planned:
