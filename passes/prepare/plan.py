@@ -146,14 +146,14 @@ def make_plan(
     Raises:
         PlanError: there is nothing to quantize, or a module cannot be quantized and is not excluded.
     """
-    planned, kept, obstacles = [], [], {}
+    planned, unquantized, obstacles = [], [], {}
     owners = _embedding_owners(model, sites, recipe.exclude)
     for site in sites:
         pattern = excluded_by(site.fqn, recipe.exclude)
         if pattern is not None:
-            kept.append(Unquantized(site.fqn, f"excluded by the recipe ({pattern!r})"))
+            unquantized.append(Unquantized(site.fqn, f"excluded by the recipe ({pattern!r})"))
         elif site.keep is not None:
-            kept.append(Unquantized(site.fqn, site.keep))
+            unquantized.append(Unquantized(site.fqn, site.keep))
         elif site.obstacle is not None:
             obstacles[site.fqn] = site.obstacle
         else:
@@ -167,15 +167,17 @@ def make_plan(
             f"in the recipe{others}"
         )
     if not planned:
-        found = f"all {len(kept)} candidates are excluded or kept" if kept else "its graph has none"
+        found = (
+            f"all {len(unquantized)} candidates are excluded or kept" if unquantized else "its graph has none"
+        )
         raise PlanError(
             f"{type(model).__name__} has nothing to quantize: expected nn.Linear or nn.Embedding modules or "
             f"an attention of matmul, softmax, matmul, but {found}"
         )
-    kept = list(dict.fromkeys(kept))
+    unquantized = list(dict.fromkeys(unquantized))
     planned += _aliases(model, recipe, planned, owners)
-    kept += remaining_parameters(model, [(site.fqn, site.operands) for site in planned], kept)
-    return QuantPlan(type(model).__name__, recipe, tuple(planned), tuple(kept))
+    unquantized += remaining_parameters(model, [(site.fqn, site.operands) for site in planned], unquantized)
+    return QuantPlan(type(model).__name__, recipe, tuple(planned), tuple(unquantized))
 
 
 def _embedding_owners(model: nn.Module, sites: list[FoundSite], exclude: tuple[str, ...]) -> dict[int, str]:
