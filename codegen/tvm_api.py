@@ -1,4 +1,4 @@
-"""Every name of TVM that this package uses, in one place.
+"""All TVM names that this package uses, in one place.
 
 TVM moves its Python API between minor versions (tir became tirx, NDArray became runtime.Tensor, the script
 builder changed package). When it moves again, this is the only file to change.

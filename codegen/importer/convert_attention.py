@@ -1,4 +1,4 @@
-"""Attention over packed keys and values, fused or as its two products."""
+"""Convert attention over packed keys and values, fused or as its two products."""
 
 from __future__ import annotations
 

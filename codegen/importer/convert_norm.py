@@ -9,7 +9,7 @@ from tbt_compile.codegen.importer.registry import ATEN, TBT, Call, converter
 from tbt_compile.codegen.kernels.float_ops import norms
 from tbt_compile.codegen.tvm_api import Expr, relax
 
-_EPSILON = 2.0**-23  # what torch takes for an eps of None
+_EPSILON = 2.0**-23  # torch's default for an eps of None
 
 
 @converter(TBT.add_layer_norm.default)

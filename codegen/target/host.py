@@ -66,7 +66,7 @@ def host_features() -> frozenset[str]:
         if line.startswith("flags"):
             names = line.partition(":")[2].split()
             return frozenset(_LINUX_NAMES.get(name, name.replace("_", "")) for name in names) & _X86
-    raise TargetError("/proc/cpuinfo has no line of flags: mount /proc of a Linux kernel to run here")
+    raise TargetError("/proc/cpuinfo has no flags line: mount /proc of a Linux kernel to run here")
 
 
 @lru_cache(maxsize=1)

@@ -27,9 +27,9 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
             CleanUp(),  # identities, empty concatenation operands, assertions
             FuseLinear(),  # quantize, product, scales, bias -> bit_linear
             FuseLinearActivation(),  # activation -> epilogue of bit_linear
-            FuseEmbedding(),  # -> bit_embedding
+            FuseEmbedding(),  # unpack, lookup, scales -> bit_embedding
             FuseAttentionProducts(),  # QK^T and PV on packed keys and values
-            FoldRepeatKV(),  # grouped queries read shared heads
+            FoldRepeatKV(),  # grouped query heads share packed keys and values
             FuseMaskedSoftmax(),  # scale and mask -> masked_softmax
             FuseAttention(),  # QK^T, softmax, PV -> attention
             FuseAddLayerNorm(),  # residual sum and norm -> add_layer_norm

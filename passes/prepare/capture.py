@@ -54,7 +54,7 @@ def split_example_inputs(model: nn.Module, example_inputs: Any) -> Inputs:
             if key not in signature.parameters:
                 known = ", ".join(signature.parameters)
                 raise CaptureError(
-                    f"example input {key!r} is no argument of {name}.forward({known})."
+                    f"example input {key!r} is not an argument of {name}.forward({known})."
                     + did_you_mean(key, signature.parameters)
                 )
     try:

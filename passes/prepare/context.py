@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PrepareContext:
-    """A model on its way from full precision to quantized.
+    """A model being quantized.
 
     Attributes:
         model: the user's model; only the last pass changes it.

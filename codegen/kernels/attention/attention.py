@@ -59,7 +59,7 @@ class FusedSpec:
 
 
 def qk(spec: AttentionSpec) -> PrimFunc:
-    """Attention scores.
+    """Attention scores, Q.K^T.
 
     Arguments:
         q: float32 [B, H * groups, Q, D]
@@ -78,7 +78,7 @@ def qk(spec: AttentionSpec) -> PrimFunc:
 
 
 def pv(spec: AttentionSpec) -> PrimFunc:
-    """Weighted sums of values.
+    """Weighted sums of values, P.V.
 
     Arguments:
         p: float32 [B, H * groups, Q, T]

@@ -1,8 +1,8 @@
 """GEMV, for up to 31 rows, of 8-bit activations and 1 or 2 bit weights, by byte dot products.
 
 The weights stay packed. A mask leaves one code in each byte, at its bit position, which scales it by a power
-of two. The byte is multiplied with the activation of that position. Each position has an accumulator, shifted
-back at the end. A vector of 64 codes thus costs a mask and a dot product.
+of two. The byte is multiplied with the activation of the same element. Each position has an accumulator,
+shifted back at the end. A vector of 64 codes thus costs a mask and a dot product.
 
     BINARY      a code is one bit, b; w = 1 - 2 b
     TERNARY     a code is two bits, c = 1 - w, in the layout of `layouts.pair`
@@ -34,7 +34,7 @@ class Field:
     """One code of every byte.
 
     Attributes:
-        place: bit position of the code in its byte before the shift; selects the activations.
+        place: index modulo 8 of the code's elements; selects the activations.
         plane: the weight plane that holds the code.
         shift: right shift of the plane before masking, to keep the sign bit of signed bytes clear.
         exponent: log2 of the code's scale, its bit position after the shift.
@@ -78,7 +78,7 @@ class PackedDot:
         self.vectors = packed_tile(spec.isa, spec.weight).vectors
 
     def pack(self, row: Expr, load: emit.Load) -> None:
-        """Quantize one row and sort the codes of each word by bit position."""
+        """Quantize one row and sort the codes of each word by index modulo 8."""
         self.rows.pack(row, load)
         emit.store(self.sums, self.rows.total(row), row)
         by_place = [8 * octet + place for place in range(_PLACES) for octet in range(8)]
