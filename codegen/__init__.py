@@ -1,1 +1,1 @@
-"""From packed codes to CPU code through TVM (`tbt_compile.codegen`)."""
+"""Code generation through TVM: from lowered graphs on packed codes to CPU libraries."""

@@ -1,15 +1,15 @@
 """Bit-plane layouts of codes, in numpy.
 
-The stored layout ("planes") does not depend on the instruction set: code k of a row sits in bit k % 64 of
-word k // 64 of each plane, and the padding bits of the last word are zero.
+The stored layout ("planes") is independent of the instruction set: code k of a row is in bit k % 64 of word
+k // 64 of each plane, and the padding bits of the last word are zero.
 
     BINARY      1 plane: sign (1 means -1)
     TERNARY     2 planes: nonzero, sign (set only where nonzero)
     BINARY01    1 plane: value
     TERNARY012  2 planes: bit 0 and bit 1 of the value
 
-`interleave` turns stored weight planes into the layout that the kernels of one instruction set read. Some
-weights of layers with 8-bit activations are read in another one, see `Layout`.
+`interleave` converts stored weight planes to the layout that the kernels of one instruction set read. Some
+layers with 8-bit activations read another layout, see `Layout`.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ SCALE_BYTES = 4
 """Bytes at the end of a row of 8-bit codes that hold its float32 scale, little-endian."""
 
 PLANES_PER_GROUP = 8
-"""Blocks times planes of a group in `Layout.QUARTERS`."""
-_LOW_BITS = np.uint64(0x5555555555555555)  # of every two
+"""Blocks times planes per group in `Layout.QUARTERS`."""
+_LOW_BITS = np.uint64(0x5555555555555555)  # the low bit of every pair
 
 Words = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int8]
 
 
 class Layout(Enum):
-    """How the kernels of an instruction set read a weight.
+    """The layout in which the kernels of an instruction set read a weight.
 
     Attributes:
-        PLANES: interleaved planes.
-        PAIRS: interleaved codes of two bits, see `pair`: ternary weights that are multiplied as bytes.
-        QUARTERS: interleaved planes by 16 bits, and those of several blocks side by side, see `by_quarters`:
-            weights by which sums are looked up.
+        PLANES: interleaved bit-planes.
+        PAIRS: interleaved 2-bit codes, see `pair`; for ternary weights in byte dot products.
+        QUARTERS: planes interleaved by 16 bits, with several blocks in a group, see `by_quarters`; for
+            weights that index LUTs of sums.
     """
 
     PLANES = "planes"
@@ -51,15 +51,15 @@ class Layout(Enum):
 
 
 def words_for(length: int) -> int:
-    """64-bit words that hold `length` bits."""
+    """The number of 64-bit words that hold `length` bits."""
     return -(-length // WORD_BITS)
 
 
 def pack_planes(codes: npt.NDArray[np.integer], encoding: Encoding) -> Words:
-    """Codes [..., K] of any integer dtype -> uint64 planes [..., P, W], W = ceil(K / 64).
+    """Pack codes [..., K] of any integer dtype into uint64 planes [..., P, W], W = ceil(K / 64).
 
     Raises:
-        LoweringError: the encoding has no bit-planes, or a code is outside it.
+        LoweringError: the encoding has no bit-planes, or a code is not a level of it.
     """
     if encoding.planes == 0:
         raise LoweringError(f"{encoding.name} codes have no bit-planes: expected a 1 or 2 bit encoding")
@@ -76,7 +76,7 @@ def pack_planes(codes: npt.NDArray[np.integer], encoding: Encoding) -> Words:
 
 
 def unpack_planes(planes: Words, length: int, encoding: Encoding) -> Codes:
-    """Planes -> codes; the inverse of `pack_planes`.
+    """Unpack planes to codes; the inverse of `pack_planes`.
 
     Args:
         planes: uint64 [..., P, W].
@@ -87,7 +87,7 @@ def unpack_planes(planes: Words, length: int, encoding: Encoding) -> Codes:
         int8 [..., K].
 
     Raises:
-        LoweringError: the number of planes or words does not fit the encoding and length.
+        LoweringError: the number of planes or words does not match the encoding and length.
     """
     expected = (encoding.planes, words_for(length))
     if encoding.planes == 0 or planes.shape[-2:] != expected:
@@ -107,9 +107,9 @@ def unpack_planes(planes: Words, length: int, encoding: Encoding) -> Codes:
 
 
 def pair(planes: Words) -> Words:
-    """Ternary planes [..., 2, W] -> the codes 1 - w of two bits each, those of even elements and of odd ones.
+    """Convert ternary planes [..., 2, W] to 2-bit codes 1 - w, even elements in plane 0, odd in plane 1.
 
-    The code of element k is in bits k - k % 2 and the next of word k // 64 of plane k % 2.
+    The code of element k is in bits b and b + 1 of word k // 64 of plane k % 2, with b = k % 64 - k % 2.
     """
     zero, sign = ~planes[..., 0, :], planes[..., 1, :]
     one, low = np.uint64(1), _LOW_BITS
@@ -143,10 +143,10 @@ def interleaved_shape(rows: int, length: int, encoding: Encoding, isa: Isa) -> t
 
 
 def interleave(planes: Words, isa: Isa) -> Words:
-    """Weight planes [N, P, W] -> [ceil(N / block), W, P, block], aligned, N padded with zero rows.
+    """Interleave weight planes [N, P, W] to [ceil(N / block), W, P, block], aligned; padding rows are zero.
 
-    One vector load then reads the same word of neighbouring output columns, so that a product needs no
-    horizontal sums, and a block is one contiguous stream.
+    One vector load then reads the same word of adjacent output columns: dot products need no horizontal sums,
+    and a block is one contiguous stream.
     """
     rows, count, words = planes.shape
     blocks = -(-rows // isa.block)
@@ -156,11 +156,11 @@ def interleave(planes: Words, isa: Isa) -> Words:
 
 
 def by_quarters(weights: Words) -> Words:
-    """Interleaved weights, group by group of blocks: the first 16 bits of all columns, then the second ones.
+    """Reorder interleaved weights by groups of blocks: 16 bits of every column, then the next 16 bits.
 
-    So a vector of 128 bits has the same two bytes of eight columns. A group has `quarter_group` blocks, the
-    last one what is left; in it lie, from the outside in, words, quarters, blocks, planes and columns. So all
-    that a group multiplies with the same 16 activations is in one piece.
+    A vector of 128 bits then has the same two bytes of eight columns. A group has `quarter_group` blocks, the
+    last group possibly fewer. Its dimensions, outermost first, are words, quarters, blocks, planes and
+    columns: what a group multiplies with the same 16 activations is contiguous.
     """
     blocks, _, planes, _ = weights.shape
     quarters = weights.astype("<u8", copy=False).view("<u2").reshape(*weights.shape, 4).swapaxes(-1, -2)
@@ -171,16 +171,16 @@ def by_quarters(weights: Words) -> Words:
 
 
 def quarter_group(planes: int) -> int:
-    """Blocks of a group in `Layout.QUARTERS`."""
+    """The number of blocks per group in `Layout.QUARTERS`."""
     return PLANES_PER_GROUP // planes
 
 
 def arrange(planes: Words, layout: Layout, isa: Isa) -> Words:
-    """Weight planes in the layout of a kernel.
+    """Arrange weight planes in the layout that a kernel reads.
 
     Args:
         planes: uint64 [N, P, W].
-        layout: how the kernel reads them.
+        layout: the layout.
         isa: instruction set.
 
     Returns:

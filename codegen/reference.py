@@ -1,6 +1,6 @@
-"""The kernels' results, computed plainly in numpy.
+"""Reference results of the kernels, in plain numpy.
 
-These follow the numeric definitions word for word and share nothing with the generated code: codes from
+They follow the numeric definitions literally and share no code with the generated kernels: codes from
 comparisons, exact int64 sums, then float32 scale and bias.
 """
 
@@ -18,19 +18,19 @@ _F32 = np.float32
 
 
 def centre(x: Floats) -> Floats:
-    """x minus the mean of its last dimension; the mean is found in float64 and rounded to float32."""
+    """x minus the mean of its last dimension; the mean is computed in float64 and rounded to float32."""
     mean = (x.astype(np.float64).sum(-1, keepdims=True) / x.shape[-1]).astype(_F32)
     return (x - mean).astype(_F32)
 
 
 def quantize(x: Floats, encoding: Encoding, scale: float, center: bool = False) -> tuple[Integers, Floats]:
-    """Codes of activations.
+    """Quantize activations.
 
     Args:
         x: float32 [..., D].
         encoding: any quantized encoding.
-        scale: the learned scale; not used by 8-bit encodings.
-        center: whether to subtract the row mean, for BINARY and TERNARY.
+        scale: the learned scale; unused by 8-bit encodings.
+        center: whether to subtract the row mean; ignored unless BINARY or TERNARY.
 
     Returns:
         Codes, int64 [..., D], and scales, float32: [..., 1] for 8-bit encodings, else [].
@@ -70,14 +70,14 @@ def linear(
     weight_scale: Floats,
     bias: Floats | None = None,
 ) -> Floats:
-    """A linear layer.
+    """A linear layer on codes.
 
     Args:
         codes: int64 [M, K].
         scale: float32 [] or [M, 1].
         weight_codes: int64 [N, K].
         weight_scale: float32 [N].
-        bias: float32 [N].
+        bias: float32 [N] or None.
 
     Returns:
         float32 [M, N].
@@ -92,7 +92,7 @@ def attention_scores(q: Integers, q_scale: Floats, k: Integers, k_scale: Floats)
 
     Args:
         q: codes, int64 [..., Q, D].
-        q_scale: float32 [], or [..., Q, 1] where it was found per token.
+        q_scale: float32 [] or, per token, [..., Q, 1].
         k: codes, int64 [..., T, D].
         k_scale: float32 [] or [..., T, 1].
 
@@ -111,8 +111,8 @@ def attention_context(p: Integers, p_scale: Floats, v: Integers, v_scale: Floats
         p: codes, int64 [..., Q, T].
         p_scale: float32 [] or [..., Q, 1].
         v: codes, int64 [..., T, D].
-        v_scale: float32 [], or [..., T, 1]: then it is applied before the sum over T, which is taken in
-            float32, t ascending.
+        v_scale: float32 [] or, per token, [..., T, 1]: then applied before the sum over T, which is
+            accumulated in float32, t ascending.
 
     Returns:
         float32 [..., Q, D].

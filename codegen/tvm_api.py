@@ -1,4 +1,4 @@
-"""Every name of TVM that this package uses, in one place.
+"""All TVM names that this package uses, in one place.
 
 TVM moves its Python API between minor versions (tir became tirx, NDArray became runtime.Tensor, the script
 builder changed package). When it moves again, this is the only file to change.
@@ -34,14 +34,14 @@ Buffer = Any
 # come from TVM's per-thread workspace pool.
 STACK_BYTES = 1024
 
-# Passes that take most of the time of building and leave the machine code as it was, or all but:
+# Passes that dominate the build time and do not improve the machine code:
 _DISABLED_PASSES = [
-    # Kernels declare the scratch memory that they need. Where only a part of it is used, this would make its
-    # size one that is known at run time, and so keep it off the stack.
+    # It shrinks scratch buffers to the part in use. That can make a static size symbolic, which keeps the
+    # buffer off the stack.
     "s_tir.CompactBufferAllocation",
-    # LLVM does this too, and faster: here it took half of all time where an epilogue is long.
+    # LLVM does this faster; with a long epilogue this pass took half of the build time.
     "tirx.CommonSubexprElim",
-    # What only GPUs have.
+    # GPU only.
     "s_tir.InjectVirtualThread",
     "s_tir.InjectPermutedLayout",
     "s_tir.InjectSoftwarePipeline",
@@ -50,19 +50,29 @@ _DISABLED_PASSES = [
 
 
 def call_packed(name: str, arguments: Sequence[Expr]) -> Expr:
-    """A call of another function of the same library."""
+    """Call another function of the same library through TVM's packed calling convention."""
     return tirx.call_cpacked(name, *arguments)
 
 
 def byte_address(memory: Buffer, offset: Expr) -> Expr:
-    """An address inside a buffer of bytes. (TVM takes `address_of` for the address of one byte.)"""
+    """The address at a byte offset in a buffer. (TVM treats `address_of` as an access to a single byte.)"""
     return tirx.handle_add_byte_offset(memory.data, offset)
 
 
 def tensor_argument(
     data: Expr, shape: Sequence[Expr], dtype: str, strides: Sequence[Expr] | None = None
 ) -> Expr:
-    """A tensor, by default in compact order, as an argument of a call; its description is on the stack."""
+    """Pass memory as a tensor argument of a call; the tensor descriptor is on the stack.
+
+    Args:
+        data: address of the first element.
+        shape: sizes, int64.
+        dtype: of the elements.
+        strides: strides in elements; None if contiguous.
+
+    Returns:
+        The argument.
+    """
     zero = tirx.const(0, "int64")
     shape_of = _stack_shape(shape)
     return tirx.call_intrin(
@@ -82,12 +92,12 @@ def _stack_shape(sizes: Sequence[Expr]) -> Expr:
 
 
 def simplify(expression: Expr) -> Expr:
-    """An equal expression with fewer operations."""
+    """Simplify an arithmetic expression."""
     return Analyzer().simplify(expression)
 
 
 def compile_functions(functions: dict[str, PrimFunc], target: Target) -> Any:
-    """Builds a runtime module whose entries are the given functions."""
+    """Compile functions to a runtime module that exports them by name."""
     named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
     with PassContext(disabled_pass=_DISABLED_PASSES):
         return tvm.compile(IRModule(named), target=target)

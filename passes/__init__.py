@@ -1,1 +1,1 @@
-"""Graph passes over `torch.fx`, one per file; `pipeline.py` lists them in order (`tbt_compile.passes`)."""
+"""Graph passes over `torch.fx`, one pass per file; the `pipeline.py` of each folder lists them in order."""

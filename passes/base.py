@@ -1,9 +1,9 @@
-"""What a pass is, and the one loop that runs a list of them.
+"""The pass interface, and the pipeline that runs a list of passes.
 
-There are two kinds. A context pass is a small class with a `name` and an `apply`, for steps that read or
-leave more than a graph. A graph pass is any `PassBase` of torch.fx; ours derive from `RewritePass`. Each
-docstring states what the pass needs and what it leaves. After each pass every graph of the context is
-linted, and on request written to a folder, so that a wrong rewrite is found at the pass that made it.
+There are two kinds of pass. A context pass is a class with a `name` and an `apply`; it may read and write
+state outside the graph. A graph pass is any `PassBase` of torch.fx; ours derive from `RewritePass`. The
+docstring of a pass states its preconditions ("Needs") and postconditions ("Leaves"). The pipeline lints every
+graph after every pass and can dump it: a bad rewrite is caught at the pass that made it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tbt_compile.passes.rewrite import RewriteResult
 
 
 class Context(Protocol):
-    """What a pipeline works on: any object that can name its graphs and describe the rest of its state."""
+    """The state that a pipeline transforms: named graphs, and whatever else `describe` prints."""
 
     def graphs(self) -> Mapping[str, fx.GraphModule]:
-        """The graphs that exist at this point, by name; linted and dumped after every pass."""
+        """The current graphs by name. The pipeline lints and dumps them after every pass."""
 
     def describe(self) -> str:
-        """Everything that is not a graph, as text for a dump; may be empty."""
+        """The state outside the graphs, as text for a dump; may be empty."""
 
 
 ContextT = TypeVar("ContextT", bound=Context)
@@ -37,10 +37,10 @@ ContextIn = TypeVar("ContextIn", bound=Context, contravariant=True)
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass did.
+    """The outcome of one pass.
 
     Attributes:
-        changes: number of things found or rewritten; 0 means that the pass had nothing to do.
+        changes: number of items found or rewritten; 0 if the pass did nothing.
         note: one line for the dump.
     """
 
@@ -49,27 +49,27 @@ class PassResult:
 
 
 class Pass(Protocol[ContextIn]):
-    """A step that works on the whole context, in place."""
+    """A pass that updates a context in place."""
 
     @property
     def name(self) -> str:
-        """Unique in its pipeline, in the form "find-sites"; names the files of a dump."""
+        """The name, unique in its pipeline, such as "find-sites"; dump files carry it."""
 
     def apply(self, context: ContextIn) -> PassResult:
-        """Do the step. Raises a `TbtError` when the model is not fit for it."""
+        """Run the pass on `context`. Raises a `TbtError` if the model violates a precondition."""
 
 
 @dataclass(frozen=True)
 class Pipeline(Generic[ContextT]):
-    """An ordered list of passes, of both kinds, over one kind of context."""
+    """An ordered list of context and graph passes over one type of context."""
 
     name: str
     passes: Sequence[Pass[ContextT] | PassBase]
 
     def run(self, context: ContextT, dump: str | Path | None = None) -> ContextT:
-        """Apply every pass in order, lint after each, and return the same context.
+        """Run every pass in order, lint after each, and return `context`.
 
-        With `dump`, phase i writes `<i>_<pass>.<graph>.txt` for each graph, `<i>_<pass>.txt` for the rest.
+        With `dump`, pass i writes `<i>_<pass>.<graph>.txt` for each graph and `<i>_<pass>.txt` for the rest.
         """
         for index, step in enumerate(self.passes):
             result = run_pass(step, context)
@@ -90,11 +90,11 @@ def run_pass(step: Pass[ContextT] | PassBase, context: ContextT) -> PassResult:
 
 
 def _call(step: PassBase, module: fx.GraphModule) -> PassResult:
-    """Call a graph pass so that its result ends up in `module`."""
+    """Call a graph pass and move the resulting graph into `module`."""
     result = step(module)
     if result is None:
         return PassResult(0)
-    if result.graph_module is not module:  # the context holds on to its module, so that takes the new graph
+    if result.graph_module is not module:  # the context keeps its module object
         module.graph = result.graph_module.graph
     if isinstance(result, RewriteResult):
         return PassResult(result.changes, result.note)
@@ -102,19 +102,27 @@ def _call(step: PassBase, module: fx.GraphModule) -> PassResult:
 
 
 def pass_name(step: Pass[ContextT] | PassBase) -> str:
-    """The name of a pass; a `PassBase` without one goes by its class."""
+    """The name of a pass; for a `PassBase` without one, its class name."""
     return str(getattr(step, "name", type(step).__name__))
 
 
 def lint(context: Context) -> None:
-    """Check every graph and bring its compiled code up to date."""
+    """Lint and recompile every graph."""
     for module in context.graphs().values():
         module.graph.lint()
         module.recompile()
 
 
 def write_dump(context: Context, name: str, result: PassResult, folder: Path, index: int) -> None:
-    """Write the state after the pass `name` to `folder`, which is made if it does not exist."""
+    """Write the state after one pass to a folder.
+
+    Args:
+        context: the state to dump.
+        name: name of the pass.
+        result: what the pass returned; goes into the header.
+        folder: created if missing.
+        index: position of the pass in its pipeline, the prefix of the file names.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{index:02d}_{name}"
     header = f"# {name}: {result.changes} changes. {result.note}".rstrip()
@@ -124,10 +132,10 @@ def write_dump(context: Context, name: str, result: PassResult, folder: Path, in
 
 
 def graph_text(module: fx.GraphModule) -> str:
-    """A graph as text, one line per node, the same on every run: for dumps and golden tests.
+    """A graph as deterministic text, one line per node: for dumps and golden tests.
 
-    Parameters and buffers are left out of the list: they show where they are used. Operands of operators
-    are named from the first that is no tensor.
+    Parameters and buffers have no line; the calls that use them print their names. The leading tensor
+    operands of a call print by position, all later ones by name.
     """
     lines = [_node_text(node) for node in module.graph.nodes if node.op != "get_attr"]
     return "\n".join(lines) + "\n"
@@ -149,14 +157,14 @@ def _node_text(node: fx.Node) -> str:
 
 
 def _names_to_print(operator: OpOverload) -> list[str]:
-    """For each operand of an operator its name, or "" for the tensors that come before any other operand."""
+    """The printed name of each operand of an operator; "" for the leading tensors."""
     arguments = operator._schema.arguments
     leading = list(takewhile(lambda argument: "Tensor" in str(argument.type), arguments))
     return [""] * len(leading) + [argument.name for argument in arguments[len(leading) :]]
 
 
 def target_name(node: fx.Node) -> str:
-    """Short name of the operator or function that a call_function node calls: "linear", "softmax"."""
+    """The short name of a call_function node's target: "linear", "softmax"."""
     target = node.target
     packet = getattr(target, "overloadpacket", target)
     return getattr(packet, "__name__", str(packet))

@@ -1,4 +1,4 @@
-"""`torch.export` as every capture here uses it: non-strict, no gradients, no stack traces."""
+"""`torch.export` with the settings that all captures share: non-strict, no gradients, no stack traces."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ def export_program(
     kwargs: dict[str, Any] | None = None,
     dynamic_shapes: Any = None,
 ) -> ExportedProgram:
-    """The ATen graph of one call of `module`, with the parameters of the module itself.
+    """Export one call of `module` to an ATen graph that shares the module's parameters.
 
     Args:
-        module: in the mode (training or evaluation) that is to be captured.
-        args, kwargs: example inputs of its forward.
-        dynamic_shapes: as for `torch.export.export`; by default every size is that of the example inputs.
+        module: the module, already in the mode (training or evaluation) to capture.
+        args, kwargs: example inputs of its `forward`.
+        dynamic_shapes: as for `torch.export.export`; by default every size is static.
+
+    Returns:
+        The exported program.
 
     Raises:
-        Whatever `torch.export.export` raises when it cannot capture the module.
+        Exception: any that `torch.export.export` raises for a module that it cannot capture.
     """
     with torch.no_grad(), _quick_tracing():
         return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
@@ -34,10 +37,10 @@ def export_program(
 
 @contextmanager
 def _quick_tracing() -> Iterator[None]:
-    """Halves the time of an export; the graph is the same but for the Python stack in each node's meta.
+    """Halve the export time; the graph only loses the Python stacks in the meta of its nodes.
 
-    With symbolic sizes a hit in the cache of fake tensors costs more than computing the result again, and a
-    traced graph is millions of objects for the garbage collector to walk through, none of which is garbage.
+    With symbolic sizes a hit in the fake tensor cache costs more than recomputing the result. The garbage
+    collector would repeatedly walk the millions of live objects of the traced graph and free none.
     """
     collecting, silent = gc.isenabled(), torch.fx.config.do_not_emit_stack_traces
     gc.disable()

@@ -1,4 +1,4 @@
-"""The base of the passes that fuse and fold: each looks at the calls of a few operators and rewrites some."""
+"""The base class of the fuse and fold passes, which match and rewrite calls of a few operators."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tbt_compile.errors import LoweringError
 
 
 class RewriteResult(PassResult):
-    """The result of a pass in torch.fx's form, with what a dump says of it.
+    """torch.fx's `PassResult`, extended by a change count and a note for the dump.
 
     Attributes:
-        changes: number of calls that were rewritten.
+        changes: number of rewritten calls.
         note: one line for the dump.
     """
 
@@ -32,15 +32,15 @@ class RewriteResult(PassResult):
 
 
 class RewritePass(PassBase):
-    """Rewrites calls of some operators wherever a pattern matches, then eliminates dead code.
+    """A pass that matches and rewrites calls of its target operators, then eliminates dead code.
 
-    A subclass says which operators its patterns hang on and matches one call at a time. It needs nothing but
-    the graph, so it runs in torch.fx's `PassManager` as well as in a `Pipeline`.
+    A subclass lists the root operators of its patterns in `targets` and matches one call at a time in
+    `rewrite`. It depends on the graph only, so it also runs in torch.fx's `PassManager`.
 
     Attributes:
-        name: unique in a pipeline, in the form "fuse-linear"; names the files of a dump.
+        name: unique in a pipeline, such as "fuse-linear"; dump files carry it.
         targets: the operators whose calls are candidates.
-        unmatched: what a dump says of the candidates that no pattern matches, after their number.
+        unmatched: how a dump describes the candidates that did not match, after their number.
     """
 
     name: ClassVar[str]
@@ -49,13 +49,13 @@ class RewritePass(PassBase):
 
     @abstractmethod
     def rewrite(self, node: fx.Node) -> bool:
-        """Match the call `node` and rewrite it in place; returns whether it did."""
+        """Try to match `node` and rewrite it in place. Returns whether it matched."""
 
     def requires(self, graph_module: fx.GraphModule) -> None:
-        """The graph carries shapes and dtypes, as graphs of `torch.export` do.
+        """Check that inputs carry shapes and dtypes, as in graphs from `torch.export`.
 
         Raises:
-            LoweringError: an input has none.
+            LoweringError: an input has no "val" in its meta.
         """
         for node in graph_module.graph.find_nodes(op="placeholder"):
             if "val" not in node.meta:

@@ -54,4 +54,4 @@ def assert_compiles(module: nn.Module, *inputs: Tensor) -> None:
 def imported(module: nn.Module, *args: Any) -> tuple[str, list[str]]:
     """The module in Relax, as text, and the names of its kernels; no lowering pass runs before."""
     kernels = Kernels(host_target().isa)
-    return str(import_program(export(module, *args).program, convert_map(kernels))), sorted(kernels.made)
+    return str(import_program(export(module, *args).program, convert_map(kernels))), sorted(kernels.built)

@@ -52,7 +52,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], object, str, type[TbtError], str
         {"hiden": X, "weights": X},
         "2-2-2",
         CaptureError,
-        r"'hiden' is no argument of _Unpacked\.forward\(hidden, weights, bias\)\. Did you mean hidden\?",
+        r"'hiden' is not an argument of _Unpacked\.forward\(hidden, weights, bias\)\. Did you mean hidden\?",
     ),
     "missing argument": (_Unpacked, {"hidden": X}, "2-2-2", CaptureError, "missing a required .*'weights'"),
     "too many arguments": (MLP, (X, X), "2-2-2", CaptureError, "too many positional arguments"),

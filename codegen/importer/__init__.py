@@ -1,1 +1,1 @@
-"""From lowered FX graphs to Relax modules whose calls are kernels."""
+"""The importer: lowered FX graphs to Relax modules that call kernels."""

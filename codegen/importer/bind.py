@@ -1,7 +1,7 @@
-"""Turn the tensors of an exported program into explicit arguments of the function it will become.
+"""Bind the tensors of an exported program to explicit arguments of the compiled function.
 
-Parameters, buffers and constants alike become arguments, so that the compiled library holds no weights and
-one library serves every model of the same shape. Tensors that no node reads are dropped.
+Parameters, buffers and constants become arguments: the compiled library holds no weights, and one library
+serves every model of the same shape. Unused tensors are dropped.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tbt_compile.passes.lowering import LoweringContext
 
 
 def weight_layouts(units: list[LoweringContext], isa: Isa) -> dict[int, Layout]:
-    """The layouts in which linear layers read their weights, by address.
+    """The layouts in which linear layers read their weights, by data address of the weight.
 
     Raises:
-        LoweringError: two layers read one weight in different layouts.
+        LoweringError: two layers share a weight but read it in different layouts.
     """
     layouts: dict[int, Layout] = {}
     for unit in units:
@@ -43,8 +43,8 @@ def weight_layouts(units: list[LoweringContext], isa: Isa) -> dict[int, Layout]:
                 if layouts.setdefault(address, layout) is not layout:
                     raise LoweringError(
                         "a weight is shared by a layer with 8-bit activations and one with fewer bits, which "
-                        "read it in different layouts: quantize the activations of both alike, or give them "
-                        "weights of their own"
+                        "read it in different layouts: quantize the activations of both to the same bits, or "
+                        "do not share the weight"
                     )
     return layouts
 
@@ -52,15 +52,20 @@ def weight_layouts(units: list[LoweringContext], isa: Isa) -> dict[int, Layout]:
 def bind_parameters(
     unit: LoweringContext, isa: Isa, known: dict[int, str], layouts: Mapping[int, Layout]
 ) -> tuple[list[Parameter], dict[str, torch.Tensor]]:
-    """Describe every tensor argument of a unit and give its placeholder the kernel's shape.
+    """Describe every tensor argument of a unit and give its placeholder the shape that the kernels read.
 
-    Unused placeholders are erased. `known` gives the names of the frozen model's own tensors by address, so
-    that units which share a tensor agree on its name; a constant of the unit alone is named after the unit.
-    `layouts` comes from `weight_layouts`.
+    Unused placeholders are erased.
+
+    Args:
+        unit: a lowered unit; its graph and signature are changed in place.
+        isa: instruction set, for the shape of interleaved weights.
+        known: names of the frozen model's tensors by data address; units that share a tensor agree on its
+            name. Other constants are named after the unit.
+        layouts: the layouts of weights by data address, see `weight_layouts`.
 
     Returns:
-        The parameters in the order in which the compiled function will take them, after the user inputs,
-        and the tensor of each by name.
+        The parameters in the order of the compiled function's arguments, which follow the user inputs; and
+        the tensor of each by name.
     """
     program, graph = unit.program, unit.graph
     nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
@@ -85,15 +90,15 @@ def bind_parameters(
             node.meta["tensor_meta"] = SimpleNamespace(
                 shape=parameter.shape, dtype=getattr(torch, parameter.dtype)
             )
-    # The importer takes arguments in the order of the specs; unlike parameters, user inputs carry no value.
+    # The importer orders arguments by spec and binds values to parameters: declare all of them user inputs.
     program.graph_signature.input_specs[:] = user_specs + parameter_specs
-    program.constants.clear()  # or the importer would look for the arguments that they were
+    program.constants.clear()  # else the importer looks for their former arguments
     _reorder(graph, [nodes[spec.arg.name] for spec in program.graph_signature.input_specs])
     return parameters, tensors
 
 
 def _declare(node: fx.Node, cached: bool) -> None:
-    """Give a user input the dtype that the kernels read: packed words of a cache are unsigned."""
+    """Give a user input the dtype that the kernels read: uint64 for the packed words of a cache."""
     value = node.meta["val"]
     packed = cached and value.dtype == torch.int64
     node.meta["tensor_meta"] = SimpleNamespace(

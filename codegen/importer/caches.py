@@ -1,7 +1,7 @@
-"""Which arguments of a unit are caches: memory of the caller's that holds room for more tokens.
+"""Find the cache arguments of a unit, which the caller allocates with room for more tokens.
 
-An operator that appends writes only the new tokens: its output is the memory of the cache that it was given,
-some tokens longer.
+Append operators work in place: the output aliases the input cache and is some tokens longer; only the new
+tokens are written.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Caches:
     """The caches of one unit.
 
     Attributes:
-        inputs: positions among the unit's inputs of caches whose heads may lie apart.
-        outputs: positions among its outputs of such caches, which are then longer.
-        stacks: those that grow, as positions of (input, output), in groups of equal shape and type. A group
-            is one argument, with a dimension more in front: a step of a small model takes as long as making
-            a few dozen tensors does.
+        inputs: positions of the caches among the unit's inputs; their heads are strided.
+        outputs: positions of the caches among the unit's outputs, each longer than its input.
+        stacks: positions (input, output) of the caches that grow, in groups of equal shape and dtype. A group
+            is one argument with an extra leading dimension: creating dozens of tensors takes as long as a
+            decoding step of a small model.
     """
 
     inputs: frozenset[int] = frozenset()
@@ -34,21 +34,21 @@ class Caches:
 
 
 def caches_of(unit: LoweringContext, inputs: int) -> Caches:
-    """The packed caches among the first `inputs` placeholders of a unit."""
-    places = {node: place for place, node in enumerate(unit.graph.find_nodes(op="placeholder")[:inputs])}
+    """Find the packed caches among the first `inputs` placeholders of a unit."""
+    positions = {node: index for index, node in enumerate(unit.graph.find_nodes(op="placeholder")[:inputs])}
     named = {name for slot in unit.caches for name in (slot.key_input, slot.value_input)}
-    packed = {node: place for node, place in places.items() if node.name in named and _is_packed(node)}
+    packed = {node: index for node, index in positions.items() if node.name in named and _is_packed(node)}
     outputs: Any = unit.graph.output_node().args[0]  # an output node has no schema
-    grown = {place: past for place, node in enumerate(outputs) if (past := _extended(node)) is not None}
+    grown = {index: past for index, node in enumerate(outputs) if (past := _extended(node)) is not None}
     stacks: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for place, cache in grown.items():
+    for index, cache in grown.items():
         value = cache.meta["val"]
-        stacks.setdefault((str(value.shape), str(value.dtype)), []).append((packed[cache], place))
+        stacks.setdefault((str(value.shape), str(value.dtype)), []).append((packed[cache], index))
     return Caches(frozenset(packed.values()), frozenset(grown), tuple(map(tuple, stacks.values())))
 
 
 def _extended(node: fx.Node) -> fx.Node | None:
-    """The cache that a node extends in place, if it appends to one."""
+    """The cache that an append operator extends in place; None for any other node."""
     operator = operator_of(node)
     names = operator.having(Past) if operator is not None else {}
     return next((getattr(operands(node), name) for name in names), None)

@@ -1,4 +1,4 @@
-"""Attention over packed keys and values, fused or as its two products."""
+"""Convert attention over packed keys and values, fused or as its two products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tbt_compile.encoding import Encoding
 
 @converter(TBT.attention.default)
 def convert_attention(call: Call) -> Expr:
-    """`tbt::attention`: QK^T, softmax and PV in one kernel; query and result `[B, H, Q, D]` or heads last."""
+    """`tbt::attention(query, keys, values, ...)`: one kernel; query `[B, H, Q, D]` or `[B, Q, H, D]`."""
     op = call.operands
     *lead, width = op.query.ty.shape
     heads = lead[2 if op.heads_last else 1]
@@ -43,7 +43,7 @@ def convert_attention(call: Call) -> Expr:
 
 @converter(TBT.attention_scores.default)
 def convert_attention_scores(call: Call) -> Expr:
-    """`tbt::attention_scores`: QK^T of query `[B, H, Q, D]` and packed keys, `[B, H, Q, T]`."""
+    """`tbt::attention_scores(query, keys, ...)`: query `[B, H, Q, D]`, packed keys -> `[B, H, Q, T]`."""
     op = call.operands
     batch, heads, length, width = op.query.ty.shape
     spec = _product_spec(call, heads, op.keys, width, (op.query_encoding, op.key_encoding, op.center))
@@ -53,7 +53,7 @@ def convert_attention_scores(call: Call) -> Expr:
 
 @converter(TBT.attention_context.default)
 def convert_attention_context(call: Call) -> Expr:
-    """`tbt::attention_context`: PV of weights `[B, H, Q, T]` and packed values, `[B, H, Q, D]`."""
+    """`tbt::attention_context(weights, values, ...)`: `[B, H, Q, T]`, packed values -> `[B, H, Q, D]`."""
     op = call.operands
     batch, heads, length, _ = op.weights.ty.shape
     width = _value_width(op.values, op.value_encoding)
@@ -65,13 +65,14 @@ def convert_attention_context(call: Call) -> Expr:
 def _product_spec(
     call: Call, heads: Any, packed: Expr, width: Any, kinds: tuple[str, str, bool]
 ) -> AttentionSpec:
-    """One of the two products.
+    """The spec of one of the two products.
 
     Args:
-        heads: of the left operand, a multiple of those of `packed`.
+        call: the call being converted.
+        heads: heads of the left operand, a multiple of the heads of `packed`.
         packed: keys or values.
-        width: their features.
-        kinds: encodings of the left operand and of `packed`; whether rows on the left are centred.
+        width: features of a head.
+        kinds: encoding of the left operand, encoding of `packed`, and whether rows of the left are centred.
     """
     left, right, center = kinds
     groups = int(heads) // int(packed.ty.shape[1])
@@ -79,5 +80,5 @@ def _product_spec(
 
 
 def _value_width(values: Expr, encoding: str) -> int:
-    """Features of packed values: the last dimension, less the scale that ends a row of bytes."""
+    """Features of packed values: the last dimension without the trailing scale of 8-bit rows."""
     return int(values.ty.shape[-1]) - (SCALE_BYTES if Encoding(encoding).dynamic else 0)

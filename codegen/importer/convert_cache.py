@@ -1,8 +1,8 @@
-"""Keys and values on their way into the cache: quantized, packed, and appended to earlier tokens.
+"""Convert the operators that quantize and pack keys and values, and append them to a cache.
 
-A cache is `[B, H, T, ...]`. The new tokens come heads first, `[B, H, T, D]`, or heads last, `[B, T, H, D]`.
-An append kernel takes no past: its output is the memory of the past with room for more tokens behind it, and
-the kernel writes these tokens only.
+A cache is `[B, H, T, ...]`. New tokens come heads first, `[B, H, T, D]`, or heads last, `[B, T, H, D]`. An
+append kernel works in place and takes no past: its output aliases the past, which has room for more tokens,
+and the kernel writes the new tokens only.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tbt_compile.encoding import Encoding
 
 @converter(TBT.pack_keys.default)
 def convert_pack_keys(call: Call) -> Expr:
-    """`tbt::pack_keys`: each key is a row of packed words, or of bytes and a scale."""
+    """`tbt::pack_keys(keys, scale, ...)`: each key becomes a row of packed words, or of bytes and a scale."""
     return _pack_rows(call, call.operands.keys)
 
 
 @converter(TBT.pack_values.default)
 def convert_pack_values(call: Call) -> Expr:
-    """`tbt::pack_values`: words along the tokens, `[B, H, words, planes, D]`; 8-bit values are like keys."""
+    """`tbt::pack_values(values, scale, ...)` -> words along T, `[B, H, W, P, D]`; 8-bit values as keys."""
     values, spec = call.operands.values, _pack_spec(call, call.operands.values)
     if spec.encoding.dynamic:
         return _pack_rows(call, values)
@@ -36,7 +36,7 @@ def convert_pack_values(call: Call) -> Expr:
 
 @converter(TBT.append_keys.default)
 def convert_append_keys(call: Call) -> Expr:
-    """`tbt::append_keys`, also used for 8-bit values."""
+    """`tbt::append_keys(past, keys, scale, ...)`: appends keys, or 8-bit values, in place."""
     keys, spec = call.operands.keys, _pack_spec(call, call.operands.keys)
     batch, heads, length, _ = _heads_first(keys, spec)
     past = call.operands.past.ty.shape[2]
@@ -47,7 +47,10 @@ def convert_append_keys(call: Call) -> Expr:
 
 @converter(TBT.append_values.default)
 def convert_append_values(call: Call) -> Expr:
-    """`tbt::append_values`; packed values round up to whole words, so the keys tell how long the past is."""
+    """`tbt::append_values(past, past_keys, values, scale, ...)`; the keys give the length of the past.
+
+    Values are padded to whole words.
+    """
     values, spec = call.operands.values, _pack_spec(call, call.operands.values)
     batch, heads, length, width = _heads_first(values, spec)
     past = call.operands.past_keys.ty.shape[2]

@@ -1,6 +1,6 @@
-"""Embeddings: rows of a table, packed or float, by their ids.
+"""Convert embedding lookups in packed and float32 tables.
 
-Ids are int64 of any shape, and results float32 with one more dimension.
+Ids are int64 of any shape; results are float32 with one more dimension.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tbt_compile.ops.operands import operands
 
 @converter(TBT.bit_embedding.default)
 def convert_bit_embedding(call: Call) -> Expr:
-    """`tbt::bit_embedding`: rows `[..., columns]` of a packed table, for ids of any shape.
+    """`tbt::bit_embedding(ids, packed, weight_scale, ...)`: rows `[..., columns]` of a packed table.
 
-    A linear layer that shares the table decides its layout, which binding has left on the placeholder.
+    A linear layer that shares the table decides its layout; `bind` leaves it in the meta of the placeholder.
     """
     op = call.operands
     shape, rows = list(op.ids.ty.shape), int(op.weight_scale.ty.shape[0])
@@ -32,5 +32,5 @@ def convert_bit_embedding(call: Call) -> Expr:
 
 @converter(ATEN.embedding.default)
 def convert_embedding(call: Call) -> Expr:
-    """`aten::embedding(weight, indices)`; an id out of range is clipped, so that no read is out of bounds."""
+    """`aten::embedding(weight, indices)`; ids out of range are clipped to avoid reads out of bounds."""
     return call.emit(relax.op.take(call.operands.weight, call.operands.indices, axis=0, mode="clip"))

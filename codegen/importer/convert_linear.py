@@ -1,4 +1,4 @@
-"""Linear layers, quantized and float: all leading dimensions are rows of one matrix product."""
+"""Convert quantized and float32 linear layers; all leading dimensions become rows of one matrix product."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tbt_compile.encoding import Encoding
 
 @converter(TBT.bit_linear.default)
 def convert_bit_linear(call: Call) -> Expr:
-    """`tbt::bit_linear`: quantize x `[..., K]`, multiply with packed `[N, K]`, scale, add the bias."""
+    """`tbt::bit_linear(x, x_scale, packed, weight_scale, bias, ...)`: x `[..., K]` -> `[..., N]`."""
     op = call.operands
     *lead, _ = op.x.ty.shape
     rows, outputs = prod(lead), int(op.weight_scale.ty.shape[0])
@@ -33,7 +33,7 @@ def convert_bit_linear(call: Call) -> Expr:
 
 @converter(ATEN.linear.default)
 def convert_linear(call: Call) -> Expr:
-    """`aten::linear` of x `[..., K]` with float32 weights `[N, K]`."""
+    """`aten::linear(input, weight, bias)` in float32: input `[..., K]`, weight `[N, K]` -> `[..., N]`."""
     x, weight, bias = call.operands.input, call.operands.weight, call.operands.bias
     *lead, _ = x.ty.shape
     rows, (outputs, columns) = prod(lead), (int(size) for size in weight.ty.shape)

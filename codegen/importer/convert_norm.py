@@ -1,4 +1,4 @@
-"""Normalisation layers. Those over the last dimension have a kernel; all leading dimensions are its rows."""
+"""Convert normalisation layers. Norms over the last dimension have kernels; leading dimensions are rows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tbt_compile.codegen.importer.registry import ATEN, TBT, Call, converter
 from tbt_compile.codegen.kernels.float_ops import norms
 from tbt_compile.codegen.tvm_api import Expr, relax
 
-_EPSILON = 2.0**-23  # what torch takes for an eps of None
+_EPSILON = 2.0**-23  # torch's default for an eps of None
 
 
 @converter(TBT.add_layer_norm.default)
 def convert_add_layer_norm(call: Call) -> Expr:
-    """`tbt::add_layer_norm`: layer norm of `x + residual`."""
+    """`tbt::add_layer_norm(x, residual, weight, bias, eps)`: layer norm of `x + residual`."""
     op, shape, rows = call.operands, list(call.operands.x.ty.shape), _rows(call.operands.x)
     spec = norms.NormSpec(int(shape[-1]), float(op.eps), call.isa, residual=True)
     args = [call.reshape(op.x, rows), call.reshape(op.residual, rows), op.weight, op.bias]
@@ -23,7 +23,7 @@ def convert_add_layer_norm(call: Call) -> Expr:
 
 @converter(ATEN.layer_norm.default)
 def convert_layer_norm(call: Call) -> Expr:
-    """`aten::layer_norm` over the last dimension; over several it is left to TVM."""
+    """`aten::layer_norm(input, normalized_shape, ...)` over the last dimension; several are left to TVM."""
     op = call.operands
     if len(op.normalized_shape) != 1:
         return call.default()
@@ -36,10 +36,10 @@ def convert_layer_norm(call: Call) -> Expr:
 
 @converter(ATEN.rms_norm.default)
 def convert_rms_norm(call: Call) -> Expr:
-    """`aten::rms_norm` over the last dimension.
+    """`aten::rms_norm(input, normalized_shape, weight, eps)` over the last dimension.
 
     Raises:
-        ValueError: it is over several dimensions.
+        ValueError: `normalized_shape` has several dimensions.
     """
     op = call.operands
     if len(op.normalized_shape) != 1:
@@ -52,10 +52,10 @@ def convert_rms_norm(call: Call) -> Expr:
 
 @converter(ATEN.batch_norm.default)
 def convert_batch_norm(call: Call) -> Expr:
-    """`aten::batch_norm` of input `[N, C, ...]` in eval mode, from the running statistics `[C]`.
+    """`aten::batch_norm(input, ...)` of `[N, C, ...]` in eval mode, with running statistics `[C]`.
 
     Raises:
-        ValueError: the module keeps no statistics, so a row would depend on its batch.
+        ValueError: there are no running statistics, so a row would depend on its batch.
     """
     op = call.operands
     if op.running_mean is None or op.running_var is None:
@@ -81,7 +81,7 @@ def _rows(x: Expr) -> list[Any]:
 
 
 def _vector(call: Call, value: Expr | None, fill: float) -> Expr:
-    """A weight or bias `[D]`; without one, a vector of `fill`."""
+    """A weight or bias `[D]`; for None, a vector of `fill`."""
     if value is not None:
         return value
     (length,) = call.operands.normalized_shape

@@ -1,4 +1,4 @@
-"""Pointwise operators: arithmetic, choices by a mask, casts and activation functions."""
+"""Convert pointwise operators: arithmetic, selects, casts and activation functions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tbt_compile.codegen.tvm_api import Expr, ir, relax, tirx
 
 @converter(ATEN.add.Tensor)
 def convert_add(call: Call) -> Expr:
-    """`aten::add(self, other, *, alpha)` of tensors and numbers.
+    """`aten::add(self, other, *, alpha)` of tensors and scalars; a symbolic `other` adds in int64.
 
-    TVM refuses to add a symbolic length, an int64, to a tensor of another type, and ignores `alpha`.
+    TVM rejects the sum of a symbolic size, an int64, and a tensor of another dtype, and ignores `alpha`.
 
     Raises:
         ValueError: `alpha` is not 1.
@@ -49,7 +49,7 @@ def convert_rsub(call: Call) -> Expr:
 
 @converter(ATEN.pow.Tensor_Scalar)
 def convert_pow(call: Call) -> Expr:
-    """`aten::pow(self, exponent)`; squares and cubes are products, as in torch. Others are left to TVM."""
+    """`aten::pow(self, exponent)`; squares and cubes are products, as in torch, other powers left to TVM."""
     x, exponent = call.operands.self, call.operands.exponent
     if exponent not in (2, 3):
         return call.default()
@@ -59,21 +59,21 @@ def convert_pow(call: Call) -> Expr:
 
 @converter(ATEN.to.device)
 def convert_to_device(call: Call) -> Expr:
-    """`aten::to.device(self, device, dtype)`: there is one device, so this is a cast or nothing."""
+    """`aten::to.device(self, device, dtype)`: a cast, or a no-op, since there is one device."""
     x, dtype = call.operands.self, str(call.operands.dtype).removeprefix("torch.")
     return x if x.ty.dtype == dtype else call.emit(relax.op.astype(x, dtype))
 
 
 @converter(ATEN.where.ScalarOther)
 def convert_where_scalar_other(call: Call) -> Expr:
-    """`aten::where.ScalarOther(condition, self, other)`; other is a number."""
+    """`aten::where.ScalarOther(condition, self, other)`; `other` is a scalar."""
     op = call.operands
     return call.emit(relax.op.where(op.condition, op.self, relax.const(op.other, op.self.ty.dtype)))
 
 
 @converter(ATEN.where.ScalarSelf)
 def convert_where_scalar_self(call: Call) -> Expr:
-    """`aten::where.ScalarSelf(condition, self, other)`; self is a number."""
+    """`aten::where.ScalarSelf(condition, self, other)`; `self` is a scalar."""
     op = call.operands
     return call.emit(relax.op.where(op.condition, relax.const(op.self, op.other.ty.dtype), op.other))
 
@@ -108,9 +108,9 @@ def convert_celu(call: Call) -> Expr:
 
 
 def _activation(call: Call, function: str) -> Expr:
-    """A kernel that applies one of the functions of `float_ops` to every element."""
+    """Call the elementwise kernel of one of `ACTIVATIONS`."""
     x, shape = call.operands.self, list(call.operands.self.ty.shape)
-    # Kernels know the length of a row; with a symbolic last dimension, rows have one element.
+    # The row length of the kernel is static; with a symbolic last dimension, use rows of one element.
     static = bool(shape) and isinstance(shape[-1], (int, tirx.IntImm))
     rows = [prod(shape[:-1]), shape[-1]] if static else [prod(shape), 1]
     spec = activations.ActivationSpec(function, int(rows[-1]), call.isa)

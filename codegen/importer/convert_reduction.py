@@ -1,4 +1,4 @@
-"""Softmax and extrema: operators that reduce over dimensions."""
+"""Convert operators that reduce over dimensions: softmax, amax and amin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tbt_compile.codegen.tvm_api import Expr, relax
 
 @converter(TBT.masked_softmax.default)
 def convert_masked_softmax(call: Call) -> Expr:
-    """`tbt::masked_softmax` of scores `[B, H, Q, T]`, scaled, with a mask `[B, 1, Q, T]` or none."""
+    """`tbt::masked_softmax(scores, mask, scale)`: scores `[B, H, Q, T]`, mask `[B, 1, Q, T]` or None."""
     scores, mask, scale = call.operands.scores, call.operands.mask, call.operands.scale
     spec = softmax.SoftmaxSpec(call.isa, float(scale), mask is not None)
     return call.kernel(spec, softmax.softmax, [scores] if mask is None else [scores, mask], scores.ty.shape)
@@ -21,7 +21,7 @@ def convert_masked_softmax(call: Call) -> Expr:
 
 @converter(ATEN.softmax.int)
 def convert_softmax(call: Call) -> Expr:
-    """`aten::softmax` over the last dimension; over any other it is left to TVM."""
+    """`aten::softmax(self, dim)` over the last dimension; over others it is left to TVM."""
     x, shape = call.operands.self, list(call.operands.self.ty.shape)
     if call.operands.dim not in (-1, len(shape) - 1):
         return call.default()
@@ -32,13 +32,13 @@ def convert_softmax(call: Call) -> Expr:
 
 @converter(ATEN.amax.default)
 def convert_amax(call: Call) -> Expr:
-    """`aten::amax(self, dim, keepdim)`; no dimensions are all of them."""
+    """`aten::amax(self, dim, keepdim)`; an empty `dim` means all dimensions."""
     return _extremum(call, relax.op.max)
 
 
 @converter(ATEN.amin.default)
 def convert_amin(call: Call) -> Expr:
-    """`aten::amin(self, dim, keepdim)`; no dimensions are all of them."""
+    """`aten::amin(self, dim, keepdim)`; an empty `dim` means all dimensions."""
     return _extremum(call, relax.op.min)
 
 

@@ -1,4 +1,4 @@
-"""Slices, gathers and fills, most of which TVM's own converters get wrong at an end of the range."""
+"""Convert slices, gathers and fills; TVM's converters get most of them wrong at the ends of the range."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.tvm_api import Expr, relax
 
 _END = 2**63 - 1
-"""An end of a slice behind any length."""
+"""The end of an unbounded slice."""
 
 
 @converter(ATEN.select.int)
 def convert_select(call: Call) -> Expr:
-    """`aten::select(self, dim, index)`; an index below 0 (TVM reads out of bounds) counts from the end.
+    """`aten::select(self, dim, index)`; a negative index counts from the end (TVM reads out of bounds).
 
     Raises:
         ValueError: `index` is symbolic.
@@ -24,7 +24,7 @@ def convert_select(call: Call) -> Expr:
 
 @converter(ATEN.narrow.default)
 def convert_narrow(call: Call) -> Expr:
-    """`aten::narrow(self, dim, start, length)`, whose length TVM takes for an end.
+    """`aten::narrow(self, dim, start, length)`; TVM reads `length` as an end.
 
     Raises:
         ValueError: `start` or `length` is symbolic.
@@ -35,22 +35,22 @@ def convert_narrow(call: Call) -> Expr:
 
 @converter(ATEN.index_select.default)
 def convert_index_select(call: Call) -> Expr:
-    """`aten::index_select(self, dim, index)`; an index out of range is clipped."""
+    """`aten::index_select(self, dim, index)`; indices out of range are clipped."""
     op = call.operands
     return call.emit(relax.op.take(op.self, op.index, axis=op.dim, mode="clip"))
 
 
 @converter(ATEN.index.Tensor)
 def convert_index(call: Call) -> Expr:
-    """`aten::index(self, indices)` with one int64 index; others are left to TVM.
+    """`aten::index(self, indices)` with one int64 index tensor; others are left to TVM.
 
-    Indices below 0 count from the end; those out of range are clipped.
+    Negative indices count from the end; indices out of range are clipped.
     """
     x, indices = call.operands.self, call.operands.indices
-    given = [axis for axis, index in enumerate(indices) if index is not None]
-    if len(given) != 1 or str(indices[given[0]].ty.dtype) != "int64":
+    axes = [axis for axis, index in enumerate(indices) if index is not None]
+    if len(axes) != 1 or str(indices[axes[0]].ty.dtype) != "int64":
         return call.default()
-    (axis,) = given
+    (axis,) = axes
     index, size = indices[axis], relax.prim_value(x.ty.shape[axis])
     wrapped = call.emit(relax.op.add(index, size))
     negative = call.emit(relax.op.less(index, relax.const(0, "int64")))
@@ -61,16 +61,16 @@ def convert_index(call: Call) -> Expr:
 
 @converter(ATEN.new_ones.default)
 def convert_new_ones(call: Call) -> Expr:
-    """`aten::new_ones(self, size, *, dtype)` of any size; float32 without a dtype."""
+    """`aten::new_ones(self, size, *, dtype)` of static or symbolic size; float32 if `dtype` is None."""
     dtype = str(call.operands.dtype or "float32").removeprefix("torch.")
     return call.emit(relax.op.full(list(call.operands.size), relax.const(1, dtype), dtype))
 
 
 def _constants(call: Call, *names: str) -> list[int]:
-    """The operands of these names, which have to be numbers in the graph.
+    """The named operands, which must be constants.
 
     Raises:
-        ValueError: one is known at run time only.
+        ValueError: an operand is symbolic.
     """
     values = [getattr(call.operands, name) for name in names]
     for name, value in zip(names, values, strict=True):

@@ -1,4 +1,4 @@
-"""The kernels of one library: each spec is built once, however many calls and units use it."""
+"""The kernels of one library, memoized by spec: calls and units share them."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ class Kernels:
     """Builds kernels on demand for one instruction set.
 
     Attributes:
-        isa: what the kernels are scheduled for.
-        made: every kernel built so far, by its name in the compiled library.
+        isa: instruction set that the kernels are scheduled for.
+        built: every kernel built so far, by its name in the compiled library.
     """
 
     isa: Isa
-    made: dict[str, PrimFunc] = field(default_factory=dict)
+    built: dict[str, PrimFunc] = field(default_factory=dict)
 
     def get(self, spec: Any, build: Callable[[Any], PrimFunc]) -> tuple[str, PrimFunc]:
-        """`build(spec)` and its name; built on first use."""
+        """The name and the kernel of `build(spec)`, which is called on first use only."""
         name = kernel_name(build.__name__, spec)
-        if name not in self.made:
-            self.made[name] = build(spec)
-        return name, self.made[name]
+        if name not in self.built:
+            self.built[name] = build(spec)
+        return name, self.built[name]
 
 
 def kernel_name(kernel: str, spec: Any) -> str:
     """A readable name, unique per kernel and spec: "linear_768_768_ternary_binary_1_1".
 
     Args:
-        kernel: the function that builds it.
-        spec: a dataclass; its fields follow in order, those of nested specs in their place. The instruction
-            set and empty strings are left out.
+        kernel: name of the function that builds it.
+        spec: a dataclass. Its fields follow in order, nested specs flattened; the instruction set and empty
+            strings are omitted.
     """
     return "_".join([kernel, *_fields(spec)]).replace(".", "p").replace("-", "m")
 

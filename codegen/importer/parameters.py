@@ -1,7 +1,7 @@
-"""What the tensors of an export unit become in the compiled function.
+"""The tensor parameters of a compiled function, and the layouts in which it takes them.
 
-In a frozen model each has one form, the same for every instruction set (float32, or packed words). It is
-brought into the layout that the kernels read when the model is lowered, and a compiled folder holds it so.
+A frozen model stores each tensor in one form, float32 or packed words, for all instruction sets. Lowering
+arranges it in the layout that the kernels read, and a compiled folder holds that layout.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Parameter:
 
     Attributes:
         name: of the tensor in the frozen model's state.
-        role: `WEIGHT` (packed codes), `SCALE` (flattened to one dimension) or `PLAIN` (as it is stored).
+        role: `WEIGHT` (packed codes), `SCALE` (flattened to one dimension) or `PLAIN` (as stored).
         dtype: of the argument.
         shape: of the argument, in the layout that the kernels read.
-        encoding: of a weight; else None.
-        layout: of a weight of 1 or 2 bits.
+        encoding: encoding of a weight; else None.
+        layout: layout of a weight of 1 or 2 bits.
     """
 
     name: str
@@ -46,14 +46,26 @@ class Parameter:
     def weight(
         cls, name: str, stored: tuple[int, ...], encoding: Encoding, columns: int, isa: Isa, layout: Layout
     ) -> Parameter:
-        """Packed codes `[N, planes, words]`, or bytes `[N, K]` at 8 bits, which need no interleaving."""
+        """The parameter of a packed weight; 8-bit weights are not interleaved.
+
+        Args:
+            name: of the tensor in the frozen model's state.
+            stored: shape of the stored tensor, `[N, planes, words]` or, at 8 bits, `[N, K]`.
+            encoding: BINARY, TERNARY or INT8.
+            columns: K.
+            isa: instruction set that fixes the block size.
+            layout: how the kernels read the weight.
+
+        Returns:
+            A parameter of dtype uint64, or int8 at 8 bits.
+        """
         if encoding is Encoding.INT8:
             return cls(name, WEIGHT, "int8", stored, encoding)
         shape = interleaved_shape(stored[0], columns, encoding, isa)
         return cls(name, WEIGHT, "uint64", shape, encoding, layout)
 
     def arrange(self, stored: npt.NDArray[Any], isa: Isa) -> npt.NDArray[Any]:
-        """A copy of the stored tensor in the layout of the argument, aligned."""
+        """An aligned copy of the stored tensor in the layout of the argument."""
         if self.role == WEIGHT and self.encoding is not Encoding.INT8:
             return arrange(stored.view(np.uint64), self.layout, isa)
         return aligned_copy(stored.reshape(self.shape))

@@ -1,7 +1,7 @@
 """The registry of converters: one function per operator, from a call in the FX graph to a Relax expression.
 
-To add an operator, write its converter into the `convert_*.py` of its family. It reads the operands by the
-names of the operator's schema and returns what the call evaluates to:
+To add an operator, write its converter in the `convert_*.py` of its family. A converter reads the operands by
+their schema names and returns the Relax expression of the result:
 
     @converter(ATEN.masked_fill.Scalar)
     def convert_masked_fill(call: Call) -> Expr:
@@ -9,7 +9,7 @@ names of the operator's schema and returns what the call evaluates to:
         x, mask = call.operands.self, call.operands.mask
         return call.emit(relax.op.where(mask, relax.const(call.operands.value, x.ty.dtype), x))
 
-With a kernel of our own for the hot case, and TVM's converter for the others:
+A converter may use a kernel for the hot case and leave the others to TVM:
 
     @converter(ATEN.softmax.int)
     def convert_softmax(call: Call) -> Expr:
@@ -19,7 +19,7 @@ With a kernel of our own for the hot case, and TVM's converter for the others:
             return call.default()
         return call.kernel(SoftmaxSpec(call.isa), softmax, [x], x.ty.shape)
 
-Operators without a converter here go to TVM's importer, which refuses those it does not know.
+Operators without a converter here go to TVM's importer, which rejects operators that it does not know.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ TBT = torch.ops.tbt
 
 
 class Call:
-    """One operator call, as its converter sees it.
+    """The view of one operator call that a converter gets.
 
     Args:
         node: the call in the FX graph.
         importer: TVM's importer, which has converted all earlier nodes.
-        kernels: those of the library being built.
+        kernels: the kernels of the library being built.
 
     Attributes:
-        node: as above; for what only the FX graph knows, such as `meta`.
-        operands: the operands by the names of the operator's schema, defaults filled in. Results of other
-            nodes are Relax expressions, also inside lists; constants are as they stand in the graph.
+        node: the call in the FX graph, for what Relax lacks, such as `meta`.
+        operands: the operands by schema name, defaults filled in. Results of other nodes, also in lists, are
+            Relax expressions; constants are the Python values in the graph.
         isa: the instruction set that kernels are built for.
     """
 
@@ -66,7 +66,7 @@ class Call:
         self._kernels = kernels
 
     def emit(self, expression: Expr) -> Expr:
-        """Bind an expression to a variable, and return that."""
+        """Bind an expression to a new variable and return the variable."""
         return self._importer.block_builder.emit(expression)
 
     def kernel(
@@ -81,24 +81,24 @@ class Call:
 
         Args:
             spec: what the kernel is specialised for; equal specs share one kernel.
-            build: makes the kernel. Its parameters are `args`, then the result.
+            build: builds the kernel. Its parameters are `args`, then the result.
             args: tensors, and integers as `relax.prim_value`.
             shape: of the result, which the caller allocates; may be symbolic.
             dtype: of the result.
 
         Returns:
-            The result.
+            The result tensor.
         """
         name, function = self._kernels.get(spec, build)
         variable = self._importer.block_builder.add_func(function, name)
         return self.emit(relax.call_tir(variable, list(args), relax.TensorType(list(shape), dtype)))
 
     def reshape(self, x: Expr, shape: Sequence[Any]) -> Expr:
-        """`x` with leading dimensions joined or split, as a view; unchanged if the rank stays."""
+        """A view of `x` with leading dimensions joined or split; `x` itself if the rank is equal."""
         return x if len(x.ty.shape) == len(shape) else self.emit(relax.op.reshape(x, list(shape)))
 
     def default(self) -> Expr:
-        """Leave the call to the converter that TVM has for this operator.
+        """Convert the call with TVM's converter for this operator.
 
         Raises:
             ValueError: TVM has none.
@@ -112,14 +112,14 @@ class Call:
 Converter = Callable[[Call], Expr]
 
 CONVERTERS: dict[str, Converter] = {}
-"""By operator and overload without the namespace, as TVM's importer looks them up: "add.Tensor"."""
+"""The converters by operator and overload, "add.Tensor": the key of TVM's importer, without a namespace."""
 
 
 def converter(target: torch._ops.OpOverload) -> Callable[[Converter], Converter]:
     """Register the decorated function as the converter of an operator.
 
     Raises:
-        ValueError: the operator has one already, or one of the same name in the other namespace has.
+        ValueError: the operator, or one of the same name in the other namespace, has a converter already.
     """
 
     def register(function: Converter) -> Converter:
@@ -133,7 +133,7 @@ def converter(target: torch._ops.OpOverload) -> Callable[[Converter], Converter]
 
 
 def convert_map(kernels: Kernels) -> dict[str, Callable[[fx.Node, Any], Expr]]:
-    """All registered converters in the form that TVM's importer calls: (node, importer)."""
+    """All registered converters with the signature that TVM's importer calls, (node, importer)."""
     return {name: partial(_convert, function, kernels) for name, function in CONVERTERS.items()}
 
 

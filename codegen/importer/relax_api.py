@@ -1,4 +1,4 @@
-"""What this package uses of TVM's Relax level beyond single kernels; see `tvm_api` for the rest."""
+"""The Relax API that this package uses to import and legalize whole programs; `tvm_api` has the rest."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tbt_compile.codegen.tvm_api import Expr, IRModule, Target, ir, relax, tvm
 def import_program(
     program: ExportedProgram, converters: dict[str, Callable[[fx.Node, Any], Expr]]
 ) -> IRModule:
-    """An exported program as a Relax module whose function `main` takes parameters as arguments.
+    """Import an exported program into a Relax module whose `main` takes the parameters as arguments.
 
     Args:
-        program: imported as it is, without decomposing its operators further.
+        program: imported without further decomposition of its operators.
         converters: by operator and overload, such as "add.Tensor"; called with a node and the importer. They
-            replace TVM's own, which they reach through the importer's `replaced`.
+            override TVM's converters, which stay reachable through the importer's `replaced`.
     """
     return _Importer().from_exported_program(
         program,
@@ -32,13 +32,16 @@ def import_program(
 
 
 def rename_functions(module: IRModule, names: dict[str, str], taken: dict[str, Any]) -> dict[Any, Any]:
-    """The functions of a module under new names, by global variable.
+    """Copy the functions of a module under new names.
 
     Args:
-        module: its functions stay as they are.
-        names: the new name of every function by its old one.
-        taken: variables of the module that is being assembled, by name. A function renamed to one of them
-            shares the variable, so that callers in both modules reach the same function.
+        module: the source; it is not changed.
+        names: new names by old names, for every function.
+        taken: variables of the module being assembled, by name. A function renamed to one of them shares the
+            variable: callers in both modules reach the same function.
+
+    Returns:
+        The renamed functions by global variable.
     """
     variables = {old: taken.get(new) or ir.GlobalVar(new) for old, new in names.items()}
     for variable in module.functions:
@@ -55,11 +58,10 @@ def rename_functions(module: IRModule, names: dict[str, str], taken: dict[str, A
 
 
 def to_kernels(module: IRModule, target: Target) -> IRModule:
-    """A Relax module whose functions only allocate tensors, view them and call kernels.
+    """Lower a Relax module to functions that only allocate tensors, view them and call kernels.
 
-    These are the first passes of TVM's CPU pipeline, except that a reshape stays an operator: TVM's own pass
-    looks for functions that only reshape, and fails on functions that are not written as schedulable blocks,
-    as our kernels are not.
+    These are the first passes of TVM's CPU pipeline, but a reshape stays an operator: TVM's pass looks for
+    functions that only reshape, and fails on functions without schedulable blocks, such as our kernels.
     """
     transform = relax.transform
     passes = [
@@ -78,10 +80,10 @@ def to_kernels(module: IRModule, target: Target) -> IRModule:
 
 
 class _Importer(ExportedProgramImporter):
-    """TVM's importer, which keeps the converters that ours replace.
+    """TVM's importer, extended to keep the converters that ours replace.
 
     Attributes:
-        replaced: by operator and overload; each takes a node.
+        replaced: the replaced converters by operator and overload; each takes a node.
     """
 
     def update_convert_map(self, custom_convert_map: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Lowered units to one Relax module: import each graph, then give its functions names of their own."""
+"""Import lowered units into one Relax module, with unique names for their functions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONVERTER_FILES = (
     convert_reduction,
     convert_shape,
 )
-"""Every file of converters; importing one registers them."""
+"""The modules with converters; importing a module registers its converters."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class ImportedUnits:
     """A Relax module with one function per unit.
 
     Attributes:
-        module: the functions of the units, by their names, and the kernels that they call.
+        module: the functions of the units, under the units' names, and the kernels that they call.
         parameters: for each unit, its tensor arguments after the user inputs, in order.
-        tensors: every parameter's tensor by name, as it is stored.
-        inputs: for each unit, how many user inputs it has.
-        caches: for each unit, which of those and of its outputs are caches.
-        kernels: names of the bit-serial and vector kernels that were made.
+        tensors: the stored tensor of every parameter, by name.
+        inputs: for each unit, its number of user inputs.
+        caches: for each unit, the caches among its inputs and outputs.
+        kernels: names of the kernels of this package.
     """
 
     module: IRModule
@@ -63,7 +63,15 @@ class ImportedUnits:
 
 
 def import_units(units: list[LoweringContext], isa: Isa, known: dict[int, str]) -> ImportedUnits:
-    """Import lowered units into one Relax module; `known` names the frozen model's tensors by address.
+    """Import lowered units into one Relax module.
+
+    Args:
+        units: the lowered units; their graphs and signatures are changed in place.
+        isa: instruction set to build kernels for.
+        known: names of the frozen model's tensors by data address.
+
+    Returns:
+        The module and its parameters.
 
     Raises:
         LoweringError: a unit holds an operator that TVM cannot import, or a weight is read in two layouts.
@@ -80,22 +88,34 @@ def import_units(units: list[LoweringContext], isa: Isa, known: dict[int, str]) 
         inputs[unit.name] = total - len(parameters[unit.name])
         caches[unit.name] = caches_of(unit, inputs[unit.name])
         merge(functions, import_unit(unit, kernels), unit.name)
-    return ImportedUnits(IRModule(functions), parameters, tensors, inputs, caches, sorted(kernels.made))
+    return ImportedUnits(IRModule(functions), parameters, tensors, inputs, caches, sorted(kernels.built))
 
 
 def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:
-    """One unit as a Relax module whose entry is `main`."""
+    """Import one unit into a Relax module whose entry is `main`.
+
+    Raises:
+        LoweringError: the unit holds an operator that TVM cannot import.
+    """
     try:
         return import_program(unit.program, convert_map(kernels))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise LoweringError(
             f"the {unit.name} cannot be imported into TVM ({type(error).__name__}: {error}): write the graph "
-            "with `dump=` to see the operators it is made of"
+            "with `dump=` to see its operators"
         ) from error
 
 
 def merge(functions: dict[Any, Any], module: IRModule, unit: str) -> None:
-    """Add the functions of a unit: the entry under the unit's name, kernels shared, others prefixed."""
+    """Merge the functions of a unit into the module being assembled.
+
+    The entry takes the unit's name, kernels of this package are shared, other functions get a prefix.
+
+    Args:
+        functions: the functions so far, by global variable; extended in place.
+        module: the imported unit.
+        unit: its name.
+    """
     taken = {variable.name_hint: variable for variable in functions}
     names = {}
     for variable, function in module.functions.items():
@@ -103,7 +123,7 @@ def merge(functions: dict[Any, Any], module: IRModule, unit: str) -> None:
         if isinstance(function, relax.Function):
             names[name] = unit
         elif function.attrs and "op_pattern" in function.attrs:
-            names[name] = name  # one of our kernels: its name says exactly what it computes
+            names[name] = name  # a kernel of this package: its name identifies the spec
         else:
             names[name] = f"{unit}_{name}"
     for variable, function in rename_functions(module, names, taken).items():

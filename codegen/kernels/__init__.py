@@ -1,12 +1,12 @@
 """CPU kernels, in folders by role.
 
-    strategy.py     which kernel multiplies which codes on which CPU, and why
+    strategy.py     the dispatch tables: which kernel multiplies which codes on which CPU, and why
     linear/         linear layers, one file per kernel, and embeddings, which read the same weights
-    attention/      Q.K^T, P.V, both in one, and the packed cache
+    attention/      Q.K^T, P.V, fused attention, and the packed cache
     float_ops/      norms, activations, softmax, search over a vocabulary
-    dot/            what linear layers and attention share: quantizing and packing rows, dot products of codes
-    dsl/            the small TIR dialect that all of them are written in
+    dot/            shared by linear layers and attention: quantize and pack rows, dot products of codes
+    dsl/            the small TIR dialect that all kernels are written in
 
-Every builder is a function from a frozen spec to a `PrimFunc` whose leading dimensions are symbolic and whose
-outputs come last (destination passing), so that one function serves every batch and length.
+A builder is a function from a frozen spec to a `PrimFunc`. Leading dimensions are symbolic, so one function
+serves every batch and length. Outputs come last (destination passing).
 """

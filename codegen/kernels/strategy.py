@@ -1,22 +1,22 @@
-"""Which kernel multiplies what: tables that are read from the top; the first row that fits is used.
+"""Kernel dispatch: tables of strategies, searched from the top; the first row that fits is used.
 
-A row says for which codes it is, which CPU features it needs, the kernel for few rows of activations (GEMV)
-and for many (GEMM), from how many rows on the second is used, how the weights lie in memory, and why. `tbt
-targets` prints what it comes to on each CPU.
+A row names the encodings it applies to, the CPU features it needs, the kernel for few rows of activations
+(GEMV) and for many (GEMM), the number of rows from which GEMM is used, the layout of the weights, and the
+reason. `tbt targets` prints the rows chosen on each CPU.
 
 To add a kernel:
 
-    1. name it in `Kernel`, and write it in `linear/`, as a class with the members of
-       `linear.linear.ChunkProduct`, or in `dot/` if attention shall share it
-    2. enter the class in `linear.linear.IMPLEMENTATIONS`
-    3. add a row above those that it shall replace; a feature that no kernel used so far moves to `used` in
+    1. add it to `Kernel`, and write it in `linear/`, as a class with the members of
+       `linear.linear.ChunkProduct`, or in `dot/` if attention shares it
+    2. add the class to `linear.linear.IMPLEMENTATIONS`
+    3. add a row above the rows that it replaces; a feature that no kernel used before moves to `used` in
        `target/isa.py`
     4. run tests/codegen/kernels, which multiply every pair of encodings on every CPU that can run here
 
-SMMLA (i8mm), for example, would be two rows for `BYTES` above those that need a dot product, with a kernel
-like `UNPACKED_DOT` as their `gemm`: that one puts the weights in the order of the instruction when it unpacks
-them. SVE with more than 128 bits would begin as a `VectorSet`. What is counted for a pair of codes, such as
-{0, 1, 2} times ternary, is in `dot/bit_product.py`.
+SMMLA (i8mm), for example, would be two rows for `BYTES` above the rows that need a dot product. Their `gemm`
+would be a kernel like `UNPACKED_DOT` that unpacks the weights in the order of the instruction. SVE with more
+than 128 bits would start as a `VectorSet`. The popcount formula of each pair of encodings, such as {0, 1, 2}
+times ternary, is in `dot/bit_product.py`.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from tbt_compile.errors import LoweringError
 BITS = (Encoding.BINARY, Encoding.TERNARY, Encoding.BINARY01, Encoding.TERNARY012)
 """Codes of 1 and 2 bits, stored as bit-planes."""
 BYTES = (Encoding.INT8, Encoding.UINT8)
-"""Codes of 8 bits, each row with a scale that is found at run time."""
+"""Codes of 8 bits, with a dynamic scale per row."""
 GEMM_FROM = 8
-"""From this many rows on, a block of weights is worth unpacking, or a table worth filling."""
+"""The number of rows from which unpacking a block of weights, or filling a LUT, pays off."""
 UNPACK_FROM = 32
-"""The same where weights can also be multiplied packed, by dot products of bytes."""
+"""The same where byte dot products can also multiply packed weights."""
 
 
 class Kernel(Enum):
-    """A way to multiply; the comment names the file."""
+    """A kernel that multiplies rows by columns of codes; the comment names its file."""
 
     POPCOUNT = "popcount"  # linear/popcount_gemm.py, attention/popcount.py, dot/register_tile.py
     CARRY_SAVE = "carry-save popcount"  # the same, with dot/carry_save.py
@@ -58,19 +58,19 @@ class Kernel(Enum):
 
 @dataclass(frozen=True)
 class Strategy:
-    """A row of a table.
+    """A row of a dispatch table.
 
     Attributes:
         x: encodings of the rows: activations, queries or probabilities.
         w: encodings of the columns: weights, keys or values.
         gemv: the kernel for few rows.
         gemm: the kernel for many rows.
-        why: the reason, for `tbt targets` and for whoever reads this.
-        needs: features of which the CPU has to have one; none if empty.
-        without: a feature that makes another row better.
-        gemm_from: rows from which on `gemm` is used; 1 where both are one kernel.
-        layout: how a linear layer's weights are stored, for both kernels.
-        narrow_sums: whether sums are kept in 16 bits, which limits K.
+        why: the reason, printed by `tbt targets`.
+        needs: the CPU must have one of these features; empty if any CPU will do.
+        without: a feature with which a later row is better.
+        gemm_from: the number of rows from which `gemm` is used; 1 if both kernels are the same.
+        layout: layout of a linear layer's weights, shared by both kernels.
+        narrow_sums: whether sums have 16 bits, which limits K.
     """
 
     x: tuple[Encoding, ...]
@@ -85,13 +85,16 @@ class Strategy:
     narrow_sums: bool = False
 
     def fits(self, x: Encoding, w: Encoding, isa: Isa, k: int) -> bool:
-        """Whether this row of the table is for such operands.
+        """Whether this row of the table applies.
 
         Args:
             x: encoding of the rows.
             w: encoding of the columns.
             isa: the CPU's features.
             k: length of the dot products.
+
+        Returns:
+            True if encodings, features and length all fit.
         """
         return (
             x in self.x
@@ -114,14 +117,14 @@ CARRY_SAVE = Strategy(
     needs=("neon",),
     gemv=Kernel.CARRY_SAVE,
     gemm=Kernel.CARRY_SAVE,
-    why="one count of bits per word instead of two: the adder costs less than the second count",
+    why="one popcount per word instead of two: the carry-save adder is cheaper than the second popcount",
 )
 POPCOUNT = Strategy(
     x=BITS,
     w=BITS,
     gemv=Kernel.POPCOUNT,
     gemm=Kernel.POPCOUNT,
-    why="AND or XOR of planes and a count of bits: 64 products in a few instructions",
+    why="AND or XOR of bit-planes and a popcount: 64 products in a few instructions",
 )
 
 LINEAR = (
@@ -131,7 +134,7 @@ LINEAR = (
         gemv=Kernel.INT8_GEMV,
         gemm=Kernel.INT8_GEMM,
         gemm_from=GEMM_FROM,
-        why="weights lie as embeddings read them; many rows share one reordering for byte instructions",
+        why="weights stay in the order that embeddings read; many rows share one reordering for byte dots",
     ),
     Strategy(
         x=BYTES,
@@ -140,7 +143,7 @@ LINEAR = (
         gemv=Kernel.PACKED_DOT,
         gemm=Kernel.UNPACKED_DOT,
         gemm_from=UNPACK_FROM,
-        why="byte dot products add into 32 bits; few rows mask codes in place, many share one unpacking",
+        why="byte dot products accumulate in 32 bits; few rows mask codes in place, many share one unpacking",
     ),
     Strategy(
         x=BYTES,
@@ -150,7 +153,7 @@ LINEAR = (
         gemm=Kernel.UNPACKED_DOT,
         gemm_from=UNPACK_FROM,
         layout=Layout.PAIRS,
-        why="as for binary weights; both bits of a code lie side by side, so that one mask leaves it",
+        why="as for binary weights; the two bits of a code are adjacent, so one mask extracts it",
     ),
     Strategy(
         x=BYTES,
@@ -159,7 +162,7 @@ LINEAR = (
         gemv=Kernel.LUT_SUMS,
         gemm=Kernel.LUT_SUMS,
         layout=Layout.QUARTERS,
-        why="no byte dot product: one TBL looks up 16 sums of four activations, in bytes",
+        why="no byte dot product: one TBL looks up 16 byte sums of four activations each",
     ),
     Strategy(
         x=BYTES,
@@ -167,7 +170,7 @@ LINEAR = (
         gemv=Kernel.POPCOUNT,
         gemm=Kernel.UNPACKED_DOT,
         gemm_from=GEMM_FROM,
-        why="no byte dot product into 32 bits: few rows count bits of their planes, many unpack the weights",
+        why="no byte dot product into 32 bits: few rows popcount their bit-planes, many unpack the weights",
     ),
     Strategy(
         x=BITS,
@@ -178,12 +181,12 @@ LINEAR = (
         gemm=Kernel.LUT_GEMM,
         gemm_from=GEMM_FROM,
         narrow_sums=True,
-        why="no vector popcount: one byte shuffle looks up products that take nine instructions to count",
+        why="no vector popcount: one byte shuffle looks up products that take nine instructions otherwise",
     ),
     CARRY_SAVE,
     POPCOUNT,
 )
-"""Linear layers. Their weights are BINARY, TERNARY or INT8."""
+"""Strategies of linear layers. Weights are BINARY, TERNARY or INT8."""
 
 SCORES = (
     Strategy(
@@ -192,19 +195,19 @@ SCORES = (
         gemv=Kernel.INT8_GEMV,
         gemm=Kernel.INT8_GEMM,
         gemm_from=GEMM_FROM,
-        why="as in linear layers: many queries share one reordering of the keys for byte instructions",
+        why="as in linear layers: many queries share one reordering of the keys for byte dots",
     ),
     Strategy(
         x=BYTES,
         w=(Encoding.UINT8,),
         gemv=Kernel.INT8_GEMV,
         gemm=Kernel.INT8_GEMV,
-        why="the byte instructions want a signed operand in the place of the keys",
+        why="byte dots require a signed operand on the side of the keys",
     ),
     CARRY_SAVE,
     POPCOUNT,
 )
-"""Attention scores, Q.K^T."""
+"""Strategies of attention scores, Q.K^T."""
 
 OUTPUTS = (
     Strategy(
@@ -212,18 +215,18 @@ OUTPUTS = (
         w=BYTES,
         gemv=Kernel.FLOAT_SUMS,
         gemm=Kernel.FLOAT_SUMS,
-        why="the scales of values differ by token, so that sums over tokens are not sums of integers",
+        why="each token of the values has its scale, so sums over tokens are not integer sums",
     ),
     CARRY_SAVE,
     POPCOUNT,
 )
-"""Attention outputs, P.V."""
+"""Strategies of attention outputs, P.V."""
 
 
 def strategy(
     x: Encoding, w: Encoding, isa: Isa, k: int = WORD_BITS, table: tuple[Strategy, ...] = LINEAR
 ) -> Strategy:
-    """How rows of codes are multiplied with columns of codes.
+    """Choose the strategy for a pair of encodings on a CPU.
 
     Args:
         x: encoding of the rows.
@@ -232,8 +235,11 @@ def strategy(
         k: length of the dot products.
         table: `LINEAR`, `SCORES` or `OUTPUTS`.
 
+    Returns:
+        The first row of the table that fits.
+
     Raises:
-        LoweringError: no kernel multiplies such codes.
+        LoweringError: no kernel multiplies these encodings.
 
     >>> from tbt_compile.codegen.target.parse import parse_target
     >>> found = strategy(Encoding.INT8, Encoding.BINARY, parse_target("znver4").isa)
@@ -247,19 +253,22 @@ def strategy(
 
 
 def counts_with_carry_save(x: Encoding, w: Encoding, isa: Isa) -> bool:
-    """Whether bits of a product are counted by `CarrySaveAccumulator`, which takes x inverted.
+    """Whether a product is accumulated by `CarrySaveAccumulator`, which takes the planes of x complemented.
 
     Args:
         x: encoding of the rows.
         w: encoding of the columns.
         isa: the CPU's features.
+
+    Returns:
+        True where the `CARRY_SAVE` strategy fits.
     """
     return CARRY_SAVE.fits(x, w, isa, WORD_BITS)
 
 
 @cache
 def _lut_fits(x: Encoding, w: Encoding, k: int) -> bool:
-    """Whether an index of the table has at most 8 bits, and a sum of `k` products at most 16."""
+    """Whether an index of the LUT fits 8 bits and a sum of `k` products fits 16 bits."""
     tables = ProductTable(bit_product(x, w))
     largest = tables.max_entry * words_for(k) * WORD_BITS // tables.group
     return tables.index_bits <= 8 and largest < 1 << 16

@@ -1,1 +1,1 @@
-"""From lowered units to a shared library: build (import, flatten, compile) and link."""
+"""The library builder: import, flatten, compile and link lowered units."""

@@ -1,4 +1,4 @@
-"""From lowered units to a library in memory: import, bring down to kernels, flatten, compile."""
+"""Build lowered units into a library in memory: import, legalize, flatten, compile."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tbt_compile.passes.lowering import LoweringContext
 
 @dataclass(frozen=True)
 class BuiltUnits:
-    """A library with two functions per unit, see `library.names`, and what they are called with.
+    """A library with two functions per unit, see `library.names`, and the data to call them.
 
     Attributes:
-        library: in memory; `library.link` writes it to a file.
-        parameters: for each unit, the tensors whose places its function takes, in order.
-        tensors: every parameter's tensor by name, as it is stored.
-        outputs: for each unit, dtype and number of dimensions of each output.
+        library: the compiled module in memory; `library.link` writes it to a file.
+        parameters: for each unit, the tensors whose addresses its function takes, in order.
+        tensors: the stored tensor of every parameter, by name.
+        outputs: for each unit, dtype and number of dimensions of each output argument.
         stacks: for each unit, the caches that grow, as positions among its outputs; a group is one argument,
             see `Caches`.
-        kernels: names of the kernels of this package; TVM makes others.
-        steps: for each unit, the kernels in the order of their calls.
+        kernels: names of the kernels of this package, without those that TVM generates.
+        steps: for each unit, the names of its kernels in call order.
     """
 
     library: Any
@@ -55,12 +55,15 @@ def compile_units(
     """Import the units into one Relax module and build it for `spec`.
 
     Args:
-        units: each becomes a function; they share kernels.
-        spec: the CPU.
-        known: names of the frozen model's tensors by address; see `import_units`.
-        dump: a folder for the Relax module as text, before and after it is brought down to kernels.
-        clock: let every unit measure its steps, see `flatten`.
+        units: the lowered units; each becomes a function, and all share kernels.
+        spec: the CPU to build for.
+        known: names of the frozen model's tensors by data address; see `import_units`.
+        dump: a folder for the Relax module as text, before and after legalization; None to dump nothing.
+        clock: whether units measure their steps, see `flatten`.
         extra: more functions for the library, by name.
+
+    Returns:
+        The library, its parameters and its outputs.
 
     Raises:
         LoweringError: TVM cannot import or build a unit.
@@ -105,7 +108,7 @@ def _built(library: Any, imported: ImportedUnits, flat: dict[str, FlatUnit]) -> 
 
 
 def _with_constants(imported: ImportedUnits, flat: dict[str, FlatUnit]) -> ImportedUnits:
-    """Constants that TVM made or folded become parameters, after the model's own."""
+    """Append the constants that TVM created or folded to the parameters."""
     parameters, tensors = dict(imported.parameters), dict(imported.tensors)
     for unit, functions in flat.items():
         for index, array in enumerate(functions.constants):

@@ -1,8 +1,8 @@
-"""A unit as one function of the library, which calls its kernels one after the other.
+"""Flatten a unit to one compiled function that calls its kernels in order.
 
-TVM's virtual machine makes shapes, tensors and views as objects whenever it runs a unit: 2,000 of them for a
-decoding step of BART-base, more work than the kernels do. Here shapes are arithmetic in compiled code,
-intermediate results lie in one workspace, and results are written where the caller wants them.
+TVM's virtual machine allocates objects for shapes, tensors and views on every run: 2,000 for a decoding step
+of BART-base, which costs more than its kernels. Here shapes are arithmetic in compiled code, intermediate
+results share one workspace, and outputs are written to memory of the caller.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from tbt_compile.codegen.importer.caches import Caches
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.library.kernel_calls import Array, KernelCalls, Tensor, read_calls, tensors_of
-from tbt_compile.codegen.library.names import MOST_DIMENSIONS, shapes_of
+from tbt_compile.codegen.library.names import MAX_RANK, shapes_of
 from tbt_compile.codegen.library.workspace import Workspace
 from tbt_compile.codegen.tvm_api import (
     Buffer,
@@ -29,19 +29,19 @@ from tbt_compile.codegen.tvm_api import (
     tensor_argument,
 )
 
-_CLOCK_MONOTONIC = 1  # Linux' number of the clock
+_CLOCK_MONOTONIC = 1  # clock id on Linux
 
 
 @dataclass(frozen=True)
 class FlatUnit:
-    """The functions of a unit; `library.names` says how they are called.
+    """The functions of a unit; `library.names` has their calling convention.
 
     Attributes:
         run: computes the outputs.
-        shapes: computes their shapes.
-        constants: tensors that TVM made or folded; `run` takes them after the parameters.
-        outputs: dtype and number of dimensions of each argument for an output.
-        steps: the kernels in the order of their calls.
+        shapes: computes the shapes of the outputs.
+        constants: tensors that TVM created or folded; `run` takes them after the parameters.
+        outputs: dtype and number of dimensions of each output argument.
+        steps: the names of the kernels in call order.
     """
 
     run: PrimFunc
@@ -54,17 +54,20 @@ class FlatUnit:
 def flatten(
     function: relax.Function, inputs: int, name: str, caches: Caches, *, clock: bool = False
 ) -> FlatUnit:
-    """The functions of a unit, from a Relax function that only allocates, views and calls kernels.
+    """Flatten a Relax function that only allocates, views and calls kernels.
 
     Args:
-        function: as `to_kernels` leaves it.
-        inputs: how many of its parameters, from the first, differ from call to call.
+        function: a legalized function from `to_kernels`.
+        inputs: number of leading parameters that are user inputs; the others are constant between calls.
         name: of the unit.
-        caches: those of the unit. Their heads may lie apart in memory, and one that grows is passed twice: as
-            an input of its old length and an output of its new one. The caches of a stack are one argument,
-            in the place of the first.
-        clock: let `run` take one more output, int64 [number of steps], and add to it the nanoseconds that
-            each step took.
+        caches: the caches of the unit. Their heads are strided. A cache that grows is passed twice: as an
+            input of its old length and an output of its new length. The caches of a stack are one argument,
+            at the position of the first.
+        clock: whether `run` takes one more output, int64 [number of steps], and adds to it the nanoseconds
+            that each step takes.
+
+    Returns:
+        The two functions, and the data to call them.
 
     Raises:
         LoweringError: the function does anything else, returns an input, or views a cache in another shape.
@@ -84,7 +87,7 @@ def flatten(
 
 
 def _run(calls: KernelCalls, inputs: Sequence[Tensor], parameters: Sequence[Tensor], clock: bool) -> None:
-    """The body of `run`: arguments, the workspace, and the calls."""
+    """Emit the body of `run`: arguments, workspace and calls."""
     data: dict[int, Expr] = {}
     strides: dict[int, list[Expr]] = {}
     copies = []
@@ -94,7 +97,7 @@ def _run(calls: KernelCalls, inputs: Sequence[Tensor], parameters: Sequence[Tens
         for index, tensor in enumerate(group):
             if tensor.key in calls.caches:
                 strides[tensor.key] = list(buffer.strides)[-len(tensor.shape) :]
-            if tensor.key in data:  # one tensor as two outputs
+            if tensor.key in data:  # one tensor is two outputs
                 copies.append((buffer, tensor))
             elif tensor.key in calls.stacked:
                 size = np.dtype(tensor.dtype).itemsize
@@ -126,43 +129,43 @@ def _run(calls: KernelCalls, inputs: Sequence[Tensor], parameters: Sequence[Tens
 
 
 def _shapes(calls: KernelCalls, inputs: Sequence[Tensor]) -> None:
-    """The body of `shapes`: symbols get their values from the inputs, and shapes are stored row by row."""
+    """Emit the body of `shapes`: bind the symbols to the input shapes and store one shape per row."""
     for index, group in enumerate(calls.arguments(inputs)):
         _declare(f"input_{index}", group, calls)
     outputs = calls.arguments(calls.outputs)
-    shapes = emit.argument("shapes", (len(outputs), MOST_DIMENSIONS), "int64")
+    shapes = emit.argument("shapes", (len(outputs), MAX_RANK), "int64")
     for index, group in enumerate(outputs):
         for axis, size in enumerate(calls.argument_shape(group)):
             emit.store(shapes, T.cast(size, "int64"), index, axis)
 
 
 def _declare(name: str, group: list[Tensor], calls: KernelCalls) -> Buffer:
-    """An argument of the function; only caches may have strides."""
+    """Declare an argument of the function; only caches are strided."""
     key = group[0].key
-    make = emit.cache_argument if key in calls.caches else emit.argument
-    make = emit.stack_argument if key in calls.stacked else make
-    return make(name, calls.argument_shape(group), group[0].dtype)
+    declare = emit.cache_argument if key in calls.caches else emit.argument
+    declare = emit.stack_argument if key in calls.stacked else declare
+    return declare(name, calls.argument_shape(group), group[0].dtype)
 
 
 def _passed(value: Any, data: dict[int, Expr], strides: dict[int, list[Expr]]) -> Expr:
-    """What a kernel is passed for an argument: an integer as it is, a tensor with its address."""
+    """The argument to pass to a kernel: an integer as is, a tensor with its address and strides."""
     if not isinstance(value, Tensor):
         return value
     return tensor_argument(data[value.key], value.shape, value.dtype, strides.get(value.key))
 
 
 def _timed(call: Expr, times: Buffer, index: int) -> None:
-    """A call, and the nanoseconds it took added to `times[index]`."""
+    """Emit a call, and add the nanoseconds that it takes to `times[index]`."""
     before, after = (emit.scratch(name, (2,), "int64") for name in ("before", "after"))
     T.evaluate(T.call_extern("int32", "clock_gettime", _CLOCK_MONOTONIC, before.data))
     T.evaluate(call)
     T.evaluate(T.call_extern("int32", "clock_gettime", _CLOCK_MONOTONIC, after.data))
-    passed = (after[0] - before[0]) * T.int64(1_000_000_000) + after[1] - before[1]
-    emit.store(times, times[index] + passed, index)
+    elapsed = (after[0] - before[0]) * T.int64(1_000_000_000) + after[1] - before[1]
+    emit.store(times, times[index] + elapsed, index)
 
 
 def _copy(target: Buffer, source: Expr, tensor: Tensor) -> None:
-    """The second of two outputs that are one tensor."""
+    """Copy a tensor to the second of two outputs that alias it."""
     whole = T.decl_buffer(tuple(tensor.shape), tensor.dtype, data=source)
     with T.grid(*tensor.shape) as at:
         emit.store(target, whole[tuple(at)], *at)

@@ -1,4 +1,4 @@
-"""A unit read as straight-line code: the kernels it calls, in order, and the tensors they are called with."""
+"""Read a unit as straight-line code: its kernel calls in order, and their arguments."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor, or a view of one.
+    """A tensor or a view.
 
     Attributes:
-        key: names the memory: an argument, a constant or an allocation. Views share the key of their base.
+        key: identifies the memory: an argument, a constant or an allocation. A view shares the key of its
+            base.
         shape: int64 expressions.
         dtype: of the elements.
     """
@@ -33,17 +34,17 @@ class Tensor:
 
 @dataclass
 class KernelCalls:
-    """What a unit does.
+    """The straight-line code of a unit.
 
     Attributes:
-        unit: its name, for messages.
-        values: what every variable stands for, by its hash: a tensor, a list of tensors or an integer.
-        allocated: bytes of each allocation, by key.
-        steps: the kernels' names with their arguments: tensors and integers.
-        constants: tensors with values in the code, equal ones once.
+        unit: name of the unit, for messages.
+        values: the value of every variable by its hash: a tensor, a list of tensors or an integer.
+        allocated: size in bytes of each allocation, by key.
+        steps: the kernel calls: name, and arguments, which are tensors and integers.
+        constants: constant tensors with their values, without duplicates.
         outputs: the results.
-        caches: keys of caches, whose heads may lie apart in memory.
-        stacked: for each cache of a stack, the keys of all its members, which are passed as one argument.
+        caches: keys of the caches, whose heads are strided.
+        stacked: for each cache of a stack, the keys of all caches of the stack, which is one argument.
     """
 
     unit: str
@@ -56,7 +57,7 @@ class KernelCalls:
     stacked: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def arguments(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-        """The tensors of each argument: the members of a stack, or one."""
+        """Group tensors by argument: all caches of a stack, or a single tensor."""
         groups = []
         for tensor in tensors:
             stack = self.stacked.get(tensor.key, (tensor.key,))
@@ -65,18 +66,21 @@ class KernelCalls:
         return groups
 
     def argument_shape(self, group: list[Tensor]) -> list[Expr]:
-        """The shape of an argument; a stack has one more dimension in front."""
+        """The shape of an argument; a stack has an extra leading dimension."""
         shape = group[0].shape
         return [T.int64(len(group)), *shape] if group[0].key in self.stacked else shape
 
 
 def read_calls(function: relax.Function, name: str, caches: Caches) -> KernelCalls:
-    """The calls of a Relax function that only allocates tensors, views them and calls kernels.
+    """Read a Relax function that only allocates tensors, views them and calls kernels.
 
     Args:
-        function: as `to_kernels` leaves it.
+        function: a legalized function from `to_kernels`.
         name: of the unit.
-        caches: those of the unit.
+        caches: the caches of the unit.
+
+    Returns:
+        The kernel calls in order, and their tensors.
 
     Raises:
         LoweringError: it does anything else, returns an input, or views a cache in another shape.
@@ -90,7 +94,7 @@ def read_calls(function: relax.Function, name: str, caches: Caches) -> KernelCal
     result = _operand(function.body.body, calls)
     calls.outputs = list(result) if isinstance(result, list) else [result]
     if not all(output.key in calls.allocated for output in calls.outputs):
-        raise LoweringError(f"the {name} returns one of its inputs: return what it computes only")
+        raise LoweringError(f"the {name} returns one of its inputs: return only computed tensors")
     _mark_caches(function, caches, calls)
     return calls
 
@@ -101,7 +105,7 @@ def tensors_of(arguments: Sequence[Any]) -> list[Tensor]:
 
 
 def _read_binding(value: Any, variable: Any, calls: KernelCalls) -> Any:
-    """What a variable is bound to; a call of a kernel becomes a step."""
+    """The value of a binding; a kernel call is appended to the steps."""
     if not isinstance(value, relax.Call):
         return _operand(value, calls)
     if isinstance(value.op, ir.GlobalVar):
@@ -119,7 +123,7 @@ def _read_binding(value: Any, variable: Any, calls: KernelCalls) -> Any:
 
 
 def _operand(value: Any, calls: KernelCalls) -> Any:
-    """A tensor, a list of tensors, or an integer."""
+    """The value of an operand: a tensor, a list of tensors, or an integer."""
     if isinstance(value, ir.Var) and hash(value) in calls.values:
         return calls.values[hash(value)]
     if isinstance(value, ir.Tuple):
@@ -139,24 +143,24 @@ def _constant(array: Array, calls: KernelCalls) -> Tensor:
     for tensor, known in calls.constants:
         if known.dtype == array.dtype and known.shape == array.shape and known.tobytes() == array.tobytes():
             return tensor
-    key = ~len(calls.constants)  # negative, as no address is, which variables hash to
+    key = ~len(calls.constants)  # negative: variables hash to addresses, which are not
     tensor = Tensor(key, [T.int64(size) for size in array.shape], str(array.dtype))
     calls.constants.append((tensor, array))
     return tensor
 
 
 def _mark_caches(function: relax.Function, caches: Caches, calls: KernelCalls) -> None:
-    calls.caches = {hash(function.params[place]) for place in caches.inputs}
-    calls.caches |= {calls.outputs[place].key for place in caches.outputs}
+    calls.caches = {hash(function.params[index]) for index in caches.inputs}
+    calls.caches |= {calls.outputs[index].key for index in caches.outputs}
     for stack in caches.stacks:
         for members in (
-            tuple(hash(function.params[place]) for place, _ in stack),
-            tuple(calls.outputs[place].key for _, place in stack),
+            tuple(hash(function.params[index]) for index, _ in stack),
+            tuple(calls.outputs[index].key for _, index in stack),
         ):
             calls.stacked |= dict.fromkeys(members, members)
     cached = [tensor for tensor in tensors_of([*calls.values.values()]) if tensor.key in calls.caches]
     if any(_is_viewed(tensor, calls) for tensor in cached):
-        raise LoweringError(f"the {calls.unit} views a cache in another shape, whose heads may lie apart")
+        raise LoweringError(f"the {calls.unit} views a cache in another shape, but its heads are strided")
 
 
 def _is_viewed(tensor: Tensor, calls: KernelCalls) -> bool:

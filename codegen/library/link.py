@@ -1,8 +1,7 @@
-"""From TVM object code to a shared library, for this machine or another, without a C compiler.
+"""Link TVM object code into a shared library, for the host or another machine, without a C compiler.
 
-The library needs the C and maths libraries and TVM's runtime, all of which the loading process has already;
-so it is linked with no standard library at all. That makes linking quick and the library independent of the
-C library's version.
+The library needs libc, libm and TVM's runtime, which the loading process already has, so it is linked without
+standard libraries. That makes linking fast and the library independent of the libc version.
 """
 
 from __future__ import annotations
@@ -24,14 +23,17 @@ _FLAGS = ["-shared", "-fPIC", "-nostdlib", "-s"]
 
 
 def export_library(executable: Any, path: str | Path, spec: TargetSpec) -> Path:
-    """Link a compiled TVM module into a shared library at `path`.
+    """Link a compiled TVM module into a shared library, atomically.
 
-    The file appears complete or not at all: it is written to a temporary folder next to `path` and renamed.
+    The linker writes to a temporary folder next to `path`; the result is then renamed.
 
     Args:
-        executable: what `compile_functions` returns.
-        path: of the shared library; missing folders are made.
-        spec: what it was compiled for.
+        executable: the result of `compile_functions`.
+        path: of the shared library; missing folders are created.
+        spec: the target that the module was compiled for.
+
+    Returns:
+        `path`.
 
     Raises:
         TargetError: no linker for `spec`'s architecture was found.
@@ -62,7 +64,7 @@ def linker_command(spec: TargetSpec) -> list[str]:
     """The command that links for `spec`: the `ziglang` package, else a C compiler of the system.
 
     Raises:
-        TargetError: there is neither; the message names both ways to get one.
+        TargetError: neither is installed; the message says how to install either.
     """
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc", "-target", f"{spec.arch}-linux-gnu"]
@@ -80,7 +82,7 @@ def linker_command(spec: TargetSpec) -> list[str]:
 
 
 def _check_machine(linked: Path, path: Path, spec: TargetSpec) -> None:
-    """Refuse a library for another architecture than `spec`; `path` is for the message."""
+    """Raise unless the library is for the architecture of `spec`; `path` is for the message."""
     with linked.open("rb") as file:
         head = file.read(20)
     machine = int.from_bytes(head[18:20], "little")

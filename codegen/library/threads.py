@@ -1,11 +1,11 @@
-"""How many threads kernels run on.
+"""The number of threads that kernels run on.
 
-TVM keeps one pool of threads per Python thread. TVM_NUM_THREADS, else OMP_NUM_THREADS, sets a pool's size
-when it is made. Without either, TVM takes half of an x86 machine's CPUs, whether or not two of them share a
-core; and it pins threads to CPUs, so that two processes compete for the same ones. Both are decided here,
-before the first pool is made; variables that the user has set are kept.
+TVM keeps a thread pool per Python thread. TVM_NUM_THREADS, else OMP_NUM_THREADS, sets the size of a pool when
+it is created. Without either, TVM uses half of the CPUs of an x86 machine, hyperthreads or not; and it pins
+threads to CPUs, where two processes compete for the same cores. This module sets better defaults before the
+first pool is created, but keeps variables that the user has set.
 
-Nothing here imports TVM: the variables have to be set before it is loaded.
+It does not import TVM: the variables must be set before TVM is loaded.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _VARIABLES = ("TVM_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def set_defaults() -> None:
-    """Allow pools a thread for every CPU that this process may use, and pin none."""
+    """Set the defaults: a thread per CPU that this process may use, without pinning."""
     if not any(name in os.environ for name in _VARIABLES):
         os.environ["TVM_NUM_THREADS"] = str(len(_cpus()))
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 
 def cores() -> int:
-    """The number of cores that this process may use; CPUs that share one count once."""
+    """The number of physical cores that this process may use."""
     return len({_siblings(cpu) for cpu in _cpus()})
 
 
 def limit() -> tuple[int, str]:
-    """The largest size of a pool, and the environment variable that sets it.
+    """The maximum size of a pool, and the environment variable that sets it.
 
     Raises:
-        TargetError: the variable holds no positive number.
+        TargetError: the variable is not a positive number.
     """
     set_defaults()
     name = next(name for name in _VARIABLES if name in os.environ)
-    first = os.environ[name].split(",")[0]  # OpenMP's may have one number per level
+    first = os.environ[name].split(",")[0]  # OMP_NUM_THREADS may list a number per nesting level
     if not first.isdigit() or first == "0":
         raise TargetError(
             f"the environment variable {name} is {os.environ[name]!r}: expected a number from 1"
@@ -49,18 +49,18 @@ def limit() -> tuple[int, str]:
 
 
 def choose(count: int | None) -> int:
-    """The number of threads to use: `count`, or one per core.
+    """The number of threads to use: `count`, or by default one per core.
 
     Raises:
-        TargetError: `count` is out of range, or the environment variable holds no positive number.
+        TargetError: `count` is out of range, or the environment variable is not a positive number.
     """
-    most, variable = limit()
+    maximum, variable = limit()
     if count is None:
-        return min(cores(), most)
-    if not 1 <= count <= most:
+        return min(cores(), maximum)
+    if not 1 <= count <= maximum:
         raise TargetError(
-            f"{count} threads: expected 1 to {most}; the environment variable {variable}, read when the "
-            "process starts, sets the most"
+            f"{count} threads: expected 1 to {maximum}; the environment variable {variable}, read when the "
+            "process starts, sets the maximum"
         )
     return count
 
@@ -71,6 +71,6 @@ def _cpus() -> set[int]:
 
 @cache
 def _siblings(cpu: int) -> str:
-    """The CPUs that share a core with `cpu`, as text; itself where the machine does not tell."""
+    """The CPUs that share a core with `cpu`, as text; `cpu` itself if the machine does not report them."""
     path = Path(_SIBLINGS.format(cpu))
     return path.read_text() if path.exists() else str(cpu)

@@ -1,4 +1,4 @@
-"""Memory planning: one block for all intermediate results of a unit, whose sizes are symbolic."""
+"""Memory planning: one block for all intermediate results of a unit, of symbolic sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BITS_PER_BYTE = 8
 
 
 def bytes_of(shape: Sequence[Expr], dtype: str) -> Expr:
-    """Bytes of a tensor, rounded up so that the next one is aligned."""
+    """The size of a tensor in bytes, rounded up to the alignment."""
     digits = "".join(character for character in dtype if character.isdigit())
     total: Expr = T.int64(int(digits or _BITS_PER_BYTE) // _BITS_PER_BYTE)
     for size in shape:
@@ -20,19 +20,19 @@ def bytes_of(shape: Sequence[Expr], dtype: str) -> Expr:
 
 
 class Workspace:
-    """An offset for every tensor; memory is reused after the last use of the tensor it held.
+    """An offset for every tensor; memory is reused after the last use of a tensor.
 
-    Sizes are symbolic, so memory is reused only by a tensor whose size is the same expression. Layers repeat,
-    which makes that the usual case.
+    Sizes are symbolic, so a tensor reuses only memory whose size is the same expression. That is the usual
+    case, since layers repeat.
 
     Args:
-        sizes: bytes of the tensors by key.
-        uses: for every step, the keys of what it reads and writes; keys without a size are skipped.
+        sizes: size of each tensor in bytes, by key.
+        uses: for every step, the keys that it reads or writes; keys without a size are skipped.
 
     Attributes:
-        offsets: where each tensor that is used begins, in bytes.
-        size: bytes in all; enough for TVM to take the block from its pool, not from the stack, where it would
-            not be aligned.
+        offsets: the offset of each used tensor, in bytes.
+        size: size of the block in bytes, large enough for TVM to allocate it from its pool instead of the
+            stack, where it would not be aligned.
     """
 
     def __init__(self, sizes: dict[int, Expr], uses: Sequence[Sequence[int]]) -> None:
@@ -43,13 +43,13 @@ class Workspace:
         for step, keys in enumerate(uses):
             for key in keys:
                 if key in sizes and key not in self.offsets:
-                    self.offsets[key] = self._place(sizes[key], free)
-            done = dict.fromkeys(key for key in keys if key in sizes and last[key] == step)
-            free += [(sizes[key], self.offsets[key]) for key in done]
+                    self.offsets[key] = self._allocate(sizes[key], free)
+            dead = dict.fromkeys(key for key in keys if key in sizes and last[key] == step)
+            free += [(sizes[key], self.offsets[key]) for key in dead]
         self.size = simplify(T.max(self.size, T.int64(STACK_BYTES)))
 
-    def _place(self, size: Expr, free: list[tuple[Expr, Expr]]) -> Expr:
-        """An offset for `size` bytes: from `free` (sizes and offsets), else at the end."""
+    def _allocate(self, size: Expr, free: list[tuple[Expr, Expr]]) -> Expr:
+        """The offset of `size` bytes: from the free list (sizes and offsets), else at the end."""
         for index, (freed, offset) in enumerate(free):
             if structural_equal(freed, size):
                 del free[index]

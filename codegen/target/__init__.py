@@ -1,1 +1,1 @@
-"""What code is generated for: CPU names, features, instruction sets, register tiles. Needs no torch."""
+"""Compilation targets: CPU names, features, instruction sets and register tiles. Free of torch."""

@@ -1,4 +1,4 @@
-"""The machine at hand: which CPU it is, and whether code built for a target can run on it."""
+"""The host: its CPU and features, and whether code built for a target can run on it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tbt_compile.codegen.target import llvm_cpus
 from tbt_compile.codegen.target.spec import ALIASES, TRIPLES, TargetSpec, known_cpus, target_of
 from tbt_compile.errors import TargetError
 
-# Features that compiled code may use. Others (memory keys, monitor/wait, AES ...) come with a CPU's name, are
-# often hidden by virtual machines or left out of a chip, and are never emitted for plain arithmetic: LLVM's
-# cortex-a72 has AES, and that of the Raspberry Pi 4 does not. (SHA3 is here for its three-way XOR.)
+# Features that compiled code may use. Others (memory keys, monitor/wait, AES ...) are implied by a CPU's name
+# but often hidden by virtual machines or missing on a chip, and LLVM never emits them for plain arithmetic:
+# LLVM's cortex-a72 has AES, that of the Raspberry Pi 4 has not. (SHA3 is listed for its three-way XOR.)
 _X86_NAMES = """
 cmov cx16 sahf popcnt lzcnt bmi bmi2 adx movbe fma fma4 xop tbm sse sse2 sse3 ssse3 sse4.1 sse4.2 sse4a
 avx avx2 f16c gfni pclmul vpclmulqdq avxvnni avxvnniint8 avxifma avxneconvert
@@ -24,10 +24,10 @@ avx512vpopcntdq avx512bf16 avx512fp16 avx512vp2intersect
 avxvnniint16 avx10.1 avx10.2 egpr push2pop2 ppx ndd ccmp nf zu
 """
 _X86 = frozenset(_X86_NAMES.split())
-# The Linux kernel's names of x86 features that are not LLVM's with or without underscores.
+# Linux names of x86 features that differ from LLVM's by more than underscores.
 _LINUX_NAMES = {"pni": "sse3", "abm": "lzcnt", "pclmulqdq": "pclmul", "lahf_lm": "sahf", "bmi1": "bmi"}
 _LINUX_NAMES |= {"sse4_1": "sse4.1", "sse4_2": "sse4.2"}
-# Bits of the two words in which the Linux kernel tells an AArch64 program what the CPU has.
+# Bits of AT_HWCAP and AT_HWCAP2, in which Linux reports the features of an AArch64 CPU.
 _HWCAP = {"fp-armv8": 0, "neon": 1, "crc": 7, "lse": 8, "fullfp16": 10, "rdm": 12, "jsconv": 13}
 _HWCAP |= {"complxnum": 14, "rcpc": 15, "sha3": 17, "dotprod": 20, "sve": 22, "fp16fml": 23, "rcpc-immo": 26}
 _HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14, "cssc": 34, "mops": 43, "faminmax": 50}
@@ -36,10 +36,10 @@ _AT_HWCAP, _AT_HWCAP2 = 16, 26
 
 @lru_cache(maxsize=1)
 def host_arch() -> str:
-    """ "x86_64" or "aarch64".
+    """The host's architecture, "x86_64" or "aarch64".
 
     Raises:
-        TargetError: this machine is something else, or does not run Linux.
+        TargetError: the host has another architecture, or does not run Linux.
     """
     arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     if arch not in TRIPLES or platform.system() != "Linux":
@@ -52,10 +52,10 @@ def host_arch() -> str:
 
 @lru_cache(maxsize=1)
 def host_features() -> frozenset[str]:
-    """LLVM's names of the features of this CPU that compiled code may use, as the Linux kernel reports them.
+    """The features of the host's CPU that compiled code may use, as LLVM names them and Linux reports them.
 
     Raises:
-        TargetError: the kernel does not say.
+        TargetError: /proc/cpuinfo lists no features.
     """
     if host_arch() == "aarch64":
         getauxval = ctypes.CDLL(None).getauxval
@@ -66,12 +66,12 @@ def host_features() -> frozenset[str]:
         if line.startswith("flags"):
             names = line.partition(":")[2].split()
             return frozenset(_LINUX_NAMES.get(name, name.replace("_", "")) for name in names) & _X86
-    raise TargetError("/proc/cpuinfo has no line of flags: mount /proc of a Linux kernel to run here")
+    raise TargetError("/proc/cpuinfo has no flags line: mount /proc of a Linux kernel to run here")
 
 
 @lru_cache(maxsize=1)
 def host_target() -> TargetSpec:
-    """This machine's CPU by name, corrected by what it really has (a virtual machine may hide features)."""
+    """The host's CPU by name, corrected by its actual features (a virtual machine may hide some)."""
     arch, has = host_arch(), host_features()
     name = llvm_cpus.system_name()
     name = ALIASES.get(name, name)
@@ -87,27 +87,27 @@ def host_target() -> TargetSpec:
 
 
 def missing_features(spec: TargetSpec) -> list[str]:
-    """Features that code for `spec` may use and this machine does not have (same architecture assumed)."""
+    """The features that code for `spec` may use and the host lacks; the architectures must be the same."""
     return sorted((spec.features & _usable(spec.arch)) - host_features())
 
 
 def is_runnable(spec: TargetSpec) -> bool:
-    """Whether code built for `spec` can run on this machine."""
+    """Whether code built for `spec` can run on the host."""
     return spec.arch == host_arch() and not missing_features(spec)
 
 
 def check_runnable(spec: TargetSpec) -> None:
-    """Raise unless code built for `spec` can run on this machine; see `best_target`."""
+    """Raise the `TargetError` of `best_target` unless code built for `spec` can run on the host."""
     best_target([spec])
 
 
 def best_target(specs: Sequence[TargetSpec]) -> int:
-    """Index of the target whose code suits this machine best: that with the most of its instructions.
+    """The index of the target whose code uses the host best: widest vectors and most features.
 
-    Between targets with the same instructions the first is taken.
+    Ties go to the first target.
 
     Raises:
-        TargetError: none of them can run here; naming the other architecture or the missing features, and
+        TargetError: none can run here; the message names the other architecture or the missing features, and
             what to build for instead.
     """
     runnable = [index for index, spec in enumerate(specs) if is_runnable(spec)]
@@ -131,7 +131,7 @@ def best_target(specs: Sequence[TargetSpec]) -> int:
 
 
 def _rank(spec: TargetSpec) -> tuple[int, bool, bool, int]:
-    """What makes code fast, most important first."""
+    """The features that make code fast, most important first."""
     isa = spec.isa
     multiplies = isa.dot in ("vnni", "dotprod")
     return isa.vector_bits, isa.has_popcount, multiplies, len(spec.features & _usable(spec.arch))

@@ -1,8 +1,8 @@
-"""Instruction sets as the kernels see them: which features a CPU has, and what follows for a schedule.
+"""Instruction sets as the kernels see them: the features of a CPU, and the schedule parameters they imply.
 
-`VECTOR_SETS` is the one place where LLVM's feature names are read. To make the kernels aware of another
-extension of a known vector set (i8mm, SVE), move its name from `unused` to `used` there, ask for it with
-`Isa.has`, and add a row to the table of `kernels/strategy.py`. New vector registers are a new `VectorSet`.
+`VECTOR_SETS` is the only place that reads LLVM's feature names. To use another extension of a known vector
+set in kernels (i8mm, SVE), move its name from `unused` to `used` there, test for it with `Isa.has`, and add a
+row to a table in `kernels/strategy.py`. New vector registers are a new `VectorSet`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _MIN_WIDE_BLOCK = 32
 
 @dataclass(frozen=True)
 class VectorSet:
-    """Vector registers, and the extensions that matter on top of them.
+    """A set of vector registers, and the relevant extensions of it.
 
     Attributes:
-        requires: LLVM's features that bring the registers; all of them are features of the `Isa` too.
-        arch: "x86_64" or "aarch64"; "any" for what needs no feature.
+        requires: LLVM features that imply the registers; all are features of the `Isa` too.
+        arch: "x86_64" or "aarch64"; "any" for the portable set.
         vector_bits: width of a register.
-        registers: how many there are.
-        used: extensions that change how kernels are made.
-        unused: extensions that are recognised but change no kernel yet.
+        registers: number of registers.
+        used: extensions that kernels are specialised for.
+        unused: extensions that are recognised but that no kernel uses yet.
     """
 
     requires: tuple[str, ...]
@@ -43,31 +43,31 @@ VECTOR_SETS = (
     VectorSet(("neon",), "aarch64", 128, 32, used=("dotprod",), unused=("i8mm", "sve", "sve2")),
     PORTABLE,
 )
-"""Every vector set, the best first. A CPU is scheduled for the first one that it has, with the extensions of
-that set only: AVX-VNNI is of no use to 512-bit vectors, nor VPOPCNTDQ without AVX-512BW."""
+"""All vector sets, best first. Kernels are scheduled for the first set that a CPU has and for extensions of
+that set only: AVX-VNNI does not help 512-bit vectors, nor VPOPCNTDQ without AVX-512BW."""
 
 _ALIASES = {"avx512vpopcntdq": "vpopcntdq", "avx512vnni": "vnni"}
 _DOT_INSTRUCTIONS = {"vnni": "vnni", "avxvnni": "vnni", "dotprod": "dotprod", "avx2": "maddubs"}
 
 
 def _known_name(llvm: str) -> str:
-    """Our name of a feature: LLVM's, without the prefix of two that are long."""
+    """The name of a feature here: LLVM's, except for two aliases."""
     return _ALIASES.get(llvm, llvm)
 
 
 FEATURES = frozenset(_known_name(f) for v in VECTOR_SETS for f in (*v.requires, *v.used, *v.unused))
-"""The names that `Isa.has` understands."""
+"""The features that `Isa.has` accepts."""
 _SCHEDULED = frozenset(_known_name(f) for v in VECTOR_SETS for f in (*v.requires, *v.used))
 
 
 @dataclass(frozen=True)
 class Isa:
-    """A CPU's name and features; everything that a kernel asks for is derived from the features.
+    """The name and features of a CPU; all schedule parameters are derived from the features.
 
     Attributes:
         name: LLVM's name of the CPU.
-        features: the CPU's names among `FEATURES`: "avx2", "avx512bw", "vpopcntdq", "vnni" (AVX-512 VNNI),
-            "avxvnni", "neon", "dotprod", "i8mm", "sve", "sve2", "ssse3".
+        features: a subset of `FEATURES`: "avx2", "avx512bw", "vpopcntdq", "vnni" (AVX-512 VNNI), "avxvnni",
+            "neon", "dotprod", "i8mm", "sve", "sve2", "ssse3".
     """
 
     name: str
@@ -77,7 +77,7 @@ class Isa:
         """Whether the CPU has a feature of `FEATURES`.
 
         Raises:
-            KeyError: no such feature is known.
+            KeyError: the feature is unknown.
         """
         if feature not in FEATURES:
             raise KeyError(f"unknown feature {feature!r}: expected one of {', '.join(sorted(FEATURES))}")
@@ -100,18 +100,18 @@ class Isa:
 
     @property
     def has_popcount(self) -> bool:
-        """Whether one instruction counts the bits of every 64-bit lane.
+        """Whether there is a vector popcount of 64-bit lanes.
 
-        Without it counts are kept per byte and widened rarely.
+        Without one, popcounts accumulate per byte and are widened rarely.
         """
         return self.has("vpopcntdq")
 
     @property
     def dot(self) -> str:
-        """What multiplies bytes.
+        """The byte dot product.
 
-        "vnni" (VPDPBUSD) and "dotprod" (SDOT, UDOT) add four products to 32 bits, "maddubs" (VPMADDUBSW) two
-        to 16 bits; "none" leaves widening multiplications.
+        "vnni" (VPDPBUSD) and "dotprod" (SDOT, UDOT) sum four products in 32 bits, "maddubs" (VPMADDUBSW) two
+        products in 16 bits; "none" means widening multiplications.
         """
         return next((dot for name, dot in _DOT_INSTRUCTIONS.items() if self.has(name)), "none")
 
@@ -127,16 +127,16 @@ class Isa:
 
     @property
     def block(self) -> int:
-        """Weight columns stored next to each other by `layouts.interleave`.
+        """The number of weight columns that `layouts.interleave` stores next to each other.
 
-        Four vectors of words, and 32 columns where the vectors are wide: two vectors of a table lookup.
+        Four vectors of words; on AVX2 and AVX-512 at least 32 columns, which are two parts of a LUT GEMM.
         """
         columns = _MIN_BLOCK_VECTORS * self.word_lanes
         return columns if self.vector_bits < 256 else max(columns, _MIN_WIDE_BLOCK)
 
     @property
     def schedule(self) -> Isa:
-        """What the kernels depend on: two CPUs with equal schedules get the same kernels.
+        """The part of an instruction set that kernels depend on: CPUs with equal schedules share kernels.
 
         >>> graviton3 = Isa.from_features("neoverse-v1", ["neon", "dotprod", "i8mm", "sve"])
         >>> graviton3.schedule == Isa.from_features("neoverse-n1", ["neon", "dotprod"]).schedule
@@ -146,7 +146,7 @@ class Isa:
 
     @classmethod
     def from_features(cls, name: str, features: Collection[str]) -> Isa:
-        """The instruction set of a CPU with these LLVM features.
+        """The instruction set of a CPU with the given LLVM features.
 
         >>> isa = Isa.from_features("haswell", ["avx2", "bmi", "fma"])
         >>> sorted(isa.features), isa.vector_bits, isa.dot

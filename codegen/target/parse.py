@@ -1,4 +1,4 @@
-"""From what a user writes to targets: "host", a CPU's name, TVM's text or dict, one or several."""
+"""Parse the targets that users write: "host", a CPU name, "llvm -mcpu=..." or a dict, one or several."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tbt_compile.errors import TargetError
 _OPTION = re.compile(r"--?([a-z][a-z-]*)=(\S+)")
 
 Target: TypeAlias = "str | Mapping[str, Any] | TargetSpec"
-"""What `parse_target` reads."""
+"""The forms that `parse_target` accepts."""
 
 
 def parse_target(target: Target = "host") -> TargetSpec:
-    """Read a target: "host", a CPU name, "llvm -mcpu=...", or a dict with the keys of `TargetSpec.as_dict`.
+    """Parse a target: "host", a CPU name, "llvm -mcpu=...", or a dict with the keys of `TargetSpec.as_dict`.
 
     Raises:
         TargetError: the CPU, the architecture, a feature or an option is unknown; near matches are named.
@@ -49,10 +49,10 @@ def parse_target(target: Target = "host") -> TargetSpec:
 
 
 def parse_targets(targets: Target | Sequence[Target]) -> list[TargetSpec]:
-    """Read one target, or several of which no two name the same CPU; see `parse_target`.
+    """Parse one target, or several for different CPUs; see `parse_target`.
 
     Raises:
-        TargetError: one of them cannot be read, there is none, or a CPU comes twice.
+        TargetError: a target cannot be parsed, there is none, or two name the same CPU.
 
     >>> [spec.mcpu for spec in parse_targets(["raspberrypi4", "raspberrypi5"])]
     ['cortex-a72', 'cortex-a76']

@@ -1,8 +1,8 @@
-"""Compilation targets: from what a user writes to one CPU, its triple and its features.
+"""Compilation targets: one CPU, its triple and its features, checked.
 
-TVM 0.27 no longer reads `"llvm -mcpu=..."`, does not infer the triple from the CPU (it would build x86 code
-for an ARM CPU), and builds for "generic" when it does not know the name. So names are read and checked here,
-against the list of CPUs that the LLVM inside TVM knows.
+TVM 0.27 does not parse `"llvm -mcpu=..."`, does not infer the triple from the CPU (it builds x86 code for an
+ARM CPU), and silently builds for "generic" if it does not know the name. So targets are checked here, against
+the CPUs that the LLVM inside TVM knows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ALIASES = {
     "zen4": "znver4",
     "zen5": "znver5",
 }
-# Names that LLVM accepts and leaves out of its list.
+# CPUs that LLVM accepts but does not list.
 _UNLISTED = {"aarch64": ("apple-m1", "apple-m2", "apple-m3", "cobalt-100", "ampere1"), "x86_64": ()}
 _KEYS = ("mcpu", "mtriple", "mattr")
 
@@ -46,7 +46,7 @@ class TargetSpec:
         mcpu: LLVM's name of the CPU.
         triple: LLVM's triple; always Linux with glibc.
         mattr: features switched on ("+name") or off ("-name") on top of what `mcpu` has.
-        features: LLVM's names of everything that is then on.
+        features: LLVM's names of all features that are then on.
     """
 
     mcpu: str
@@ -56,22 +56,22 @@ class TargetSpec:
 
     @property
     def arch(self) -> str:
-        """ "x86_64" or "aarch64"."""
+        """The architecture, "x86_64" or "aarch64"."""
         return self.triple.split("-", 1)[0]
 
     @property
     def isa(self) -> Isa:
-        """Vector width and instructions, as the kernel schedules see them."""
+        """The instruction set that the kernels are scheduled for."""
         return Isa.from_features(self.mcpu, self.features)
 
     def as_dict(self) -> dict[str, Any]:
-        """The form that TVM takes and that JSON can hold; `parse.parse_target` reads it back."""
+        """The target as a JSON-ready dict in TVM's form; `parse.parse_target` reads it back."""
         attributes = {"mattr": list(self.mattr)} if self.mattr else {}
         return {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu, **attributes}
 
     @classmethod
     def recorded(cls, target: Mapping[str, Any], features: Iterable[str]) -> TargetSpec:
-        """The target of a compiled folder, from `as_dict` and `features`: no compiler has to be asked."""
+        """Restore the target of a compiled folder from `as_dict` and `features`, without loading LLVM."""
         return cls(target["mcpu"], target["mtriple"], tuple(target.get("mattr", ())), frozenset(features))
 
     def __str__(self) -> str:
@@ -80,25 +80,25 @@ class TargetSpec:
 
 
 def list_targets() -> list[TargetSpec]:
-    """Every 64-bit CPU that can be built for, by architecture and name."""
+    """All supported 64-bit CPUs, sorted by architecture and name."""
     return [_resolve(cpu, TRIPLES[arch], ()) for arch in sorted(TRIPLES) for cpu in known_cpus(arch)]
 
 
 @cache
 def known_cpus(arch: str) -> tuple[str, ...]:
-    """Names of the 64-bit CPUs that LLVM knows for `arch`, sorted."""
+    """The names of the 64-bit CPUs that LLVM knows for `arch`, sorted."""
     triple = TRIPLES[arch]
     names = llvm_cpus.listed_names(triple) | set(_UNLISTED[arch])
-    # LLVM lists 32-bit processors too, and spells many names a second time with underscores.
+    # LLVM also lists 32-bit CPUs, and many names twice, with underscores too.
     return tuple(sorted(name for name in names if "_" not in name and llvm_cpus.is_known(name, triple)))
 
 
 def target_of(options: dict[str, Any], target: str) -> TargetSpec:
-    """The target with these options, checked.
+    """Check target options and resolve them to a `TargetSpec`.
 
     Args:
-        options: "mcpu", and perhaps "mtriple" and "mattr", as of `TargetSpec.as_dict`.
-        target: what the user wrote, for messages.
+        options: "mcpu", and optionally "mtriple" and "mattr", as in `TargetSpec.as_dict`.
+        target: the text that the user wrote, for messages.
 
     Raises:
         TargetError: the CPU, the architecture, a feature or an option is unknown; near matches are named.

@@ -1,15 +1,15 @@
-"""Register tiles: how many rows and how many vectors of columns an inner loop keeps in registers.
+"""Register tiles: the rows and column vectors that an inner loop keeps in registers.
 
-The choice depends on the instruction set and on the kernel, and is best measured: `tbt tune` does that. Its
-results are looked up in this order:
+The best tile depends on the instruction set and the kernel; `tbt tune` measures it. Tiles are looked up in
+this order:
 
-    1. what `use` says, while it lasts
+    1. the tile forced by `use`, within its `with` block
     2. the user's file, $TBT_TILES or ~/.cache/tbt-compile/tiles.json
     3. `tiles.json` in this folder, which is part of the package
-    4. the kernel's own rule, which counts registers; so an unknown instruction set gets good code too
+    4. the kernel's default, from the number of registers, for instruction sets without measurements
 
-A file maps an instruction set's class to kernels, and these to {"rows": ..., "vectors": ...} and the
-circumstances of the measurement. Kernels are named by family and encodings, such as "planes ternary*ternary".
+A tile file maps the class of an instruction set to kernels, and kernels to {"rows": ..., "vectors": ...} and
+details of the measurement. Kernels are keyed by family and encodings, such as "planes ternary*ternary".
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Tile:
 
 
 def isa_class(isa: Isa) -> str:
-    """The key of an instruction set in files of tiles, and in the manifests of compiled models.
+    """The key of an instruction set in tile files, and in the manifests of compiled models.
 
     >>> isa_class(Isa("haswell", frozenset({"avx2"})))
     '256 bits, 16 registers, maddubs'
@@ -58,12 +58,15 @@ def isa_class(isa: Isa) -> str:
 
 
 def tile(isa: Isa, kernel: str, default: Tile) -> Tile:
-    """The tile of a kernel.
+    """The tile of a kernel: forced, measured or default.
 
     Args:
         isa: instruction set.
-        kernel: the kernel's name in files of tiles.
+        kernel: key of the kernel in tile files.
         default: the tile if none was measured.
+
+    Returns:
+        The tile.
     """
     chosen = _forced.get(kernel) or _measured(isa, kernel) or default
     for record in _records:
@@ -81,7 +84,7 @@ def _measured(isa: Isa, kernel: str) -> Tile | None:
 
 @contextmanager
 def use(kernel: str, choice: Tile) -> Iterator[None]:
-    """Build a kernel with this tile, whatever the files say."""
+    """Force the tile of a kernel within the `with` block."""
     _forced[kernel] = choice
     try:
         yield
@@ -91,7 +94,7 @@ def use(kernel: str, choice: Tile) -> Iterator[None]:
 
 @contextmanager
 def recording() -> Iterator[dict[str, str]]:
-    """Collects, by kernel, the tiles of everything that is built meanwhile."""
+    """Record the tiles of all kernels that are built within the `with` block, by kernel."""
     record: dict[str, str] = {}
     _records.append(record)
     try:
@@ -101,16 +104,16 @@ def recording() -> Iterator[dict[str, str]]:
 
 
 def user_path() -> Path:
-    """The file that `tbt tune` writes."""
+    """The tile file that `tbt tune` writes."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("TBT_TILES") or cache / "tbt-compile" / "tiles.json")
 
 
 def read(path: Path) -> Tiles:
-    """The contents of a file of tiles; an absent one is empty.
+    """Read a tile file; {} if it does not exist.
 
     Raises:
-        FormatError: it is not such a file.
+        FormatError: the file is not a tile file.
     """
     try:
         return _parse(path, path.stat().st_mtime_ns)
@@ -119,15 +122,15 @@ def read(path: Path) -> Tiles:
 
 
 def write(path: Path, isa: Isa, results: Mapping[str, dict[str, Any]]) -> None:
-    """Adds results for one instruction set to a file; it changes as a whole or not at all.
+    """Merge the results for one instruction set into a tile file, atomically.
 
     Args:
-        path: the file; it need not exist.
+        path: the file; created if missing.
         isa: instruction set.
         results: by kernel, {"rows": ..., "vectors": ..., "measured": ...}.
 
     Raises:
-        FormatError: the file exists and is not one of tiles.
+        FormatError: the file exists and is not a tile file.
     """
     tiles = {name: dict(kernels) for name, kernels in read(path).items()}
     tiles.setdefault(isa_class(isa), {}).update(results)
@@ -138,7 +141,7 @@ def write(path: Path, isa: Isa, results: Mapping[str, dict[str, Any]]) -> None:
 
 @lru_cache(maxsize=4)
 def _parse(path: Path, _changed: int) -> Tiles:
-    wrong = f"{path} is not a file of tiles: remove it, or write it anew with `tbt tune`"
+    wrong = f"{path} is not a tile file: remove it, or regenerate it with `tbt tune`"
     try:
         tiles = json.loads(path.read_text(encoding="utf-8"))
         sizes = [

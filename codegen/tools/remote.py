@@ -1,4 +1,4 @@
-"""Compiled libraries on another machine, which runs TVM's RPC server; they are called and timed there."""
+"""Run and time compiled libraries on another machine through TVM's RPC server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tbt_compile.errors import TargetError
 from tbt_compile.storage.aligned import ALIGNMENT
 
 START = "python -m tvm.exec.rpc_server --host 0.0.0.0 --port {port} --key {key}"
-"""What starts the server on the other machine; it needs `pip install 'apache-tvm[rpc]'` there."""
-_TIMEOUT = 3600  # seconds of a session
+"""The command that starts the server on the other machine, after `pip install 'apache-tvm[rpc]'` there."""
+_TIMEOUT = 3600  # of a session, in seconds
 _SERIES_MS = 20
 
 Array = npt.NDArray[Any]
@@ -27,10 +27,10 @@ class Board:
 
     Args:
         address: "host:port".
-        key: the name that the server was started with.
+        key: the key that the server was started with.
 
     Raises:
-        TargetError: the address cannot be read, or no server with that key answers.
+        TargetError: the address cannot be parsed, or no server with that key answers.
     """
 
     def __init__(self, address: str, key: str) -> None:
@@ -51,18 +51,18 @@ class Board:
         self._cpu = self._session.cpu(0)
 
     def load(self, library: Path) -> Any:
-        """Send a shared library; its functions by name."""
+        """Upload a shared library and load it; indexing the result by name gives its functions."""
         self._session.upload(bytearray(library.read_bytes()), target=library.name)
         return self._session.load_module(library.name)
 
     def tensor(self, array: Array) -> Any:
-        """A tensor in the machine's memory with a copy of the values; `.numpy()` brings it back."""
+        """Copy an array to the machine; `.numpy()` of the result copies it back."""
         return tvm.runtime.tensor(np.asarray(array, order="C"), self._cpu)
 
     def table(self, arrays: Sequence[Array]) -> Any:
-        """Arrays in the machine's memory, and where each begins in bytes from the result, int64 [number].
+        """Copy arrays to the machine. Returns their addresses in bytes relative to the result, int64 [n].
 
-        All are one piece of memory that begins with the result: nobody here knows addresses over there.
+        All are in one allocation that begins with the result, since remote addresses are unknown here.
         """
         table = np.zeros(len(arrays), np.int64)
         pieces = [_padded(array) for array in (table, *arrays)]
@@ -71,30 +71,30 @@ class Board:
         return self.tensor(np.concatenate(pieces).view(np.int64))._create_view(table.shape, "int64")
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
-        """A tensor in the machine's memory that holds anything."""
+        """Allocate an uninitialised tensor on the machine."""
         return tvm.runtime.empty(tuple(shape), dtype, self._cpu)
 
     def use_threads(self, count: int) -> None:
-        """Threads for every kernel from now on."""
+        """Set the number of threads for all further calls."""
         self._session.get_function("runtime.config_threadpool")(0, count)
 
     def seconds(self, module: Any, function: str, arguments: Sequence[Any], repeats: int) -> list[float]:
-        """How long a function takes, measured on the machine itself.
+        """Time a function on the machine itself.
 
         Args:
-            module: what `load` returned.
-            function: its name there.
+            module: the result of `load`.
+            function: name of the function in the module.
             arguments: tensors on the machine.
-            repeats: series of calls.
+            repeats: number of series of calls.
 
         Returns:
-            The mean time of a call in every series.
+            For each series, the mean time of a call in seconds.
         """
         timed = module.time_evaluator(function, self._cpu, number=1, repeat=repeats, min_repeat_ms=_SERIES_MS)
         return [float(value) for value in timed(*arguments).results]
 
 
 def _padded(array: Array) -> npt.NDArray[np.uint8]:
-    """The bytes of an array, and zeros until the next one may begin."""
+    """The bytes of an array, padded with zeros to the alignment."""
     values = np.frombuffer(np.asarray(array, order="C").tobytes(), np.uint8)
     return np.pad(values, (0, -len(values) % ALIGNMENT))

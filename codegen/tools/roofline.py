@@ -1,8 +1,8 @@
-"""The roofline of a kernel: its arithmetic without memory traffic, and the traffic without arithmetic.
+"""The roofline of a kernel: arithmetic without memory traffic, and memory traffic without arithmetic.
 
-`compute_roof` is the inner loop of a linear layer with the weights held in registers and the activations in
-the first-level cache, without packing, scales or stores. `read_roof` only reads an array. A linear layer can
-be no faster than the slower of the two.
+`compute_roof` is the inner loop of a linear layer with the weights in registers and the activations in the
+L1 cache, without packing, scales or stores. `read_roof` only reads an array. A linear layer cannot be faster
+than the slower of the two.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from tbt_compile.encoding import Encoding
 
 _RESIDENT_WORDS = 64
 READ_WORDS = 4096
-"""Words per thread and turn in `read_roof`."""
+"""Words per iteration of the parallel loop in `read_roof`."""
 
 
 @dataclass(frozen=True)
 class RoofSpec:
-    """Whose arithmetic.
+    """The arithmetic of a linear layer.
 
     Attributes:
         activation: any quantized encoding.
         weight: BINARY or TERNARY.
-        words: steps of 64 elements; a multiple of 64.
+        words: steps of 64 elements of K; a multiple of 64.
         isa: instruction set.
     """
 
@@ -52,14 +52,14 @@ class RoofSpec:
 
     @property
     def tables(self) -> ProductTable | None:
-        """The product table of a LUT GEMM; None where many rows are not multiplied by one."""
+        """The product table if GEMM uses `LUT_GEMM`; else None."""
         if strategy(self.activation, self.weight, self.isa).gemm is not Kernel.LUT_GEMM:
             return None
         return ProductTable(bit_product(self.activation, self.weight))
 
     @property
     def macs(self) -> int:
-        """Multiplications that one call stands for."""
+        """The number of multiply-accumulates that one call performs."""
         if self.activation.dynamic:
             tile = unpacked_tile(self.isa, self.activation)
             return tile.rows * tile.vectors * self.isa.float_lanes * WORD_BITS * self.words
@@ -77,7 +77,7 @@ def compute_roof(spec: RoofSpec) -> PrimFunc:
     Arguments:
         x: uint64 [64, 64], read as rows of packed codes
         w: uint64 [64], read as packed weights
-        y: int32 [16], the sums of everything, so that nothing is optimised away
+        y: int32 [16], the sums of all results, which keeps them from being optimised away
     """
     tables = spec.tables
     if tables is not None:
@@ -87,22 +87,21 @@ def compute_roof(spec: RoofSpec) -> PrimFunc:
 
 
 def read_roof(words: int, isa: Isa) -> PrimFunc:
-    """Reads x: uint64 [words], a multiple of 4096, once, and writes y: uint64 [words / 4096]."""
+    """Read x, uint64 [words], once and write y, uint64 [words / 4096]; `words` is a multiple of 4096."""
 
     def body() -> None:
         x = emit.argument("x", (words,), "uint64")
         y = emit.argument("y", (words // READ_WORDS,), "uint64")
         lanes = isa.word_lanes
-        side_by_side = 8
+        streams = 8
 
         def part(index: Expr) -> None:
             sums = [
-                emit.Register("sums", "uint64", lanes, emit.splat(T.uint64(0), lanes))
-                for _ in range(side_by_side)
+                emit.Register("sums", "uint64", lanes, emit.splat(T.uint64(0), lanes)) for _ in range(streams)
             ]
-            with emit.loop("k", READ_WORDS // (lanes * side_by_side)) as k:
-                for index_of, total in enumerate(sums):
-                    at = index * READ_WORDS + index_of * (READ_WORDS // side_by_side) + k * lanes
+            with emit.loop("k", READ_WORDS // (lanes * streams)) as k:
+                for stream, total in enumerate(sums):
+                    at = index * READ_WORDS + stream * (READ_WORDS // streams) + k * lanes
                     total.set(total.get() ^ emit.load(x, at, lanes=lanes))
             value = sums[0].get()
             for total in sums[1:]:

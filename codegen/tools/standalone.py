@@ -1,4 +1,4 @@
-"""Single kernels outside any model: compiled, given data and called, for benchmarks, tuning and tests."""
+"""Compile and call single kernels on synthetic data, for benchmarks, tuning and tests."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, tvm
 from tbt_compile.encoding import Encoding
 
 Call = Callable[[], None]
-_WEIGHT = 2  # its position among the arguments of a linear layer
+_WEIGHT = 2  # position of the weight among the arguments of a linear layer
 
 
 def compile_kernel(function: PrimFunc, target: TargetSpec) -> Callable[..., None]:
-    """One kernel as a function of TVM tensors."""
-    called: Callable[..., None] = compile_functions({"kernel": function}, Target(target.as_dict()))["kernel"]
-    return called
+    """Compile one kernel to a callable on TVM tensors."""
+    kernel: Callable[..., None] = compile_functions({"kernel": function}, Target(target.as_dict()))["kernel"]
+    return kernel
 
 
 def stored_weight(
     codes: npt.NDArray[np.integer], spec: LinearSpec | EmbeddingSpec
 ) -> npt.NDArray[np.generic]:
-    """Weight codes [N, K] in the layout that the kernel of `spec` reads."""
+    """Arrange weight codes [N, K] in the layout that the kernel of `spec` reads."""
     if spec.weight is Encoding.INT8:
         return codes.astype(np.int8)
     planes = pack_planes(codes, spec.weight)
@@ -38,21 +38,21 @@ def stored_weight(
 
 
 def compile_library(functions: dict[str, PrimFunc], target: TargetSpec) -> Any:
-    """A library in memory with kernels by name; see `link.export_library`."""
+    """Compile kernels to a library in memory; `link.export_library` writes it to a file."""
     return compile_functions(functions, Target(target.as_dict()))
 
 
 def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0) -> tuple[Call, int]:
-    """A linear layer on random data.
+    """Compile a linear layer and bind it to random data.
 
     Args:
         spec: the layer.
-        target: what to compile for; this machine has to be able to run it.
+        target: the CPU to compile for; the host must be able to run it.
         rows: M.
         seed: of the data.
 
     Returns:
-        What to call, and the bytes of its packed weights.
+        A callable that runs the layer, and the size of its packed weights in bytes.
     """
     function, arrays = linear_arrays(spec, rows, seed)
     return _bound(function, target, arrays), arrays[_WEIGHT].nbytes
@@ -61,7 +61,7 @@ def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0
 def linear_arrays(
     spec: LinearSpec, rows: int, seed: int = 0
 ) -> tuple[PrimFunc, list[npt.NDArray[np.generic]]]:
-    """A linear layer and random data for it.
+    """Build a linear layer and random data for it.
 
     Args:
         spec: the layer.
@@ -69,7 +69,7 @@ def linear_arrays(
         seed: of the data.
 
     Returns:
-        The kernel, and its arguments with the output last.
+        The kernel, and its arguments, output last.
     """
     rng = np.random.default_rng(seed)
     weight = rng.choice(np.asarray(spec.weight.levels, np.int8), (spec.n, spec.k))
@@ -84,14 +84,14 @@ def linear_arrays(
 
 
 def arithmetic(spec: RoofSpec, target: TargetSpec) -> Call:
-    """A call of `compute_roof`."""
+    """Compile `compute_roof` and bind it to random data."""
     rng = np.random.default_rng(0)
     x, w = rng.integers(0, 2**63, (64, 64), np.uint64), rng.integers(0, 2**63, 64, np.uint64)
     return _bound(compute_roof(spec), target, [x, w, np.zeros(16, np.int32)])
 
 
 def reading(size: int, target: TargetSpec) -> Call:
-    """A call of `read_roof` on about `size` bytes."""
+    """Compile `read_roof` and bind it to about `size` bytes of data."""
     words = -(-size // (8 * READ_WORDS)) * READ_WORDS
     data = np.arange(words, dtype=np.uint64)
     return _bound(read_roof(words, target.isa), target, [data, np.zeros(words // READ_WORDS, np.uint64)])

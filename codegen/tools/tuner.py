@@ -1,4 +1,4 @@
-"""Finds the best register tile of every kernel by measuring all that could be good."""
+"""Tune the register tile of every kernel by measuring all candidates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAX_TIME_RATIO = 0.96
 
 @dataclass(frozen=True)
 class TuningTask:
-    """A kernel, the layer and rows that show its speed, and the tiles to try, the default first."""
+    """A kernel to tune: the layer and rows to measure, and the candidate tiles, the default first."""
 
     kernel: str
     spec: LinearSpec
@@ -38,16 +38,16 @@ class TuningTask:
 
 
 def tuning_tasks(isa: Isa) -> list[TuningTask]:
-    """Everything that can be tuned for an instruction set."""
+    """All tuning tasks of an instruction set."""
     return list(_tuning_tasks(isa))
 
 
 def tune(target: TargetSpec, progress: Progress = lambda _text, _done: None) -> dict[str, dict[str, Any]]:
-    """Measure every tile of every kernel on this machine, which has to be able to run `target`.
+    """Measure every candidate tile of every kernel on the host, which must be able to run `target`.
 
     Returns:
-        By kernel: rows and vectors of the best tile, its time in microseconds, and those of the others. The
-        default tile stays unless another is at least 4 % faster.
+        By kernel: rows and vectors of the best tile, and the times of all tiles in microseconds. The default
+        tile is kept unless another is at least 4 % faster.
     """
     tasks = tuning_tasks(target.isa)
     results = {}
@@ -64,10 +64,10 @@ def _measure(task: TuningTask, target: TargetSpec) -> dict[str, Any]:
             calls.append(standalone.random_linear(task.spec, target, task.rows)[0])
     samples: list[list[float]] = [[] for _ in calls]
     for _ in range(_TURNS):
-        for call, kept in zip(calls, samples, strict=True):
-            kept.append(_timed(call))
-    # The least, not the median: whatever else runs on the machine only adds to it.
-    times = [1e6 * min(kept) for kept in samples]
+        for call, timings in zip(calls, samples, strict=True):
+            timings.append(_timed(call))
+    # The minimum, not the median: other load on the machine only adds time.
+    times = [1e6 * min(timings) for timings in samples]
     best = min(range(len(times)), key=times.__getitem__)
     if times[best] > _MAX_TIME_RATIO * times[0]:
         best = 0
@@ -84,10 +84,10 @@ def _measure(task: TuningTask, target: TargetSpec) -> dict[str, Any]:
 def _timed(call: standalone.Call) -> float:
     call()
     count, start = 0, time.perf_counter()
-    while (passed := time.perf_counter() - start) < _SECONDS:
+    while (elapsed := time.perf_counter() - start) < _SECONDS:
         call()
         count += 1
-    return passed / count
+    return elapsed / count
 
 
 def _tuning_tasks(isa: Isa) -> Iterator[TuningTask]:

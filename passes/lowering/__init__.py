@@ -1,4 +1,4 @@
-"""Passes over the exported graph of a frozen model, up to the operators that have kernels."""
+"""Passes that lower the exported graph of a frozen model to operators with kernels."""
 
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
 from tbt_compile.passes.lowering.pipeline import lowering_pipeline

@@ -1,4 +1,4 @@
-"""Refuse a graph in which a quantized operation has found no operator."""
+"""Reject graphs in which a quantized operation is left without an operator that has a kernel."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.lowering.match import TBT, is_call, module_path
 
-MOST_NAMES = 4
-# What `prepare` adds below a module of the user's.
+MAX_NAMES = 4
+# Submodules that `prepare` adds to the user's modules; messages name the user's modules only.
 _QUANTIZER = re.compile(r"\.(\w+_quantizer|tbt_attention.*)$")
 
 
 def module_names(nodes: list[fx.Node], root: str) -> str:
-    """The user's modules that nodes were captured from, each once, as a list for a message."""
+    """The user's modules that `nodes` were traced from, without duplicates, as text for a message."""
     names = sorted({_QUANTIZER.sub("", module_path(node).removeprefix(root)) for node in nodes})
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 @dataclass(frozen=True)
 class CheckFused:
-    """Raises where a quantized operation would silently fall back to floating point.
+    """Rejects quantized operations that would silently fall back to floating point.
 
-    Needs: all fusion passes, and the context for the names in the message. Leaves the graph as it is; raises
-    a `LoweringError` that names the modules whose quantized operands are used in a way that has no compiled
-    operator.
+    Needs: the graph after all fusion passes. Leaves: the graph unchanged. Raises a `LoweringError` that names
+    the modules whose quantized operands no compiled operator takes.
     """
 
     name: str = "check-fused"
 
     def apply(self, context: LoweringContext) -> PassResult:
-        left = [
+        unfused = [
             node for node in context.graph.nodes if is_call(node, TBT.quantize.default, TBT.unpack.default)
         ]
-        if left:
+        if unfused:
             raise LoweringError(
                 f"{context.name}: no compiled operator takes the quantized operands of "
-                f"{module_names(left, context.root)}. Both operands of a product must be at 1, 2 or 8 bits, "
-                "with learned scales below 8, and in attention [batch, heads, tokens, features]; leave these "
-                "modules in full precision with the recipe's `exclude`, or run the frozen model in eager mode"
+                f"{module_names(unfused, context.root)}. Both operands of a product must have 1, 2 or 8 "
+                "bits, with learned scales below 8 bits, and the shape [batch, heads, tokens, features] in "
+                "attention; leave these modules in full precision with the recipe's `exclude`, or run the "
+                "frozen model in eager mode"
             )
         return PassResult(0)

@@ -1,4 +1,4 @@
-"""Remove what the export leaves behind and the compiler has no use for."""
+"""Remove export artifacts: identities, empty concatenation operands and metadata assertions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ IDENTITIES = (
     ATEN.lift_fresh_copy.default,
 )
 CASTS = (ATEN.to.dtype, ATEN.to.dtype_layout)
-END = 2**63 - 1  # how the export writes the end of a slice that has none
+END = 2**63 - 1  # torch.export's end of an unbounded slice
 
 
 def identity_of(node: fx.Node) -> fx.Node | None:
-    """The operand that a node returns unchanged: copies, dropout in eval mode, slices of everything, ..."""
+    """The operand that `node` returns unchanged: an alias, eval-mode dropout, full slice or no-op cast."""
     if call := match_call(node, ATEN.dropout.default):
         return call.input if call.train is False or call.p == 0.0 else None
     if call := match_call(node, ATEN.slice.Tensor):
@@ -32,18 +32,18 @@ def identity_of(node: fx.Node) -> fx.Node | None:
 
 
 def drop_empty_operands(cat: fx.Node) -> bool:
-    """Take 1-D empty tensors out of a concatenation.
+    """Drop empty 1-D tensors from a concatenation.
 
-    A dynamic cache starts from one; torch allows the mix of ranks for old times' sake, Relax does not.
+    A dynamic cache starts as one. torch accepts the mixed ranks for backward compatibility; Relax does not.
     """
     tensors = operands(cat).tensors
-    kept = [tensor for tensor in tensors if not _is_empty_vector(tensor)]
-    if len(kept) == len(tensors):
+    nonempty = [tensor for tensor in tensors if not _is_empty_vector(tensor)]
+    if len(nonempty) == len(tensors):
         return False
-    if len(kept) == 1:
-        replace_with(cat, *kept)
+    if len(nonempty) == 1:
+        replace_with(cat, *nonempty)
     else:
-        set_operand(cat, "tensors", kept)
+        set_operand(cat, "tensors", nonempty)
     return True
 
 
@@ -53,7 +53,7 @@ def _is_empty_vector(node: fx.Node) -> bool:
 
 
 class CleanUp(RewritePass):
-    """Drops identities, empty concatenation operands, assertions and dead code.
+    """Removes identities, empty concatenation operands, metadata assertions and dead code.
 
     Needs: an exported program in eval mode. Leaves: an equivalent graph without those nodes.
     """
@@ -69,6 +69,7 @@ class CleanUp(RewritePass):
     )
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`identity(x)` -> `x`; `cat([empty, x, y])` -> `cat([x, y])`; assertions are erased."""
         if is_call(node, ATEN.cat.default):
             return drop_empty_operands(node)
         if is_call(node, ATEN._assert_tensor_metadata.default):
@@ -80,6 +81,6 @@ class CleanUp(RewritePass):
         return source is not None
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
-        """No identity is left, so that patterns need not look through any."""
-        left = [node.name for node in graph_module.graph.nodes if identity_of(node) is not None]
-        assert not left, f"{self.name} left the identities {', '.join(left)}"
+        """Check that no identity is left: the patterns of later passes do not look through them."""
+        identities = [node.name for node in graph_module.graph.nodes if identity_of(node) is not None]
+        assert not identities, f"{self.name} left the identities {', '.join(identities)}"

@@ -1,4 +1,4 @@
-"""The state that the lowering pipeline hands from pass to pass: one export unit."""
+"""The state of the lowering pipeline: one export unit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class CacheSlot:
     """Where the keys and values of one attention layer enter and leave a unit.
 
     Attributes:
-        key_input, value_input: names of the placeholders, or None when the unit only makes them.
-        key_output, value_output: positions in the unit's outputs, or None when it only reads them.
+        key_input, value_input: names of the placeholders; None if the unit creates the cache.
+        key_output, value_output: positions among the unit's outputs; None if the unit only reads the cache.
     """
 
     key_input: str | None = None
@@ -27,13 +27,13 @@ class CacheSlot:
 
 @dataclass
 class LoweringContext:
-    """One unit (encoder, first step, step) on its way to TVM.
+    """One export unit (encoder, first step or step) being lowered.
 
     Attributes:
-        name: of the unit; it becomes the name of the compiled function.
+        name: of the unit, and of the compiled function.
         program: the exported program; its graph is rewritten in place.
-        caches: the attention caches that cross the unit's border.
-        root: what module names begin with in the unit and not in the user's model; for messages.
+        caches: the attention caches among the unit's inputs and outputs.
+        root: prefix of the unit's module names that the user's model lacks; messages strip it.
     """
 
     name: str
@@ -63,9 +63,9 @@ class LoweringContext:
         return replace(self, program=copied)
 
     def graphs(self) -> Mapping[str, fx.GraphModule]:
-        """The one graph, under the name of the unit."""
+        """The unit's graph under the unit's name."""
         return {self.name: self.program.graph_module}
 
     def describe(self) -> str:
-        """The caches; the graph speaks for itself."""
+        """The cache slots, one per line."""
         return "\n".join(str(slot) for slot in self.caches)

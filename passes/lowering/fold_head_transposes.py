@@ -1,8 +1,7 @@
-"""Let the attention operators read and write heads where linear layers have them.
+"""Fold the head transposes around attention into the attention operators.
 
-A model views the output of a linear layer as `[B, T, H, D]` and transposes it to `[B, H, T, D]` for
-attention, and back. The kernels go head by head and are as fast in either order, so both transposes fold
-into them.
+A model views the output of a linear layer as `[B, T, H, D]`, transposes it to `[B, H, T, D]` for attention
+and transposes the result back. The kernels loop over heads and are as fast on either layout.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from tbt_compile.passes.rewrite import RewritePass
 
 
 def untransposed(node: Any) -> fx.Node | None:
-    """What `node` was before its heads and tokens were swapped, if they were."""
+    """The operand of a transpose of heads and tokens; None for any other node."""
     transpose = match_call(node, ATEN.transpose.int)
     if transpose is None or sorted(dim % 4 for dim in (transpose.dim0, transpose.dim1)) != [1, 2]:
         return None
@@ -33,7 +32,7 @@ def untransposed(node: Any) -> fx.Node | None:
 
 
 def read_heads_last(node: fx.Node, operand: str) -> fx.Node | None:
-    """Fold the transpose of one operand into the operator that reads it; returns the new call."""
+    """Fold the transpose of one operand into the operator that reads it. Returns the new call, or None."""
     named = vars(operands(node))
     source = untransposed(named[operand])
     if source is None:
@@ -42,7 +41,7 @@ def read_heads_last(node: fx.Node, operand: str) -> fx.Node | None:
 
 
 def keep_heads_last(attention: fx.Node) -> bool:
-    """Fold the transposes of the query and of the result, if every user transposes it back."""
+    """Fold the transposes of query and result if every user of the result transposes it back."""
     users = list(attention.users)
     if not users or not all(untransposed(user) for user in users):
         return False
@@ -58,14 +57,15 @@ def keep_heads_last(attention: fx.Node) -> bool:
 class FoldHeadTransposes(RewritePass):
     """Folds transposes of heads and tokens into the attention operators.
 
-    Needs: fused attention with packed caches. Leaves: those operators with `heads_last` where both sides
-    were transposed.
+    Needs: fused attention with packed caches. Leaves: `heads_last` on attention whose query and result were
+    transposed, and on packing operators whose operand was.
     """
 
     name = "fold-head-transposes"
     targets = (TBT.attention.default, *PACKED_OPERAND)
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`transpose(attention(transpose(q)))` -> `attention(q, heads_last=True)`; likewise packing."""
         if is_call(node, TBT.attention.default):
             return keep_heads_last(node)
         return read_heads_last(node, PACKED_OPERAND[node.target]) is not None

@@ -1,8 +1,7 @@
-"""Pack keys and values that several query heads share once, instead of a copy per query head.
+"""Fold the `repeat_kv` of grouped-query attention: pack each shared key and value head once.
 
-In grouped-query attention the model repeats each head of keys and values for the query heads that share it.
-Quantizing a copy gives a copy of what was quantized, so the repetition folds into the attention operators,
-which take packed keys and values of fewer heads than the query has.
+The model repeats each head of keys and values for the query heads that share it. Quantization commutes with
+the repeat, and the attention operators take packed keys and values with fewer heads than the query.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ HEADS, TOKENS = 1, 2  # dimensions of keys and values `[B, H, T, D]`
 
 
 def unrepeated(node: Any) -> fx.Node | None:
-    """The tensor `[B, H, T, D]` of which `node` `[B, H * n, T, D]` holds every head n times, if so.
+    """The source `[B, H, T, D]` of a head repeat `node` `[B, H * n, T, D]`; None for any other node.
 
-    The form is `x.unsqueeze(2).expand(B, H, n, T, D).reshape(B, H * n, T, D)`.
+    The pattern is `x.unsqueeze(2).expand(B, H, n, T, D).reshape(B, H * n, T, D)`.
     """
     reshape = match_call(node, ATEN.reshape.default, ATEN.view.default)
     expand = match_call(reshape.self, ATEN.expand.default) if reshape else None
@@ -37,16 +36,17 @@ def unrepeated(node: Any) -> fx.Node | None:
 
 
 class FoldRepeatKV(RewritePass):
-    """Folds the repetition of heads below the packing of keys and values.
+    """Removes head repeats before the packing of keys and values.
 
-    Needs: fused attention products in a cleaned-up graph. Leaves: packed keys and values with as many heads
-    as the model's cache has.
+    Needs: fused attention products in a cleaned-up graph. Leaves: packed keys and values with the head count
+    of the model's cache.
     """
 
     name = "fold-repeat-kv"
     targets = (TBT.pack_keys.default, TBT.pack_values.default)
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`pack_keys(repeat_kv(k))` -> `pack_keys(k)`; the same for values."""
         operand = PACKED_OPERAND[node.target]
         source = unrepeated(vars(operands(node))[operand])
         if source is not None:

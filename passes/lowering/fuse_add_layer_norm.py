@@ -1,4 +1,4 @@
-"""Fuse the residual sum into the layer normalisation that follows it."""
+"""Fuse a residual sum into the layer norm that follows it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tbt_compile.passes.rewrite import RewritePass
 
 
 def fuse(norm: fx.Node) -> bool:
-    """Rewrite `layer_norm(x + residual)` when both have the shape of the sum, and the sum has one user.
+    """Rewrite `layer_norm(x + residual)` when the sum has one user and broadcasts neither term.
 
-    A norm without a weight or bias is left alone: the operator takes both.
+    A norm without weight or bias is not fused: the operator requires both.
     """
     call = operands(norm)
     terms = addends(call.input)
@@ -30,13 +30,14 @@ def fuse(norm: fx.Node) -> bool:
 
 
 class FuseAddLayerNorm(RewritePass):
-    """Replaces a sum and its layer normalisation by `tbt::add_layer_norm`.
+    """Fuses a residual sum and its layer norm into `tbt::add_layer_norm`.
 
-    Needs: a cleaned-up graph. Leaves: sums with another user, as in models that normalise before a block.
+    Needs: a cleaned-up graph. Leaves: sums with several users, as in pre-norm models.
     """
 
     name = "fuse-add-layer-norm"
     targets = (ATEN.layer_norm.default,)
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`layer_norm(x + residual, weight, bias)` -> `add_layer_norm(x, residual, weight, bias)`."""
         return fuse(node)

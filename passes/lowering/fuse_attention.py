@@ -10,7 +10,7 @@ from tbt_compile.passes.rewrite import RewritePass
 
 
 def fuse(context: fx.Node) -> bool:
-    """Rewrite `attention_context(masked_softmax(attention_scores(...)), ...)`, each with one user."""
+    """Rewrite `attention_context(masked_softmax(attention_scores(...)), ...)` if each input has one user."""
     pv = operands(context)
     softmax = match_call(pv.weights, TBT.masked_softmax.default)
     qk = match_call(softmax.scores, TBT.attention_scores.default) if softmax else None
@@ -39,15 +39,16 @@ def fuse(context: fx.Node) -> bool:
 
 
 class FuseAttention(RewritePass):
-    """Replaces both products of attention and the softmax between them by `tbt::attention`.
+    """Fuses QK^T, softmax and PV into `tbt::attention`.
 
-    Needs: fused attention products and softmax. Leaves: no scores in memory, except where a model adds
-    something other than a mask to them.
+    Needs: fused attention products and softmax. Leaves: no score matrix in memory, except where a model adds
+    something other than a mask to the scores.
     """
 
     name = "fuse-attention"
     targets = (TBT.attention_context.default,)
-    unmatched = "keep their scores in memory"
+    unmatched = "attentions keep their scores in memory"
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`attention_context(masked_softmax(attention_scores(q, k)), v)` -> `attention(q, k, v)`."""
         return fuse(node)

@@ -1,4 +1,4 @@
-"""Turn both attention products into operators on packed keys and values."""
+"""Fuse QK^T and PV on quantized operands into operators on packed keys and values."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def fuse_scores(matmul: fx.Node) -> bool:
 def fuse_context(matmul: fx.Node) -> bool:
     """Rewrite `(codes(p) @ codes(v)) * (scale(p) * scale(v))`, or `(codes(p) @ value(v)) * scale(p)`.
 
-    Values have one scale or, at 8 bits, one per token: that stands inside the sum over tokens, so `value(v)`
-    is `codes(v) * scale(v)`.
+    The second form is for 8-bit values: their scale varies by token and cannot leave the sum over tokens, so
+    `value(v)` is `codes(v) * scale(v)`.
     """
     product = operands(matmul)
     weights, value = quantize_of_codes(product.self), quantize_of_codes(product.other)
@@ -77,13 +77,13 @@ def fuse_context(matmul: fx.Node) -> bool:
 
 
 def _scaled_by(scale: Any) -> tuple[fx.Node | None, fx.Node | None]:
-    """The `tbt::quantize` nodes that both factors of a scale come from."""
+    """The `tbt::quantize` nodes behind the two factors of a product of scales; None for other factors."""
     first, second = factors(scale) or (None, None)
     return quantize_of_scale(first), quantize_of_scale(second)
 
 
 def _pack(quantize: fx.Node, target: Any) -> fx.Node:
-    """A call of `target` that quantizes and packs what `quantize` quantizes."""
+    """Insert a call of `target` that quantizes and packs the operand of `quantize`."""
     call = operands(quantize)
     named = {PACKED_OPERAND[target]: call.x}
     with quantize.graph.inserting_before(quantize):
@@ -95,10 +95,10 @@ def _pack(quantize: fx.Node, target: Any) -> fx.Node:
 
 
 class FuseAttentionProducts(RewritePass):
-    """Replaces QK^T and PV by `tbt::attention_scores` and `tbt::attention_context` on packed operands.
+    """Fuses QK^T and PV into `tbt::attention_scores` and `tbt::attention_context` on packed operands.
 
     Needs: a cleaned-up graph of a frozen model. Leaves: no matrix product on codes; keys and values are
-    packed right where they were quantized before.
+    packed where they were quantized.
     """
 
     name = "fuse-attention-products"
@@ -106,5 +106,6 @@ class FuseAttentionProducts(RewritePass):
     unmatched = "products stay in floating point"
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`matmul(codes, codes) * scales` -> `attention_scores` or `attention_context`."""
         has_heads = len(shape_of(node)) == 4  # the packed operators take `[B, H, T, D]`
         return has_heads and (fuse_scores(node) or fuse_context(node))

@@ -1,4 +1,4 @@
-"""Look rows up in the packed weight instead of unpacking all of it."""
+"""Fuse the unpacking of an embedding weight into the lookup: only the looked-up rows are unpacked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fuse(product: fx.Node) -> bool:
 
 
 class FuseEmbedding(RewritePass):
-    """Replaces every quantized embedding by `tbt::bit_embedding`.
+    """Fuses unpack, lookup and scaling of quantized embeddings into `tbt::bit_embedding`.
 
     Needs: a cleaned-up graph of a frozen model. Leaves: no `aten::embedding` on codes.
     """
@@ -36,4 +36,5 @@ class FuseEmbedding(RewritePass):
     targets = (ATEN.mul.Tensor,)
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`embedding(unpack(packed), ids) * embedding(scale, ids)` -> `bit_embedding(ids, packed, scale)`."""
         return fuse(node)

@@ -1,4 +1,4 @@
-"""Fuse quantize, packed weight, product, scales and bias of a linear layer into one operator."""
+"""Fuse quantize, unpack, matrix product, scales and bias of a linear layer into one operator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tbt_compile.passes.rewrite import RewritePass
 
 
 def fuse(linear: fx.Node) -> bool:
-    """Rewrite `linear(codes(x), unpack(w)) * (scale(x) * scale(w).T) [+ bias]` around one linear node."""
+    """Rewrite `linear(codes(x), unpack(w)) * (scale(x) * scale(w).T) [+ bias]`."""
     product = operands(linear)
     quantize, unpack = quantize_of_codes(product.input), match_call(product.weight, TBT.unpack.default)
     scaled, scale = rescaled(linear) or (None, None)
@@ -51,9 +51,9 @@ def fuse(linear: fx.Node) -> bool:
 
 
 def _bias(scaled: fx.Node, outputs: int) -> tuple[fx.Node | None, fx.Node]:
-    """The bias `[outputs]` added to the scaled product, if that has one user, and the last node.
+    """Match `scaled + bias` if `scaled` has one user. Returns the bias `[outputs]` or None, and the root.
 
-    BART's logits have one of shape `[1, outputs]`.
+    A bias `[1, outputs]`, as on BART's logits, is reshaped.
     """
     total = single_user(scaled)
     first, bias = addends(total) or (None, None)
@@ -70,7 +70,7 @@ def _bias(scaled: fx.Node, outputs: int) -> tuple[fx.Node | None, fx.Node]:
 
 
 class FuseLinear(RewritePass):
-    """Replaces every quantized linear layer by `tbt::bit_linear`.
+    """Fuses quantized linear layers into `tbt::bit_linear`.
 
     Needs: a cleaned-up graph of a frozen model. Leaves: no `aten::linear` on codes.
     """
@@ -80,4 +80,5 @@ class FuseLinear(RewritePass):
     unmatched = "linear layers stay in floating point"
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`linear(codes(x), unpack(w)) * scales [+ bias]` -> `bit_linear(x, w, bias)`."""
         return fuse(node)

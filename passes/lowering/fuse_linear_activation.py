@@ -31,13 +31,14 @@ def function_of(node: fx.Node) -> str | None:
 
 
 class FuseLinearActivation(RewritePass):
-    """Gives activation functions of linear layers to `tbt::bit_linear`.
+    """Fuses activation functions into the epilogue of `tbt::bit_linear`.
 
-    Needs: fused linear layers. Leaves: functions of results with another user, and of sums.
+    Needs: fused linear layers. Leaves: activations of results with several users, and of sums.
     """
 
     name = "fuse-linear-activation"
     targets = (TBT.bit_linear.default,)
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`f(bit_linear(x, w))` -> `bit_linear(x, w, function=f)`."""
         return fuse(node)

@@ -28,21 +28,22 @@ def fuse(softmax: fx.Node) -> bool:
 
 
 def is_mask(node: Any) -> bool:
-    """Whether a node is an attention mask `[B, 1, Q, T]`, the same for every head."""
+    """Whether a node is an attention mask `[B, 1, Q, T]`, broadcast over the heads."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
     return value is not None and value.ndim == 4 and value.shape[1] == 1
 
 
 class FuseMaskedSoftmax(RewritePass):
-    """Replaces the softmax of attention scores by `tbt::masked_softmax`.
+    """Fuses scale, mask and softmax of attention scores into `tbt::masked_softmax`.
 
-    Needs: fused attention products. Leaves: no scaling or masking of scores outside the softmax, except
-    where a model adds something other than a mask (relative positions).
+    Needs: fused attention products. Leaves: no scale or mask outside the softmax, except where a model adds
+    something other than a mask to the scores (relative positions).
     """
 
     name = "fuse-masked-softmax"
     targets = (ATEN.softmax.int,)
-    unmatched = "stay on their own"
+    unmatched = "softmaxes stay unfused"
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`softmax(scores * scale + mask)` -> `masked_softmax(scores, mask, scale)`."""
         return fuse(node)

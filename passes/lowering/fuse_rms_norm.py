@@ -1,4 +1,4 @@
-"""Fuse root-mean-square normalisation that a model writes out in single operators."""
+"""Fuse an RMS norm that is spelled out in elementary operators."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fuse(product: fx.Node) -> bool:
 
 
 def _orders(product: Any) -> list[tuple[Any, Any]]:
-    """Both ways to name the factors of a product."""
+    """The factors of a product in either order; none for any other node."""
     found = factors(product)
     return [] if found is None else [found, found[::-1]]
 
@@ -46,14 +46,14 @@ def _eps(root: Any, x: Any) -> float | None:
 
 
 class FuseRmsNorm(RewritePass):
-    """Replaces normalisation written as square, mean, rsqrt and products by `aten::rms_norm`.
+    """Fuses square, mean, rsqrt and products into `aten::rms_norm`.
 
-    Needs: a cleaned-up graph. Leaves: one operator, which has a kernel, where a model such as Llama or T5
-    writes five.
+    Needs: a cleaned-up graph. Leaves: one operator with a kernel for each RMS norm of Llama or T5.
     """
 
     name = "fuse-rms-norm"
     targets = (ATEN.mul.Tensor,)
 
     def rewrite(self, node: fx.Node) -> bool:
+        """`weight * (x * rsqrt(mean(x ** 2) + eps))` -> `rms_norm(x, weight, eps)`."""
         return fuse(node)

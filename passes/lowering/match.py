@@ -1,4 +1,4 @@
-"""The vocabulary of patterns: questions about a node and its operands, and how a match is replaced."""
+"""Helpers for pattern matching: predicates and operand access for nodes, and replacement of a match."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKED_OPERAND: dict[Any, str] = {
     TBT.append_keys.default: "keys",
     TBT.append_values.default: "values",
 }
-"""The float operand `[B, H, T, D]` of each operator that quantizes and packs one."""
+"""The name of the float operand `[B, H, T, D]` that each operator quantizes and packs."""
 
 
 def is_call(node: Any, *targets: Any) -> bool:
@@ -35,12 +35,12 @@ def match_call(node: Any, *targets: Any) -> SimpleNamespace | None:
 
 
 def single_user(node: fx.Node) -> fx.Node | None:
-    """The user of a node that has exactly one, so that fusing into it leaves no second reader behind."""
+    """The user of a node with exactly one user, into which the node can be fused; None otherwise."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def shape_of(node: fx.Node) -> torch.Size:
-    """The shape of a node's value; dimensions that vary are symbolic."""
+    """The shape of a node's value; dynamic dimensions are symbolic."""
     shape: torch.Size = node.meta["val"].shape
     return shape
 
@@ -58,12 +58,12 @@ def addends(node: Any) -> tuple[Any, Any] | None:
 
 
 def quantize_of_codes(node: Any) -> fx.Node | None:
-    """The `tbt::quantize` node that `node` is the codes of, or None."""
+    """The `tbt::quantize` node whose codes are `node`, or None."""
     return _quantize_of(node, 0)
 
 
 def quantize_of_scale(node: Any) -> fx.Node | None:
-    """The `tbt::quantize` node that `node` is the scale of, transposed or not; or None."""
+    """The `tbt::quantize` node whose scale, transposed or not, is `node`; or None."""
     transpose = match_call(node, ATEN.transpose.int)
     return _quantize_of(transpose.self if transpose else node, 1)
 
@@ -71,25 +71,25 @@ def quantize_of_scale(node: Any) -> fx.Node | None:
 def _quantize_of(node: Any, output: int) -> fx.Node | None:
     if not is_call(node, operator.getitem):
         return None
-    source, index = node.args  # a Python function: it has no schema to name them
+    source, index = node.args  # getitem is a Python function without a schema
     return source if index == output and is_call(source, TBT.quantize.default) else None
 
 
 def rescaled(product: fx.Node) -> tuple[fx.Node, Any] | None:
-    """The single user of a matrix product, if it multiplies it by scales, and those."""
+    """Match `product * scales` if the product has one user. Returns that user and the scales, or None."""
     user = single_user(product)
     scaled = factors(user)
     return (user, scaled[1]) if user and scaled and scaled[0] is product else None
 
 
 def replace(old: fx.Node, target: Any, **named: Any) -> fx.Node:
-    """Put a call of `target` in the place of `old`, with its shape and the module it comes from.
+    """Replace `old` by a call of `target` with the same meta.
 
     Args:
-        old: the last node of the matched pattern; it is erased, what it reads is left to dead code
+        old: the last node of the matched pattern. It is erased; the other nodes are left to dead code
             elimination.
         target: an operator overload.
-        named: its operands.
+        named: its operands by name.
 
     Returns:
         The new node.
@@ -103,12 +103,12 @@ def replace(old: fx.Node, target: Any, **named: Any) -> fx.Node:
 
 
 def replace_with(old: fx.Node, new: fx.Node) -> None:
-    """Give the users of `old` another node of the graph, and erase `old`."""
+    """Replace all uses of `old` by `new` and erase `old`."""
     old.replace_all_uses_with(new)
     old.graph.erase_node(old)
 
 
 def module_path(node: fx.Node) -> str:
-    """Dotted name of the module that a node was captured from, for messages."""
+    """Dotted name of the module that a node was traced from, for messages."""
     stack = node.meta.get("nn_module_stack") or {}
     return str(list(stack.values())[-1][0]) if stack else node.name

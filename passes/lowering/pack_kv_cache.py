@@ -1,8 +1,8 @@
 """Keep attention caches packed: quantize a token once, when it is appended, instead of at every step.
 
-Scales of keys and values are static or per token, so quantizing a concatenation equals concatenating what
-was quantized. The pass moves each packing operator above the cache: the unit takes packed caches, packs the
-tokens that it appends, and returns packed caches.
+Scales of keys and values are static or per token, so quantization commutes with concatenation along tokens.
+The pass hoists each packing operator above the cache: the unit takes packed caches, packs only the tokens
+that it appends, and returns packed caches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOKENS = 2  # dimension of keys and values `[B, H, T, ...]` along which tokens a
 
 
 def packs_along_tokens(pack: fx.Node) -> bool:
-    """Whether words of packed values hold several tokens, so that they cannot be concatenated."""
+    """Whether packed words span several tokens, as for values below 8 bits: such words do not concatenate."""
     return is_call(pack, TBT.pack_values.default) and not Encoding(operands(pack).encoding).dynamic
 
 
@@ -39,7 +39,7 @@ class _Packer:
     """Packs the caches of one unit.
 
     Attributes:
-        words: how many words packed values have, by the number of tokens; caches of equal length share it.
+        words: symbolic word count of packed values by token count; caches of equal length share the symbol.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
@@ -48,18 +48,18 @@ class _Packer:
         self.words: dict[str, Any] = {}
 
     def pack(self, slot: CacheSlot) -> int:
-        """Pack both halves of one cache; returns how many packing operators were moved or removed."""
+        """Pack the keys and values of one cache. Returns the number of packing operators rewritten."""
         key_input = self.inputs.get(slot.key_input or "")
         value_input = self.inputs.get(slot.value_input or "")
         if value_input is not None:
             for user in list(value_input.users):
-                if is_call(user, ATEN.sym_size.int):  # packed values no longer tell how many tokens they hold
+                if is_call(user, ATEN.sym_size.int):  # packed values are padded to words: ask the keys
                     user.replace_input_with(value_input, key_input)
         packed_keys = self._half(key_input, slot.key_output, None)
         return packed_keys + self._half(value_input, slot.value_output, key_input)
 
     def _half(self, cached: fx.Node | None, output: int | None, past_keys: fx.Node | None) -> int:
-        """Pack the keys of a cache (`past_keys` None) or its values."""
+        """Pack the keys (`past_keys` is None) or the values of a cache. Returns the number of rewrites."""
         source = self._outputs[output] if output is not None else cached
         assert source is not None, "a cache slot without an input has an output"
         packs = [user for user in source.users if is_call(user, *PACKS)]
@@ -79,21 +79,21 @@ class _Packer:
         return 1
 
     def _append(self, pack: fx.Node, source: fx.Node, cached: fx.Node, past_keys: fx.Node | None) -> fx.Node:
-        """Replace `pack(cat([cached, new]))` by an operator that appends packed tokens to a packed cache."""
+        """Rewrite `pack(cat([cached, new]))` to an operator that packs `new` behind a packed cache."""
         concatenation = match_call(source, ATEN.cat.default)
         assert concatenation, f"{source.name}: a cache grows by concatenation"
         past, new = concatenation.tensors
         assert past is cached, f"{source.name}: new tokens follow the cache"
         call = operands(pack)
-        kind = {"scale": call.scale, "encoding": call.encoding, "center": call.center}
+        quantization = {"scale": call.scale, "encoding": call.encoding, "center": call.center}
         self._set_packed_shape(cached, pack)
         if packs_along_tokens(pack):
             append = TBT.append_values.default
-            return replace(pack, append, past=cached, past_keys=past_keys, values=new, **kind)
-        return replace(pack, TBT.append_keys.default, past=cached, keys=new, **kind)
+            return replace(pack, append, past=cached, past_keys=past_keys, values=new, **quantization)
+        return replace(pack, TBT.append_keys.default, past=cached, keys=new, **quantization)
 
     def _set_packed_shape(self, cached: fx.Node, pack: fx.Node) -> None:
-        """Give a placeholder the shape of the packed cache; packed values have a length of their own."""
+        """Give a cache placeholder its packed shape; the word count of packed values is a new symbol."""
         value: Any = cached.meta["val"]
         mode: FakeTensorMode = value.fake_mode
         call = operands(pack)
@@ -122,7 +122,7 @@ class _Packer:
 
 @dataclass(frozen=True)
 class PackKVCache:
-    """Makes every attention cache that crosses the unit's border packed.
+    """Packs every attention cache among the unit's inputs and outputs.
 
     Needs: fused attention, and the cache slots of the context. Leaves: cache inputs and outputs with the
     packed shapes; units that share a cache agree on them.

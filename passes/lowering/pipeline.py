@@ -1,4 +1,4 @@
-"""The lowering pipeline, from the exported graph of a frozen model to operators that have kernels."""
+"""The lowering pipeline, from the exported graph of a frozen model to operators with kernels."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from tbt_compile.passes.lowering.pack_kv_cache import PackKVCache
 
 
 def lowering_pipeline() -> Pipeline[LoweringContext]:
-    """The passes in order; the dump of a phase is named after its pass."""
+    """The lowering passes in order."""
     return Pipeline(
         "lowering",
         [
             CleanUp(),  # identities, empty concatenation operands, assertions
             FuseLinear(),  # quantize, product, scales, bias -> bit_linear
-            FuseLinearActivation(),  # an activation function becomes its epilogue
-            FuseEmbedding(),  # -> bit_embedding
+            FuseLinearActivation(),  # activation -> epilogue of bit_linear
+            FuseEmbedding(),  # unpack, lookup, scales -> bit_embedding
             FuseAttentionProducts(),  # QK^T and PV on packed keys and values
-            FoldRepeatKV(),  # grouped queries read shared heads
+            FoldRepeatKV(),  # grouped query heads share packed keys and values
             FuseMaskedSoftmax(),  # scale and mask -> masked_softmax
             FuseAttention(),  # QK^T, softmax, PV -> attention
             FuseAddLayerNorm(),  # residual sum and norm -> add_layer_norm
             FuseRmsNorm(),  # square, mean, rsqrt, products -> rms_norm
-            PackKVCache(),  # caches cross the unit's border packed
+            PackKVCache(),  # caches enter and leave the unit packed
             FoldHeadTransposes(),  # attention reads `[B, T, H, D]` in place
-            CheckFused(),  # nothing quantized is left without an operator
+            CheckFused(),  # every quantized operation has an operator
         ],
     )

@@ -1,1 +1,1 @@
-"""Passes that put quantizers into a full-precision model."""
+"""Passes that insert quantizers into a full-precision model."""

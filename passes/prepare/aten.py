@@ -1,4 +1,4 @@
-"""Vocabulary of the exported graph: which ATen operators belong together, and who owns a node."""
+"""Classes of ATen operators in the exported graph, their operands, and the modules that own nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MATMUL = frozenset({aten.matmul.default, aten.bmm.default, aten.mm.default})
 LINEAR = frozenset({aten.linear.default, aten.addmm.default})
 EMBEDDING = frozenset({aten.embedding.default})
 
-# Operators that hand on values of their first argument; order, shape and type may change.
+# Operators that pass through values of their first argument; order, shape and dtype may change.
 VIEW = frozenset(
     {
         operator.getitem,
@@ -59,7 +59,7 @@ VIEW = frozenset(
 # Operators that keep a non-negative tensor non-negative although they change its values.
 DROPOUT = frozenset({aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default})
 
-# What may stand between QK^T and its softmax, or between a softmax and PV: scaling, masking, shapes, dropout.
+# Operators allowed between QK^T and softmax or between softmax and PV: scale, mask, view, dropout.
 BETWEEN_PRODUCTS = (
     VIEW
     | DROPOUT
@@ -96,19 +96,19 @@ def linear_operands(node: fx.Node) -> tuple[Any, Any, Any]:
 
 
 def product_operands(node: fx.Node) -> tuple[Any, Any]:
-    """The left and the right operand of a call in `MATMUL`."""
+    """The left and right operand of a call in `MATMUL`."""
     call = operands(node)
     return call.self, call.other if node.target is aten.matmul.default else call.mat2
 
 
 def viewed(node: fx.Node) -> Any:
-    """The tensor whose values a call in `VIEW` or `DROPOUT` hands on."""
-    # `getitem` has no schema; the others name this operand self or input, and it goes by position in all.
+    """The operand whose values a call in `VIEW` or `DROPOUT` passes through."""
+    # By position: `getitem` has no schema, and the other operators call it self or input.
     return node.args[0]
 
 
 def owner(node: fx.Node) -> str:
-    """Dotted name of the innermost module whose forward made this node; "" for the model itself."""
+    """Dotted name of the innermost module whose `forward` created the node; "" for the model itself."""
     stack = node.meta.get("nn_module_stack") or {}
     names = [name for name, _ in stack.values()]
     return names[-1] if names else ""

@@ -1,4 +1,4 @@
-"""Capture of a model as an ATen graph through `torch.export`."""
+"""Capture a model as an ATen graph with `torch.export`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def split_example_inputs(model: nn.Module, example_inputs: Any) -> Inputs:
-    """Example inputs as (args, kwargs), checked against the signature of the model's forward.
+    """Normalise example inputs to (args, kwargs) and check them against the signature of `forward`.
 
-    They are a tensor, a sequence of positional arguments, or a mapping from argument names.
+    Example inputs are a tensor, a sequence of positional arguments, or a mapping from argument names.
 
     Raises:
         CaptureError: an argument is unknown, missing, or given twice.
@@ -54,7 +54,7 @@ def split_example_inputs(model: nn.Module, example_inputs: Any) -> Inputs:
             if key not in signature.parameters:
                 known = ", ".join(signature.parameters)
                 raise CaptureError(
-                    f"example input {key!r} is no argument of {name}.forward({known})."
+                    f"example input {key!r} is not an argument of {name}.forward({known})."
                     + did_you_mean(key, signature.parameters)
                 )
     try:
@@ -68,7 +68,16 @@ def split_example_inputs(model: nn.Module, example_inputs: Any) -> Inputs:
 
 
 def describe_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The inputs by argument name, tensors with type and shape: "x: float32 [2, 3]"."""
+    """Format the inputs of a call for a message: "x: float32 [2, 3], use_cache: False".
+
+    Args:
+        model: the module whose `forward` names the inputs.
+        args: positional arguments.
+        kwargs: keyword arguments.
+
+    Returns:
+        The inputs by argument name; tensors as dtype and shape, other values as their repr.
+    """
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
     parts = []
     for name, value in bound.arguments.items():
@@ -82,7 +91,7 @@ def describe_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A context in which every module is in evaluation mode, and back as it was afterwards."""
+    """Run the `with` block in evaluation mode and without gradients; restore the mode of every module."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -94,7 +103,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def export_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
-    """The ATen graph of one call, parameters shared with the model.
+    """Export one call of a model to an ATen graph that shares the model's parameters.
+
+    Args:
+        model: the model, in evaluation mode.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+
+    Returns:
+        The graph module.
 
     Raises:
         CaptureError: the model does not run on these inputs, or runs but cannot be exported.
@@ -118,7 +135,7 @@ def export_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def drop_assertions(graph: fx.Graph) -> int:
-    """Remove checks of tensor metadata that the export adds; they compute nothing."""
+    """Erase the tensor metadata assertions that `torch.export` adds. Returns how many there were."""
     removed = [node for node in graph.nodes if node.target is aten._assert_tensor_metadata.default]
     for node in removed:
         graph.erase_node(node)

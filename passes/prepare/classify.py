@@ -1,8 +1,8 @@
 """Sign analysis: which tensors of the captured graph can never be negative.
 
-The paper quantizes activations in two categories, non-negative (softmax and ReLU outputs) and signed. The
-category is found by data flow over a lattice of two values, NONNEG < SIGNED: an operator's result is NONNEG
-when its rule says so from the signs of its operands, and SIGNED whenever nothing better is known.
+The paper quantizes two categories of activations, non-negative (softmax and ReLU outputs) and signed. This is
+a forward data-flow analysis over the lattice NONNEG < SIGNED: a transfer rule per operator derives the sign
+of the result from the signs of the operands; without a rule the result is SIGNED.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Sign(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """The sign of a tensor and the operator that settled it, in words."""
+    """The sign of a tensor and, in words, the operator that decides it."""
 
     sign: Sign
     reason: str
@@ -55,7 +55,7 @@ _ALWAYS_NONNEG = SOFTMAX | {
     aten.softplus.default,
     aten.square.default,
 }
-# Results of these are non-negative when every tensor operand is.
+# Non-negative if every operand is.
 _CLOSED = frozenset(
     {
         aten.add.Tensor,
@@ -91,10 +91,16 @@ Signs = Callable[[Any], Decision]
 
 
 def classify_node(node: fx.Node, sign_of: Signs, gelu_nonnegative: bool) -> Decision:
-    """The sign of one node, given the signs of its operands.
+    """The transfer function: the sign of one node, given the signs of its operands.
 
-    `sign_of` also accepts a plain number. `gelu_nonnegative` treats the output of a GELU as the paper's first
-    category; its quantizer then clips what is below zero.
+    Args:
+        node: any node of the graph.
+        sign_of: the decision for an operand, which is a node or a number.
+        gelu_nonnegative: whether the output of a GELU counts as non-negative; its quantizer then clips
+            values below zero.
+
+    Returns:
+        The sign, and the reason for it.
     """
     if node.op != "call_function":
         return Decision(Sign.SIGNED, {"placeholder": "model input"}.get(node.op, "parameter or constant"))
@@ -165,7 +171,7 @@ def _all_nonneg(found: list[Decision], name: str) -> Decision:
 
 
 def classify_graph(graph: fx.Graph, gelu_nonnegative: bool = False) -> dict[str, Decision]:
-    """The sign decision of every node, by name, in one walk: operands come before their users."""
+    """The sign decision of every node by name. One walk suffices: operands precede their users."""
     decisions: dict[str, Decision] = {}
 
     def sign_of(value: Any) -> Decision:

@@ -1,4 +1,4 @@
-"""The state that the prepare pipeline hands from pass to pass."""
+"""The state of the prepare pipeline."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class PrepareContext:
-    """A model on its way from full precision to quantized.
+    """A model being quantized.
 
     Attributes:
         model: the user's model; only the last pass changes it.
-        recipe: what is asked for.
-        adapter: what is known about this kind of model beyond its graph.
+        recipe: the requested bits and methods.
+        adapter: knowledge about the model's family that its graph lacks.
         args, kwargs: the example inputs, as the model's `forward` takes them.
         graph: the exported ATen graph, set by the capture pass and rewritten by the insertion pass.
         signs: the sign decision of every node, by node name.
         sites: the operations that can be quantized, by module.
         plan: what will be quantized, and why.
-        quantizers: the modules built from the plan, by (module name, operand name); the graph and the
-            eager model share them.
+        quantizers: the quantizer modules by (module name, operand name), shared by the graph and the eager
+            model.
     """
 
     model: nn.Module
@@ -46,11 +46,11 @@ class PrepareContext:
     quantizers: dict[tuple[str, str], nn.Module] = field(default_factory=dict)
 
     def graphs(self) -> Mapping[str, fx.GraphModule]:
-        """The captured graph, once it exists."""
+        """The captured graph; empty before the capture pass."""
         return {} if self.graph is None else {"graph": self.graph}
 
     def describe(self) -> str:
-        """Recipe, sites and plan as far as they exist."""
+        """The recipe, then the plan or, before the plan exists, the signs and sites."""
         parts = [f"model: {type(self.model).__name__}", f"recipe: {self.recipe!r}"]
         if self.signs and self.plan is None:
             parts += [f"{name}: {decision}" for name, decision in self.signs.items()]
@@ -62,12 +62,12 @@ class PrepareContext:
 
     @property
     def captured(self) -> fx.GraphModule:
-        """The graph; passes after the capture may rely on it."""
+        """The captured graph, which exists after the capture pass."""
         assert self.graph is not None, "the capture pass has to run first"
         return self.graph
 
     @property
     def planned(self) -> QuantPlan:
-        """The plan; passes after the plan pass may rely on it."""
+        """The plan, which exists after the plan pass."""
         assert self.plan is not None, "the plan pass has to run first"
         return self.plan

@@ -1,8 +1,8 @@
-"""Site finding: the operations of the captured graph whose operands can be quantized.
+"""Find the sites of the captured graph: the operations whose operands can be quantized.
 
-A site is a module of the user's model together with its calls in the graph; a module that is called twice is
-one site with two calls, because its quantizers are shared. Four kinds exist: linear (also addmm), the output
-projection, embedding look-ups, and attention (the products QK^T and PV around a softmax).
+A site is a module of the user's model with its calls in the graph. A module that is called twice is one site
+with two calls, since both share its quantizers. There are four kinds: linear layers (also addmm), the output
+projection, embedding lookups, and attention (the products QK^T and PV around a softmax).
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ class Call:
 
     Attributes:
         node: the operation; for attention the product QK^T.
-        operands: the quantizable operands by name: "input" and "weight", "weight" alone for an embedding,
-            or "query", "key", "probabilities" and "value". The key is what comes in, [.., D, T] in QK^T.
-        output: for attention the product PV; otherwise `node` again.
+        operands: the quantizable operands by name: "input" and "weight" of a linear layer, "weight" of an
+            embedding, or "query", "key", "probabilities" and "value". The key is the right operand of QK^T,
+            [.., D, T].
+        output: the product PV for attention; `node` for the other kinds.
     """
 
     node: fx.Node
@@ -65,9 +66,9 @@ class FoundSite:
     """A module with quantizable operands.
 
     Attributes:
-        obstacle: why it cannot be quantized although it should be; None for almost all. The plan refuses the
-            model unless the recipe excludes the module.
-        keep: why it stays in full precision by design; None for almost all.
+        obstacle: why it cannot be quantized, or None. The plan rejects the model unless the recipe excludes
+            the module.
+        keep: why it stays in full precision by design, or None.
     """
 
     kind: SiteKind
@@ -83,7 +84,16 @@ class FoundSite:
 
 
 def find_sites(graph: fx.Graph, model: nn.Module, output_projection: str | None = None) -> list[FoundSite]:
-    """Every site of the graph, in execution order; `output_projection` names that module if there is one."""
+    """Find every site of a graph.
+
+    Args:
+        graph: the captured ATen graph.
+        model: the model it was captured from.
+        output_projection: name of the module that computes the logits; None if there is none.
+
+    Returns:
+        The sites in execution order.
+    """
     found: dict[tuple[SiteKind, str], FoundSite] = {}
     for node in graph.nodes:
         if node.op != "call_function":
@@ -130,7 +140,9 @@ def _linear_site(node: fx.Node, model: nn.Module, output_projection: str | None)
     site = FoundSite(kind, fqn, [Call(node, {"input": x, "weight": weight}, node)])
     module = model.get_submodule(fqn)
     if weight.op != "get_attr" or not isinstance(getattr(module, "weight", None), nn.Parameter):
-        site.obstacle = "it calls a linear function on a tensor that is no nn.Linear's weight; use nn.Linear"
+        site.obstacle = (
+            "it calls a linear function on a tensor that is not the weight of an nn.Linear; use nn.Linear"
+        )
     return site
 
 
@@ -151,7 +163,7 @@ def _embedding_site(node: fx.Node, model: nn.Module) -> FoundSite | None:
 
 
 def is_token_lookup(ids: fx.Node) -> bool:
-    """Whether embedding indices are an input of the model, and not positions counted inside of it.
+    """Whether embedding indices are an input of the model other than positions.
 
     Positions come from `arange` or a cumulative sum, from a buffer, or from an input called position_ids.
     """
@@ -187,9 +199,15 @@ def _attention_site(softmax: fx.Node) -> FoundSite | None:
 
 
 def search(start: Iterable[object], targets: Iterable[object], *, upwards: bool) -> fx.Node | None:
-    """The nearest node that calls one of `targets`, along operands (`upwards`) or users.
+    """Breadth-first search for a call of one of several operators through `BETWEEN_PRODUCTS`.
 
-    Only operators that may stand between the two products of an attention are passed through.
+    Args:
+        start: nodes to start from; anything else is skipped.
+        targets: the operators to find.
+        upwards: whether to follow operands instead of users.
+
+    Returns:
+        The nearest call; None if there is none.
     """
     wanted, queue, seen = frozenset(targets), list(start), set()
     while queue:

@@ -1,4 +1,4 @@
-"""Insertion of quantizers in the captured graph: the reference that the eager model has to equal."""
+"""Insert quantizers into the captured graph: the reference that the quantized eager model must match."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tbt_compile.recipe import Recipe
 if TYPE_CHECKING:
     from tbt_compile.passes.prepare.context import PrepareContext
 
-# Module of the graph that holds the quantizers, so that no name of the model can collide. The functions
-# below take the prefix of one site, such that `<prefix>weight` is the quantizer of its weight, and read the
-# operands from the nodes: an earlier replacement may have changed them since the sites were found.
+# The submodule of the graph that holds the quantizers: their names cannot collide with the model's. The
+# functions below take the prefix of one site: `<prefix>weight` is the quantizer of its weight. They read the
+# operands from the nodes, not from the sites: an earlier replacement may have changed them.
 HOLDER = "quantizers"
 
 
 def build_activation_quantizer(encoding: Encoding, recipe: Recipe) -> ActivationQuantizer:
-    """The quantizer of an activation, with the options of the recipe."""
+    """Build the quantizer of an activation with the options of the recipe."""
     return ActivationQuantizer(
         encoding,
         center=recipe.center_activations,
@@ -39,9 +39,18 @@ def build_activation_quantizer(encoding: Encoding, recipe: Recipe) -> Activation
 
 
 def build_weight_quantizer(encoding: Encoding, context: PrepareContext, fqn: str) -> nn.Module:
-    """The quantizer of the weight of a module, with the options of the recipe."""
+    """Build the quantizer of a weight with the options of the recipe.
+
+    Args:
+        encoding: encoding of the weight.
+        context: the model, its adapter and the recipe.
+        fqn: name of the module that owns the weight.
+
+    Returns:
+        The quantizer, for a weight with one row per output.
+    """
     module = context.model.get_submodule(fqn)
-    form: Any = context.adapter.quantized_form(module)  # whose rows are outputs in every class
+    form: Any = context.adapter.quantized_form(module)  # `weight_rows` has one row per output in every form
     weight: Any = module.weight if form is None else form.weight_rows.fget(module)
     rows, columns = weight.shape
     split = excluded_by(fqn, context.recipe.split) is not None
@@ -49,7 +58,7 @@ def build_weight_quantizer(encoding: Encoding, context: PrepareContext, fqn: str
 
 
 def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module]:
-    """All quantizers of the plan by (module name, operand name)."""
+    """Build all quantizers of the plan, by (module name, operand name)."""
     quantizers: dict[tuple[str, str], nn.Module] = {}
     for site in context.planned:
         for operand in site.operands:
@@ -68,7 +77,13 @@ def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module
 
 
 def insert_linear(graph: fx.Graph, call: Call, prefix: str) -> None:
-    """Replace `linear(x, w, b)`, or `addmm(b, x, w)` with w transposed, by its quantized form."""
+    """Replace `linear(x, w, b)`, or `addmm(b, x, w.T)`, by `quantized_linear` on quantized operands.
+
+    Args:
+        graph: the captured graph.
+        call: a call in `LINEAR`.
+        prefix: of the site's quantizers, see `HOLDER`.
+    """
     node = call.node
     x, weight, bias = linear_operands(node)
     with graph.inserting_before(node):
@@ -81,7 +96,13 @@ def insert_linear(graph: fx.Graph, call: Call, prefix: str) -> None:
 
 
 def insert_embedding(graph: fx.Graph, call: Call, prefix: str) -> None:
-    """Replace `embedding(w, ids, padding_idx)` by its quantized form."""
+    """Replace `embedding(w, ids, padding_idx)` by `quantized_embedding` on the quantized weight.
+
+    Args:
+        graph: the captured graph.
+        call: a call in `EMBEDDING`.
+        prefix: of the site's quantizers, see `HOLDER`.
+    """
     lookup = operands(call.node)
     padding = None if lookup.padding_idx == -1 else lookup.padding_idx
     with graph.inserting_before(call.node):
@@ -91,11 +112,18 @@ def insert_embedding(graph: fx.Graph, call: Call, prefix: str) -> None:
 
 
 def insert_attention(graph: fx.Graph, call: Call, prefix: str, without_softmax: bool = False) -> None:
-    """Replace both products of an attention by their quantized forms."""
+    """Replace both products of an attention by `quantized_matmul` on quantized operands.
+
+    Args:
+        graph: the captured graph.
+        call: the products QK^T and PV.
+        prefix: of the site's quantizers, see `HOLDER`.
+        without_softmax: whether PV takes the masked scores instead of their softmax.
+    """
     scores, output = call.node, call.output
     if without_softmax:
         softmax = search([operands(output).self], SOFTMAX, upwards=True)
-        assert softmax is not None, "a site of attention has a softmax between its products"
+        assert softmax is not None, "an attention site has a softmax between its products"
         set_operand(output, "self", operands(softmax).self)
     query, key = product_operands(scores)
     assert isinstance(key, fx.Node), "an operand of a product is a tensor"
@@ -122,8 +150,8 @@ _INSERT = {
 class InsertQuantizers:
     """Rewrite the captured graph to its quantized form.
 
-    Needs: graph, sites and plan. Leaves: `context.quantizers`, and in the graph a `call_module` of a
-    quantizer on every planned operand and quantized operations on their results. The model is unchanged.
+    Needs: graph, sites and plan. Leaves: `context.quantizers`; in the graph a `call_module` of a quantizer on
+    every planned operand, and quantized operations on the results. The model is unchanged.
     """
 
     name: str = "insert-quantizers"

@@ -11,7 +11,7 @@ from tbt_compile.passes.prepare.insert_quantizers import InsertQuantizers
 from tbt_compile.passes.prepare.plan import MakePlan
 from tbt_compile.passes.prepare.write_back import WriteBack
 
-# Planning reads the model; only preparing changes it.
+# `PLAN` only reads the model; `PREPARE` changes it.
 PLAN: Pipeline[PrepareContext] = Pipeline(
     "plan",
     (

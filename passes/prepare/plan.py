@@ -1,4 +1,4 @@
-"""The plan: what is quantized, to which encoding and why, and what stays in full precision and why."""
+"""The quantization plan: an encoding and a reason for each operand, and what stays in full precision."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Operand:
 
     @property
     def is_weight(self) -> bool:
-        """Whether it is a parameter of the model, quantized by statistics per row."""
+        """Whether it is a parameter of the model, quantized from the statistics of its rows."""
         return self.name == "weight"
 
 
 @dataclass(frozen=True)
 class SitePlan:
-    """What happens at one module.
+    """The plan for one module.
 
     Attributes:
         tied_to: for a weight shared with an embedding, the name of the first module that owns it.
@@ -49,7 +49,7 @@ class SitePlan:
     tied_to: str | None = None
 
     def operand(self, name: str) -> Operand:
-        """The operand of that name; KeyError when the site has none."""
+        """The operand of that name; KeyError if the site has none."""
         for operand in self.operands:
             if operand.name == name:
                 return operand
@@ -58,7 +58,7 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """What `prepare` does to a model; `print` shows it as a table, `to_dict` makes it JSON."""
+    """What `prepare` does to a model; `print` shows it as a table, `to_dict` returns JSON values."""
 
     model: str
     recipe: Recipe
@@ -119,7 +119,7 @@ class QuantPlan:
 
 
 def excluded_by(fqn: str, patterns: tuple[str, ...]) -> str | None:
-    """The first pattern that matches the module or one that contains it.
+    """The first pattern that matches a module or one of its ancestors; None if there is none.
 
     >>> excluded_by("encoder.layers.0.fc1", ("decoder.*", "encoder.layers.0"))
     'encoder.layers.0'
@@ -132,19 +132,28 @@ def excluded_by(fqn: str, patterns: tuple[str, ...]) -> str | None:
 def make_plan(
     model: nn.Module, recipe: Recipe, sites: list[FoundSite], signs: dict[str, Decision]
 ) -> QuantPlan:
-    """Decide every site.
+    """Decide what to quantize, and to which encodings.
+
+    Args:
+        model: the model in full precision.
+        recipe: the requested bits and the excluded modules.
+        sites: the sites of the captured graph.
+        signs: the sign decision of every node, by node name.
+
+    Returns:
+        The plan; every parameter of the model is quantized by it or listed in `unquantized`.
 
     Raises:
         PlanError: there is nothing to quantize, or a module cannot be quantized and is not excluded.
     """
-    planned, kept, obstacles = [], [], {}
+    planned, unquantized, obstacles = [], [], {}
     owners = _embedding_owners(model, sites, recipe.exclude)
     for site in sites:
         pattern = excluded_by(site.fqn, recipe.exclude)
         if pattern is not None:
-            kept.append(Unquantized(site.fqn, f"excluded by the recipe ({pattern!r})"))
+            unquantized.append(Unquantized(site.fqn, f"excluded by the recipe ({pattern!r})"))
         elif site.keep is not None:
-            kept.append(Unquantized(site.fqn, site.keep))
+            unquantized.append(Unquantized(site.fqn, site.keep))
         elif site.obstacle is not None:
             obstacles[site.fqn] = site.obstacle
         else:
@@ -158,19 +167,21 @@ def make_plan(
             f"in the recipe{others}"
         )
     if not planned:
-        found = f"all {len(kept)} candidates are excluded or kept" if kept else "its graph has none"
+        found = (
+            f"all {len(unquantized)} candidates are excluded or kept" if unquantized else "its graph has none"
+        )
         raise PlanError(
             f"{type(model).__name__} has nothing to quantize: expected nn.Linear or nn.Embedding modules or "
             f"an attention of matmul, softmax, matmul, but {found}"
         )
-    kept = list(dict.fromkeys(kept))
+    unquantized = list(dict.fromkeys(unquantized))
     planned += _aliases(model, recipe, planned, owners)
-    kept += remaining_parameters(model, [(site.fqn, site.operands) for site in planned], kept)
-    return QuantPlan(type(model).__name__, recipe, tuple(planned), tuple(kept))
+    unquantized += remaining_parameters(model, [(site.fqn, site.operands) for site in planned], unquantized)
+    return QuantPlan(type(model).__name__, recipe, tuple(planned), tuple(unquantized))
 
 
 def _embedding_owners(model: nn.Module, sites: list[FoundSite], exclude: tuple[str, ...]) -> dict[int, str]:
-    """First quantized embedding module of every embedding weight, by identity of the parameter."""
+    """The first quantized embedding module of every embedding weight, by `id` of the parameter."""
     owners: dict[int, str] = {}
     for site in sites:
         usable = site.keep is None and site.obstacle is None and excluded_by(site.fqn, exclude) is None
@@ -182,10 +193,10 @@ def _embedding_owners(model: nn.Module, sites: list[FoundSite], exclude: tuple[s
 def _aliases(
     model: nn.Module, recipe: Recipe, planned: list[SitePlan], owners: dict[int, str]
 ) -> list[SitePlan]:
-    """Embedding modules that the graph never calls but that share the weight of a planned one.
+    """Plans for embedding modules that the graph never calls but whose weight aliases a planned one.
 
-    BART keeps its embedding as `model.shared` and calls copies of it. Whoever looks tokens up through the
-    original has to get the same values.
+    BART keeps its embedding as `model.shared` and calls modules tied to it. Lookups through the original must
+    return the same values.
     """
     sites = {site.fqn: site for site in planned}
     found = []
@@ -222,7 +233,7 @@ def _plan_site(
 
 
 def _activation(site: FoundSite, name: str, bits: int, signs: dict[str, Decision]) -> Operand:
-    """The encoding of an activation; it is signed if it is in any call of the site."""
+    """Choose the encoding of an activation: signed if the operand is signed in any call of the site."""
     decisions = [signs[call.operands[name].name] for call in site.calls]
     decision = next((decision for decision in decisions if decision.signed), decisions[0])
     return Operand(name, Encoding.for_activation(bits, decision.signed), str(decision))
@@ -230,7 +241,7 @@ def _activation(site: FoundSite, name: str, bits: int, signs: dict[str, Decision
 
 @dataclass(frozen=True)
 class MakePlan:
-    """Decide encodings for every site.
+    """Choose the encodings of every site.
 
     Needs: sites and signs. Leaves: `context.plan`; the graph is not changed. Raises `PlanError` for a model
     with nothing to quantize or with a module that cannot be quantized.

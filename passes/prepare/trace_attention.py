@@ -1,8 +1,7 @@
-"""Tracing of one attention core at torch level, and insertion of quantizers around its two products.
+"""Trace an attention function with `torch.fx` and replace its two products by quantized ones.
 
-The exported graph says where an attention is; the eager model needs Python code that can run it with any
-mask, dropout and sequence length. That code is the model's own attention function, traced once per pattern
-of inputs by `torch.fx`, with its two products replaced by quantized ones.
+The exported graph is specialised to the example inputs. The eager model needs code for any mask, dropout and
+sequence length: the model's attention function, traced symbolically once per set of inputs.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _TRANSPARENT_MODULES = (nn.Dropout, nn.Identity, nn.Softmax)
 
 
 class _CallTracer(fx.Tracer):
-    """Traces one call of a function whose first argument is the root module; children stay calls."""
+    """Traces one call of a function whose first argument is the root module; submodules are leaves."""
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class _CallTracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        # The root is traced through the given function, not through its own forward.
+        # Trace the given function instead of the root's `forward`.
         del root_fn, is_module, concrete_args
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in self._tensors]
 
@@ -60,7 +59,16 @@ class _CallTracer(fx.Tracer):
 def trace_call(
     function: Callable[..., Any], module: nn.Module, tensors: Iterable[str], constants: Mapping[str, Any]
 ) -> fx.Graph:
-    """The graph of `function(module, **tensors, **constants)`, with one placeholder per tensor name.
+    """Trace `function(module, **tensors, **constants)`.
+
+    Args:
+        function: the attention function.
+        module: its first argument, and the root of the trace.
+        tensors: names of the arguments that are tensors.
+        constants: the other arguments by name; the trace is specialised to them.
+
+    Returns:
+        The graph, with one placeholder per tensor name.
 
     Raises:
         CaptureError: the function does something with a tensor that depends on its values or shape.
@@ -82,11 +90,14 @@ def quantize_products(
     rank: int | None = None,
     without_softmax: bool = False,
 ) -> None:
-    """Replace the two products around the softmax of `graph` by quantized ones, in place.
+    """Replace the two products around the softmax of a traced graph by quantized ones, in place.
 
-    The quantizers are called as `<prefix>query`, `<prefix>key`, `<prefix>probabilities` and `<prefix>value`.
-    `rank` is the number of dimensions of the operands, where it is known. With `without_softmax` the second
-    product takes the masked scores instead of probabilities; softmax and dropout are passed by.
+    Args:
+        graph: the traced attention function.
+        module: the root of the trace.
+        prefix: of the quantizers `<prefix>query`, `<prefix>key`, `<prefix>probabilities`, `<prefix>value`.
+        rank: number of dimensions of the operands; None if unknown.
+        without_softmax: whether the second product takes the masked scores; softmax and dropout are bypassed.
 
     Raises:
         PlanError: the graph has no softmax between two products, or more than one.
@@ -95,7 +106,7 @@ def quantize_products(
     if len(softmaxes) != 1:
         raise PlanError(
             f"the attention of {type(module).__name__} has {len(softmaxes)} softmax calls, expected one: put "
-            "each attention into a module of its own"
+            "each attention into a separate module"
         )
     softmax = softmaxes[0]
     scores = _nearest_product(softmax.all_input_nodes, module, upwards=True)
@@ -116,7 +127,16 @@ def quantize_products(
 def replace_product(
     graph: fx.Graph, node: fx.Node, left: Any, right: Any, prefix: str, names: tuple[str, ...]
 ) -> None:
-    """Put `quantized_matmul(<prefix><names[0]>(left), <prefix><names[1]>(right))` in the place of `node`."""
+    """Replace a product by `quantized_matmul(<prefix><names[0]>(left), <prefix><names[1]>(right))`.
+
+    Args:
+        graph: the graph that holds the product.
+        node: the product.
+        left: left operand, [.., M, K].
+        right: right operand, [.., K, N]; for the key of QK^T its transpose, [.., N, K].
+        prefix: of the site's quantizers.
+        names: names of the left and right operand.
+    """
     with graph.inserting_before(node):
         a = graph.call_module(prefix + names[0], (left,))
         b = graph.call_module(prefix + names[1], (right,))
@@ -127,9 +147,16 @@ def replace_product(
 
 
 def untranspose(graph: fx.Graph, before: fx.Node, key: Any, rank: int | None) -> Any:
-    """The key with its features last, [.., T, D], from the [.., D, T] that QK^T takes.
+    """The key with features last, [.., T, D].
 
-    A key that was transposed just for the product is taken before that; any other is transposed back.
+    Args:
+        graph: the graph that holds the product.
+        before: the product; a new node is inserted before it.
+        key: the right operand of QK^T, [.., D, T].
+        rank: number of dimensions of the key; None if unknown.
+
+    Returns:
+        The source of the transpose that produced `key`; without one, a new transpose of `key`.
     """
     source = _before_transpose(key, rank) if isinstance(key, fx.Node) else None
     if source is not None:
@@ -139,12 +166,12 @@ def untranspose(graph: fx.Graph, before: fx.Node, key: Any, rank: int | None) ->
 
 
 def _before_transpose(node: fx.Node, rank: int | None) -> Any | None:
-    """The tensor whose last two dimensions a node swaps, if it does that."""
+    """The operand of a transpose of the last two dimensions; None for any other node."""
     named = node.op == "call_method" and node.target == "transpose"
     function = node.op == "call_function" and node.target in (torch.transpose, torch.ops.aten.transpose.int)
     if not (named or function) or len(node.args) != 3:
         return None
-    source, *dims = node.args  # methods and functions of torch have no schema, but the order of ATen
+    source, *dims = node.args  # torch methods and functions have no schema, but ATen's operand order
     if not all(isinstance(dim, int) for dim in dims):
         return None
     last_two = {-2, -1} if rank is None else {-2, -1, rank - 2, rank - 1}
@@ -166,12 +193,12 @@ def _is_product(node: fx.Node) -> bool:
 
 def _factors(product: fx.Node) -> tuple[Any, Any]:
     """Both operands of a product."""
-    left, right, *_ = product.args  # methods and functions of torch have no schema
+    left, right, *_ = product.args  # torch methods and functions have no schema
     return left, right
 
 
 def _nearest_product(start: Iterable[fx.Node], module: nn.Module, *, upwards: bool) -> fx.Node | None:
-    """The first matmul met along operands or users; layers with parameters are not passed through."""
+    """The nearest matmul along operands or users; the search stops at layers with parameters."""
     queue, seen = list(start), set()
     while queue:
         node = queue.pop(0)

@@ -1,4 +1,4 @@
-"""Accounting of what stays in full precision: every parameter is either quantized or has a reason here."""
+"""Account for full precision: every parameter is quantized or listed with the reason why not."""
 
 from __future__ import annotations
 
@@ -18,25 +18,31 @@ class Unquantized:
 
 
 def remaining_parameters(
-    model: nn.Module, planned: Iterable[tuple[str, Iterable[Any]]], kept: Iterable[Unquantized]
+    model: nn.Module, planned: Iterable[tuple[str, Iterable[Any]]], known: Iterable[Unquantized]
 ) -> list[Unquantized]:
-    """Parameters that no planned site quantizes and no kept module owns, each with its reason.
+    """List the parameters that no planned site quantizes and no module of `known` owns.
 
-    `planned` gives (module name, operands) of each site; an operand has `name` and `encoding`.
+    Args:
+        model: the model in full precision.
+        planned: (module name, operands) of each site; an operand has `name` and `encoding`.
+        known: modules already known to stay in full precision.
+
+    Returns:
+        The remaining parameters, each with a reason.
     """
-    done = set()
+    covered = set()
     for fqn, operands in planned:
         if any(operand.name == "weight" and operand.encoding.quantized for operand in operands):
-            done.add(id(model.get_submodule(fqn).weight))
-    for item in kept:
-        done |= {id(parameter) for parameter in model.get_submodule(item.name).parameters()}
+            covered.add(id(model.get_submodule(fqn).weight))
+    for item in known:
+        covered |= {id(parameter) for parameter in model.get_submodule(item.name).parameters()}
     by_module = {
         id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)
     }
     return [
         Unquantized(name, _reason(name, by_module[id(parameter)]))
         for name, parameter in model.named_parameters()
-        if id(parameter) not in done
+        if id(parameter) not in covered
     ]
 
 

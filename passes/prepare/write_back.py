@@ -1,4 +1,4 @@
-"""Write-back of the plan to the eager model, so that it stays the user's own class and trainable."""
+"""Write the plan back to the eager model, which stays trainable and an instance of the user's class."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class WriteBack:
 
 
 def children(context: PrepareContext, site: SitePlan) -> dict[str, nn.Module]:
-    """The quantizers of a linear or embedding site, by the names that they get in its module."""
+    """The quantizers of a linear or embedding site, by their attribute names in its module."""
     return {
         f"{operand.name}_quantizer": context.quantizers[site.fqn, operand.name] for operand in site.operands
     }
@@ -82,12 +82,12 @@ def checked_form(context: PrepareContext, site: SitePlan) -> type[nn.Module]:
 
 
 def _is_block(context: PrepareContext, fqn: str) -> bool:
-    """Whether an attention site computes in its own forward instead of a function that can be replaced."""
+    """Whether an attention site computes in its `forward` instead of a replaceable attention function."""
     return context.adapter.attention_function(context.model.get_submodule(fqn)) is None
 
 
 def attention_core(context: PrepareContext, site: SitePlan) -> QuantizedAttention:
-    """The core of an attention site, with the quantizers that the graph has there."""
+    """The quantized core of an attention site; it shares its quantizers with the graph."""
     quantizers = {operand.name: context.quantizers[site.fqn, operand.name] for operand in site.operands}
     # transformers' attention interface takes q, k and v as [B, H, T, D].
     rank = None if _is_block(context, site.fqn) else 4
@@ -95,7 +95,7 @@ def attention_core(context: PrepareContext, site: SitePlan) -> QuantizedAttentio
 
 
 def check_blocks(context: PrepareContext, cores: dict[str, QuantizedAttention]) -> None:
-    """Trace every plain attention block once with the inputs that it gets from the example inputs.
+    """Trace every attention block once with the inputs that it receives from the example inputs.
 
     Raises:
         CaptureError: the forward of a block cannot be traced.

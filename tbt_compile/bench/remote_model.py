@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tbt_compile.codegen.library.names import MOST_DIMENSIONS, shapes_of
+from tbt_compile.codegen.library.names import MAX_RANK, shapes_of
 from tbt_compile.codegen.tools.remote import Board
 from tbt_compile.runtime.builds import Build
 from tbt_compile.runtime.caches import arranged
@@ -84,7 +84,7 @@ class RemoteModel:
     def _arguments(self, function: str, *inputs: Any) -> list[Any]:
         """The arguments of a call: inputs, weights, and outputs of the shapes that these inputs imply."""
         outputs = self._facts["outputs"][function]
-        shapes = self._board.tensor(np.zeros((len(outputs), MOST_DIMENSIONS), np.int64))
+        shapes = self._board.tensor(np.zeros((len(outputs), MAX_RANK), np.int64))
         self._module[shapes_of(function)](*inputs, shapes)
         places = [
             self._board.empty(shape[:rank].tolist(), dtype)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.codegen.library.names import MOST_DIMENSIONS, shapes_of
+from tbt_compile.codegen.library.names import MAX_RANK, shapes_of
 from tbt_compile.runtime.tvm_runtime import Tensor, as_array, load_library, shared_tensor, tensor
 from tbt_compile.storage.aligned import ALIGNMENT, aligned_empty
 
@@ -101,7 +101,7 @@ class _Function:
         self._times = times
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        shapes = aligned_empty((len(self._outputs), MOST_DIMENSIONS), np.int64)
+        shapes = aligned_empty((len(self._outputs), MAX_RANK), np.int64)
         self._shapes(*inputs, shared_tensor(shapes))
         sized = zip(shapes.tolist(), self._outputs, strict=True)
         outputs = [

@@ -81,7 +81,7 @@ def test_tune_writes_the_file_and_shows_what_it_gains(
     assert "1.50x" in shown.out
     assert tiles.read(file) == {tiles.isa_class(parse_target("host").isa): {"row a*b": result}}
     file.write_text("no")
-    assert "is not a file of tiles" in tbt("tune", "--output", file).err
+    assert "is not a tile file" in tbt("tune", "--output", file).err
 
 
 def test_targets_lists_the_usual_ones_or_all(tbt, tmp_path: Path) -> None:

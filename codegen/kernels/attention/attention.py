@@ -1,8 +1,8 @@
-"""Attention over packed keys and values: scores Q.K^T, outputs P.V, and both with the softmax between them.
+"""Attention over packed keys and values: scores Q.K^T, outputs P.V, and both fused with the softmax.
 
-Q and P arrive as floats and are quantized here; K and V arrive packed (`pack_cache`). All of it goes head by
-head and in chunks of queries. With the softmax in the same function the scores of a chunk stay in the
-cache; for 512 queries and tokens of 12 heads they would be 12 MiB, written twice and read three times.
+Q and P arrive as floats and are quantized here; K and V arrive packed (`pack_cache`). The kernels loop over
+heads and chunks of queries. Fused, the scores of a chunk stay in the cache; for 512 queries, 512 tokens and
+12 heads they are 12 MiB, which would be written twice and read three times.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _OUTPUTS: dict[Kernel, Outputs] = {
 
 @dataclass(frozen=True)
 class FusedSpec:
-    """Attention from queries to outputs.
+    """Fused attention from queries to outputs.
 
     Attributes:
         qk: the product Q.K^T.
         pv: the product P.V.
         factor: constant factor of the scores.
-        mask: whether a mask is added after that.
-        heads_last: queries and outputs are [B, Q, H * groups, D].
+        mask: whether a mask is added after scaling.
+        heads_last: whether queries and outputs are [B, Q, H * groups, D].
     """
 
     qk: AttentionSpec
@@ -59,7 +59,7 @@ class FusedSpec:
 
 
 def qk(spec: AttentionSpec) -> PrimFunc:
-    """Attention scores.
+    """Attention scores, Q.K^T.
 
     Arguments:
         q: float32 [B, H * groups, Q, D]
@@ -68,17 +68,17 @@ def qk(spec: AttentionSpec) -> PrimFunc:
         k_scale: float32 [1], not read at 8 bits
         scores: float32 [B, H * groups, Q, T], the output
 
-    The heads of `k` may have room for more tokens between them.
+    The heads of `k` may be strided, with room for more tokens.
 
     Raises:
-        LoweringError: one operand has 8 bits and the other has not.
+        LoweringError: only one operand has 8 bits.
     """
     _check(spec)
     return emit.function("qk", lambda: _qk(spec))
 
 
 def pv(spec: AttentionSpec) -> PrimFunc:
-    """Weighted sums of values.
+    """Weighted sums of values, P.V.
 
     Arguments:
         p: float32 [B, H * groups, Q, T]
@@ -89,24 +89,24 @@ def pv(spec: AttentionSpec) -> PrimFunc:
         out: float32 [B, H * groups, Q, D], the output
 
     Raises:
-        LoweringError: one operand has 8 bits and the other has not.
+        LoweringError: only one operand has 8 bits.
     """
     _check(spec)
     return emit.function("pv", lambda: _pv(spec))
 
 
 def attention(spec: FusedSpec) -> PrimFunc:
-    """Outputs of attention: `qk`, `softmax` and `pv` in one.
+    """Fused attention: `qk`, `softmax` and `pv` in one function.
 
     Arguments:
         q, q_scale, k, k_scale: as in `qk`
         mask: float32 [B, 1, Q or 1, T], only if `spec.mask`; as in `softmax`
         p_scale, v, v_scale, out: as in `pv`
 
-    With the heads last, q and out are float32 [B, Q, H * groups, D].
+    With `spec.heads_last`, q and out are float32 [B, Q, H * groups, D].
 
     Raises:
-        LoweringError: one operand of a product has 8 bits and the other has not.
+        LoweringError: only one operand of a product has 8 bits.
     """
     _check(spec.qk)
     _check(spec.pv)
@@ -122,29 +122,29 @@ def _check(spec: AttentionSpec) -> None:
 
 
 class _Sizes:
-    """The sizes of attention that are known at run time."""
+    """The symbolic sizes of attention, and its arguments in these sizes."""
 
     def __init__(self) -> None:
         self.batch, self.heads, self.queries, self.tokens = (emit.symbol(n) for n in ("b", "h", "q", "t"))
 
     def rows(self, name: str, spec: AttentionSpec, length: Expr | int) -> Buffer:
-        """An argument, float32 [B, H * groups, Q, length]."""
+        """Declare an argument, float32 [B, H * groups, Q, length]."""
         return emit.argument(name, (self.batch, self.heads * spec.groups, self.queries, length), "float32")
 
     def floats(self, name: str, spec: AttentionSpec, heads_last: bool) -> Heads:
-        """An argument with the heads of the queries and D features."""
+        """Declare an argument with the heads of the queries and D features, in either layout."""
         heads = self.heads * spec.groups
         return Heads(name, self.batch, heads, self.queries, spec.d, heads_last)
 
     def keys(self, spec: AttentionSpec) -> Buffer:
-        """The packed keys."""
+        """Declare the packed keys."""
         if spec.right.dynamic:
             return self._byte_rows("k", spec)
         shape = (self.batch, self.heads, self.tokens, words_for(spec.d) * spec.right.planes)
         return emit.cache_argument("k", shape, "uint64")
 
     def values(self, spec: AttentionSpec) -> Buffer:
-        """The packed values."""
+        """Declare the packed values."""
         if spec.right.dynamic:
             return self._byte_rows("v", spec)
         shape = (self.batch, self.heads, emit.symbol("tw"), spec.right.planes, spec.d)
@@ -155,7 +155,7 @@ class _Sizes:
         return emit.cache_argument(name, shape, "int8")
 
     def for_heads(self, spec: AttentionSpec, body: Callable[[Expr, Expr], None]) -> None:
-        """Runs `body(b, h)` for every head of the queries."""
+        """Loop over the query heads and emit `body(b, h)`."""
         macs = self.batch * self.heads * self.queries * self.tokens * spec.d
         parallel_heads(macs, self.batch, self.heads * spec.groups, body)
 
@@ -233,21 +233,21 @@ def _attention(spec: FusedSpec) -> None:
         def with_kernel(kind: Scores) -> None:
             scores = kind(first_spec, score_scales, k, at)
             outputs = _outputs(second_spec)(second_spec, value_scales, v, at, sizes.tokens, scores.chunk_rows)
-            kept = emit.scratch("kept", (scores.chunk_rows, sizes.tokens), "float32")
+            weights = emit.scratch("kept", (scores.chunk_rows, sizes.tokens), "float32")
 
             def chunk(first: Expr, count: Expr) -> None:
                 scores.chunk(
                     count,
                     lambda row: q.row(b, h, first + row),
-                    lambda row, t, lanes, value: emit.store(kept, value, row, t, lanes=lanes),
+                    lambda row, t, lanes, value: emit.store(weights, value, row, t, lanes=lanes),
                 )
                 with emit.loop("row", count) as row:
-                    place = emit.let(T.min(first + row, mask_rows - 1)) if mask is not None else T.int64(0)
-                    load = scaled_and_masked(row_of(kept, row), spec.factor, mask, b, place)
-                    softmax_row(first_spec.isa, load, sizes.tokens, kept, row)
+                    mask_row = emit.let(T.min(first + row, mask_rows - 1)) if mask is not None else T.int64(0)
+                    load = scaled_and_masked(row_of(weights, row), spec.factor, mask, b, mask_row)
+                    softmax_row(first_spec.isa, load, sizes.tokens, weights, row)
                 outputs.chunk(
                     count,
-                    lambda row: row_of(kept, row),
+                    lambda row: row_of(weights, row),
                     lambda row, d, lanes, value: out.store(value, b, h, first + row, d, lanes),
                 )
 
@@ -259,7 +259,7 @@ def _attention(spec: FusedSpec) -> None:
 
 
 def _by_rows(spec: AttentionSpec, queries: Expr, body: Callable[[Scores], None]) -> None:
-    """Runs `body` with the kernel that suits the number of queries."""
+    """Dispatch on the number of queries: emit `body` with the GEMV and with the GEMM kernel."""
     chosen = strategy(spec.left, spec.right, spec.isa, spec.d, SCORES)
     emit.branch(
         queries < chosen.gemm_from if chosen.gemm is not chosen.gemv else True,

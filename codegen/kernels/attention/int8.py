@@ -1,9 +1,9 @@
-"""The two products of attention over 8-bit keys and values: rows of D codes and then the row's float32 scale.
+"""The two products of attention over 8-bit keys and values: rows of D codes followed by a float32 scale.
 
     scores[q, t] = float(sum_d cq * ck) * (sq * sk[t])
     out[q, d]    = sp * sum_t cp[t] * (sv[t] * cv[t, d])      in float32, t ascending
 
-Every scale is found at run time, one per token.
+All scales are dynamic, one per token.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _VALUE_ROWS = 4
 
 
 class Int8GemvScores:
-    """Scores of a few queries with all keys of one head; keys are read as they are stored, one by one.
+    """Scores of a few queries with all keys of one head; keys are read in stored order, one at a time.
 
     Attributes:
-        chunk_rows: rows in a chunk.
+        chunk_rows: queries per chunk.
     """
 
     chunk_rows = GEMM_FROM
@@ -40,7 +40,13 @@ class Int8GemvScores:
         self.rows = ByteRows(spec.left, spec.isa, spec.d, self.chunk_rows)
 
     def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
-        """Scores of a chunk; see `PopcountScores.chunk`."""
+        """Emit the scores of a chunk.
+
+        Args:
+            count: number of queries in the chunk.
+            load: returns the loader of a query, float32 [D].
+            store: stores the scores.
+        """
         with emit.loop("row", count) as row:
             self.rows.pack(row, load(row))
         with emit.loop("t", self.k.shape[2]) as t:
@@ -52,10 +58,10 @@ class Int8GemvScores:
 
 
 class Int8GemmScores(Int8Gemm):
-    """Scores of many queries: blocks of keys are reordered for the byte instructions, once per chunk.
+    """Scores of many queries: once per chunk, blocks of keys are reordered for the byte instructions.
 
     Attributes:
-        chunk_rows: rows in a chunk.
+        chunk_rows: queries per chunk.
     """
 
     chunk_rows = CHUNK_ROWS
@@ -69,15 +75,31 @@ class Int8GemmScores(Int8Gemm):
         self.key_scales = emit.scratch("key_scales", (spec.isa.block,), "float32")
 
     def columns_left(self, first: Expr) -> Expr:
-        """How many tokens there are from `first` on."""
+        """The number of tokens from `first` on."""
         return self.k.shape[2] - first
 
     def read(self, w: Buffer, column: Expr, k: Expr, lanes: int) -> Expr:
-        """Neighbouring codes of a key, int8; see `Int8Gemm.read`."""
+        """Load adjacent codes of a key.
+
+        Args:
+            w: the keys, int8 [B, H, T, D + 4].
+            column: the token.
+            k: the first feature.
+            lanes: number of codes.
+
+        Returns:
+            int8, a vector of `lanes`.
+        """
         return emit.load(w, *self.head, column, k, lanes=lanes)
 
     def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
-        """Scores of a chunk; see `PopcountScores.chunk`."""
+        """Emit the scores of a chunk.
+
+        Args:
+            count: number of queries in the chunk.
+            load: returns the loader of a query, float32 [D].
+            store: stores the scores.
+        """
         tokens, block = self.k.shape[2], self.spec.isa.block
         with emit.loop("row", count) as row:
             self.pack(row, load(row))
@@ -98,7 +120,7 @@ class Int8GemmScores(Int8Gemm):
 
 
 class Int8Outputs:
-    """Weighted sums of the values of one head; `PopcountOutputs` documents the arguments."""
+    """Weighted sums of the values of one head; takes the arguments of `PopcountOutputs`."""
 
     def __init__(
         self,
@@ -117,7 +139,13 @@ class Int8Outputs:
         self.weights = emit.scratch("weights", (_VALUE_ROWS, tokens), "float32")
 
     def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
-        """Outputs of a chunk; see `PopcountOutputs.chunk`."""
+        """Emit the outputs of a chunk.
+
+        Args:
+            count: number of rows in the chunk.
+            load: returns the loader of a row of probabilities, float32 [T].
+            store: stores the outputs.
+        """
         with emit.loop("tile", T.ceildiv(count, _VALUE_ROWS)) as tile:
             first = emit.let(tile * _VALUE_ROWS)
             height = emit.let(T.min(T.int64(_VALUE_ROWS), count - first))
@@ -144,7 +172,7 @@ class Int8Outputs:
         for_lanes(self.tokens, self.spec.isa.float_lanes, convert)
 
     def _weigh(self, first: Expr, start: Expr, height: int, store: Store) -> None:
-        """The sums of `height` rows from `start` on: every value is read and scaled once for them."""
+        """The sums of `height` rows from `start` on, which share one load and scaling of each value."""
 
         def columns(d: Expr, lanes: int) -> None:
             zero = emit.splat(T.float32(0), lanes)

@@ -1,9 +1,8 @@
-"""Keys and values in packed form, so that a cache stays at 1, 2 or 8 bits per element.
+"""Pack keys and values to 1, 2 or 8 bits per element, and append them to a packed cache.
 
-Keys are packed along the head dimension D (what Q.K^T sums over), values along the sequence T (what P.V sums
-over). Their scales are learned, so packing when a token is appended gives the same bits as packing everything
-at once. 8-bit codes keep one row per token: D bytes of codes and then the row's float32 scale in 4 bytes,
-little-endian.
+Each is packed along its reduction dimension: keys along the features D, values along the tokens T. Scales are
+learned or per token, so appending token by token gives the same bits as packing all tokens at once. 8-bit
+codes are stored as one row per token: D bytes of codes, then the float32 scale of the row, little-endian.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
 
 _NEON_LANES = 8
-"""Features of which words are filled at a time on AArch64: two vectors of floats and four of words."""
+"""Features packed at a time on AArch64: two vectors of floats, four vectors of words."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class PackSpec:
     Attributes:
         d: head dimension.
         encoding: any quantized encoding.
-        center: subtract each token's mean over D, for signed 1 and 2 bit encodings.
+        center: whether to subtract each token's mean over D, for signed 1 and 2 bit encodings.
         isa: instruction set to schedule for.
-        heads_last: the floats come as [B, T, H, D].
+        heads_last: whether the floats are [B, T, H, D].
     """
 
     d: int
@@ -44,24 +43,24 @@ class PackSpec:
 
     @property
     def row_length(self) -> int:
-        """Elements of a packed key, or 8-bit value."""
+        """Number of elements of a packed key or an 8-bit value."""
         if self.encoding.dynamic:
             return self.d + SCALE_BYTES
         return words_for(self.d) * self.encoding.planes
 
     @property
     def row_type(self) -> str:
-        """The type of those elements."""
+        """The dtype of the elements of a packed key or an 8-bit value."""
         return "int8" if self.encoding.dynamic else "uint64"
 
     @property
     def row_format(self) -> RowFormat:
-        """How one token's D elements become codes."""
+        """How the D elements of one token are quantized."""
         return RowFormat(self.encoding, self.isa, self.center)
 
 
 def pack_keys(spec: PackSpec) -> PrimFunc:
-    """Packs keys along D.
+    """Pack keys along D.
 
     Arguments:
         x: float32 [B, H, T, D] or, with the heads last, [B, T, H, D]
@@ -72,7 +71,7 @@ def pack_keys(spec: PackSpec) -> PrimFunc:
 
 
 def pack_values(spec: PackSpec) -> PrimFunc:
-    """Packs values along T.
+    """Pack values along T.
 
     Arguments:
         x: float32 [B, H, T, D] or, with the heads last, [B, T, H, D]
@@ -86,25 +85,25 @@ def pack_values(spec: PackSpec) -> PrimFunc:
 
 
 def append_keys(spec: PackSpec) -> PrimFunc:
-    """Packs Q new keys, or 8-bit values, behind `past` packed ones that are in place.
+    """Append Q keys, or 8-bit values, to `past` packed ones, in place.
 
     Arguments:
         new: float32 [B, H, Q, D], or [B, Q, H, D]
         scale: float32 [1]; not read for 8-bit encodings
         past: int64 by value
-        out: as `pack_keys` makes it, T = past + Q; its first tokens are left as they are
+        out: as the output of `pack_keys`, T = past + Q; the first `past` tokens are not written
     """
     return emit.function("append_keys", lambda: _pack_rows(spec, appended=True))
 
 
 def append_values(spec: PackSpec) -> PrimFunc:
-    """Packs Q new values of 1 or 2 bits behind `past` packed ones that are in place.
+    """Append Q values of 1 or 2 bits to `past` packed ones, in place.
 
     Arguments:
         new: float32 [B, H, Q, D], or [B, Q, H, D]
         scale: float32 [1]
         past: int64 by value
-        out: uint64 [B, H, ceil((past + Q) / 64), P, D]; bits of its first tokens are left as they are
+        out: uint64 [B, H, ceil((past + Q) / 64), P, D]; the bits of the first `past` tokens are kept
     """
     return emit.function("append_values", lambda: _append_columns(spec))
 
@@ -152,20 +151,20 @@ def _append_columns(spec: PackSpec) -> None:
     past = emit.scalar_argument("past")
     out = emit.cache_argument("out", (batch, heads, words, spec.encoding.planes, spec.d), "uint64")
     a = emit.let(scale[0])
-    kept = emit.let(past // WORD_BITS)
+    full_words = emit.let(past // WORD_BITS)
     with (
         emit.loop("b", batch) as b,
         emit.loop("h", heads) as h,
-        emit.loop("more", words - kept) as more,
+        emit.loop("more", words - full_words) as index,
     ):
-        word = emit.let(kept + more)
+        word = emit.let(full_words + index)
         begin = emit.let(T.max(T.int64(0), past - word * WORD_BITS))
         first = emit.let(word * WORD_BITS + begin - past)
         count = emit.let(T.min(WORD_BITS - begin, fresh - first))
 
         def start(plane: int, d: Expr, lanes: int) -> Expr:
-            nothing = emit.splat(T.uint64(0), lanes)
-            return T.if_then_else(begin > 0, emit.load(out, b, h, word, plane, d, lanes=lanes), nothing)
+            zero = emit.splat(T.uint64(0), lanes)
+            return T.if_then_else(begin > 0, emit.load(out, b, h, word, plane, d, lanes=lanes), zero)
 
         _fill_word(spec, new, a, out, (b, h), first, count, word, begin, start)
 
@@ -182,19 +181,19 @@ def _fill_word(
     begin: Expr,
     start: emit.Start | None,
 ) -> None:
-    """Fills bits of one word of every feature and plane, one token after the other.
+    """Set bits of one word of every feature and plane, token by token.
 
     Args:
         spec: the values.
         x: the floats.
         scale: float32, the learned scale.
         out: uint64 [B, H, words, P, D].
-        head: item of the batch, and head.
-        first: the first token of x that is packed.
-        count: tokens that are packed, at most 64.
-        word: number of the word.
-        begin: bit of the first of them.
-        start: the word's bits before that; None for zeros.
+        head: batch item and head.
+        first: the first token of x to pack.
+        count: number of tokens to pack, at most 64.
+        word: index of the word.
+        begin: bit of the first token.
+        start: the bits of the word below `begin`; None for zeros.
     """
     means = emit.scratch("means", (WORD_BITS,), "float32")
     centred = spec.row_format.centred

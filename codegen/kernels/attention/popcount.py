@@ -1,4 +1,4 @@
-"""The two products of attention over packed keys and values of 1 or 2 bits, by popcount."""
+"""The two products of attention over packed keys and values of 1 or 2 bits, with popcounts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class PopcountScores:
 
     Args:
         spec: the product Q.K^T.
-        scales: float32, of the queries and of the keys.
+        scales: float32 scales of the queries and of the keys.
         k: the packed keys, uint64 [B, H, T, P * ceil(D / 64)].
-        head: which head of them.
+        head: batch item and head of the keys.
 
     Attributes:
-        chunk_rows: queries in a chunk.
+        chunk_rows: queries per chunk.
     """
 
     chunk_rows = 16
@@ -39,12 +39,12 @@ class PopcountScores:
         self.keys = emit.scratch("keys", (self.rows.words * spec.right.planes, spec.isa.block), "uint64")
 
     def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
-        """Scores of a chunk.
+        """Emit the scores of a chunk.
 
         Args:
-            count: queries in the chunk.
-            load: gives the loader of a query, float32 [D].
-            store: takes the scores.
+            count: number of queries in the chunk.
+            load: returns the loader of a query, float32 [D].
+            store: stores the scores.
         """
         tokens, block = self.k.shape[2], self.spec.isa.block
         with emit.loop("row", count) as row:
@@ -68,7 +68,7 @@ class PopcountScores:
         )
 
     def _transpose(self, start: Expr, count: Expr) -> None:
-        """Copies keys start .. start + count - 1 to `keys` [width, block], one key per lane."""
+        """Transpose keys start .. start + count - 1 into `keys` [width, block], one key per lane."""
         k, keys, isa = self.k, self.keys, self.spec.isa
         width, block, lanes = int(k.shape[3]), isa.block, isa.word_lanes
 
@@ -91,11 +91,11 @@ class PopcountOutputs:
 
     Args:
         spec: the product P.V.
-        scales: float32, of the probabilities and of the values.
+        scales: float32 scales of the probabilities and of the values.
         v: the packed values, uint64 [B, H, ceil(T / 64), P, D].
-        head: which head of them.
-        tokens: T, known at run time.
-        chunk_rows: rows of probabilities in a chunk, at most.
+        head: batch item and head of the values.
+        tokens: T, symbolic.
+        chunk_rows: maximum number of rows of probabilities per chunk.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class PopcountOutputs:
         self.rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, tokens, chunk_rows)
 
     def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
-        """Outputs of a chunk.
+        """Emit the outputs of a chunk.
 
         Args:
-            count: rows in the chunk.
-            load: gives the loader of a row of probabilities, float32 [T].
-            store: takes the outputs.
+            count: number of rows in the chunk.
+            load: returns the loader of a row of probabilities, float32 [T].
+            store: stores the outputs.
         """
         with emit.loop("row", count) as row:
             self.rows.pack(row, load(row), self.scale, self.spec.center_left)
@@ -137,12 +137,12 @@ class PopcountOutputs:
 
 
 def scaled(total: Expr, scale: Expr, lanes: int) -> Expr:
-    """Integer sums times one scale.
+    """Scale integer sums.
 
     Args:
         total: int32, a vector of `lanes`.
-        scale: float32.
-        lanes: elements of the vector.
+        scale: float32, broadcast.
+        lanes: lanes of the vector.
 
     Returns:
         float32, a vector of `lanes`.

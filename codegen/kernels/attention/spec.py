@@ -1,4 +1,4 @@
-"""What the attention kernels share: the description of a product, its operands, and how scores are stored."""
+"""Shared by the attention kernels: the spec of a product, its float operands, and the store of scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tbt_compile.encoding import Encoding
 Head = tuple[Expr, Expr]
 """Indices of a batch item and of a head of keys and values."""
 Store = Callable[[Expr, Expr, int, Expr], None]
-"""`store(row, column, lanes, values)`: stores float32 results of one row of a chunk."""
+"""`store(row, column, lanes, values)`: stores adjacent float32 results of one row of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class AttentionSpec:
         d: head dimension.
         left: encoding of Q or P.
         right: encoding of K or V: both operands have 1 or 2 bits, or both have 8.
-        center_left: subtract the mean of each row of Q or P (signed 1 and 2 bit encodings only).
+        center_left: whether to subtract the mean of each row of Q or P; signed 1 and 2 bit encodings only.
         isa: instruction set to schedule for.
         groups: query heads that share one key and value head.
     """
@@ -39,7 +39,7 @@ class AttentionSpec:
 
 
 class Heads:
-    """The next tensor argument: queries, keys, values or outputs of attention, float32.
+    """The next tensor argument: float32 queries, keys, values or outputs of attention, in either layout.
 
     Args:
         name: of the argument.
@@ -47,7 +47,7 @@ class Heads:
         heads: H.
         tokens: T.
         width: D, features of a head.
-        last: whether it is `[B, T, H, D]`, as linear layers give it; else `[B, H, T, D]`.
+        last: whether it is `[B, T, H, D]`, the layout of linear layers, instead of `[B, H, T, D]`.
     """
 
     def __init__(
@@ -58,11 +58,29 @@ class Heads:
         self.buffer = emit.argument(name, (batch, *rows, width), "float32")
 
     def row(self, b: Expr, h: Expr, t: Expr) -> emit.Load:
-        """The loader of one token of one head."""
+        """The loader of one row.
+
+        Args:
+            b: batch item.
+            h: head.
+            t: token.
+
+        Returns:
+            A loader of float32 features.
+        """
         return lambda d, lanes: emit.load(self.buffer, *self._at(b, h, t), d, lanes=lanes)
 
     def store(self, value: Expr, b: Expr, h: Expr, t: Expr, d: Expr, lanes: int) -> None:
-        """Writes some elements of one token of one head."""
+        """Store adjacent features of one row.
+
+        Args:
+            value: float32, a vector of `lanes`.
+            b: batch item.
+            h: head.
+            t: token.
+            d: the first feature.
+            lanes: number of features.
+        """
         emit.store(self.buffer, value, *self._at(b, h, t), d, lanes=lanes)
 
     def _at(self, b: Expr, h: Expr, t: Expr) -> tuple[Expr, ...]:
@@ -78,16 +96,16 @@ def store_scores(
     total: Expr,
     scaled: Callable[[Expr, Expr | int, int], Expr],
 ) -> None:
-    """Stores the scores of tokens t .. t + lanes - 1, those that exist.
+    """Store the scores of tokens t .. t + lanes - 1, as far as they exist.
 
     Args:
-        store: takes the scores.
+        store: stores the scores.
         row: row of the chunk.
         t: the first token.
-        lanes: tokens of the vector.
-        tokens: how many tokens there are.
+        lanes: tokens in the vector.
+        tokens: number of tokens, T.
         total: the integer sums, int32, a vector of `lanes`.
-        scaled: the scores of `count` sums that begin with lane `first`, `scaled(sums, first, count)`.
+        scaled: `scaled(sums, first, count)`, the scores of `count` sums starting at lane `first`.
     """
     store_partial(
         t + lanes <= tokens,

@@ -1,17 +1,17 @@
-"""Products of two bit-packed vectors as popcounts of planes.
+"""Dot products of bit-plane operands as sums of popcounts.
 
-A dot product of codes is a sum of `coefficient * popcount(word)` over words made of a few logical operations
-on the planes of both operands. `x` is the operand whose words are broadcast (activations, queries,
-probabilities), `w` the one whose neighbours fill the lanes of a vector (weights, keys, values). Padding bits
-are zero in both and never count.
+A dot product of codes is a sum of `coefficient * popcount(word)`, where each word is a few logical operations
+on the planes of both operands. The words of `x` (activations, queries, probabilities) are broadcast; adjacent
+columns of `w` (weights, keys, values) fill the lanes of a vector. Padding bits are zero in both operands and
+contribute nothing.
 
-Write x = sum_i a_i x_i for the planes of a positional encoding (two's complement for INT8), A = sum_i a_i.
-Flipping every plane bit gives A - x, so that -x = flip(x) - A. A ternary weight w = (nonzero m, sign s)
-therefore costs no more than a binary one:
+Write x = sum_i a_i x_i for the planes of a positional encoding (two's complement for INT8) and A = sum_i a_i.
+Flipping every plane bit gives A - x, hence -x = flip(x) - A. A ternary weight w = (nonzero m, sign s) thus
+costs no more than a binary one:
 
     x . w = sum_i a_i popcount((x_i ^ s) & m) - A popcount(s)
 
-where the second term depends on the column only.
+The second term depends on the column only.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ PLANE_WEIGHTS = {
 
 
 def plane_count(encoding: Encoding) -> int:
-    """Planes of an operand inside a kernel; 8-bit codes are split into their bits."""
+    """Number of planes of an operand inside a kernel; 8-bit codes have eight."""
     return encoding.planes or len(PLANE_WEIGHTS[encoding])
 
 
 @dataclass(frozen=True)
 class PopcountTerm:
-    """`coefficient * popcount(bits(x planes, w planes))`, summed over the words of K."""
+    """A term `coefficient * popcount(bits(x planes, w planes))`, summed over the words of K."""
 
     coefficient: int
     bits: Callable[[Planes, Planes], Expr]
@@ -47,15 +47,17 @@ class PopcountTerm:
 
 @dataclass(frozen=True)
 class BitProduct:
-    """How to multiply one pair of encodings.
+    """The popcount formula of the dot product for one pair of encodings.
 
     dot = per_element * K + sum_i row[i] * popcount(x_i) + sum(columns) + sum(terms)
 
     Attributes:
-        terms: needed for every (row, column).
-        columns: depend on w only, computed once per column and shared by the rows of a tile.
-        row: coefficient of the popcount of each plane of x; the sum is found while packing.
-        per_element: added once for each of the K elements.
+        x: encoding of the rows.
+        w: encoding of the columns.
+        terms: terms of every (row, column) pair.
+        columns: terms that depend on w only, computed once per column and shared by the rows of a tile.
+        row: coefficient of the popcount of each plane of x; `PackedRows` sums these while packing.
+        per_element: constant for each of the K elements.
     """
 
     x: Encoding
@@ -67,7 +69,7 @@ class BitProduct:
 
     @property
     def coefficients(self) -> tuple[int, ...]:
-        """Distinct coefficients of `terms`, one accumulator each."""
+        """The distinct coefficients of `terms`; each gets one accumulator."""
         return tuple(dict.fromkeys(term.coefficient for term in self.terms))
 
 

@@ -1,8 +1,8 @@
-"""Dot products of bytes, four at a time per 32-bit lane, with whatever instruction there is.
+"""Byte dot products, four per 32-bit lane, with the best instruction of the CPU.
 
-Weights of -1, 0 or 1 let 16-bit accumulators last for many steps before they must be widened. Some
-instructions want one operand without and one with a sign; the weights are then stored as w + offset, and the
-caller subtracts the row sum of x once: sum x * (w + offset) = sum x * w + offset * sum x.
+With weights in {-1, 0, 1}, 16-bit accumulators last for many steps before they must be widened. Some
+instructions take one unsigned and one signed operand: the weights are then stored biased, as w + offset, and
+the caller corrects by the row sum of x, since sum x * (w + offset) = sum x * w + offset * sum x.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tbt_compile.codegen.tvm_api import Expr, T
 from tbt_compile.encoding import Encoding
 
 GROUP = 4
-"""Neighbouring elements of K that share a 32-bit lane."""
+"""Adjacent elements of K that share a 32-bit lane."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ByteDot:
     Attributes:
         isa: instruction set.
         x: INT8 or UINT8.
-        int8_weights: the weights have 8 bits too, in -127 .. 127.
+        int8_weights: whether the weights have 8 bits, -127 .. 127, instead.
     """
 
     isa: Isa
@@ -34,17 +34,17 @@ class ByteDot:
 
     @property
     def instruction(self) -> str:
-        """What multiplies. VPMADDUBSW adds two products in 16 bits: too few for 8-bit weights."""
+        """The instruction that multiplies. VPMADDUBSW, with 16-bit sums, overflows on 8-bit weights."""
         return "none" if self.int8_weights and self.isa.dot == "maddubs" else self.isa.dot
 
     @property
     def offset(self) -> int:
-        """What is added to weights that must not have a sign."""
+        """The bias of weights that are stored unsigned."""
         return 128 if self.int8_weights else 1
 
     @property
     def biased(self) -> bool:
-        """Whether weights are stored as w + offset, without a sign."""
+        """Whether weights are stored unsigned, as w + offset."""
         if self.int8_weights and self.instruction == "none":
             return False
         x86 = self.instruction in ("vnni", "maddubs")
@@ -52,12 +52,12 @@ class ByteDot:
 
     @property
     def weight_type(self) -> str:
-        """How a weight byte is read."""
+        """The type of a stored weight byte."""
         return "uint8" if self.biased else "int8"
 
     @property
     def max_steps(self) -> int | None:
-        """Steps until a narrow accumulator must be widened; None if it never overflows.
+        """The number of steps before a 16-bit accumulator must be widened; None for 32-bit accumulators.
 
         A step adds at most 2 * 2 * 127 or 2 * 255 to an int16 (maddubs), else 127 to an int16 or 2 * 255 to
         a uint16. With 8-bit weights a step adds at most 127 * 127 or 255 * 127 to an int16.
@@ -74,7 +74,7 @@ class ByteDot:
 
 
 class Accumulator:
-    """Sums for one row and one vector of columns."""
+    """The accumulator of one row times one vector of columns."""
 
     def __init__(self, dot: ByteDot) -> None:
         self.how = dot
@@ -87,13 +87,13 @@ class Accumulator:
             self.narrow = emit.Register("narrow", self.narrow_type, self.narrow_lanes, self._narrow_zero())
 
     def step(self, weights: Expr, x: Expr) -> None:
-        """Adds four products per lane: `weights` is a vector of bytes, `x` an int32 of four codes."""
+        """Add four products per lane: a vector of bytes times an int32 of four codes, broadcast."""
         count = self.lanes * GROUP
         kind = "int8" if self.how.x is Encoding.INT8 else "uint8"
         self.multiply(weights, T.reinterpret(f"{kind}x{count}", emit.splat(x, self.lanes)))
 
     def multiply(self, weights: Expr, codes: Expr) -> None:
-        """Adds four products per lane of two vectors of bytes."""
+        """Add four products per lane of two vectors of bytes."""
         count = self.lanes * GROUP
         dot = self.how.instruction
         unsigned, signed = (weights, codes) if self.how.biased else (codes, weights)
@@ -114,7 +114,7 @@ class Accumulator:
             self.narrow.add(product)
 
     def widen(self) -> None:
-        """Moves the 16-bit sums into the 32-bit ones."""
+        """Add the 16-bit sums to the 32-bit sums and clear them; a no-op for 32-bit accumulators."""
         if self.narrow is None:
             return
         value, lanes = emit.let(emit.cast(self.narrow.get(), "int32", self.narrow_lanes)), self.narrow_lanes

@@ -1,4 +1,4 @@
-"""Rows of 8-bit codes: quantized into a scratch buffer, and their dot products with stored 8-bit rows."""
+"""Rows of 8-bit codes, quantized into a scratch buffer, and their dot products with stored 8-bit rows."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tbt_compile.encoding import Encoding
 
 
 def code_type(encoding: Encoding) -> str:
-    """How a code byte is read: int8 or uint8."""
+    """The type of a code byte: int8 or uint8."""
     return "int8" if encoding is Encoding.INT8 else "uint8"
 
 
 def write_codes(
     load: emit.Load, length: Expr | int, encoding: Encoding, isa: Isa, out: Buffer, *at: Expr
 ) -> Expr:
-    """Quantizes one row to bytes.
+    """Quantize one row to bytes.
 
     Args:
-        load: reads float32 elements of the row.
-        length: elements of the row.
+        load: loads float32 elements of the row.
+        length: number of elements.
         encoding: INT8 or UINT8.
         isa: instruction set.
         out: int8 or uint8; the codes go to out[at, 0 .. length - 1].
@@ -42,7 +42,7 @@ def write_codes(
 
 
 class ByteRows:
-    """Scratch space for up to `capacity` rows of 8-bit codes, each with `padding` zeros, and their scales."""
+    """A scratch buffer for up to `capacity` rows of 8-bit codes, each padded with zeros, and their scales."""
 
     def __init__(
         self, encoding: Encoding, isa: Isa, length: Expr | int, capacity: int, padding: int = 0
@@ -55,18 +55,18 @@ class ByteRows:
         self.scales = emit.scratch("row_scales", (capacity,), "float32")
 
     def pack(self, row: Expr, load: emit.Load) -> None:
-        """Quantizes one row."""
+        """Quantize one row."""
         scale = write_codes(load, self.length, self.encoding, self.isa, self.codes, row)
         emit.store(self.scales, scale, row)
         with emit.loop("pad", self.padding) as pad:
             emit.store(self.codes, T.cast(0, self.codes.dtype), row, self.length + pad)
 
     def total(self, row: Expr) -> Expr:
-        """The sum of a row's codes, int32."""
+        """The sum of the codes of a row, int32."""
         return self.dot(row, lambda _, lanes: emit.splat(T.int32(1), lanes))
 
     def dot(self, row: Expr, other: emit.Load) -> Expr:
-        """The exact int32 dot product of a row with codes given as int32 lanes by `other(k, lanes)`."""
+        """The exact int32 dot product of a row with the codes that `other(k, lanes)` loads as int32 lanes."""
         lanes = self.isa.float_lanes
         sums = emit.Register("sums", "int32", lanes, emit.splat(T.int32(0), lanes))
         rest = emit.Register("rest", "int32", 1, T.int32(0))

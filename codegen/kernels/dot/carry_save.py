@@ -1,13 +1,13 @@
-"""Ternary times ternary on AArch64, with a carry-save adder instead of a second count.
+"""Ternary times ternary on AArch64, with a carry-save adder instead of a second popcount.
 
-A product v of two codes is -1, 0 or 1, so that v + 1 is the sum of two bits, and these differ where v is 0.
-Added to a bit that is kept for every position, they give a carry and the bit for the next word:
+A product v of two codes is -1, 0 or 1, so v + 1 is the sum of two bits, which differ where v is 0. A full
+adder adds both to a running sum bit per position:
 
-    zero  = ~(x nonzero & w nonzero)       carry = zero ? kept : x sign == w sign       kept ^= zero
+    zero  = ~(x nonzero & w nonzero)       carry = zero ? sum : x sign == w sign       sum ^= zero
 
-    sum(v + 1) = 2 popcount(carries) + popcount(kept at the end)
+    sum(v + 1) = 2 popcount(carries) + popcount(final sum bits)
 
-Six instructions for a word; counting products and negative products apart takes seven.
+This takes six instructions per word; counting nonzero and negative products separately takes seven.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from tbt_compile.codegen.tvm_api import Expr, T
 
 
 def carry_save_add(
-    kept: Expr, inverted_x: Sequence[Expr], w: Sequence[Expr], let: Callable[[Expr], Expr] = emit.let
+    sums: Expr, inverted_x: Sequence[Expr], w: Sequence[Expr], let: Callable[[Expr], Expr] = emit.let
 ) -> tuple[Expr, Expr]:
-    """Adds 64 products v + 1 to a bit for each position.
+    """Add 64 products v + 1 to the sum bit of each position.
 
     Args:
-        kept: uint64, the bits so far.
-        inverted_x: uint64, the planes (nonzero, sign) of x, every bit flipped.
+        sums: uint64, the sum bits so far.
+        inverted_x: uint64, the complemented planes (nonzero, sign) of x.
         w: uint64, the planes of w.
-        let: names an intermediate value, for it is used several times.
+        let: binds an intermediate value that is used several times.
 
     Returns:
-        The carries, and the bits to keep.
+        The carries and the new sum bits, uint64.
     """
     zero = let(inverted_x[0] | ~w[0])
     same = inverted_x[1] ^ w[1]
-    return let((kept & zero) | (same & ~zero)), kept ^ zero
+    return let((sums & zero) | (same & ~zero)), sums ^ zero
 
 
 class CarrySaveAccumulator:
-    """The products of one row and one vector of columns.
+    """The accumulator of one row times one vector of columns.
 
     Attributes:
-        carries: counts them.
-        parts: the terms `coefficient * counter` of the sum, valid after `end`; 1 too much for every position.
+        carries: counter of the carries.
+        parts: the terms `coefficient * counter` of the sum, valid after `end`; biased by 1 per position.
     """
 
     def __init__(self, lanes: int, isa: Isa) -> None:
-        self.carries, self._rest = Counter(lanes, isa), Counter(lanes, isa)
-        self._kept = emit.Register("kept", "uint64", lanes, emit.splat(T.uint64(0), lanes))
-        self.parts = ((2, self.carries), (1, self._rest))
+        self.carries, self._final = Counter(lanes, isa), Counter(lanes, isa)
+        self._sums = emit.Register("kept", "uint64", lanes, emit.splat(T.uint64(0), lanes))
+        self.parts = ((2, self.carries), (1, self._final))
 
     def add(self, inverted_x: Sequence[Expr], w: Sequence[Expr]) -> None:
-        """One more word; see `carry_save_add`."""
-        carry, kept = carry_save_add(self._kept.get(), inverted_x, w)
-        self.carries.count(carry)
-        self._kept.set(kept)
+        """Accumulate one word; see `carry_save_add`."""
+        carries, sums = carry_save_add(self._sums.get(), inverted_x, w)
+        self.carries.count(carries)
+        self._sums.set(sums)
 
     def end(self) -> None:
-        """Counts what is kept."""
-        self._rest.count(self._kept.get())
-        self._rest.widen()
+        """Count the final sum bits."""
+        self._final.count(self._sums.get())
+        self._final.widen()

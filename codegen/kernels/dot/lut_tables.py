@@ -1,4 +1,4 @@
-"""The table in which products of small groups of codes are looked up; see `linear/lut_gemm.py`."""
+"""The LUT of products of small groups of codes, for `linear/lut_gemm.py`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 COLUMNS = 16
-"""Columns whose weights share a vector: as many as four bits have values."""
+"""Columns per vector of 4-bit weight groups, and the number of values of such a group."""
 ENTRY = 2 * COLUMNS
-"""Bytes of a table entry."""
+"""Bytes per table entry."""
 
 
 class ProductTable:
-    """The products of all activation and weight groups of one pair of encodings, as small unsigned entries.
+    """The products of all activation and weight groups for one pair of encodings, as unsigned bytes.
 
     Attributes:
-        product: what is multiplied.
-        group: elements per group: what fits four bits of weights.
-        unit: every product is `unit * (entry + min_product)`.
-        min_product: the smallest product in units; entries count from it.
+        product: the pair of encodings, and its popcount formula.
+        group: elements per group, as many as fit four bits of weights.
+        unit: greatest common divisor of the products; a product is `unit * (entry + min_product)`.
+        min_product: the smallest product, in units.
         max_entry: the largest entry.
     """
 
@@ -43,16 +43,16 @@ class ProductTable:
 
     @property
     def index_bits(self) -> int:
-        """Bits of an index: two groups of every plane of the activations."""
+        """Bits of an index: two groups of each activation plane."""
         return plane_count(self.product.x) * 2 * self.group
 
     @property
     def indices_per_word(self) -> int:
-        """Indices for 64 elements."""
+        """Indices per 64 elements."""
         return WORD_BITS // (2 * self.group)
 
     def fill(self, table: Buffer) -> None:
-        """Computes table[32 * index ...], uint8, for every index."""
+        """Emit the computation of table[ENTRY * index ...], uint8, for every index."""
         mask = (1 << self.group) - 1
         nibble = emit.let(T.reinterpret(f"uint8x{COLUMNS}", lane_numbers()))
         w = [
@@ -91,11 +91,11 @@ class ProductTable:
 
 
 def byte_splat(value: int, lanes: int = COLUMNS) -> Expr:
-    """The same byte in every lane; a negative value wraps around."""
+    """Broadcast a byte to every lane; a negative value wraps around."""
     return emit.splat(T.uint8(value & 255), lanes)
 
 
 def lane_numbers() -> Expr:
-    """0, 1, ... 15 as bytes, packed in two words."""
+    """The bytes 0, 1, ... 15 as two uint64 lanes."""
     words = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
     return T.Shuffle([T.uint64(word) for word in words], [T.int32(0), T.int32(1)])

@@ -1,4 +1,4 @@
-"""A chunk of rows, quantized and packed, and its products with packed columns."""
+"""A chunk of quantized and packed rows, and its dot products with packed columns."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, T
 
 ColumnsAt = Callable[[Expr, int], Columns]
-"""`columns_at(offset, lanes)`: the columns offset .. offset + lanes - 1."""
+"""`columns_at(offset, lanes)`: a reader of columns offset .. offset + lanes - 1."""
 Epilogue = Callable[[Expr, Expr, int, Expr, Expr], None]
 """`epilogue(row, offset, lanes, total, row_scale)`: scales and stores int32 dot products of one row."""
 
 
 class PackedRows:
-    """Scratch space for up to `capacity` packed rows of `length` elements each.
+    """A scratch buffer for up to `capacity` packed rows of `length` elements each.
 
     Attributes:
-        product: how the rows are multiplied.
-        words: uint64 words in a row.
+        product: the popcount formula of the products.
+        words: uint64 words per row and plane.
     """
 
     def __init__(self, product: BitProduct, isa: Isa, length: Expr | int, capacity: int) -> None:
@@ -41,20 +41,20 @@ class PackedRows:
         self.words = (length + 63) // 64
         self.planes = plane_count(product.x)
         self.inverted = counts_with_carry_save(product.x, product.w, isa)
-        # On AArch64 every word is there twice: one load brings two vectors, or one word for all lanes.
+        # On AArch64 every word is stored twice: a plain load broadcasts one word, and LDP two of them.
         self.copies = isa.word_lanes if isa.has("neon") else 1
         self.bits = emit.scratch("packed", (capacity, self.words, self.planes, self.copies), "uint64")
         self.sums = emit.scratch("row_sums", (capacity,), "int32")
         self.scales = emit.scratch("row_scales", (capacity,), "float32")
 
     def pack(self, row: Expr, load: emit.Load, scale: Expr, center: bool) -> None:
-        """Quantizes and packs one row.
+        """Quantize and pack one row.
 
         Args:
-            row: where it goes.
-            load: reads its float32 elements.
-            scale: float32, the learned scale; not used by 8-bit encodings.
-            center: whether to subtract the row mean from signed 1 and 2 bit encodings.
+            row: index of the row in the buffer.
+            load: loads its float32 elements.
+            scale: float32, the learned scale; unused by 8-bit encodings.
+            center: whether to subtract the row mean, for signed 1 and 2 bit encodings.
         """
         constant = T.cast(self.length, "int32") * T.int32(self.product.per_element)
         if self.inverted:
@@ -74,13 +74,13 @@ class PackedRows:
         emit.store(self.scales, scale if dynamic is None else dynamic, row)
 
     def multiply(self, count: Expr, columns_at: ColumnsAt, extent: int, epilogue: Epilogue) -> None:
-        """The products of packed rows with packed columns.
+        """Multiply the packed rows with packed columns.
 
         Args:
-            count: rows, from the first on.
-            columns_at: reads some columns.
-            extent: how many columns there are.
-            epilogue: takes the sums.
+            count: number of rows, from row 0.
+            columns_at: returns the reader of some columns.
+            extent: number of columns.
+            epilogue: consumes the dot products.
         """
         max_vectors = max(1, extent // self.isa.word_lanes)
         tile = gemm_tile(self.product, self.isa, max_vectors)
@@ -88,7 +88,8 @@ class PackedRows:
         tiled = count // height * height
         with emit.loop("tile", count // height) as index:
             self._row_tile(index * height, height, tile.vectors, columns_at, extent, epilogue)
-        # One by one, not in a loop: LLVM would load the weights of all columns before it, and spill them.
+        # Tail rows in tiles of halving height, not in a loop: LLVM would hoist the loads of all columns out
+        # of the loop and spill them.
         while height > 1:
             height //= 2
             with emit.when((count - tiled) % (2 * height) >= height):
@@ -99,7 +100,7 @@ class PackedRows:
     def _row_tile(
         self, row: Expr, height: int, width: int, columns_at: ColumnsAt, extent: int, epilogue: Epilogue
     ) -> None:
-        """All columns for `height` rows: `width` vectors at a time, then single ones, then single columns."""
+        """All columns for `height` rows: `width` vectors at a time, then one vector, then one column."""
         start = 0
         for vectors, lanes in ((width, self.isa.word_lanes), (1, self.isa.word_lanes), (1, 1)):
             step = vectors * lanes
@@ -149,12 +150,12 @@ def store_partial(
     whole: emit.Body,
     single: Callable[[Expr, Expr], None],
 ) -> None:
-    """Stores a vector of sums whose last columns may not exist.
+    """Store a vector of sums; at the tail, where not all columns exist, spill it and store lane by lane.
 
     Args:
-        exists: whether all of them do.
-        lanes: elements of the vector.
-        remaining: how many of them exist; may be negative, or more than there are.
+        exists: whether all lanes are columns that exist.
+        lanes: lanes of the vector.
+        remaining: number of columns from the first lane on; may be negative, or exceed `lanes`.
         values: int32, a vector of `lanes`.
         whole: stores all lanes, `whole(values)`.
         single: stores one lane, `single(lane, value)`.

@@ -1,4 +1,4 @@
-"""Counters of set bits, one for each lane of a vector of words."""
+"""Counters of set bits, one per lane of a vector of words."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tbt_compile.codegen.tvm_api import Expr, T
 
 
 class Counter:
-    """Counts set bits per 64-bit lane.
+    """A counter of set bits per 64-bit lane.
 
-    With a popcount instruction for 64-bit lanes it adds those. Otherwise it counts per byte, which is what
-    AVX2 and NEON can do cheaply, and `widen` moves the bytes into wider lanes: 64-bit ones, or on NEON, which
-    adds neighbours in one instruction, the two halves of those.
+    With a popcount instruction for 64-bit lanes it adds the counts directly. Otherwise it counts per byte,
+    which is cheap on AVX2 and NEON, and `widen` adds the byte counters to wider ones: 64-bit lanes, or 32-bit
+    halves on NEON, which adds adjacent lanes in one instruction.
     """
 
     def __init__(self, lanes: int, isa: Isa) -> None:
@@ -29,14 +29,14 @@ class Counter:
             self.octets = emit.Register("octets", "uint8", octets, emit.splat(T.uint8(0), octets))
 
     def count(self, bits: Expr) -> None:
-        """Adds the set bits of every lane."""
+        """Add the number of set bits of every lane."""
         if self.bytewise:
             self.octets.add(T.popcount(T.reinterpret(f"uint8x{self.lanes * 8}", bits)))
         else:
             self.total.add(T.popcount(bits))
 
     def widen(self) -> None:
-        """Empties the byte counters into the wider ones."""
+        """Add the byte counters to the wider counters and clear them."""
         if not self.bytewise:
             return
         if self.in_halves:
@@ -46,7 +46,7 @@ class Counter:
         self.octets.set(emit.splat(T.uint8(0), self.lanes * 8))
 
     def _sums_of_octets(self) -> Expr:
-        """The bytes of every 64-bit lane, added."""
+        """The horizontal sum of the bytes of every 64-bit lane."""
         value = emit.let(T.reinterpret(f"uint64x{self.lanes}", self.octets.get()))
         for bits, mask in ((8, 0x00FF00FF00FF00FF), (16, 0x0000FFFF0000FFFF), (32, 0x00000000FFFFFFFF)):
             keep = emit.splat(T.uint64(mask), self.lanes)
@@ -55,7 +55,7 @@ class Counter:
 
 
 def counted(counters: list[Counter]) -> Expr:
-    """The counts of neighbouring vectors as int32 lanes."""
+    """The counts of adjacent vectors, concatenated as int32 lanes."""
     lanes, totals = counters[0].lanes, [counter.total.get() for counter in counters]
     if not counters[0].in_halves:
         return emit.concat([emit.cast(total, "int32", lanes) for total in totals], lanes)

@@ -1,13 +1,13 @@
 """Quantize a row of floats and pack it into bit-planes, 64 codes at a time.
 
-Codes are defined by comparisons, so that every engine agrees on them. With the learned scale a, and x' the
-row minus its mean when it is centred:
+Codes are defined by comparisons, on which every engine agrees bit for bit. With the learned scale a, and x'
+the row minus its mean if the row is centred:
 
     BINARY      sign plane: x' < 0                         TERNARY     nonzero: |x'| > a/2, sign: x' < -a/2
     BINARY01    value plane: x > a/2                       TERNARY012  codes 1: x > a/2, 2: x >= 3a/2
     INT8        round half even of x * (127 / max|x|)      UINT8       of x * (255 / max(x, 0)), not below 0
 
-A comparison of 64 lanes, read back as one 64-bit integer, is a word of a plane.
+The mask of a 64-lane comparison is a word of a plane.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tbt_compile.codegen.tvm_api import Expr, T
 from tbt_compile.encoding import LEAST_PEAK, Encoding
 
 StorePlanes = Callable[[Expr, list[Expr]], None]
-"""`store(word, planes)`: writes word number `word` of every plane, uint64."""
+"""`store(word, planes)`: stores word number `word` of every plane, uint64."""
 
 _SUM_LANES = 16
 _COPY_LANES = 8
@@ -31,12 +31,12 @@ _COPY_LANES = 8
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How rows of one operand become codes.
+    """How to quantize the rows of one operand.
 
     Attributes:
         encoding: any quantized encoding.
         isa: instruction set.
-        center: subtract the row mean first; only for BINARY and TERNARY.
+        center: whether to subtract the row mean first; ignored unless BINARY or TERNARY.
     """
 
     encoding: Encoding
@@ -45,7 +45,7 @@ class RowFormat:
 
     @property
     def centred(self) -> bool:
-        """Non-negative and 8-bit codes are never centred."""
+        """Whether rows are centred; non-negative and 8-bit codes never are."""
         return self.center and self.encoding in (Encoding.BINARY, Encoding.TERNARY)
 
 
@@ -59,12 +59,12 @@ def row_scale(load: emit.Load, length: Expr | int, encoding: Encoding) -> tuple[
     """The dynamic scale of an 8-bit row, and its reciprocal.
 
     Args:
-        load: reads float32 elements of the row.
-        length: elements of the row.
+        load: loads float32 elements of the row.
+        length: number of elements.
         encoding: INT8 or UINT8.
 
     Returns:
-        max / levels, and levels / max or 0 for a row of zeros; float32.
+        The scale max / levels, and levels / max, or 0 for a row of zeros; float32.
     """
     levels = T.float32(127.0 if encoding is Encoding.INT8 else 255.0)
     magnitude = T.abs if encoding is Encoding.INT8 else lambda v: v
@@ -75,16 +75,16 @@ def row_scale(load: emit.Load, length: Expr | int, encoding: Encoding) -> tuple[
 
 
 def code_bytes(values: Expr, lanes: int, inverse: Expr, encoding: Encoding) -> Expr:
-    """8-bit codes of float32 lanes.
+    """Quantize float32 lanes to 8-bit codes.
 
     Args:
         values: float32, a vector of `lanes`.
-        lanes: elements of the vector.
+        lanes: lanes of the vector.
         inverse: float32, the reciprocal of the scale.
         encoding: INT8 or UINT8.
 
     Returns:
-        int8 or uint8 lanes.
+        int8 or uint8, a vector of `lanes`.
     """
     scaled = T.nearbyint(values * emit.splat(inverse, lanes))
     if encoding is Encoding.UINT8:
@@ -96,17 +96,17 @@ def code_bytes(values: Expr, lanes: int, inverse: Expr, encoding: Encoding) -> E
 def pack_row(
     load: emit.Load, length: Expr | int, scale: Expr, form: RowFormat, store: StorePlanes
 ) -> Expr | None:
-    """Quantizes a row and packs it into bit-planes.
+    """Quantize a row and pack it into bit-planes; padding bits are zero.
 
     Args:
-        load: reads float32 elements of the row.
-        length: elements of the row.
-        scale: float32, the learned scale; not used by 8-bit encodings.
+        load: loads float32 elements of the row.
+        length: number of elements.
+        scale: float32, the learned scale; unused by 8-bit encodings.
         form: the encoding, and whether the row is centred.
-        store: takes the words of the planes, 64 elements at a time.
+        store: stores the words of all planes, 64 elements at a time.
 
     Returns:
-        The row's own scale, float32; None for an encoding with a learned scale.
+        The dynamic scale of an 8-bit row, float32; None for other encodings.
     """
     mean = mean_of_row(load, length) if form.centred else None
     dynamic, factor = row_scale(load, length, form.encoding) if form.encoding.dynamic else (None, scale)
@@ -131,17 +131,17 @@ def pack_row(
 
 
 def plane_bits(values: Expr, lanes: int, mean: Expr | None, scale: Expr, encoding: Encoding) -> list[Expr]:
-    """The bits of 1 and 2 bit codes.
+    """Quantize float32 lanes to the plane bits of 1 and 2 bit codes.
 
     Args:
         values: float32, a vector of `lanes`.
-        lanes: elements of the vector.
-        mean: float32, what is subtracted first; None for nothing.
+        lanes: lanes of the vector.
+        mean: float32, subtracted first; None to subtract nothing.
         scale: float32, the learned scale.
         encoding: BINARY, TERNARY, BINARY01 or TERNARY012.
 
     Returns:
-        For each plane, which lanes have their bit set: vectors of booleans.
+        A vector of `lanes` booleans for each plane.
     """
     if mean is not None:
         values = emit.let(values - emit.splat(mean, lanes))
@@ -158,7 +158,7 @@ def plane_bits(values: Expr, lanes: int, mean: Expr | None, scale: Expr, encodin
 
 
 def _planes(values: Expr, mean: Expr | None, factor: Expr, form: RowFormat) -> list[Expr]:
-    """The words of a vector of 64 elements."""
+    """One word of each plane from a vector of 64 elements."""
     encoding = form.encoding
     if not encoding.dynamic:
         bits = plane_bits(values, WORD_BITS, mean, factor, encoding)
@@ -171,7 +171,7 @@ def _planes(values: Expr, mean: Expr | None, factor: Expr, form: RowFormat) -> l
 
 
 def _pack_word(truth: Expr, isa: Isa) -> Expr:
-    """64 bits as a word. On AVX2 LLVM would write them bit by bit, so the instruction is named."""
+    """Pack 64 booleans into a word; on AVX2, where LLVM packs bit by bit, with explicit VPMOVMSKB."""
     if isa.vector_bits != 256:
         return emit.movemask(truth, WORD_BITS)
     octets = T.Select(truth, emit.splat(T.uint8(255), WORD_BITS), emit.splat(T.uint8(0), WORD_BITS))
@@ -193,7 +193,7 @@ def _fold(
     change: Callable[[Expr], Expr],
     initial: float,
 ) -> Expr:
-    """Combines all elements: 16 lanes side by side, then the lanes, then the rest one by one."""
+    """Reduce a row in a fixed order: 16 lanes, then a horizontal reduction, then the scalar tail."""
     start = T.float64(initial) if dtype == "float64" else T.float32(initial)
     lanes = emit.Register("lanes", dtype, _SUM_LANES, emit.splat(start, _SUM_LANES))
     with emit.loop("k", length // _SUM_LANES) as k:

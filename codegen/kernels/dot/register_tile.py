@@ -1,4 +1,4 @@
-"""The inner loop: a register tile of rows x column vectors, accumulated over the words of K."""
+"""The inner loop of popcount kernels: a register tile of rows x column vectors, accumulated over K."""
 
 from __future__ import annotations
 
@@ -16,30 +16,33 @@ from tbt_compile.codegen.tvm_api import Expr, T
 from tbt_compile.encoding import Encoding
 
 ReadRow = Callable[[Expr, int, int], Expr]
-"""`read(word, plane, lanes)`: one uint64 of a row in every lane."""
+"""`read(word, plane, lanes)`: one uint64 of a row, broadcast to `lanes`."""
 ReadColumn = Callable[[Expr, int], Expr]
-"""`read(word, plane)`: one uint64 in each lane, one lane per column."""
+"""`read(word, plane)`: one uint64 per column, one column per lane."""
 
 _BYTE_LIMIT = 255
 _UNROLL = 4
-"""Words in a step of a loop on AArch64, where LLVM does not unroll by itself."""
+"""Unroll factor of the loop over words on AArch64, where LLVM does not unroll it."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A vector of neighbouring columns."""
+    """A vector of adjacent columns."""
 
     read: ReadColumn
     lanes: int
 
 
 def gemm_tile(product: BitProduct, isa: Isa, max_vectors: int) -> Tile:
-    """The tile for many rows: measured, or one whose accumulators fit the register file.
+    """The tile for many rows (GEMM): measured, or one whose accumulators fit the register file.
 
     Args:
-        product: what is multiplied.
+        product: the pair of encodings.
         isa: instruction set.
-        max_vectors: vectors of columns that there are.
+        max_vectors: column vectors available.
+
+    Returns:
+        Rows and column vectors of the tile.
     """
     budget = isa.registers * 5 // 8
     shapes = (Tile(*shape) for shape in ((4, 4), (4, 2), (2, 2), (4, 1), (2, 1)))
@@ -49,13 +52,16 @@ def gemm_tile(product: BitProduct, isa: Isa, max_vectors: int) -> Tile:
 
 
 def gemv_vectors(product: BitProduct, isa: Isa, max_vectors: int, rows: int) -> int:
-    """Vectors of columns in a tile for a few rows: measured for one row, else those that fit the registers.
+    """Column vectors of a tile for few rows: measured for one row (GEMV), else as many as fit the registers.
 
     Args:
-        product: what is multiplied.
+        product: the pair of encodings.
         isa: instruction set.
-        max_vectors: vectors of columns that there are.
+        max_vectors: column vectors available.
         rows: rows of the tile.
+
+    Returns:
+        1, 2 or 4.
     """
     budget = isa.registers * 5 // 8
     fits = (v for v in (4, 2, 1) if rows * v * len(product.coefficients) <= budget)
@@ -66,7 +72,7 @@ def gemv_vectors(product: BitProduct, isa: Isa, max_vectors: int, rows: int) -> 
 
 
 def tile_key(family: str, product: BitProduct) -> str:
-    """The name of a kernel in files of tiles."""
+    """The key of a kernel in tile files."""
     return f"{family} {product.x.value}*{product.w.value}"
 
 
@@ -77,17 +83,17 @@ def _largest_power(limit: int) -> int:
 def dot_tile(
     product: BitProduct, words: Expr | int, rows: list[ReadRow], columns: list[Columns], isa: Isa
 ) -> list[list[Expr]]:
-    """The sums of a register tile, without the terms that depend on the row only.
+    """The dot products of a register tile, without the terms that depend on the row only.
 
     Args:
-        product: what is multiplied.
-        words: words of K; known at run time for P.V.
+        product: the popcount formula.
+        words: number of words of K; symbolic for P.V.
         rows: readers of the rows.
-        columns: vectors of columns, of equal lanes.
+        columns: column vectors, of equal lanes.
         isa: instruction set.
 
     Returns:
-        int32 vectors [row][group]; a group is `vectors_per_sum(...)` neighbouring column vectors.
+        int32 vectors [row][group]; a group is `vectors_per_sum(...)` adjacent column vectors.
     """
     if counts_with_carry_save(product.x, product.w, isa):
         return _carry_save_tile(words, rows, columns, isa)
@@ -154,16 +160,16 @@ def _row_words(product: BitProduct, rows: list[ReadRow], lanes: int, word: Expr)
 def _totals(
     parts: Callable[[int, int], Sequence[tuple[int, Counter]]], rows: int, columns: list[Columns], isa: Isa
 ) -> list[list[Expr]]:
-    """Sums [row][group] of `coefficient * counter` for the parts of every row and column vector."""
+    """The sums [row][group] of `coefficient * counter` over the parts of each row and column vector."""
     size = vectors_per_sum(columns, isa)
     lanes = size * columns[0].lanes
 
     def total(r: int, first: int) -> Expr:
         group = [parts(r, c) for c in range(first, first + size)]
         result = None
-        for side_by_side in zip(*group, strict=True):
-            coefficient = side_by_side[0][0]
-            counts = counted([counter for _, counter in side_by_side])
+        for adjacent in zip(*group, strict=True):
+            coefficient = adjacent[0][0]
+            counts = counted([counter for _, counter in adjacent])
             value = counts * emit.splat(T.int32(coefficient), lanes)
             result = value if result is None else result + value
         return emit.let(result)
@@ -172,13 +178,13 @@ def _totals(
 
 
 def vectors_per_sum(columns: Sequence[Columns], isa: Isa) -> int:
-    """How many column vectors of 64-bit lanes share a vector of 32-bit sums."""
+    """The number of column vectors, of 64-bit lanes, whose sums share a vector of 32-bit lanes."""
     fit = isa.float_lanes // columns[0].lanes
     return fit if fit > 1 and len(columns) % fit == 0 else 1
 
 
 def row_terms(product: BitProduct, planes: list[Expr]) -> Expr:
-    """What one word of a row adds to all of its dot products; `planes` as passed to `put`."""
+    """The row terms of one word, int32; `planes` are the words of the row's planes."""
     total: Expr = T.int32(0)
     for weight, plane in zip(product.row, planes, strict=True):
         if weight:
@@ -187,7 +193,7 @@ def row_terms(product: BitProduct, planes: list[Expr]) -> Expr:
 
 
 def words_before_widening(product: BitProduct, isa: Isa) -> int | None:
-    """Words that can be counted before a byte counter may overflow; None for 64-bit counters."""
+    """The number of words before a byte counter may overflow; None for 64-bit counters."""
     if isa.has_popcount:
         return None
     per_word = max(_repeats(product.terms), _repeats(product.columns)) * 8
@@ -208,7 +214,7 @@ def _accumulate(
         for counter in counters:
             counter.widen()
         return
-    if isinstance(words, int):  # runs of equal length, which LLVM may unroll
+    if isinstance(words, int):  # balance the runs: LLVM may unroll runs of equal length
         run = -(-words // -(-words // run))
     with emit.loop("run", (words + run - 1) // run) as index:
         equal = isinstance(words, int) and words % run == 0
@@ -221,5 +227,5 @@ def _accumulate(
 def _each_word(words: Expr | int, step: Callable[[Expr], None], isa: Isa) -> None:
     unroll = _UNROLL if isa.has("neon") and isinstance(words, int) and words % _UNROLL == 0 else 1
     with emit.loop("word", words // unroll) as word:
-        for place in range(unroll):
-            step(word * unroll + place)
+        for offset in range(unroll):
+            step(word * unroll + offset)

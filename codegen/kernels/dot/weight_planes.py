@@ -1,4 +1,4 @@
-"""Weights as bit-planes, whichever layout they are stored in."""
+"""Read the bit-planes of weights from any layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 
 def unpaired(words: Sequence[Expr], lanes: int) -> list[Expr]:
-    """The words of the planes (nonzero, sign) from those that `layouts.pair` made; `lanes` words each."""
+    """Convert words in `Layout.PAIRS` back to the planes (nonzero, sign), vectors of `lanes` words each."""
     even, odd = (emit.let(word) for word in words)
     low, one = emit.splat(T.uint64(0x5555555555555555), lanes), emit.splat(T.uint64(1), lanes)
     zero = (even & low) | ((odd & low) << one)
@@ -20,17 +20,17 @@ def unpaired(words: Sequence[Expr], lanes: int) -> list[Expr]:
 
 
 def load_word(weights: Buffer, layout: Layout, column: Expr, word: Expr, plane: int) -> Expr:
-    """One word of a column of arranged weights.
+    """Load one word of a column of arranged weights.
 
     Args:
         weights: uint64 [blocks, W, P, block].
-        layout: how they are arranged.
+        layout: layout of the weights.
         column: row of the stored weight matrix, 0 .. N - 1.
         word: 0 .. W - 1.
-        plane: 0 .. P - 1; of pairs, which of their two words.
+        plane: 0 .. P - 1; in `Layout.PAIRS`, 0 for even and 1 for odd elements.
 
     Returns:
-        uint64.
+        The word, uint64.
     """
     size = weights.shape[-1].value
     block, lane = column // size, column % size
@@ -50,12 +50,12 @@ def load_word(weights: Buffer, layout: Layout, column: Expr, word: Expr, plane: 
 
 
 def quarter_words(weights: Buffer) -> Buffer:
-    """Weights in `Layout.QUARTERS` as words one after the other."""
+    """A flat view of weights in `Layout.QUARTERS`."""
     return T.decl_buffer(
         (reduce(mul, (extent.value for extent in weights.shape)),), weights.dtype, data=weights.data
     )
 
 
 def quarter_start(weights: Buffer, block: Expr) -> Expr:
-    """The first of the words of a group that begins with `block`."""
+    """The index of the first word of the group that begins with `block`."""
     return block * reduce(mul, (extent.value for extent in weights.shape[1:]))

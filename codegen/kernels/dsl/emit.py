@@ -1,7 +1,7 @@
-"""A small vocabulary for writing kernels: arguments, loops, vectors and registers.
+"""A small TIR dialect for kernels: arguments, loops, vectors and registers.
 
-Kernels are Python functions that emit statements. A Python loop is unrolled into the program, `loop` becomes
-a loop of it; vectors have explicit types, so nothing depends on an auto-vectorizer.
+Kernels are Python functions that emit TIR statements. A Python loop is unrolled; `loop` emits a loop. Vector
+types are explicit: nothing depends on an auto-vectorizer.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Load = Callable[[Expr, int], Expr]
 Chunk = Callable[[Expr, int], None]
 """`chunk(k, lanes)`: emits the work for elements k .. k + lanes - 1."""
 Start = Callable[[int, Expr, int], Expr]
-"""`start(plane, k, lanes)`: the words that new bits are added to."""
+"""`start(plane, k, lanes)`: the initial words, to which new bits are added."""
 
 _OPAQUE = 8  # relax.OpPatternKind: never fused into a neighbour
 
 
 def function(name: str, body: Callable[[], None]) -> PrimFunc:
-    """The PrimFunc whose arguments and statements `body` emits."""
+    """Build a PrimFunc; `body` emits its arguments and statements."""
     with IRBuilder() as builder, T.prim_func(is_private=True, s_tir=True):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
@@ -40,16 +40,16 @@ def function(name: str, body: Callable[[], None]) -> PrimFunc:
 
 
 def symbol(name: str) -> Expr:
-    """A dimension that is only known at run time."""
+    """A symbolic dimension, int64."""
     return IRBuilder.name(name, T.int64())
 
 
 def argument(name: str, shape: Shape, dtype: str) -> Buffer:
-    """The next tensor argument, contiguous.
+    """Declare the next tensor argument, contiguous, and return its buffer.
 
     Args:
         name: of the argument.
-        shape: sizes, symbols among them.
+        shape: static or symbolic sizes.
         dtype: of the elements.
     """
     handle = T.arg(name, T.handle())
@@ -57,9 +57,9 @@ def argument(name: str, shape: Shape, dtype: str) -> Buffer:
 
 
 def cache_argument(name: str, shape: Shape, dtype: str) -> Buffer:
-    """The next tensor argument, strided in its first two dimensions.
+    """Declare the next tensor argument, a cache strided in its first two dimensions.
 
-    So a cache may have room for more tokens behind those of each head.
+    The strides leave room for more tokens at the end of each head of a cache.
 
     Args:
         name: of the argument.
@@ -70,55 +70,55 @@ def cache_argument(name: str, shape: Shape, dtype: str) -> Buffer:
 
 
 def stack_argument(name: str, shape: Shape, dtype: str) -> Buffer:
-    """The next tensor argument: the caches of several layers, each as `cache_argument` takes it.
+    """Declare the next tensor argument, a stack of caches strided in its first three dimensions.
 
     Args:
         name: of the argument.
-        shape: `[layers, B, H, ...]`.
+        shape: `[layers, B, H, ...]`; the elements of one head are contiguous.
         dtype: of the elements.
     """
     return _strided(name, shape, dtype, ("layer", "batch", "head"))
 
 
 def _strided(name: str, shape: Shape, dtype: str, dimensions: Sequence[str]) -> Buffer:
-    """A tensor argument whose first dimensions are strided and whose others are contiguous."""
+    """Declare a tensor argument whose leading dimensions are strided and whose others are contiguous."""
     strides = [symbol(f"{name}_per_{dimension}") for dimension in dimensions]
     strides += [T.int64(reduce(mul, shape[axis + 1 :], 1)) for axis in range(len(dimensions), len(shape))]
     sizes = tuple(T.int64(size) if isinstance(size, int) else size for size in shape)
     handle = T.arg(name, T.handle())
-    # A part of a stack begins anywhere, not at a cache line.
+    # A slice of a stack is not aligned to a cache line.
     align = np.dtype(dtype).itemsize
     return IRBuilder.name(name, T.match_buffer(handle, sizes, dtype, strides=strides, align=align))
 
 
 def scalar_argument(name: str) -> Expr:
-    """The next argument, an int64 passed by value."""
+    """Declare the next argument, an int64 passed by value."""
     return T.arg(name, T.int64())
 
 
 def scratch(name: str, shape: Shape, dtype: str) -> Buffer:
-    """Uninitialised memory that lives until the enclosing loop or function ends.
+    """Allocate an uninitialised buffer that lives until the enclosing loop or function ends.
 
     Args:
         name: of the buffer.
-        shape: sizes; if all are known now and it is small, LLVM turns it into registers.
+        shape: sizes; LLVM promotes a small buffer of static size to registers.
         dtype: of the elements.
     """
     return IRBuilder.name(name, T.alloc_buffer(tuple(shape), dtype))
 
 
 def loop(name: str, *bounds: Expr | int) -> _Loop:
-    """`with loop("i", n) as i` or `loop("i", start, stop)`."""
+    """A serial loop: `with loop("i", n) as i`, or `loop("i", start, stop)`."""
     return _Loop(name, T.serial(*bounds))
 
 
 def parallel(name: str, extent: Expr | int) -> _Loop:
-    """A loop whose iterations are shared out among the threads of TVM's pool."""
+    """A loop whose iterations are distributed over TVM's thread pool."""
     return _Loop(name, T.parallel(extent))
 
 
 class _Loop:
-    """Gives the loop variable its name in the printed program."""
+    """A loop frame that names its loop variable."""
 
     def __init__(self, name: str, frame: Expr) -> None:
         self.name = name
@@ -133,7 +133,7 @@ class _Loop:
 
 @contextmanager
 def when(condition: Expr | bool) -> Iterator[None]:
-    """Statements under a condition; a Python bool is decided now."""
+    """Emit the `with` block under a condition; a Python bool is decided at build time."""
     if isinstance(condition, bool):
         if condition:
             yield
@@ -146,12 +146,12 @@ def when(condition: Expr | bool) -> Iterator[None]:
 
 
 def branch(condition: Expr | bool, yes: Callable[[], None], no: Callable[[], None]) -> None:
-    """If and else.
+    """Emit an if-else.
 
     Args:
         condition: a run-time condition, or a Python bool: then only one side is emitted.
-        yes: emits the statements for true.
-        no: emits those for false.
+        yes: emits the then branch.
+        no: emits the else branch.
     """
     if isinstance(condition, bool):
         (yes if condition else no)()
@@ -164,61 +164,61 @@ def branch(condition: Expr | bool, yes: Callable[[], None], no: Callable[[], Non
 
 
 def let(value: Expr) -> Expr:
-    """Computes a value once and names it. (TVM's analyzer cannot take one that holds a vector comparison.)"""
+    """Bind a value to a variable: it is computed once. (TVM's analyzer fails on vector comparisons in it.)"""
     return T.Bind(value)
 
 
 def vector(dtype: str, lanes: int) -> str:
-    """Name of a vector type; one lane is a scalar."""
+    """The name of a vector type; one lane is a scalar."""
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 
 
 def splat(value: Expr, lanes: int) -> Expr:
-    """The same scalar in every lane."""
+    """Broadcast a scalar to `lanes` lanes."""
     return value if lanes == 1 else T.Broadcast(value, lanes)
 
 
 def constant(value: float, dtype: str, lanes: int = 1) -> Expr:
-    """A constant.
+    """A scalar constant, broadcast to `lanes` lanes.
 
     Args:
         value: the number.
         dtype: of an element.
-        lanes: elements of the vector; 1 for a scalar.
+        lanes: lanes of the result; 1 for a scalar.
     """
     return splat(T.cast(value, dtype) if lanes else value, lanes)
 
 
 def load(buffer: Buffer, *index: Expr | int, lanes: int = 1) -> Expr:
-    """`lanes` neighbours along the last dimension, starting at `index`."""
+    """Load `lanes` contiguous elements along the last dimension, starting at `index`."""
     return buffer[_at(index, lanes)]
 
 
 def store(buffer: Buffer, value: Expr, *index: Expr | int, lanes: int = 1) -> None:
-    """Writes neighbours along the last dimension.
+    """Store contiguous elements along the last dimension.
 
     Args:
-        buffer: where to.
+        buffer: the destination.
         value: a vector of `lanes`.
-        index: of the first element.
-        lanes: elements; 1 for a scalar.
+        index: indices of the first element.
+        lanes: number of elements; 1 for a scalar.
     """
     T.buffer_store(buffer, value, list(_at(index, lanes)))
 
 
 def prefetch(buffer: Buffer, *index: Expr | int) -> None:
-    """Asks for the cache line of an element, which may lie behind the buffer's end; nothing is loaded."""
+    """Prefetch the cache line of an element; an address past the end of the buffer is harmless."""
     address = T.address_of(buffer[tuple(index)])
     T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(0), T.int32(3), T.int32(1)))
 
 
 def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
-    """Elements in memory order that may cross rows.
+    """Load contiguous elements across rows.
 
     Args:
-        buffer: its last two dimensions are contiguous.
-        index: the row whose first element is the first.
-        lanes: elements.
+        buffer: the source; its last two dimensions are contiguous.
+        index: indices of the first row; the load starts at its first element.
+        lanes: number of elements.
     """
     shape = (*buffer.shape[:-2], buffer.shape[-2] * buffer.shape[-1])
     strides = [*buffer.strides[:-2], 1] if buffer.strides else None
@@ -227,12 +227,12 @@ def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
 
 
 def shuffle(value: Expr, lanes: Sequence[int]) -> Expr:
-    """The given lanes of a vector, in that order; one lane gives a scalar."""
+    """Permute or select lanes of a vector; one lane gives a scalar."""
     return T.Shuffle([value], [T.int32(lane) for lane in lanes])
 
 
 def concat(values: Sequence[Expr], lanes: int) -> Expr:
-    """Vectors of `lanes` each, one after the other."""
+    """Concatenate vectors of `lanes` each."""
     if len(values) == 1:
         return values[0]
     return T.Shuffle([let(value) for value in values], [T.int32(i) for i in range(len(values) * lanes)])
@@ -243,7 +243,7 @@ def _at(index: Sequence[Expr | int], lanes: int) -> tuple[Expr | int, ...]:
 
 
 class Register:
-    """A scalar or vector variable; LLVM keeps it in a register as long as there are enough of them."""
+    """A mutable scalar or vector variable; LLVM promotes it to a register unless it has to spill."""
 
     def __init__(self, name: str, dtype: str, lanes: int = 1, initial: Expr | None = None) -> None:
         self.lanes = lanes
@@ -256,36 +256,36 @@ class Register:
         return load(self.buffer, 0, lanes=self.lanes)
 
     def set(self, value: Expr) -> None:
-        """Assigns a value."""
+        """Assign a value."""
         store(self.buffer, value, 0, lanes=self.lanes)
 
     def add(self, value: Expr) -> None:
-        """Adds to the value."""
+        """Add to the current value."""
         self.set(self.get() + value)
 
 
 def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:
-    """Converts every lane.
+    """Convert every lane.
 
     Args:
         value: a vector of `lanes`.
-        dtype: of an element of the result.
-        lanes: elements; 1 for a scalar.
+        dtype: element type of the result.
+        lanes: lanes of `value` and of the result; 1 for a scalar.
     """
     return T.cast(value, vector(dtype, lanes))
 
 
 def movemask(condition: Expr, lanes: int) -> Expr:
-    """The truth of 8, 16, 32 or 64 lanes as one unsigned integer, lane 0 in bit 0."""
+    """Pack a mask of 8, 16, 32 or 64 boolean lanes into an unsigned integer, lane 0 in bit 0."""
     return T.reinterpret(f"uint{lanes}", T.cast(condition, f"uint1x{lanes}"))
 
 
 def reduce_lanes(value: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
-    """Reduces a vector to a scalar, in a fixed order: halves, then quarters, down to one lane.
+    """Reduce a vector to a scalar in a fixed order: combine its halves, then the quarters, down to one lane.
 
     Args:
-        value: a vector.
-        lanes: its lanes, a power of two.
+        value: a vector of `lanes`.
+        lanes: a power of two.
         combine: an associative operation on vectors of equal lanes.
     """
     while lanes > 1:

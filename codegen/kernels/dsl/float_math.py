@@ -1,7 +1,7 @@
 """Elementary functions on float32 vectors.
 
-TVM's own exp and erf call the C library once per element. These are polynomials fitted for a small maximum
-error (Lawson's algorithm); the errors below are measured over the whole range against float64.
+TVM's exp and erf call the C library once per element. These are near-minimax polynomials, fitted with
+Lawson's algorithm; the error bounds below are measured over the whole range against float64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EXP = (
     0.008368780836462975,
     0.0013814467238262296,
 )
-# erf(x) / x in powers of x^2 - _ERF_END / 2, for x^2 <= _ERF_END, behind which erf is 1 but for 1.6e-7
+# erf(x) / x in powers of x^2 - _ERF_END / 2, for x^2 <= _ERF_END; beyond that, erf is within 1.6e-7 of 1
 _ERF = (
     0.38130539655685425,
     -0.02764652855694294,
@@ -45,33 +45,33 @@ _ERF = (
 _ERF_END = 13.75
 _LOG2_E = 1.4426950408889634
 _LN2 = 0.6931471805599453
-# ln(2) in two parts, the first with few bits, so that n * ln(2) is exact enough
+# ln(2) as a sum (Cody-Waite): the high part has few bits, so n * _LN2_HIGH is exact
 _LN2_HIGH = 0.693359375
 _LN2_LOW = -2.12194440e-4
 _NEWTON_STEPS = 3
 _POWERS = 4
-_EXP_LEAST = -87.33
-_EXP_MOST = 88.0
+_EXP_MIN = -87.33
+_EXP_MAX = 88.0
 
 
 def exp(x: Expr, lanes: int) -> Expr:
     """e^x, with a relative error of at most `EXP_RELATIVE_ERROR`; 0 below -87.33 and e^88 above 88.
 
-    Zero, not a tiny number, for very negative x: a masked position has no weight at all.
+    Very negative x give an exact zero, not a denormal: a masked position has no weight at all.
     """
     x = emit.let(x)
-    bounded = emit.let(T.max(_f32(_EXP_LEAST, lanes), T.min(_f32(_EXP_MOST, lanes), x)))
+    bounded = emit.let(T.max(_f32(_EXP_MIN, lanes), T.min(_f32(_EXP_MAX, lanes), x)))
     whole = emit.let(T.nearbyint(bounded * _f32(_LOG2_E, lanes)))
     rest = emit.let(bounded - whole * _f32(_LN2_HIGH, lanes) - whole * _f32(_LN2_LOW, lanes))
     value = _polynomial(_EXP, rest, lanes) * (rest * rest) + rest + _f32(1.0, lanes)
-    return T.Select(x < _f32(_EXP_LEAST, lanes), _f32(0.0, lanes), value * _power_of_two(whole, lanes))
+    return T.Select(x < _f32(_EXP_MIN, lanes), _f32(0.0, lanes), value * _power_of_two(whole, lanes))
 
 
 def log(x: Expr) -> Expr:
     """The natural logarithm of one positive, finite number; NaN of NaN.
 
-    Newton's method on e^y = x doubles the correct digits with every step; the exponent of x gives the first.
-    The error is at most `LOG_ERROR` times the larger of 1 and the result.
+    Newton's method on e^y = x doubles the correct digits with every step; the bits of x give the initial
+    value. The error is at most `LOG_ERROR * max(1, |log(x)|)`.
     """
     x = emit.let(x)
     bits = T.cast(T.reinterpret("int32", x), "float32")
@@ -112,10 +112,10 @@ def _polynomial(coefficients: Sequence[float], x: Expr, lanes: int) -> Expr:
 
 
 def _blocks_of_powers(coefficients: Sequence[float], x: Expr, lanes: int) -> Expr:
-    """A long polynomial: four powers of x at a time, in Horner's order of these blocks.
+    """A long polynomial in blocks of four powers of x, with Horner's scheme over the blocks.
 
-    Most multiplications do not wait for one another, and on AArch64, where an addition is fused into the
-    register of the summand, a block needs no copies of its coefficients.
+    Most multiplications are independent. On AArch64, where FMA overwrites the addend, a block needs no copies
+    of its coefficients.
     """
     powers = [x]
     for _ in range(_POWERS - 1):

@@ -1,7 +1,7 @@
 """Loops that several kernels share: over vectors, over chunks of rows, and over threads.
 
-A loop is shared out among threads only when its work takes some 30 microseconds or more; starting the pool
-costs a few. The choice is made at run time, and both forms are compiled, unless the sizes decide it already.
+A loop runs in parallel only if its work takes about 30 microseconds or more; waking the pool costs a few. The
+choice is made at run time between two compiled versions, unless static sizes decide it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _PARALLEL_ELEMENTS = 1 << 17
 
 
 def for_lanes(length: Expr | int, lanes: int, body: emit.Chunk) -> None:
-    """Loops over the elements of a row: whole vectors, then single elements.
+    """Loop over the elements of a row: full vectors, then a scalar tail.
 
     Args:
-        length: elements, perhaps known at run time only.
-        lanes: elements of a vector.
+        length: number of elements, static or symbolic.
+        lanes: lanes of a vector.
         body: emits the work for elements k .. k + n - 1, `body(k, n)` with n = lanes or 1.
     """
     with emit.loop("group", length // lanes) as group:
@@ -31,11 +31,11 @@ def for_lanes(length: Expr | int, lanes: int, body: emit.Chunk) -> None:
 
 
 def chunks(count: Expr, size: int, body: Callable[[Expr, Expr], None]) -> None:
-    """Loops over chunks of rows.
+    """Loop over chunks of rows.
 
     Args:
-        count: rows, known at run time.
-        size: rows of a chunk; the last one may have fewer.
+        count: number of rows, symbolic.
+        size: rows per chunk; the last chunk may have fewer.
         body: emits the work for rows first .. first + n - 1, `body(first, n)`.
     """
     with emit.loop("chunk", T.ceildiv(count, size)) as chunk:
@@ -49,13 +49,13 @@ def row_of(x: Buffer, *at: Expr) -> emit.Load:
 
 
 def parallel_columns(rows: Expr, max_rows: int, extent: int, ops_per_row: int, body: emit.Body) -> None:
-    """Loops over groups of columns, on all threads if there are enough rows.
+    """Loop over groups of columns, in parallel if there are enough rows.
 
     Args:
-        rows: rows that every iteration multiplies, known at run time.
-        max_rows: the most that `rows` can be.
-        extent: iterations.
-        ops_per_row: operations on 64-bit words for one row and all iterations.
+        rows: rows that every iteration multiplies, symbolic.
+        max_rows: upper bound of `rows`.
+        extent: number of iterations.
+        ops_per_row: operations on 64-bit words for one row, summed over all iterations.
         body: emits the work of one iteration.
     """
     min_rows = -(-_PARALLEL_WORDS // max(1, ops_per_row))
@@ -68,24 +68,24 @@ def parallel_columns(rows: Expr, max_rows: int, extent: int, ops_per_row: int, b
 
 
 def parallel_rows(rows: Expr, elements: Expr, body: emit.Body) -> None:
-    """Loops over rows, on all threads if there are enough elements.
+    """Loop over rows, in parallel if there are enough elements.
 
     Args:
-        rows: iterations, known at run time.
-        elements: elements of all rows together.
+        rows: number of iterations, symbolic.
+        elements: elements of all rows.
         body: emits the work of one row.
     """
     _parallel_if(elements >= _PARALLEL_ELEMENTS, rows, body)
 
 
 def parallel_heads(macs: Expr, batch: Expr, heads: Expr, body: Callable[[Expr, Expr], None]) -> None:
-    """Loops over batch and heads, on all threads if there is enough to multiply.
+    """Loop over batch and heads, in parallel if there is enough work.
 
     Args:
-        macs: multiplications of packed codes that all iterations make together, int64.
-        batch: iterations of the outer loop.
-        heads: iterations of the inner loop.
-        body: emits the work of head h of item b, `body(b, h)`.
+        macs: multiply-accumulates of packed codes, summed over all iterations, int64.
+        batch: extent of the outer loop.
+        heads: extent of the inner loop.
+        body: emits the work of head h of batch item b, `body(b, h)`.
     """
 
     def threads() -> None:

@@ -28,7 +28,7 @@ class ActivationSpec:
 
 
 def activation(spec: ActivationSpec) -> PrimFunc:
-    """An elementwise function of M rows.
+    """An elementwise function on M rows.
 
     Arguments:
         x: float32 [M, D]

@@ -1,7 +1,6 @@
 """LayerNorm and RMSNorm in float32, one row at a time.
 
-Element k of a row always goes to lane k % lanes, whatever the number of rows, so that a row's result does not
-depend on its batch.
+Element k of a row is always summed in lane k % lanes: the result of a row does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ class NormSpec:
     """Normalisation over the last dimension.
 
     Attributes:
-        d: size of that dimension.
+        d: size of the last dimension.
         eps: added to the variance or mean square.
         isa: instruction set to schedule for.
-        residual: whether a second input is added to x first.
+        residual: whether a residual input is added to x first.
     """
 
     d: int
@@ -53,7 +52,7 @@ def rms_norm(spec: NormSpec) -> PrimFunc:
 
 
 def row_total(spec: NormSpec, value: emit.Load) -> Expr:
-    """The sum of `value(k, lanes)` over a row: lane by lane, then the lanes, then the last few elements."""
+    """The sum of `value(k, lanes)` over a row: a horizontal sum of full vectors, plus the scalar tail."""
     lanes = spec.isa.float_lanes
     sums = emit.Register("sums", "float32", lanes, emit.splat(T.float32(0), lanes))
     rest = emit.Register("rest", "float32", 1, T.float32(0))
@@ -96,7 +95,7 @@ def _norm(spec: NormSpec, centred: bool) -> None:
 
 
 def _summed(spec: NormSpec, x: Buffer, other: Buffer | None, y: Buffer, m: Expr) -> emit.Load:
-    """The loader of row m; with a residual the sum is kept in y, which is overwritten at the end."""
+    """The loader of row m. With a residual, y holds the sum until the result overwrites it."""
     if other is None:
         return lambda k, lanes: emit.load(x, m, k, lanes=lanes)
 

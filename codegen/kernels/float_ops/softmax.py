@@ -1,9 +1,9 @@
-"""Softmax over the last dimension, whose length is known at run time.
+"""Softmax over the last dimension, of symbolic length.
 
     y[t] = exp(v[t] - max v) / sum exp(v - max v),      v = x * scale + mask
 
-The last, incomplete vector of a row is filled with -inf, whose exponential is an exact zero: sums are taken
-in the same order with and without masked positions at the end.
+The tail vector of a row is padded with -inf, whose exponential is an exact zero: the order of summation is
+the same with and without masked positions at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 
 _COST = 32
-"""Work on one element, counted in packed multiplications."""
+"""Cost of one element, in multiply-accumulates of packed codes."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def softmax(spec: SoftmaxSpec) -> PrimFunc:
 
     Arguments:
         x: float32 [B, H, Q, T]
-        mask: float32 [B, 1, Q or 1, T], only if `spec.mask`; masked positions hold -inf or float32's least
-            number. A row that is -inf everywhere gives NaN.
+        mask: float32 [B, 1, Q or 1, T], only if `spec.mask`; masked positions hold -inf or the lowest
+            float32. A row of -inf gives NaN.
         y: float32 [B, H, Q, T], the output
     """
     return emit.function("softmax", lambda: _softmax(spec))
@@ -66,35 +66,35 @@ def _softmax(spec: SoftmaxSpec) -> None:
 def scaled_and_masked(
     load: emit.Load, factor: float, mask: Buffer | None, batch: Expr, row: Expr
 ) -> emit.Load:
-    """A row of scores, scaled and masked.
+    """Scale and mask a row of scores on load.
 
     Args:
-        load: reads the scores.
-        factor: what they are multiplied with.
-        mask: float32 [B, 1, rows, T], added after that; None for no mask.
-        batch: item of the mask.
+        load: loads the scores.
+        factor: constant factor of the scores.
+        mask: float32 [B, 1, rows, T], added after scaling; None for no mask.
+        batch: batch item of the mask.
         row: row of the mask.
 
     Returns:
-        The loader of the changed row.
+        The loader of the scaled and masked row.
     """
 
-    def changed(t: Expr, lanes: int) -> Expr:
+    def transformed(t: Expr, lanes: int) -> Expr:
         value = load(t, lanes)
         if factor != 1.0:
             value = value * emit.splat(T.float32(factor), lanes)
         return value if mask is None else value + emit.load(mask, batch, 0, row, t, lanes=lanes)
 
-    return changed
+    return transformed
 
 
 def softmax_row(isa: Isa, load: emit.Load, length: Expr, y: Buffer, *at: Expr) -> None:
-    """The softmax of one row.
+    """Emit the softmax of one row.
 
     Args:
         isa: instruction set.
-        load: reads the row; it may read where the result goes.
-        length: elements of the row.
+        load: loads the row; it may alias the result (in place).
+        length: number of elements.
         y: float32; the result goes to y[at, 0 .. length - 1].
         at: indices of the row in `y`.
     """

@@ -1,6 +1,6 @@
-"""What a search does with the scores of a whole vocabulary: log-softmax, and the best continuations.
+"""Kernels of token search over the scores of a whole vocabulary: log-softmax and top-k.
 
-Both go over a row while it is in the cache; nothing is sorted. The vocabulary's size is known at run time.
+Both process a row while it is in the cache; neither sorts. The size of the vocabulary is symbolic.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 
 _UNROLL = 4
-"""Vectors of scores that are compared with the least of the best ones at a time."""
+"""Vectors of scores that are compared with the smallest of the top k at a time."""
 _LOWEST = T.float32("-inf")
 _MAGNITUDE = 0x7FFFFFFF
-"""Bits of a float32 without its sign."""
+"""Mask of the bits of a float32 without the sign."""
 _INFINITY = 0x7F800000
-"""Those of infinity; NaN has greater ones."""
+"""Magnitude bits of infinity; those of NaN are greater."""
 
 
 def search_functions(isa: Isa) -> dict[str, PrimFunc]:
-    """The functions of this file by their names in a library."""
+    """The functions of this module by their names in a library."""
     return {names.LOG_SOFTMAX: log_softmax(isa), names.BEST: best(isa)}
 
 
@@ -31,21 +31,20 @@ def log_softmax(isa: Isa) -> PrimFunc:
     """(x - max x) - log(sum exp(x - max x)) of M rows, in place.
 
     Arguments:
-        scores: float32 [M, V]. A row with NaN or plus infinity, or with nothing but minus infinity, becomes
-            NaN.
+        scores: float32 [M, V]. A row with a NaN or +inf, or of -inf only, becomes NaN.
     """
     return emit.function("log_softmax", lambda: _log_softmax(isa))
 
 
 def best(isa: Isa) -> PrimFunc:
-    """The k largest of all beam_scores[i, b] + log_probs[i, b, v] for every input i, in descending order.
+    """The top k of beam_scores[i, b] + log_probs[i, b, v] over (b, v) for every input i, in descending order.
 
-    Of equal ones the lower beam comes first, and within a beam the lower token.
+    Ties go to the lower beam, then to the lower token.
 
     Arguments:
         log_probs: float32 [I, B, V]
         beam_scores: float32 [I, B]
-        scores: float32 [I, k], an output, k at most B * V; NaN if one of the input's log-probabilities is
+        scores: float32 [I, k], an output, k at most B * V; NaN if a log-probability of the input is NaN
         places: int64 [I, k], an output: b * V + v
     """
     return emit.function("best", lambda: _best(isa))
@@ -70,8 +69,8 @@ def _log_softmax(isa: Isa) -> None:
         log = float_math.log(sums.result())
 
         def subtract(k: Expr, value: Expr, width: int) -> None:
-            changed = value - emit.splat(peak, width) - emit.splat(log, width)
-            emit.store(scores, changed, m, k, lanes=width)
+            log_probs = value - emit.splat(peak, width) - emit.splat(log, width)
+            emit.store(scores, log_probs, m, k, lanes=width)
 
         _each(scores, (m,), size, lanes, subtract)
 
@@ -87,7 +86,7 @@ def _best(isa: Isa) -> None:
     lanes = isa.float_lanes
 
     def one(item: Expr) -> None:
-        found = _Found(scores, places, item, k)
+        top = _TopK(scores, places, item, k)
         largest_bits = _Reduction("bits", "int32", T.int32(0), lanes, T.max)
         with emit.loop("beam", beams) as beam:
             base = emit.let(beam_scores[item, beam])
@@ -96,10 +95,10 @@ def _best(isa: Isa) -> None:
                 return emit.load(log_probs, item, beam, v, lanes=width) + emit.splat(base, width)
 
             def single(v: Expr) -> None:
-                found.offer(emit.let(total(v, 1)), beam * size + v)
+                top.insert(emit.let(total(v, 1)), beam * size + v)
 
             def check(values: Expr, width: int) -> None:
-                # As integers, for TVM takes x == x for true.
+                # Find NaN by its bits: TVM folds x == x to true.
                 bits = T.reinterpret(emit.vector("int32", width), values)
                 largest_bits.take(bits & emit.splat(T.int32(_MAGNITUDE), width), width)
 
@@ -112,7 +111,7 @@ def _best(isa: Isa) -> None:
                     check(values, lanes)
                     largest = T.max(largest, values)
                 with (
-                    emit.when(found.takes(emit.reduce_lanes(largest, lanes, T.max))),
+                    emit.when(top.admits(emit.reduce_lanes(largest, lanes, T.max))),
                     emit.loop("each", step) as each,
                 ):
                     single(start + each)
@@ -127,38 +126,38 @@ def _best(isa: Isa) -> None:
     parallel_rows(inputs, inputs * beams * size, one)
 
 
-class _Found:
-    """The best continuations of one input so far, in the outputs, in order."""
+class _TopK:
+    """The k best continuations of one input so far, sorted, in the output buffers."""
 
-    def __init__(self, scores: Buffer, places: Buffer, item: Expr, most: Expr) -> None:
+    def __init__(self, scores: Buffer, places: Buffer, item: Expr, k: Expr) -> None:
         self.scores, self.places = scores, places
-        self.item, self.most = item, most
+        self.item, self.k = item, k
         self.count = emit.Register("count", "int64", 1, T.int64(0))
-        self.least = emit.Register("least", "float32", 1, _LOWEST)
+        self.smallest = emit.Register("least", "float32", 1, _LOWEST)
 
-    def takes(self, value: Expr) -> Expr:
-        """Whether a value would be among them."""
-        return T.Or(self.count.get() < self.most, value > self.least.get())
+    def admits(self, value: Expr) -> Expr:
+        """Whether a value is among the top k so far."""
+        return T.Or(self.count.get() < self.k, value > self.smallest.get())
 
-    def offer(self, value: Expr, place: Expr) -> None:
-        """One more value, behind those that are equal to it."""
-        with emit.when(self.takes(value)):
+    def insert(self, value: Expr, place: Expr) -> None:
+        """Insert a value if it is among the top k, after equal values."""
+        with emit.when(self.admits(value)):
             at = emit.Register("at", "int64", 1, self.count.get())
             with emit.loop("back", self.count.get()) as back:
                 before = emit.let(self.count.get() - 1 - back)
                 with emit.when(self.scores[self.item, before] < value):
-                    with emit.when(before + 1 < self.most):
+                    with emit.when(before + 1 < self.k):
                         emit.store(self.scores, self.scores[self.item, before], self.item, before + 1)
                         emit.store(self.places, self.places[self.item, before], self.item, before + 1)
                     at.set(before)
             emit.store(self.scores, value, self.item, at.get())
             emit.store(self.places, place, self.item, at.get())
-            self.count.set(T.min(self.count.get() + 1, self.most))
-            self.least.set(self.scores[self.item, self.count.get() - 1])
+            self.count.set(T.min(self.count.get() + 1, self.k))
+            self.smallest.set(self.scores[self.item, self.count.get() - 1])
 
 
 class _Reduction:
-    """A reduction of vectors, lane by lane, and of single elements, joined at the end."""
+    """A reduction of vectors, lane by lane, and of scalar tail elements, combined at the end."""
 
     def __init__(
         self, name: str, dtype: str, initial: Expr, lanes: int, combine: Callable[[Expr, Expr], Expr]
@@ -179,5 +178,5 @@ class _Reduction:
 def _each(
     scores: Buffer, at: tuple[Expr, ...], size: Expr, lanes: int, body: Callable[[Expr, Expr, int], None]
 ) -> None:
-    """Runs `body(k, values, lanes)` over a row."""
+    """Loop over a row and emit `body(k, values, lanes)`."""
     for_lanes(size, lanes, lambda k, width: body(k, emit.load(scores, *at, k, lanes=width), width))

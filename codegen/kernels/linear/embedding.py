@@ -1,7 +1,6 @@
 """Embedding lookup from packed weights: y[m, :] = codes[ids[m], :] * scale[ids[m]].
 
-It reads the interleaved layout of `linear`, so that an embedding that is tied to the output projection is
-stored once.
+The kernel reads the weight layouts of `linear`: an embedding tied to the output projection is stored once.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ class EmbeddingSpec:
         n: rows of the table.
         k: features.
         weight: BINARY, TERNARY or INT8.
-        layout: of the weight, which a layer may share.
-        isa: fixes the weight layout; it must be the one `linear` uses.
+        layout: layout of the weight, which a linear layer may share.
+        isa: instruction set that fixes the block size; the same as for `linear`.
     """
 
     n: int
@@ -38,10 +37,10 @@ class EmbeddingSpec:
 
 
 def embedding(spec: EmbeddingSpec) -> PrimFunc:
-    """Rows of a table for M ids, M known at run time.
+    """Look up M rows of a table, M symbolic.
 
     Arguments:
-        ids: int64 [M]; one outside [0, N) is clipped, so that nothing is read beyond the table
+        ids: int64 [M], clipped to [0, N) to avoid reads out of bounds
         w: uint64 [ceil(N / isa.block), ceil(K / 64), P, isa.block] from `layouts.arrange`, or int8 [N, K] if
             the weight is INT8
         w_scale: float32 [N]
@@ -85,7 +84,7 @@ def _embedding(spec: EmbeddingSpec) -> None:
 
 
 def _bits(word: Expr, first: Expr, lanes: int) -> Expr:
-    """Bits first .. first + lanes - 1 of a word as int32 lanes; they never cross a word."""
+    """Bits first .. first + lanes - 1 of a word as int32 lanes; they do not cross the word."""
     low = emit.splat(T.cast(word >> T.cast(first, "uint64"), "int32"), lanes)
     lane = T.Ramp(T.int32(0), T.int32(1), lanes) if lanes > 1 else T.int32(0)
     return (low >> lane) & emit.splat(T.int32(1), lanes)

@@ -1,6 +1,6 @@
-"""Linear layers that stay in full precision: float32 weights [N, K] as they are stored.
+"""Linear layers that stay in full precision, with float32 weights [N, K] as stored.
 
-Element k of a row is always added up in the same place, so that a result does not depend on the batch.
+Element k of a row is always summed in the same lane: the result of a row does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 
 COLUMNS = 4
-"""Outputs at a time; their weights stay in the first-level cache from one row to the next."""
+"""Output columns per block; their weights stay in the L1 cache from one row to the next."""
 VECTORS = 4
-"""Vectors of inputs at a time. With 4 columns they need 16 sums: enough to hide an addition's latency."""
-_MOST_ROWS = 1 << 20
+"""Vectors of inputs per step. With 4 columns there are 16 accumulators: enough to hide the add latency."""
+_MAX_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FloatLinearSpec:
 
 
 def linear_float(spec: FloatLinearSpec) -> PrimFunc:
-    """y = x @ w.T + bias for M rows.
+    """y = x @ w.T + bias for M rows, M symbolic.
 
     Arguments:
         x: float32 [M, K]
@@ -50,7 +50,7 @@ def linear_float(spec: FloatLinearSpec) -> PrimFunc:
 
 
 class _Product:
-    """The arguments, and the loops over them."""
+    """The arguments of the kernel, and the loops over them."""
 
     def __init__(self, spec: FloatLinearSpec) -> None:
         self.spec, self.rows = spec, emit.symbol("m")
@@ -60,12 +60,12 @@ class _Product:
         self.y = emit.argument("y", (self.rows, spec.n), "float32")
 
     def body(self) -> None:
-        """Blocks of columns, shared out among threads, then the columns that fill no block."""
+        """Blocks of columns, in parallel if it pays off, then the tail columns."""
         blocks, rest = divmod(self.spec.n, COLUMNS)
         if blocks:
             work = self.spec.n * self.spec.k // 2
             parallel_columns(
-                self.rows, _MOST_ROWS, blocks, work, lambda block: self._block(block * COLUMNS, COLUMNS)
+                self.rows, _MAX_ROWS, blocks, work, lambda block: self._block(block * COLUMNS, COLUMNS)
             )
         if rest:
             self._block(T.int64(blocks * COLUMNS), rest)
@@ -75,7 +75,7 @@ class _Product:
             self._dots(row, first, columns)
 
     def _dots(self, row: Expr, first: Expr, columns: int) -> None:
-        """Products of one row with neighbouring columns: whole steps, then single elements."""
+        """Dot products of one row with adjacent columns: full steps, then the scalar tail."""
         lanes, length = self.spec.isa.float_lanes, self.spec.k
         step = VECTORS * lanes
         zero = emit.constant(0.0, "float32", lanes)

@@ -1,7 +1,7 @@
-"""8-bit weights and 8-bit activations: dot products of bytes.
+"""Linear layers with 8-bit weights and 8-bit activations, by byte dot products.
 
-The weights stay in the stored order, int8 [N, K], because embeddings look them up too. A GEMV reads them as
-they are; a GEMM first reorders a block of weights for the byte instructions, [K / 4, columns, 4].
+The weights stay in stored order, int8 [N, K], since embeddings read them too. GEMV reads them in place; GEMM
+first reorders a block of weights for the byte instructions, [K / 4, columns, 4].
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 
 class Int8Gemv:
-    """A few rows of bytes, and their products with rows of int8 weights [N, K]."""
+    """A few rows of byte activations, and their products with int8 weights [N, K]; a `ChunkProduct`."""
 
     chunk_rows = GEMM_FROM
     ops_per_word = 8
@@ -30,11 +30,19 @@ class Int8Gemv:
         self.rows = ByteRows(spec.activation, spec.isa, spec.k, self.chunk_rows)
 
     def pack(self, row: Expr, load: emit.Load) -> None:
-        """Quantizes one row."""
+        """Quantize one row."""
         self.rows.pack(row, load)
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
-        """As `ChunkProduct` says, one block at a time."""
+        """Multiply packed rows with one weight block; see `ChunkProduct.multiply`.
+
+        Args:
+            count: number of rows.
+            w: int8 [N, K].
+            block: index of the block.
+            _blocks: always 1.
+            epilogue: consumes the dot products.
+        """
         size = self.spec.isa.block
         first = emit.let(block * size)
         with emit.loop("column", T.min(T.int64(size), self.spec.n - first)) as column:
@@ -48,22 +56,22 @@ class Int8Gemv:
 
 
 class Int8Gemm(UnpackedDot):
-    """Many rows of bytes, and their products with int8 weights [N, K]."""
+    """Many rows of byte activations, and their products with int8 weights [N, K]; a `ChunkProduct`."""
 
     int8_weights = True
 
     def columns_left(self, first: Expr) -> Expr:
-        """How many columns there are from `first` on."""
+        """The number of columns from `first` on."""
         return self.spec.n - first
 
     def read(self, w: Buffer, column: Expr, k: Expr, lanes: int) -> Expr:
-        """Neighbouring weights of a column.
+        """Load adjacent weights of a column.
 
         Args:
             w: int8 [N, K].
             column: row of w.
             k: the first element.
-            lanes: elements.
+            lanes: number of elements.
 
         Returns:
             int8, a vector of `lanes`.
@@ -71,12 +79,13 @@ class Int8Gemm(UnpackedDot):
         return emit.load(w, column, k, lanes=lanes)
 
     def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
-        """Reorders a block of columns; what lies in the place of elements and columns that do not exist is
-        multiplied with zeros, or its sums are never stored.
+        """Reorder a block of columns for the byte instructions.
+
+        Missing columns are not written, since their sums are never stored; padding of K is zero.
 
         Args:
             w: int8 [N, K].
-            block: number of the block.
+            block: index of the block.
             out: int8 or uint8 [K / 4, columns * 4].
         """
         size, length = self.spec.isa.block, self.spec.k

@@ -1,9 +1,9 @@
-"""Linear layers: quantize, pack, multiply, scale, add the bias and apply an activation, all in one function.
+"""Fused linear layers: quantize, pack, multiply, scale, bias and activation in one function.
 
     y[m, n] = f(float(sum_k cx[m, k] * cw[n, k]) * (sx[m] * sw[n]) + bias[n])
 
-The integer sum is exact. sx is the learned scale, or the row's own one for 8-bit activations. f is an
-activation function, applied while the results are in registers, or nothing.
+The integer sum is exact. sx is the learned scale, or the dynamic scale of the row for 8-bit activations. f is
+an optional activation function in the epilogue, applied in registers.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tbt_compile.errors import LoweringError
 
 
 class ChunkProduct(Protocol):
-    """A way to multiply a chunk of rows with weight blocks.
+    """The kernel interface: quantize a chunk of rows and multiply it with weight blocks.
 
     Attributes:
-        chunk_rows: rows that are packed at a time.
-        ops_per_word: operations on 64-bit words for a word of weights and a row; it decides about threads.
-        blocks_per_task: weight blocks of one `multiply`, and of one iteration of the loop that threads share.
+        chunk_rows: rows per chunk.
+        ops_per_word: operations on 64-bit words per word of weights and row; decides whether to use threads.
+        blocks_per_task: weight blocks per `multiply`, which is one iteration of the parallel loop.
     """
 
     chunk_rows: int
@@ -42,20 +42,20 @@ class ChunkProduct(Protocol):
     blocks_per_task: int
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:
-        """Declares scratch buffers; `scale` is the learned one, float32."""
+        """Allocate the scratch buffers; `scale` is the learned scale, float32."""
 
     def pack(self, row: Expr, load: emit.Load) -> None:
-        """Quantizes and packs row number `row` of the chunk, float32 [K], which `load` reads."""
+        """Quantize and pack row `row` of the chunk; `load` loads its elements, float32 [K]."""
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
-        """The products of packed rows with weight blocks.
+        """Multiply packed rows with weight blocks.
 
         Args:
-            count: rows, from the first of the chunk on.
+            count: number of rows, from row 0 of the chunk.
             w: all weights, as `linear` takes them.
-            block: the first of the blocks.
-            blocks: how many there are.
-            epilogue: takes the sums; columns count from the first of the blocks.
+            block: index of the first block.
+            blocks: number of blocks.
+            epilogue: consumes the dot products; its column offsets count from the first block.
         """
 
 
@@ -69,11 +69,11 @@ IMPLEMENTATIONS: dict[Kernel, type[ChunkProduct]] = {
     Kernel.INT8_GEMV: Int8Gemv,
     Kernel.INT8_GEMM: Int8Gemm,
 }
-"""What `strategy` names, for linear layers."""
+"""The implementation of each kernel of `strategy.LINEAR`."""
 
 
 def linear(spec: LinearSpec) -> PrimFunc:
-    """A linear layer over M rows, M known at run time.
+    """A linear layer on M rows, M symbolic.
 
     Arguments:
         x: float32 [M, K]
@@ -85,7 +85,7 @@ def linear(spec: LinearSpec) -> PrimFunc:
         y: float32 [M, N], the output
 
     Raises:
-        LoweringError: the weights have 8 bits and the activations have not.
+        LoweringError: only the weights have 8 bits.
     """
     if spec.weight is Encoding.INT8 and not spec.activation.dynamic:
         raise LoweringError(
@@ -96,7 +96,7 @@ def linear(spec: LinearSpec) -> PrimFunc:
 
 
 class _Linear:
-    """The arguments and scratch buffers that the parts of the kernel share."""
+    """The arguments of the kernel, and the loops and epilogue over them."""
 
     def __init__(self, spec: LinearSpec) -> None:
         self.spec = spec
@@ -112,7 +112,7 @@ class _Linear:
         self.y = emit.argument("y", (self.rows, spec.n), "float32")
 
     def body(self) -> None:
-        """Rows in chunks: a chunk is packed once, then every weight block is streamed past it."""
+        """Loop over chunks of rows: pack the chunk once, then stream every weight block past it."""
         scale = emit.let(self.act_scale[0])
         chosen = self.spec.strategy
         gemv, gemm = IMPLEMENTATIONS[chosen.gemv], IMPLEMENTATIONS[chosen.gemm]
@@ -127,7 +127,13 @@ class _Linear:
         chunks(self.rows, gemm.chunk_rows, chunk)
 
     def multiply(self, product: ChunkProduct, first: Expr, count: Expr) -> None:
-        """Packs a chunk of rows and multiplies it with every weight block, on several threads if it pays."""
+        """Pack a chunk of rows and multiply it with every weight block, in parallel if it pays off.
+
+        Args:
+            product: the kernel.
+            first: the chunk's first row in x and y.
+            count: number of rows in the chunk.
+        """
         spec = self.spec
         with emit.loop("row", count) as row:
             product.pack(row, row_of(self.x, first + row))
@@ -141,11 +147,11 @@ class _Linear:
         tasks = blocks // blocks_per_task
         ops = blocks * spec.isa.block * words_for(spec.k) * product.ops_per_word
         parallel_columns(count, CHUNK_ROWS, tasks, ops, task)
-        if spec.layout is Layout.QUARTERS:  # what is left is stored as one group
-            left = blocks + bool(rest) - tasks * blocks_per_task
-            if left:
+        if spec.layout is Layout.QUARTERS:  # the tail blocks are stored as one group
+            tail = blocks + bool(rest) - tasks * blocks_per_task
+            if tail:
                 block = T.int64(tasks * blocks_per_task)
-                product.multiply(count, self.w, block, left, self.epilogue_at(first, block, rest == 0))
+                product.multiply(count, self.w, block, tail, self.epilogue_at(first, block, rest == 0))
             return
         with emit.loop("block", blocks % blocks_per_task) as index:
             block = blocks // blocks_per_task * blocks_per_task + index
@@ -160,8 +166,11 @@ class _Linear:
 
         Args:
             first: the chunk's first row in y.
-            block: the first of the blocks.
+            block: index of the first block.
             whole: whether all columns of the blocks exist.
+
+        Returns:
+            An epilogue that maps chunk rows and block columns to rows and columns of y.
         """
         start = block * self.spec.isa.block
         return lambda row, offset, lanes, total, scale: self.epilogue(
@@ -169,14 +178,14 @@ class _Linear:
         )
 
     def epilogue(self, m: Expr, n: Expr, lanes: int, total: Expr, scale: Expr, whole: bool) -> None:
-        """Scales a vector of sums, adds the bias, applies the activation and stores the columns that exist.
+        """Scale a vector of sums, add the bias, apply the activation and store the columns that exist.
 
         Args:
             m: row of y.
-            n: column of y.
-            lanes: elements of the vector.
-            total: the sums, int32.
-            scale: float32, of the row.
+            n: first column of y.
+            lanes: lanes of the vector.
+            total: the sums, int32, a vector of `lanes`.
+            scale: scale of the row, float32.
             whole: whether all columns exist.
         """
         size = self.spec.n
@@ -190,7 +199,17 @@ class _Linear:
         )
 
     def scaled(self, total: Expr, scale: Expr, n: Expr, lanes: int) -> Expr:
-        """Sums -> outputs: int32 `total` of columns n .. n + lanes - 1 -> float32."""
+        """Convert sums to outputs.
+
+        Args:
+            total: the sums, int32, a vector of `lanes`.
+            scale: scale of the row, float32.
+            n: first column of y.
+            lanes: lanes of the vector.
+
+        Returns:
+            The outputs, float32, a vector of `lanes`.
+        """
         weight = emit.load(self.w_scale, n, lanes=lanes)
         y = emit.cast(total, "float32", lanes) * (emit.splat(scale, lanes) * weight)
         if self.bias is not None:

@@ -1,13 +1,12 @@
-"""Many rows of 1 or 2 bit codes by table look-up, for x86 CPUs that have no instruction to count bits.
+"""GEMM of 1 or 2 bit codes by LUT, for x86 CPUs without vector popcount.
 
-Four bits of a weight row, 4 binary or 2 ternary codes, select one of 16 bytes: their product with the same
-elements of the activations. One byte shuffle looks that up for 16 columns at once, so that a product needs a
-shuffle and an addition where counting bits takes about nine instructions.
+A group of four weight bits, 4 binary or 2 ternary codes, selects one of 16 bytes: the product of the group
+with the same elements of the activations. One byte shuffle looks it up for 16 columns at once. A product
+takes a shuffle and an addition, where popcounts take about nine instructions.
 
-A byte of activation bits ("index") stands for two neighbouring groups of elements. Its entry in the table has
-the 16 products of the first group and then the 16 of the second; 32 bytes of weights have the first group's
-four bits of 16 columns and then the second's. Indices are kept as the offsets of their entries, which saves a
-shift for every one that is used.
+A byte of activation bits, the index, covers two adjacent groups of elements. Its table entry has the 16
+products of the first group, then the 16 of the second. Likewise 32 bytes of weights have the first group of
+16 columns, then the second. Indices are stored as byte offsets of their entries, which saves a shift per use.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 PARTS = 2
-"""Parts of 16 columns in a weight block of the instruction sets that this is for."""
+"""Parts of 16 columns in a weight block of AVX2 and AVX-512."""
 BYTES_PER_INDEX = PARTS * ENTRY
-"""Bytes of unpacked weights for one index."""
+"""Bytes of unpacked weights per index."""
 VECTORS = 2
-"""Vectors that a table entry is used for when it is loaded."""
+"""Weight vectors per load of a table entry."""
 
 
 def lut_tile_rows(tables: ProductTable, isa: Isa) -> int:
@@ -39,7 +38,7 @@ def lut_tile_rows(tables: ProductTable, isa: Isa) -> int:
 
 
 class LutGemm:
-    """A chunk of rows as indices, and its products with weight blocks."""
+    """A chunk of rows as LUT indices, and its products with weight blocks; a `ChunkProduct`."""
 
     chunk_rows = 128
     ops_per_word = 4
@@ -60,7 +59,7 @@ class LutGemm:
         tables.fill(self.table)
 
     def pack(self, row: Expr, load: emit.Load) -> None:
-        """Quantizes one row."""
+        """Quantize one row and compute its LUT offsets."""
         self.rows.pack(row, load, self.scale, self.spec.center)
         planes = self.rows.planes
         with emit.loop("word", self.words) as word:
@@ -71,7 +70,7 @@ class LutGemm:
                 emit.store(self.offsets, numbers * emit.splat(T.uint16(ENTRY), 8), row, at, lanes=8)
 
     def _indices(self, bits: list[Expr]) -> list[Expr]:
-        """64 elements as indices, eight to a word: of eight elements, or of four in two words."""
+        """The indices of 64 elements, eight per word: each of eight elements, or in two words of four."""
         if self.tables.group == 4:
             return bits
         low = T.uint64(0x0F0F0F0F0F0F0F0F)
@@ -84,7 +83,15 @@ class LutGemm:
         return halves
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
-        """As `ChunkProduct` says."""
+        """Multiply packed rows with weight blocks; see `ChunkProduct.multiply`.
+
+        Args:
+            count: number of rows.
+            w: uint64 [blocks, W, P, columns].
+            block: index of the first block.
+            blocks: number of blocks.
+            epilogue: consumes the dot products.
+        """
         nibbles = emit.scratch("spread", (self.entries, blocks * BYTES_PER_INDEX), "uint8")
         with emit.loop("word", self.words) as word:
             for part in range(blocks * PARTS):
@@ -97,7 +104,7 @@ class LutGemm:
             self._tile(whole * height + row, 1, nibbles, epilogue)
 
     def _unpack_nibbles(self, w: Buffer, block: Expr, word: Expr, part: int, out: Buffer) -> None:
-        """One word of 16 columns as entries: the first and the second group of four bits of every column."""
+        """Unpack one word of 16 columns to vectors of ENTRY bytes, two groups of every column each."""
         of_block, column = block + part // PARTS, part % PARTS * COLUMNS
 
         def words(plane: int) -> list[Expr]:
@@ -120,7 +127,7 @@ class LutGemm:
     def _tile(self, first: Expr, height: int, nibbles: Buffer, epilogue: Epilogue) -> None:
         rows, width, zero = range(height), nibbles.shape[1].value, emit.splat(T.uint16(0), COLUMNS)
         sums = [[emit.Register("sums", "uint16", COLUMNS, zero) for _ in range(width // ENTRY)] for _ in rows]
-        # Runs of equal length: the inner loop then always ends at the same step, which is predicted.
+        # Runs of equal length: the exit of the inner loop is then well predicted.
         runs = -(-self.entries // (255 // self.tables.max_entry))
         run = -(-self.entries // runs)
         with emit.loop("run", runs) as index:
@@ -142,7 +149,7 @@ class LutGemm:
             self._apply_epilogue(first + r, [part.get() for part in row], epilogue)
 
     def _step(self, first: Expr, at: Expr, nibbles: Buffer, sums: list[list[emit.Register]]) -> None:
-        """Looks up the products of one index of every row."""
+        """Look up and add the products of one index of every row."""
         weights = [
             emit.let(emit.load(nibbles, at, vector * self.octets, lanes=self.octets))
             for vector in range(len(sums[0]))
@@ -167,31 +174,37 @@ class LutGemm:
 
 
 def load_entry(table: Buffer, offset: Expr, octets: int) -> Expr:
-    """A table entry, repeated until it fills a vector.
+    """Load a table entry and broadcast it to a vector.
 
     Args:
         table: uint8.
-        offset: where the entry begins.
+        offset: byte offset of the entry.
         octets: bytes of the vector, 32 or 64.
+
+    Returns:
+        uint8, a vector of `octets`.
     """
     entry = emit.let(emit.load(table, T.cast(offset, "int64"), lanes=ENTRY))
     return emit.concat([entry] * (octets // ENTRY), ENTRY)
 
 
 def byte_shuffle(entries: Expr, weights: Expr, octets: int) -> Expr:
-    """VPSHUFB: looks up 16 bytes at a time, in 128-bit lanes.
+    """VPSHUFB: look up 16 bytes in each 128-bit lane.
 
     Args:
-        entries: uint8, the tables of 16 bytes.
-        weights: uint8, numbers 0 .. 15 of table elements, each for the table in its lane.
+        entries: uint8, a table of 16 bytes in each 128-bit lane.
+        weights: uint8, the indices 0 .. 15 into the table of the same lane.
         octets: bytes of the vectors, 32 or 64.
+
+    Returns:
+        uint8, a vector of `octets`.
     """
     name = "llvm.x86.avx512.pshuf.b.512" if octets == 64 else "llvm.x86.avx2.pshuf.b"
     return T.call_llvm_pure_intrin(f"uint8x{octets}", name, entries, weights)
 
 
 def _groups(octets: Sequence[Expr]) -> list[tuple[Expr, Expr]]:
-    """Bytes of all planes to the four bits of neighbouring groups, in the order of the elements."""
+    """Split bytes of all planes into the 4-bit groups of adjacent elements, in the order of the elements."""
 
     def low(value: Expr) -> Expr:
         return emit.let(value & byte_splat(0x0F, ENTRY))
@@ -209,10 +222,10 @@ def _groups(octets: Sequence[Expr]) -> list[tuple[Expr, Expr]]:
 
 
 def _transposed(load_two: Callable[[int], Expr]) -> list[Expr]:
-    """16 columns of 64 bits as four vectors: bytes 2i of all columns, then bytes 2i + 1.
+    """Transpose the bytes of 16 columns of 64 bits to four vectors: bytes 2i of all columns, then 2i + 1.
 
-    `load_two(c)`: the words of columns c and c + 1. Every step is one shuffle inside 128-bit lanes, but the
-    last.
+    `load_two(c)` loads the words of columns c and c + 1. Every step but the last shuffles within 128-bit
+    lanes.
     """
     lanes = [T.reinterpret(f"uint8x{COLUMNS}", load_two(c)) for c in range(0, COLUMNS, 2)]
     pairs = [emit.let(emit.concat([lanes[i], lanes[i + 4]], COLUMNS)) for i in range(4)]
@@ -227,7 +240,7 @@ def _transposed(load_two: Callable[[int], Expr]) -> list[Expr]:
 
 
 def _zip_lanes(a: Expr, b: Expr, size: int, high: int) -> Expr:
-    """Elements of `size` bytes of a and b in turn, from the lower or upper half of each 128-bit lane."""
+    """Interleave elements of `size` bytes of a and b from the low or high half of each 128-bit lane."""
     lanes = [
         source * ENTRY + lane * 16 + high * 8 + element * size + byte
         for lane in range(2)

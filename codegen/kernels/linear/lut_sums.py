@@ -1,17 +1,17 @@
-"""8-bit activations times 1 or 2 bit weights by table look-up, for AArch64 CPUs without byte dot products.
+"""Linear layers of 8-bit activations and 1 or 2 bit weights by LUT, for AArch64 without byte dot products.
 
-Four neighbouring activations have 16 sums of some of them, and four bits of a weight plane say which. So a
-table of 16 bytes gives four products at once, and one TBL looks up in two such tables:
+Four adjacent activations have 16 subset sums, and four bits of a weight plane select one. A table of 16 bytes
+thus gives four products at once, and one TBL reads two such tables:
 
-    load     `Layout.QUARTERS`: a vector has the same two bytes of 8 columns. The even bytes belong to other
-             activations than the odd ones, so each have a table. Weights that read the same tables lie
-             side by side, so that one instruction loads two vectors.
-    number   SRI or BIT puts four bits of every byte under bits that stay and say whether it is an odd byte.
-    look up  TBL, in 32 bytes: the table of the even bytes and that of the odd ones.
-    add      UADALP adds the two bytes of each column to its sum in 16 bits.
+    load     `Layout.QUARTERS`: a vector has the same two bytes of 8 columns. Even and odd bytes multiply
+             different activations, so each has a table. Weights that use the same tables are adjacent: one
+             instruction loads two vectors.
+    index    SRI or BIT inserts four weight bits below constant bits that tell odd bytes from even ones.
+    look up  TBL, in 32 bytes: the table of the even bytes, then the table of the odd bytes.
+    add      UADALP adds the two bytes of each column to its 16-bit sum.
 
-A table counts from its smallest sum, so that its entries go from 0 to sum |x|, which is mostly below 256.
-Where it is not, the vector is multiplied in two steps or four, each with a part of the activations.
+Table entries are offset by the smallest sum. They range from 0 to sum |x|, usually below 256. Otherwise the
+vector is multiplied in two or four steps, each with a part of the activations.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
 VectorOf = Callable[[Expr], Expr]
-"""`vector_of(step)`: the vector of weights that a step multiplies."""
+"""`vector_of(step)`: the index of the weight vector that a step multiplies."""
 
-_GROUP = 4  # activations of a table
+_GROUP = 4  # activations per table
 VECTOR = 16
-"""Activations of a vector of weights."""
+"""Activations per weight vector."""
 _VECTORS = WORD_BITS // VECTOR
 _TABLES = VECTOR // _GROUP
 _LARGEST = 255
 STEPS_BEFORE_WIDENING = 64
-"""Steps until sums in 16 bits must be widened: the two look-ups of a step add at most 2 * 2 * 255."""
+"""Steps before 16-bit sums must be widened: the two lookups of a step add at most 2 * 2 * 255."""
 
 
 class LutSums:
-    """A chunk of rows as tables of sums, and its products with weight blocks."""
+    """A chunk of rows as tables of subset sums, and its products with weight blocks; a `ChunkProduct`."""
 
-    chunk_rows = 8  # their tables fit the second-level cache
+    chunk_rows = 8  # their tables fit the L2 cache
     ops_per_word = 4
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
@@ -55,18 +55,18 @@ class LutSums:
         self.vectors = words * _VECTORS
         padding = words * WORD_BITS - spec.k
         self.rows = ByteRows(spec.activation, spec.isa, spec.k, self.chunk_rows, padding)
-        # Two codes of 7 bits and a sign always fit a table, of 8 bits only one.
+        # The sum of two INT8 magnitudes always fits a byte; for UINT8, only a single code does.
         self.max_parts = 2 if spec.activation is Encoding.INT8 else _GROUP
         max_steps = self.vectors * self.max_parts
         self.base = emit.scratch("known", (self.chunk_rows,), "int32")
-        # Of every vector the first step, in their order, and behind those the further ones.
+        # Steps: the first step of every vector in order, then the extra steps.
         self.steps = emit.scratch("steps", (self.chunk_rows,), "int64")
         self.vector_of = emit.scratch("vector_of", (self.chunk_rows, max_steps), "int64")
         self.selected = emit.scratch("mine", (_GROUP,), "uint8")
         self.tables = emit.scratch("tables", (self.chunk_rows, max_steps, _TABLES * COLUMNS), "uint8")
 
     def pack(self, row: Expr, load: emit.Load) -> None:
-        """Quantizes one row and fills its tables."""
+        """Quantize one row and fill its tables."""
         self.rows.pack(row, load)
         magnitudes = emit.Register("magnitudes", "int32", 1, T.int32(0))
         steps = emit.Register("step", "int64", 1, T.int64(self.vectors))
@@ -87,22 +87,22 @@ class LutSums:
                 steps.add(T.Select(first, T.int64(0), T.int64(1)))
         emit.store(self.steps, steps.get(), row)
         base = magnitudes.get()
-        if self.spec.weight is Encoding.TERNARY:  # the sum of a row's negative activations
+        if self.spec.weight is Encoding.TERNARY:  # the magnitude sum of the negative activations
             base = (base - self.rows.total(row)) >> T.int32(1)
         emit.store(self.base, base, row)
 
     def _parts(self, largest_pair: Expr, largest_group: Expr) -> emit.Register:
-        """Steps for a vector, so that every sum fits a byte."""
-        most = T.uint16(_LARGEST)
+        """The number of steps of a vector: 1, 2 or 4, the fewest with sums that fit a byte."""
+        limit = T.uint16(_LARGEST)
         two = T.int64(2)
-        some = two if self.max_parts == 2 else T.Select(largest_pair <= most, two, T.int64(_GROUP))
-        return emit.Register("parts", "int64", 1, T.Select(largest_group <= most, T.int64(1), some))
+        several = two if self.max_parts == 2 else T.Select(largest_pair <= limit, two, T.int64(_GROUP))
+        return emit.Register("parts", "int64", 1, T.Select(largest_group <= limit, T.int64(1), several))
 
     def _fill(self, row: Expr, vector: Expr, step: Expr) -> None:
-        """The tables of a vector, with the `selected` activations of each group.
+        """Fill the tables of a vector from the `selected` activations of each group.
 
-        They are in the order in which they are used: for both bytes the lower four bits, then the upper ones.
-        A weight bit adds a positive activation, and takes a negative one away.
+        Tables are in order of use: low nibbles of even and odd bytes, then high nibbles. A weight bit adds a
+        positive activation and subtracts a negative one.
         """
         with emit.loop("upper", 2) as upper, emit.loop("odd", 2) as odd:
             first = emit.let(vector * VECTOR + odd * 8 + upper * _GROUP)
@@ -124,17 +124,25 @@ class LutSums:
         return emit.let(T.reinterpret(emit.vector("uint8", lanes), T.abs(codes)))
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
-        """As `ChunkProduct` says; the blocks are a group of `Layout.QUARTERS`."""
+        """Multiply packed rows with weight blocks; see `ChunkProduct.multiply`.
+
+        Args:
+            count: number of rows.
+            w: uint64 [blocks, W, P, columns], in `Layout.QUARTERS`.
+            block: index of the first block.
+            blocks: number of blocks, a group of the layout.
+            epilogue: consumes the dot products.
+        """
 
         def several() -> None:
             with emit.loop("row", count) as row:
                 self._multiply_row(row, w, block, blocks, epilogue)
 
-        # In a loop of several rows LLVM would load what `epilogue` reads before it, and spill it.
+        # In a loop over rows LLVM would hoist the loads of `epilogue` out of the loop and spill them.
         emit.branch(count == 1, lambda: self._multiply_row(T.int64(0), w, block, blocks, epilogue), several)
 
     def _multiply_row(self, row: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
-        """The first step of every vector one after the other, then those that `vector_of` tells."""
+        """Multiply one row: the first step of every vector in order, then the extra steps by `vector_of`."""
         lanes, planes = self.spec.isa.block, self.spec.weight.planes
         pieces = blocks * planes
         zero, empty = emit.splat(T.int32(0), lanes), emit.splat(T.uint16(0), lanes)
@@ -146,7 +154,7 @@ class LutSums:
         def add_up(
             sums: list[emit.Register], first: Expr | int, length: Expr | int, vector_of: VectorOf
         ) -> None:
-            """The steps from `first` on."""
+            """Add the products of `length` steps from `first` on."""
             with emit.loop("step", length) as index:
                 step = emit.let(first + index)
                 vector = emit.let(start + vector_of(step) * (pieces * 2))
@@ -159,7 +167,7 @@ class LutSums:
                     self._add_lookups(emit.let(T.reinterpret(neon.OCTETS, words)), tables, indices, total)
 
         def run(*parts: tuple[Expr | int, Expr | int, VectorOf]) -> None:
-            """At most `STEPS_BEFORE_WIDENING` steps."""
+            """Add up to `STEPS_BEFORE_WIDENING` steps in 16 bits, then widen."""
             sums = [emit.Register("sums", "uint16", lanes, empty) for _ in range(pieces)]
             for part in parts:
                 add_up(sums, *part)
@@ -191,10 +199,9 @@ class LutSums:
 
     @staticmethod
     def _add_lookups(octets: Expr, tables: list[Expr], indices: emit.Register, total: emit.Register) -> None:
-        """Adds what the upper and the lower four bits of every byte select.
+        """Add the table entries that the high and the low nibble of every byte select.
 
-        Of `indices` only the lower half of every byte is replaced. The upper one says that odd bytes look up
-        16 entries further on.
+        Only the low nibbles of `indices` are replaced; the high nibbles offset odd bytes by 16 entries.
         """
         indices.set(neon.shift_insert(indices.get(), octets))
         total.add(neon.pair_sums(neon.table_lookup(tables[2], tables[3], indices.get())))

@@ -1,11 +1,11 @@
-"""Up to a few dozen rows of 8-bit activations times 1 or 2 bit weights, by dot products of bytes.
+"""GEMV, for up to 31 rows, of 8-bit activations and 1 or 2 bit weights, by byte dot products.
 
-The weights stay packed: a mask leaves one code in each byte, at its place, worth 2^shift times itself. Such a
-byte is multiplied with the activation that belongs to that place. Each place has one accumulator, which is
-shifted back at the end. So a vector of 64 codes costs a mask and a dot product.
+The weights stay packed. A mask leaves one code in each byte, at its bit position, which scales it by a power
+of two. The byte is multiplied with the activation of the same element. Each position has an accumulator,
+shifted back at the end. A vector of 64 codes thus costs a mask and a dot product.
 
     BINARY      a code is one bit, b; w = 1 - 2 b
-    TERNARY     a code is two bits, c = 1 - w, as `layouts.pair` puts them
+    TERNARY     a code is two bits, c = 1 - w, in the layout of `layouts.pair`
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
 MAX_ROWS = UNPACK_FROM - 1
-"""Rows whose activations are kept sorted by place."""
+"""Maximum number of rows per chunk."""
 _PLACES = 8
 
 
@@ -34,32 +34,32 @@ class Field:
     """One code of every byte.
 
     Attributes:
-        place: bit of the code in its byte; it says which activations belong to it.
-        plane: which plane of the weights holds it.
-        shift: bits to shift that plane to the right first, so that no byte has its highest bit set.
-        worth: log2 of what the code is then worth.
-        bits: bits in a code.
+        place: index modulo 8 of the code's elements; selects the activations.
+        plane: the weight plane that holds the code.
+        shift: right shift of the plane before masking, to keep the sign bit of signed bytes clear.
+        exponent: log2 of the code's scale, its bit position after the shift.
+        bits: bits per code.
     """
 
     place: int
     plane: int
     shift: int
-    worth: int
+    exponent: int
     bits: int
 
     @property
     def mask(self) -> int:
-        """The field's bits in a byte."""
-        return (1 << self.bits) - 1 << self.worth
+        """The mask of the field in a byte."""
+        return (1 << self.bits) - 1 << self.exponent
 
 
 def packed_tile(isa: Isa, weight: Encoding) -> Tile:
-    """The register tile for one row: measured, or vectors of columns with registers for four sums each."""
+    """The register tile for one row: measured, or as many column vectors as have registers for four sums."""
     return tile(isa, f"fields {weight.value}", Tile(1, 4 if isa.registers == 32 else 2))
 
 
 class PackedDot:
-    """A few rows of bytes, and their products with packed weights."""
+    """A few rows of byte activations, and their products with packed weights; a `ChunkProduct`."""
 
     chunk_rows = MAX_ROWS
     ops_per_word = 8
@@ -78,7 +78,7 @@ class PackedDot:
         self.vectors = packed_tile(spec.isa, spec.weight).vectors
 
     def pack(self, row: Expr, load: emit.Load) -> None:
-        """Quantizes one row and sorts each word of it by place."""
+        """Quantize one row and sort the codes of each word by index modulo 8."""
         self.rows.pack(row, load)
         emit.store(self.sums, self.rows.total(row), row)
         by_place = [8 * octet + place for place in range(_PLACES) for octet in range(8)]
@@ -87,7 +87,15 @@ class PackedDot:
             emit.store(self.places, emit.shuffle(codes, by_place), row, word, 0, lanes=WORD_BITS)
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
-        """As `ChunkProduct` says, one block at a time."""
+        """Multiply packed rows with one weight block; see `ChunkProduct.multiply`.
+
+        Args:
+            count: number of rows.
+            w: uint64 [blocks, W, P, columns].
+            block: index of the block.
+            _blocks: always 1.
+            epilogue: consumes the dot products.
+        """
         lanes = self.spec.isa.word_lanes
         with (
             emit.loop("row", count) as row,
@@ -97,7 +105,7 @@ class PackedDot:
             self._tile(row, w, block, column, epilogue)
 
     def _tile(self, row: Expr, w: Buffer, block: Expr, column: Expr, epilogue: Epilogue) -> None:
-        """Neighbouring vectors of columns; half of the fields at a time, so that all have a register."""
+        """Adjacent column vectors, half of the fields at a time to keep the accumulators in registers."""
         lanes, wide = self.spec.isa.word_lanes, self.spec.isa.float_lanes
         zero = emit.splat(T.int32(0), wide)
         totals = [emit.Register("total", "int32", wide, zero) for _ in range(self.vectors)]
@@ -106,7 +114,7 @@ class PackedDot:
             sums = self._sums(row, w, block, column, fields)
             for field, vectors in zip(fields, sums, strict=True):
                 for total, accumulator in zip(totals, vectors, strict=True):
-                    total.add(accumulator.total.get() >> emit.splat(T.int32(field.worth), wide))
+                    total.add(accumulator.total.get() >> emit.splat(T.int32(field.exponent), wide))
         scale, code_sum = emit.let(self.rows.scales[row]), emit.let(self.sums[row])
         joined = min(2, self.vectors)
         for first in range(0, self.vectors, joined):
@@ -119,7 +127,7 @@ class PackedDot:
     def _sums(
         self, row: Expr, w: Buffer, block: Expr, column: Expr, fields: list[Field]
     ) -> list[list[Accumulator]]:
-        """[field][vector of columns], each int32 lane a sum over half a column's elements."""
+        """The accumulators [field][column vector]; each int32 lane sums half of a column's elements."""
         lanes, octets = self.spec.isa.word_lanes, self.spec.isa.vector_bits // 8
         sums = [[self.dot.accumulator() for _ in range(self.vectors)] for _ in fields]
         distance = self.spec.prefetch_distance
@@ -148,7 +156,7 @@ class PackedDot:
         return sums
 
     def _columns(self, total: Expr) -> Expr:
-        """Two int32 lanes per column -> one."""
+        """Add the two int32 lanes of each column."""
         total = emit.let(total)
         halves = [emit.shuffle(total, range(half, self.spec.isa.float_lanes, 2)) for half in range(2)]
         return emit.let(halves[0] + halves[1])
@@ -160,8 +168,8 @@ class PackedDot:
         bits = self.spec.weight.planes
         fields = []
         for place in range(_PLACES):
-            plane, worth = place % bits, place // bits * bits
-            # Where the instruction takes weights with a sign, their highest bit would be one.
-            shift = bits if worth + bits == _PLACES and not self.dot.biased else 0
-            fields.append(Field(place, plane, shift, worth - shift, bits))
+            plane, exponent = place % bits, place // bits * bits
+            # For signed weight bytes, the top field would set the sign bit.
+            shift = bits if exponent + bits == _PLACES and not self.dot.biased else 0
+            fields.append(Field(place, plane, shift, exponent - shift, bits))
         return sorted(fields, key=lambda field: field.plane)

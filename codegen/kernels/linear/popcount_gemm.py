@@ -1,4 +1,4 @@
-"""Rows of 1, 2 or 8 bit codes times 1 or 2 bit weights, by counting bits of planes."""
+"""Linear layers of 1, 2 or 8 bit activations and 1 or 2 bit weights, by popcounts of bit-planes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ _MIN_TASKS = 8
 class PopcountGemm:
     """A chunk of rows as bit-planes, and its products with weight blocks; a `ChunkProduct`.
 
-    Several blocks make a task, where their weights fit the first-level cache, so that outputs are written in
-    longer pieces.
+    A task has several blocks if their weights fit the L1 cache: outputs are then written in longer runs.
     """
 
     chunk_rows = CHUNK_ROWS
@@ -30,15 +29,23 @@ class PopcountGemm:
         self.rows = PackedRows(product, spec.isa, spec.k, CHUNK_ROWS)
         self.ops_per_word = len(product.terms)
         blocks, size = spec.n // spec.isa.block, 8 * words_for(spec.k) * spec.weight.planes * spec.isa.block
-        most = min(blocks // _MIN_TASKS, _TASK_BYTES // size)
-        self.blocks_per_task = next((count for count in range(most, 1, -1) if blocks % count == 0), 1)
+        limit = min(blocks // _MIN_TASKS, _TASK_BYTES // size)
+        self.blocks_per_task = next((count for count in range(limit, 1, -1) if blocks % count == 0), 1)
 
     def pack(self, row: Expr, load: emit.Load) -> None:
-        """Quantizes and packs one row."""
+        """Quantize and pack one row."""
         self.rows.pack(row, load, self.scale, self.spec.center)
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
-        """As `ChunkProduct` says."""
+        """Multiply packed rows with weight blocks; see `ChunkProduct.multiply`.
+
+        Args:
+            count: number of rows.
+            w: uint64 [blocks, W, P, columns].
+            block: index of the first block.
+            blocks: number of blocks.
+            epilogue: consumes the dot products.
+        """
         size = self.spec.isa.block
 
         def columns(offset: Expr, lanes: int) -> Columns:

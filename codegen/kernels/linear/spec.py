@@ -1,4 +1,4 @@
-"""The description of a linear layer that all its kernels share."""
+"""The spec of a linear layer, shared by all its kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.encoding import Encoding
 
 CHUNK_ROWS = 64
-"""Rows that most kernels pack before they stream the weights past them."""
+"""Rows per chunk of most kernels; the weights are streamed past a packed chunk."""
 WORDS_PER_LINE = 8
 """Words in a cache line."""
 _PREFETCH_BYTES = 8 << 10
@@ -23,12 +23,12 @@ class LinearSpec:
     Attributes:
         n: output features.
         k: input features.
-        activation: any quantized encoding; with 8-bit weights INT8 or UINT8.
+        activation: any quantized encoding; INT8 or UINT8 with 8-bit weights.
         weight: BINARY, TERNARY or INT8.
-        center: subtract the row mean of signed 1 and 2 bit activations.
+        center: whether to subtract the row mean, for signed 1 and 2 bit activations.
         has_bias: whether there is a bias argument.
         isa: instruction set to schedule for; it also fixes the weight layout.
-        function: one of `ACTIVATIONS`, applied to the results; "" for none.
+        function: one of `ACTIVATIONS`, applied in the epilogue; "" for none.
     """
 
     n: int
@@ -42,29 +42,32 @@ class LinearSpec:
 
     @property
     def strategy(self) -> Strategy:
-        """The kernels that multiply."""
+        """The GEMV and GEMM kernels of the layer."""
         return strategy(self.activation, self.weight, self.isa, self.k)
 
     @property
     def layout(self) -> Layout:
-        """How the weights lie."""
+        """The layout of the weights."""
         return self.strategy.layout
 
     @property
     def prefetch_distance(self) -> int:
-        """Words of a block's columns between a prefetch of weights and their use, for few rows.
+        """Distance between a prefetch of weights and their use for few rows, in words of a block's columns.
 
-        The processor's own prefetcher stops at the end of a page.
+        The hardware prefetcher stops at the end of a page.
         """
         return max(1, _PREFETCH_BYTES // (8 * self.weight.planes * self.isa.block))
 
 
 def weight_layout(activation: Encoding, weight: Encoding, isa: Isa) -> Layout:
-    """How linear layers read a weight; it does not depend on their sizes.
+    """The layout in which linear layers read a weight; independent of their sizes.
 
     Args:
         activation: encoding of the layers' inputs.
         weight: encoding of the weight.
         isa: instruction set.
+
+    Returns:
+        The layout.
     """
     return strategy(activation, weight, isa).layout

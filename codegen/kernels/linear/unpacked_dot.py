@@ -1,7 +1,7 @@
-"""Many rows of 8-bit activations times 1 or 2 bit weights, by dot products of bytes.
+"""GEMM of 8-bit activations and 1 or 2 bit weights, by byte dot products on unpacked weights.
 
-A block of weights is unpacked to bytes once for a chunk of rows, [K / 4, columns, 4]: four neighbours along K
-share a 32-bit lane, as VPDPBUSD, VPMADDUBSW and SDOT take them.
+A block of weights is unpacked to bytes once per chunk of rows, [K / 4, columns, 4]: four adjacent elements of
+K share a 32-bit lane, the operand order of VPDPBUSD, VPMADDUBSW and SDOT.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tbt_compile.encoding import Encoding
 
 
 def unpacked_tile(isa: Isa, activation: Encoding) -> Tile:
-    """The register tile: measured, or one that leaves registers for what is multiplied."""
+    """The register tile: measured, or one whose accumulators leave registers for the operands."""
     return tile(isa, f"bytes {activation.value}", Tile(8 if isa.registers == 32 else 4, 2))
 
 
@@ -28,7 +28,7 @@ class UnpackedDot:
     """A chunk of rows as bytes, and its products with weight blocks; a `ChunkProduct`.
 
     Attributes:
-        int8_weights: whether the weights have 8 bits, see `Int8Gemm`.
+        int8_weights: whether the weights have 8 bits; see `Int8Gemm`.
         tile: the register tile; `chunk_rows` is a multiple of its rows.
     """
 
@@ -48,13 +48,21 @@ class UnpackedDot:
         self.sums = emit.scratch("code_sums", (CHUNK_ROWS,), "int32")
 
     def pack(self, row: Expr, load: emit.Load) -> None:
-        """Quantizes one row."""
+        """Quantize one row."""
         self.rows.pack(row, load)
         if self.dot.biased:
             emit.store(self.sums, self.rows.total(row), row)
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
-        """As `ChunkProduct` says, one block at a time."""
+        """Multiply packed rows with one weight block; see `ChunkProduct.multiply`.
+
+        Args:
+            count: number of rows.
+            w: the weights, see `unpack`.
+            block: index of the block.
+            _blocks: always 1.
+            epilogue: consumes the dot products.
+        """
         lanes = self.spec.isa.float_lanes
         vectors = self.spec.isa.block // lanes
         shape = (self.groups, self.spec.isa.block * GROUP)
@@ -68,7 +76,7 @@ class UnpackedDot:
     def _tile(
         self, first: Expr, count: Expr, column: Expr, width: int, unpacked: Buffer, epilogue: Epilogue
     ) -> None:
-        """A register tile: its rows, those from `count` on not stored, times `width` vectors."""
+        """A register tile of `width` column vectors; rows from `count` on are computed but not stored."""
         lanes = self.spec.isa.float_lanes
         sums = self._sums(first, column, width, unpacked)
         for r in range(self.tile.rows):
@@ -104,11 +112,11 @@ class UnpackedDot:
         return [[item.total.get() for item in row] for row in sums]
 
     def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
-        """Unpacks a weight block to bytes.
+        """Unpack a weight block to bytes.
 
         Args:
             w: uint64 [blocks, W, P, columns].
-            block: number of the block.
+            block: index of the block.
             out: int8 or uint8 [K / 4, columns * 4].
         """
         lanes = self.spec.isa.float_lanes
@@ -117,7 +125,7 @@ class UnpackedDot:
             self._unpack(w, block, word, part * lanes, out)
 
     def _unpack(self, w: Buffer, block: Expr, word: Expr, column: Expr, out: Buffer) -> None:
-        """One word of `float_lanes` columns, a byte at a time: two groups of four weights per column."""
+        """Unpack one word of `float_lanes` columns byte by byte: two groups of four weights per column."""
         lanes = self.spec.isa.float_lanes
         with emit.loop("byte", 8) as byte:
             spread = []
@@ -147,7 +155,7 @@ class UnpackedDot:
 
 
 def _four_bits(octets: Expr, nibble: int, lanes: int) -> Expr:
-    """For bytes in fours of equal ones: whether bit 4 * nibble + j is set in the j-th of each four."""
+    """Test bit 4 * nibble + j of byte j of every group of four equal bytes; a vector of booleans."""
     masks = emit.splat(T.uint32(0x80402010 if nibble else 0x08040201), lanes)
     bit = octets & T.reinterpret(f"uint8x{lanes * GROUP}", masks)
     return bit != emit.splat(T.uint8(0), lanes * GROUP)

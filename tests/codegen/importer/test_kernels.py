@@ -27,7 +27,7 @@ def test_a_kernel_is_built_once_per_spec() -> None:
     names = [kernels.get(spec, build)[0] for spec in specs]
     assert names == ["build_8_4_0", "build_8_4_0", "build_8_5_0"]
     assert built == [specs[0], specs[2]]
-    assert list(kernels.made) == ["build_8_4_0", "build_8_5_0"]
+    assert list(kernels.built) == ["build_8_4_0", "build_8_5_0"]
 
 
 def test_names_list_the_fields_of_a_spec() -> None:

@@ -56,7 +56,7 @@ def test_the_users_file_comes_before_the_package_and_that_before_the_rule(
 def test_a_broken_file_is_named_and_stays(user: Path, text: str) -> None:
     user.parent.mkdir()
     user.write_text(text)
-    with pytest.raises(FormatError, match=r"tiles\.json is not a file of tiles: remove it"):
+    with pytest.raises(FormatError, match=r"tiles\.json is not a tile file: remove it"):
         tiles.tile(PORTABLE, "planes a*b", Tile(1, 1))
     with pytest.raises(FormatError, match="tbt tune"):
         tiles.write(user, PORTABLE, {})

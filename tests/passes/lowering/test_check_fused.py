@@ -13,7 +13,7 @@ import tbt_compile
 from tbt_compile.adapters.seq2seq_units import Encoder
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext, lowering_pipeline
-from tbt_compile.passes.lowering.check_fused import MOST_NAMES, CheckFused
+from tbt_compile.passes.lowering.check_fused import MAX_NAMES, CheckFused
 from tbt_compile.quantizers import QuantTensor, quantized_linear
 
 
@@ -57,8 +57,8 @@ def test_the_modules_are_named_as_the_user_knows_them() -> None:
 
 def test_a_long_list_is_cut() -> None:
     unit = export(Model(parts=9), torch.randn(2, 8))
-    listed = ", ".join(f"model.{i}" for i in range(MOST_NAMES))
-    with pytest.raises(LoweringError, match=f"operands of {listed} and {10 - MOST_NAMES} more. Both"):
+    listed = ", ".join(f"model.{i}" for i in range(MAX_NAMES))
+    with pytest.raises(LoweringError, match=f"operands of {listed} and {10 - MAX_NAMES} more. Both"):
         CheckFused().apply(unit)
 
 

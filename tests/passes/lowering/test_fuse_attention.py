@@ -46,7 +46,7 @@ def fused(bits: int, kind: str, added: Tensor) -> tuple[int, list[str]]:
     expected = run(unit, Q, K, V, added)
     result = run_pass(FuseAttention(), unit)
     assert torch.equal(run(unit, Q, K, V, added)[0], expected[0])
-    assert result.note == f"{1 - result.changes} keep their scores in memory"
+    assert result.note == f"{1 - result.changes} attentions keep their scores in memory"
     return result.changes, calls(unit)
 
 

@@ -146,7 +146,7 @@ def _reversed(query: Tensor) -> Tensor:
         (_attention, "scaled_dot_product_attention"),
         (_einsum, "not plain matmuls"),
         (_reversed, "left operand"),
-        (lambda x: F.linear(x, x[0]), "no nn.Linear's weight"),
+        (lambda x: F.linear(x, x[0]), "not the weight of an nn.Linear"),
         (lambda x: F.embedding(x, WEIGHT), "outside of nn.Embedding"),
     ],
 )
