@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from models import VOCABULARY
 from transformers import PreTrainedModel
@@ -32,6 +35,20 @@ class Case:
         eager = trained(model, recipe)
         compiled = tbt_compile.lower(eager)
         return cls(eager, compiled, compiled.save(folder, tokenizer=_Words()))
+
+    @classmethod
+    def shared(cls, model: PreTrainedModel, recipe: str, name: str, factory: pytest.TempPathFactory) -> Case:
+        """A model that is compiled by the first process of a test run that asks for it."""
+        eager, root = trained(model, recipe), factory.getbasetemp()
+        root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+        folder = root / name
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                tbt_compile.lower(eager).save(folder, tokenizer=_Words())
+        compiled = tbt_compile.load(folder)
+        assert isinstance(compiled, CompiledModel)
+        return cls(eager, compiled, folder)
 
     def loaded(self, **options: Any) -> CompiledModel:
         """The model in the folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -20,6 +21,9 @@ from hypothesis import HealthCheck, settings
 # A shell that starts something in the background has it ignore interrupts, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
+# Captured graphs and kernels are millions of objects, all alive: a collection finds nothing and takes long.
+gc.freeze()
+gc.set_threshold(200_000, 20, 20)
 # Compiling a kernel inside a property test takes longer than hypothesis' usual patience.
 settings.register_profile(
     "project", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]

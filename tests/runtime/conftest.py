@@ -1,4 +1,4 @@
-"""Two compiled models for all tests of the runtime in a process."""
+"""Two compiled models for all tests of the runtime."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     model = bart(max_position_embeddings=LONG_POSITIONS)
     model.generation_config.max_new_tokens = 9
     model.generation_config.num_beams = 2
-    return Case.make(model, "2-2-2", tmp_path_factory.mktemp("compiled") / "model")
+    return Case.shared(model, "2-2-2", "bart", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def t5_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """A T5 of one layer at 1-1-1."""
-    return Case.make(t5(layers=1), "1-1-1", tmp_path_factory.mktemp("compiled") / "t5")
+    return Case.shared(t5(layers=1), "1-1-1", "t5", tmp_path_factory)
 
 
 @pytest.fixture

@@ -153,9 +153,9 @@ alone = model.generate(ids, mask).tolist()
 assert not {"torch", "transformers", "safetensors", "tvm"} & set(sys.modules)
 
 import torch
-from tbt_compile.codegen.host import host_target
-from tbt_compile.codegen.kernels.linear_spec import LinearSpec
-from tbt_compile.codegen.standalone import random_linear
+from tbt_compile.codegen.target.host import host_target
+from tbt_compile.codegen.kernels.linear.spec import LinearSpec
+from tbt_compile.codegen.tools.standalone import random_linear
 from tbt_compile.encoding import Encoding
 spec = LinearSpec(8, 64, Encoding.TERNARY, Encoding.TERNARY, True, True, host_target().isa)
 random_linear(spec, host_target(), 1)[0]()

@@ -79,7 +79,7 @@ def test_two_models_in_one_process(case: Case, t5_case: Case) -> None:
 
 THREADS = """
 import json, os, sys, threading
-from tbt_compile.torchless import hide_torch
+from tbt_compile.runtime.without_torch import hide_torch
 hide_torch()
 import tbt_compile
 from tbt_compile.codegen.tvm_api import tvm
