@@ -19,9 +19,6 @@ from tbt_compile.codegen.target.host import host_target
 from tbt_compile.errors import LoweringError, PlanError, TargetError
 
 NEW_TOKENS = {"max_new_tokens": 14, "min_new_tokens": 5}
-# No size is a multiple of a vector or of a word.
-ODD = {"d_model": 69, "encoder_attention_heads": 3, "decoder_attention_heads": 3, "vocab_size": 101}
-ODD |= {"encoder_ffn_dim": 77, "decoder_ffn_dim": 131}
 Pair = tuple[PreTrainedModel, CompiledModel]
 
 
@@ -100,31 +97,6 @@ def test_logits_are_close_to_those_of_the_eager_model(pair: Pair) -> None:
 def test_a_row_depends_on_nothing_but_itself(pair: Pair, beams: int) -> None:
     model, compiled = pair
     assert_rows_do_not_depend_on_the_batch(compiled, model.config.pad_token_id, num_beams=beams, **NEW_TOKENS)
-
-
-@pytest.mark.parametrize("notation", ["1-1-1", "2-2-8", "8-1-2", "32-2-2"])
-def test_other_recipes(notation: str) -> None:
-    recipe = tbt_compile.Recipe.parse(notation, center_activations=notation != "8-1-2")
-    model = trained(bart(layers=1, **ODD), recipe)
-    compiled = tbt_compile.lower(tbt_compile.freeze(model))
-    assert compiled.recipe == recipe
-    ids, mask = sources(model.config.pad_token_id)
-    for beams in (1, 4):
-        expected = eager_tokens(model, ids, mask, num_beams=beams, **NEW_TOKENS)
-        assert np.array_equal(compiled.generate(ids, mask, num_beams=beams, **NEW_TOKENS), expected)
-    assert_rows_do_not_depend_on_the_batch(compiled, model.config.pad_token_id, **NEW_TOKENS)
-
-
-def test_a_layer_in_full_precision_between_others() -> None:
-    """Its cache is one of floats, beside a stack of those of the other two layers."""
-    excluded = ("model.decoder.layers.1.self_attn",)
-    model = trained(bart(layers=3, encoder_layers=1), tbt_compile.Recipe.parse("2-2-2", exclude=excluded))
-    compiled = tbt_compile.lower(model)
-    assert compiled.description["stacks"]["step"] == [[1, 5], [2, 6]]
-    ids, mask = sources(model.config.pad_token_id)
-    for beams in (1, 3):
-        expected = eager_tokens(model, ids, mask, num_beams=beams, **NEW_TOKENS)
-        assert np.array_equal(compiled.generate(ids, mask, num_beams=beams, **NEW_TOKENS), expected)
 
 
 def test_another_architecture(lowered: Lowered, tmp_path: Path) -> None:
