@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+
+_TRACING = threading.RLock()
+"""Held while settings of the whole process are changed."""
 
 
 def export_program(
@@ -42,13 +46,14 @@ def _quick_tracing() -> Iterator[None]:
     With symbolic sizes a hit in the fake tensor cache costs more than recomputing the result. The garbage
     collector would repeatedly walk the millions of live objects of the traced graph and free none.
     """
-    collecting, silent = gc.isenabled(), torch.fx.config.do_not_emit_stack_traces
-    gc.disable()
-    torch.fx.config.do_not_emit_stack_traces = True
-    try:
-        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-            yield
-    finally:
-        torch.fx.config.do_not_emit_stack_traces = silent
-        if collecting:
-            gc.enable()
+    with _TRACING:
+        collecting, silent = gc.isenabled(), torch.fx.config.do_not_emit_stack_traces
+        gc.disable()
+        torch.fx.config.do_not_emit_stack_traces = True
+        try:
+            with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+                yield
+        finally:
+            torch.fx.config.do_not_emit_stack_traces = silent
+            if collecting:
+                gc.enable()
