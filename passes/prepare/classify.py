@@ -64,7 +64,6 @@ _CLOSED = frozenset(
         aten.avg_pool2d.default,
         aten.bmm.default,
         aten.cat.default,
-        aten.clamp_max.default,
         aten.div.Scalar,
         aten.div.Tensor,
         aten.div_.Tensor,
@@ -81,8 +80,14 @@ _CLOSED = frozenset(
         aten.sum.dim_IntList,
     }
 )
-_LOWER_BOUND = frozenset(
-    {aten.clamp.default, aten.clamp_min.default, aten.hardtanh.default, aten.hardtanh_.default}
+_CLAMPS = frozenset(
+    {
+        aten.clamp.default,
+        aten.clamp_max.default,
+        aten.clamp_min.default,
+        aten.hardtanh.default,
+        aten.hardtanh_.default,
+    }
 )
 _SELECT = frozenset({aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf})
 _FILL = frozenset({aten.masked_fill.Scalar, aten.masked_fill_.Scalar, aten.masked_fill.Tensor})
@@ -116,8 +121,8 @@ def classify_node(node: fx.Node, sign_of: Signs, gelu_nonnegative: bool) -> Deci
         return sign_of(viewed(node))
     if target is aten.pow.Tensor_Scalar and operands(node).exponent % 2 == 0:
         return Decision(Sign.NONNEG, "even power")
-    if target in _LOWER_BOUND:
-        return _bounded_below(node, sign_of, name)
+    if target in _CLAMPS:
+        return _clamped(node, sign_of, name)
     if target is aten.maximum.default:
         return _any_nonneg([sign_of(value) for value in _values(node)], name)
     if target in _CLOSED and not _subtracts(node):
@@ -145,12 +150,14 @@ def _subtracts(node: fx.Node) -> bool:
     return not isinstance(alpha, (int, float)) or alpha < 0
 
 
-def _bounded_below(node: fx.Node, sign_of: Signs, name: str) -> Decision:
-    call = operands(node)
-    bound = call.min_val if hasattr(call, "min_val") else call.min
-    if isinstance(bound, (int, float)) and bound >= 0:
-        return Decision(Sign.NONNEG, f"output of {name} with a lower bound of {bound}")
-    return _all_nonneg([sign_of(call.self)], name)
+def _clamped(node: fx.Node, sign_of: Signs, name: str) -> Decision:
+    call = vars(operands(node))
+    lower, upper = call.get("min", call.get("min_val")), call.get("max", call.get("max_val"))
+    if upper is not None and not (isinstance(upper, (int, float)) and upper >= 0):
+        return Decision(Sign.SIGNED, f"output of {name} with an upper bound of {upper}")
+    if isinstance(lower, (int, float)) and lower >= 0:
+        return Decision(Sign.NONNEG, f"output of {name} with a lower bound of {lower}")
+    return _all_nonneg([sign_of(call["self"])], name)
 
 
 def _any_nonneg(found: list[Decision], name: str) -> Decision:

@@ -42,6 +42,7 @@ def run_text(
         tbt run compiled --num-beams 4 --workers 4 < sentences.txt > translations.txt
     """
     import tbt_compile
+    from tbt_compile.cli.models import stage_of
     from tbt_compile.storage import model_folder
 
     if stream and num_beams != 1:
@@ -51,11 +52,16 @@ def run_text(
     texts = text if text else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise TbtError("there is no text: pass one after the folder, or lines on standard input")
-    kind = model_folder.peek_kind(folder)
-    if kind == model_folder.MODULE:
+    stage = stage_of(folder)
+    if stage == model_folder.MODULE:
         raise FormatError(f"{folder} holds a module that does not generate text: call it in Python")
-    if kind != model_folder.GENERATOR:
-        raise FormatError(f"{folder} is packed but not compiled; run `tbt lower {folder} --output NEW` first")
+    if stage == "float":
+        raise FormatError(
+            f"{folder} is in full precision: distil it with `tbt train --teacher {folder}` first"
+        )
+    if stage != model_folder.GENERATOR:
+        done = "packed" if stage == model_folder.FROZEN else "trained"
+        raise FormatError(f"{folder} is {done} but not compiled; run `tbt lower {folder} --output NEW` first")
     tokenizer = _tokenizer(folder)
     with spinner(f"loading {folder}"):
         model: Any = tbt_compile.load(folder, num_threads=threads if stream else None)

@@ -84,19 +84,20 @@ def _print_strategies(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="bits of activations x weights: kernel for few rows > for many")
-    table.add_column("CPU")
+    table.add_column("CPU", no_wrap=True)
     groups: dict[tuple[str, ...], list[str]] = {}
-    reasons: dict[str, None] = {}
+    reasons: dict[str, list[str]] = {}
     for row in rows:
         groups.setdefault(tuple(map(_shown, row["strategies"].values())), []).append(row["cpu"])
-        reasons.update({_reason(found): None for found in row["strategies"].values()})
+        for product, found in row["strategies"].items():
+            reasons.setdefault(_reason(found), []).append(product)
     for product in _PRODUCTS:
         table.add_column(product)
     for cells, cpus in groups.items():
-        table.add_row(", ".join(cpus), *cells)
+        table.add_row("\n".join(cpus), *cells)
     out.print(table)
-    for reason in reasons:
-        out.print(reason, highlight=False)
+    for reason, products in reasons.items():
+        out.print(f"{', '.join(dict.fromkeys(products))}: {reason}", highlight=False)
 
 
 def _shown(found: dict[str, Any]) -> str:

@@ -42,6 +42,7 @@ NONNEG: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "even power": (lambda x, y: x**2, "even power"),
     "relu6": (lambda x, y: F.relu6(x), "output of relu6"),
     "clamp": (lambda x, y: x.clamp(min=0.5), "lower bound of 0.5"),
+    "clamp from above": (lambda x, y: F.relu(x).clamp_max(2.0), "output of relu"),
     "views": (lambda x, y: F.relu(x).view(4, 3).transpose(0, 1).reshape(3, 4)[:, :4], "output of relu"),
     "dropout": (lambda x, y: F.dropout(F.relu(x), 0.1, False), "output of relu"),
     "scaled": (lambda x, y: F.relu(x) * 2.0 + 1, "output of relu"),
@@ -72,6 +73,9 @@ SIGNED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "filled": (lambda x, y: F.relu(x).masked_fill(y > 0, -1.0), "masked_fill with a signed operand (number)"),
     "odd power": (lambda x, y: x**3, "output of pow"),
     "clamp below zero": (lambda x, y: x.clamp(min=-1.0), "clamp with a signed operand"),
+    "clamp with a negative maximum": (lambda x, y: F.relu(x).clamp(max=-1.0), "upper bound of -1.0"),
+    "clamp_max below zero": (lambda x, y: F.relu(x).clamp_max(-0.5), "upper bound of -0.5"),
+    "hardtanh below zero": (lambda x, y: F.hardtanh(F.relu(x), -2.0, -1.0), "upper bound of -1.0"),
     "leaky relu": (lambda x, y: F.leaky_relu(x), "output of leaky_relu"),
 }
 
