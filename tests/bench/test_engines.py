@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 
 from tbt_compile.bench.engines import ENGINES, check_counts, get_engine
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.model_shapes import get_shape, padded, source_texts
+from tbt_compile.bench.model_shapes import SHAPES, Shape, get_shape, padded, source_texts
 
 WORK = [(1, 1, False), (3, 1, True), (1, 2, False), (3, 2, True)]
 
 
 @pytest.fixture(scope="module", params=list(ENGINES))
-def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """What an engine has built for a tiny model."""
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """What an engine has built for a very small model."""
     engine = get_engine(request.param)
     if reason := engine.available():
         pytest.skip(reason)
-    recipe = "1-1-8" if request.param == "tbt" else ""
-    built = Job(request.param, recipe, "tiny", 1, 24, 3, "host", str(tmp_path_factory.mktemp("engine")))
-    engine.build(built)
-    return built
+    if request.param == "tbt":
+        yield request.getfixturevalue("compiled_job")
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "one-layer", Shape("one-layer", "bart", 200, 32, 1, 2, 32, positions=64))
+        built = Job(request.param, "", "one-layer", 1, 24, 3, "host", str(tmp_path_factory.mktemp("engine")))
+        engine.build(built)
+        yield built
 
 
 def test_every_engine_generates_for_batches_and_beams(job: Job) -> None:

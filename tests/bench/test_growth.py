@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tbt_compile.bench import growth
+from tbt_compile.bench import generation, growth
 from tbt_compile.bench.generation import BenchSettings
 from tbt_compile.bench.growth import GrowthSettings
 from tbt_compile.bench.growth_curves import CURVES, curve_points, names_of, steps
@@ -156,7 +157,11 @@ def test_the_plot_is_written(built: list[str], tmp_path: Path, ending: str) -> N
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_real_processes_measure_real_models(tmp_path: Path) -> None:
+def test_real_processes_measure_real_models(
+    build: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "build", build)
+    monkeypatch.setattr(generation, "_TURN_SECONDS", 0.1)
     base = dataclasses.replace(BASE, recipes=("1-1-8",), beams=2)
     result = growth.run(GrowthSettings(base, source_length=(16,), new_tokens=(4,), batch=(3,)))
     assert work_of(result["points"]) == [(16, 4, 1), (16, 4, 3)]

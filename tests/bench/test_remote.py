@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -44,11 +44,14 @@ def address() -> Iterator[str]:
         os.killpg(server.pid, signal.SIGKILL)  # with the processes of its sessions
 
 
-def test_generation_is_that_of_the_local_model(address: str, tmp_path) -> None:
+def test_generation_is_that_of_the_local_model(
+    address: str, compiled_job: Job, build: Callable[[Job], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "build", build)
     target = str(parse_target("host"))
     settings = BenchSettings(
         shape="tiny",
-        recipes=("1-1-1",),
+        recipes=("1-1-8",),
         threads=1,
         source_length=LENGTH,
         new_tokens=COUNT,
@@ -59,9 +62,7 @@ def test_generation_is_that_of_the_local_model(address: str, tmp_path) -> None:
     (row,) = result["rows"]
     assert 0 < row["token_ms"] < 1000
     assert 0 < row["encoder_ms"] < 1000
-    job = Job("tbt", "1-1-1", "tiny", 1, LENGTH, COUNT, target, str(tmp_path))
-    compiled.build(job)
-    local = tbt_compile.load(compiled.folder_of(job))
+    local = tbt_compile.load(compiled.folder_of(compiled_job))
     source = np.array([source_ids(get_shape("tiny"), LENGTH)])
     expected = local.generate(source, min_new_tokens=COUNT, max_new_tokens=COUNT, num_beams=1)
     assert row["tokens"] == expected[0].tolist()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from once import once, only
+from typer.testing import CliRunner
 
 from tbt_compile.cli import console, main
+from tbt_compile.cli.app import app
 from tbt_compile.data.text_pairs import TextPair, write_pairs
-from tbt_compile.training import TrainJob, TrainSettings, train
+from tbt_compile.training import MODEL_SIZES, ModelSize, TrainJob, TrainSettings, train
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+OTHER_CPU = "haswell" if os.uname().machine == "aarch64" else "cortex-a72"
 
 
 class Result(NamedTuple):
@@ -56,28 +61,55 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _smaller() -> Iterator[None]:
+    """The smallest size of a model is smaller still: what commands do does not depend on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODEL_SIZES, "tiny", ModelSize(width=32, layers=1, heads=1, inner=32))
+        yield
+
+
 @pytest.fixture(scope="session")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(_smaller: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training folder with teacher/ and student-2-2-2/, two steps each."""
-    output = tmp_path_factory.mktemp("trained")
-    settings = TrainSettings(steps=2, batch_size=8)
-    job = TrainJob(
-        data, output, vocab_size=300, teacher_settings=settings, student_settings=settings, test_sentences=0
-    )
-    train(job)
-    return output
+
+    def make(output: Path) -> None:
+        settings = TrainSettings(steps=2, batch_size=8)
+        job = TrainJob(
+            data,
+            output,
+            vocab_size=300,
+            teacher_settings=settings,
+            student_settings=settings,
+            test_sentences=0,
+        )
+        train(job)
+
+    return once(tmp_path_factory, "cli-trained", make)
 
 
 @pytest.fixture(scope="session")
-def compiled(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def several(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with out.txt, what `tbt lower` said of the student for another CPU and this, and model/."""
+
+    def make(folder: Path) -> None:
+        options = ["lower", str(trained / "student-2-2-2"), "-o", str(folder / "model")]
+        done = CliRunner().invoke(app, [*options, "--target", OTHER_CPU, "--target", "host"])
+        assert done.exit_code == 0, done.output
+        (folder / "out.txt").write_text(done.stdout)
+
+    return once(tmp_path_factory, "cli-several", make)
+
+
+@pytest.fixture(scope="session")
+def compiled(several: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The student, compiled for this machine, with its tokenizer."""
     import tbt_compile
     from tbt_compile.cli.models import tokenizer_of
-    from tbt_compile.preparation import load_prepared
 
-    student = trained / "student-2-2-2"
+    model = tbt_compile.load(several / "model")
     folder = tmp_path_factory.mktemp("models") / "compiled"
-    return tbt_compile.lower(load_prepared(student)).save(folder, tokenizer=tokenizer_of(student))
+    return only(model, model.target.mcpu).save(folder, tokenizer=tokenizer_of(several / "model"))
 
 
 @pytest.fixture(scope="session")

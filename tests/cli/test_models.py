@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from once import only
 
 import tbt_compile
 from tbt_compile.cli.models import longest_source, open_model, stage_of, tokenizer_of
@@ -119,8 +120,16 @@ def test_evaluate_names_what_is_wrong_with_the_data(tbt, compiled: Path, data: P
         assert all(word in result.err for word in words), result.err
 
 
-def test_lower_for_another_machine(tbt, trained: Path, tmp_path: Path) -> None:
-    output = tmp_path / "other"
+def test_lower_for_another_machine(
+    tbt, trained: Path, several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, output = tbt_compile.load(several / "model"), tmp_path / "other"
+
+    def lower(model, target, shortlist):
+        (spec,) = target
+        return only(both, spec.mcpu)
+
+    monkeypatch.setattr(tbt_compile, "lower", lower)
     result = tbt(
         "lower", trained / "student-2-2-2", "-o", output, "--target", f"llvm -mcpu={OTHER_CPU}", "--json", "-"
     )
@@ -149,16 +158,15 @@ def test_lower_with_the_tokens_of_texts(tbt, trained: Path, tmp_path: Path) -> N
     assert set(tbt("run", output, "four five six").out.split()) <= known
 
 
-def test_lower_for_several_machines(tbt, trained: Path, tmp_path: Path) -> None:
-    output = tmp_path / "fat"
-    targets = ["--target", OTHER_CPU, "--target", "host"]
-    result = tbt("lower", trained / "student-2-2-2", "-o", output, *targets)
-    assert result.code == 0, result.err
-    assert re.search(rf"MiB for {OTHER_CPU} \(\w+\), .* of .* MiB of tensors serve every CPU", result.out)
-    run = tbt("run", output, "one two", "--json", "-")
+def test_lower_for_several_machines(tbt, trained: Path, several: Path, tmp_path: Path) -> None:
+    said = (several / "out.txt").read_text()
+    assert re.search(rf"MiB for {OTHER_CPU} \(\w+\), .* of .* MiB of tensors serve every CPU", said)
+    run = tbt("run", several / "model", "one two", "--json", "-")
     assert f"chosen from {OTHER_CPU}" in run.err
     assert run.json()["cpu"] == parse_target("host").mcpu
-    assert "the CPU" in tbt("lower", trained / "student-2-2-2", "-o", output, *targets, *targets).err
+    targets = ["--target", OTHER_CPU, "--target", "host"] * 2
+    again = tbt("lower", trained / "student-2-2-2", "-o", tmp_path / "fat", *targets)
+    assert "the CPU" in again.err
 
 
 def test_lower_refuses_what_it_cannot_compile(tbt, trained: Path, compiled: Path, tmp_path: Path) -> None:
