@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from models import VOCABULARY
+from once import once
 from transformers import PreTrainedModel
 
 import tbt_compile
@@ -39,13 +38,12 @@ class Case:
     @classmethod
     def shared(cls, model: PreTrainedModel, recipe: str, name: str, factory: pytest.TempPathFactory) -> Case:
         """A model that is compiled by the first process of a test run that asks for it."""
-        eager, root = trained(model, recipe), factory.getbasetemp()
-        root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-        folder = root / name
-        with (root / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.exists():
-                tbt_compile.lower(eager).save(folder, tokenizer=_Words())
+        eager = trained(model, recipe)
+
+        def make(folder: Path) -> None:
+            tbt_compile.lower(eager).save(folder / "model", tokenizer=_Words())
+
+        folder = once(factory, name, make) / "model"
         compiled = tbt_compile.load(folder)
         assert isinstance(compiled, CompiledModel)
         return cls(eager, compiled, folder)

@@ -97,18 +97,23 @@ def _stream(model: Any, tokenizer: Any, source: list[int], options: dict[str, An
     from tokenizers.decoders import DecodeStream
 
     decoder = DecodeStream(skip_special_tokens=True)
-    pieces: list[str] = []
+    ids: list[int] = []
+    shown = ""
 
     def show(tokens: np.ndarray) -> None:
-        piece = decoder.step(tokenizer, int(tokens[0]))
+        nonlocal shown
+        ids.append(int(tokens[0]))
+        piece = decoder.step(tokenizer, ids[-1])
         if piece:
-            pieces.append(piece)
+            shown += piece
             sys.stdout.write(piece)
             sys.stdout.flush()
 
     model.generate([source], on_tokens=show, **options)
-    sys.stdout.write("\n")
-    return "".join(pieces)
+    text = str(tokenizer.decode(ids))
+    # The stream holds back the bytes of a character that the last token left incomplete.
+    sys.stdout.write(text.removeprefix(shown) + "\n")
+    return text
 
 
 def _tokenizer(folder: Path) -> Any:
