@@ -1,8 +1,8 @@
 """Flatten a unit to one compiled function that calls its kernels in order.
 
-TVM's virtual machine allocates objects for shapes, tensors and views on every run: 2,000 for a decoding step
-of BART-base, which costs more than its kernels. Here shapes are arithmetic in compiled code, intermediate
-results share one workspace, and outputs are written to memory of the caller.
+TVM's virtual machine allocates an object for every shape, tensor and view: 2,000 per decoding step of
+BART-base. Allocating them takes longer than the kernels. Here shapes are arithmetic in compiled code,
+intermediate results share one workspace, and outputs are written to memory of the caller.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def flatten(
     """Flatten a Relax function that only allocates, views and calls kernels.
 
     Args:
-        function: a legalized function from `to_kernels`.
+        function: a legalized function from `importer.relax_api.to_kernels`.
         inputs: number of leading parameters that are user inputs; the others are constant between calls.
         name: of the unit.
-        caches: the caches of the unit. Their heads are strided. A cache that grows is passed twice: as an
-            input of its old length and an output of its new length. The caches of a stack are one argument,
-            at the position of the first.
+        caches: the caches of the unit. The heads dimension of a cache may be strided. A cache that grows is
+            passed twice: as an input of its old length and an output of its new length. The caches of a stack
+            are one argument, at the position of the first.
         clock: whether `run` takes one more output, int64 [number of steps], and adds to it the nanoseconds
             that each step takes.
 

@@ -1,8 +1,8 @@
 """Instruction sets as the kernels see them: the features of a CPU, and the schedule parameters they imply.
 
 `VECTOR_SETS` is the only place that reads LLVM's feature names. To use another extension of a known vector
-set in kernels (i8mm, SVE), move its name from `unused` to `used` there, test for it with `Isa.has`, and add a
-row to a table in `kernels/strategy.py`. New vector registers are a new `VectorSet`.
+set in kernels (i8mm), move its name from `unused` to `used` there, test for it with `Isa.has`, and add a row
+to a table in `kernels/strategy.py`. Wider registers (SVE of 256 bits) are a new `VectorSet`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""The adapter for transformers models."""
+"""The adapter for transformers models.
+
+Most model families need no entry here. One is needed for a linear layer that is not `nn.Linear`
+(`quantized_form`) and for attention whose products are outside the module's `forward` and transformers'
+attention interface (`attention_function`); `docs/extending/add-a-model-family.md` shows how.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The registry of training methods by name."""
+"""The registry of training methods by name.
+
+To add one, write it in a file of this folder and list it in `METHODS`;
+`docs/extending/add-a-training-method.md` shows how.
+"""
 
 from __future__ import annotations
 
