@@ -17,7 +17,9 @@ from typing import Generic, Protocol, TypeVar
 from torch import fx
 from torch._ops import OpOverload
 from torch.fx.passes.infra.pass_base import PassBase
+from torch.fx.passes.infra.pass_base import PassResult as FxPassResult
 
+from tbt_compile.errors import LoweringError
 from tbt_compile.passes.rewrite import RewriteResult
 
 
@@ -90,15 +92,43 @@ def run_pass(step: Pass[ContextT] | PassBase, context: ContextT) -> PassResult:
 
 
 def _call(step: PassBase, module: fx.GraphModule) -> PassResult:
-    """Call a graph pass and move the resulting graph into `module`."""
-    result = step(module)
+    """Call a graph pass and move the resulting graph into `module`.
+
+    Raises:
+        LoweringError: the pass returned something else than torch.fx's `PassResult`, or its graph has other
+            inputs than before or reads attributes that `module` lacks.
+    """
+    inputs, result = _inputs(module.graph), step(module)
     if result is None:
         return PassResult(0)
+    name = pass_name(step)
+    if not isinstance(result, FxPassResult):
+        raise LoweringError(
+            f"the pass {name} returned a {type(result).__name__}: expected torch.fx's PassResult, or None"
+        )
+    graph = result.graph_module.graph
+    if _inputs(graph) != inputs:
+        raise LoweringError(f"the pass {name} changed the inputs of the graph: a pass may rewrite calls only")
+    attributes = [str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")]
+    for attribute in attributes:
+        owner, _, leaf = attribute.rpartition(".")
+        try:
+            known = hasattr(module.get_submodule(owner), leaf)
+        except AttributeError:
+            known = False
+        if not known:
+            raise LoweringError(
+                f"the pass {name} reads the new attribute {attribute!r}: add none to the graph"
+            )
     if result.graph_module is not module:  # the context keeps its module object
-        module.graph = result.graph_module.graph
+        module.graph = graph
     if isinstance(result, RewriteResult):
         return PassResult(result.changes, result.note)
     return PassResult(int(result.modified))
+
+
+def _inputs(graph: fx.Graph) -> list[str]:
+    return [node.name for node in graph.find_nodes(op="placeholder")]
 
 
 def pass_name(step: Pass[ContextT] | PassBase) -> str:

@@ -119,8 +119,12 @@ def converter(target: torch._ops.OpOverload) -> Callable[[Converter], Converter]
     """Register the decorated function as the converter of an operator.
 
     Raises:
+        TypeError: `target` is not an overload such as `ATEN.add.Tensor`.
         ValueError: the operator, or one of the same name in the other namespace, has a converter already.
     """
+
+    if not isinstance(target, torch._ops.OpOverload):
+        raise TypeError(f"{target} is not an overload of an operator, such as torch.ops.aten.add.Tensor")
 
     def register(function: Converter) -> Converter:
         name = target.__name__

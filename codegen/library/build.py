@@ -89,10 +89,14 @@ def compile_units(
     except LoweringError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
-        raise LoweringError(
-            f"TVM cannot build the model for {spec.mcpu}: {str(error).strip().splitlines()[-1]}"
-        ) from error
+        raise LoweringError(f"TVM cannot build the model for {spec.mcpu}: {_last_words(error)}") from error
     return _built(library, _with_constants(imported, flat), flat)
+
+
+def _last_words(error: Exception) -> str:
+    """The last line of an error that says something: TVM underlines code with carets below it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if any(map(str.isalnum, line))), type(error).__name__)
 
 
 def _built(library: Any, imported: ImportedUnits, flat: dict[str, FlatUnit]) -> BuiltUnits:

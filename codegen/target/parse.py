@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from tbt_compile.codegen.target.host import host_target
@@ -57,7 +57,7 @@ def parse_targets(targets: Target | Sequence[Target]) -> list[TargetSpec]:
     >>> [spec.mcpu for spec in parse_targets(["raspberrypi4", "raspberrypi5"])]
     ['cortex-a72', 'cortex-a76']
     """
-    if isinstance(targets, (str, Mapping, TargetSpec)):
+    if isinstance(targets, (str, Mapping, TargetSpec)) or not isinstance(targets, Iterable):
         return [parse_target(targets)]
     specs = [parse_target(target) for target in targets]
     names = [spec.mcpu for spec in specs]

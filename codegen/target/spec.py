@@ -121,7 +121,7 @@ def target_of(options: dict[str, Any], target: str) -> TargetSpec:
     arch = _arch_of_cpu(cpu) if triple is None else _arch_of_triple(str(triple))
     if not llvm_cpus.is_known(cpu, TRIPLES[arch]):
         raise TargetError(_unknown_cpu(cpu, (arch,)))
-    attributes = options.get("mattr", ())
+    attributes = options.get("mattr") or ()
     parts = attributes.split(",") if isinstance(attributes, str) else [str(part) for part in attributes]
     return _resolve(cpu, TRIPLES[arch], tuple(_check_feature(part, arch) for part in parts))
 

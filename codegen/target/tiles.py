@@ -85,11 +85,15 @@ def _measured(isa: Isa, kernel: str) -> Tile | None:
 @contextmanager
 def use(kernel: str, choice: Tile) -> Iterator[None]:
     """Force the tile of a kernel within the `with` block."""
+    outer = _forced.get(kernel)
     _forced[kernel] = choice
     try:
         yield
     finally:
-        del _forced[kernel]
+        if outer is None:
+            del _forced[kernel]
+        else:
+            _forced[kernel] = outer
 
 
 @contextmanager
@@ -100,7 +104,7 @@ def recording() -> Iterator[dict[str, str]]:
     try:
         yield record
     finally:
-        _records.remove(record)
+        _records[:] = [other for other in _records if other is not record]
 
 
 def user_path() -> Path:

@@ -38,13 +38,17 @@ def drop_empty_operands(cat: fx.Node) -> bool:
     """
     tensors = operands(cat).tensors
     nonempty = [tensor for tensor in tensors if not _is_empty_vector(tensor)]
-    if len(nonempty) == len(tensors):
+    if len(nonempty) == len(tensors) or not nonempty or any(_promotes(cat, tensor) for tensor in nonempty):
         return False
     if len(nonempty) == 1:
         replace_with(cat, *nonempty)
     else:
         set_operand(cat, "tensors", nonempty)
     return True
+
+
+def _promotes(cat: fx.Node, tensor: fx.Node) -> bool:
+    return bool(tensor.meta["val"].dtype != cat.meta["val"].dtype)
 
 
 def _is_empty_vector(node: fx.Node) -> bool:

@@ -35,7 +35,7 @@ def read_heads_last(node: fx.Node, operand: str) -> fx.Node | None:
     """Fold the transpose of one operand into the operator that reads it. Returns the new call, or None."""
     named = vars(operands(node))
     source = untransposed(named[operand])
-    if source is None:
+    if source is None or named["heads_last"]:
         return None
     return replace(node, node.target, **named | {operand: source, "heads_last": True})
 

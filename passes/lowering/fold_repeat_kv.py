@@ -14,7 +14,7 @@ from tbt_compile.ops.operands import operands, set_operand
 from tbt_compile.passes.lowering.match import ATEN, PACKED_OPERAND, TBT, match_call, shape_of
 from tbt_compile.passes.rewrite import RewritePass
 
-HEADS, TOKENS = 1, 2  # dimensions of keys and values `[B, H, T, D]`
+BATCH, HEADS, TOKENS = 0, 1, 2  # dimensions of keys and values `[B, H, T, D]`
 
 
 def unrepeated(node: Any) -> fx.Node | None:
@@ -31,6 +31,8 @@ def unrepeated(node: Any) -> fx.Node | None:
     heads, copies = (int(size) for size in shape_of(reshape.self)[HEADS : HEADS + 2])
     before, after = shape_of(source), shape_of(node)
     if len(after) != 4 or after[HEADS] != heads * copies or after[TOKENS] != before[TOKENS]:
+        return None
+    if str(after[BATCH]) != str(before[BATCH]):
         return None
     return source
 

@@ -15,10 +15,10 @@ _GELUS = {"none": "gelu", "tanh": "gelu_tanh"}
 
 
 def fuse(linear: fx.Node) -> bool:
-    """Rewrite `f(bit_linear(...))` when the linear layer has one user."""
+    """Rewrite `f(bit_linear(...))` when the linear layer has one user and no function yet."""
     user = single_user(linear)
     function = function_of(user) if user else None
-    if user is None or function is None:
+    if user is None or function is None or operands(linear).function:
         return False
     replace(user, TBT.bit_linear.default, **vars(operands(linear)) | {"function": function})
     return True

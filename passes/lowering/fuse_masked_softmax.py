@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx
 
 from tbt_compile.ops.operands import operands
-from tbt_compile.passes.lowering.match import ATEN, TBT, addends, factors, is_call, replace, single_user
+from tbt_compile.passes.lowering.match import (
+    ATEN,
+    TBT,
+    addends,
+    factors,
+    is_call,
+    replace,
+    shape_of,
+    single_user,
+)
 from tbt_compile.passes.rewrite import RewritePass
 
 
@@ -16,7 +26,7 @@ def fuse(softmax: fx.Node) -> bool:
     call = operands(softmax)
     scores, mask, scale = call.self, None, 1.0
     total = addends(scores)
-    if total and single_user(scores) and is_mask(total[1]):
+    if total and single_user(scores) and is_mask(total[1], scores):
         scores, mask = total
     product = factors(scores)
     if product and isinstance(product[1], (int, float)) and single_user(scores):
@@ -27,10 +37,24 @@ def fuse(softmax: fx.Node) -> bool:
     return True
 
 
-def is_mask(node: Any) -> bool:
-    """Whether a node is an attention mask `[B, 1, Q, T]`, broadcast over the heads."""
+def is_mask(node: Any, scores: fx.Node) -> bool:
+    """Whether a node is an additive mask of scores `[B, H, Q, T]` that the softmax kernel reads.
+
+    That is float32 `[B, 1, Q, T]` or `[B, 1, 1, T]`, broadcast over heads and queries only. A mask that is
+    broadcast over the batch, such as a causal buffer `[1, 1, Q, T]`, stays a sum of its own.
+    """
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return value is not None and value.ndim == 4 and value.shape[1] == 1
+    if value is None or value.ndim != 4 or value.shape[1] != 1 or value.dtype is not torch.float32:
+        return False
+    batch, _, _, tokens = shape_of(scores)
+    return _may_be_equal(value.shape[0], batch) and _may_be_equal(value.shape[3], tokens)
+
+
+def _may_be_equal(size: Any, other: Any) -> bool:
+    """Whether two sizes are the same number or both symbolic: one size can be spelled in two ways."""
+    if isinstance(size, int) and isinstance(other, int):
+        return size == other
+    return isinstance(size, int) == isinstance(other, int)
 
 
 class FuseMaskedSoftmax(RewritePass):

@@ -17,7 +17,7 @@ def fuse(product: fx.Node) -> bool:
             continue
         for x, root in _orders(normed):
             eps = _eps(root, x)
-            if eps is not None:
+            if eps is not None and shape_of(weight)[0] == shape_of(x)[-1]:
                 shape = [shape_of(weight)[0]]
                 replace(
                     product, ATEN.rms_norm.default, input=x, normalized_shape=shape, weight=weight, eps=eps

@@ -64,6 +64,9 @@ def call_operator(graph: fx.Graph, target: Any, **named: Any) -> fx.Node:
     unknown = named.keys() - {argument.name for argument in schema}
     if unknown:
         raise KeyError(f"{target} has no operand {', '.join(sorted(unknown))}")
+    missing = [a.name for a in schema if not a.has_default_value() and a.name not in named]
+    if missing:
+        raise KeyError(f"{target} needs the operand {', '.join(missing)}")
     by_position = [argument for argument in schema if not argument.kwarg_only]
     while by_position and by_position[-1].name not in named:
         by_position.pop()

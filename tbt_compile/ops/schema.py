@@ -182,9 +182,16 @@ _DECLARED: dict[Any, Operator] = {}
 
 
 def declare(reference: Callable[..., Any]) -> Operator:
-    """Decorate the eager reference of an operator; registers it under the function's name."""
+    """Decorate the eager reference of an operator; registers it under the function's name.
+
+    Raises:
+        ValueError: an operator of that name is declared already.
+    """
+    if any(known.name == reference.__name__ for known in _DECLARED.values()):
+        raise ValueError(f"tbt::{reference.__name__} is declared already")
     declared = Operator(reference)
-    return _DECLARED.setdefault(declared.target, declared)
+    _DECLARED[declared.target] = declared
+    return declared
 
 
 def declared_operators() -> list[Operator]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import Any
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a draft in the folder of `path` to write to; renames it to `path` when the block ends.
 
-    If the block fails, the old file stays and the draft is removed. Of two processes that write the same
-    file, the last to finish wins. Symbolic links are followed. Devices are written directly.
+    If the block fails, the old file stays and the draft is removed. Of two processes or threads that write
+    the same file, the last to finish wins. The permissions of an existing file are
+    kept. Symbolic links are followed. Devices are written directly.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -28,9 +31,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield draft
+        if path.exists():
+            shutil.copymode(path, draft)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

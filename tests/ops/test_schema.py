@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.ops.linear import bit_linear
+from tbt_compile.ops.operands import call_operator
 from tbt_compile.ops.schema import (
     Heads,
     Operand,
@@ -19,6 +20,7 @@ from tbt_compile.ops.schema import (
     PackedWeight,
     Past,
     Scale,
+    declare,
     declared_operators,
     declared_uses,
     operator_of,
@@ -206,3 +208,20 @@ def test_a_wrong_dtype_or_rank_is_refused(operator: Operator, arguments: list[An
             *(mode.from_tensor(value) if isinstance(value, torch.Tensor) else value for value in arguments)
         )
     assert str(refused.value) == expected
+
+
+def test_an_operator_is_declared_once() -> None:
+    def quantize(x: Annotated[torch.Tensor, Operand("float32 [K]")]) -> torch.Tensor:
+        return x
+
+    with pytest.raises(ValueError, match="tbt::quantize is declared already"):
+        declare(quantize)
+    assert [operator.name for operator in declared_operators()].count("quantize") == 1
+
+
+def test_a_call_needs_every_operand_without_a_default() -> None:
+    graph = torch.fx.Graph()
+    with pytest.raises(KeyError, match="needs the operand other"):
+        call_operator(graph, torch.ops.aten.add.Tensor, self=graph.placeholder("x"))
+    with pytest.raises(KeyError, match="has no operand z"):
+        call_operator(graph, torch.ops.aten.relu.default, self=graph.placeholder("y"), z=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,3 +128,36 @@ def test_a_pass_that_returns_another_module_hands_over_its_graph() -> None:
     assert unit.program.graph_module is module
     assert module.graph.owning_module is module
     assert calls(unit).count("relu") == 1
+
+
+class Rewrites(PassBase):
+    """A pass by somebody else, who works on a copy."""
+
+    def __init__(self, change: str) -> None:
+        self.change = change
+
+    def call(self, graph_module: fx.GraphModule) -> Any:
+        if self.change == "result":
+            return graph_module
+        module = copy.deepcopy(graph_module)
+        (relu, *_) = module.graph.find_nodes(op="call_function", target=ATEN.relu.default)
+        with module.graph.inserting_before(relu if self.change == "attribute" else None):
+            if self.change == "attribute":
+                module.register_buffer("folded", X.clone())
+                relu.replace_input_with(relu.all_input_nodes[0], module.graph.get_attr("folded"))
+            else:
+                module.graph.placeholder("more")
+        return PassResult(module, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("result", "the pass Rewrites returned a GraphModule: expected torch.fx's PassResult, or None"),
+        ("attribute", "the pass Rewrites reads the new attribute 'folded'"),
+        ("input", "the pass Rewrites changed the inputs of the graph"),
+    ],
+)
+def test_a_pass_that_changes_more_than_calls_is_named(change: str, message: str) -> None:
+    with pytest.raises(LoweringError, match=message):
+        run_pass(Rewrites(change), export(Doubled(), X))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -59,3 +61,29 @@ def test_figures_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_json_is_indented_and_ends_with_a_line_feed(tmp_path: Path) -> None:
     save_json(tmp_path / "scores.json", {"text": "größer"})
     assert (tmp_path / "scores.json").read_text(encoding="utf-8") == '{\n  "text": "größer"\n}\n'
+
+
+def test_permissions_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o600)
+    with atomic_write(path) as draft:
+        draft.write_text("new")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_threads_do_not_share_a_draft(tmp_path: Path) -> None:
+    path, started = tmp_path / "file", Barrier(2)
+
+    def write(text: str) -> Path:
+        with atomic_write(path) as draft:
+            started.wait(10)
+            draft.write_text(text)
+            started.wait(10)
+        return draft
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(write, ["a" * 1000, "b" * 1000])
+    assert first != second
+    assert path.read_text() in ("a" * 1000, "b" * 1000)
+    assert list(tmp_path.iterdir()) == [path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -126,3 +127,9 @@ def test_the_example_of_the_docstring(empty: dict[str, Any]) -> None:
             return x.masked_fill(x > 0, 2.0)
 
     assert 'R.where(lv, R.const(2.0, "float32"), x)' in imported(Fill(), torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("target", [ATEN.cosh, operator.truediv])
+def test_only_overloads_are_converted(target: Any) -> None:
+    with pytest.raises(TypeError, match="is not an overload of an operator"):
+        converter(target)

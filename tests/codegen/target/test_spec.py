@@ -6,13 +6,14 @@ import json
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tvm_ffi import get_global_func
 
 from tbt_compile.codegen.target import host, llvm_cpus
 from tbt_compile.codegen.target.host import check_runnable, host_target, missing_features
-from tbt_compile.codegen.target.parse import parse_target
+from tbt_compile.codegen.target.parse import parse_target, parse_targets
 from tbt_compile.codegen.target.spec import ALIASES, TargetSpec, list_targets
 from tbt_compile.errors import TargetError
 
@@ -202,3 +203,9 @@ def test_host_leaves_out_what_a_virtual_machine_hides() -> None:
 def test_a_spec_is_a_value() -> None:
     assert len({parse_target("znver4"), parse_target("zen4")}) == 1
     assert isinstance(parse_target("znver4"), TargetSpec)
+
+
+@pytest.mark.parametrize("targets", [None, 5, [None], [[]]])
+def test_what_is_no_target_is_refused(targets: Any) -> None:
+    with pytest.raises(TargetError, match="is neither text nor a dict"):
+        parse_targets(targets)

@@ -137,3 +137,14 @@ def test_tuning_measures_and_keeps_the_usual_unless_another_is_clearly_faster(
     assert (result["rows"], result["vectors"]) == (1, 2)
     assert result["measured"]["us"] == {"1 x 4": 1.0, "1 x 2": 0.9, "1 x 1": 1.2}
     json.dumps(result)
+
+
+def test_recordings_and_forced_tiles_nest() -> None:
+    isa = parse_target("haswell").isa
+    with tiles.recording() as outer, tiles.use("nested", Tile(1, 1)):
+        with tiles.recording() as inner, tiles.use("nested", Tile(2, 1)):
+            assert tiles.tile(isa, "nested", Tile(4, 4)) == Tile(2, 1)
+        assert tiles.tile(isa, "nested", Tile(4, 4)) == Tile(1, 1)
+    assert inner == {"nested": str(Tile(2, 1))}
+    assert outer == {"nested": str(Tile(1, 1))}
+    assert tiles.tile(isa, "nested", Tile(4, 4)) == Tile(4, 4)

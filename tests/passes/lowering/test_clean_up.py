@@ -112,3 +112,21 @@ class LeftBehind(nn.Module):
 
 def test_golden() -> None:
     check_pass(CleanUp(), export(LeftBehind(), torch.randn(2, 3), torch.randn(2, 3)))
+
+
+class Concatenations(nn.Module):
+    """Of empty tensors only, and with an empty one that decides the dtype."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        empty = x.new_zeros(0)
+        return torch.cat([empty, empty]), torch.cat([x.new_zeros(0, dtype=torch.float64), x])
+
+
+def test_concatenations_keep_their_shape_and_dtype() -> None:
+    x = torch.randn(3)
+    unit = export(Concatenations(), x)
+    expected = run(unit, x)
+    run_pass(CleanUp(), unit)
+    for got, wanted in zip(run(unit, x), expected, strict=True):
+        assert torch.equal(got, wanted)
+        assert got.dtype == wanted.dtype

@@ -98,3 +98,19 @@ def test_attention_keeps_its_order_where_one_side_has_it(use: str, changes: int)
 
 def test_golden() -> None:
     check_pass(FoldHeadTransposes(), until_transposes(unit_of(2)))
+
+
+class Moved(nn.Module):
+    """Keys that are transposed twice before they are packed."""
+
+    def forward(self, k: Tensor) -> Tensor:
+        return torch.ops.tbt.pack_keys(k.transpose(1, 2).transpose(1, 2), torch.tensor(0.5), "ternary", False)
+
+
+def test_only_one_transpose_is_folded() -> None:
+    keys = torch.randn(2, HEADS, 5, WIDTH)
+    unit = export(Moved(), keys)
+    expected = run(unit, keys)
+    for changes in (1, 0):
+        assert run_pass(FoldHeadTransposes(), unit).changes == changes
+        assert torch.equal(run(unit, keys)[0], expected[0])

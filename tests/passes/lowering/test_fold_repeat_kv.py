@@ -71,3 +71,19 @@ def test_golden() -> None:
     unit = export(Grouped(2), Q, K, V)
     run_pass(FuseAttentionProducts(), unit)
     check_pass(FoldRepeatKV(), unit)
+
+
+class Prefix(nn.Module):
+    """Keys that are the same for every row of a batch."""
+
+    def forward(self, k: Tensor) -> Tensor:
+        repeated = k[:, :, None].expand(4, 3, 2, 70, 8).reshape(4, 6, 70, 8)
+        return torch.ops.tbt.pack_keys(repeated, torch.tensor(0.5), "ternary", False)
+
+
+def test_a_repeat_over_the_batch_stays() -> None:
+    unit = export(Prefix(), K[:1])
+    expected = run(unit, K[:1])
+    run_pass(CleanUp(), unit)
+    assert run_pass(FoldRepeatKV(), unit).changes == 0
+    assert torch.equal(run(unit, K[:1])[0], expected[0])

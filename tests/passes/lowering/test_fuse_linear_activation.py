@@ -95,3 +95,12 @@ def test_results_that_are_read_twice_are_left_alone() -> None:
 
 def test_golden() -> None:
     check_pass(FuseLinearActivation(), lowered(Layer(F.gelu)))
+
+
+def test_a_second_function_stays() -> None:
+    unit = lowered(Layer(lambda y: torch.relu(torch.tanh(y))))
+    expected = run(unit, X)
+    for changes in (1, 0):
+        assert run_pass(FuseLinearActivation(), unit).changes == changes
+        assert calls(unit) == ["bit_linear", "relu"]
+        assert torch.equal(run(unit, X)[0], expected[0])

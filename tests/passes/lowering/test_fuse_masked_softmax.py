@@ -70,3 +70,23 @@ def test_golden() -> None:
     unit = export(Softmax("both"), Q, K, MASK)
     run_pass(FuseAttentionProducts(), unit)
     check_pass(FuseMaskedSoftmax(), unit)
+
+
+@pytest.mark.parametrize(
+    ("mask", "fused"),
+    [
+        (MASK, 1),
+        (MASK[:, :, :1], 1),
+        (MASK[:1], 0),  # a causal buffer [1, 1, Q, T]
+        (MASK[..., :1], 0),
+        (MASK > 0, 0),
+        (MASK.double(), 0),
+    ],
+)
+def test_only_masks_that_the_kernel_reads_are_fused(mask: Tensor, fused: int) -> None:
+    unit = export(Softmax("masked"), Q, K, mask)
+    expected = run(unit, Q, K, mask)
+    run_pass(CleanUp(), unit)
+    run_pass(FuseAttentionProducts(), unit)
+    assert run_pass(FuseMaskedSoftmax(), unit).changes == fused
+    assert torch.equal(run(unit, Q, K, mask)[0], expected[0])

@@ -56,3 +56,13 @@ def test_golden() -> None:
     unit = export(LlamaRMSNorm(16, 1e-5), X)
     run_pass(CleanUp(), unit)
     check_pass(FuseRmsNorm(), unit)
+
+
+def test_a_gain_of_another_size_is_left_alone() -> None:
+    norm = LlamaRMSNorm(16, 1e-5)
+    norm.weight = nn.Parameter(torch.full((1,), 2.0))
+    unit = export(norm, X)
+    expected = run(unit, X)
+    run_pass(CleanUp(), unit)
+    assert run_pass(FuseRmsNorm(), unit).changes == 0
+    assert torch.equal(run(unit, X)[0], expected[0])
