@@ -17,7 +17,6 @@ from arm.environment import ROOT, Environment
 WORKER = Path(__file__).with_name("worker.py")
 SECONDS = 240  # for one answer, the start included
 PACKAGE = "tbt_compile"
-NESTED = ("passes", "codegen")
 
 
 class RemoteError(Exception):
@@ -35,14 +34,12 @@ class RemoteError(Exception):
 def variables(environment: Environment, folder: Path) -> dict[str, str]:
     """What a program on the machine needs in its environment: the path to the package and what it imports.
 
-    `folder` gets links to the package as it is when installed: `passes` and `codegen` are found inside it.
-    Nothing is written to the folders on the path.
+    `folder` gets a link to the package, so that nothing else of the repository is on the path. Nothing is
+    written to the folders on the path.
     """
     package = folder / "path" / PACKAGE
-    package.mkdir(parents=True)
-    inside = [path for path in (ROOT / PACKAGE).iterdir() if path.name != "__pycache__"]
-    for path in [*inside, *(ROOT / name for name in NESTED)]:
-        (package / path.name).symlink_to(path)
+    package.parent.mkdir(parents=True)
+    package.symlink_to(ROOT / PACKAGE)
     path = [package.parent] if environment.site is None else [package.parent, environment.site]
     return {
         "PYTHONPATH": os.pathsep.join(map(str, path)),
