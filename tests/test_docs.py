@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import typer
 
+import tbt_compile.codegen.importer.units  # noqa: F401  (registers the converters)
 from tbt_compile.cli.app import app
+from tbt_compile.codegen.importer.registry import CONVERTERS
+from tbt_compile.training.methods.registry import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -66,6 +69,18 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
+@pytest.fixture
+def _registries() -> Iterator[None]:
+    """What pages register is forgotten afterwards."""
+    registries: tuple[dict[str, Any], ...] = (CONVERTERS, METHODS)
+    contents = [dict(registry) for registry in registries]
+    yield
+    for registry, content in zip(registries, contents, strict=True):
+        registry.clear()
+        registry.update(content)
+
+
+@pytest.mark.usefixtures("_registries")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

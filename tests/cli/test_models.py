@@ -243,7 +243,10 @@ def test_an_interrupt_ends_the_command_at_once(wordy: Path, options: list[str]) 
 def test_run_names_what_is_missing(tbt, trained: Path, compiled: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     assert "there is no text" in tbt("run", compiled).err
-    assert "manifest.json" in tbt("run", tmp_path / "nothing", "one").err
+    assert "there is no folder" in tbt("run", tmp_path / "nothing", "one").err
+    hint = f"{trained / 'student-2-2-2'} is trained but not compiled; run `tbt lower"
+    assert hint in tbt("run", trained / "student-2-2-2", "one").err
+    assert "is in full precision: distil it" in tbt("run", trained / "teacher", "one").err
     packed = tbt_compile.freeze(open_model(trained / "student-2-2-2")).save(tmp_path / "packed")
     assert "tbt lower" in tbt("run", packed, "one").err
     bare = open_model(compiled).save(tmp_path / "bare")
