@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import attrgetter
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -109,22 +110,24 @@ def _call(step: PassBase, module: fx.GraphModule) -> PassResult:
     graph = result.graph_module.graph
     if _inputs(graph) != inputs:
         raise LoweringError(f"the pass {name} changed the inputs of the graph: a pass may rewrite calls only")
-    attributes = [str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")]
-    for attribute in attributes:
-        owner, _, leaf = attribute.rpartition(".")
-        try:
-            known = hasattr(module.get_submodule(owner), leaf)
-        except AttributeError:
-            known = False
-        if not known:
-            raise LoweringError(
-                f"the pass {name} reads the new attribute {attribute!r}: add none to the graph"
-            )
+    read = (str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module"))
+    added = next((attribute for attribute in read if not _has_attribute(module, attribute)), None)
+    if added is not None:
+        raise LoweringError(f"the pass {name} reads the new attribute {added!r}: add none to the graph")
     if result.graph_module is not module:  # the context keeps its module object
         module.graph = graph
     if isinstance(result, RewriteResult):
         return PassResult(result.changes, result.note)
     return PassResult(int(result.modified))
+
+
+def _has_attribute(module: fx.GraphModule, path: str) -> bool:
+    """Whether a dotted path leads to a parameter, buffer or submodule."""
+    try:
+        attrgetter(path)(module)
+    except AttributeError:
+        return False
+    return True
 
 
 def _inputs(graph: fx.Graph) -> list[str]:
