@@ -29,15 +29,11 @@ class Case:
     folder: Path
 
     @classmethod
-    def make(cls, model: PreTrainedModel, recipe: str, folder: Path) -> Case:
-        """Compile a model, and save it to `folder` with a file in place of a tokenizer."""
-        eager = trained(model, recipe)
-        compiled = tbt_compile.lower(eager)
-        return cls(eager, compiled, compiled.save(folder, tokenizer=_Words()))
-
-    @classmethod
     def shared(cls, model: PreTrainedModel, recipe: str, name: str, factory: pytest.TempPathFactory) -> Case:
-        """A model that is compiled by the first process of a test run that asks for it."""
+        """A model that the first process of a test run to ask for it compiles and saves.
+
+        The folder has a file in place of a tokenizer.
+        """
         eager = trained(model, recipe)
 
         def make(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from compiled_tools import assert_rows_do_not_depend_on_the_batch, eager_tokens, sources, trained
 from models import MLP, SEQ2SEQ, bart
+from once import only
 from transformers import PreTrainedModel
 
 import tbt_compile
@@ -19,12 +20,13 @@ from tbt_compile.codegen.target.host import host_target
 from tbt_compile.errors import LoweringError, PlanError, TargetError
 
 NEW_TOKENS = {"max_new_tokens": 14, "min_new_tokens": 5}
+OTHER = "llvm -mcpu=cortex-a72"
 Pair = tuple[PreTrainedModel, CompiledModel]
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """BART, compiled from a dict as target, with everything that lowering tells of its work."""
+    """BART, compiled from a dict as target and for another architecture, with all that lowering tells."""
 
     model: PreTrainedModel
     compiled: CompiledModel
@@ -47,10 +49,10 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
     handler, logger = _Lines(), logging.getLogger("tbt_compile.lowering")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    compiled = tbt_compile.lower(model, host_target().as_dict(), num_threads=1, dump=dump)
+    compiled = tbt_compile.lower(model, [host_target().as_dict(), OTHER], num_threads=1, dump=dump)
     logger.removeHandler(handler)
     logger.setLevel(logging.NOTSET)
-    return Lowered(model, compiled, "\n".join(handler.lines), dump)
+    return Lowered(model, compiled, "\n".join(handler.lines), dump / host_target().mcpu)
 
 
 @pytest.fixture(scope="module", params=SEQ2SEQ)
@@ -100,7 +102,7 @@ def test_a_row_depends_on_nothing_but_itself(pair: Pair, beams: int) -> None:
 
 
 def test_another_architecture(lowered: Lowered, tmp_path: Path) -> None:
-    compiled = tbt_compile.lower(lowered.model, "llvm -mcpu=cortex-a72")
+    compiled = only(lowered.compiled, "cortex-a72")
     assert (compiled.target.mcpu, compiled.target.arch) == ("cortex-a72", "aarch64")
     assert str(compiled) == "BartForConditionalGeneration at 2-2-2, compiled for cortex-a72 (aarch64)"
     message = (

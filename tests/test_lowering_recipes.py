@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from compiled_tools import assert_rows_do_not_depend_on_the_batch, eager_tokens, sources, trained
-from models import bart
+from compiled_tools import assert_rows_do_not_depend_on_the_batch, eager_tokens, prompts, sources, trained
+from models import bart, gpt2
 
 import tbt_compile
 
 NEW_TOKENS = {"max_new_tokens": 14, "min_new_tokens": 5}
 # No size is a multiple of a vector or of a word.
 ODD = {"d_model": 69, "encoder_attention_heads": 3, "decoder_attention_heads": 3, "vocab_size": 101}
-ODD |= {"encoder_ffn_dim": 77, "decoder_ffn_dim": 131}
+ODD |= {"encoder_ffn_dim": 77, "decoder_ffn_dim": 77, "activation_function": "relu"}
 
 
 @pytest.mark.parametrize("notation", ["1-1-1", "2-2-8", "8-1-2", "32-2-2"])
@@ -30,11 +30,11 @@ def test_other_recipes(notation: str) -> None:
 
 def test_a_layer_in_full_precision_between_others() -> None:
     """Its cache is one of floats, beside a stack of those of the other two layers."""
-    excluded = ("model.decoder.layers.1.self_attn",)
-    model = trained(bart(layers=3, encoder_layers=1), tbt_compile.Recipe.parse("2-2-2", exclude=excluded))
+    excluded = ("transformer.h.1.attn",)
+    model = trained(gpt2(layers=3), tbt_compile.Recipe.parse("2-2-2", exclude=excluded))
     compiled = tbt_compile.lower(model)
     assert compiled.description["stacks"]["step"] == [[1, 5], [2, 6]]
-    ids, mask = sources(model.config.pad_token_id)
+    ids, mask = prompts(model.config.pad_token_id)
     for beams in (1, 3):
         expected = eager_tokens(model, ids, mask, num_beams=beams, **NEW_TOKENS)
         assert np.array_equal(compiled.generate(ids, mask, num_beams=beams, **NEW_TOKENS), expected)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from arm.environment import ROOT, Environment
 from arm.kernels import EMULATED
 from arm.machine import Machine
@@ -58,6 +59,7 @@ def folder(task: DemoTask, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(task: DemoTask, work: Path) -> PreTrainedModel:
     """A teacher and its student, as in the demo."""
+    torch.manual_seed(0)  # a fixture of a module is made before the seeds of its first test are set
     model = new_model(SETTINGS.size, task.tokenizer, LENGTHS.longest, SETTINGS.seed)
     teacher = train_teacher(model, task.corpus, TrainingRun(work / "teacher", TEACHER))
     run = TrainingRun(work / "student", STUDENT)

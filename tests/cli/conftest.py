@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,16 +62,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _smaller() -> Iterator[None]:
+@contextmanager
+def smaller() -> Iterator[None]:
     """The smallest size of a model is smaller still: what commands do does not depend on it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODEL_SIZES, "tiny", ModelSize(width=32, layers=1, heads=1, inner=32))
         yield
 
 
+@pytest.fixture(autouse=True)
+def _smaller() -> Iterator[None]:
+    # Per test, and not per session: a worker runs tests of other folders in between.
+    with smaller():
+        yield
+
+
 @pytest.fixture(scope="session")
-def trained(_smaller: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training folder with teacher/ and student-2-2-2/, two steps each."""
 
     def make(output: Path) -> None:
@@ -83,7 +91,8 @@ def trained(_smaller: None, data: Path, tmp_path_factory: pytest.TempPathFactory
             student_settings=settings,
             test_sentences=0,
         )
-        train(job)
+        with smaller():
+            train(job)
 
     return once(tmp_path_factory, "cli-trained", make)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from compiled_tools import Case, sources
-from models import POSITIONS, VOCABULARY, bart
+from models import LONG_POSITIONS, VOCABULARY
 
 import tbt_compile
 from tbt_compile import CompiledModel
@@ -26,14 +26,6 @@ from tbt_compile.storage import model_folder
 TENSORS = model_folder.KINDS["compiled"].tensors
 MEMORY = Path(__file__).parents[2] / "examples" / "benchmarks" / "memory.py"
 IDS, MASK = sources(pad=1)
-
-
-@pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    model = bart(layers=1)
-    model.generation_config.max_new_tokens = 9
-    model.generation_config.num_beams = 2
-    return Case.make(model, "2-2-2", tmp_path_factory.mktemp("compiled") / "model")
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -114,7 +106,7 @@ def test_what_is_in_the_folder(case: Case) -> None:
     (build,) = manifest["builds"]
     assert set(build["functions"]) == {"encoder", "first_step", "step"}
     assert set(manifest["files"]) == {TENSORS, "model.so", "tokenizer.json"}
-    assert (manifest["vocabulary"], manifest["max_positions"]) == (VOCABULARY, POSITIONS)
+    assert (manifest["vocabulary"], manifest["max_positions"]) == (VOCABULARY, LONG_POSITIONS)
     assert (manifest["generation"]["num_beams"], manifest["generation"]["max_new_tokens"]) == (2, 9)
     stored = manifest["tensors"]
     assert set(stored) == {name for names in build["functions"].values() for name in names}
@@ -123,7 +115,7 @@ def test_what_is_in_the_folder(case: Case) -> None:
     embedding = [name for name, entry in stored.items() if entry["shape"] == shape]
     assert len(embedding) == 1  # shared by encoder, decoder and output projection
     floats = sum(np.prod(entry["shape"]) for entry in stored.values() if entry["dtype"] == "float32")
-    positions = 2 * (POSITIONS + 2) * 32
+    positions = 2 * (LONG_POSITIONS + 2) * 32
     assert floats < positions + 4000  # positions, scales, biases and norms: no weight
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from models import FAMILIES, Classifier, bart
@@ -13,7 +11,12 @@ from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.pipeline import PREPARE
 from tbt_compile.preparation import make_context
 
-ALL_RECIPES = ["-".join(bits) for bits in itertools.product("128", repeat=3)]
+# Every pair of bits at every pair of places: the third follows from the first two.
+RECIPES = [
+    f"{'128'[first]}-{'128'[second]}-{'128'[(first + second) % 3]}"
+    for first in range(3)
+    for second in range(3)
+]
 
 
 def prepared(model: nn.Module, recipe: str, example_inputs: object = None) -> PrepareContext:
@@ -29,7 +32,7 @@ def both_logits(context: PrepareContext, inputs: dict[str, Tensor]) -> tuple[Ten
     return eager.logits, graph.logits
 
 
-@pytest.mark.parametrize("recipe", ALL_RECIPES)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_bart_equals_its_graph_at_every_precision(recipe: str) -> None:
     context = prepared(bart(layers=1), recipe)
     eager, graph = both_logits(context, context.kwargs)
