@@ -10,9 +10,10 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from tbt_compile.adapters import adapter_for
+from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared, iter_quantized
+from tbt_compile.modules.calls import CallWithWeight, QuantizedCall, keeping_weights
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.quantizers.pruned import BlockPruner
@@ -61,7 +62,7 @@ class FrozenModel:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors in memory; tied tensors count once."""
-        tensors = [*self.module.parameters(), *self.module.buffers()]
+        tensors = [*self.module.parameters(), *(x for x in self.module.buffers() if not is_placeholder(x))]
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
     def __str__(self) -> str:
@@ -82,7 +83,9 @@ def freeze(model: nn.Module) -> FrozenModel:
     _check_freezable(model)
     recipe = adapter_for(model).stored_recipe(model)
     frozen = _copy_to_pack(model)
-    _freeze_quantizers(frozen)
+    with keeping_weights(frozen):
+        _show_weights(frozen)
+        _freeze_quantizers(frozen)
     drop_float_weights(frozen)
     return FrozenModel(frozen.requires_grad_(False), recipe or Recipe())
 
@@ -117,22 +120,34 @@ def _copy_to_pack(model: nn.Module) -> nn.Module:
     shared = {
         id(module.weight): module.weight
         for _, module in iter_quantized(model)
-        if _packs(getattr(module, "weight_quantizer", None))
+        if _packs(getattr(module, "weight_quantizer", None)) and not isinstance(module, QuantizedCall)
     }
-    return copy.deepcopy(model, dict(shared)).eval()
+    copied = copy.deepcopy(model, dict(shared))
+    call_record.restore(copied, call_record.recorded(model))  # a GraphModule copies no attributes
+    for module in copied.modules():
+        module.training = False  # an exported program's module has no `eval`
+    return copied
+
+
+def _show_weights(model: nn.Module) -> None:
+    """Run a model that has calls with weights once, so that each call has seen its weight."""
+    if any(isinstance(module, CallWithWeight) for module in model.modules()):
+        with torch.no_grad():
+            model(**adapter_for(model).example_call(model))
 
 
 def _freeze_quantizers(model: nn.Module) -> None:
     """Replace every quantizer that has a frozen form; tied weights share one packed tensor."""
-    packed: dict[tuple[int, str], FrozenWeight] = {}
+    packed: dict[tuple[Any, ...], FrozenWeight] = {}
     for _, module in list(iter_quantized(model)):
         for name, quantizer in list(module.named_children()):
             if isinstance(quantizer, ActivationQuantizer) and _freezes(quantizer):
                 setattr(module, name, FrozenActivation.from_quantizer(quantizer))
             elif _packs(quantizer):
-                key = (id(module.weight), quantizer.encoding.value)
+                rows = module.weight_rows
+                key = (rows.data_ptr(), tuple(rows.shape), quantizer.encoding.value)
                 if key not in packed:
-                    packed[key] = FrozenWeight.from_quantizer(quantizer, module.weight_rows)
+                    packed[key] = FrozenWeight.from_quantizer(quantizer, rows)
                 setattr(module, name, packed[key])
 
 

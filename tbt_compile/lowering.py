@@ -70,6 +70,7 @@ def lower(
     """
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
+    from tbt_compile.codegen.importer.units import decompose
     from tbt_compile.codegen.target.parse import parse_targets
     from tbt_compile.runtime.compiled_model import SHORTLIST, CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
@@ -81,6 +82,8 @@ def lower(
     tensors: dict[str, Any] = {}
     with shortened(frozen.module, ids):
         exported = adapter_for(frozen.module).export_units(frozen.module)
+        for unit in exported.contexts:
+            decompose(unit)
         for spec in specs:
             folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
             build, arrays = _build(frozen, exported, spec, folder, clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,12 @@ def import_program(
         no_bind_return_tuple=False,
         custom_convert_map=converters,
     )
+
+
+@functools.cache
+def tvm_converters() -> frozenset[str]:
+    """The operators and overloads that TVM's importer converts, such as "add.Tensor"."""
+    return frozenset(ExportedProgramImporter().convert_map)
 
 
 def rename_functions(module: IRModule, names: dict[str, str], taken: dict[str, Any]) -> dict[Any, Any]:

@@ -19,6 +19,7 @@ from tbt_compile.codegen.importer import (
 )
 from tbt_compile.codegen.importer.bind import bind_parameters, weight_layouts
 from tbt_compile.codegen.importer.caches import Caches, caches_of
+from tbt_compile.codegen.importer.decompose import decompose
 from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.importer.parameters import Parameter
 from tbt_compile.codegen.importer.registry import convert_map

@@ -16,6 +16,7 @@ from tbt_compile.errors import CaptureError, did_you_mean
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.export import export_program
 from tbt_compile.passes.prepare.aten import aten
+from tbt_compile.passes.prepare.number_calls import numbering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +94,8 @@ def describe_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run the `with` block in evaluation mode and without gradients; restore the mode of every module."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    for module in training:
+        module.training = False  # an exported program's module has no `eval`
     try:
         with torch.no_grad():
             yield
@@ -156,8 +158,9 @@ class Capture:
 
     def apply(self, context: PrepareContext) -> PassResult:
         model = context.model
-        with evaluating(model), context.adapter.capturing(model):
+        with evaluating(model), context.adapter.capturing(model), numbering(model) as calls:
             context.graph = export_graph(model, context.args, context.kwargs)
+        context.calls = {name: found for name, found in calls.names.items() if found != ()}
         drop_assertions(context.graph.graph)
         count = len(context.graph.graph.nodes)
         return PassResult(count, f"{count} nodes")

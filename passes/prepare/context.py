@@ -27,6 +27,7 @@ class PrepareContext:
         adapter: knowledge about the model's family that its graph lacks.
         args, kwargs: the example inputs, as the model's `forward` takes them.
         graph: the exported ATen graph, set by the capture pass and rewritten by the insertion pass.
+        calls: by module name, the product calls of its forward in order; None if they change from call to call.
         signs: the sign decision of every node, by node name.
         sites: the operations that can be quantized, by module.
         plan: what will be quantized, and why.
@@ -40,6 +41,7 @@ class PrepareContext:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     graph: fx.GraphModule | None = None
+    calls: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
     signs: dict[str, Decision] = field(default_factory=dict)
     sites: list[FoundSite] = field(default_factory=list)
     plan: QuantPlan | None = None

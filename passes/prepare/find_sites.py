@@ -7,13 +7,16 @@ projection, embedding lookups, and attention (the products QK^T and PV around a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
+from tbt_compile.modules.interception import CALLS
+from tbt_compile.modules.products import product_name
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.aten import (
@@ -26,13 +29,28 @@ from tbt_compile.passes.prepare.aten import (
     aten,
     common_owner,
     linear_operands,
-    owner,
-    product_operands,
     viewed,
 )
+from tbt_compile.passes.prepare.find_calls import (
+    CallSite,
+    Dataflow,
+    call_site,
+    factors,
+    fused_operands,
+    is_fused_attention,
+    is_lookup,
+    shape_of_weight,
+)
+
+from tbt_compile.passes.prepare.number_calls import caller
+from tbt_compile.passes.prepare.trace_attention import untraceable_blocks
 
 if TYPE_CHECKING:
     from tbt_compile.passes.prepare.context import PrepareContext
+
+
+PRODUCTS = MATMUL | {aten.baddbmm.default, aten.einsum.default}
+ATTENTION_OPERANDS = ("query", "key", "probabilities", "value")
 
 
 class SiteKind(Enum):
@@ -52,12 +70,12 @@ class Call:
         node: the operation; for attention the product QK^T.
         operands: the quantizable operands by name: "input" and "weight" of a linear layer, "weight" of an
             embedding, or "query", "key", "probabilities" and "value". The key is the right operand of QK^T,
-            [.., D, T].
+            [.., D, T]. The probabilities of a fused attention have no node.
         output: the product PV for attention; `node` for the other kinds.
     """
 
     node: fx.Node
-    operands: dict[str, fx.Node]
+    operands: dict[str, fx.Node | None]
     output: fx.Node
 
 
@@ -69,6 +87,10 @@ class FoundSite:
         obstacle: why it cannot be quantized, or None. The plan rejects the model unless the recipe excludes
             the module.
         keep: why it stays in full precision by design, or None.
+        call_sites: for a site that is a call of a function, that call; two for the products of an attention.
+        shape: rows and columns of the weight of a call.
+        parameters: names of the parameters that the weight of a call is computed from.
+        traceable: whether an attention consists of two matmuls, which the tracer of attention code can find.
     """
 
     kind: SiteKind
@@ -76,6 +98,10 @@ class FoundSite:
     calls: list[Call] = field(default_factory=list)
     obstacle: str | None = None
     keep: str | None = None
+    call_sites: tuple[CallSite, ...] = ()
+    shape: tuple[int, int] | None = None
+    parameters: tuple[str, ...] = ()
+    traceable: bool = False
 
     def __str__(self) -> str:
         calls = ", ".join(call.node.name for call in self.calls)
@@ -83,80 +109,192 @@ class FoundSite:
         return f"{self.kind.value} {self.fqn or '(model)'}: {calls}" + (f" [{note}]" if note else "")
 
 
-def find_sites(graph: fx.Graph, model: nn.Module, output_projection: str | None = None) -> list[FoundSite]:
+def find_sites(
+    graph: fx.Graph,
+    model: nn.Module,
+    output_projection: str | None = None,
+    calls: dict[str, tuple[str, ...] | None] | None = None,
+    is_layer: Callable[[nn.Module], bool] = lambda module: isinstance(module, (nn.Linear, nn.Embedding)),
+) -> list[FoundSite]:
     """Find every site of a graph.
 
     Args:
         graph: the captured ATen graph.
         model: the model it was captured from.
         output_projection: name of the module that computes the logits; None if there is none.
+        calls: by module name, the product calls of its forward (see `number_calls`).
+        is_layer: whether a module has a quantized form, so that its weight needs no call site.
 
     Returns:
         The sites in execution order.
     """
-    found: dict[tuple[SiteKind, str], FoundSite] = {}
+    finder = _Finder(model, output_projection, calls or {}, is_layer, Dataflow.of(graph, model))
+    found: dict[tuple[SiteKind, str, tuple[int, ...]], FoundSite] = {}
     for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        site = None
-        if node.target in LINEAR:
-            site = _linear_site(node, model, output_projection)
-        elif node.target in EMBEDDING:
-            site = _embedding_site(node, model)
-        elif node.target in SOFTMAX:
-            site = _attention_site(node)
-        elif node.target in _OPAQUE_ATTENTION:
-            site = FoundSite(SiteKind.ATTENTION, owner(node), obstacle=_OPAQUE_ATTENTION[node.target])
+        site = finder.site_of(node) if node.op == "call_function" else None
         if site is None:
             continue
-        if isinstance(model.get_submodule(site.fqn), nn.MultiheadAttention):
-            site.obstacle = _MULTIHEAD
-        known = found.setdefault((site.kind, site.fqn), site)
+        key = (site.kind, site.fqn, tuple(call.number for call in site.call_sites))
+        known = found.setdefault(key, site)
         if known is not site:
             known.calls += site.calls
             known.obstacle, known.keep = known.obstacle or site.obstacle, known.keep or site.keep
     return list(found.values())
 
 
-_MULTIHEAD = (
-    "nn.MultiheadAttention hides its projections, softmax and products; "
-    "use an attention block with separate nn.Linear layers, matmul and softmax"
-)
-_OPAQUE_ATTENTION = {
-    aten._native_multi_head_attention.default: _MULTIHEAD,
-    aten.scaled_dot_product_attention.default: (
-        "it calls scaled_dot_product_attention, which hides the softmax and both products; "
-        "write the attention as matmul, softmax, matmul"
-    ),
-}
+def name_calls(sites: list[FoundSite], untraceable: Mapping[str, str]) -> None:
+    """Name sites after their calls, in place. One attention that can be traced keeps the name of its module.
+
+    Args:
+        sites: from `find_sites`.
+        untraceable: why the attention of a module cannot be traced, by module name.
+    """
+    shared = Counter(site.fqn for site in sites if site.call_sites)
+    for site in sites:
+        traced = site.traceable and shared[site.fqn] <= 1 and site.fqn not in untraceable
+        if traced or not (site.call_sites or site.traceable):
+            continue
+        if site.call_sites:
+            site.fqn = ".".join(part for part in (site.fqn, CALLS, str(site.call_sites[0].number)) if part)
+        else:
+            site.obstacle = untraceable.get(site.fqn, "its products are made by two modules")
 
 
-def _linear_site(node: fx.Node, model: nn.Module, output_projection: str | None) -> FoundSite | None:
-    x, weight, _ = linear_operands(node)
-    if not isinstance(x, fx.Node) or not isinstance(weight, fx.Node):
-        return None
-    fqn = owner(node)
-    kind = SiteKind.OUTPUT_PROJECTION if fqn == output_projection else SiteKind.LINEAR
-    site = FoundSite(kind, fqn, [Call(node, {"input": x, "weight": weight}, node)])
-    module = model.get_submodule(fqn)
-    if weight.op != "get_attr" or not isinstance(getattr(module, "weight", None), nn.Parameter):
-        site.obstacle = (
-            "it calls a linear function on a tensor that is not the weight of an nn.Linear; use nn.Linear"
-        )
-    return site
+@dataclass(frozen=True)
+class _Finder:
+    """What `site_of` needs to know beyond the node; see `find_sites`."""
+
+    model: nn.Module
+    output_projection: str | None
+    calls: dict[str, tuple[str, ...] | None]
+    is_layer: Callable[[nn.Module], bool]
+    flow: Dataflow
+
+    def site_of(self, node: fx.Node) -> FoundSite | None:
+        """The site that a node is the call of; None if there is none."""
+        layer = self.is_layer(self.model.get_submodule(caller(node)))
+        if node.target in LINEAR and layer:
+            return self._linear_layer(node)
+        if node.target in EMBEDDING and layer:
+            return _embedding_site(node, self.model)
+        if node.target in SOFTMAX:
+            return self._attention(node)
+        if is_fused_attention(node):
+            operands: dict[str, fx.Node | None] = {**fused_operands(node), "probabilities": None}
+            ordered = {name: operands[name] for name in ATTENTION_OPERANDS}
+            return self._called(SiteKind.ATTENTION, Call(node, ordered, node), node)
+        if is_lookup(node):
+            return self._lookup(node)
+        return self._product(node) if product_name(node.target) is not None else None
+
+    def _linear_layer(self, node: fx.Node) -> FoundSite | None:
+        x, weight, _ = linear_operands(node)
+        if not isinstance(x, fx.Node) or not isinstance(weight, fx.Node):
+            return None
+        fqn = caller(node)
+        kind = SiteKind.OUTPUT_PROJECTION if fqn == self.output_projection else SiteKind.LINEAR
+        site = FoundSite(kind, fqn, [Call(node, {"input": x, "weight": weight}, node)])
+        if self.flow.is_active(weight):
+            site.obstacle = "its weight depends on the input"
+        return site
+
+    def _product(self, node: fx.Node) -> FoundSite | None:
+        """A product with a weight that belongs to no layer."""
+        found = factors(node)
+        if found is None or sum(map(self.flow.is_weight, found)) != 1:
+            return None
+        reverse = self.flow.is_weight(found[0])
+        weight, x = found if reverse else (found[1], found[0])
+        if not self.flow.is_active(x):
+            return None
+        shape = shape_of_weight(node, reverse)
+        if shape is None:
+            return FoundSite(
+                SiteKind.LINEAR,
+                caller(node),
+                keep=f"{product_name(node.target)} multiplies other inputs by other parts of it",
+                parameters=tuple(sorted(self.flow.parameters[weight])),
+            )
+        call = Call(node, {"input": x, "weight": weight}, node)
+        return self._called(SiteKind.LINEAR, call, node, reverse=reverse, weight=weight, shape=shape)
+
+    def _lookup(self, node: fx.Node) -> FoundSite | None:
+        weight, ids = operands(node).weight, operands(node).indices
+        if not self.flow.is_weight(weight) or not isinstance(ids, fx.Node):
+            return None
+        if not is_token_lookup(ids):
+            names = tuple(sorted(self.flow.parameters[weight]))
+            return FoundSite(SiteKind.EMBEDDING, caller(node), keep=_POSITIONS, parameters=names)
+        rows, columns = weight.meta["val"].shape
+        call = Call(node, {"weight": weight}, node)
+        return self._called(SiteKind.EMBEDDING, call, node, weight=weight, shape=(int(rows), int(columns)))
+
+    def _called(
+        self,
+        kind: SiteKind,
+        call: Call,
+        *nodes: fx.Node,
+        reverse: bool | tuple[bool, ...] = False,
+        weight: fx.Node | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> FoundSite:
+        """A site that is one call of its owner, or two."""
+        site = FoundSite(kind, caller(nodes[0]), [call], shape=shape)
+        frees = () if weight is None else self.flow.frees(weight, nodes[0])
+        turned = reverse if isinstance(reverse, tuple) else (reverse,)
+        made = [call_site(n, self.calls, turn, frees) for n, turn in zip(nodes, turned, strict=True)]
+        if weight is not None:
+            site.parameters = tuple(sorted(self.flow.parameters[weight]))
+        refused = next((each for each in made if isinstance(each, str)), None)
+        if refused is None:
+            site.call_sites = tuple(each for each in made if isinstance(each, CallSite))
+        else:
+            site.obstacle = refused
+        return site
+
+    def _attention(self, softmax: fx.Node) -> FoundSite | None:
+        """An attention that its module writes out as products and a softmax."""
+        scores = search([operands(softmax).self], PRODUCTS, upwards=True)
+        output = search(softmax.users, PRODUCTS, upwards=False)
+        if scores is None or output is None:
+            return None
+        (first, second), (left, right) = factors(scores) or (None, None), factors(output) or (None, None)
+        if not all(self.flow.is_active(each) for each in (first, second, left, right)):
+            return None
+        reverse = search([left], SOFTMAX, upwards=True) is not softmax
+        probabilities, value = (right, left) if reverse else (left, right)
+        named = dict(zip(ATTENTION_OPERANDS, (first, second, probabilities, value), strict=True))
+        fqn = common_owner(caller(scores), caller(output))
+        call = Call(scores, named, output)
+        plain = not reverse and scores.target in MATMUL and output.target in MATMUL
+        if search([probabilities], SOFTMAX, upwards=True) is not softmax:
+            return FoundSite(
+                SiteKind.ATTENTION, fqn, [call], obstacle="its softmax is not an operand of the second product"
+            )
+        if caller(scores) != caller(output):
+            if plain:
+                return FoundSite(SiteKind.ATTENTION, fqn, [call], traceable=True)
+            obstacle = "its two products are made by two modules; make both in one forward"
+            return FoundSite(SiteKind.ATTENTION, fqn, [call], obstacle=obstacle)
+        site = self._called(SiteKind.ATTENTION, call, scores, output, reverse=(False, reverse))
+        site.fqn, site.traceable = fqn, plain
+        if plain:  # may be traced in place of being called by number
+            site.obstacle = None
+        return site
+
+
+_POSITIONS = "position embeddings stay fp32: their indices do not come from the input"
 
 
 def _embedding_site(node: fx.Node, model: nn.Module) -> FoundSite | None:
     weight, ids = operands(node).weight, operands(node).indices
     if not isinstance(weight, fx.Node) or not isinstance(ids, fx.Node):
         return None
-    fqn = owner(node)
+    fqn = caller(node)
     site = FoundSite(SiteKind.EMBEDDING, fqn, [Call(node, {"weight": weight}, node)])
     module = model.get_submodule(fqn)
     if not is_token_lookup(ids):
-        site.keep = "position embeddings stay fp32: their indices do not come from the input"
-    elif not isinstance(module, nn.Embedding):
-        site.obstacle = "it calls an embedding function outside of nn.Embedding; use nn.Embedding"
+        site.keep = _POSITIONS
     elif module.max_norm is not None or module.scale_grad_by_freq or module.sparse:
         site.obstacle = "max_norm, scale_grad_by_freq and sparse have no quantized form; turn them off"
     return site
@@ -175,27 +313,6 @@ def is_token_lookup(ids: fx.Node) -> bool:
             return False
         node = viewed(node)
     return False
-
-
-def _attention_site(softmax: fx.Node) -> FoundSite | None:
-    products = MATMUL | {aten.baddbmm.default, aten.einsum.default}
-    scores = search([operands(softmax).self], products, upwards=True)
-    output = search(softmax.users, products, upwards=False)
-    if scores is None or output is None:
-        return None
-    fqn = common_owner(owner(scores), owner(softmax), owner(output))
-    if scores.target not in MATMUL or output.target not in MATMUL:
-        return FoundSite(
-            SiteKind.ATTENTION,
-            fqn,
-            obstacle="its products are not plain matmuls; write them with torch.matmul",
-        )
-    (query, key), (probabilities, value) = product_operands(scores), product_operands(output)
-    quantizable = {"query": query, "key": key, "probabilities": probabilities, "value": value}
-    site = FoundSite(SiteKind.ATTENTION, fqn, [Call(scores, quantizable, output)])
-    if search([probabilities], SOFTMAX, upwards=True) is not softmax:
-        site.obstacle = "its softmax is not the left operand of the second product; write softmax(..) @ value"
-    return site
 
 
 def search(start: Iterable[object], targets: Iterable[object], *, upwards: bool) -> fx.Node | None:
@@ -233,6 +350,19 @@ class FindSites:
 
     def apply(self, context: PrepareContext) -> PassResult:
         projection = context.adapter.output_projection(context.model)
-        context.sites = find_sites(context.captured.graph, context.model, projection)
+        adapter = context.adapter
+        context.sites = find_sites(
+            context.captured.graph,
+            context.model,
+            projection,
+            context.calls,
+            lambda module: adapter.quantized_form(module) is not None,
+        )
+        blocks = [
+            site.fqn
+            for site in context.sites
+            if site.traceable and adapter.attention_function(context.model.get_submodule(site.fqn)) is None
+        ]
+        name_calls(context.sites, untraceable_blocks(context, blocks))
         calls = sum(len(site.calls) for site in context.sites)
         return PassResult(len(context.sites), f"{calls} calls")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
 from tbt_compile.encoding import Encoding
+from tbt_compile.modules.calls import (
+    QuantizedCall,
+    QuantizedEmbeddingCall,
+    QuantizedProductCall,
+    QuantizedSdpaCall,
+    QuantizedWeightCall,
+)
+from tbt_compile.modules.products import product_name
 from tbt_compile.ops.operands import operands, set_operand
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.aten import SOFTMAX, aten, linear_operands, product_operands
+from tbt_compile.passes.prepare.find_calls import CallSite
 from tbt_compile.passes.prepare.find_sites import Call, SiteKind, search
-from tbt_compile.passes.prepare.plan import excluded_by
+from tbt_compile.passes.prepare.plan import SitePlan, excluded_by
 from tbt_compile.passes.prepare.trace_attention import OPERANDS, replace_product, untranspose
 from tbt_compile.quantizers import ActivationQuantizer, quantized_embedding, quantized_linear
 from tbt_compile.quantizers.choose import weight_quantizer
@@ -38,22 +48,25 @@ def build_activation_quantizer(encoding: Encoding, recipe: Recipe) -> Activation
     )
 
 
-def build_weight_quantizer(encoding: Encoding, context: PrepareContext, fqn: str) -> nn.Module:
+def build_weight_quantizer(encoding: Encoding, context: PrepareContext, site: SitePlan) -> nn.Module:
     """Build the quantizer of a weight with the options of the recipe.
 
     Args:
         encoding: encoding of the weight.
         context: the model, its adapter and the recipe.
-        fqn: name of the module that owns the weight.
+        site: the layer or call that has the weight.
 
     Returns:
         The quantizer, for a weight with one row per output.
     """
-    module = context.model.get_submodule(fqn)
-    form: Any = context.adapter.quantized_form(module)  # `weight_rows` has one row per output in every form
-    weight: Any = module.weight if form is None else form.weight_rows.fget(module)
-    rows, columns = weight.shape
-    split = excluded_by(fqn, context.recipe.split) is not None
+    if site.shape is None:
+        module = context.model.get_submodule(site.fqn)
+        form: Any = context.adapter.quantized_form(module)  # `weight_rows` has one row per output in every form
+        weight: Any = module.weight if form is None else form.weight_rows.fget(module)
+        rows, columns = weight.shape
+    else:
+        rows, columns = site.shape
+    split = excluded_by(site.fqn, context.recipe.split) is not None
     return weight_quantizer(context.recipe, encoding, rows, columns, split)
 
 
@@ -63,7 +76,7 @@ def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module
     for site in context.planned:
         for operand in site.operands:
             if operand.is_weight:
-                quantizer = build_weight_quantizer(operand.encoding, context, site.fqn)
+                quantizer = build_weight_quantizer(operand.encoding, context, site)
             else:
                 quantizer = build_activation_quantizer(operand.encoding, context.recipe)
             quantizers[site.fqn, operand.name] = quantizer
@@ -133,6 +146,54 @@ def insert_attention(graph: fx.Graph, call: Call, prefix: str, without_softmax: 
     replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:])
 
 
+def insert_calls(
+    module: fx.GraphModule, call: Call, site: SitePlan, context: PrepareContext, prefix: str
+) -> None:
+    """Replace the products of a call site by quantized calls that share the quantizers of the model's own.
+
+    Args:
+        module: the captured graph.
+        call: the products.
+        site: the plan of the site.
+        context: holds the quantizers.
+        prefix: of the site's modules, see `HOLDER`.
+    """
+    nodes = [call.node] if len(site.calls) == 1 else [call.node, call.output]
+    for node, made in zip(nodes, site.calls, strict=True):
+        name = product_name(node.target)
+        assert name is not None
+        target = f"{prefix}call_{made.number}"
+        module.add_submodule(target, quantized_call(site, replace(made, function=name), context.quantizers))
+        with module.graph.inserting_before(node):
+            output = module.graph.call_module(target, node.args, dict(node.kwargs))
+        _replace(module.graph, node, output)
+
+
+def quantized_call(
+    site: SitePlan, made: CallSite, quantizers: Mapping[tuple[str, str], nn.Module]
+) -> QuantizedCall:
+    """The module that takes the place of a call.
+
+    Args:
+        site: the plan of the site.
+        made: one of its calls.
+        quantizers: by site name and operand.
+
+    Returns:
+        A module that takes the arguments of the call.
+    """
+    of_site = {operand.name: quantizers[site.fqn, operand.name] for operand in site.operands}
+    if site.kind is SiteKind.EMBEDDING:
+        return QuantizedEmbeddingCall(made.function, {"weight_quantizer": of_site["weight"]}, made.frees)
+    if site.kind is not SiteKind.ATTENTION:
+        children = {f"{name}_quantizer": quantizer for name, quantizer in of_site.items()}
+        return QuantizedWeightCall(made.function, children, made.frees, made.reverse)
+    if len(site.calls) == 1:
+        return QuantizedSdpaCall(made.function, of_site)
+    names = OPERANDS[:2] if made == site.calls[0] or made.number == site.calls[0].number else OPERANDS[2:]
+    return QuantizedProductCall(made.function, {name: of_site[name] for name in names}, made.reverse)
+
+
 def _replace(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
     new.meta = dict(old.meta)
     old.replace_all_uses_with(new)
@@ -167,7 +228,9 @@ class InsertQuantizers:
                 module.add_submodule(prefix + operand.name, context.quantizers[planned.fqn, operand.name])
             site = found.get((planned.kind, planned.fqn))
             for call in site.calls if site is not None else ():
-                if planned.kind is SiteKind.ATTENTION:
+                if planned.calls and planned.kind is not SiteKind.EMBEDDING:
+                    insert_calls(module, call, planned, context, prefix)
+                elif planned.kind is SiteKind.ATTENTION:
                     insert_attention(module.graph, call, prefix, context.recipe.attention == "bool")
                 else:
                     _INSERT[planned.kind](module.graph, call, prefix)

@@ -11,13 +11,15 @@ from torch import nn
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import PlanError
+from tbt_compile.modules.interception import CALLS
 from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.prepare.classify import Decision, Sign
+from tbt_compile.passes.prepare.find_calls import CallSite
 from tbt_compile.passes.prepare.find_sites import FoundSite, SiteKind
 from tbt_compile.passes.prepare.unquantized import Unquantized, remaining_parameters
 from tbt_compile.recipe import Recipe
 
 if TYPE_CHECKING:
-    from tbt_compile.passes.prepare.classify import Decision
     from tbt_compile.passes.prepare.context import PrepareContext
 
 
@@ -41,12 +43,26 @@ class SitePlan:
 
     Attributes:
         tied_to: for a weight shared with an embedding, the name of the first module that owns it.
+        calls: the function calls that make up the site, if it is no layer.
+        shape: rows and columns of the weight of a call.
     """
 
     kind: SiteKind
     fqn: str
     operands: tuple[Operand, ...]
     tied_to: str | None = None
+    calls: tuple[CallSite, ...] = ()
+    shape: tuple[int, int] | None = None
+
+    @property
+    def owner(self) -> str:
+        """Name of the module that holds the layer, or whose forward makes the calls."""
+        return self.fqn.partition(f"{CALLS}.")[0].removesuffix(".") if self.is_call else self.fqn
+
+    @property
+    def is_call(self) -> bool:
+        """Whether the site is named after a call."""
+        return f".{CALLS}." in f".{self.fqn}"
 
     def operand(self, name: str) -> Operand:
         """The operand of that name; KeyError if the site has none."""
@@ -84,6 +100,8 @@ class QuantPlan:
                     "kind": site.kind.value,
                     "fqn": site.fqn,
                     "tied_to": site.tied_to,
+                    "calls": [vars(call) for call in site.calls],
+                    "shape": site.shape,
                     "operands": [
                         {"name": operand.name, "encoding": operand.encoding.value, "reason": operand.reason}
                         for operand in site.operands
@@ -106,6 +124,8 @@ class QuantPlan:
                     for item in site["operands"]
                 ),
                 site["tied_to"],
+                tuple(CallSite(**{**call, "frees": tuple(call["frees"])}) for call in site.get("calls", ())),
+                None if site.get("shape") is None else tuple(site["shape"]),
             )
             for site in values["sites"]
         )
@@ -151,9 +171,9 @@ def make_plan(
     for site in sites:
         pattern = excluded_by(site.fqn, recipe.exclude)
         if pattern is not None:
-            unquantized.append(Unquantized(site.fqn, f"excluded by the recipe ({pattern!r})"))
+            unquantized += _kept(site, f"excluded by the recipe ({pattern!r})")
         elif site.keep is not None:
-            unquantized.append(Unquantized(site.fqn, site.keep))
+            unquantized += _kept(site, site.keep)
         elif site.obstacle is not None:
             obstacles[site.fqn] = site.obstacle
         else:
@@ -176,8 +196,19 @@ def make_plan(
         )
     unquantized = list(dict.fromkeys(unquantized))
     planned += _aliases(model, recipe, planned, owners)
-    unquantized += remaining_parameters(model, [(site.fqn, site.operands) for site in planned], unquantized)
+    packed = [name for site in sites for name in site.parameters if site.fqn in {item.fqn for item in planned}]
+    unquantized += remaining_parameters(
+        model,
+        [(site.fqn, site.operands) for site in planned if not site.is_call],
+        unquantized,
+        packed,
+    )
     return QuantPlan(type(model).__name__, recipe, tuple(planned), tuple(unquantized))
+
+
+def _kept(site: FoundSite, reason: str) -> list[Unquantized]:
+    """What stays in full precision of a site: its module, or the parameters that a call reads."""
+    return [Unquantized(name, reason) for name in site.parameters or (site.fqn,)]
 
 
 def _embedding_owners(model: nn.Module, sites: list[FoundSite], exclude: tuple[str, ...]) -> dict[int, str]:
@@ -185,8 +216,9 @@ def _embedding_owners(model: nn.Module, sites: list[FoundSite], exclude: tuple[s
     owners: dict[int, str] = {}
     for site in sites:
         usable = site.keep is None and site.obstacle is None and excluded_by(site.fqn, exclude) is None
-        if site.kind is SiteKind.EMBEDDING and usable:
-            owners.setdefault(id(model.get_submodule(site.fqn).weight), site.fqn)
+        weight = weight_of(site, model) if site.kind is SiteKind.EMBEDDING and usable else None
+        if weight is not None:
+            owners.setdefault(id(weight), site.fqn)
     return owners
 
 
@@ -216,8 +248,8 @@ def _plan_site(
     if site.kind is SiteKind.ATTENTION:
         bits = recipe.activation_bits
         operands = [_activation(site, name, bits, signs) for name in site.calls[0].operands]
-        return SitePlan(site.kind, site.fqn, tuple(operands))
-    owner = owners.get(id(model.get_submodule(site.fqn).weight))
+        return SitePlan(site.kind, site.fqn, tuple(operands), calls=site.call_sites)
+    owner = owners.get(id(weight_of(site, model)))
     tied_to = None if owner == site.fqn else owner
     if owner is not None:
         weight_bits, why = recipe.embedding_bits, "embedding" if tied_to is None else f"tied to {tied_to}"
@@ -225,16 +257,26 @@ def _plan_site(
         weight_bits, why = recipe.weight_bits, "weight, one scale per row"
     weight = Operand("weight", Encoding.for_weight(weight_bits), why)
     if site.kind is SiteKind.EMBEDDING:
-        return SitePlan(site.kind, site.fqn, (weight,), tied_to)
+        return SitePlan(site.kind, site.fqn, (weight,), tied_to, site.call_sites, site.shape)
     bits = recipe.activation_bits
     if site.kind is SiteKind.OUTPUT_PROJECTION and bits != 32:
         bits = 32 if weight_bits == 32 else recipe.output_projection_activation_bits
-    return SitePlan(site.kind, site.fqn, (_activation(site, "input", bits, signs), weight), tied_to)
+    operands = (_activation(site, "input", bits, signs), weight)
+    return SitePlan(site.kind, site.fqn, operands, tied_to, site.call_sites, site.shape)
+
+
+def weight_of(site: FoundSite, model: nn.Module) -> Any:
+    """The parameter that a site's weight is; None if it is computed from several."""
+    if site.call_sites:
+        return model.get_parameter(site.parameters[0]) if len(site.parameters) == 1 else None
+    return model.get_submodule(site.fqn).weight
 
 
 def _activation(site: FoundSite, name: str, bits: int, signs: dict[str, Decision]) -> Operand:
     """Choose the encoding of an activation: signed if the operand is signed in any call of the site."""
-    decisions = [signs[call.operands[name].name] for call in site.calls]
+    nodes = [call.operands[name] for call in site.calls]
+    inside = Decision(Sign.NONNEG, "output of softmax")
+    decisions = [inside if node is None else signs[node.name] for node in nodes]
     decision = next((decision for decision in decisions if decision.signed), decisions[0])
     return Operand(name, Encoding.for_activation(bits, decision.signed), str(decision))
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from tbt_compile.modules.interception import CALLS
+
 
 @dataclass(frozen=True)
 class Unquantized:
@@ -18,24 +20,32 @@ class Unquantized:
 
 
 def remaining_parameters(
-    model: nn.Module, planned: Iterable[tuple[str, Iterable[Any]]], known: Iterable[Unquantized]
+    model: nn.Module,
+    planned: Iterable[tuple[str, Iterable[Any]]],
+    known: Iterable[Unquantized],
+    packed: Iterable[str] = (),
 ) -> list[Unquantized]:
     """List the parameters that no planned site quantizes and no module of `known` owns.
 
     Args:
         model: the model in full precision.
         planned: (module name, operands) of each site; an operand has `name` and `encoding`.
-        known: modules already known to stay in full precision.
+        known: modules, parameters and calls already known to stay in full precision.
+        packed: names of the parameters that quantized calls read.
 
     Returns:
         The remaining parameters, each with a reason.
     """
-    covered = set()
+    named = dict(model.named_parameters(remove_duplicate=False))
+    covered = {id(named[name]) for name in packed}
     for fqn, operands in planned:
         if any(operand.name == "weight" and operand.encoding.quantized for operand in operands):
             covered.add(id(model.get_submodule(fqn).weight))
     for item in known:
-        covered |= {id(parameter) for parameter in model.get_submodule(item.name).parameters()}
+        if item.name in named:
+            covered.add(id(named[item.name]))
+        elif f".{CALLS}." not in f".{item.name}":
+            covered |= {id(parameter) for parameter in model.get_submodule(item.name).parameters()}
     by_module = {
         id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)
     }

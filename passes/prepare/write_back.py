@@ -12,17 +12,14 @@ from tbt_compile.modules.attention import (
     CHILD,
     QuantizedAttention,
     QuantizedBlock,
-    named_inputs,
 )
 from tbt_compile.modules.family import check_convertible, convert, quantized_class
 from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.prepare.capture import evaluating
 from tbt_compile.passes.prepare.find_sites import SiteKind
 from tbt_compile.passes.prepare.plan import SitePlan
+from tbt_compile.passes.prepare.write_calls import write_calls
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from tbt_compile.passes.prepare.context import PrepareContext
 
 
@@ -30,22 +27,22 @@ if TYPE_CHECKING:
 class WriteBack:
     """Put the quantizers into the modules of the user's model.
 
-    Needs: plan and quantizers; with a captured graph, also the example inputs. Leaves: every planned module
+    Needs: plan and quantizers. Leaves: every planned module
     in its quantized form with the same quantizer objects as the graph; class family, parameter names and
-    tied weights as before. Raises `PlanError` or `CaptureError` for a module that cannot be converted,
-    before anything is changed.
+    tied weights as before. Raises `PlanError` for a module that cannot be converted, before
+    anything is changed.
     """
 
     name: str = "write-back"
 
     def apply(self, context: PrepareContext) -> PassResult:
-        attention = [site for site in context.planned if site.kind is SiteKind.ATTENTION]
-        others = [site for site in context.planned if site.kind is not SiteKind.ATTENTION]
+        calls = [site for site in context.planned if site.is_call]
+        layers = [site for site in context.planned if not site.is_call]
+        attention = [site for site in layers if site.kind is SiteKind.ATTENTION]
+        others = [site for site in layers if site.kind is not SiteKind.ATTENTION]
         forms = [checked_form(context, site) for site in others]
         cores = {site.fqn: attention_core(context, site) for site in attention}
         blocks = {fqn: core for fqn, core in cores.items() if _is_block(context, fqn)}
-        if context.graph is not None:
-            check_blocks(context, blocks)
         for site, form in zip(others, forms, strict=True):
             convert(context.model.get_submodule(site.fqn), form, children(context, site))
         for fqn, core in cores.items():
@@ -53,6 +50,7 @@ class WriteBack:
             module.add_module(CHILD, core)
             if fqn in blocks:
                 module.__class__ = quantized_class(type(module), QuantizedBlock, outermost=True)
+        write_calls(context, calls)
         context.adapter.finish(context.model, context.recipe)
         return PassResult(len(context.planned.sites), f"{len(cores)} attention cores")
 
@@ -92,32 +90,3 @@ def attention_core(context: PrepareContext, site: SitePlan) -> QuantizedAttentio
     # transformers' attention interface takes q, k and v as [B, H, T, D].
     rank = None if _is_block(context, site.fqn) else 4
     return QuantizedAttention(quantizers, rank, context.recipe.attention == "bool")
-
-
-def check_blocks(context: PrepareContext, cores: dict[str, QuantizedAttention]) -> None:
-    """Trace every attention block once with the inputs that it receives from the example inputs.
-
-    Raises:
-        CaptureError: the forward of a block cannot be traced.
-        PlanError: its products are not where they were in the exported graph.
-    """
-    if not cores:
-        return
-    handles = []
-
-    def checking(fqn: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            forward = type(module).forward
-            cores[fqn].graph_of(forward, module, named_inputs(forward, module, args, kwargs))
-
-        return hook
-
-    try:
-        for fqn in cores:
-            module = context.model.get_submodule(fqn)
-            handles.append(module.register_forward_pre_hook(checking(fqn), with_kwargs=True))
-        with evaluating(context.model):
-            context.model(*context.args, **context.kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tbt_compile.adapters import call_record
 from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.errors import CaptureError
 from tbt_compile.modules import QuantizedEmbedding, QuantizedLinear
@@ -27,6 +28,14 @@ class Adapter:
             f"example inputs of {type(model).__name__} cannot be derived: pass example_inputs=(x, ...) or "
             "example_inputs={'name': x, ...} with tensors as its forward takes them"
         )
+
+    def example_call(self, model: nn.Module) -> dict[str, Any]:
+        """Make keyword arguments to run a prepared model with.
+
+        Raises:
+            LoweringError: nothing records how the model is called.
+        """
+        return call_record.example_call(model)
 
     @contextmanager
     def capturing(self, model: nn.Module) -> Iterator[None]:

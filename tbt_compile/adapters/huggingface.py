@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from tbt_compile.adapters import attention, decoder_units, pretrained, seq2seq_units
+from tbt_compile.adapters import attention, call_record, decoder_units, pretrained, seq2seq_units
 from tbt_compile.adapters.base import Adapter
 from tbt_compile.adapters.conv1d import QuantizedConv1D
 from tbt_compile.adapters.example_inputs import example_inputs
@@ -29,6 +29,11 @@ class HuggingFaceAdapter(Adapter):
     def example_inputs(self, model: nn.Module) -> dict[str, Any]:
         """Make token ids and masks from the config."""
         return example_inputs(_pretrained(model))
+
+    def example_call(self, model: nn.Module) -> dict[str, Any]:
+        """Make keyword arguments from the record of the call, or from the config."""
+        recorded = call_record.recorded(model)
+        return self.example_inputs(model) if recorded is None else call_record.example_call(model)
 
     @contextmanager
     def capturing(self, model: nn.Module) -> Iterator[None]:

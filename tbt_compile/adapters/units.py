@@ -48,5 +48,7 @@ def capture_unit(
     Returns:
         The exported program, ready for the lowering passes.
     """
-    program = export_program(unit.eval(), args, dynamic_shapes=dims)
+    for module in unit.modules():
+        module.training = False  # an exported program's module has no `eval`
+    program = export_program(unit, args, dynamic_shapes=dims)
     return LoweringContext(name, program, caches, ROOT)

@@ -8,19 +8,21 @@ from typing import Any
 from torch import nn
 
 from tbt_compile.modules.attention import QuantizedAttention
+from tbt_compile.modules.calls import QuantizedCall
 from tbt_compile.modules.layers import QuantizedEmbedding, QuantizedLinear
 
-__all__ = ["QuantizedAttention", "QuantizedEmbedding", "QuantizedLinear", "is_prepared", "iter_quantized"]
+__all__ = ["QuantizedAttention", "QuantizedCall", "QuantizedEmbedding", "QuantizedLinear", "is_prepared", "iter_quantized"]
 
 
 def iter_quantized(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield every quantized module of a model with its dotted name.
 
     A linear layer has the quantizers `input_quantizer` and `weight_quantizer`, an embedding
-    `weight_quantizer`, an attention core `query`, `key`, `probabilities` and `value`.
+    `weight_quantizer`, an attention core `query`, `key`, `probabilities` and `value`. A quantized call of a
+    function has the children of the layer or attention that it stands for.
     """
     for name, module in model.named_modules():
-        if isinstance(module, QuantizedAttention) or hasattr(module, "weight_quantizer"):
+        if isinstance(module, QuantizedAttention | QuantizedCall) or hasattr(module, "weight_quantizer"):
             yield name, module
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.encoding import Encoding
+from tbt_compile.modules.calls import CallWithWeight
 from tbt_compile.ops import quantize
 from tbt_compile.quantizers import ActivationQuantizer, QuantTensor, WeightQuantizer
 
@@ -97,8 +98,28 @@ def drop_float_weights(model: nn.Module) -> None:
         id(module.weight)
         for module in model.modules()
         if isinstance(getattr(module, "weight_quantizer", None), FrozenWeight)
+        and not isinstance(module, CallWithWeight)
     }
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) in packed:
                 module.register_parameter(name, None)
+    for module in list(model.modules()):
+        if isinstance(module, CallWithWeight) and isinstance(module.weight_quantizer, FrozenWeight):
+            for name in module.frees:
+                _drop(model, name)
+
+
+def _drop(model: nn.Module, name: str) -> None:
+    """Leave a tensor of the same shape without memory in place of a parameter: the forward passes it on."""
+    owner, _, attribute = name.rpartition(".")
+    module = model.get_submodule(owner)
+    parameter = module._parameters.pop(attribute, None)
+    if parameter is not None:
+        placeholder = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+        module.register_buffer(attribute, placeholder, persistent=False)
+
+
+def is_placeholder(tensor: Tensor) -> bool:
+    """Whether a tensor stands for a weight that is packed: many elements at one address."""
+    return tensor.numel() > 1 and not any(tensor.stride())

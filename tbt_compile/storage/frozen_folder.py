@@ -16,7 +16,7 @@ from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import is_prepared, iter_quantized
 from tbt_compile.modules.attention import CHILD, QuantizedAttention
-from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights
+from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
 from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.find_sites import SiteKind
 from tbt_compile.passes.prepare.insert_quantizers import build_activation_quantizer
@@ -187,7 +187,7 @@ def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return all parameters and buffers, tied tensors under each of their names."""
     named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     named.update(model.named_buffers(remove_duplicate=False))
-    return named
+    return {name: tensor for name, tensor in named.items() if not is_placeholder(tensor)}
 
 
 def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,0 +1,78 @@
+"""Decompose the operators that have no converter into ones that have, with PyTorch's own decompositions."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from tbt_compile.codegen.importer.registry import converter_names
+from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lowering import LoweringContext
+
+_ROUNDS = 4
+"""Decompositions may use operators that have to be decomposed in turn."""
+
+
+def decompose(unit: LoweringContext) -> None:
+    """Decompose what cannot be imported, in place; a unit without such operators stays as it is.
+
+    Raises:
+        LoweringError: an operator has neither a converter nor a decomposition.
+    """
+    for _ in range(_ROUNDS):
+        table = {}
+        for node in unsupported(unit.graph):
+            target: Any = node.target
+            found = _decomposition(target)
+            if found is None:
+                raise LoweringError(_refusal(node, unit.root))
+            table[target] = found
+        if not table:
+            return
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            unit.program = unit.program.run_decompositions(table)
+    raise LoweringError(_refusal(unsupported(unit.graph)[0], unit.root))
+
+
+def unsupported(graph: fx.Graph) -> list[fx.Node]:
+    """The calls of ATen operators that have no converter."""
+    return [
+        node
+        for node in graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+        and node.target.namespace != "tbt"
+        and node.target.__name__ not in converter_names()
+    ]
+
+
+@functools.cache
+def _decomposition(target: Any) -> Callable[..., Any] | None:
+    """PyTorch's decomposition of an operator; None if it has none."""
+    core = torch._decomp.core_aten_decompositions()
+    if target in core:
+        return core[target]
+    if target.has_kernel_for_dispatch_key(_COMPOSITE):
+        return target.decompose
+    return torch._decomp.decomposition_table.get(target)
+
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
+
+def _refusal(node: fx.Node, root: str) -> str:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    name, kind = stack[-1] if stack else ("", "the model")
+    kind = kind if isinstance(kind, str) else kind.__name__
+    name = name.removeprefix(root).removeprefix(root.rstrip("."))
+    where = f"module {name!r} ({kind.rpartition('.')[2]})" if name else "the model itself"
+    return (
+        f"{where} calls {node.target}, which has no compiled form: register a converter "
+        "(docs/extending/add-an-aten-operator.md) or a decomposition in torch._decomp, or write it with operators that "
+        "`tbt operators` lists"
+    )

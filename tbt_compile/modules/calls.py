@@ -1,0 +1,203 @@
+"""Quantized calls of product functions: `F.linear(x, self.w)`, `x @ self.w`, `F.scaled_dot_product_attention`.
+
+A layer such as `nn.Linear` becomes quantized by its class. Code that calls a function has no such place, so a
+quantized module replaces the call: it takes the function's arguments and returns its result. The owner, the module
+whose forward makes the call, holds one for each quantized call, and runs its own forward with those calls
+intercepted; see `interception`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbt_compile.modules.multihead import masked_softmax
+from tbt_compile.modules.products import Contraction, contraction, operands_of
+from tbt_compile.quantizers import quantized_embedding, quantized_linear, quantized_matmul
+
+
+class QuantizedCall(nn.Module):
+    """Takes the place of one call of a product; its quantizers are children named by operand.
+
+    Attributes:
+        function: the name of the function, see `products.product_name`.
+    """
+
+    function: str
+
+    def __init__(self, function: str, quantizers: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.function = function
+        for name, quantizer in quantizers.items():
+            self.add_module(name, quantizer)
+
+    def extra_repr(self) -> str:
+        return self.function
+
+
+class CallWithWeight(QuantizedCall):
+    """A call that has a weight among its arguments. Child: `weight_quantizer`.
+
+    Attributes:
+        frees: names, in the whole model, of the parameters that only this call reads.
+        weight_rows: the weight of a call as [N, K], kept while `keeping_weights` is entered; else None.
+    """
+
+    def __init__(self, function: str, quantizers: dict[str, nn.Module], frees: tuple[str, ...] = ()) -> None:
+        super().__init__(function, quantizers)
+        self.frees, self.keeps = frees, False
+        self.weight_rows: Tensor | None = None
+
+    def see(self, weight: Tensor) -> None:
+        """Keep the weight of the call that is being made, if asked to."""
+        if self.keeps:
+            self.weight_rows = weight.detach()
+
+
+@contextmanager
+def keeping_weights(model: nn.Module) -> Iterator[None]:
+    """Let every call in the model keep the weight that it gets in the `with` block."""
+    calls = [module for module in model.modules() if isinstance(module, CallWithWeight)]
+    for call in calls:
+        call.keeps = True
+    try:
+        yield
+    finally:
+        for call in calls:
+            call.keeps, call.weight_rows = False, None
+
+
+class QuantizedWeightCall(CallWithWeight):
+    """A product with a weight. Children: `input_quantizer` and `weight_quantizer`.
+
+    Attributes:
+        weight_first: whether the weight is the left factor, as in `self.w @ x`.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        quantizers: dict[str, nn.Module],
+        frees: tuple[str, ...] = (),
+        weight_first: bool = False,
+    ) -> None:
+        super().__init__(function, quantizers, frees)
+        self.weight_first = weight_first
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Multiply the quantized input by the quantized weight."""
+        found = contraction(self.function, args, kwargs)
+        assert found is not None
+        found = found.swapped() if self.weight_first else found
+        self.see(found.right)
+        x, weight = self.input_quantizer(found.left), self.weight_quantizer(found.right)
+        return found.finish(quantized_linear(x, weight, None))
+
+
+class QuantizedEmbeddingCall(CallWithWeight):
+    """A lookup in a table, float [N, D]. Child: `weight_quantizer`."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Look up rows of the quantized table."""
+        first, second, padding = operands_of(self.function, args, kwargs)
+        ids, weight = (first, second) if self.function == "embedding" else (second, first)
+        self.see(weight)
+        return quantized_embedding(ids, self.weight_quantizer(weight), None if padding == -1 else padding)
+
+
+class QuantizedProductCall(QuantizedCall):
+    """One product of an attention that its module writes out. Children: `query` and `key`, or those of PV.
+
+    The operands are brought to four dimensions, [B, H, Q, D], which the compiled operators take.
+
+    Attributes:
+        right_first: whether the query, or the probabilities, are the right factor.
+    """
+
+    def __init__(self, function: str, quantizers: dict[str, nn.Module], right_first: bool = False) -> None:
+        super().__init__(function, quantizers)
+        self.right_first = right_first
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Multiply both quantized operands."""
+        found = contraction(self.function, args, kwargs)
+        assert found is not None
+        found = found.swapped() if self.right_first else found
+        found, shape = _four_dimensions(found)
+        scores = "query" in self._modules
+        first, second = ("query", "key") if scores else ("probabilities", "value")
+        left = self._modules[first](found.left)  # type: ignore[misc]
+        right = self._modules[second](found.right if scores else found.right.transpose(-1, -2))  # type: ignore[misc]
+        return found.finish(quantized_matmul(left, right, scores).reshape(shape))
+
+
+class QuantizedSdpaCall(QuantizedCall):
+    """`F.scaled_dot_product_attention` on quantized operands. Children: `query`, `key`, `probabilities`, `value`."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Compute attention; arguments and result are those of `F.scaled_dot_product_attention`.
+
+        Args:
+            query: `[..., H, Q, D]`.
+            key: `[..., H, T, D]`.
+            value: `[..., H, T, Dv]`.
+            attn_mask: broadcasts to `[..., H, Q, T]`; True where attention is allowed, or added to the scores.
+            dropout_p: of the probabilities, also in evaluation mode.
+            is_causal: whether query i attends to keys 0 to i only.
+            scale: of the scores; None for D ** -0.5.
+            enable_gqa: whether key and value have fewer heads, each of which several query heads share.
+
+        Returns:
+            `[..., H, Q, Dv]`.
+        """
+        shape, width = query.shape, value.shape[-1]
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
+        query, key, value = (_rank_four(x) for x in (query, key, value))
+        if enable_gqa:
+            groups = query.shape[1] // key.shape[1]
+            key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+        scores = quantized_matmul(self.query(query), self.key(key), True) * factor
+        if is_causal:
+            causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+            attn_mask = torch.where(causal, 0.0, torch.finfo(scores.dtype).min)  # query i sees key i at least
+            probabilities = torch.softmax(scores + attn_mask, -1)
+        else:
+            probabilities = masked_softmax(scores, attn_mask if attn_mask is None else _rank_four(attn_mask))
+        if dropout_p:
+            probabilities = torch.dropout(probabilities, dropout_p, True)
+        mixed = quantized_matmul(self.probabilities(probabilities), self.value(value), False)
+        return mixed.reshape(*shape[:-1], width)
+
+
+def _rank_four(x: Tensor) -> Tensor:
+    """Leading dimensions joined or added, so that there are four."""
+    if x.dim() > 4:
+        return x.flatten(0, x.dim() - 4)
+    return x[(None,) * (4 - x.dim())]
+
+
+def _four_dimensions(found: Contraction) -> tuple[Contraction, list[Any]]:
+    """Operands [B, H, M, K] and [B, H, N, K], and the shape of the product before."""
+    left, right = found.left, found.right
+    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    shape = [*batch, left.shape[-2], right.shape[-2]]
+    if left.shape[:-2] != batch or right.shape[:-2] != batch:
+        left, right = (x.expand(*batch, *x.shape[-2:]) for x in (left, right))
+    if len(batch) == 1:  # heads are merged with rows, or there are none
+        left, right = left.unsqueeze(1), right.unsqueeze(1)
+    return Contraction(_rank_four(left), _rank_four(right), found.finish), shape

@@ -1,0 +1,158 @@
+"""Run a module's own forward with some calls of product functions replaced.
+
+Calls are counted in the order in which the forward makes them; those made by its submodules do not count. A forward
+that makes other calls than when the model was prepared is refused: a call could be taken for another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from tbt_compile.errors import CaptureError
+from tbt_compile.modules.calls import QuantizedCall
+from tbt_compile.modules.multihead import multi_head_attention
+from tbt_compile.modules.products import MULTIHEAD, product_name
+
+CALLS = "tbt_calls"
+"""The child of an owner that holds its quantized calls."""
+
+
+class _Running(threading.local):
+    """The interceptions of this thread's running forwards, innermost last; None for a submodule's forward."""
+
+    def __init__(self) -> None:
+        self.stack: list[Interception | None] = []
+
+
+_RUNNING = _Running()
+
+
+class Interception(TorchFunctionMode):
+    """Hands the product calls of one forward to `handle(number, name, function, args, kwargs)`.
+
+    `F.multi_head_attention_forward` is taken apart into calls of simpler products.
+    """
+
+    def __init__(self, handle: Callable[..., Any]) -> None:
+        super().__init__()
+        self.handle, self.names = handle, list[str]()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        name = product_name(func)
+        if name is None or _RUNNING.stack[-1] is not self:
+            return func(*args, **kwargs)
+        if name == MULTIHEAD:
+            with self:
+                return multi_head_attention(*args, **kwargs)
+        self.names.append(name)
+        return self.handle(len(self.names) - 1, name, func, args, kwargs)
+
+
+@contextmanager
+def intercepting(handle: Callable[..., Any]) -> Any:
+    """Intercept the product calls of the `with` block, but not those of modules that `guard` has hooks on."""
+    interception = Interception(handle)
+    _RUNNING.stack.append(interception)
+    try:
+        with interception:
+            yield interception
+    finally:
+        _RUNNING.stack.pop()
+
+
+def enter_submodule(module: nn.Module, args: Any) -> None:
+    """Forward pre-hook: the calls from here on are the submodule's."""
+    del module, args
+    _RUNNING.stack.append(None)
+
+
+def leave_submodule(module: nn.Module, args: Any, output: Any) -> None:
+    """Forward hook: the submodule has returned, or raised."""
+    del module, args, output
+    _RUNNING.stack.pop()
+
+
+def guard(module: nn.Module) -> list[RemovableHandle]:
+    """Keep the calls of every submodule from being taken for calls of `module`."""
+    handles = []
+    for submodule in module.modules():
+        if submodule is not module and enter_submodule not in submodule._forward_pre_hooks.values():
+            handles.append(submodule.register_forward_pre_hook(enter_submodule, prepend=True))
+            handles.append(submodule.register_forward_hook(leave_submodule, always_call=True))
+    return handles
+
+
+class Calls(nn.Module):
+    """The quantized calls of an owner, by number.
+
+    Attributes:
+        names: the product calls that the owner's forward made when it was prepared, in order.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+
+    def call(self, number: int) -> QuantizedCall | None:
+        """The module in place of a call; None for one that stays as it is."""
+        found = self._modules.get(str(number))
+        assert found is None or isinstance(found, QuantizedCall)
+        return found
+
+    def run(self, forward: Callable[..., Any], owner: str, args: Any, kwargs: Any) -> Any:
+        """Return `forward(*args, **kwargs)` with the calls replaced.
+
+        Args:
+            forward: the owner's forward, bound.
+            owner: class name of the owner, for messages.
+            args, kwargs: of the call.
+
+        Returns:
+            What `forward` returns.
+
+        Raises:
+            CaptureError: the forward makes other product calls than when it was prepared.
+        """
+
+        def handle(number: int, name: str, function: Any, args: Any, kwargs: Any) -> Any:
+            if number >= len(self.names) or self.names[number] != name:
+                expected = self.names[number] if number < len(self.names) else "no further call"
+                raise CaptureError(_changed(owner, f"its product {number} is {name}", f"{expected}"))
+            module = self.call(number)
+            return function(*args, **kwargs) if module is None else module(*args, **kwargs)
+
+        with intercepting(handle) as interception:
+            result = forward(*args, **kwargs)
+        if len(interception.names) != len(self.names):
+            found = f"it made {len(interception.names)} products"
+            raise CaptureError(_changed(owner, found, f"{len(self.names)}"))
+        return result
+
+
+def _changed(owner: str, found: str, expected: str) -> str:
+    return (
+        f"the forward of {owner} computes something else than when it was prepared: {found}, expected {expected}. "
+        "Prepare it with example inputs that take the same path, or exclude it in the recipe"
+    )
+
+
+class QuantizedCalls:
+    """Mixin that goes before the class of an owner and runs its forward with quantized calls."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the forward of the original class."""
+        calls = self.__dict__["_modules"][CALLS]
+        forward = super().forward  # type: ignore[misc]
+        name = type(self).__name__.removeprefix("Quantized")
+        return calls.run(forward, name, args, kwargs)
