@@ -14,7 +14,7 @@ from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared, iter_quantized
 from tbt_compile.modules.calls import CallWithWeight, QuantizedCall, keeping_weights
-from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights
+from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.quantizers.split import SplitWeightQuantizer

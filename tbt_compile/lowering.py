@@ -70,7 +70,7 @@ def lower(
     """
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
-    from tbt_compile.codegen.importer.units import decompose
+    from tbt_compile.codegen.importer.decompose import decompose
     from tbt_compile.codegen.target.parse import parse_targets
     from tbt_compile.runtime.compiled_model import SHORTLIST, CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule

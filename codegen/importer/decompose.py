@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from tbt_compile.codegen.importer.registry import converter_names
+from tbt_compile.codegen.importer.units import known_operators
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
 
@@ -47,7 +47,7 @@ def unsupported(graph: fx.Graph) -> list[fx.Node]:
         for node in graph.nodes
         if isinstance(node.target, torch._ops.OpOverload)
         and node.target.namespace != "tbt"
-        and node.target.__name__ not in converter_names()
+        and node.target.__name__ not in known_operators()
     ]
 
 
@@ -73,6 +73,6 @@ def _refusal(node: fx.Node, root: str) -> str:
     where = f"module {name!r} ({kind.rpartition('.')[2]})" if name else "the model itself"
     return (
         f"{where} calls {node.target}, which has no compiled form: register a converter "
-        "(docs/extending/add-an-aten-operator.md) or a decomposition in torch._decomp, or write it with operators that "
-        "`tbt operators` lists"
+        "(docs/extending/add-an-aten-operator.md), write it with operators that `tbt operators` lists, or "
+        "keep that part out of the module that is compiled"
     )

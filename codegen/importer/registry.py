@@ -36,7 +36,6 @@ from torch.fx.node import map_arg
 import tbt_compile.ops  # noqa: F401  (registers torch.ops.tbt)
 from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.target.isa import Isa
-from tbt_compile.codegen.importer.relax_api import tvm_converters
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, relax
 from tbt_compile.ops.operands import operands
 
@@ -140,18 +139,6 @@ def converter(target: torch._ops.OpOverload) -> Callable[[Converter], Converter]
 def convert_map(kernels: Kernels) -> dict[str, Callable[[fx.Node, Any], Expr]]:
     """All registered converters with the signature that TVM's importer calls, (node, importer)."""
     return {name: partial(_convert, function, kernels) for name, function in CONVERTERS.items()}
-
-
-def converter_names() -> frozenset[str]:
-    """The operators and overloads that can be imported, by our converters or TVM's.
-
-    The files with converters have to be imported before; `importer.units` does that.
-    """
-    return frozenset(CONVERTERS) | tvm_converters() | REMOVED
-
-
-REMOVED = frozenset({"_assert_tensor_metadata.default", "_assert_scalar.default", "sym_constrain_range_for_size.default"})
-"""Checks that a lowering pass removes."""
 
 
 def _convert(function: Converter, kernels: Kernels, node: fx.Node, importer: Any) -> Expr:

@@ -19,11 +19,10 @@ from tbt_compile.codegen.importer import (
 )
 from tbt_compile.codegen.importer.bind import bind_parameters, weight_layouts
 from tbt_compile.codegen.importer.caches import Caches, caches_of
-from tbt_compile.codegen.importer.decompose import decompose
 from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.importer.parameters import Parameter
-from tbt_compile.codegen.importer.registry import convert_map
-from tbt_compile.codegen.importer.relax_api import import_program, rename_functions
+from tbt_compile.codegen.importer.registry import CONVERTERS, convert_map
+from tbt_compile.codegen.importer.relax_api import import_program, rename_functions, tvm_converters
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import IRModule, relax
 from tbt_compile.errors import LoweringError
@@ -40,6 +39,15 @@ CONVERTER_FILES = (
     convert_shape,
 )
 """The modules with converters; importing a module registers its converters."""
+
+
+CHECKS = frozenset({"_assert_tensor_metadata.default"})
+"""Operators that a lowering pass removes."""
+
+
+def known_operators() -> frozenset[str]:
+    """The operators and overloads that can be imported, by our converters or TVM's, such as "add.Tensor"."""
+    return frozenset(CONVERTERS) | tvm_converters() | CHECKS
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -134,3 +135,42 @@ def common_owner(*names: str) -> str:
             break
         shared.append(level[0])
     return ".".join(shared)
+
+
+def search(start: Iterable[object], targets: Iterable[object], *, upwards: bool) -> fx.Node | None:
+    """Breadth-first search for a call of one of several operators through `BETWEEN_PRODUCTS`.
+
+    Args:
+        start: nodes to start from; anything else is skipped.
+        targets: the operators to find.
+        upwards: whether to follow operands instead of users.
+
+    Returns:
+        The nearest call; None if there is none.
+    """
+    wanted, queue, seen = frozenset(targets), list(start), set()
+    while queue:
+        node = queue.pop(0)
+        if not isinstance(node, fx.Node) or node in seen or node.op != "call_function":
+            continue
+        seen.add(node)
+        if node.target in wanted:
+            return node
+        if node.target in BETWEEN_PRODUCTS:
+            queue += node.all_input_nodes if upwards else list(node.users)
+    return None
+
+
+def is_token_lookup(ids: fx.Node) -> bool:
+    """Whether embedding indices are an input of the model other than positions.
+
+    Positions come from `arange` or a cumulative sum, from a buffer, or from an input called position_ids.
+    """
+    node: object = ids
+    while isinstance(node, fx.Node):
+        if node.op == "placeholder":
+            return "position" not in node.name
+        if node.op != "call_function" or node.target not in VIEW:
+            return False
+        node = viewed(node)
+    return False

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from tbt_compile.passes.prepare.classify import Decision
-from tbt_compile.passes.prepare.find_sites import FoundSite
 from tbt_compile.passes.prepare.plan import QuantPlan
+from tbt_compile.passes.prepare.sites import FoundSite
 from tbt_compile.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class PrepareContext:
         adapter: knowledge about the model's family that its graph lacks.
         args, kwargs: the example inputs, as the model's `forward` takes them.
         graph: the exported ATen graph, set by the capture pass and rewritten by the insertion pass.
-        calls: by module name, the product calls of its forward in order; None if they change from call to call.
+        calls: by module name, the product calls of its forward in order; None if they change.
         signs: the sign decision of every node, by node name.
         sites: the operations that can be quantized, by module.
         plan: what will be quantized, and why.

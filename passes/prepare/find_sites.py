@@ -8,9 +8,8 @@ projection, embedding lookups, and attention (the products QK^T and PV around a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import fx, nn
@@ -20,20 +19,18 @@ from tbt_compile.modules.products import product_name
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.aten import (
-    BETWEEN_PRODUCTS,
     EMBEDDING,
     LINEAR,
     MATMUL,
     SOFTMAX,
-    VIEW,
     aten,
     common_owner,
+    is_token_lookup,
     linear_operands,
-    viewed,
+    search,
 )
+from tbt_compile.passes.prepare.dataflow import Dataflow
 from tbt_compile.passes.prepare.find_calls import (
-    CallSite,
-    Dataflow,
     call_site,
     factors,
     fused_operands,
@@ -41,8 +38,8 @@ from tbt_compile.passes.prepare.find_calls import (
     is_lookup,
     shape_of_weight,
 )
-
 from tbt_compile.passes.prepare.number_calls import caller
+from tbt_compile.passes.prepare.sites import Call, CallSite, FoundSite, SiteKind
 from tbt_compile.passes.prepare.trace_attention import untraceable_blocks
 
 if TYPE_CHECKING:
@@ -51,62 +48,6 @@ if TYPE_CHECKING:
 
 PRODUCTS = MATMUL | {aten.baddbmm.default, aten.einsum.default}
 ATTENTION_OPERANDS = ("query", "key", "probabilities", "value")
-
-
-class SiteKind(Enum):
-    """What a site computes."""
-
-    LINEAR = "linear"
-    OUTPUT_PROJECTION = "output_projection"
-    EMBEDDING = "embedding"
-    ATTENTION = "attention"
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a site in the graph.
-
-    Attributes:
-        node: the operation; for attention the product QK^T.
-        operands: the quantizable operands by name: "input" and "weight" of a linear layer, "weight" of an
-            embedding, or "query", "key", "probabilities" and "value". The key is the right operand of QK^T,
-            [.., D, T]. The probabilities of a fused attention have no node.
-        output: the product PV for attention; `node` for the other kinds.
-    """
-
-    node: fx.Node
-    operands: dict[str, fx.Node | None]
-    output: fx.Node
-
-
-@dataclass
-class FoundSite:
-    """A module with quantizable operands.
-
-    Attributes:
-        obstacle: why it cannot be quantized, or None. The plan rejects the model unless the recipe excludes
-            the module.
-        keep: why it stays in full precision by design, or None.
-        call_sites: for a site that is a call of a function, that call; two for the products of an attention.
-        shape: rows and columns of the weight of a call.
-        parameters: names of the parameters that the weight of a call is computed from.
-        traceable: whether an attention consists of two matmuls, which the tracer of attention code can find.
-    """
-
-    kind: SiteKind
-    fqn: str
-    calls: list[Call] = field(default_factory=list)
-    obstacle: str | None = None
-    keep: str | None = None
-    call_sites: tuple[CallSite, ...] = ()
-    shape: tuple[int, int] | None = None
-    parameters: tuple[str, ...] = ()
-    traceable: bool = False
-
-    def __str__(self) -> str:
-        calls = ", ".join(call.node.name for call in self.calls)
-        note = self.obstacle or self.keep
-        return f"{self.kind.value} {self.fqn or '(model)'}: {calls}" + (f" [{note}]" if note else "")
 
 
 def find_sites(
@@ -213,7 +154,7 @@ class _Finder:
                 SiteKind.LINEAR,
                 caller(node),
                 keep=f"{product_name(node.target)} multiplies other inputs by other parts of it",
-                parameters=tuple(sorted(self.flow.parameters[weight])),
+                readers=self.flow.readers(weight),
             )
         call = Call(node, {"input": x, "weight": weight}, node)
         return self._called(SiteKind.LINEAR, call, node, reverse=reverse, weight=weight, shape=shape)
@@ -223,8 +164,8 @@ class _Finder:
         if not self.flow.is_weight(weight) or not isinstance(ids, fx.Node):
             return None
         if not is_token_lookup(ids):
-            names = tuple(sorted(self.flow.parameters[weight]))
-            return FoundSite(SiteKind.EMBEDDING, caller(node), keep=_POSITIONS, parameters=names)
+            readers = self.flow.readers(weight)
+            return FoundSite(SiteKind.EMBEDDING, caller(node), keep=_POSITIONS, readers=readers)
         rows, columns = weight.meta["val"].shape
         call = Call(node, {"weight": weight}, node)
         return self._called(SiteKind.EMBEDDING, call, node, weight=weight, shape=(int(rows), int(columns)))
@@ -240,11 +181,11 @@ class _Finder:
     ) -> FoundSite:
         """A site that is one call of its owner, or two."""
         site = FoundSite(kind, caller(nodes[0]), [call], shape=shape)
-        frees = () if weight is None else self.flow.frees(weight, nodes[0])
+        site.readers = {} if weight is None else self.flow.readers(weight)
         turned = reverse if isinstance(reverse, tuple) else (reverse,)
-        made = [call_site(n, self.calls, turn, frees) for n, turn in zip(nodes, turned, strict=True)]
-        if weight is not None:
-            site.parameters = tuple(sorted(self.flow.parameters[weight]))
+        made = [
+            call_site(n, self.calls, turn, tuple(site.readers)) for n, turn in zip(nodes, turned, strict=True)
+        ]
         refused = next((each for each in made if isinstance(each, str)), None)
         if refused is None:
             site.call_sites = tuple(each for each in made if isinstance(each, CallSite))
@@ -269,7 +210,10 @@ class _Finder:
         plain = not reverse and scores.target in MATMUL and output.target in MATMUL
         if search([probabilities], SOFTMAX, upwards=True) is not softmax:
             return FoundSite(
-                SiteKind.ATTENTION, fqn, [call], obstacle="its softmax is not an operand of the second product"
+                SiteKind.ATTENTION,
+                fqn,
+                [call],
+                obstacle="its softmax is not an operand of the second product",
             )
         if caller(scores) != caller(output):
             if plain:
@@ -298,45 +242,6 @@ def _embedding_site(node: fx.Node, model: nn.Module) -> FoundSite | None:
     elif module.max_norm is not None or module.scale_grad_by_freq or module.sparse:
         site.obstacle = "max_norm, scale_grad_by_freq and sparse have no quantized form; turn them off"
     return site
-
-
-def is_token_lookup(ids: fx.Node) -> bool:
-    """Whether embedding indices are an input of the model other than positions.
-
-    Positions come from `arange` or a cumulative sum, from a buffer, or from an input called position_ids.
-    """
-    node: object = ids
-    while isinstance(node, fx.Node):
-        if node.op == "placeholder":
-            return "position" not in node.name
-        if node.op != "call_function" or node.target not in VIEW:
-            return False
-        node = viewed(node)
-    return False
-
-
-def search(start: Iterable[object], targets: Iterable[object], *, upwards: bool) -> fx.Node | None:
-    """Breadth-first search for a call of one of several operators through `BETWEEN_PRODUCTS`.
-
-    Args:
-        start: nodes to start from; anything else is skipped.
-        targets: the operators to find.
-        upwards: whether to follow operands instead of users.
-
-    Returns:
-        The nearest call; None if there is none.
-    """
-    wanted, queue, seen = frozenset(targets), list(start), set()
-    while queue:
-        node = queue.pop(0)
-        if not isinstance(node, fx.Node) or node in seen or node.op != "call_function":
-            continue
-        seen.add(node)
-        if node.target in wanted:
-            return node
-        if node.target in BETWEEN_PRODUCTS:
-            queue += node.all_input_nodes if upwards else list(node.users)
-    return None
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ from tbt_compile.modules.calls import (
 from tbt_compile.modules.products import product_name
 from tbt_compile.ops.operands import operands, set_operand
 from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.prepare.aten import SOFTMAX, aten, linear_operands, product_operands
-from tbt_compile.passes.prepare.find_calls import CallSite
-from tbt_compile.passes.prepare.find_sites import Call, SiteKind, search
+from tbt_compile.passes.prepare.aten import SOFTMAX, aten, linear_operands, product_operands, search
 from tbt_compile.passes.prepare.plan import SitePlan, excluded_by
+from tbt_compile.passes.prepare.sites import Call, CallSite, SiteKind
 from tbt_compile.passes.prepare.trace_attention import OPERANDS, replace_product, untranspose
 from tbt_compile.quantizers import ActivationQuantizer, quantized_embedding, quantized_linear
 from tbt_compile.quantizers.choose import weight_quantizer
@@ -61,7 +60,9 @@ def build_weight_quantizer(encoding: Encoding, context: PrepareContext, site: Si
     """
     if site.shape is None:
         module = context.model.get_submodule(site.fqn)
-        form: Any = context.adapter.quantized_form(module)  # `weight_rows` has one row per output in every form
+        form: Any = context.adapter.quantized_form(
+            module
+        )  # `weight_rows` has one row per output in every form
         weight: Any = module.weight if form is None else form.weight_rows.fget(module)
         rows, columns = weight.shape
     else:
@@ -183,14 +184,15 @@ def quantized_call(
         A module that takes the arguments of the call.
     """
     of_site = {operand.name: quantizers[site.fqn, operand.name] for operand in site.operands}
+    read = made.parameters, made.frees
     if site.kind is SiteKind.EMBEDDING:
-        return QuantizedEmbeddingCall(made.function, {"weight_quantizer": of_site["weight"]}, made.frees)
+        return QuantizedEmbeddingCall(made.function, {"weight_quantizer": of_site["weight"]}, *read)
     if site.kind is not SiteKind.ATTENTION:
         children = {f"{name}_quantizer": quantizer for name, quantizer in of_site.items()}
-        return QuantizedWeightCall(made.function, children, made.frees, made.reverse)
+        return QuantizedWeightCall(made.function, children, *read, made.reverse)
     if len(site.calls) == 1:
         return QuantizedSdpaCall(made.function, of_site)
-    names = OPERANDS[:2] if made == site.calls[0] or made.number == site.calls[0].number else OPERANDS[2:]
+    names = OPERANDS[:2] if made.number == site.calls[0].number else OPERANDS[2:]
     return QuantizedProductCall(made.function, {name: of_site[name] for name in names}, made.reverse)
 
 

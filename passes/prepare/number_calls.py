@@ -1,6 +1,6 @@
-"""Number the product calls of every module's forward, so that nodes of the captured graph can be traced to them.
+"""Number the product calls of every module's forward, and note the numbers in the captured graph.
 
-`tbt_compile.modules.interception` replaces a call by its number. Here the numbers go into the meta of the nodes.
+`tbt_compile.modules.interception` replaces calls by number.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,7 @@ from tbt_compile.errors import PlanError
 from tbt_compile.modules.interception import CALLS
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.classify import Decision, Sign
-from tbt_compile.passes.prepare.find_calls import CallSite
-from tbt_compile.passes.prepare.find_sites import FoundSite, SiteKind
+from tbt_compile.passes.prepare.sites import CallSite, FoundSite, SiteKind
 from tbt_compile.passes.prepare.unquantized import Unquantized, remaining_parameters
 from tbt_compile.recipe import Recipe
 
@@ -71,6 +70,32 @@ class SitePlan:
                 return operand
         raise KeyError(name)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The plan of the site as JSON-ready values."""
+        return {
+            "kind": self.kind.value,
+            "fqn": self.fqn,
+            "tied_to": self.tied_to,
+            "calls": [asdict(call) for call in self.calls],
+            "shape": None if self.shape is None else list(self.shape),
+            "operands": [
+                {"name": operand.name, "encoding": operand.encoding.value, "reason": operand.reason}
+                for operand in self.operands
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SitePlan:
+        """The inverse of `to_dict`."""
+        operands = [
+            Operand(item["name"], Encoding(item["encoding"]), item["reason"]) for item in values["operands"]
+        ]
+        calls = map(CallSite.from_dict, values["calls"])
+        shape = None if values["shape"] is None else tuple(values["shape"])
+        return cls(
+            SiteKind(values["kind"]), values["fqn"], tuple(operands), values["tied_to"], tuple(calls), shape
+        )
+
 
 @dataclass(frozen=True)
 class QuantPlan:
@@ -95,40 +120,14 @@ class QuantPlan:
         return {
             "model": self.model,
             "recipe": self.recipe.to_dict(),
-            "sites": [
-                {
-                    "kind": site.kind.value,
-                    "fqn": site.fqn,
-                    "tied_to": site.tied_to,
-                    "calls": [vars(call) for call in site.calls],
-                    "shape": site.shape,
-                    "operands": [
-                        {"name": operand.name, "encoding": operand.encoding.value, "reason": operand.reason}
-                        for operand in site.operands
-                    ],
-                }
-                for site in self.sites
-            ],
+            "sites": [site.to_dict() for site in self.sites],
             "unquantized": [{"name": item.name, "reason": item.reason} for item in self.unquantized],
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QuantPlan:
         """The inverse of `to_dict`."""
-        sites = tuple(
-            SitePlan(
-                SiteKind(site["kind"]),
-                site["fqn"],
-                tuple(
-                    Operand(item["name"], Encoding(item["encoding"]), item["reason"])
-                    for item in site["operands"]
-                ),
-                site["tied_to"],
-                tuple(CallSite(**{**call, "frees": tuple(call["frees"])}) for call in site.get("calls", ())),
-                None if site.get("shape") is None else tuple(site["shape"]),
-            )
-            for site in values["sites"]
-        )
+        sites = tuple(map(SitePlan.from_dict, values["sites"]))
         unquantized = tuple(Unquantized(**item) for item in values["unquantized"])
         return cls(values["model"], Recipe.from_dict(values["recipe"]), sites, unquantized)
 
@@ -196,7 +195,8 @@ def make_plan(
         )
     unquantized = list(dict.fromkeys(unquantized))
     planned += _aliases(model, recipe, planned, owners)
-    packed = [name for site in sites for name in site.parameters if site.fqn in {item.fqn for item in planned}]
+    planned = _with_frees(planned, sites)
+    packed = [name for site in planned for call in site.calls for name in call.parameters]
     unquantized += remaining_parameters(
         model,
         [(site.fqn, site.operands) for site in planned if not site.is_call],
@@ -206,9 +206,24 @@ def make_plan(
     return QuantPlan(type(model).__name__, recipe, tuple(planned), tuple(unquantized))
 
 
+def _with_frees(planned: list[SitePlan], sites: list[FoundSite]) -> list[SitePlan]:
+    """Note at every call which of its parameters only planned calls read."""
+    names = {site.fqn for site in planned if site.is_call}
+    found = {site.fqn: site for site in sites if site.fqn in names}
+    covered = {call.node.name for site in found.values() for call in site.calls}
+
+    def freed(site: SitePlan) -> SitePlan:
+        if site.fqn not in found:
+            return site
+        frees = tuple(name for name, nodes in found[site.fqn].readers.items() if nodes <= covered)
+        return replace(site, calls=tuple(replace(call, frees=frees) for call in site.calls))
+
+    return [freed(site) for site in planned]
+
+
 def _kept(site: FoundSite, reason: str) -> list[Unquantized]:
     """What stays in full precision of a site: its module, or the parameters that a call reads."""
-    return [Unquantized(name, reason) for name in site.parameters or (site.fqn,)]
+    return [Unquantized(name, reason) for name in site.readers or (site.fqn,)]
 
 
 def _embedding_owners(model: nn.Module, sites: list[FoundSite], exclude: tuple[str, ...]) -> dict[int, str]:
@@ -261,14 +276,14 @@ def _plan_site(
     bits = recipe.activation_bits
     if site.kind is SiteKind.OUTPUT_PROJECTION and bits != 32:
         bits = 32 if weight_bits == 32 else recipe.output_projection_activation_bits
-    operands = (_activation(site, "input", bits, signs), weight)
-    return SitePlan(site.kind, site.fqn, operands, tied_to, site.call_sites, site.shape)
+    both = (_activation(site, "input", bits, signs), weight)
+    return SitePlan(site.kind, site.fqn, both, tied_to, site.call_sites, site.shape)
 
 
 def weight_of(site: FoundSite, model: nn.Module) -> Any:
-    """The parameter that a site's weight is; None if it is computed from several."""
+    """The parameter that the weight of a site is; None if it is computed from several."""
     if site.call_sites:
-        return model.get_parameter(site.parameters[0]) if len(site.parameters) == 1 else None
+        return model.get_parameter(next(iter(site.readers))) if len(site.readers) == 1 else None
     return model.get_submodule(site.fqn).weight
 
 

@@ -88,7 +88,7 @@ def trace_call(
 
 
 def untraceable_blocks(context: PrepareContext, names: Iterable[str]) -> dict[str, str]:
-    """Find the attention modules whose forward cannot be traced with the inputs that the example inputs give them.
+    """Find the attention modules whose forward cannot be traced on what they get from the example inputs.
 
     Args:
         context: the model and the example inputs.

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def write_calls(context: PrepareContext, sites: Iterable[SitePlan]) -> None:
     """Make the owner of each site run its calls quantized.
 
-    A `GraphModule` calls the quantized modules in its own graph. Any other module gets a class that intercepts its
-    calls; layers of PyTorch with a fused path are kept from taking it.
+    A `GraphModule` calls the quantized modules in its own graph. Any other module gets a class that
+    intercepts its calls; layers of PyTorch with a fused path are kept from taking it.
 
     Args:
         context: holds the model, the quantizers and the calls of every module.
@@ -41,7 +41,7 @@ def write_calls(context: PrepareContext, sites: Iterable[SitePlan]) -> None:
         module = context.model.get_submodule(name)
         names = context.calls[name]
         assert names is not None, "a module whose calls change has no call sites"
-        calls = Calls(names)
+        calls = Calls(names, [site.to_dict() for site in owned])
         for site in owned:
             for made in site.calls:
                 calls.add_module(str(made.number), quantized_call(site, made, context.quantizers))

@@ -11,7 +11,14 @@ from tbt_compile.modules.attention import QuantizedAttention
 from tbt_compile.modules.calls import QuantizedCall
 from tbt_compile.modules.layers import QuantizedEmbedding, QuantizedLinear
 
-__all__ = ["QuantizedAttention", "QuantizedCall", "QuantizedEmbedding", "QuantizedLinear", "is_prepared", "iter_quantized"]
+__all__ = [
+    "QuantizedAttention",
+    "QuantizedCall",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "is_prepared",
+    "iter_quantized",
+]
 
 
 def iter_quantized(model: nn.Module) -> Iterator[tuple[str, Any]]:

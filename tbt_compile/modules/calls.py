@@ -1,9 +1,9 @@
-"""Quantized calls of product functions: `F.linear(x, self.w)`, `x @ self.w`, `F.scaled_dot_product_attention`.
+"""Quantized calls of product functions: `F.linear(x, self.w)`, `x @ self.w`, scaled dot product attention.
 
 A layer such as `nn.Linear` becomes quantized by its class. Code that calls a function has no such place, so a
-quantized module replaces the call: it takes the function's arguments and returns its result. The owner, the module
-whose forward makes the call, holds one for each quantized call, and runs its own forward with those calls
-intercepted; see `interception`.
+quantized module replaces the call: it takes the function's arguments and returns its result. The owner, the
+module whose forward makes the call, holds one for each quantized call, and runs its own forward with those
+calls intercepted; see `interception`.
 """
 
 from __future__ import annotations
@@ -43,13 +43,23 @@ class CallWithWeight(QuantizedCall):
     """A call that has a weight among its arguments. Child: `weight_quantizer`.
 
     Attributes:
-        frees: names, in the whole model, of the parameters that only this call reads.
+        parameters_read: names, in the whole model, of the parameters that the weight is computed from.
+        frees: those that only quantized calls read.
+        keeps: whether the next call keeps its weight.
         weight_rows: the weight of a call as [N, K], kept while `keeping_weights` is entered; else None.
     """
 
-    def __init__(self, function: str, quantizers: dict[str, nn.Module], frees: tuple[str, ...] = ()) -> None:
+    weight_quantizer: nn.Module
+
+    def __init__(
+        self,
+        function: str,
+        quantizers: dict[str, nn.Module],
+        parameters: tuple[str, ...] = (),
+        frees: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(function, quantizers)
-        self.frees, self.keeps = frees, False
+        self.parameters_read, self.frees, self.keeps = parameters, frees, False
         self.weight_rows: Tensor | None = None
 
     def see(self, weight: Tensor) -> None:
@@ -78,14 +88,17 @@ class QuantizedWeightCall(CallWithWeight):
         weight_first: whether the weight is the left factor, as in `self.w @ x`.
     """
 
+    input_quantizer: nn.Module
+
     def __init__(
         self,
         function: str,
         quantizers: dict[str, nn.Module],
+        parameters: tuple[str, ...] = (),
         frees: tuple[str, ...] = (),
         weight_first: bool = False,
     ) -> None:
-        super().__init__(function, quantizers, frees)
+        super().__init__(function, quantizers, parameters, frees)
         self.weight_first = weight_first
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -136,7 +149,15 @@ class QuantizedProductCall(QuantizedCall):
 
 
 class QuantizedSdpaCall(QuantizedCall):
-    """`F.scaled_dot_product_attention` on quantized operands. Children: `query`, `key`, `probabilities`, `value`."""
+    """`F.scaled_dot_product_attention` on quantized operands.
+
+    Children: `query`, `key`, `probabilities` and `value`.
+    """
+
+    query: nn.Module
+    key: nn.Module
+    probabilities: nn.Module
+    value: nn.Module
 
     def forward(
         self,
@@ -156,7 +177,7 @@ class QuantizedSdpaCall(QuantizedCall):
             query: `[..., H, Q, D]`.
             key: `[..., H, T, D]`.
             value: `[..., H, T, Dv]`.
-            attn_mask: broadcasts to `[..., H, Q, T]`; True where attention is allowed, or added to the scores.
+            attn_mask: broadcasts to `[..., H, Q, T]`; True where attention is allowed, or to be added.
             dropout_p: of the probabilities, also in evaluation mode.
             is_causal: whether query i attends to keys 0 to i only.
             scale: of the scores; None for D ** -0.5.

@@ -1,7 +1,7 @@
 """Run a module's own forward with some calls of product functions replaced.
 
-Calls are counted in the order in which the forward makes them; those made by its submodules do not count. A forward
-that makes other calls than when the model was prepared is refused: a call could be taken for another.
+Calls are counted in the order in which the forward makes them; those made by its submodules do not count. A
+forward that makes other calls than when the model was prepared is refused: a call could be taken for another.
 """
 
 from __future__ import annotations
@@ -98,11 +98,12 @@ class Calls(nn.Module):
 
     Attributes:
         names: the product calls that the owner's forward made when it was prepared, in order.
+        sites: the plans of the calls as JSON-ready values, from which they can be made again.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], sites: list[dict[str, Any]]) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.names, self.sites = tuple(names), sites
 
     def call(self, number: int) -> QuantizedCall | None:
         """The module in place of a call; None for one that stays as it is."""
@@ -142,8 +143,8 @@ class Calls(nn.Module):
 
 def _changed(owner: str, found: str, expected: str) -> str:
     return (
-        f"the forward of {owner} computes something else than when it was prepared: {found}, expected {expected}. "
-        "Prepare it with example inputs that take the same path, or exclude it in the recipe"
+        f"the forward of {owner} computes something else than when it was prepared: {found}, expected "
+        f"{expected}. Prepare it with example inputs that take the same path, or exclude it in the recipe"
     )
 
 

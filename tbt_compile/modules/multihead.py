@@ -1,7 +1,7 @@
 """`F.multi_head_attention_forward` as the linear layers and products that it is made of.
 
-PyTorch's function hides its projections and products, and in evaluation mode a layer may run all of them as one
-fused kernel. This one computes the same from `F.linear`, `matmul` and `scaled_dot_product_attention`.
+PyTorch's function hides its projections and products, and in evaluation mode a layer may run all of them as
+one fused kernel. This one computes the same from `F.linear`, `matmul` and `scaled_dot_product_attention`.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
 
     Args:
         scores: `[..., Q, T]`.
-        mask: broadcasts to `scores`; boolean with True where attention is allowed, or added to the scores, with
-            -inf where it is not; or None.
+        mask: broadcasts to `scores`; boolean with True where attention is allowed, or to be added, with -inf
+            where it is not; or None.
 
     Returns:
         Probabilities `[..., Q, T]`.

@@ -1,7 +1,7 @@
 """Matrix products as PyTorch code spells them, brought to one form.
 
-`F.linear`, `x @ w`, `torch.bmm`, `torch.addmm`, `torch.einsum` and their ATen operators all become a `Contraction`:
-two operands with the summed features last, and a function that gives the result its place.
+`F.linear`, `x @ w`, `torch.bmm`, `torch.addmm`, `torch.einsum` and their ATen operators become a
+`Contraction`: two operands with the summed features last, and a function that gives the result its place.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ def contraction(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Co
         kwargs: keyword arguments of the call.
 
     Returns:
-        The contraction; None for a call without such a form: an einsum that sums over a single operand, takes a
-        diagonal, or has other than two operands.
+        The contraction; None for a call without such a form: an einsum that sums over a single operand, takes
+        a diagonal, or has other than two operands.
     """
     operands = operands_of(name, args, kwargs)
     if name == "einsum":
@@ -176,7 +176,7 @@ def _einsum(equation: str, a: Tensor, b: Tensor) -> Contraction | None:
 
 
 def _terms(equation: str, *dims: int) -> tuple[str, str, str] | None:
-    """The letters of both operands and the result, with letters in place of an ellipsis; None if one repeats."""
+    """The letters of both operands and the result, an ellipsis spelled out; None if one repeats."""
     inputs, arrow, out = equation.replace(" ", "").partition("->")
     unused = [letter for letter in string.ascii_letters if letter not in equation]
     terms, ellipsis = [], ""

@@ -16,11 +16,13 @@ from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import is_prepared, iter_quantized
 from tbt_compile.modules.attention import CHILD, QuantizedAttention
+from tbt_compile.modules.calls import QuantizedProductCall, QuantizedSdpaCall
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
+from tbt_compile.modules.interception import CALLS, Calls
 from tbt_compile.passes.prepare.context import PrepareContext
-from tbt_compile.passes.prepare.find_sites import SiteKind
 from tbt_compile.passes.prepare.insert_quantizers import build_activation_quantizer
 from tbt_compile.passes.prepare.plan import Operand, QuantPlan, SitePlan
+from tbt_compile.passes.prepare.sites import SiteKind
 from tbt_compile.passes.prepare.write_back import WriteBack
 from tbt_compile.quantizers import WeightQuantizer
 from tbt_compile.recipe import Recipe
@@ -52,6 +54,7 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
         "class": type(module).__name__.removeprefix("Quantized"),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "quantizers": describe_quantizers(module),
+        "calls": describe_calls(module),
         "tied": tied,
         "inputs": call_record.recorded(module),
     }
@@ -84,11 +87,13 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
     if model is None:
         model = _empty_model(path, manifest["class"])
     _check_instance(model, manifest["quantizers"], path)
-    _install_quantizers(model, recipe, manifest["quantizers"])
+    _install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
     arrays = model_folder.read_tensors(path, manifest)
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
-    return model.eval().requires_grad_(False), recipe
+    for module in model.modules():
+        module.training = False  # an exported program's module has no `eval`
+    return model.requires_grad_(False), recipe
 
 
 def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
@@ -110,8 +115,17 @@ def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
     return described
 
 
+def describe_calls(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The product calls of every module that makes quantized ones, and the plans of those, by module name."""
+    return {
+        name.removesuffix(CALLS).removesuffix("."): {"names": list(module.names), "sites": module.sites}
+        for name, module in model.named_modules()
+        if isinstance(module, Calls)
+    }
+
+
 def _kind(module: nn.Module) -> SiteKind:
-    if isinstance(module, QuantizedAttention):
+    if isinstance(module, QuantizedAttention | QuantizedProductCall | QuantizedSdpaCall):
         return SiteKind.ATTENTION
     return SiteKind.LINEAR if hasattr(module, "input_quantizer") else SiteKind.EMBEDDING
 
@@ -121,31 +135,47 @@ def _owner(entry: dict[str, Any]) -> str:
     return str(entry["module"]).removesuffix(f".{CHILD}")
 
 
+def _split_call(module: str) -> tuple[str, int] | None:
+    """The owner and the number of a quantized call; None for the name of any other module."""
+    owner, found, number = f".{module}".rpartition(f".{CALLS}.")
+    return (owner.removeprefix("."), int(number)) if found else None
+
+
 def _check_instance(model: nn.Module, described: list[dict[str, Any]], path: Path) -> None:
     name = type(model).__name__
     if is_prepared(model):
         raise FormatError(f"the {name} to load {path} into has quantizers: pass one in full precision")
     present = {module for module, _ in model.named_modules()}
-    missing = [owner for owner in map(_owner, described) if owner not in present]
+    owners = [call[0] if (call := _split_call(entry["module"])) else _owner(entry) for entry in described]
+    missing = [owner for owner in owners if owner not in present]
     if missing:
         raise FormatError(f"{path} does not fit the model: {name} has no module {missing[0]!r}")
 
 
-def _install_quantizers(model: nn.Module, recipe: Recipe, described: list[dict[str, Any]]) -> None:
+def _install_quantizers(
+    model: nn.Module, recipe: Recipe, described: list[dict[str, Any]], calls: dict[str, dict[str, Any]]
+) -> None:
     """Convert the modules as `prepare` does, but with uninitialized frozen quantizers."""
-    sites, quantizers = [], {}
+    quantizers: dict[tuple[str, str], nn.Module] = {}
+    sites = [SitePlan.from_dict(values) for owned in calls.values() for values in owned["sites"]]
+    called = {(site.owner, call.number): site for site in sites for call in site.calls}
     for entry in described:
+        call = _split_call(entry["module"])
         kind = SiteKind(entry["kind"])
-        fqn = _owner(entry)
+        fqn = called[call].fqn if call else _owner(entry)
         operands = []
         for child, values in entry["operands"].items():
             operand = child if kind is SiteKind.ATTENTION else child.removesuffix(SUFFIX)
             encoding = Encoding(values["encoding"])
             operands.append(Operand(operand, encoding, "as saved"))
             quantizers[fqn, operand] = _empty_quantizer(encoding, values, recipe, operand)
-        sites.append(SitePlan(kind, fqn, tuple(operands)))
+        if not call:
+            sites.append(SitePlan(kind, fqn, tuple(operands)))
     plan = QuantPlan(type(model).__name__, recipe, tuple(sites), ())
-    context = PrepareContext(model, recipe, adapter_for(model), plan=plan, quantizers=quantizers)
+    names = {owner: tuple(owned["names"]) for owner, owned in calls.items()}
+    context = PrepareContext(
+        model, recipe, adapter_for(model), plan=plan, calls={**names}, quantizers=quantizers
+    )
     WriteBack().apply(context)
     drop_float_weights(model)
 

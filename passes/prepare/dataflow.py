@@ -1,0 +1,53 @@
+"""Which values of a captured graph depend on its inputs, and which on parameters alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import fx, nn
+
+
+@dataclass
+class Dataflow:
+    """What the nodes of a captured graph depend on.
+
+    Attributes:
+        active: the nodes that depend on an input of the model.
+        parameters: of every other node, the names of the parameters that it is computed from.
+    """
+
+    active: set[fx.Node] = field(default_factory=set)
+    parameters: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: fx.Graph, model: nn.Module) -> Dataflow:
+        """Analyse a graph captured from the model."""
+        known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        found = cls()
+        for node in graph.nodes:
+            if node.op == "placeholder" or any(x in found.active for x in node.all_input_nodes):
+                found.active.add(node)
+                continue
+            names = {str(node.target)} & known if node.op == "get_attr" else set()
+            found.parameters[node] = frozenset(
+                names.union(*(found.parameters[x] for x in node.all_input_nodes))
+            )
+        return found
+
+    def is_weight(self, value: object) -> bool:
+        """Whether a value is computed from parameters, and from no input."""
+        return isinstance(value, fx.Node) and bool(self.parameters.get(value))
+
+    def is_active(self, value: object) -> bool:
+        """Whether a value depends on an input."""
+        return value in self.active
+
+    def readers(self, weight: fx.Node) -> dict[str, frozenset[str]]:
+        """For each parameter of a weight, the names of the nodes that depend on an input and read it."""
+        return {name: self._readers(name) for name in sorted(self.parameters[weight])}
+
+    def _readers(self, name: str) -> frozenset[str]:
+        def reads(node: fx.Node) -> bool:
+            return any(name in self.parameters.get(x, ()) for x in node.all_input_nodes)
+
+        return frozenset(node.name for node in self.active if reads(node))
