@@ -38,9 +38,12 @@ def read_consistently(path: Path, manifest: str, read: Callable[[], Result]) -> 
             with locked(Path(os.path.realpath(path)), shared=True):
                 if _content(path / manifest) == before:
                     raise
-                return read()
         with locked(Path(os.path.realpath(path)), shared=True):
-            return read()
+            before = _content(path / manifest)
+            result = read()
+            if _content(path / manifest) == before:
+                return result
+        raise FormatError(f"{path} was replaced again and again while it was read: load it again")
 
 
 def _content(file: Path) -> bytes | None:

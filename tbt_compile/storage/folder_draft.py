@@ -5,9 +5,9 @@ finds the old folder or the new one, of several writers the last one wins, and w
 once it is certain that it held nothing but files of ours. Symbolic links are followed.
 
 Some folders cannot be exchanged: a mount point, the current directory, one in a parent that may not be
-written. There the draft is inside the folder and its files replace the old ones one by one, the manifest
-last. `consistent_read` sees either folder; other readers may see a mixture, which the checksums of the
-manifest tell. A failure puts the old files back.
+written. There the draft is inside the folder and its files replace the old ones one by one. Meanwhile there
+is no manifest: `consistent_read` waits, other readers find no model folder. A failure puts the old files
+back.
 
 A process that is killed leaves a draft, `.tbt-draft-...`, which the next save in that place removes. If it
 was replacing files one by one, loading the folder is refused until then.
@@ -26,9 +26,8 @@ from pathlib import Path
 from tbt_compile.storage.exchange import put_in_place
 from tbt_compile.storage.locks import held, is_abandoned, locked
 from tbt_compile.storage.os_errors import writing
-from tbt_compile.storage.ownership import DRAFT, Layout, belonging, drafts_in, require_ours
+from tbt_compile.storage.ownership import DRAFT, OLD, Layout, belonging, drafts_in, require_ours
 
-_OLD = f"{DRAFT}old"
 _FIXED = (errno.EBUSY, errno.EXDEV)  # what renaming a mount point, or an image layer of a container, gives
 
 
@@ -85,7 +84,9 @@ def require_replaceable(path: str | Path, layout: Layout) -> Path:
 
 
 def replace_contents(draft: Path, place: Path, layout: Layout) -> None:
-    """Replace the files of a folder by those of a draft inside it, one by one, the manifest last.
+    """Replace the files of a folder by those of a draft inside it, one by one.
+
+    The manifest goes first and comes last: between two looks at the same manifest nothing has changed.
 
     Args:
         draft: a complete folder.
@@ -102,9 +103,11 @@ def replace_contents(draft: Path, place: Path, layout: Layout) -> None:
         names = sorted((belonging(place, layout) | new) - {layout.manifest})
         done: list[tuple[Path, Path]] = []
         try:
+            if os.path.lexists(place / layout.manifest):
+                _move(place / layout.manifest, draft / OLD / layout.manifest, done)
             for name in names:
                 if os.path.lexists(place / name):
-                    _move(place / name, draft / _OLD / name, done)
+                    _move(place / name, draft / OLD / name, done)
                 if name in new:
                     _move(draft / name, place / name, done)
             os.replace(draft / layout.manifest, place / layout.manifest)
@@ -120,9 +123,11 @@ def replace_contents(draft: Path, place: Path, layout: Layout) -> None:
 def _replace(draft: Path, place: Path, layout: Layout) -> None:
     """Exchange a draft and the folder beside it; what comes out is checked, and else put back."""
     with locked(place):
-        if place.is_dir():
-            shutil.copymode(place, draft)
         require_ours(place, layout, place)
+        if place.is_dir():
+            if not all(map(is_abandoned, drafts_in(place))):  # of a writer whose current directory it is
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(place))
+            shutil.copymode(place, draft)
         put_in_place(draft, place)
         try:
             require_ours(draft, layout, place)

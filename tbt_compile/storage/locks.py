@@ -1,17 +1,23 @@
 """Locks on folders, held through `flock` on the folder itself: no lock file is left anywhere.
 
 A lock ends with the process that holds it, however it ends, and is seen by every process of the machine, in
-any container. File systems without such locks (some NFS mounts) go unlocked. Windows cannot lock folders:
-there a file `.tbt-lock` is locked, and stays.
+any container. File systems without such locks (some NFS mounts) go unlocked, and so do folders that another
+program keeps locked (`flock FOLDER command`). Windows cannot lock folders: there a file `.tbt-lock` is
+locked, and stays.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+PATIENCE = 30.0
+"""Seconds to wait for a lock; our own are held for less, except by the readers of very large models."""
+_TAKEN: set[tuple[int, int]] = set()
 
 if sys.platform == "win32":
     import msvcrt
@@ -51,8 +57,7 @@ else:
             yield
             return
         try:
-            with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            _acquire(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
         finally:
             _release(handle)
@@ -81,6 +86,21 @@ else:
             return False
         finally:
             _release(handle)
+
+    def _acquire(handle: int, operation: int) -> None:
+        status = os.fstat(handle)
+        folder = status.st_dev, status.st_ino
+        last = time.monotonic() + (0 if folder in _TAKEN else PATIENCE)
+        while True:
+            try:
+                return fcntl.flock(handle, operation | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= last:
+                    _TAKEN.add(folder)
+                    return None
+                time.sleep(0.001)
+            except OSError:  # this file system has no such locks
+                return None
 
     def _release(handle: int) -> None:
         # Closing is not enough: a process forked meanwhile has a copy of the handle.

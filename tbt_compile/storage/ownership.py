@@ -12,6 +12,8 @@ from tbt_compile.storage.locks import is_abandoned
 
 DRAFT = ".tbt-draft-"
 """Prefix of the names of folders that are being written; see `folder_draft`."""
+OLD = f"{DRAFT}old"
+"""Folder in a draft, for the files that it replaces one by one."""
 # What file managers and file systems add to any folder.
 _SYSTEM = {"lost+found", ".DS_Store", "desktop.ini", "Thumbs.db"}
 
@@ -60,10 +62,11 @@ def require_ours(path: Path, layout: Layout, named: str | Path) -> None:
 def belonging(path: Path, layout: Layout) -> frozenset[str]:
     """Names of all files that we wrote to a folder, by its manifest and those of abandoned drafts in it.
 
-    A writer that was killed while it replaced files one by one leaves its draft, whose manifest lists the new
-    ones.
+    A writer that was killed while it replaced files one by one leaves its draft, with the manifests of the
+    new ones and of the old ones.
     """
-    listed = (layout.listed(folder) for folder in (path, *filter(is_abandoned, drafts_in(path))))
+    drafts = list(filter(is_abandoned, drafts_in(path)))
+    listed = map(layout.listed, (path, *drafts, *(draft / OLD for draft in drafts)))
     return frozenset().union(*(names for names in listed if names is not None))
 
 

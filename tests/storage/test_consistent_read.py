@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tbt_compile.errors import FormatError
-from tbt_compile.storage import model_folder
+from tbt_compile.storage import locks, model_folder
 from tbt_compile.storage.consistent_read import read_consistently
 
 WRITER = Path(__file__).with_name("concurrent.py")
@@ -73,6 +73,20 @@ def test_a_folder_replaced_while_it_is_read_is_read_again(tmp_path: Path, when: 
 
     assert model_folder.read_whole(place, slowly) == (2, 2)
     assert len(calls) == 2
+
+
+def test_a_folder_that_is_always_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where locks do not work, a mixture is refused."""
+    monkeypatch.setattr(locks, "PATIENCE", 0.05)
+    place = write(tmp_path / "model", 0)
+    numbers = iter(range(1, 9))
+
+    def never() -> None:
+        write(place, next(numbers))
+
+    with pytest.raises(FormatError, match="model was replaced again and again while it was read: load it"):
+        model_folder.read_whole(place, never)
+    assert next(numbers) == 3
 
 
 def test_a_damaged_folder_is_read_once(tmp_path: Path) -> None:
