@@ -98,7 +98,7 @@ else:
                 if time.monotonic() >= last:
                     _TAKEN.add(folder)
                     return None
-                time.sleep(0.001)
+                time.sleep(0.0002)
             except OSError:  # this file system has no such locks
                 return None
 

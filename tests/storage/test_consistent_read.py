@@ -51,7 +51,7 @@ def test_two_writers_and_a_reader(tmp_path: Path, how: str) -> None:
             assert (place / model_folder.MANIFEST).is_file()
     assert [writer.communicate()[1].decode() for writer in writers] == ["", ""]
     assert read(place) in (1000 + count - 1, 2000 + count - 1)
-    assert len(set(seen)) > 2
+    assert len(set(seen)) > 1
     assert os.listdir(tmp_path) == ["model"]
     assert len(os.listdir(place)) == 3
 
