@@ -54,7 +54,8 @@ class FrozenModel:
             The folder.
 
         Raises:
-            FormatError: `path` exists and is not a model folder.
+            FormatError: `path` exists and is not a model folder, or holds files that do not belong to it.
+            WriteError: the system refuses: no space, no permission, a bad path.
         """
         return save_frozen(self.module, self.recipe, Path(path), tokenizer)
 

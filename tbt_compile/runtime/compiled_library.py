@@ -17,6 +17,7 @@ from tbt_compile.recipe import Recipe
 from tbt_compile.runtime.builds import Build, file_names, shared_bytes
 from tbt_compile.runtime.generation.validation import count
 from tbt_compile.storage import model_folder
+from tbt_compile.storage.os_errors import writing
 
 if TYPE_CHECKING:
     from typing import Self
@@ -108,10 +109,12 @@ class CompiledLibrary:
             The folder.
 
         Raises:
-            FormatError: `path` exists and is not a model folder.
+            FormatError: `path` exists and is not a model folder, or holds files that do not belong to it.
             TargetError: there is no linker for the target's architecture.
+            WriteError: the system refuses: no space, no permission, a bad path.
         """
-        with tempfile.TemporaryDirectory() as work:
+        model_folder.require_replaceable(path)
+        with writing(path), tempfile.TemporaryDirectory() as work:
             folder = Path(work)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
@@ -128,13 +131,17 @@ class CompiledLibrary:
             FormatError: the folder is missing, truncated or altered, or has another kind.
             TargetError: it was compiled for CPUs with features that this machine lacks.
         """
-        path = Path(path)
+        model = model_folder.read_whole(path, lambda: cls._read(Path(path), num_threads))
+        log.info("loaded %s: %s", path, model)
+        return model
+
+    @classmethod
+    def _read(cls, path: Path, num_threads: int | None) -> Self:
         manifest = model_folder.read_manifest(path, cls.KIND)
         builds = [Build.read(path, recorded) for recorded in manifest["builds"]]
         best_target([build.target for build in builds])
         model = cls(builds, manifest, model_folder.read_tensors(path, manifest), num_threads)
         model._bound()
-        log.info("loaded %s: %s", path, model)
         return model
 
     def __str__(self) -> str:

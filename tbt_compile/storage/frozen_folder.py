@@ -25,6 +25,7 @@ from tbt_compile.passes.prepare.write_back import WriteBack
 from tbt_compile.quantizers import WeightQuantizer
 from tbt_compile.recipe import Recipe
 from tbt_compile.storage import model_folder
+from tbt_compile.storage.os_errors import writing
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -44,8 +45,10 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
         The folder.
 
     Raises:
-        FormatError: `path` exists and is not a model folder.
+        FormatError: `path` exists and is not a model folder, or holds files that do not belong to it.
+        WriteError: the system refuses: no space, no permission, a bad path.
     """
+    model_folder.require_replaceable(path)
     tensors, tied = _unique_tensors(module)
     manifest = {
         "recipe": recipe.to_dict(),
@@ -55,7 +58,7 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
         "tied": tied,
         "inputs": call_record.recorded(module),
     }
-    with tempfile.TemporaryDirectory() as work:
+    with writing(path), tempfile.TemporaryDirectory() as work:
         configs: list[Any] = [getattr(module, name, None) for name in ("config", "generation_config")]
         for part in (*configs, tokenizer):
             if hasattr(part, "save_pretrained"):
@@ -79,13 +82,16 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
     Raises:
         FormatError: the folder is missing or damaged, or does not fit the model.
     """
-    manifest = model_folder.read_manifest(path, model_folder.FROZEN)
+
+    def read() -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
+        manifest = model_folder.read_manifest(path, model_folder.FROZEN)
+        place = model if model is not None else _empty_model(path, manifest["class"])
+        return manifest, model_folder.read_tensors(path, manifest), place
+
+    manifest, arrays, model = model_folder.read_whole(path, read)
     recipe = Recipe.from_dict(manifest["recipe"])
-    if model is None:
-        model = _empty_model(path, manifest["class"])
     _check_instance(model, manifest["quantizers"], path)
     _install_quantizers(model, recipe, manifest["quantizers"])
-    arrays = model_folder.read_tensors(path, manifest)
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
     return model.eval().requires_grad_(False), recipe
