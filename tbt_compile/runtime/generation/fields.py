@@ -76,6 +76,7 @@ INERT_AT: dict[str, tuple[Any, ...]] = {
     "max_time": (),
     "prompt_lookup_num_tokens": (),
     "assistant_early_exit": (),
+    "prefill_chunk_size": (),  # with an encoder, transformers writes other tokens
 }
 """Fields that ask for something not implemented here, with the values that ask for nothing."""
 
@@ -85,7 +86,6 @@ WITHOUT_EFFECT = frozenset(
         "use_cache",
         "cache_config",
         "max_cache_len",
-        "prefill_chunk_size",
         "compile_config",
         "disable_compile",
         "continuous_batching_config",
