@@ -66,6 +66,14 @@ class Adapter:
     def restore(self, model: nn.Module) -> None:
         """Restore the quantizers of a prepared model from the folder that the model was loaded from."""
 
+    def check_lowering(self, model: nn.Module) -> None:
+        """Refuse what would otherwise fail, or be lost, only after the model is exported and compiled.
+
+        Raises:
+            LoweringError: the model is set up to do something that compiled models cannot do.
+        """
+        del model
+
     def export_units(self, model: nn.Module) -> ExportUnits:
         """Export a frozen model as the functions to compile; here one function, a call of its forward.
 

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from tbt_compile.adapters import attention, decoder_units, pretrained, seq2seq_units
 from tbt_compile.adapters.base import Adapter
 from tbt_compile.adapters.conv1d import QuantizedConv1D
+from tbt_compile.adapters.decode_settings import generation_settings
 from tbt_compile.adapters.example_inputs import example_inputs
 from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.recipe import Recipe
@@ -73,6 +74,12 @@ class HuggingFaceAdapter(Adapter):
     def restore(self, model: nn.Module) -> None:
         """Load the scales in the model's folder if the weights there are still those of the model."""
         pretrained.restore_quantizers(_pretrained(model))
+
+    def check_lowering(self, model: nn.Module) -> None:
+        """Check the generation config of a model that generates text."""
+        checked = _pretrained(model)
+        if checked.can_generate():
+            generation_settings(checked)
 
     def export_units(self, model: nn.Module) -> ExportUnits:
         """Export the decode steps of a model that generates text, or one forward call of any other."""

@@ -68,7 +68,7 @@ _FROZEN = Kind(
     read=tensor_files.read_portable,
 )
 _COMPILED = Kind(
-    version=5,
+    version=6,
     tensors="tensors.bin",
     digest="crc32",
     renew="lower the model again",
