@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from tbt_compile.adapters import adapter_for, call_record
+from tbt_compile.dtypes import check_dtypes
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared
 from tbt_compile.passes.prepare.capture import split_example_inputs
@@ -119,6 +120,7 @@ def make_context(
     """
     if is_prepared(model):
         raise PlanError(f"this {type(model).__name__} is prepared already: prepare a full-precision model")
+    check_dtypes(model)
     adapter = adapter_for(model)
     chosen = adapter.stored_recipe(model) if recipe is None else Recipe.parse(recipe)
     inputs = adapter.example_inputs(model) if example_inputs is None else example_inputs

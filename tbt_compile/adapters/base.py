@@ -59,6 +59,10 @@ class Adapter:
             return QuantizedLinear
         return QuantizedEmbedding if isinstance(module, nn.Embedding) else None
 
+    def convert_to_float32(self, model: nn.Module) -> None:
+        """Convert the float tensors of a model to float32, in place."""
+        model.float()
+
     def stored_recipe(self, model: nn.Module) -> Recipe | None:
         """Return the recipe that the model was prepared with or, before that, saved with."""
         return getattr(model, "tbt_recipe", None)

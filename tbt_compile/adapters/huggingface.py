@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -66,6 +67,13 @@ class HuggingFaceAdapter(Adapter):
         """Return the quantized class, also for Conv1D, GPT-2's linear layer."""
         return QuantizedConv1D if isinstance(module, Conv1D) else super().quantized_form(module)
 
+    def convert_to_float32(self, model: nn.Module) -> None:
+        """Convert the model, and the dtype in its configs, which some models read."""
+        super().convert_to_float32(model)
+        for part in model.modules():
+            if isinstance(part, PreTrainedModel) and part.config.dtype is not None:
+                part.config.dtype = torch.float32
+
     def stored_recipe(self, model: nn.Module) -> Recipe | None:
         """Return the recipe in the model's config."""
         return pretrained.stored_recipe(_pretrained(model).config)
@@ -85,9 +93,9 @@ class HuggingFaceAdapter(Adapter):
 
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
         """Switch the model to quantized attention and record the recipe in its config, to be saved."""
-        attention.register()
         checked = _pretrained(model)
         checked.set_attn_implementation(attention.IMPLEMENTATION)
+        attention.guard(checked)
         checked.config.tbt_recipe = recipe.to_dict()
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tbt_compile.adapters import adapter_for, call_record
+from tbt_compile.dtypes import described
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import is_prepared, iter_quantized
@@ -31,12 +32,13 @@ GENERATION = "generation_config.json"
 SUFFIX = "_quantizer"
 
 
-def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -> Path:
+def save_frozen(module: nn.Module, recipe: Recipe, dtypes: list[str], path: Path, tokenizer: Any) -> Path:
     """Write a frozen module to a folder.
 
     Args:
         module: a module with frozen quantizers.
         recipe: the recipe that it was prepared with.
+        dtypes: of the checkpoint.
         path: the folder; a saved model there is replaced.
         tokenizer: a transformers tokenizer to store with the model, or None.
 
@@ -50,6 +52,7 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
     manifest = {
         "recipe": recipe.to_dict(),
         "class": type(module).__name__.removeprefix("Quantized"),
+        "dtype": described(dtypes),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "quantizers": describe_quantizers(module),
         "tied": tied,
@@ -65,7 +68,7 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
         return model_folder.write_folder(path, model_folder.FROZEN, manifest, arrays, files)
 
 
-def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Recipe]:
+def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Recipe, list[str]]:
     """Load a frozen module.
 
     Args:
@@ -74,7 +77,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
             place.
 
     Returns:
-        The module in eval mode, and the recipe that it was prepared with.
+        The module in eval mode, the recipe that it was prepared with, and the dtypes of its checkpoint.
 
     Raises:
         FormatError: the folder is missing or damaged, or does not fit the model.
@@ -88,7 +91,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
     arrays = model_folder.read_tensors(path, manifest)
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
-    return model.eval().requires_grad_(False), recipe
+    return model.eval().requires_grad_(False), recipe, manifest["dtype"]["checkpoint"]
 
 
 def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:

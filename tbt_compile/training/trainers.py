@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Seq2SeqTrainer
 
 from tbt_compile.data.batches import IGNORED_LABEL
+from tbt_compile.modules import is_prepared
 from tbt_compile.training import processes
 from tbt_compile.training.losses import distillation_terms
 from tbt_compile.training.settings import LossWeights, TrainingError
@@ -77,7 +78,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         super().__init__(model, *args, **kwargs)
         self.watch = Watch()
         self.terms = [(term.weight, term.bind(model, teacher, self.watch)) for term in self.objective.terms]
-        if self.objective.weights.attention:
+        if self.objective.weights.attention and not is_prepared(teacher):
             teacher.set_attn_implementation("eager")  # fused attention returns no maps
         # The teacher's parameters keep requires_grad: its next student is a copy and has to train.
         self.teacher = teacher.to(self.args.device).eval()
