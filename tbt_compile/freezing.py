@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from tbt_compile.adapters import adapter_for, call_record
+from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.dtypes import COMPUTATION, as_float32, checkpoint_dtypes
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared, iter_quantized
@@ -77,14 +78,16 @@ class FrozenModel:
 def freeze(model: nn.Module) -> FrozenModel:
     """Quantize the weights of a prepared model one last time and pack them.
 
-    The prepared model is not changed. Tied weights become one packed tensor. The frozen model is in eval
-    mode and computes in float32. From a float32 model, that is exactly what the prepared model computes in
-    eval mode; half-precision parameters are converted and keep their values, and codes stay the same.
+    The prepared model is not changed; one in a wrapper (DataParallel, torch.compile) is unwrapped. Tied
+    weights become one packed tensor. The frozen model is in eval mode and computes in float32. From a float32
+    model, that is exactly what the prepared model computes in eval mode. Other float parameters are converted
+    and keep their values, and codes stay the same.
 
     Raises:
         PlanError: the model is not prepared, was never run (its activation scales are unset), or has
             weights without a packed form (pruned or split).
     """
+    model = unwrapped(model)
     _check_freezable(model)
     adapter = adapter_for(model)
     recipe = adapter.stored_recipe(model)

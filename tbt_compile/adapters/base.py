@@ -17,6 +17,13 @@ from tbt_compile.recipe import Recipe
 class Adapter:
     """Adapter for plain `nn.Module`s; subclasses specialize it for the models of one library."""
 
+    def check(self, model: nn.Module) -> None:
+        """Check that a model of this kind can be compiled once it is trained.
+
+        Raises:
+            PlanError: it cannot, whatever the recipe.
+        """
+
     def example_inputs(self, model: nn.Module) -> dict[str, Tensor]:
         """Make keyword arguments to capture the model with.
 

@@ -21,11 +21,24 @@ from tbt_compile.adapters.base import Adapter
 from tbt_compile.adapters.conv1d import QuantizedConv1D
 from tbt_compile.adapters.example_inputs import example_inputs
 from tbt_compile.adapters.units import ExportUnits
+from tbt_compile.errors import PlanError
 from tbt_compile.recipe import Recipe
 
 
 class HuggingFaceAdapter(Adapter):
     """Adapter for models that derive from `PreTrainedModel`."""
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that generates text but is composed of models with configs of their own."""
+        config = _pretrained(model).config
+        needed = ("vocab_size", "hidden_size") if config.is_encoder_decoder else ("vocab_size",)
+        if model.can_generate() and not all(hasattr(config, name) for name in needed):  # type: ignore[operator]
+            parts = ", ".join(config.sub_configs) or "its parts"
+            raise PlanError(
+                f"{type(model).__name__} is composed of models with configs of their own ({parts}): expected "
+                "one config with the vocabulary and the width; prepare and compile a part, such as its "
+                "language model"
+            )
 
     def example_inputs(self, model: nn.Module) -> dict[str, Any]:
         """Make token ids and masks from the config."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tbt_compile.adapters import adapter_for, call_record
+from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.dtypes import described
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
@@ -86,6 +87,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
     recipe = Recipe.from_dict(manifest["recipe"])
     if model is None:
         model = _empty_model(path, manifest["class"])
+    model = unwrapped(model)
     _check_instance(model, manifest["quantizers"], path)
     _install_quantizers(model, recipe, manifest["quantizers"])
     arrays = model_folder.read_tensors(path, manifest)

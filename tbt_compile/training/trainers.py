@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Seq2SeqTrainer
 
+from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.data.batches import IGNORED_LABEL
 from tbt_compile.modules import is_prepared
 from tbt_compile.training import processes
@@ -74,6 +75,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         **kwargs: Any,
     ) -> None:
         self.objective = objective or Objective(weights or LossWeights())
+        model, teacher = whole_model(model), whole_model(teacher)
         require_same_shape(model, teacher, self.objective.layers)
         super().__init__(model, *args, **kwargs)
         self.watch = Watch()
@@ -156,6 +158,19 @@ def without_labels(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
         return inputs
     kept = {name: value for name, value in inputs.items() if name != "labels"}
     return {**kept, "decoder_input_ids": shift(labels=inputs["labels"]), "use_cache": False}
+
+
+def whole_model(model: Any) -> PreTrainedModel:
+    """The transformers model inside the wrappers of training code.
+
+    Raises:
+        PlanError: it is sharded, or has adapters that are not merged.
+        TrainingError: it is not a transformers model.
+    """
+    inner = unwrapped(model)
+    if not isinstance(inner, PreTrainedModel):
+        raise TrainingError(f"a {type(inner).__name__} cannot be trained here: expected a transformers model")
+    return inner
 
 
 def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layers: LayerMap | None) -> None:
