@@ -17,6 +17,7 @@ from tbt_compile.errors import PlanError
 from tbt_compile.quantizers.state import Float32State
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+HALVES = (torch.bfloat16, torch.float16)
 COMPUTATION = "float32"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.adapters.wrappers import unwrapped
-from tbt_compile.dtypes import described
+from tbt_compile.dtypes import COMPUTATION, described
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import is_prepared, iter_quantized
@@ -93,7 +93,8 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
     arrays = model_folder.read_tensors(path, manifest)
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
-    return model.eval().requires_grad_(False), recipe, manifest["dtype"]["checkpoint"]
+    dtypes = manifest.get("dtype", described([COMPUTATION]))["checkpoint"]  # older folders: float32 only
+    return model.eval().requires_grad_(False), recipe, dtypes
 
 
 def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
