@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from tbt_compile.dtypes import described
 from tbt_compile.freezing import FrozenModel, freeze
 from tbt_compile.storage import model_folder
 
@@ -159,6 +160,7 @@ def _description(frozen: FrozenModel, exported: ExportUnits) -> dict[str, Any]:
     return {
         "recipe": frozen.recipe.to_dict(),
         "class": type(frozen.module).__name__.removeprefix("Quantized"),
+        "dtype": described(frozen.dtypes),
         "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
         **exported.settings,
     }

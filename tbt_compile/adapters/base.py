@@ -17,6 +17,13 @@ from tbt_compile.recipe import Recipe
 class Adapter:
     """Adapter for plain `nn.Module`s; subclasses specialize it for the models of one library."""
 
+    def check(self, model: nn.Module) -> None:
+        """Check that a model of this kind can be compiled once it is trained.
+
+        Raises:
+            PlanError: it cannot, whatever the recipe.
+        """
+
     def example_inputs(self, model: nn.Module) -> dict[str, Tensor]:
         """Make keyword arguments to capture the model with.
 
@@ -58,6 +65,10 @@ class Adapter:
         if isinstance(module, nn.Linear):
             return QuantizedLinear
         return QuantizedEmbedding if isinstance(module, nn.Embedding) else None
+
+    def convert_to_float32(self, model: nn.Module) -> None:
+        """Convert the float tensors of a model to float32, in place."""
+        model.float()
 
     def stored_recipe(self, model: nn.Module) -> Recipe | None:
         """Return the recipe that the model was prepared with or, before that, saved with."""

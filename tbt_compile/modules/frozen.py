@@ -7,8 +7,11 @@ from torch import Tensor, nn
 
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.encoding import Encoding
+from tbt_compile.modules.packed_view import PackedView
 from tbt_compile.ops import quantize
 from tbt_compile.quantizers import ActivationQuantizer, QuantTensor, WeightQuantizer
+from tbt_compile.quantizers.ops import widened
+from tbt_compile.quantizers.state import Float32State
 
 ROWS = 1024
 """Rows quantized at a time: float codes of a whole embedding would take several times its memory."""
@@ -18,7 +21,7 @@ def _constant(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
-class FrozenWeight(nn.Module):
+class FrozenWeight(Float32State):
     """Replaces a `WeightQuantizer`: ignores the weight that it is given and returns the packed one.
 
     Parameters (frozen):
@@ -39,7 +42,7 @@ class FrozenWeight(nn.Module):
         with torch.no_grad():
             for start in range(0, len(weight), ROWS):
                 rows = slice(start, start + ROWS)
-                codes, scale = quantizer(weight.detach()[rows].float())
+                codes, scale = quantizer(widened(weight.detach()[rows]))
                 frozen.packed[rows] = quantize.pack(codes, quantizer.encoding)
                 frozen.scale[rows] = scale
         return frozen
@@ -70,7 +73,7 @@ class FrozenWeight(nn.Module):
         return f"{self.encoding.value}, rows={self.packed.shape[0]}, columns={self.columns}"
 
 
-class FrozenActivation(nn.Module):
+class FrozenActivation(Float32State):
     """Replaces an `ActivationQuantizer`; `scale` is a float32 scalar, unused at 8 bits."""
 
     def __init__(self, encoding: Encoding, center: bool, scale: Tensor) -> None:
@@ -92,13 +95,13 @@ class FrozenActivation(nn.Module):
 
 
 def drop_float_weights(model: nn.Module) -> None:
-    """Set every float weight that has packed codes to None, under all names of a tied weight."""
-    packed = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(getattr(module, "weight_quantizer", None), FrozenWeight)
-    }
+    """Replace the float weight of every module that has packed codes by a `PackedView`.
+
+    Other modules that share the parameter, such as a tied projection that the recipe excludes, keep it.
+    """
     for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) in packed:
-                module.register_parameter(name, None)
+        quantizer, weight = getattr(module, "weight_quantizer", None), module._parameters.get("weight")
+        if isinstance(quantizer, FrozenWeight) and weight is not None:
+            transposed = tuple(weight.shape) != (len(quantizer.scale), quantizer.columns)
+            del module.weight
+            module.__dict__["weight"] = PackedView(quantizer, transposed)

@@ -135,14 +135,15 @@ class CompiledLibrary:
             FormatError: the folder is missing, truncated or altered, or has another kind.
             TargetError: it was compiled for CPUs with features that this machine lacks.
         """
-        def ready() -> Self:
-            model = cls._read(Path(path), num_threads)
-            best_target(model.targets)
-            model._bound()
-            return model
-
-        model = model_folder.read_whole(path, ready)
+        model = model_folder.read_whole(path, lambda: cls._ready(Path(path), num_threads))
         log.info("loaded %s: %s", path, model)
+        return model
+
+    @classmethod
+    def _ready(cls, path: Path, num_threads: int | None) -> Self:
+        model = cls._read(path, num_threads)
+        best_target(model.targets)
+        model._bound()
         return model
 
     @classmethod

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tbt_compile.adapters import adapter_for, call_record
+from tbt_compile.adapters.wrappers import unwrapped
+from tbt_compile.dtypes import COMPUTATION, described
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import is_prepared, iter_quantized
@@ -32,12 +34,13 @@ GENERATION = "generation_config.json"
 SUFFIX = "_quantizer"
 
 
-def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -> Path:
+def save_frozen(module: nn.Module, recipe: Recipe, dtypes: list[str], path: Path, tokenizer: Any) -> Path:
     """Write a frozen module to a folder.
 
     Args:
         module: a module with frozen quantizers.
         recipe: the recipe that it was prepared with.
+        dtypes: of the checkpoint.
         path: the folder; a saved model there is replaced.
         tokenizer: a transformers tokenizer to store with the model, or None.
 
@@ -53,6 +56,7 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
     manifest = {
         "recipe": recipe.to_dict(),
         "class": type(module).__name__.removeprefix("Quantized"),
+        "dtype": described(dtypes),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "quantizers": describe_quantizers(module),
         "tied": tied,
@@ -68,7 +72,7 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
         return model_folder.write_folder(path, model_folder.FROZEN, manifest, arrays, files)
 
 
-def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Recipe]:
+def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Recipe, list[str]]:
     """Load a frozen module.
 
     Args:
@@ -77,7 +81,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
             place.
 
     Returns:
-        The module in eval mode, and the recipe that it was prepared with.
+        The module in eval mode, the recipe that it was prepared with, and the dtypes of its checkpoint.
 
     Raises:
         FormatError: the folder is missing or damaged, or does not fit the model.
@@ -90,11 +94,13 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
 
     manifest, arrays, model = model_folder.read_whole(path, read)
     recipe = Recipe.from_dict(manifest["recipe"])
+    model = unwrapped(model)
     _check_instance(model, manifest["quantizers"], path)
     _install_quantizers(model, recipe, manifest["quantizers"])
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
-    return model.eval().requires_grad_(False), recipe
+    dtypes = manifest.get("dtype", described([COMPUTATION]))["checkpoint"]  # older folders: float32 only
+    return model.eval().requires_grad_(False), recipe, dtypes
 
 
 def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
