@@ -38,6 +38,10 @@ class FormatError(TbtError):
     """A saved folder is missing, truncated or altered, or has another format version."""
 
 
+class WriteError(FormatError, OSError):
+    """A file or folder cannot be written: no space, no permission, a bad path; `errno` says which."""
+
+
 class LoweringError(TbtError):
     """A frozen model holds an operation that has no compiled operator."""
 

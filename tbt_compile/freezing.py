@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from tbt_compile.adapters import adapter_for, call_record
+from tbt_compile.adapters.wrappers import unwrapped
+from tbt_compile.dtypes import COMPUTATION, as_float32, checkpoint_dtypes
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared, iter_quantized
 from tbt_compile.modules.calls import CallWithWeight, QuantizedCall, keeping_weights
@@ -28,15 +31,18 @@ class FrozenModel:
 
     Attributes:
         module: an instance of the user's model class, without the float copies of quantized weights. It
-            runs in eager mode and is the reference for the compiled model.
+            runs in eager mode, in float32, and is the reference for the compiled model.
         recipe: the recipe that it was prepared with.
+        dtypes: of the checkpoint's float parameters, the one with most elements first.
     """
 
     module: nn.Module
     recipe: Recipe
+    dtypes: list[str] = field(default_factory=lambda: [COMPUTATION])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model in eager mode."""
+        """Run the model in eager mode; float arguments are converted to float32."""
+        args, kwargs = tree_map(as_float32, (args, kwargs))
         with torch.no_grad():
             return self.module(*args, **kwargs)
 
@@ -55,9 +61,10 @@ class FrozenModel:
             The folder.
 
         Raises:
-            FormatError: `path` exists and is not a model folder.
+            FormatError: `path` exists and is not a model folder, or holds files that do not belong to it.
+            WriteError: the system refuses: no space, no permission, a bad path.
         """
-        return save_frozen(self.module, self.recipe, Path(path), tokenizer)
+        return save_frozen(self.module, self.recipe, self.dtypes, Path(path), tokenizer)
 
     @property
     def nbytes(self) -> int:
@@ -73,21 +80,27 @@ class FrozenModel:
 def freeze(model: nn.Module) -> FrozenModel:
     """Quantize the weights of a prepared model one last time and pack them.
 
-    The prepared model is not changed. Tied weights become one packed tensor. The frozen model is in eval
-    mode and computes exactly what the prepared model computes in eval mode.
+    The prepared model is not changed; one in a wrapper (DataParallel, torch.compile) is unwrapped. Tied
+    weights become one packed tensor. The frozen model is in eval mode and computes in float32. From a float32
+    model, that is exactly what the prepared model computes in eval mode. Other float parameters are converted
+    and keep their values, and codes stay the same.
 
     Raises:
         PlanError: the model is not prepared, was never run (its activation scales are unset), or has
             weights without a packed form (pruned or split).
     """
+    model = unwrapped(model)
     _check_freezable(model)
-    recipe = adapter_for(model).stored_recipe(model)
+    adapter = adapter_for(model)
+    recipe = adapter.stored_recipe(model)
     frozen = _copy_to_pack(model)
     with keeping_weights(frozen):
         _show_weights(frozen)
         _freeze_quantizers(frozen)
     drop_float_weights(frozen)
-    return FrozenModel(frozen.requires_grad_(False), recipe or Recipe())
+    adapter.convert_to_float32(frozen)  # only now: the weights that were dropped are the prepared model's
+    call_record.restore(frozen, call_record.in_float32(call_record.recorded(frozen)))
+    return FrozenModel(frozen.requires_grad_(False), recipe or Recipe(), checkpoint_dtypes(model))
 
 
 def _check_freezable(model: nn.Module) -> None:
@@ -117,12 +130,19 @@ def _check_freezable(model: nn.Module) -> None:
 
 def _copy_to_pack(model: nn.Module) -> nn.Module:
     """Copy the model, in eval mode, but share the float weights to be packed: the copy drops them later."""
-    shared = {
-        id(module.weight): module.weight
+    packing = {
+        module
         for _, module in iter_quantized(model)
         if _packs(getattr(module, "weight_quantizer", None)) and not isinstance(module, QuantizedCall)
     }
-    copied = copy.deepcopy(model, dict(shared))
+    kept = {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name != "weight" or module not in packing
+    }
+    weights = {id(module.weight): module.weight for module in packing}
+    copied = copy.deepcopy(model, {key: weight for key, weight in weights.items() if key not in kept})
     call_record.restore(copied, call_record.recorded(model))  # a GraphModule copies no attributes
     for module in copied.modules():
         module.training = False  # an exported program's module has no `eval`

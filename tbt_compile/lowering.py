@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from tbt_compile.dtypes import described
 from tbt_compile.freezing import FrozenModel, freeze
 from tbt_compile.storage import model_folder
 
@@ -65,8 +66,8 @@ def lower(
     Raises:
         TargetError: a target is unknown, or a CPU is listed twice.
         PlanError: the model is not prepared, or was never run.
-        LoweringError: the model holds an operation without a compiled operator, or the shortlist does not
-            fit the model.
+        LoweringError: the model holds an operation without a compiled operator, its generation config has a
+            field that cannot be kept, or the shortlist does not fit the model.
     """
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
@@ -76,6 +77,8 @@ def lower(
     from tbt_compile.runtime.compiled_module import CompiledModule
 
     specs = parse_targets(target)
+    module = model.module if isinstance(model, FrozenModel) else model
+    adapter_for(module).check_lowering(module)
     frozen = model if isinstance(model, FrozenModel) else freeze(model)
     ids = None if shortlist is None else shortlist_of(frozen.module, shortlist)
     builds: list[Build] = []
@@ -160,6 +163,7 @@ def _description(frozen: FrozenModel, exported: ExportUnits) -> dict[str, Any]:
     return {
         "recipe": frozen.recipe.to_dict(),
         "class": type(frozen.module).__name__.removeprefix("Quantized"),
+        "dtype": described(frozen.dtypes),
         "versions": {name: version(name) for name in ("torch", "transformers", "apache-tvm")},
         **exported.settings,
     }

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from tbt_compile.adapters import adapter_for, call_record
+from tbt_compile.adapters.wrappers import check_growable, renew, unwrapped
+from tbt_compile.dtypes import check_dtypes
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared
 from tbt_compile.passes.prepare.capture import split_example_inputs
@@ -61,7 +63,9 @@ def prepare(
     A model that `from_pretrained` read from the folder of a prepared model gets its exact scales back.
 
     Args:
-        model: a transformers model, or any `nn.Module` that `torch.export` can capture.
+        model: a transformers model, or any `nn.Module` that `torch.export` can capture, in float32, bfloat16,
+            float16 or float64. The model inside DataParallel, DistributedDataParallel or torch.compile is
+            prepared, and the wrapper is returned.
         recipe: the paper's E-W-A notation, the name of a registered recipe, or a `Recipe`. The default is
             the recipe that the model was saved with, else "2-2-2".
         example_inputs: a tensor, a tuple of arguments, or a dict by argument name. Not needed for
@@ -74,17 +78,21 @@ def prepare(
     Raises:
         RecipeError: the recipe does not parse.
         CaptureError: example inputs are missing or do not fit, or the model cannot be captured.
-        PlanError: the model is already prepared, has nothing to quantize, or holds a module that cannot be
-            quantized and is not excluded.
+        PlanError: the model is already prepared, has nothing to quantize, holds a module that cannot be
+            quantized and is not excluded, has weights that are quantized already, sharded parameters or
+            adapters that are not merged, or is composed of two models.
         FormatError: the folder that the model was loaded from lacks some of its scales.
     """
+    check_growable(model)
     context = make_context(model, recipe, example_inputs)
-    saved_with = context.adapter.stored_recipe(model)
-    call = call_record.record(model, context.args, context.kwargs)
+    inner = context.model
+    saved_with = context.adapter.stored_recipe(inner)
+    call = call_record.record(inner, context.args, context.kwargs)
     PREPARE.run(context, dump)
-    call_record.restore(model, call)
+    call_record.restore(inner, call)
+    renew(model)
     if saved_with == context.recipe:
-        context.adapter.restore(model)
+        context.adapter.restore(inner)
     return model
 
 
@@ -107,7 +115,7 @@ def make_context(
     """Build the state from which the pass pipelines of `plan` and `prepare` start.
 
     Args:
-        model: in full precision.
+        model: in full precision, possibly wrapped.
         recipe: as for `prepare`.
         example_inputs: as for `prepare`.
 
@@ -117,9 +125,12 @@ def make_context(
     Raises:
         RecipeError, CaptureError, PlanError: as for `prepare`.
     """
+    model = unwrapped(model)
     if is_prepared(model):
         raise PlanError(f"this {type(model).__name__} is prepared already: prepare a full-precision model")
+    check_dtypes(model)
     adapter = adapter_for(model)
+    adapter.check(model)
     chosen = adapter.stored_recipe(model) if recipe is None else Recipe.parse(recipe)
     inputs = adapter.example_inputs(model) if example_inputs is None else example_inputs
     args, kwargs = split_example_inputs(model, inputs)

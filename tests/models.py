@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -142,6 +144,22 @@ def llama(layers: int = LAYERS, **options: Any) -> LlamaForCausalLM:
         "initializer_range": _STD,
     }
     return _seeded(LlamaForCausalLM, LlamaConfig(**{**values, **options}))
+
+
+def gemma2(layers: int = LAYERS, **options: Any) -> Gemma2ForCausalLM:
+    values = {
+        **_TOKENS,
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": INNER,
+        "num_hidden_layers": layers,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 1,
+        "head_dim": WIDTH // HEADS,
+        "max_position_embeddings": POSITIONS,
+        "initializer_range": _STD,
+    }
+    return _seeded(Gemma2ForCausalLM, Gemma2Config(**{**values, **options}))
 
 
 def _seeded(kind: type[PreTrainedModel], config: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tbt_compile.errors import PlanError
 from tbt_compile.modules import frozen as frozen_modules
 from tbt_compile.modules import iter_quantized
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
+from tbt_compile.modules.packed_view import PackedView
 from tbt_compile.ops.quantize import unpack
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 
@@ -33,7 +35,7 @@ RECIPES = (
 )
 
 
-def trained(model: PreTrainedModel, recipe: str) -> PreTrainedModel:
+def trained(model: PreTrainedModel, recipe: str | tbt_compile.Recipe) -> PreTrainedModel:
     """A prepared model whose scales come from one batch in training mode."""
     tbt_compile.prepare(model, recipe).train()
     model(**batch(model))
@@ -144,10 +146,46 @@ def test_shared_weights_share_one_packed_tensor() -> None:
     ]
     assert len({part.weight_quantizer.packed.data_ptr() for part in parts}) == 1
     assert len({part.weight_quantizer.scale.data_ptr() for part in parts}) == 1
-    assert all(part.weight is None for part in parts)
+    assert all(isinstance(part.weight, PackedView) for part in parts)
     untied = tbt_compile.freeze(trained(llama(layers=1, tie_word_embeddings=False), "2-2-2")).module
     pair = (untied.lm_head, untied.model.embed_tokens)
     assert len({part.weight_quantizer.packed.data_ptr() for part in pair}) == 2
+
+
+def test_a_frozen_weight_answers_shape_dtype_and_device_without_memory() -> None:
+    model = trained(gpt2(layers=1), "2-2-2")
+    before = {name: module.weight for name, module in iter_quantized(model) if hasattr(module, "weight")}
+    for frozen in (tbt_compile.freeze(model), copy.deepcopy(tbt_compile.freeze(model))):
+        for name, module in iter_quantized(frozen.module):
+            if name not in before:
+                continue
+            weight, float_weight = module.weight, before[name]
+            assert weight.shape == weight.size() == float_weight.shape
+            assert (weight.dtype, weight.device) == (float_weight.dtype, float_weight.device)
+            assert (weight.ndim, weight.dim(), len(weight)) == (2, 2, len(float_weight))
+            assert weight.numel() == float_weight.numel()
+        assert frozen.nbytes < 0.5 * sum(parameter.nbytes for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "read", [lambda w: w + 1, torch.abs, lambda w: torch.ones(1, 96) @ w, lambda w: w.data]
+)
+def test_nothing_reads_the_values_of_a_frozen_weight(read: Any) -> None:
+    head = tbt_compile.freeze(trained(bart(layers=1), "2-2-2")).module.lm_head
+    message = "of a frozen weight: its values are packed codes, and only shape, dtype and device can be read"
+    with pytest.raises((PlanError, AttributeError, TypeError), match=f"{message}|unsupported operand"):
+        read(head.weight)
+
+
+def test_an_excluded_projection_keeps_the_weight_that_it_shares(tmp_path: Path) -> None:
+    recipe = tbt_compile.Recipe(2, 2, 2, exclude=("lm_head",))
+    model = trained(bart(layers=1), recipe)
+    frozen = tbt_compile.freeze(model)
+    assert frozen.module.lm_head.weight is not model.lm_head.weight
+    assert model.lm_head.weight.requires_grad
+    assert torch.equal(logits(frozen, model), logits(model, model))
+    loaded = tbt_compile.load(frozen.save(tmp_path / "frozen"))
+    assert torch.equal(logits(loaded, model), logits(model, model))
 
 
 def test_the_prepared_model_is_left_alone() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from compiled_tools import eager_tokens, prompts, trained
-from models import HEADS, POSITIONS, VOCABULARY, gpt2, llama, opt
+from models import HEADS, POSITIONS, VOCABULARY, gemma2, gpt2, llama, opt
 from transformers import PreTrainedModel
 
 import tbt_compile
@@ -47,6 +47,14 @@ def test_tokens_equal_those_of_the_eager_model(pair: Pair, beams: int) -> None:
     got = compiled.generate(IDS, MASK, num_beams=beams, **NEW_TOKENS)
     assert np.array_equal(got, expected)
     assert np.array_equal(got[:, : IDS.shape[1]], IDS)
+
+
+def test_a_half_precision_model_whose_embedding_reads_its_weight() -> None:
+    frozen = tbt_compile.freeze(trained(gemma2(layers=1).bfloat16(), "2-2-2"))
+    expected = eager_tokens(frozen.module, IDS, MASK, **NEW_TOKENS)
+    compiled = tbt_compile.lower(frozen)
+    assert np.array_equal(compiled.generate(IDS, MASK, **NEW_TOKENS), expected)
+    assert compiled.description["dtype"] == {"checkpoint": ["bfloat16"], "computation": "float32"}
 
 
 @pytest.mark.parametrize("beams", [1, 3])

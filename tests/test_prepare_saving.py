@@ -6,6 +6,8 @@ import copy
 import io
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import tbt_compile
-from tbt_compile.errors import FormatError
+from tbt_compile.errors import FormatError, PlanError
 from tbt_compile.preparation import load_prepared
 
 
@@ -82,6 +84,30 @@ def test_scales_of_other_weights_are_not_taken(tmp_path: Path) -> None:
     assert not any(value for name, value in fresh.state_dict().items() if name.endswith("initialized"))
 
 
+@pytest.mark.parametrize(
+    ("saved", "read"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)]
+)
+def test_scales_survive_another_dtype(saved: torch.dtype, read: torch.dtype, tmp_path: Path) -> None:
+    model = trained("bart").to(saved)
+    model.save_pretrained(tmp_path)
+    loaded = tbt_compile.prepare(type(model).from_pretrained(tmp_path, dtype=read))
+    assert loaded.dtype == read
+    for name, value in model.state_dict().items():
+        if name.endswith((".scale", ".initialized")):
+            assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_scales_that_are_not_restored_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = trained("bart")
+    model.save_pretrained(tmp_path)
+    rounded = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16).float()
+    assert not tbt_compile.prepare(rounded).lm_head.weight_quantizer.state_dict()
+    assert f"the scales in {tmp_path} are not restored: they belong to other weights" in caplog.text
+    caplog.clear()
+    tbt_compile.prepare(type(model.model).from_pretrained(tmp_path))  # other names: no head
+    assert "are not restored" in caplog.text
+
+
 def test_missing_scales_are_an_error(tmp_path: Path) -> None:
     model = trained("bart")
     model.save_pretrained(tmp_path)
@@ -126,6 +152,34 @@ def test_a_copy_trains_on_its_own() -> None:
     twin(**batch(twin)).loss.backward()
     assert all(parameter.grad is None for parameter in model.parameters())
     assert twin.lm_head.weight is twin.model.shared.weight
+
+
+@pytest.mark.parametrize("family", ["bart", "t5", "llama"])
+def test_another_attention_implementation_is_refused(family: str) -> None:
+    model = trained(family)
+    expected = generate(model)
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(
+        PlanError, match=r"was set to 'sdpa', which ignores its quantizers: call model\.set_attn"
+    ):
+        generate(model)
+    model.set_attn_implementation("tbt")
+    assert torch.equal(generate(model), expected)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_process_that_only_unpickles_runs_quantized_attention(freeze: bool, tmp_path: Path) -> None:
+    model = trained("t5")
+    inputs = {"input_ids": torch.arange(3, 9)[None], "decoder_input_ids": torch.arange(3, 7)[None]}
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    stored = tbt_compile.freeze(model).module if freeze else model
+    torch.save((stored, inputs, expected), tmp_path / "model.pt")
+    program = (
+        "import sys, torch; model, inputs, expected = torch.load(sys.argv[1], weights_only=False)\n"
+        "with torch.no_grad(): assert torch.equal(model(**inputs).logits, expected)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "model.pt")], check=True)
 
 
 def test_torch_save_keeps_a_plain_block() -> None:

@@ -18,6 +18,7 @@ from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, relax
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
+from tbt_compile.storage.os_errors import writing
 
 
 @dataclass(frozen=True)
@@ -124,5 +125,6 @@ def _with_constants(imported: ImportedUnits, flat: dict[str, FlatUnit]) -> Impor
 
 def _dump(folder: str | Path | None, name: str, module: Any) -> None:
     if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / name).write_text(str(module), encoding="utf-8")
+        with writing(folder):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_text(str(module), encoding="utf-8")

@@ -26,6 +26,7 @@ from typing import Any
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.errors import FormatError
 from tbt_compile.storage.atomic_write import atomic_write
+from tbt_compile.storage.os_errors import writing
 
 PACKAGED = Path(__file__).with_name("tiles.json")
 ROWS = (1, 2, 4, 8)
@@ -138,7 +139,8 @@ def write(path: Path, isa: Isa, results: Mapping[str, dict[str, Any]]) -> None:
     """
     tiles = {name: dict(kernels) for name, kernels in read(path).items()}
     tiles.setdefault(isa_class(isa), {}).update(results)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(tiles, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

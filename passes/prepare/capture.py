@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
 from tbt_compile.errors import CaptureError, did_you_mean
 from tbt_compile.passes.base import PassResult
@@ -104,6 +105,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def without_float16(model: nn.Module) -> Iterator[None]:
+    """Run the `with` block with the model's float16 tensors in float32; their old storage comes back.
+
+    Some models clamp float16 activations if any is infinite, a branch on values that cannot be captured.
+    """
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.dtype is torch.float16]
+    stored = [tensor.data for tensor in tensors]
+    for tensor in tensors:
+        tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, data in zip(tensors, stored, strict=True):
+            tensor.data = data
+
+
+def _without_float16(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype is torch.float16 else value
+
+
 def export_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
     """Export one call of a model to an ATen graph that shares the model's parameters.
 
@@ -151,15 +173,22 @@ class Capture:
 
     Needs: a model and example inputs that it can be called with. Leaves: `context.graph`, an ATen graph of
     one evaluation-mode call with every softmax and product visible, sharing the model's parameters; the
-    model's mode and attention implementation are as before. Raises `CaptureError`.
+    model's mode and attention implementation are as before. A float16 model is captured in float32. Raises
+    `CaptureError`.
     """
 
     name: str = "capture"
 
     def apply(self, context: PrepareContext) -> PassResult:
         model = context.model
-        with evaluating(model), context.adapter.capturing(model), numbering(model) as calls:
-            context.graph = export_graph(model, context.args, context.kwargs)
+        args, kwargs = tree_map(_without_float16, (context.args, context.kwargs))
+        with (
+            evaluating(model),
+            context.adapter.capturing(model),
+            without_float16(model),
+            numbering(model) as calls,
+        ):
+            context.graph = export_graph(model, args, kwargs)
         context.calls = {name: found for name, found in calls.names.items() if found != ()}
         drop_assertions(context.graph.graph)
         count = len(context.graph.graph.nodes)

@@ -1,4 +1,7 @@
-"""The transformers attention implementation "tbt": the model's eager attention on quantized operands."""
+"""The transformers attention implementation "tbt": the model's eager attention on quantized operands.
+
+Importing this file registers it with transformers.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tbt_compile.errors import PlanError
 from tbt_compile.modules.attention import CHILD
 
 IMPLEMENTATION = "tbt"
@@ -72,7 +76,30 @@ def tbt_attention(
     return core(function, module, inputs)
 
 
-def register() -> None:
-    """Register "tbt" with transformers; idempotent."""
-    ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, tbt_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, eager_mask)
+def check_implementation(module: nn.Module, _args: tuple[Any, ...]) -> None:
+    """Forward pre-hook: refuse to run quantized attention with another implementation.
+
+    Raises:
+        PlanError: the implementation was changed after `prepare`; attention would not be quantized.
+    """
+    implementation = getattr(getattr(module, "config", None), "_attn_implementation", IMPLEMENTATION)
+    if CHILD in module._modules and implementation != IMPLEMENTATION:
+        raise PlanError(
+            f"the attention implementation of this prepared model was set to {implementation!r}, which "
+            f"ignores its quantizers: call model.set_attn_implementation({IMPLEMENTATION!r})"
+        )
+
+
+def guard(model: nn.Module) -> None:
+    """Add `check_implementation` to every module with quantized attention.
+
+    Also to the model itself: pickle stores the hook by reference, so a process that unpickles any prepared
+    model imports this file.
+    """
+    for module in model.modules():
+        if module is model or (CHILD in module._modules and eager_function(module) is not None):
+            module.register_forward_pre_hook(check_implementation)
+
+
+ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, tbt_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, eager_mask)

@@ -18,6 +18,13 @@ from tbt_compile.recipe import Recipe
 class Adapter:
     """Adapter for plain `nn.Module`s; subclasses specialize it for the models of one library."""
 
+    def check(self, model: nn.Module) -> None:
+        """Check that a model of this kind can be compiled once it is trained.
+
+        Raises:
+            PlanError: it cannot, whatever the recipe.
+        """
+
     def example_inputs(self, model: nn.Module) -> dict[str, Tensor]:
         """Make keyword arguments to capture the model with.
 
@@ -68,12 +75,24 @@ class Adapter:
             return QuantizedLinear
         return QuantizedEmbedding if isinstance(module, nn.Embedding) else None
 
+    def convert_to_float32(self, model: nn.Module) -> None:
+        """Convert the float tensors of a model to float32, in place."""
+        model.float()
+
     def stored_recipe(self, model: nn.Module) -> Recipe | None:
         """Return the recipe that the model was prepared with or, before that, saved with."""
         return getattr(model, "tbt_recipe", None)
 
     def restore(self, model: nn.Module) -> None:
         """Restore the quantizers of a prepared model from the folder that the model was loaded from."""
+
+    def check_lowering(self, model: nn.Module) -> None:
+        """Refuse what would otherwise fail, or be lost, only after the model is exported and compiled.
+
+        Raises:
+            LoweringError: the model is set up to do something that compiled models cannot do.
+        """
+        del model
 
     def export_units(self, model: nn.Module) -> ExportUnits:
         """Export a frozen model as the functions to compile; here one function, a call of its forward.

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tbt_compile.dtypes import COMPUTATION, FLOATS, dtype_name
 from tbt_compile.errors import LoweringError
 
 Record = list[dict[str, Any]]
@@ -48,6 +49,16 @@ def recorded(model: nn.Module) -> Record | None:
     return getattr(model, _ATTRIBUTE, None)
 
 
+def in_float32(call: Record | None) -> Record | None:
+    """The record of the same call with float tensors in float32."""
+    floats = [dtype_name(dtype) for dtype in FLOATS]
+
+    def converted(argument: dict[str, Any]) -> dict[str, Any]:
+        return {**argument, "dtype": COMPUTATION} if argument.get("dtype") in floats else argument
+
+    return None if call is None else [converted(argument) for argument in call]
+
+
 def example_call(model: nn.Module) -> dict[str, Any]:
     """Rebuild the keyword arguments of the recorded call, with zeros in the tensors.
 
@@ -71,7 +82,7 @@ def example_call(model: nn.Module) -> dict[str, Any]:
 
 def _describe(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, Tensor):
-        return {"name": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
+        return {"name": name, "dtype": dtype_name(value.dtype), "shape": list(value.shape)}
     return {
         "name": name,
         **({"value": value} if isinstance(value, _CONSTANTS) else {"type": type(value).__name__}),

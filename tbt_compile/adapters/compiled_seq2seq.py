@@ -129,7 +129,7 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, compiled: CompiledModel) -> None:
         description = compiled.description
-        settings = dict(description["generation"])
+        settings = {**description["generation"], **description["sampling"]}
         settings.pop("max_position_embeddings", None)
         config = PreTrainedConfig(is_encoder_decoder=True, architectures=[description["class"]])
         config.vocab_size = description["vocabulary"]
@@ -245,7 +245,7 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
         hidden = encoder_outputs[0]
         if mask is None:
             mask = torch.ones(hidden.shape[:2], dtype=torch.int64)
-        session = self.compiled.decoder_session(hidden.numpy(), mask.numpy().astype(np.int64))
+        session = self.compiled.decoder_session(hidden.numpy(), mask.numpy())
         return SessionCache(session, len(hidden), self.compiled.whole_logits)
 
     @classmethod

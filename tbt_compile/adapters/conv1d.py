@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from tbt_compile.modules.packed_view import stored_weight
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer, quantized_linear
 
 
@@ -21,7 +22,8 @@ class QuantizedConv1D(Conv1D):
     @property
     def weight_rows(self) -> Tensor | None:
         """The weight as [N, K]; None once freezing has replaced it by packed codes."""
-        return None if self.weight is None else self.weight.t()
+        weight = stored_weight(self)
+        return None if weight is None else weight.t()
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply the quantized input by the quantized weight and add the bias."""

@@ -2,27 +2,89 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from tbt_compile.errors import GenerationError, LoweringError
+from tbt_compile.runtime.generation import GenerationSettings
+from tbt_compile.runtime.generation.fields import SAMPLING
+from tbt_compile.runtime.generation.validation import number, plain
 
-def decode_settings(model: PreTrainedModel, layers: int) -> dict[str, Any]:
+log = logging.getLogger(__name__)
+
+
+def generation_settings(model: PreTrainedModel) -> tuple[GenerationSettings, dict[str, Any]]:
+    """Read a model's generation config.
+
+    Returns:
+        The settings of greedy and beam search, and the fields that only sampling reads, JSON-ready.
+
+    Raises:
+        LoweringError: the config has a field that is unknown, has an invalid value, or asks for a search that
+            compiled models do not have.
+    """
+    name = type(model).__name__
+    if model.generation_config is None:
+        raise LoweringError(f"{name} has no generation_config: set model.generation_config before lowering")
+    fields = {
+        field: value
+        for field, value in vars(model.generation_config).items()
+        if value is not None and not field.startswith("_")
+    }
+    try:
+        sampling = _sampling(fields)
+        return GenerationSettings.from_fields(fields), sampling
+    except GenerationError as error:
+        raise LoweringError(
+            f"the generation_config of {name} cannot be kept: {error}. Change the field, or set it to None, "
+            "before lowering"
+        ) from error
+
+
+def _sampling(fields: dict[str, Any]) -> dict[str, Any]:
+    """Remove the fields of sampling from `fields`; return those that are set."""
+    found = {name: plain(fields.pop(name)) for name in ("do_sample", *SAMPLING) if name in fields}
+    for name in found.keys() & SAMPLING:
+        number(name, found[name])
+    if not found.pop("do_sample", False):
+        return found
+    return {"do_sample": True, **found}
+
+
+def decode_settings(model: PreTrainedModel, layers: int, limits: Mapping[str, Any]) -> dict[str, Any]:
     """Return the decode settings of a model as JSON-ready values.
 
-    `layers` is the number of decoder layers. `max_positions` is None for relative positions.
+    A config that asks for sampling is recorded under "sampling", and reported: `CompiledModel.generate` is
+    greedy or beam search.
+
+    Args:
+        model: a frozen model that generates text.
+        layers: number of decoder layers.
+        limits: of the token ids and lengths on each side; see `unit_limits`.
+
+    Returns:
+        A part of the manifest; "max_positions" is None for relative positions.
+
+    Raises:
+        LoweringError: as for `generation_settings`.
     """
-    generation = {
-        name: value
-        for name, value in model.generation_config.to_diff_dict().items()
-        if isinstance(value, (bool, int, float, str, list)) and name != "transformers_version"
-    }
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None:  # caps the default length, as in transformers
-        generation["max_position_embeddings"] = int(limit)
+    settings, sampling = generation_settings(model)
+    if "do_sample" in sampling:
+        log.warning(
+            "the generation_config of %s asks for sampling (%s): CompiledModel.generate is greedy, or a beam "
+            "search if num_beams is above 1",
+            type(model).__name__,
+            ", ".join(f"{name}={value}" for name, value in sampling.items()),
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None:  # caps the default length, as in transformers
+        settings = settings.replace(max_position_embeddings=int(positions))
     return {
-        "generation": generation,
-        "vocabulary": int(model.config.vocab_size),
+        "generation": settings.to_dict(),
+        "sampling": sampling,
         "layers": layers,
-        "max_positions": limit,
+        **limits,
     }

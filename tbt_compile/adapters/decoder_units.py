@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from tbt_compile.adapters.decode_settings import decode_settings
+from tbt_compile.adapters.unit_limits import decoder_limits, table_rows
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering.context import CacheSlot
@@ -90,7 +91,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
         LoweringError: the model keeps state other than keys and values between steps.
     """
     model.eval()
-    ids = torch.randint(3, model.config.vocab_size, (_BATCH, _PROMPT))
+    ids = torch.randint(0, table_rows(model), (_BATCH, _PROMPT))
     mask = torch.ones_like(ids)
     positions = torch.arange(_PROMPT).expand(_BATCH, -1).contiguous()
     with torch.no_grad():
@@ -114,4 +115,4 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
         capture_unit("first_step", FirstStep(model), (ids, mask, positions), (pair, pair, pair), created),
         capture_unit("step", Step(model), step_args, (rows, pair, rows, cache_dims), grown),
     )
-    return ExportUnits(GENERATOR, contexts, decode_settings(model, layers))
+    return ExportUnits(GENERATOR, contexts, decode_settings(model, layers, decoder_limits(model, *contexts)))

@@ -34,7 +34,8 @@ def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
         mask[1, -2:] = 0
         inputs["attention_mask"] = mask
     if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = _ids(TARGET, vocabulary)
+        of_decoder = getattr(model.config, "decoder_vocab_size", None) or vocabulary
+        inputs["decoder_input_ids"] = _ids(TARGET, min(vocabulary, of_decoder))
     return {name: value.to(model.device) for name, value in inputs.items()}
 
 

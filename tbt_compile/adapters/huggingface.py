@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -18,13 +19,27 @@ from transformers.pytorch_utils import Conv1D
 from tbt_compile.adapters import attention, call_record, decoder_units, pretrained, seq2seq_units
 from tbt_compile.adapters.base import Adapter
 from tbt_compile.adapters.conv1d import QuantizedConv1D
+from tbt_compile.adapters.decode_settings import generation_settings
 from tbt_compile.adapters.example_inputs import example_inputs
 from tbt_compile.adapters.units import ExportUnits
+from tbt_compile.errors import PlanError
 from tbt_compile.recipe import Recipe
 
 
 class HuggingFaceAdapter(Adapter):
     """Adapter for models that derive from `PreTrainedModel`."""
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that generates text but is composed of models with configs of their own."""
+        config = _pretrained(model).config
+        needed = ("vocab_size", "hidden_size") if config.is_encoder_decoder else ("vocab_size",)
+        if model.can_generate() and not all(hasattr(config, name) for name in needed):  # type: ignore[operator]
+            parts = ", ".join(config.sub_configs) or "its parts"
+            raise PlanError(
+                f"{type(model).__name__} is composed of models with configs of their own ({parts}): expected "
+                "one config with the vocabulary and the width; prepare and compile a part, such as its "
+                "language model"
+            )
 
     def example_inputs(self, model: nn.Module) -> dict[str, Any]:
         """Make token ids and masks from the config."""
@@ -71,6 +86,13 @@ class HuggingFaceAdapter(Adapter):
         """Return the quantized class, also for Conv1D, GPT-2's linear layer."""
         return QuantizedConv1D if isinstance(module, Conv1D) else super().quantized_form(module)
 
+    def convert_to_float32(self, model: nn.Module) -> None:
+        """Convert the model, and the dtype in its configs, which some models read."""
+        super().convert_to_float32(model)
+        for part in model.modules():
+            if isinstance(part, PreTrainedModel) and part.config.dtype is not None:
+                part.config.dtype = torch.float32
+
     def stored_recipe(self, model: nn.Module) -> Recipe | None:
         """Return the recipe in the model's config."""
         return pretrained.stored_recipe(_pretrained(model).config)
@@ -78,6 +100,12 @@ class HuggingFaceAdapter(Adapter):
     def restore(self, model: nn.Module) -> None:
         """Load the scales in the model's folder if the weights there are still those of the model."""
         pretrained.restore_quantizers(_pretrained(model))
+
+    def check_lowering(self, model: nn.Module) -> None:
+        """Check the generation config of a model that generates text."""
+        checked = _pretrained(model)
+        if checked.can_generate():
+            generation_settings(checked)
 
     def export_units(self, model: nn.Module) -> ExportUnits:
         """Export the decode steps of a model that generates text, or one forward call of any other."""
@@ -90,9 +118,9 @@ class HuggingFaceAdapter(Adapter):
 
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
         """Switch the model to quantized attention and record the recipe in its config, to be saved."""
-        attention.register()
         checked = _pretrained(model)
         checked.set_attn_implementation(attention.IMPLEMENTATION)
+        attention.guard(checked)
         checked.config.tbt_recipe = recipe.to_dict()
 
 

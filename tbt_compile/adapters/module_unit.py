@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
@@ -13,8 +13,7 @@ from torch.utils import _pytree as pytree
 from tbt_compile.adapters.call_record import example_call
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.errors import LoweringError
-from tbt_compile.ops.operands import operands
-from tbt_compile.passes.lowering.match import ATEN, is_call
+from tbt_compile.passes.index_bounds import index_bounds
 from tbt_compile.storage.model_folder import MODULE
 
 
@@ -57,27 +56,30 @@ def export_module(model: nn.Module) -> ExportUnits:
 def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
     """Describe every tensor argument, in order, by name, dtype and shape; dynamic sizes are symbols.
 
-    Indices of an embedding also have `below`, the exclusive upper bound of their values.
+    Indices into a table also have `below`, the exclusive upper bound of their values, and `least`, the lower
+    one. Arguments with bounded dynamic sizes have `longest`, the largest size of each dimension or None.
     """
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    bounds = index_bounds(program)
     symbols: dict[str, str] = {}
     described = []
-    for name, placeholder in zip(names, program.graph_signature.user_inputs, strict=True):
-        node = nodes[str(placeholder)]
-        value, rows = node.meta["val"], _table_rows(node)
+    for name, placeholder in zip(names, map(str, program.graph_signature.user_inputs), strict=True):
+        value = nodes[placeholder].meta["val"]
         shape = [
             size if isinstance(size, int) else symbols.setdefault(str(size), f"n{len(symbols)}")
             for size in value.shape
         ]
-        entry = {"name": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": shape}
-        described.append(entry if rows is None else {**entry, "below": rows})
+        entry: dict[str, Any] = {
+            "name": name,
+            "dtype": str(value.dtype).removeprefix("torch."),
+            "shape": shape,
+        }
+        if placeholder in bounds.below:
+            below = bounds.below[placeholder]
+            entry |= {"below": below, "least": -below if placeholder in bounds.wrapping else 0}
+        longest = [bounds.longest(program, placeholder, dim) for dim in range(value.dim())]
+        described.append(entry if longest.count(None) == len(longest) else {**entry, "longest": longest})
     return described
-
-
-def _table_rows(node: fx.Node) -> int | None:
-    """Rows of the smallest embedding that is indexed directly by `node`."""
-    tables = [operands(user).weight for user in node.users if is_call(user, ATEN.embedding.default)]
-    return min((int(table.meta["val"].shape[0]) for table in tables), default=None)
 
 
 def _returns(program: ExportedProgram, name: str) -> int | list[str] | None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import logging as transformers_logging
 
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import iter_quantized
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 
 def stored_recipe(config: PreTrainedConfig) -> Recipe | None:
@@ -34,7 +38,8 @@ def restore_quantizers(model: PreTrainedModel) -> bool:
     """Load the quantizers' state from the folder that the model came from; returns whether it was loaded.
 
     Scales belong to the weights that they were trained with. A model whose quantized weights differ from
-    those in the folder (built from a config only, or trained further) keeps its scales.
+    those in the folder (built from a config only, or trained further) keeps its scales, with a warning. A
+    model may be read in another dtype: weights are compared in the dtype of the model.
 
     Raises:
         FormatError: the folder holds the same weights but lacks some scales.
@@ -49,8 +54,17 @@ def restore_quantizers(model: PreTrainedModel) -> bool:
     weights = {name: weight for name, weight in model.state_dict().items() if name in quantized}
     folder = str(model.name_or_path)
     saved = saved_tensors(folder, [*weights, *(key for keys in states.values() for key in keys)])
-    same = [torch.equal(saved[key], weight.cpu()) for key, weight in weights.items() if key in saved]
-    if not same or not all(same):
+    stored = {key: weight for key, weight in weights.items() if key in saved}
+    other = [key for key, weight in (stored or weights).items() if not _same(saved.get(key), weight)]
+    if other:
+        if _weight_files(folder):
+            log.warning(
+                "the scales in %s are not restored: they belong to other weights than those of this %s (the "
+                "first is %s); train the model, or run a batch through it",
+                folder,
+                type(model).__name__,
+                other[0],
+            )
         return False
     for name, module in quantizers.items():
         missing = [key for key in states[name] if key not in saved]
@@ -61,6 +75,11 @@ def restore_quantizers(model: PreTrainedModel) -> bool:
             )
         module.load_state_dict({key.removeprefix(f"{name}."): saved[key] for key in states[name]})
     return True
+
+
+def _same(stored: Tensor | None, weight: Tensor) -> bool:
+    """Whether a weight has the stored values, as `from_pretrained` converts them to its dtype."""
+    return stored is not None and torch.equal(stored.to(weight.dtype), weight.cpu())
 
 
 def saved_tensors(folder: str, names: Iterable[str]) -> dict[str, Tensor]:
@@ -114,11 +133,11 @@ def load_float(folder: str | Path) -> PreTrainedModel:
             "from_pretrained and call prepare with a recipe"
         )
     # transformers would report every scale as an unexpected weight; `prepare` reads them afterwards.
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
         model = getattr(transformers, names[0]).from_pretrained(folder)
     finally:
-        logging.set_verbosity(level)
+        transformers_logging.set_verbosity(level)
     assert isinstance(model, PreTrainedModel)
     return model

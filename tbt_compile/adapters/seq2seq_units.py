@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from tbt_compile.adapters.decode_settings import decode_settings
+from tbt_compile.adapters.unit_limits import seq2seq_limits, table_rows
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.passes.lowering.context import CacheSlot
 from tbt_compile.storage.model_folder import GENERATOR
@@ -109,10 +110,10 @@ class Step(nn.Module):
 def export_units(model: PreTrainedModel) -> ExportUnits:
     """Export the three units of a frozen encoder-decoder model in eval mode."""
     model.eval()
-    ids = torch.randint(3, model.config.vocab_size, (_BATCH, _SOURCE))
+    ids = torch.randint(0, table_rows(model.get_encoder()), (_BATCH, _SOURCE))
     mask = torch.ones_like(ids)
     mask[1, -2:] = 0
-    prefix = torch.randint(3, model.config.vocab_size, (_BATCH, _PREFIX))
+    prefix = torch.randint(0, table_rows(model.get_decoder()), (_BATCH, _PREFIX))
     pair = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     with torch.no_grad():
         hidden = Encoder(model)(ids, mask)
@@ -130,4 +131,4 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
         capture_unit("first_step", FirstStep(model), (prefix, hidden, mask), (pair, pair, pair), created),
         capture_unit("step", Step(model), step_args, ({0: Dim.DYNAMIC}, pair, cache_dims), grown + read),
     )
-    return ExportUnits(GENERATOR, contexts, decode_settings(model, layers))
+    return ExportUnits(GENERATOR, contexts, decode_settings(model, layers, seq2seq_limits(model, *contexts)))

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from tbt_compile.adapters.decode_settings import generation_settings
 from tbt_compile.errors import LoweringError
 from tbt_compile.modules.frozen import FrozenWeight
-
-_SPECIAL = ("eos_token_id", "bos_token_id", "pad_token_id", "forced_bos_token_id", "forced_eos_token_id")
 
 
 def shortlist_of(module: nn.Module, tokens: Sequence[int]) -> npt.NDArray[np.int64]:
@@ -30,18 +29,23 @@ def shortlist_of(module: nn.Module, tokens: Sequence[int]) -> npt.NDArray[np.int
         Token ids, int64 [n], ascending and unique.
 
     Raises:
-        LoweringError: the module has no vocabulary, `tokens` is empty, or one is outside the vocabulary.
+        LoweringError: the module has no vocabulary, `tokens` is empty, or one is outside the vocabulary; or
+            as for `generation_settings`.
     """
     if not isinstance(module, PreTrainedModel) or module.get_output_embeddings() is None:
         raise LoweringError(f"shortlist: {type(module).__name__} does not generate text")
     ids = np.unique(np.asarray(tokens))
-    size = int(module.config.vocab_size)
+    size = int(module.get_output_embeddings().out_features)
     if not ids.size or not np.issubdtype(ids.dtype, np.integer) or ids[0] < 0 or ids[-1] >= size:
         raise LoweringError(
             f"shortlist: expected token ids from 0 to {size - 1}, at least one, as integers; got "
             + (f"{ids.dtype} from {ids[0]} to {ids[-1]}" if ids.size else "none")
         )
-    return np.union1d(ids.astype(np.int64), _special(module.generation_config))
+    settings, _ = generation_settings(module)
+    single = (settings.bos_token_id, settings.pad_token_id, settings.forced_bos_token_id)
+    several = (*settings.eos_token_id, *settings.forced_eos_token_id)
+    special = [token for token in (*single, *several) if token is not None and token < size]
+    return np.union1d(ids.astype(np.int64), np.array(special, np.int64))
 
 
 @contextmanager
@@ -79,11 +83,3 @@ def _rows_of(head: Any, rows: Tensor) -> Any:
         short.bias = nn.Parameter(head.bias[rows], requires_grad=False)
     short.out_features = len(rows)
     return short
-
-
-def _special(config: GenerationConfig | None) -> npt.NDArray[np.int64]:
-    found: list[int] = []
-    for name in _SPECIAL:
-        value = getattr(config, name, None)
-        found += [] if value is None else [value] if isinstance(value, int) else list(value)
-    return np.array(found, np.int64)

@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
+from tbt_compile.dtypes import HALVES, dtype_name
+from tbt_compile.errors import LoweringError
 from tbt_compile.passes.export import export_program
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
+from tbt_compile.passes.prepare.aten import owner
 
 # Units that wrap the user's model hold it under this name.
 ROOT = "model."
@@ -47,8 +51,24 @@ def capture_unit(
 
     Returns:
         The exported program, ready for the lowering passes.
+
+    Raises:
+        LoweringError: the model computes something in half precision.
     """
     for module in unit.modules():
         module.training = False  # an exported program's module has no `eval`
     program = export_program(unit, args, dynamic_shapes=dims)
+    _check_full_precision(program)
     return LoweringContext(name, program, caches, ROOT)
+
+
+def _check_full_precision(program: ExportedProgram) -> None:
+    """Refuse casts to half precision: the compiler would drop them, and with them their rounding."""
+    for node in program.graph.nodes:
+        dtype = getattr(node.meta.get("val"), "dtype", None)
+        if dtype in HALVES:
+            module = owner(node).removeprefix(ROOT)
+            raise LoweringError(
+                f"module {module!r} casts to {dtype_name(dtype)} in its forward ({node.name}): compiled "
+                "models compute in float32; cast to the dtype of its input or of a weight instead"
+            )

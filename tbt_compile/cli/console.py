@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tbt_compile.errors import TbtError
 from tbt_compile.storage.atomic_write import atomic_write
 
 JsonOption = Annotated[
@@ -93,7 +92,7 @@ def write_json(data: Any, path: Path | None) -> None:
     """Write `data` as JSON to `path`; "-" is standard output, and None writes nothing.
 
     Raises:
-        TbtError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     if path is None:
         return
@@ -101,8 +100,5 @@ def write_json(data: Any, path: Path | None) -> None:
     if str(path) == "-":
         sys.stdout.write(text)
         return
-    try:
-        with atomic_write(path) as draft:
-            draft.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise TbtError(f"cannot write {path}: {error.strerror}") from error
+    with atomic_write(path) as draft:
+        draft.write_text(text, encoding="utf-8")

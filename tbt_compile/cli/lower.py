@@ -49,6 +49,7 @@ def lower(
     from tbt_compile.storage import model_folder
 
     specs = parse_targets(target)
+    model_folder.require_replaceable(output)
     cpus = ", ".join(f"{spec.mcpu} ({spec.arch})" for spec in specs)
     start = time.perf_counter()
     with spinner(f"loading {source}"):

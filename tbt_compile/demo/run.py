@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,10 +98,15 @@ def run(
 
     Raises:
         TrainingError: the folder holds a demo with other settings.
+        FormatError: it holds something else where a model is to be saved.
     """
     settings, output = settings or DemoSettings(), Path(output)
+    for recipe, _ in settings.students:
+        for name in (f"packed-{recipe}", f"compiled-{recipe}"):
+            model_folder.require_replaceable(output / name)
     if not resume:
-        shutil.rmtree(output / "rows", ignore_errors=True)
+        for name in ("teacher", *(row for recipe, _ in settings.students for row in _student_names(recipe))):
+            (output / "rows" / f"{name}.json").unlink(missing_ok=True)
     stages = _Stages(progress)
     stages.report("writing news items", 0.0)
     task = build_task(output, settings.train_items, settings.test_items, settings.seed, resume)
@@ -119,10 +123,9 @@ def run(
         student = distill(teacher, recipe, task.corpus, training_run, objective=settings.weights, start=start)
         start = load_teacher(training_run.folder)
         stages.next("student")
-        names = (f"{recipe}-torch", f"{recipe}-compiled")
         rows += _rows_of(
             output,
-            names,
+            _student_names(recipe),
             partial(_student_rows, recipe, student, task, output, settings, stages.report),
         )
         stages.next("student rows")
@@ -149,6 +152,10 @@ class _Stages:
         self.done += _SHARES[finished]
         following = self.order.index(finished) + 1
         self.ahead = _SHARES[self.order[following] if following < len(self.order) else "student"]
+
+
+def _student_names(recipe: str) -> tuple[str, str]:
+    return f"{recipe}-torch", f"{recipe}-compiled"
 
 
 def _rows_of(

@@ -12,6 +12,7 @@ from tbt_compile.data.text_pairs import TextData, TextPair, load_folder, write_p
 from tbt_compile.data.tokenization import load_tokenizer, train_word_tokenizer
 from tbt_compile.demo.grammar import NewsItem, make_items
 from tbt_compile.evaluation import RougeScores, constant_baseline, lead_baseline
+from tbt_compile.storage.os_errors import writing
 from tbt_compile.training.record import TrainingRecord
 
 LENGTHS = TextLengths(source=64, target=16)
@@ -87,4 +88,6 @@ def _write(folder: Path, train: int, test: int, seed: int) -> None:
         write_pairs(
             folder / "data" / f"{split}.jsonl", [TextPair(item.source, item.target) for item in items]
         )
-    train_word_tokenizer(load_folder(folder / "data").texts()).save_pretrained(folder / "tokenizer")
+    tokenizer = train_word_tokenizer(load_folder(folder / "data").texts())
+    with writing(folder / "tokenizer"):
+        tokenizer.save_pretrained(folder / "tokenizer")

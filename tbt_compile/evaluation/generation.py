@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.data.batches import pad_right
 from tbt_compile.errors import GenerationError
 from tbt_compile.freezing import FrozenModel
@@ -103,8 +104,7 @@ def generate_texts(
             progress(title, done / total)
 
     report(0, len(rows))
-    if isinstance(model, FrozenModel):
-        model = model.module
+    model = _runner(model)
     start = time.perf_counter()
     if not isinstance(model, PreTrainedModel):
         written = model.generate_many(
@@ -151,8 +151,7 @@ def milliseconds_per_sentence(
         Milliseconds per text.
     """
     rows = decode.encode(tokenizer, sources)
-    if isinstance(model, FrozenModel):
-        model = model.module
+    model = _runner(model)
 
     def write(row: list[int]) -> None:
         if isinstance(model, PreTrainedModel):
@@ -166,6 +165,13 @@ def milliseconds_per_sentence(
     for row in rows:
         write(row)
     return 1000.0 * (time.perf_counter() - start) / len(rows)
+
+
+def _runner(model: Any) -> Any:
+    """The model that generates: the eager one of a frozen model, or the one inside a wrapper."""
+    if isinstance(model, FrozenModel):
+        return model.module
+    return unwrapped(model) if isinstance(model, nn.Module) else model
 
 
 def _generate_many(

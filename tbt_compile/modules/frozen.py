@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.encoding import Encoding
 from tbt_compile.modules.calls import CallWithWeight
+from tbt_compile.modules.packed_view import PackedView
 from tbt_compile.ops import quantize
 from tbt_compile.quantizers import ActivationQuantizer, QuantTensor, WeightQuantizer
+from tbt_compile.quantizers.ops import widened
+from tbt_compile.quantizers.state import Float32State
 
 ROWS = 1024
 """Rows quantized at a time: float codes of a whole embedding would take several times its memory."""
@@ -19,7 +22,7 @@ def _constant(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
-class FrozenWeight(nn.Module):
+class FrozenWeight(Float32State):
     """Replaces a `WeightQuantizer`: ignores the weight that it is given and returns the packed one.
 
     Parameters (frozen):
@@ -40,7 +43,7 @@ class FrozenWeight(nn.Module):
         with torch.no_grad():
             for start in range(0, len(weight), ROWS):
                 rows = slice(start, start + ROWS)
-                codes, scale = quantizer(weight.detach()[rows].float())
+                codes, scale = quantizer(widened(weight.detach()[rows]))
                 frozen.packed[rows] = quantize.pack(codes, quantizer.encoding)
                 frozen.scale[rows] = scale
         return frozen
@@ -71,7 +74,7 @@ class FrozenWeight(nn.Module):
         return f"{self.encoding.value}, rows={self.packed.shape[0]}, columns={self.columns}"
 
 
-class FrozenActivation(nn.Module):
+class FrozenActivation(Float32State):
     """Replaces an `ActivationQuantizer`; `scale` is a float32 scalar, unused at 8 bits."""
 
     def __init__(self, encoding: Encoding, center: bool, scale: Tensor) -> None:
@@ -93,31 +96,36 @@ class FrozenActivation(nn.Module):
 
 
 def drop_float_weights(model: nn.Module) -> None:
-    """Set every float weight that has packed codes to None, under all names of a tied weight."""
-    packed = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(getattr(module, "weight_quantizer", None), FrozenWeight)
-        and not isinstance(module, CallWithWeight)
-    }
+    """Replace the float weight of every module that has packed codes by a `PackedView`.
+
+    Other modules that share the parameter, such as a tied projection that the recipe excludes, keep it. A weight
+    that a quantized call takes as an argument becomes a tensor without memory.
+    """
+    calls = [module for module in model.modules() if isinstance(module, CallWithWeight)]
+    frozen = [call for call in calls if isinstance(call.weight_quantizer, FrozenWeight)]
+    named = dict(model.named_parameters(remove_duplicate=False))
+    passed = {id(named[name]) for call in frozen for name in call.parameters_read if name in named}
     for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) in packed:
-                module.register_parameter(name, None)
-    for module in list(model.modules()):
-        if isinstance(module, CallWithWeight) and isinstance(module.weight_quantizer, FrozenWeight):
-            for name in module.frees:
-                _drop(model, name)
+        quantizer, weight = getattr(module, "weight_quantizer", None), module._parameters.get("weight")
+        if not isinstance(quantizer, FrozenWeight) or weight is None:
+            continue
+        if id(weight) in passed:
+            _empty(module, "weight")
+            continue
+        transposed = tuple(weight.shape) != (len(quantizer.scale), quantizer.columns)
+        del module.weight
+        module.__dict__["weight"] = PackedView(quantizer, transposed)
+    for call in frozen:
+        for name in call.frees:
+            owner, _, attribute = name.rpartition(".")
+            _empty(model.get_submodule(owner), attribute)
 
 
-def _drop(model: nn.Module, name: str) -> None:
-    """Leave a tensor of the same shape without memory in place of a parameter: the forward passes it on."""
-    owner, _, attribute = name.rpartition(".")
-    module = model.get_submodule(owner)
-    parameter = module._parameters.pop(attribute, None)
+def _empty(module: nn.Module, name: str) -> None:
+    """Leave a tensor of the same shape without memory in place of a parameter: a forward passes it on."""
+    parameter = module._parameters.pop(name, None)
     if parameter is not None:
-        placeholder = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
-        module.register_buffer(attribute, placeholder, persistent=False)
+        module.register_buffer(name, torch.zeros(()).expand(parameter.shape), persistent=False)
 
 
 def is_placeholder(tensor: Tensor) -> bool:

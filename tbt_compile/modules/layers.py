@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from tbt_compile.modules.packed_view import stored_weight
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer, quantized_embedding, quantized_linear
 
 
@@ -20,7 +21,7 @@ class QuantizedLinear(nn.Linear):
     @property
     def weight_rows(self) -> Tensor | None:
         """The weight as [N, K]; None once freezing has replaced it by packed codes."""
-        return self.weight
+        return stored_weight(self)
 
     def forward(self, input: Tensor) -> Tensor:
         """Multiply the quantized input by the quantized weight and add the bias."""
@@ -40,7 +41,7 @@ class QuantizedEmbedding(nn.Embedding):
     @property
     def weight_rows(self) -> Tensor | None:
         """The weight as [N, D]; None once freezing has replaced it by packed codes."""
-        return self.weight
+        return stored_weight(self)
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up rows of the quantized weight, as real values."""

@@ -17,6 +17,7 @@ from tbt_compile.codegen import layouts
 from tbt_compile.encoding import Encoding
 from tbt_compile.ops.schema import Operand, PackedWeight, Scale, declare
 from tbt_compile.quantizers.activations import quantize_dynamic, round_activation
+from tbt_compile.quantizers.ops import narrowed, widened
 from tbt_compile.quantizers.weights import row_mean
 
 
@@ -42,16 +43,18 @@ def quantize(
     kind = Encoding(encoding)
     if kind.dynamic:
         return tuple(quantize_dynamic(x, kind))  # type: ignore[return-value]
+    wide = widened(x)
     if center:
-        x = x - row_mean(x)
-    return round_activation(x, scale, kind), scale.clone()
+        wide = wide - row_mean(wide)
+    return narrowed(round_activation(wide, scale, kind), x), scale.clone()
 
 
 @quantize.fake
 def _(call: SimpleNamespace) -> tuple[Tensor, Tensor]:
     x = call.x
     dynamic = Encoding(call.encoding).dynamic
-    return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1)) if dynamic else torch.empty_like(call.scale)
+    scale = widened(x.new_empty((*x.shape[:-1], 1))) if dynamic else torch.empty_like(call.scale)
+    return torch.empty_like(x), scale
 
 
 @declare

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tbt_compile.encoding import LEAST_PEAK, Encoding
-from tbt_compile.quantizers.ops import QuantTensor
+from tbt_compile.quantizers.ops import QuantTensor, narrowed, widened
+from tbt_compile.quantizers.state import Float32State
 from tbt_compile.quantizers.weights import indicator, l2_scale, l2_threshold, round_weight, row_mean
 
 SMALLEST_SCALE = 1e-6
@@ -85,15 +86,17 @@ class _QuantizeLearned(torch.autograd.Function):
         ctx: Any, x: Tensor, parameter: Tensor, encoding: Encoding, center: bool, factor: float
     ) -> tuple[Tensor, Tensor]:
         scale = parameter.clamp_min(SMALLEST_SCALE)
+        wide = widened(x)
         if center:
-            x = x - row_mean(x)
-        ctx.save_for_backward(x, scale)
+            wide = wide - row_mean(wide)
+        ctx.save_for_backward(wide, scale)
         ctx.encoding, ctx.center, ctx.factor = encoding, center, factor
-        return round_activation(x, scale, encoding), scale
+        return narrowed(round_activation(wide, scale, encoding), x), scale
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_scale: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
+        grad = widened(grad)
         low, high = ctx.encoding.minimum, ctx.encoding.maximum
         inside = indicator(torch.le, x, high * scale).mul_(indicator(torch.ge, x, low * scale))
         grad_x = inside.mul_(grad).div_(scale)
@@ -115,18 +118,18 @@ class _RoundDynamic(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inverse: Tensor, encoding: Encoding) -> Tensor:
-        codes = torch.round(x * inverse)
+        codes = torch.round(widened(x) * inverse)
         ctx.save_for_backward(inverse)
         ctx.clipped_below = None
         if not encoding.signed:
             ctx.clipped_below = codes < 0
             codes = codes.clamp_min(0)
-        return codes
+        return narrowed(codes, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (inverse,) = ctx.saved_tensors
-        grad_x = grad * inverse
+        grad_x = widened(grad) * inverse
         return (grad_x if ctx.clipped_below is None else grad_x.masked_fill(ctx.clipped_below, 0)), None, None
 
 
@@ -138,7 +141,7 @@ def quantize_dynamic(x: Tensor, encoding: Encoding) -> QuantTensor:
     >>> quantize_dynamic(torch.tensor([[1.0, -0.5, 0.25]]), Encoding.INT8).codes
     tensor([[127., -64.,  32.]])
     """
-    detached = x.detach()
+    detached = widened(x.detach())
     peak = (detached.abs() if encoding.signed else detached.clamp_min(0)).amax(-1, keepdim=True)
     inverse = torch.where(peak > LEAST_PEAK, encoding.maximum / peak, torch.zeros_like(peak))
     return QuantTensor(_RoundDynamic.apply(x, inverse, encoding), peak / encoding.maximum)
@@ -152,16 +155,17 @@ class _QuantizeStatistical(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
-        codes = round_weight(x, 2.0 * l2_threshold(x), encoding)
-        scale = l2_scale(x, codes)
+        wide = widened(x)
+        codes = round_weight(wide, 2.0 * l2_threshold(wide), encoding)
+        scale = l2_scale(wide, codes)
         ctx.save_for_backward(scale)
         ctx.mark_non_differentiable(scale)
-        return codes, scale
+        return narrowed(codes, x), scale
 
     @staticmethod
     def backward(ctx: Any, grad_codes: Tensor, _grad_scale: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = ctx.saved_tensors
-        return grad_codes / scale.clamp_min(torch.finfo(scale.dtype).tiny), None
+        return widened(grad_codes) / scale.clamp_min(torch.finfo(scale.dtype).tiny), None
 
 
 class _QuantizeSign(torch.autograd.Function):
@@ -181,7 +185,7 @@ class _QuantizeSign(torch.autograd.Function):
         return x.abs().le_(1).mul_(grad), None
 
 
-class ActivationQuantizer(nn.Module):
+class ActivationQuantizer(Float32State):
     """Quantizes an activation `[..., D]` to `QuantTensor(codes [..., D], scale [])`, Eq. 11-14.
 
     Ternary is Eq. 11 with the gradient of Eq. 12, binary Eq. 13 with that of Eq. 14. The gradient to x is 1
@@ -236,12 +240,14 @@ class ActivationQuantizer(nn.Module):
         if self.encoding.dynamic:
             return quantize_dynamic(x, self.encoding)
         if self.method == "sign":
-            return QuantTensor(_QuantizeSign.apply(x, self.encoding), x.new_ones(()))
+            return QuantTensor(_QuantizeSign.apply(x, self.encoding), widened(x.new_ones(())))
         if self.method == "statistical":
+            wide = widened(x)
             if self.center:
-                x = x - row_mean(x)
+                wide = wide - row_mean(wide)
             # The baseline has no encoding for non-negative values: it wastes a level, as in Fig. 2 (d).
-            return QuantTensor(*_QuantizeStatistical.apply(x, Encoding.for_weight(self.encoding.bits)))
+            codes, scale = _QuantizeStatistical.apply(wide, Encoding.for_weight(self.encoding.bits))
+            return QuantTensor(narrowed(codes, x), scale)
         if not self._ready:
             if not self.initialized:
                 self.initialize(x)
@@ -257,9 +263,10 @@ class ActivationQuantizer(nn.Module):
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Initialize the scale from x `[..., D]`, ignoring exact zeros such as masked positions."""
+        wide = widened(x)
         if self.center:
-            x = x - row_mean(x)
-        seen = x[x != 0].float()
+            wide = wide - row_mean(wide)
+        seen = wide[wide != 0].float()
         scale = float(seen.abs().mean()) if seen.numel() else 1.0
         if self.encoding.bits != 1:
             scale *= 2.0 / math.sqrt(self.encoding.maximum)

@@ -1,7 +1,12 @@
-"""Products of quantized tensors: integer arithmetic on codes, scaled afterwards."""
+"""Products of quantized tensors: integer arithmetic on codes, scaled afterwards.
+
+Products are computed in float32, which holds sums of codes exactly, also for half-precision operands and
+under `torch.autocast`; results have the dtype of the operands.
+"""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +21,10 @@ class QuantTensor(NamedTuple):
     """A quantized tensor with the value `codes * scale`.
 
     Attributes:
-        codes: integers in the dtype and shape of the original; the original itself if not quantized.
-        scale: broadcasts to `codes`: a scalar, `[N, 1]` per row of a weight, or `[..., 1]` per token. None
-            if the tensor is not quantized.
+        codes: integers in the dtype and shape of the original; the original itself if not quantized. Half
+            precision holds 8-bit integers exactly.
+        scale: float32, or float64 for a float64 original. Broadcasts to `codes`: a scalar, `[N, 1]` per row
+            of a weight, or `[..., 1]` per token. None if the tensor is not quantized.
     """
 
     codes: Tensor
@@ -26,11 +32,28 @@ class QuantTensor(NamedTuple):
 
     @property
     def value(self) -> Tensor:
-        """The real values that the codes stand for."""
-        return self.codes if self.scale is None else self.codes * self.scale
+        """The real values that the codes stand for, at least float32 unless the tensor is not quantized."""
+        return self.codes if self.scale is None else widened(self.codes) * self.scale
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return x in float32 if it has fewer bits, else x itself."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def narrowed(x: Tensor, like: Tensor) -> Tensor:
+    """Return x in the dtype of `like`; x itself if it has that dtype."""
+    return x if x.dtype == like.dtype else x.to(like.dtype)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Turn `torch.autocast` off on the device of x: its products would round sums of codes."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _multiply(a: Tensor, b: Tensor, transpose_b: bool) -> Tensor:
+    a, b = widened(a), widened(b)
     if b.dim() == 2 and transpose_b:
         return F.linear(a, b)
     return a.matmul(b.transpose(-1, -2) if transpose_b else b)
@@ -43,7 +66,7 @@ def _scales(a: Tensor, b: Tensor, transpose_b: bool) -> Tensor:
 
 def _scale_gradient(grad_codes: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """d loss / d scale of `codes * scale`, from the gradient to the codes, which includes the scale."""
-    products = grad_codes * codes
+    products = grad_codes * widened(codes)
     if scale.dim() == 0:
         return products.sum() / scale
     return products.sum(-1, keepdim=True) / scale.clamp_min(torch.finfo(scale.dtype).tiny)
@@ -76,13 +99,14 @@ class _ScaledProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, a_scale, b, b_scale = ctx.saved_tensors
-        grad_a = _multiply(grad, b * b_scale, not ctx.transpose_b).mul_(a_scale)
-        left, right = a * a_scale, grad
-        if b.dim() == 2:
-            left, right = left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])
-        if ctx.transpose_b:
-            left, right = right, left
-        grad_b = left.transpose(-1, -2).matmul(right).mul_(b_scale)
+        with without_autocast(grad):
+            grad_a = _multiply(grad, widened(b) * b_scale, not ctx.transpose_b).mul_(a_scale)
+            left, right = widened(a) * a_scale, grad
+            if b.dim() == 2:
+                left, right = left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])
+            if ctx.transpose_b:
+                left, right = right, left
+            grad_b = left.transpose(-1, -2).matmul(right).mul_(b_scale)
         wants = ctx.needs_input_grad
         return (
             grad_a,
@@ -115,12 +139,16 @@ def quantized_linear(x: QuantTensor, weight: QuantTensor, bias: Tensor | None) -
         bias: `[N]`, or None.
 
     Returns:
-        Real values `[..., N]`.
+        Real values `[..., N]`, in the dtype of `x.codes`.
     """
-    if x.scale is None or weight.scale is None:
-        return F.linear(x.value, weight.value, bias)
-    output = _product(x, weight, True)
-    return output if bias is None else output + bias
+    if x.scale is None and weight.scale is None:
+        return F.linear(x.codes, weight.codes, bias)
+    with without_autocast(x.codes):
+        if x.scale is None or weight.scale is None:
+            wide = None if bias is None else widened(bias)
+            return narrowed(F.linear(widened(x.value), widened(weight.value), wide), x.codes)
+        output = _product(x, weight, True)
+        return narrowed(output if bias is None else output + bias, x.codes)
 
 
 def quantized_matmul(a: QuantTensor, b: QuantTensor, transpose_b: bool) -> Tensor:
@@ -135,13 +163,19 @@ def quantized_matmul(a: QuantTensor, b: QuantTensor, transpose_b: bool) -> Tenso
         transpose_b: whether to transpose the last two dimensions of b.
 
     Returns:
-        Real values, `[..., Q, T]` with `transpose_b`, else `[..., Q, D]`.
+        Real values, `[..., Q, T]` with `transpose_b`, else `[..., Q, D]`, in the dtype of `a.codes`.
     """
-    if a.scale is None or b.scale is None:
-        return a.value.matmul(b.value.transpose(-1, -2) if transpose_b else b.value)
-    if b.scale.dim() and not transpose_b:
-        return a.codes.matmul(b.value) * a.scale
-    return _product(a, b, transpose_b)
+    if a.scale is None and b.scale is None:
+        return a.codes.matmul(b.codes.transpose(-1, -2) if transpose_b else b.codes)
+    with without_autocast(a.codes):
+        if a.scale is None or b.scale is None:
+            wide = widened(b.value)
+            output = widened(a.value).matmul(wide.transpose(-1, -2) if transpose_b else wide)
+        elif b.scale.dim() and not transpose_b:
+            output = widened(a.codes).matmul(b.value) * a.scale
+        else:
+            output = _product(a, b, transpose_b)
+        return narrowed(output, a.codes)
 
 
 def quantized_embedding(ids: Tensor, weight: QuantTensor, padding_idx: int | None = None) -> Tensor:
@@ -153,9 +187,9 @@ def quantized_embedding(ids: Tensor, weight: QuantTensor, padding_idx: int | Non
         padding_idx: the row that gets no gradient, if any.
 
     Returns:
-        Real values `[*ids.shape, D]`.
+        Real values `[*ids.shape, D]`, in the dtype of `weight.codes`.
     """
     rows = F.embedding(ids, weight.codes, padding_idx)
     if weight.scale is None:
         return rows
-    return rows * F.embedding(ids, weight.scale, padding_idx)
+    return narrowed(widened(rows) * F.embedding(ids, weight.scale, padding_idx), rows)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tbt_compile.encoding import Encoding
-from tbt_compile.quantizers.ops import QuantTensor
+from tbt_compile.quantizers.ops import QuantTensor, narrowed
 from tbt_compile.quantizers.weights import StatefulWeightQuantizer
 
 
@@ -53,7 +53,7 @@ class _Prune(torch.autograd.Function):
         kept = torch.zeros_like(scores).view(-1)
         kept[scores.reshape(-1).topk(keep).indices] = 1
         rows, columns = weight.shape
-        mask = spread(kept.view_as(scores), rows, columns, block)
+        mask = narrowed(spread(kept.view_as(scores), rows, columns, block), weight)
         ctx.save_for_backward(weight, mask)
         ctx.block = block
         return weight * mask

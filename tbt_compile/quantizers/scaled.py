@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tbt_compile.encoding import Encoding
-from tbt_compile.quantizers.ops import QuantTensor
+from tbt_compile.quantizers.ops import QuantTensor, narrowed, widened
 from tbt_compile.quantizers.weights import StatefulWeightQuantizer, indicator, round_weight, row_mean
 
 SMALLEST_FACTOR = 1e-3
@@ -24,12 +24,13 @@ class _QuantizeScaled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, factor: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
-        magnitude = row_mean(weight.abs())
+        wide = widened(weight)
+        magnitude = row_mean(wide.abs())
         alpha = magnitude * factor.clamp_min(SMALLEST_FACTOR)
         scale = alpha / encoding.maximum
-        ctx.save_for_backward(weight, magnitude, alpha)
+        ctx.save_for_backward(wide, magnitude, alpha)
         ctx.encoding = encoding
-        return round_weight(weight, scale, encoding), scale
+        return narrowed(round_weight(wide, scale, encoding), weight), scale
 
     @staticmethod
     def backward(ctx: Any, grad_codes: Tensor, grad_scale: Tensor) -> tuple[Tensor | None, ...]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tbt_compile.encoding import Encoding
-from tbt_compile.quantizers.ops import QuantTensor
+from tbt_compile.quantizers.ops import QuantTensor, narrowed
 from tbt_compile.quantizers.weights import StatefulWeightQuantizer, WeightQuantizer
 
 
@@ -65,4 +65,4 @@ class SplitWeightQuantizer(StatefulWeightQuantizer):
         self.second.copy_(second)
 
     def quantize(self, weight: Tensor) -> QuantTensor:
-        return QuantTensor(self.part(weight).value + self.part(self.second).value, None)
+        return QuantTensor(narrowed(self.part(weight).value + self.part(self.second).value, weight), None)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tbt_compile.encoding import Encoding
-from tbt_compile.quantizers.ops import QuantTensor
+from tbt_compile.quantizers.ops import QuantTensor, narrowed, widened
+from tbt_compile.quantizers.state import Float32State
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -90,16 +91,17 @@ class _QuantizeWeight(torch.autograd.Function):
     def forward(
         ctx: Any, weight: Tensor, encoding: Encoding, center: bool, method: str, clipped: bool
     ) -> tuple[Tensor, Tensor]:
-        centered = weight - row_mean(weight) if center and encoding is not Encoding.INT8 else weight
+        wide = widened(weight)
+        centered = wide - row_mean(wide) if center and encoding is not Encoding.INT8 else wide
         if encoding is Encoding.INT8:
-            scale = weight.abs().amax(-1, keepdim=True) / encoding.maximum
-            codes = round_weight(weight, scale, encoding)
+            scale = wide.abs().amax(-1, keepdim=True) / encoding.maximum
+            codes = round_weight(wide, scale, encoding)
         elif method == "stats":
             scale = stats_scale(centered, encoding)
             codes = round_weight(centered, scale, encoding)
         elif method == "sign":
             # BiBERT: signs come from the centered weight, the scale from the weight itself.
-            scale = row_mean(weight.abs())
+            scale = row_mean(wide.abs())
             codes = round_weight(centered, scale, encoding)
         else:
             # Eq. 1 compares with Delta, round_weight with half a scale.
@@ -108,18 +110,18 @@ class _QuantizeWeight(torch.autograd.Function):
         ctx.save_for_backward(centered, scale)
         ctx.clipped = clipped and encoding is not Encoding.INT8
         ctx.mark_non_differentiable(scale)
-        return codes, scale
+        return narrowed(codes, weight), scale
 
     @staticmethod
     def backward(ctx: Any, grad_codes: Tensor, _grad_scale: Tensor) -> tuple[Tensor | None, ...]:
         centered, scale = ctx.saved_tensors
-        grad = grad_codes / scale.clamp_min(_SMALLEST)
+        grad = widened(grad_codes) / scale.clamp_min(_SMALLEST)
         if ctx.clipped:
             grad.mul_(centered.abs().lt_(scale))
         return grad, None, None, None, None
 
 
-class WeightQuantizer(nn.Module):
+class WeightQuantizer(Float32State):
     """Quantizes a weight `[N, K]` row by row to `QuantTensor(codes [N, K], scale [N, 1])`.
 
     Ternary is Eq. 8, binary Eq. 9. The straight-through estimator passes every gradient, or with

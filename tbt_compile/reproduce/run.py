@@ -24,6 +24,7 @@ from tbt_compile.reproduce.size import float_mib, size_mib
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import make_teacher
 from tbt_compile.storage.atomic_write import atomic_write
+from tbt_compile.storage.os_errors import writing
 from tbt_compile.training import TrainingRun, processes
 from tbt_compile.training.record import read_record
 from tbt_compile.training.stages import fingerprint
@@ -58,7 +59,8 @@ def reproduce(experiment: Experiment, progress: Progress | None = None) -> Repor
     planned = plan_rows(table, experiment.seeds, experiment.rows)
     steps = _Steps(progress if processes.is_first() else None, len(planned) + 1)
     if processes.is_first():
-        experiment.output.mkdir(parents=True, exist_ok=True)
+        with writing(experiment.output):
+            experiment.output.mkdir(parents=True, exist_ok=True)
     task = open_task(experiment)
     work = _Work(experiment, task, *make_teacher(experiment, task, steps.report), steps)
     rows = {TEACHER: work.teacher_row()}

@@ -12,6 +12,7 @@ from tbt_compile.errors import ReproduceError
 from tbt_compile.progress import Progress
 from tbt_compile.reproduce.experiment import VOCAB_SIZE, Experiment
 from tbt_compile.reproduce.task import Task
+from tbt_compile.storage.os_errors import writing
 from tbt_compile.training import MODEL_SIZES, TrainingRun, new_model, processes, train_teacher
 from tbt_compile.training.record import TrainingRecord
 from tbt_compile.training.stages import load_teacher
@@ -72,7 +73,8 @@ def _local_tokenizer(experiment: Experiment, task: Task) -> PreTrainedTokenizerB
         record = TrainingRecord(folder, {"vocab_size": size, "data": digest(task.data.train)})
         if record.open(experiment.resume) is None:
             tokenizer = train_bpe_tokenizer(task.data.texts(), size)
-            tokenizer.save_pretrained(folder)
+            with writing(folder):
+                tokenizer.save_pretrained(folder)
             record.finish({"tokens": len(tokenizer)})
     return load_tokenizer(folder)
 

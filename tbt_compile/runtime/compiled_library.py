@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 import threading
@@ -15,8 +16,10 @@ from tbt_compile.codegen.target.host import best_target, check_runnable, is_runn
 from tbt_compile.errors import GenerationError
 from tbt_compile.recipe import Recipe
 from tbt_compile.runtime.builds import Build, file_names, shared_bytes
+from tbt_compile.runtime.copying import Origin, reduced
 from tbt_compile.runtime.generation.validation import count
 from tbt_compile.storage import model_folder
+from tbt_compile.storage.os_errors import writing
 
 if TYPE_CHECKING:
     from typing import Self
@@ -31,7 +34,8 @@ log = logging.getLogger(__name__)
 class CompiledLibrary:
     """Base class of `CompiledModel`, which generates text, and `CompiledModule`, which is called.
 
-    Thread-safe: threads share the weights, and functions have no state.
+    Thread-safe: threads share the weights, and functions have no state. Copies share them too; a pickle names
+    the folder that the model was loaded from, or holds its files (see `copying`).
 
     A model compiled for several CPUs has one library for each, and uses the one with the most features that
     this CPU supports.
@@ -65,6 +69,7 @@ class CompiledLibrary:
         self._builds = tuple(builds)
         self._common = description
         self._tensors = tensors
+        self._origin: Origin | None = None
         self._bound_library: BoundLibrary | None = None
         self._binding = threading.Lock()
 
@@ -108,10 +113,12 @@ class CompiledLibrary:
             The folder.
 
         Raises:
-            FormatError: `path` exists and is not a model folder.
+            FormatError: `path` exists and is not a model folder, or holds files that do not belong to it.
             TargetError: there is no linker for the target's architecture.
+            WriteError: the system refuses: no space, no permission, a bad path.
         """
-        with tempfile.TemporaryDirectory() as work:
+        model_folder.require_replaceable(path)
+        with writing(path), tempfile.TemporaryDirectory() as work:
             folder = Path(work)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
@@ -128,14 +135,50 @@ class CompiledLibrary:
             FormatError: the folder is missing, truncated or altered, or has another kind.
             TargetError: it was compiled for CPUs with features that this machine lacks.
         """
-        path = Path(path)
-        manifest = model_folder.read_manifest(path, cls.KIND)
-        builds = [Build.read(path, recorded) for recorded in manifest["builds"]]
-        best_target([build.target for build in builds])
-        model = cls(builds, manifest, model_folder.read_tensors(path, manifest), num_threads)
-        model._bound()
+        model = model_folder.read_whole(path, lambda: cls._ready(Path(path), num_threads))
         log.info("loaded %s: %s", path, model)
         return model
+
+    @classmethod
+    def _ready(cls, path: Path, num_threads: int | None) -> Self:
+        model = cls._read(path, num_threads)
+        best_target(model.targets)
+        model._bound()
+        return model
+
+    @classmethod
+    def read(cls, path: str | Path, num_threads: int | None = None) -> Self:
+        """Read a compiled folder of this class, also one for other machines.
+
+        Raises:
+            FormatError: as for `load`.
+        """
+        return model_folder.read_whole(path, lambda: cls._read(Path(path), num_threads))
+
+    @classmethod
+    def _read(cls, path: Path, num_threads: int | None) -> Self:
+        manifest = model_folder.read_manifest(path, cls.KIND)
+        builds = [Build.read(path, recorded) for recorded in manifest["builds"]]
+        model = cls(builds, manifest, model_folder.read_tensors(path, manifest), num_threads)
+        model._origin = Origin(path.absolute(), manifest[model_folder.CHECKSUM])
+        return model
+
+    def __copy__(self) -> Self:
+        """Return a model that shares libraries and weights."""
+        copied = type(self)(self._builds, self._common, self._tensors, self.num_threads)
+        copied._origin, copied._bound_library = self._origin, self._bound_library
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a model that shares libraries and weights, which are read-only."""
+        copied = memo[id(self)] = copy.copy(self)
+        copied._common = copy.deepcopy(self._common, memo)
+        copied.description = copy.deepcopy(self.description, memo)
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the folder that the model was loaded from, else with the contents of one."""
+        return reduced(self, self._origin)
 
     def __str__(self) -> str:
         text = f"{self.description['class']} at {self.recipe}, compiled for {_named(self.target)}"

@@ -13,6 +13,7 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime import worker_threads
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Batching, BatchProgress, run_batches
 from tbt_compile.runtime.builds import Build
+from tbt_compile.runtime.checked_session import CheckedSession
 from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
 from tbt_compile.runtime.generation import (
     DecoderSession,
@@ -24,7 +25,7 @@ from tbt_compile.runtime.generation import (
 )
 from tbt_compile.runtime.generation.shortlist import Shortlist
 from tbt_compile.runtime.generation.validation import count
-from tbt_compile.runtime.input_checks import DecoderLimits, checked_batch, checked_sources
+from tbt_compile.runtime.input_checks import Limits, checked_batch, checked_sources
 from tbt_compile.storage import model_folder
 
 SHORTLIST = "shortlist"
@@ -50,14 +51,12 @@ class CompiledModel(CompiledLibrary):
         super().__init__(builds, description, tensors, num_threads)
         self._settings = GenerationSettings.from_dict(description["generation"])
         self._shortlist = Shortlist(tensors[SHORTLIST]) if SHORTLIST in tensors else None
-        self._limits = DecoderLimits(
-            description["layers"], description["vocabulary"], description["max_positions"]
-        )
+        self._limits = Limits.recorded(description)
 
     @property
     def shortlist(self) -> Tokens | None:
         """The tokens that the model can generate, int64 [n] ascending; None: the whole vocabulary."""
-        return None if self._shortlist is None else self._shortlist.ids
+        return None if self._shortlist is None else self._shortlist.ids.copy()
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -108,6 +107,8 @@ class CompiledModel(CompiledLibrary):
             raise GenerationError(
                 f"decoder_input_ids: {self.description['class']} has no encoder, and its prompt is input_ids"
             )
+        if self.is_encoder_decoder:
+            self._limits.check_decoder(prompt, prompt.shape[1], prompt.shape[1])
         return worker_threads.run(
             lambda: self._search(
                 self._open(ids, mask),
@@ -157,7 +158,7 @@ class CompiledModel(CompiledLibrary):
         """
         chosen = self._settings.replace(**settings)
         num_workers = count("num_workers", num_workers)
-        rows = checked_sources(sources, self._limits)
+        rows = checked_sources(sources, self._limits.source)
         share = max(1, choose(self.num_threads) // num_workers)
         threads = share if num_threads is None else count("num_threads", num_threads)
         return run_batches(
@@ -179,7 +180,8 @@ class CompiledModel(CompiledLibrary):
         `shortlist` returns the logits of those tokens, in that order. Arguments and errors are those of
         `generate`.
         """
-        return self._open(*self._checked(input_ids, attention_mask))
+        ids, mask = self._checked(input_ids, attention_mask)
+        return CheckedSession(self._open(ids, mask), len(ids))
 
     def whole_logits(self, logits: Scores) -> Scores:
         """Expand the logits of a session's step, [rows, n], to the whole vocabulary, [rows, V]."""
@@ -194,10 +196,10 @@ class CompiledModel(CompiledLibrary):
         from tbt_compile.runtime.bound_library import as_array
 
         self._need_encoder("encode")
-        return as_array(self._encode(*self._checked(input_ids, attention_mask)))
+        return as_array(self._encode(*self._checked(input_ids, attention_mask))).copy()
 
-    def decoder_session(self, hidden: npt.NDArray[np.float32], attention_mask: Tokens) -> DecoderSession:
-        """Open a `DecoderSession` on what `encode` returned, [B, S, D], and its mask, int64 [B, S].
+    def decoder_session(self, hidden: npt.ArrayLike, attention_mask: npt.ArrayLike) -> DecoderSession:
+        """Open a `DecoderSession` on what `encode` returned, [B, S, D], and its mask, integers [B, S].
 
         Raises:
             GenerationError: the shapes do not match, or the model has no encoder.
@@ -205,12 +207,17 @@ class CompiledModel(CompiledLibrary):
         from tbt_compile.runtime.bound_library import tensor
 
         self._need_encoder("decoder_session")
-        if hidden.ndim != 3 or attention_mask.shape != hidden.shape[:2]:
+        states, mask = np.asarray(hidden), np.asarray(attention_mask)
+        width = self._limits.width
+        if states.shape != (*mask.shape, width) or states.dtype != np.float32 or mask.ndim != 2:
             raise GenerationError(
-                f"encoder output of shape {list(hidden.shape)} with attention_mask of shape "
-                f"{list(attention_mask.shape)}: expected [batch, length, width] and [batch, length]"
+                f"encoder output of shape {list(states.shape)} with attention_mask of shape "
+                f"{list(mask.shape)}: expected float32 [batch, length, {width}] and [batch, length]; the "
+                f"output is {states.dtype}"
             )
-        return self._decode(tensor(hidden), attention_mask)
+        # As for the ids that were encoded, of which only the shape is left.
+        _, checked = self._checked(np.zeros(mask.shape, np.int64), mask)
+        return CheckedSession(self._decode(tensor(states), checked), len(states))
 
     def __call__(self, *_args: Any, **_inputs: Any) -> NoReturn:
         """Refuse the call: a text generator has `generate` instead.
@@ -257,4 +264,4 @@ class CompiledModel(CompiledLibrary):
         self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None
     ) -> tuple[Tokens, Tokens]:
         padding = "right" if self.is_encoder_decoder else "left"
-        return checked_batch(input_ids, attention_mask, self._limits, padding)
+        return checked_batch(input_ids, attention_mask, self._limits.source, padding)

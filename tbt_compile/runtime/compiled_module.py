@@ -102,9 +102,15 @@ def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Arr
             f"{name} is {array.dtype} of shape {list(array.shape)}: expected {dtype} [{known}]. Numbers are "
             "static sizes, set by the example inputs that the module was prepared with"
         )
+    for size, longest in zip(array.shape, argument.get("longest", ()), strict=False):
+        if longest is not None and size > longest:
+            raise InputError(
+                f"{name} has a dimension of {size}: expected at most {longest}, as tables are long"
+            )
     below = argument.get("below")
-    if below is not None and not 0 <= array.min() <= array.max() < below:
+    if below is not None and not argument["least"] <= array.min() <= array.max() < below:
         raise InputError(
-            f"{name} holds {array.min()} to {array.max()}: expected indices from 0 to {below - 1}"
+            f"{name} holds {array.min()} to {array.max()}: expected indices from {argument['least']} to "
+            f"{below - 1}"
         )
     return array.astype(dtype)

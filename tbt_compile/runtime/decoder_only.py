@@ -8,14 +8,15 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.bound_library import BoundLibrary, tensor
 from tbt_compile.runtime.caches import FloatCache, GrowingCache, caches_of
 from tbt_compile.runtime.generation import Scores, Tokens
-from tbt_compile.runtime.input_checks import DecoderLimits
+from tbt_compile.runtime.input_checks import Limits
 from tbt_compile.runtime.step_buffers import StepLogits, StepTokens
 
 
 class DecoderOnlySession:
     """Decodes one batch (see `DecoderSession`); the first step is the prefill of the prompts.
 
-    Positions count attended tokens: left padding has no positions, as in transformers.
+    Positions are those of transformers: most models count attended tokens, and left padding has no positions.
+    The others count padding too, and their limits say so.
 
     Args:
         library: has the functions `first_step` and `step`.
@@ -23,7 +24,7 @@ class DecoderOnlySession:
         attention_mask: int64 [B, T] of the prompts, already checked.
     """
 
-    def __init__(self, library: BoundLibrary, limits: DecoderLimits, attention_mask: Tokens) -> None:
+    def __init__(self, library: BoundLibrary, limits: Limits, attention_mask: Tokens) -> None:
         self._library = library
         self._limits = limits
         self._mask = attention_mask
@@ -42,7 +43,8 @@ class DecoderOnlySession:
         if self._logits is None:
             self._logits = self._first_step(tokens)
             return self._logits.values
-        self._limits.check(tokens, int(self._lengths.max()) + tokens.shape[1])
+        new = tokens.shape[1]
+        self._limits.check_decoder(tokens, self._mask.shape[1] + new, int(self._lengths.max()) + new)
         self._logits.resize(len(tokens))
         ones = np.ones((len(tokens), 1), np.int64)
         for column in range(tokens.shape[1]):
@@ -65,7 +67,7 @@ class DecoderOnlySession:
                 f"the first step got tokens {list(tokens.shape)}: expected the prompts "
                 f"{list(self._mask.shape)} that the session was opened with"
             )
-        self._limits.check(tokens, int(self._lengths.max()))
+        self._limits.check_decoder(tokens, tokens.shape[1], int(self._lengths.max()))
         positions = np.maximum(self._mask.cumsum(axis=1) - 1, 0)
         positions *= self._mask
         outputs = self._library.call("first_step", tensor(tokens), tensor(self._mask), tensor(positions))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,49 +13,90 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.generation import Tokens
 
 
+class Excess(NamedTuple):
+    """A row that is too long: its tokens, the model's positions, and what is counted besides tokens."""
+
+    tokens: int
+    positions: int
+    counting: str = ""
+
+
 @dataclass(frozen=True)
-class DecoderLimits:
-    """Sizes of a decoder that bound its inputs.
+class TokenLimits:
+    """Limits of the token ids on one side of a model.
 
     Attributes:
-        layers: number of layers, with a cache of keys and one of values each.
         vocabulary: number of tokens.
-        max_positions: maximum number of tokens in a sequence, or None.
+        length: maximum number of tokens in a row, padding included, or None.
+        positions: maximum number of attended tokens in a row, or None.
+    """
+
+    vocabulary: int
+    length: int | None = None
+    positions: int | None = None
+
+    def excess(self, length: int, attended: int) -> Excess | None:
+        """Return by how much a row is too long, None if it fits; `attended` of its tokens are no padding."""
+        if self.positions is not None and attended > self.positions:
+            return Excess(attended, self.positions)
+        if self.length is not None and length > self.length:
+            return Excess(length, self.length, " with padding" if length > attended else "")
+        return None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a text-generation model.
+
+    Attributes:
+        layers: number of decoder layers, with a cache of keys and one of values each.
+        source: limits of `input_ids`.
+        decoder: limits of decoder tokens; in a decoder-only model the same.
+        width: of the encoder's output; None without an encoder.
     """
 
     layers: int
-    vocabulary: int
-    max_positions: int | None
+    source: TokenLimits
+    decoder: TokenLimits
+    width: int | None = None
 
-    def check(self, tokens: npt.NDArray[np.int64], length: int) -> None:
-        """Check tokens before they are appended.
+    @classmethod
+    def recorded(cls, description: Mapping[str, Any]) -> Limits:
+        """Read the limits from a manifest."""
+        limits = description["limits"]
+        source, decoder = (TokenLimits(**limits[side]) for side in ("source", "decoder"))
+        return cls(description["layers"], source, decoder, limits["width"])
+
+    def check_decoder(self, tokens: npt.NDArray[np.int64], length: int, attended: int) -> None:
+        """Check decoder tokens before they are appended.
 
         Args:
             tokens: int64 [rows, q].
-            length: length of the longest sequence with them.
+            length: length of every row with them, padding included.
+            attended: most tokens of a row that are not padding.
 
         Raises:
-            GenerationError: a sequence would exceed the model's position embeddings, or a token is outside
-                the vocabulary.
+            GenerationError: a row would exceed the model's positions, or a token is outside the vocabulary.
         """
-        if self.max_positions is not None and length > self.max_positions:
+        excess = self.decoder.excess(length, attended)
+        if excess is not None:
             raise GenerationError(
-                f"{length} decoder tokens are more than the model's {self.max_positions} positions: lower "
-                "max_new_tokens or max_length"
+                f"{excess.tokens} decoder tokens{excess.counting} are more than the model's "
+                f"{excess.positions} positions: lower max_new_tokens or max_length"
             )
         listed = tokens.ravel().tolist()  # faster than two NumPy reductions on one token per row
         least, most = min(listed), max(listed)
-        if least < 0 or most >= self.vocabulary:
+        if least < 0 or most >= self.decoder.vocabulary:
             raise GenerationError(
                 f"decoder token {least if least < 0 else most}: expected ids from 0 to "
-                f"{self.vocabulary - 1} in decoder_input_ids, forced tokens and pad_token_id"
+                f"{self.decoder.vocabulary - 1} in decoder_input_ids, forced tokens and pad_token_id"
             )
 
 
 def checked_batch(
     input_ids: npt.ArrayLike,
     attention_mask: npt.ArrayLike | None,
-    limits: DecoderLimits,
+    limits: TokenLimits,
     padding: str = "right",
 ) -> tuple[Tokens, Tokens]:
     """Check source ids and their mask.
@@ -63,7 +104,7 @@ def checked_batch(
     Args:
         input_ids: integers [B, S].
         attention_mask: integers [B, S], 1 for tokens and 0 for padding; None for no padding.
-        limits: of the model.
+        limits: of the sources.
         padding: the padded side: "right", or "left" for the prompts of a decoder-only model, whose new
             tokens follow the last column.
 
@@ -93,13 +134,16 @@ def checked_batch(
         raise GenerationError(
             f"input_ids holds {ids.min()} to {ids.max()}: expected ids from 0 to {limits.vocabulary - 1}"
         )
-    attended = mask.astype(bool)
-    # Left padding has no positions.
-    length = ids.shape[1] if padding == "right" else int(attended.sum(axis=1).max())
-    if limits.max_positions is not None and length > limits.max_positions:
+    if mask.dtype.kind not in "biuf" or not ((mask == 0) | (mask == 1)).all():
         raise GenerationError(
-            f"the source has {length} tokens, and the model has {limits.max_positions} positions: truncate "
-            "or split it"
+            "attention_mask holds other values than 0 and 1: expected 1 for tokens and 0 for padding"
+        )
+    attended = mask.astype(bool)
+    excess = limits.excess(ids.shape[1], int(attended.sum(axis=1).max()))
+    if excess is not None:
+        raise GenerationError(
+            f"the source has {excess.tokens} tokens{excess.counting}, and the model has {excess.positions} "
+            "positions: truncate or split it"
         )
     if not attended.any(axis=1).all():
         raise GenerationError("attention_mask masks every token of a source: expected a 1 in every row")
@@ -111,12 +155,12 @@ def checked_batch(
     return ids.astype(np.int64), mask.astype(np.int64)
 
 
-def checked_sources(sources: Iterable[Any], limits: DecoderLimits) -> list[Tokens]:
+def checked_sources(sources: Iterable[Any], limits: TokenLimits) -> list[Tokens]:
     """Check sources and strip their padding.
 
     Args:
         sources: token ids, or mappings with `input_ids` and optionally `attention_mask`.
-        limits: of the model.
+        limits: of the sources.
 
     Returns:
         Token ids of every source, int64 [S].

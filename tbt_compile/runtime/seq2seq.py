@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from tbt_compile.runtime.bound_library import BoundLibrary, Tensor, tensor
 from tbt_compile.runtime.caches import FloatCache, GrowingCache, caches_of, take_rows
-from tbt_compile.runtime.input_checks import DecoderLimits
+from tbt_compile.runtime.input_checks import Limits
 from tbt_compile.runtime.step_buffers import StepLogits, StepTokens
 
 Tokens = npt.NDArray[np.int64]
@@ -18,14 +18,12 @@ class Seq2SeqSession:
 
     Args:
         library: has the functions `first_step` and `step`.
-        limits: of the decoder.
+        limits: of the model.
         hidden: the encoder's output, float32 [B, S, D].
         attention_mask: int64 [B, S] of the source, already checked.
     """
 
-    def __init__(
-        self, library: BoundLibrary, limits: DecoderLimits, hidden: Tensor, attention_mask: Tokens
-    ) -> None:
+    def __init__(self, library: BoundLibrary, limits: Limits, hidden: Tensor, attention_mask: Tokens) -> None:
         self._library = library
         self._limits = limits
         self._mask = attention_mask
@@ -46,7 +44,7 @@ class Seq2SeqSession:
                 the vocabulary.
         """
         self._length += tokens.shape[1]
-        self._limits.check(tokens, self._length)
+        self._limits.check_decoder(tokens, self._length, self._length)
         if self._logits is None:
             self._logits = self._first_step(tokens)
             return self._logits.values

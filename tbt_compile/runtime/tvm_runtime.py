@@ -6,6 +6,8 @@ Only TVM's runtime library is loaded. `import tvm` would load the compiler with 
 
 from __future__ import annotations
 
+import itertools
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ with torch_hidden():
     from tvm_ffi.libinfo import load_lib_ctypes
 
 Array = npt.NDArray[Any]
+_LOADS = itertools.count()
 Tensor = Any
 """A TVM tensor."""
 
@@ -40,7 +43,18 @@ threads.set_defaults()
 
 def load_library(library: Any) -> Any:
     """Load a shared library from its path, or JIT-link a compiled one; returns its functions by name."""
-    return tvm_ffi.load_module(library) if isinstance(library, (str, Path)) else library.jit()
+    return tvm_ffi.load_module(_unused_name(library)) if isinstance(library, (str, Path)) else library.jit()
+
+
+def _unused_name(library: str | Path) -> str:
+    """Another spelling of a path, new to this process.
+
+    The dynamic linker takes a name that it knows for the library that it loaded by that name, even if the
+    file was replaced since. Under a new name it compares the files themselves, and still loads each once.
+    """
+    path = Path(os.path.abspath(library))
+    bits = f"{next(_LOADS):b}"
+    return f"{path.parent}/{''.join('./' if bit == '1' else '/' for bit in bits)}{path.name}"
 
 
 def tensor(array: Array) -> Tensor:

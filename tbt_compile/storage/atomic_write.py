@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import secrets
 import shutil
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from tbt_compile.storage.os_errors import writing
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a draft in the folder of `path` to write to; renames it to `path` when the block ends.
 
-    If the block fails, the old file stays and the draft is removed. Of two processes or threads that write
-    the same file, the last to finish wins. The permissions of an existing file are
-    kept. Symbolic links are followed. Devices are written directly.
+    If the block fails, the old file stays and the draft is removed; only a process that is killed leaves its
+    draft, a hidden file that ends in `.part`. Of two processes or threads that write the same file, the last
+    to finish wins. The permissions of an existing file are kept. Symbolic links are followed. Devices are
+    written directly.
+
+    Raises:
+        WriteError: the system refuses: no space, no permission, a bad path.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -27,18 +34,22 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     ...     [file.name for file in Path(folder).iterdir()]
     ['scores.json']
     """
-    path = Path(path).resolve()
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        yield draft
-        if path.exists():
-            shutil.copymode(path, draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with writing(path):
+        place = Path(os.path.realpath(path))
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
+        if place.exists() and not place.is_file():
+            yield place
+            return
+        draft = place.with_name(f".{place.name[:32]}.{secrets.token_hex(8)}.part")
+        try:
+            yield draft
+            if place.exists():
+                shutil.copymode(place, draft)
+            draft.replace(place)
+        finally:
+            with suppress(OSError):
+                draft.unlink()
 
 
 def save_json(path: Path, content: Any) -> None:

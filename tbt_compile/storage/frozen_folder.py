@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tbt_compile.adapters import adapter_for, call_record
+from tbt_compile.adapters.wrappers import unwrapped
+from tbt_compile.dtypes import COMPUTATION, described
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import is_prepared, iter_quantized
@@ -27,18 +29,20 @@ from tbt_compile.passes.prepare.write_back import WriteBack
 from tbt_compile.quantizers import WeightQuantizer
 from tbt_compile.recipe import Recipe
 from tbt_compile.storage import model_folder
+from tbt_compile.storage.os_errors import writing
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 SUFFIX = "_quantizer"
 
 
-def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -> Path:
+def save_frozen(module: nn.Module, recipe: Recipe, dtypes: list[str], path: Path, tokenizer: Any) -> Path:
     """Write a frozen module to a folder.
 
     Args:
         module: a module with frozen quantizers.
         recipe: the recipe that it was prepared with.
+        dtypes: of the checkpoint.
         path: the folder; a saved model there is replaced.
         tokenizer: a transformers tokenizer to store with the model, or None.
 
@@ -46,19 +50,22 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
         The folder.
 
     Raises:
-        FormatError: `path` exists and is not a model folder.
+        FormatError: `path` exists and is not a model folder, or holds files that do not belong to it.
+        WriteError: the system refuses: no space, no permission, a bad path.
     """
+    model_folder.require_replaceable(path)
     tensors, tied = _unique_tensors(module)
     manifest = {
         "recipe": recipe.to_dict(),
         "class": type(module).__name__.removeprefix("Quantized"),
+        "dtype": described(dtypes),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "quantizers": describe_quantizers(module),
         "calls": describe_calls(module),
         "tied": tied,
         "inputs": call_record.recorded(module),
     }
-    with tempfile.TemporaryDirectory() as work:
+    with writing(path), tempfile.TemporaryDirectory() as work:
         configs: list[Any] = [getattr(module, name, None) for name in ("config", "generation_config")]
         for part in (*configs, tokenizer):
             if hasattr(part, "save_pretrained"):
@@ -68,7 +75,7 @@ def save_frozen(module: nn.Module, recipe: Recipe, path: Path, tokenizer: Any) -
         return model_folder.write_folder(path, model_folder.FROZEN, manifest, arrays, files)
 
 
-def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Recipe]:
+def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Recipe, list[str]]:
     """Load a frozen module.
 
     Args:
@@ -77,23 +84,28 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
             place.
 
     Returns:
-        The module in eval mode, and the recipe that it was prepared with.
+        The module in eval mode, the recipe that it was prepared with, and the dtypes of its checkpoint.
 
     Raises:
         FormatError: the folder is missing or damaged, or does not fit the model.
     """
-    manifest = model_folder.read_manifest(path, model_folder.FROZEN)
+
+    def read() -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
+        manifest = model_folder.read_manifest(path, model_folder.FROZEN)
+        place = model if model is not None else _empty_model(path, manifest["class"])
+        return manifest, model_folder.read_tensors(path, manifest), place
+
+    manifest, arrays, model = model_folder.read_whole(path, read)
     recipe = Recipe.from_dict(manifest["recipe"])
-    if model is None:
-        model = _empty_model(path, manifest["class"])
+    model = unwrapped(model)
     _check_instance(model, manifest["quantizers"], path)
     _install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
-    arrays = model_folder.read_tensors(path, manifest)
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
+    dtypes = manifest.get("dtype", described([COMPUTATION]))["checkpoint"]  # older folders: float32 only
     for module in model.modules():
         module.training = False  # an exported program's module has no `eval`
-    return model.requires_grad_(False), recipe
+    return model.requires_grad_(False), recipe, dtypes
 
 
 def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Model folders: `manifest.json`, a file of tensors (see `tensor_files`), and further files.
 
 The manifest holds the format version, the size and checksum of every file, and a checksum of the manifest
-itself. Truncated or altered folders are refused before anything is built from them. Writing is atomic: a
-folder is written under a temporary name and renamed. Needs neither torch nor TVM.
+itself. Truncated or altered folders are refused before anything is built from them. Writing is atomic (see
+`folder_draft`) and replaces nothing but model folders with no other file in them. Needs neither torch nor
+TVM.
 
 Every load checks all files: compiled folders by CRC-32, at about 2 GB/s, frozen ones by SHA-256.
 """
@@ -11,20 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy.typing as npt
 
 from tbt_compile import __version__
 from tbt_compile.errors import FormatError
-from tbt_compile.storage import tensor_files
+from tbt_compile.storage import folder_draft, tensor_files
+from tbt_compile.storage.consistent_read import read_consistently
+from tbt_compile.storage.os_errors import reading
+from tbt_compile.storage.ownership import Layout
 
 FORMAT = "tbt-compile"
 MANIFEST = "manifest.json"
@@ -33,6 +35,7 @@ FROZEN, GENERATOR, MODULE = "frozen", "compiled", "compiled-module"
 CHECKSUM = "checksum"
 
 Array = npt.NDArray[Any]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ _FROZEN = Kind(
     read=tensor_files.read_portable,
 )
 _COMPILED = Kind(
-    version=5,
+    version=6,
     tensors="tensors.bin",
     digest="crc32",
     renew="lower the model again",
@@ -84,6 +87,8 @@ def write_folder(
 ) -> Path:
     """Write a model folder atomically; replaces an older model folder at the same path.
 
+    Of several writers the last one wins, and a reader always finds a complete folder.
+
     Args:
         path: the folder.
         kind: `FROZEN`, `GENERATOR` or `MODULE`, a key of `KINDS`; `read_manifest` checks it.
@@ -95,15 +100,11 @@ def write_folder(
         The folder.
 
     Raises:
-        FormatError: `path` exists and is not a model folder.
+        FormatError: `path` exists and is not a model folder, or holds files that do not belong to it.
+        WriteError: the system refuses: no space, no permission, a bad path.
     """
-    path, form = Path(path), KINDS[kind]
-    if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
-        raise FormatError(f"{path} exists and is not a model folder: remove it or choose another place")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        work.chmod(0o755)
+    form = KINDS[kind]
+    with folder_draft.folder_draft(path, _LAYOUT) as work:
         described = form.write(work / form.tensors, tensors)
         for name, source in (files or {}).items():
             (work / name).parent.mkdir(parents=True, exist_ok=True)
@@ -123,10 +124,22 @@ def write_folder(
         }
         record[CHECKSUM] = _manifest_checksum(record)
         (work / MANIFEST).write_text(json.dumps(record, separators=(",", ":")), encoding="utf-8")
-        _replace(work, path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return path
+    return Path(path)
+
+
+def require_replaceable(path: str | Path) -> None:
+    """Check, before work is done for it, that a model folder may be written at `path`.
+
+    Raises:
+        FormatError: `path` exists and is not a model folder, or holds files that do not belong to it.
+        WriteError: it may not be read or changed.
+    """
+    folder_draft.require_replaceable(path, _LAYOUT)
+
+
+def read_whole(path: str | Path, read: Callable[[], Result]) -> Result:
+    """Read several files of a model folder that may be replaced meanwhile; see `read_consistently`."""
+    return read_consistently(Path(path), MANIFEST, read)
 
 
 def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:
@@ -162,15 +175,17 @@ def peek_kind(path: str | Path) -> str:
     Raises:
         FormatError: there is no manifest, or another program wrote it.
     """
-    return str(_parse(Path(path)).get("kind"))
+    return read_whole(path, lambda: str(_parse(Path(path)).get("kind")))
 
 
 def _parse(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
-    if not file.is_file():
-        raise FormatError(f"{path} is not a model folder: it has no {MANIFEST}")
+    with reading(file):
+        if not file.is_file():
+            raise FormatError(f"{path} is not a model folder: it has no {MANIFEST}")
+        content = file.read_bytes()
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(content.decode())
     except ValueError as error:
         raise FormatError(f"{file} is damaged ({error}): save the model again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -178,10 +193,25 @@ def _parse(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _listed(path: Path) -> frozenset[str] | None:
+    """Names of the files of a folder if its manifest is one that we wrote, unaltered; see `Layout`."""
+    try:
+        manifest = _parse(path)
+    except FormatError:
+        return None
+    if manifest.get(CHECKSUM) != _manifest_checksum(manifest):
+        return None
+    return frozenset({*manifest["files"], MANIFEST})
+
+
+_LAYOUT = Layout(MANIFEST, _listed)
+
+
 def read_tensors(path: str | Path, manifest: Mapping[str, Any]) -> dict[str, Array]:
     """Read the tensors of a model folder by name; packed weights of compiled models are memory-mapped."""
     form = KINDS[manifest["kind"]]
-    return form.read(Path(path) / form.tensors, manifest["tensors"])
+    with reading(path):
+        return form.read(Path(path) / form.tensors, manifest["tensors"])
 
 
 def folder_bytes(path: str | Path) -> int:
@@ -218,33 +248,20 @@ _DIGESTS = {"sha256": _sha256, "crc32": _crc32}
 
 
 def _check_file(file: Path, expected: Mapping[str, Any], digest: str) -> None:
-    if not file.is_file():
-        raise FormatError(f"{file} is missing: copy the whole folder again")
-    size = file.stat().st_size
-    if size != expected["bytes"]:
-        raise FormatError(
-            f"{file} has {size} bytes instead of {expected['bytes']}: it is truncated, copy the folder again"
-        )
-    if _fingerprint(file, digest) != expected:
-        raise _altered(file)
+    with reading(file):
+        if not file.is_file():
+            raise FormatError(f"{file} is missing: copy the whole folder again")
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise FormatError(
+                f"{file} has {size} bytes instead of {expected['bytes']}: it is truncated, copy the folder "
+                "again"
+            )
+        if _fingerprint(file, digest) != expected:
+            raise _altered(file)
 
 
 def _altered(file: Path) -> FormatError:
     return FormatError(
         f"{file} was altered: its checksum differs from the recorded one, copy the folder again"
     )
-
-
-def _replace(work: Path, path: Path) -> None:
-    """Rename `work` to `path`; an old folder is removed only once the new one is in place."""
-    if not path.exists():
-        os.replace(work, path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-    os.replace(path, old)
-    try:
-        os.replace(work, path)
-    except OSError:
-        os.replace(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

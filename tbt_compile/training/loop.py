@@ -19,6 +19,7 @@ from transformers import (
 from transformers.trainer_utils import set_seed
 
 from tbt_compile.data.batches import Corpus
+from tbt_compile.storage.os_errors import writing
 from tbt_compile.training import processes
 from tbt_compile.training.order import TrainingOrder
 from tbt_compile.training.progress import TrainerProgress, quiet, silence
@@ -93,9 +94,10 @@ def fit(
     }
     model.cpu().eval()
     if processes.is_first():
-        with quiet():
-            model.save_pretrained(record.folder)
-        corpus.tokenizer.save_pretrained(record.folder)
+        with writing(record.folder):
+            with quiet():
+                model.save_pretrained(record.folder)
+            corpus.tokenizer.save_pretrained(record.folder)
         record.finish(outcome)
     processes.wait()
     return model

@@ -17,6 +17,7 @@ from tbt_compile.evaluation.report import evaluate_model
 from tbt_compile.progress import Progress
 from tbt_compile.recipe import Recipe
 from tbt_compile.storage.atomic_write import save_json
+from tbt_compile.storage.os_errors import writing
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights, TrainSettings
 from tbt_compile.training.sizes import new_model
@@ -86,7 +87,8 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     start = None if job.start is None else _open(Path(job.start), "start")
     data = load_data(job.data, job.source_field, job.target_field)
     output = Path(job.output)
-    output.mkdir(parents=True, exist_ok=True)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     teacher, tokenizer, teacher_folder = _teacher(job, data, output, progress)
     student_folder = output / f"student-{recipe}"
     student = distill(
@@ -141,7 +143,8 @@ def _tokenizer(
     if progress is not None:
         progress("training the tokenizer", 0.0)
     tokenizer = train_bpe_tokenizer(data.texts(), job.vocab_size)
-    tokenizer.save_pretrained(folder)
+    with writing(folder):
+        tokenizer.save_pretrained(folder)
     return tokenizer
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tbt_compile.storage.atomic_write import save_json
+from tbt_compile.storage.os_errors import writing
 from tbt_compile.training import processes
 from tbt_compile.training.settings import TrainingError
 
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
+_MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,13 @@ class TrainingRecord:
             The outcome of a finished run; None if there are steps left to train.
 
         Raises:
-            TrainingError: `resume`, and the folder holds a run with other settings.
+            TrainingError: `resume`, and the folder holds a run with other settings; or it holds checkpoints
+                or a model that no recorded run wrote.
+            WriteError: the system refuses.
         """
         known = _read(self.path)
+        if known is None or "asked" not in known:
+            self._require_free()
         if not resume:
             if processes.is_first():
                 shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
@@ -70,6 +77,15 @@ class TrainingRecord:
         ]
         return max(found)[1] if found else None
 
+    def _require_free(self) -> None:
+        """Refuse a folder in which a run would overwrite what no run of ours wrote."""
+        for name in (CHECKPOINTS, *_MODEL_FILES):
+            if os.path.lexists(self.folder / name):
+                raise TrainingError(
+                    f"folder {self.folder} holds {name}, and no {RECORD} of a run that wrote it: choose "
+                    "another folder, or remove it"
+                )
+
     def _require_same(self, known: dict[str, Any]) -> None:
         asked = json.loads(json.dumps(self.asked))
         for name in sorted({*asked, *known}):
@@ -83,7 +99,8 @@ class TrainingRecord:
     def _write(self, content: dict[str, Any]) -> None:
         if not processes.is_first():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         save_json(self.path, content)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, TrainerCallback
 
 from tbt_compile.data.batches import Corpus
@@ -22,7 +23,7 @@ from tbt_compile.training.record import TrainingRecord
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights
 from tbt_compile.training.terms import Objective
-from tbt_compile.training.trainers import DistillationTrainer, require_same_shape
+from tbt_compile.training.trainers import DistillationTrainer, require_same_shape, whole_model
 
 Start: TypeAlias = PreTrainedModel | Callable[[PreTrainedModel], PreTrainedModel]
 """What initializes a student other than its teacher: a model, or a function that prepares the student."""
@@ -42,7 +43,7 @@ def train_teacher(model: PreTrainedModel, corpus: Corpus, run: TrainingRun) -> P
     Raises:
         TrainingError: the folder holds a run with other settings, data or shape.
     """
-    run = run.titled("teacher")
+    model, run = whole_model(model), run.titled("teacher")
     record = TrainingRecord(
         Path(run.folder), {"stage": "teacher", "model": _shape(model), **_common_record(corpus, run)}
     )
@@ -86,12 +87,13 @@ def distill(
             the model to start from has another shape.
         RecipeError: the recipe is not understood.
     """
-    recipe = Recipe.parse(recipe)
+    teacher, recipe = whole_model(teacher), Recipe.parse(recipe)
     run = run.titled(f"student {recipe}")
     if not isinstance(objective, Objective):
         objective = Objective(objective or LossWeights())
     note = dict(note or {})
-    if isinstance(start, PreTrainedModel):
+    if isinstance(start, nn.Module):
+        start = whole_model(start)
         require_same_shape(start, teacher, objective.layers)
         note["start"] = fingerprint(start)
     asked = {

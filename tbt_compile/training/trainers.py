@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Seq2SeqTrainer
 
+from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.data.batches import IGNORED_LABEL
+from tbt_compile.modules import is_prepared
 from tbt_compile.training import processes
 from tbt_compile.training.losses import distillation_terms
 from tbt_compile.training.settings import LossWeights, TrainingError
@@ -73,11 +75,12 @@ class DistillationTrainer(Seq2SeqTrainer):
         **kwargs: Any,
     ) -> None:
         self.objective = objective or Objective(weights or LossWeights())
+        model, teacher = whole_model(model), whole_model(teacher)
         require_same_shape(model, teacher, self.objective.layers)
         super().__init__(model, *args, **kwargs)
         self.watch = Watch()
         self.terms = [(term.weight, term.bind(model, teacher, self.watch)) for term in self.objective.terms]
-        if self.objective.weights.attention:
+        if self.objective.weights.attention and not is_prepared(teacher):
             teacher.set_attn_implementation("eager")  # fused attention returns no maps
         # The teacher's parameters keep requires_grad: its next student is a copy and has to train.
         self.teacher = teacher.to(self.args.device).eval()
@@ -155,6 +158,19 @@ def without_labels(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
         return inputs
     kept = {name: value for name, value in inputs.items() if name != "labels"}
     return {**kept, "decoder_input_ids": shift(labels=inputs["labels"]), "use_cache": False}
+
+
+def whole_model(model: Any) -> PreTrainedModel:
+    """The transformers model inside the wrappers of training code.
+
+    Raises:
+        PlanError: it is sharded, or has adapters that are not merged.
+        TrainingError: it is not a transformers model.
+    """
+    inner = unwrapped(model)
+    if not isinstance(inner, PreTrainedModel):
+        raise TrainingError(f"a {type(inner).__name__} cannot be trained here: expected a transformers model")
+    return inner
 
 
 def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layers: LayerMap | None) -> None:

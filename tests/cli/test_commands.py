@@ -97,6 +97,13 @@ def test_targets_lists_the_usual_ones_or_all(tbt, tmp_path: Path) -> None:
     assert len(json.loads(file.read_text())["targets"]) < len(everything["targets"])
 
 
+def test_lower_looks_at_its_output_first(tbt, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("thesis")
+    result = tbt("lower", tmp_path / "nothing", "--output", tmp_path)
+    assert result.code == 2
+    assert f"{tmp_path} exists and is not a model folder: remove it or choose another place" in result.err
+
+
 def test_a_file_that_cannot_be_written_is_an_error(tbt, tmp_path: Path) -> None:
     result = tbt("targets", "--json", tmp_path / "no" / "folder.json")
     assert result.code == 2

@@ -126,6 +126,87 @@ def test_settings_that_do_not_fit(case: Case, settings: dict[str, Any], message:
     assert case.compiled.generate(IDS, MASK).shape[0] == len(IDS)  # an error leaves nothing behind
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_lengths_as_people_have_them(t5_case: Case, beams: int) -> None:
+    ids, mask = sources(0)
+    first = t5_case.compiled.generate(ids, mask, num_beams=1, max_new_tokens=4)
+    ends = sorted({int(token) for token in first[:, 1:].ravel()})
+    settings: dict[str, Any] = {"num_beams": beams, "eos_token_id": ends, "early_stopping": True}
+    expected = t5_case.compiled.generate(ids, mask, max_new_tokens=90, **settings)
+    assert expected.shape[1] < 90, "every output has to end early"
+    for length in ({"max_new_tokens": 10**9}, {"max_length": 10**12}, {"max_length": int(1e30)}):
+        assert np.array_equal(t5_case.compiled.generate(ids, mask, **length, **settings), expected)
+
+
+def test_results_of_a_session_stay(case: Case) -> None:
+    session = case.compiled.session(IDS, MASK)
+    logits = session.step([[2]] * 5)
+    kept = logits.copy()
+    session.step([[7]] * 5)
+    session.reorder([4, 4, 0])
+    assert session.step([[9]] * 3).shape == (3, VOCABULARY)
+    assert np.array_equal(logits, kept)
+    hidden = case.compiled.encode(IDS, MASK)
+    kept = hidden.copy()
+    case.compiled.encode(IDS[::-1], MASK[::-1])
+    assert np.array_equal(hidden, kept)
+
+
+def test_a_session_does_not_see_what_its_caller_changes(case: Case) -> None:
+    mask = MASK.copy()
+    session = case.compiled.decoder_session(case.compiled.encode(IDS, MASK), mask)
+    mask[:] = 1
+    session.step([[2]] * 5)
+    session.reorder([3, 4])
+    other = case.compiled.session(IDS, MASK)
+    other.step([[2]] * 5)
+    other.reorder([3, 4])
+    assert np.array_equal(session.step([[7], [7]]), other.step([[7], [7]]))
+
+
+@pytest.mark.parametrize(
+    ("misuse", "message"),
+    [
+        (lambda session: session.step([[2]] * 4), r"tokens has shape \[4, 1\]: expected \[5, tokens\]"),
+        (lambda session: session.step(np.zeros((5, 0), np.int64)), r"tokens has shape \[5, 0\]"),
+        (lambda session: session.step([[2.0]] * 5), "tokens: float64"),
+        (
+            lambda session: session.step([[VOCABULARY]] * 5),
+            f"decoder token {VOCABULARY}: expected ids from 0",
+        ),
+        (lambda session: session.step([[2] * 200] * 5), "200 decoder tokens are more than the model's 150"),
+        (lambda session: session.reorder([0, 5]), "rows holds 0 to 5: expected indices from 0 to 4"),
+        (lambda session: session.reorder([-1]), "rows holds -1 to -1"),
+        (lambda session: session.reorder([]), r"rows is float64 of shape \[0\]"),
+        (lambda session: session.reorder([[0]]), r"of shape \[1, 1\]: expected integers \[new rows\]"),
+    ],
+)
+def test_misuse_of_a_session(case: Case, misuse: Any, message: str) -> None:
+    with pytest.raises(GenerationError, match=message):
+        misuse(case.compiled.session(IDS, MASK))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "mask", "message"),
+    [
+        ((2, 3, 31), np.float32, (2, 3), r"expected float32 \[batch, length, 32\]"),
+        ((2, 3, 32), np.float64, (2, 3), "the output is float64"),
+        ((2, 3, 32), np.float32, (2, 4), r"with attention_mask of shape \[2, 4\]"),
+        ((1, POSITIONS + 1, 32), np.float32, (1, POSITIONS + 1), "and the model has 150 positions"),
+    ],
+)
+def test_encoder_outputs_that_do_not_fit(
+    case: Case, shape: tuple[int, ...], dtype: Any, mask: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(GenerationError, match=message):
+        case.compiled.decoder_session(np.zeros(shape, dtype), np.ones(mask, np.int64))
+
+
+def test_masks_are_zeros_and_ones(case: Case) -> None:
+    with pytest.raises(GenerationError, match="other values than 0 and 1"):
+        case.compiled.generate(IDS, MASK * 2)
+
+
 def test_times_need_a_clock(case: Case) -> None:
     with pytest.raises(GenerationError, match=r"lower\(clock=True\)"):
         case.compiled.times()

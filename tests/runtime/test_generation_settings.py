@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import GenerationConfig
 
 from tbt_compile.errors import GenerationError, TbtError
 from tbt_compile.runtime.generation import GenerationSettings, decoder_prompt
+from tbt_compile.runtime.generation.fields import CHECKS, INERT_AT, SAMPLING, WITHOUT_EFFECT
 
 BART_CNN = {
     "bos_token_id": 0,
@@ -76,6 +79,53 @@ def test_values_are_canonical_and_hashable() -> None:
     assert hash(settings) == hash(settings.replace())
 
 
+@pytest.mark.parametrize("kind", [list, tuple, set, np.array, torch.tensor])
+def test_collections_of_any_type(kind: Any) -> None:
+    settings = GenerationSettings(eos_token_id=kind([2, 3]), suppress_tokens=kind([5]))
+    assert settings.eos_token_id == (2, 3)
+    assert settings.suppress_tokens == (5,)
+
+
+@pytest.mark.parametrize("kind", [int, np.int32, np.int64, torch.tensor])
+def test_integers_of_any_type(kind: Any) -> None:
+    settings = GenerationSettings(num_beams=kind(4), eos_token_id=kind(2), pad_token_id=kind(1))
+    assert (settings.num_beams, settings.eos_token_id, settings.pad_token_id) == (4, (2,), 1)
+    assert type(settings.num_beams) is int
+
+
+def test_numbers_of_any_type() -> None:
+    for kind in (float, np.float32, np.float64, torch.tensor):
+        settings = GenerationSettings(length_penalty=kind(0.5), repetition_penalty=kind(2))
+        assert (settings.length_penalty, settings.repetition_penalty) == (0.5, 2.0)
+        assert type(settings.length_penalty) is float
+    pair = GenerationSettings(exponential_decay_length_penalty=(np.int64(4), np.float64(1.5)))
+    assert pair.exponential_decay_length_penalty == (4, 1.5)
+    assert GenerationSettings(suppress_tokens=range(3)).suppress_tokens == (0, 1, 2)
+
+
+def test_every_field_of_transformers_is_known() -> None:
+    fields = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    assert fields - {*CHECKS, *SAMPLING, *INERT_AT, *WITHOUT_EFFECT} == set()
+    groups = (set(CHECKS), set(SAMPLING), set(INERT_AT), set(WITHOUT_EFFECT))
+    assert sum(map(len, groups)) == len(set().union(*groups))
+
+
+def test_fields_are_kept_inert_or_refused() -> None:
+    kept = GenerationSettings.from_fields({"num_beams": 2, "use_cache": False, "guidance_scale": 1.0})
+    assert kept == GenerationSettings(num_beams=2)
+    assert GenerationSettings.from_fields({"cache_implementation": "static"}) == GenerationSettings()
+    for fields in (
+        {"cache_implementation": "quantized"},
+        {"return_dict_in_generate": True},
+        {"num_beam": 4},
+        {"lang_to_id": {"en": 3}},
+        {"guidance_scale": np.float32(1.5)},
+        {"constraints": np.array([1, 2])},
+    ):
+        with pytest.raises(GenerationError, match=next(iter(fields))):
+            GenerationSettings.from_fields(fields)
+
+
 def test_replace() -> None:
     base = GenerationSettings.from_dict(BART_CNN)
     assert base.replace(max_new_tokens=20).lengths(1) == (1, 56, 21)
@@ -105,6 +155,8 @@ def test_default_length() -> None:
         ({"num_beams": 0}, "num_beams=0: expected an integer of at least 1"),
         ({"num_beams": True}, "num_beams=True: expected an integer"),
         ({"num_beams": 2.0}, "num_beams=2.0: expected an integer"),
+        ({"num_beams": np.True_}, "num_beams=True: expected an integer"),
+        ({"length_penalty": 10**400}, "that a float can hold"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"min_length": -1}, "min_length=-1"),
         ({"length_penalty": "2"}, "length_penalty='2': expected a number"),

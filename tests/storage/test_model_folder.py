@@ -13,7 +13,7 @@ import pytest
 from tensors import TENSORS, Array, same
 
 from tbt_compile.errors import FormatError
-from tbt_compile.storage import model_folder
+from tbt_compile.storage import exchange, model_folder
 
 KINDS = sorted(model_folder.KINDS)
 
@@ -96,7 +96,9 @@ def test_something_else_is_not_overwritten(tmp_path: Path, kind: str) -> None:
     assert (place if kind == "file" else place / "thesis.txt").read_text() == "thesis"
 
 
-@pytest.mark.parametrize("step", ["shutil.copyfile", "_fingerprint", "_replace"])
+@pytest.mark.parametrize(
+    "step", ["model_folder.shutil.copyfile", "model_folder._fingerprint", "folder_draft.put_in_place"]
+)
 @pytest.mark.parametrize("before", ["nothing", "a model"])
 def test_an_interrupted_write_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, before: str
@@ -110,7 +112,7 @@ def test_an_interrupted_write_leaves_what_was_there(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"tbt_compile.storage.model_folder.{step}", fail)
+        patched.setattr(f"tbt_compile.storage.{step}", fail)
         with pytest.raises(KeyboardInterrupt):
             model_folder.write_folder(place, "frozen", {}, TENSORS, {"a copy": Path(__file__)})
     assert contents(place) == old
@@ -121,20 +123,22 @@ def test_an_old_model_comes_back_when_the_new_one_cannot_be_put_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = write(tmp_path / "model", {"old": np.ones(3, np.float32)})
-    real, calls = model_folder.os.replace, []
+    real, calls = exchange.os.replace, []
 
     def replace(source: Path, target: Path) -> None:
         calls.append(target)
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise OSError("disk full")
         real(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(model_folder.os, "replace", replace)
+        patched.setattr(exchange, "exchange", lambda *_: False)
+        patched.setattr(exchange.os, "replace", replace)
         with pytest.raises(OSError, match="disk full"):
             write(place)
-    assert len(calls) == 3
+    assert len(calls) == 4
     assert list(read(place)) == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def tensors_of(folder: Path) -> Path:
@@ -215,7 +219,7 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], message
         ("frozen", "has format version 0, and this release reads version 1 of frozen models: save the model"),
         (
             "compiled",
-            "has format version 0, and this release reads version 5 of compiled models: lower the mo",
+            "has format version 0, and this release reads version 6 of compiled models: lower the mo",
         ),
     ],
 )

@@ -10,7 +10,14 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.generation.hypotheses import Finished, Mask, Running
 from tbt_compile.runtime.generation.processors import build_rules
 from tbt_compile.runtime.generation.ranking import NUMPY, TokenRanking
-from tbt_compile.runtime.generation.session import DecoderSession, Scores, Tokens, checked_step, nan_error
+from tbt_compile.runtime.generation.session import (
+    DecoderSession,
+    Scores,
+    Tokens,
+    checked_step,
+    nan_error,
+    with_room,
+)
 from tbt_compile.runtime.generation.settings import GenerationSettings, Lengths
 
 
@@ -71,7 +78,7 @@ def beam_search(
     if size * beams < kept:
         raise GenerationError(f"num_beams={beams} is too many for a vocabulary of {size} tokens")
     rules = build_rules(settings, lengths, size, encoder_input_ids, padding)
-    running = Running.start(prompt, beams, lengths.maximum, _padding(settings))
+    running = Running.start(prompt, beams)
     finished = Finished.start(running, lengths.prompt)
     while True:
         rows_per_input = len(scores) // len(running.inputs)
@@ -86,6 +93,8 @@ def beam_search(
         if np.isnan(best.scores).any():
             raise nan_error(length)
         length += 1
+        for beams_so_far in (running, finished):
+            beams_so_far.ids = with_room(beams_so_far.ids, length, lengths.maximum, _padding(settings))
         ended = (best.tokens[:, :, None] == ends).any(axis=2) | (length == lengths.maximum)
         finished.update(running, best, ended, length, settings.length_penalty)
         if length == lengths.maximum:
@@ -114,7 +123,8 @@ def _can_improve(
     """
     optimistic = settings.early_stopping == "never" and settings.length_penalty > 0
     new_tokens = (lengths.maximum if optimistic else length) - lengths.prompt
-    is_open = finished.improvable(running, new_tokens**settings.length_penalty)
+    with np.errstate(over="ignore"):
+        is_open = finished.improvable(running, np.float64(new_tokens) ** settings.length_penalty)
     if settings.early_stopping is True:
         is_open &= ~finished.done[running.inputs].all(axis=1)
     return is_open

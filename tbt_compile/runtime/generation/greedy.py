@@ -8,7 +8,13 @@ from collections.abc import Callable
 import numpy as np
 
 from tbt_compile.runtime.generation.processors import build_rules
-from tbt_compile.runtime.generation.session import DecoderSession, Tokens, checked_step, nan_error
+from tbt_compile.runtime.generation.session import (
+    DecoderSession,
+    Tokens,
+    checked_step,
+    nan_error,
+    with_room,
+)
 from tbt_compile.runtime.generation.settings import GenerationSettings
 
 OnTokens = Callable[[Tokens], None]
@@ -46,8 +52,7 @@ def greedy_search(
     lengths = settings.lengths(length)
     ends = frozenset(settings.eos_token_id)
     pad = _padding(settings)
-    output = np.full((batch, lengths.maximum), pad, np.int64)
-    output[:, :length] = prompt
+    output = prompt
     inputs = np.arange(batch)
     live = np.ones(batch, bool)
     remaining = batch
@@ -65,6 +70,7 @@ def greedy_search(
             raise nan_error(length)
         if remaining < len(live):
             chosen[~live] = pad
+        output = with_room(output, length + 1, lengths.maximum, pad)
         output[inputs, length] = chosen
         length += 1
         if on_tokens is not None:

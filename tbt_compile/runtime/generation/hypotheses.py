@@ -21,7 +21,7 @@ class Running:
 
     Attributes:
         inputs: int64 [open inputs], indices into the batch.
-        ids: int64 [open inputs, beams, maximum length], padded.
+        ids: int64 [open inputs, beams, capacity], padded.
         scores: float32 [open inputs, beams], sums of log-probabilities.
     """
 
@@ -30,24 +30,15 @@ class Running:
     scores: Scores
 
     @classmethod
-    def start(cls, prompt: Tokens, beams: int, maximum: int, padding: int) -> Running:
-        """Start all beams from the prompt; all but the first score `NEVER`, or they would stay equal.
+    def start(cls, prompt: Tokens, beams: int) -> Running:
+        """Start all beams from the prompt, int64 [batch, q].
 
-        Args:
-            prompt: int64 [batch, q].
-            beams: beams per input.
-            maximum: maximum length of a sequence, prompt included.
-            padding: the token after the end of a sequence.
-
-        Returns:
-            The state before the first step.
+        All but the first score `NEVER`, or they would stay equal.
         """
-        batch, length = prompt.shape
-        ids = np.full((batch, beams, maximum), padding, np.int64)
-        ids[:, :, :length] = prompt[:, None]
+        batch = len(prompt)
         scores = np.full((batch, beams), NEVER, np.float32)
         scores[:, 0] = 0
-        return cls(np.arange(batch), ids, scores)
+        return cls(np.arange(batch), prompt[:, None].repeat(beams, axis=1), scores)
 
     def extended(self, which: Tokens, beams: Tokens, tokens: Tokens, length: int) -> Tokens:
         """Copy beams and append one token to each copy.
@@ -59,7 +50,7 @@ class Running:
             length: length with the new token.
 
         Returns:
-            int64 [n, m, maximum length].
+            int64 [n, m, capacity].
         """
         ids = self.ids[which[:, None], beams]
         ids[:, :, length - 1] = tokens
@@ -94,7 +85,7 @@ class Finished:
     """The best finished sequences of every input, best first.
 
     Attributes:
-        ids: int64 [batch, beams, maximum length], padded; only the prompt in slots that are not `done`.
+        ids: int64 [batch, beams, capacity], padded; only the prompt in slots that are not `done`.
         scores: float32 [batch, beams], with the length penalty.
         new_tokens: int64 [batch, beams], number of new tokens.
         done: bool [batch, beams], which slots hold a finished sequence.

@@ -56,6 +56,29 @@ def checked_step(session: DecoderSession, tokens: Tokens) -> Scores:
     return logits if logits.flags.carray else np.array(logits, order="C")
 
 
+_LEAST_ROOM = 64
+
+
+def with_room(ids: Tokens, length: int, maximum: int, padding: int) -> Tokens:
+    """Make room for `length` tokens in every row: maximum lengths may be far above what is generated.
+
+    Args:
+        ids: int64 [..., capacity].
+        length: number of tokens to hold, at most `maximum`.
+        maximum: largest capacity.
+        padding: the token that fills new places.
+
+    Returns:
+        `ids` if they have room, else a copy with at least twice the capacity.
+    """
+    capacity = ids.shape[-1]
+    if length <= capacity:
+        return ids
+    roomier = np.full((*ids.shape[:-1], min(maximum, max(_LEAST_ROOM, 2 * length))), padding, np.int64)
+    roomier[..., :capacity] = ids
+    return roomier
+
+
 def nan_error(length: int) -> GenerationError:
     """Make the error for NaN in the scores of the token after `length` tokens."""
     return GenerationError(

@@ -7,61 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from tbt_compile.errors import GenerationError, did_you_mean
-from tbt_compile.runtime.generation import validation
+from tbt_compile.errors import GenerationError
+from tbt_compile.runtime.generation.fields import CHECKS, INERT_AT, refuse_unless_inert
 
 DEFAULT_NEW_TOKENS = 20
 """Tokens generated when no length is set, as in transformers."""
-
-_CHECKS = {
-    "num_beams": validation.count,
-    "num_return_sequences": validation.count,
-    "max_new_tokens": validation.count,
-    "max_length": validation.count,
-    "min_new_tokens": validation.integer,
-    "min_length": validation.integer,
-    "length_penalty": validation.number,
-    "early_stopping": validation.early_stopping,
-    "no_repeat_ngram_size": validation.integer,
-    "encoder_no_repeat_ngram_size": validation.integer,
-    "repetition_penalty": validation.positive_number,
-    "encoder_repetition_penalty": validation.positive_number,
-    "bad_words_ids": validation.token_sequences,
-    "sequence_bias": validation.sequence_bias,
-    "forced_bos_token_id": validation.integer,
-    "forced_eos_token_id": validation.token_ids,
-    "suppress_tokens": validation.token_ids,
-    "begin_suppress_tokens": validation.token_ids,
-    "exponential_decay_length_penalty": validation.start_and_factor,
-    "remove_invalid_values": validation.flag,
-    "renormalize_logits": validation.flag,
-    "decoder_start_token_id": validation.id_or_ids,
-    "bos_token_id": validation.integer,
-    "eos_token_id": validation.token_ids,
-    "pad_token_id": validation.integer,
-    "max_position_embeddings": validation.count,
-}
-# Settings of transformers that are not implemented here, with the values that have no effect in transformers
-# either. Other values are refused: ignoring them would silently change the output.
-_INERT: dict[str, tuple[Any, ...]] = {
-    "do_sample": (False,),
-    "use_cache": (True, False),
-    "num_beam_groups": (1,),
-    "diversity_penalty": (0,),
-    "penalty_alpha": (0,),
-    "guidance_scale": (1,),
-    "token_healing": (False,),
-    "low_memory": (False,),
-    "constraints": (),
-    "force_words_ids": (),
-    "dola_layers": (),
-    "watermarking_config": (),
-    "stop_strings": (),
-    "max_time": (),
-    "prompt_lookup_num_tokens": (),
-    "assistant_early_exit": (),
-}
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 class Lengths(NamedTuple):
@@ -121,7 +71,7 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            canonical = field.default if value is None else _CHECKS[field.name](field.name, value)
+            canonical = field.default if value is None else CHECKS[field.name](field.name, value)
             object.__setattr__(self, field.name, canonical)
         if self.num_return_sequences > self.num_beams:
             raise GenerationError(
@@ -150,10 +100,24 @@ class GenerationSettings:
             GenerationError: a value is invalid, or asks for something other than greedy or beam search.
         """
         given = {name: value for name, value in values.items() if value is not None and name not in overrides}
-        for name in _INERT:
+        for name in INERT_AT:
             if name in given:
-                _refuse_unless_inert(name, given[name])
-        return cls(**{name: given[name] for name in _CHECKS if name in given}).replace(**overrides)
+                refuse_unless_inert(name, given[name])
+        return cls(**{name: given[name] for name in CHECKS if name in given}).replace(**overrides)
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> GenerationSettings:
+        """Make settings from the fields of a `GenerationConfig`, every one of which must be understood.
+
+        Raises:
+            GenerationError: a value is invalid, a field is unknown, or it asks for something other than
+                greedy or beam search.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        for name, value in given.items():
+            if name not in CHECKS:
+                refuse_unless_inert(name, value)
+        return cls(**{name: value for name, value in given.items() if name in CHECKS})
 
     def replace(self, **changes: Any) -> GenerationSettings:
         """Return a copy with some fields changed; None resets a field to its default.
@@ -162,10 +126,10 @@ class GenerationSettings:
             GenerationError: a name is unknown or belongs to a search that is not implemented, a value is
                 invalid, or two values contradict each other.
         """
-        known = {name: value for name, value in changes.items() if name in _CHECKS}
+        known = {name: value for name, value in changes.items() if name in CHECKS}
         for name, value in changes.items():
             if name not in known and value is not None:
-                _refuse_unless_inert(name, value)
+                refuse_unless_inert(name, value)
         for new_tokens, total in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
             given = changes.get(new_tokens, getattr(self, new_tokens))
             if given is not None and changes.get(total) is not None:
@@ -215,23 +179,6 @@ class GenerationSettings:
             )
         minimum = self.min_length if self.min_new_tokens is None else prompt_length + self.min_new_tokens
         return Lengths(prompt_length, minimum, maximum)
-
-
-def _refuse_unless_inert(name: str, value: Any) -> None:
-    if name in _INERT:
-        if value in _INERT[name]:
-            return
-        raise GenerationError(
-            f"{name}={value!r}: only greedy search and plain beam search are available here; leave {name} out"
-        )
-    if name in _SAMPLING:
-        raise GenerationError(
-            f"{name}={value!r} affects only sampling, and only greedy and beam search are available here"
-        )
-    raise GenerationError(
-        f"unknown generation setting {name!r}: expected one of {', '.join(sorted(_CHECKS))}."
-        + did_you_mean(name, _CHECKS)
-    )
 
 
 def _as_json(value: Any) -> Any:
