@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from tbt_compile.passes.inline_contexts import inline_contexts
+
 _TRACING = threading.RLock()
 """Held while settings of the whole process are changed."""
 
@@ -36,7 +38,9 @@ def export_program(
         Exception: any that `torch.export.export` raises for a module that it cannot capture.
     """
     with torch.no_grad(), _quick_tracing():
-        return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    inline_contexts(program)
+    return program
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.dtypes import COMPUTATION, as_float32, checkpoint_dtypes
-from tbt_compile.errors import PlanError
+from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.modules import is_prepared, iter_quantized
 from tbt_compile.modules.calls import CallWithWeight, QuantizedCall, keeping_weights
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
@@ -152,8 +152,12 @@ def _copy_to_pack(model: nn.Module) -> nn.Module:
 def _show_weights(model: nn.Module) -> None:
     """Run a model that has calls with weights once, so that each call has seen its weight."""
     if any(isinstance(module, CallWithWeight) for module in model.modules()):
+        adapter = adapter_for(model)
         with torch.no_grad():
-            model(**adapter_for(model).example_call(model))
+            try:
+                model(**adapter.example_call(model))
+            except CaptureError:  # attention may go another way where query, key and value are one tensor
+                model(**adapter.example_call(model, shared=True))
 
 
 def _freeze_quantizers(model: nn.Module) -> None:

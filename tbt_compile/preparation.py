@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
-from torch import nn
+from torch import fx, nn
+from torch.export import ExportedProgram
 
 from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.adapters.wrappers import check_growable, renew, unwrapped
 from tbt_compile.dtypes import check_dtypes
-from tbt_compile.errors import PlanError
+from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.modules import is_prepared
 from tbt_compile.passes.prepare.capture import split_example_inputs
 from tbt_compile.passes.prepare.context import PrepareContext
@@ -23,7 +24,7 @@ DEFAULT_RECIPE = "2-2-2"
 
 
 def plan(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     recipe: str | Recipe | None = None,
     example_inputs: Any = None,
     *,
@@ -43,16 +44,33 @@ def plan(
     Raises:
         RecipeError, CaptureError, PlanError: as for `prepare`.
     """
-    return PLAN.run(make_context(model, recipe, example_inputs), dump).planned
+    module, inputs = opened(model, example_inputs)
+    return PLAN.run(make_context(module, recipe, inputs), dump).planned
 
 
+@overload
 def prepare(
     model: ModelT,
     recipe: str | Recipe | None = None,
     example_inputs: Any = None,
     *,
     dump: str | Path | None = None,
-) -> ModelT:
+) -> ModelT: ...
+@overload
+def prepare(
+    model: ExportedProgram,
+    recipe: str | Recipe | None = None,
+    example_inputs: Any = None,
+    *,
+    dump: str | Path | None = None,
+) -> fx.GraphModule: ...
+def prepare(
+    model: Any,
+    recipe: str | Recipe | None = None,
+    example_inputs: Any = None,
+    *,
+    dump: str | Path | None = None,
+) -> Any:
     """Insert quantizers into a model, in place, and return the model.
 
     The model keeps its class, parameter names and tied weights, and trains, generates and saves as before.
@@ -64,8 +82,10 @@ def prepare(
 
     Args:
         model: a transformers model, or any `nn.Module` that `torch.export` can capture, in float32, bfloat16,
-            float16 or float64. The model inside DataParallel, DistributedDataParallel or torch.compile is
-            prepared, and the wrapper is returned.
+            float16 or float64. A `torch.fx.GraphModule` calls its quantizers in its own graph. Of a
+            `torch.export.ExportedProgram` the module is prepared and returned; it computes in the mode in
+            which it was exported, and its example inputs are the default. The model inside DataParallel,
+            DistributedDataParallel or torch.compile is prepared, and the wrapper is returned.
         recipe: the paper's E-W-A notation, the name of a registered recipe, or a `Recipe`. The default is
             the recipe that the model was saved with, else "2-2-2".
         example_inputs: a tensor, a tuple of arguments, or a dict by argument name. Not needed for
@@ -83,6 +103,7 @@ def prepare(
             adapters that are not merged, or is composed of two models.
         FormatError: the folder that the model was loaded from lacks some of its scales.
     """
+    model, example_inputs = opened(model, example_inputs)
     check_growable(model)
     context = make_context(model, recipe, example_inputs)
     inner = context.model
@@ -94,6 +115,32 @@ def prepare(
     if saved_with == context.recipe:
         context.adapter.restore(inner)
     return model
+
+
+def opened(model: Any, example_inputs: Any) -> tuple[Any, Any]:
+    """Take the module, and the example inputs unless there are others, out of an exported program.
+
+    Args:
+        model: an exported program; anything else is returned as it is.
+        example_inputs: as for `prepare`.
+
+    Returns:
+        The model and its example inputs.
+
+    Raises:
+        CaptureError: the program takes positional and named arguments.
+    """
+    if not isinstance(model, ExportedProgram):
+        return model, example_inputs
+    module = model.module()
+    if example_inputs is None and model.example_inputs is not None:
+        args, kwargs = model.example_inputs
+        if args and kwargs:
+            raise CaptureError(
+                "this program was exported with positional and named arguments: export it with one kind"
+            )
+        example_inputs = kwargs or args
+    return module, example_inputs
 
 
 def load_prepared(folder: str | Path) -> nn.Module:

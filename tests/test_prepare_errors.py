@@ -86,13 +86,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], object, str, type[TbtError], str
         "runs on its example inputs .* but torch.export",
     ),
     "wrong recipe": (MLP, X, "2-3-2", RecipeError, "weight_bits=3"),
-    "multi-head attention": (
-        lambda: nn.TransformerEncoderLayer(8, 2, batch_first=True),
-        torch.randn(2, 5, 8),
-        "2-2-2",
-        PlanError,
-        "module 'self_attn' of TransformerEncoderLayer cannot be quantized: nn.MultiheadAttention.*exclude=",
-    ),
 }
 
 

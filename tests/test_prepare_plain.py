@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from models import MLP, AttentionBlock, Classifier
 from torch import Tensor, nn
 
 import tbt_compile
-from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.modules import iter_quantized
 from tbt_compile.modules.attention import QuantizedAttention
 from tbt_compile.recipe import Recipe
@@ -149,66 +146,6 @@ def test_a_key_that_was_never_transposed_is_quantized_with_its_features_last() -
     assert torch.equal(tbt_compile.prepare(_Permuted(), NO_OP, tuple(tensors))(*tensors), expected)
 
 
-class _Branching(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.value = nn.Linear(16, 16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weights = (x @ x.transpose(-2, -1) / math.sqrt(16)).softmax(-1)
-        if x.shape[1] > 3:
-            weights = weights * 0.5
-        return weights @ self.value(x)
-
-
-class _Two(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.value = nn.Linear(16, 16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = (x @ x.transpose(-2, -1)).softmax(-1) @ self.value(x)
-        return (x @ x.transpose(-2, -1)).softmax(-1) @ x
-
-
-class _Variadic(_Two):
-    def forward(self, *tensors: Tensor) -> Tensor:
-        (x,) = tensors
-        return (x @ x.transpose(-2, -1)).softmax(-1) @ self.value(x)
-
-
-@pytest.mark.parametrize(
-    ("model", "error", "message"),
-    [
-        (_Branching(), CaptureError, "must not branch on values or sizes"),
-        (_Two(), PlanError, "has 2 softmax calls, expected one"),
-        (_Variadic(), CaptureError, r"takes \*tensors: attention needs named arguments"),
-    ],
-)
-def test_blocks_that_cannot_be_traced_are_refused_before_anything_changes(
-    model: nn.Module, error: type[Exception], message: str
-) -> None:
-    classes = [type(module) for module in model.modules()]
-    with pytest.raises(error, match=message):
-        tbt_compile.prepare(model, "2-2-2", X)
-    assert [type(module) for module in model.modules()] == classes
-    assert not list(iter_quantized(model))
-
-
-def test_inputs_that_are_no_tensors_are_refused_by_name() -> None:
-    class Listed(AttentionBlock):
-        def forward(self, x: Tensor, mask: object = None) -> Tensor:
-            return super().forward(x + mask[0])  # type: ignore[index]
-
-    with pytest.raises(CaptureError, match="'mask' of the attention Listed is a list"):
-        tbt_compile.prepare(Listed(), "2-2-2", (X, [X]))
-
-
-class _Shadow(nn.Linear):
-    def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.linear(input, self.weight * 2, self.bias)
-
-
 class _Cooperating(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) * 2
@@ -225,39 +162,3 @@ def test_subclasses_of_linear() -> None:
     codes = layer.weight_quantizer(layer.weight_rows).value
     quantized = nn.functional.linear(layer.input_quantizer(x).value, codes, layer.bias)
     torch.testing.assert_close(model(x), torch.relu(2 * quantized))
-
-
-class _Hidden(nn.Linear):
-    """Uses its own weight as it is, so that only the module can tell that its forward is not nn.Linear's."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.linear(input, self.weight, self.bias)
-
-
-class _NoLinear(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(8, 8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight)
-
-
-@pytest.mark.parametrize(
-    ("second", "message"),
-    [
-        (_Shadow(8, 8), "module '1' of Sequential cannot be quantized.*use nn.Linear"),
-        (_Hidden(8, 8), "_Hidden overrides the forward of Linear without calling it"),
-        (_NoLinear(), "module '1' is a _NoLinear, which has no quantized form"),
-    ],
-)
-def test_a_module_without_a_quantized_form_is_refused_before_anything_changes(
-    second: nn.Module, message: str
-) -> None:
-    model = nn.Sequential(nn.Linear(8, 8), second)
-    with pytest.raises(PlanError, match=message):
-        tbt_compile.prepare(model, "2-2-2", torch.randn(2, 8))
-    assert type(model[0]) is nn.Linear
-    assert not list(iter_quantized(model))
-    tbt_compile.prepare(model, Recipe.parse("2-2-2", exclude=("1",)), torch.randn(2, 8))
-    assert [name for name, _ in iter_quantized(model)] == ["0"]

@@ -57,6 +57,18 @@ def convert_pow(call: Call) -> Expr:
     return square if exponent == 2 else call.emit(relax.op.multiply(square, x))
 
 
+@converter(ATEN.clamp.default)
+def convert_clamp(call: Call) -> Expr:
+    """`aten::clamp(self, min, max)` of floats; TVM cannot fold one without a bound."""
+    x, low, high = call.operands.self, call.operands.min, call.operands.max
+    if str(x.ty.dtype) != "float32" or not all(
+        isinstance(bound, (int, float, type(None))) for bound in (low, high)
+    ):
+        return call.default()
+    y = x if low is None else call.emit(relax.op.maximum(x, relax.const(float(low), "float32")))
+    return y if high is None else call.emit(relax.op.minimum(y, relax.const(float(high), "float32")))
+
+
 @converter(ATEN.to.device)
 def convert_to_device(call: Call) -> Expr:
     """`aten::to.device(self, device, dtype)`: a cast, or a no-op, since there is one device."""

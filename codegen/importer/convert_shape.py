@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.tvm_api import Expr, relax
 
@@ -61,9 +64,39 @@ def convert_index(call: Call) -> Expr:
 
 @converter(ATEN.new_ones.default)
 def convert_new_ones(call: Call) -> Expr:
-    """`aten::new_ones(self, size, *, dtype)` of static or symbolic size; float32 if `dtype` is None."""
-    dtype = str(call.operands.dtype or "float32").removeprefix("torch.")
-    return call.emit(relax.op.full(list(call.operands.size), relax.const(1, dtype), dtype))
+    """`aten::new_ones(self, size, *, dtype)` of static or symbolic size."""
+    return _filled(call, call.operands.size, 1)
+
+
+@converter(ATEN.new_zeros.default)
+def convert_new_zeros(call: Call) -> Expr:
+    """`aten::new_zeros(self, size, *, dtype)` of static or symbolic size."""
+    return _filled(call, call.operands.size, 0)
+
+
+@converter(ATEN.zeros_like.default)
+def convert_zeros_like(call: Call) -> Expr:
+    """`aten::zeros_like(self, *, dtype)`; TVM ignores `dtype`."""
+    return _filled(call, call.operands.self.ty.shape, 0)
+
+
+@converter(ATEN.ones_like.default)
+def convert_ones_like(call: Call) -> Expr:
+    """`aten::ones_like(self, *, dtype)`; TVM ignores `dtype`."""
+    return _filled(call, call.operands.self.ty.shape, 1)
+
+
+@converter(ATEN.full_like.default)
+def convert_full_like(call: Call) -> Expr:
+    """`aten::full_like(self, fill_value, *, dtype)`; TVM ignores `dtype`."""
+    return _filled(call, call.operands.self.ty.shape, call.operands.fill_value)
+
+
+def _filled(call: Call, shape: Sequence[Any], value: float) -> Expr:
+    """A constant tensor of the dtype asked for, by default that of `self`."""
+    asked = call.operands.dtype
+    dtype = str(call.operands.self.ty.dtype if asked is None else asked).removeprefix("torch.")
+    return call.emit(relax.op.full(list(shape), relax.const(value, dtype), dtype))
 
 
 def _constants(call: Call, *names: str) -> list[int]:

@@ -81,7 +81,17 @@ def fused_operands(node: fx.Node) -> dict[str, fx.Node]:
 def call_site(
     node: fx.Node, calls: dict[str, tuple[str, ...] | None], reverse: bool, parameters: Sequence[str]
 ) -> CallSite | str:
-    """The call that a node of the captured graph is, or why it cannot be told from other calls."""
+    """The call that a node of the captured graph is.
+
+    Args:
+        node: a product.
+        calls: by module name, the product calls of its forward.
+        reverse: as in `CallSite`.
+        parameters: as in `CallSite`.
+
+    Returns:
+        The call, or why it cannot be told from other calls.
+    """
     name = caller(node)
     names, number = calls.get(name), number_of(node)
     if names is None or number is None or number >= len(names):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
+from tbt_compile.modules.family import replaces_forward
 from tbt_compile.modules.interception import CALLS
 from tbt_compile.modules.products import product_name
 from tbt_compile.ops.operands import operands
@@ -40,7 +41,7 @@ from tbt_compile.passes.prepare.find_calls import (
 )
 from tbt_compile.passes.prepare.number_calls import caller
 from tbt_compile.passes.prepare.sites import Call, CallSite, FoundSite, SiteKind
-from tbt_compile.passes.prepare.trace_attention import untraceable_blocks
+from tbt_compile.passes.prepare.trace_blocks import untraceable_blocks
 
 if TYPE_CHECKING:
     from tbt_compile.passes.prepare.context import PrepareContext
@@ -256,12 +257,17 @@ class FindSites:
     def apply(self, context: PrepareContext) -> PassResult:
         projection = context.adapter.output_projection(context.model)
         adapter = context.adapter
+
+        def is_layer(module: nn.Module) -> bool:
+            form = adapter.quantized_form(module)
+            return form is not None and not replaces_forward(type(module), form)
+
         context.sites = find_sites(
             context.captured.graph,
             context.model,
             projection,
             context.calls,
-            lambda module: adapter.quantized_form(module) is not None,
+            is_layer,
         )
         blocks = [
             site.fqn

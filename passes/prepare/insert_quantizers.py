@@ -20,7 +20,7 @@ from tbt_compile.modules.products import product_name
 from tbt_compile.ops.operands import operands, set_operand
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.aten import SOFTMAX, aten, linear_operands, product_operands, search
-from tbt_compile.passes.prepare.plan import SitePlan, excluded_by
+from tbt_compile.passes.prepare.site_plan import SitePlan, excluded_by
 from tbt_compile.passes.prepare.sites import Call, CallSite, SiteKind
 from tbt_compile.passes.prepare.trace_attention import OPERANDS, replace_product, untranspose
 from tbt_compile.quantizers import ActivationQuantizer, quantized_embedding, quantized_linear
@@ -230,7 +230,7 @@ class InsertQuantizers:
                 module.add_submodule(prefix + operand.name, context.quantizers[planned.fqn, operand.name])
             site = found.get((planned.kind, planned.fqn))
             for call in site.calls if site is not None else ():
-                if planned.calls and planned.kind is not SiteKind.EMBEDDING:
+                if planned.is_call and planned.kind is not SiteKind.EMBEDDING:
                     insert_calls(module, call, planned, context, prefix)
                 elif planned.kind is SiteKind.ATTENTION:
                     insert_attention(module.graph, call, prefix, context.recipe.attention == "bool")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +16,6 @@ from torch import fx, nn
 
 from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.quantizers import quantized_matmul
-
-if TYPE_CHECKING:
-    from tbt_compile.passes.prepare.context import PrepareContext
 
 OPERANDS = ("query", "key", "probabilities", "value")
 
@@ -85,43 +81,6 @@ def trace_call(
             f"the attention of {type(module).__name__} cannot be traced: {error}. Its forward must not "
             "branch on values or sizes of tensors; exclude the module in the recipe to keep it in fp32"
         ) from error
-
-
-def untraceable_blocks(context: PrepareContext, names: Iterable[str]) -> dict[str, str]:
-    """Find the attention modules whose forward cannot be traced on what they get from the example inputs.
-
-    Args:
-        context: the model and the example inputs.
-        names: of the modules.
-
-    Returns:
-        The reason, by module name.
-    """
-    from tbt_compile.modules.attention import named_inputs, split_inputs
-    from tbt_compile.passes.prepare.capture import evaluating
-
-    found: dict[str, str] = {}
-
-    def check(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        forward = type(module).forward
-        try:
-            tensors, constants = split_inputs(named_inputs(forward, module, args, kwargs), module)
-            quantize_products(trace_call(forward, module, tensors, constants), module, "")
-        except (CaptureError, PlanError) as error:
-            found[name] = str(error)
-
-    handles = []
-    try:
-        for name in names:
-            module = context.model.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(partial(check, name), with_kwargs=True))
-        if handles:
-            with evaluating(context.model), context.adapter.capturing(context.model):
-                context.model(*context.args, **context.kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
 
 
 def quantize_products(

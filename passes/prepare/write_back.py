@@ -15,7 +15,7 @@ from tbt_compile.modules.attention import (
 )
 from tbt_compile.modules.family import check_convertible, convert, quantized_class
 from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.prepare.plan import SitePlan
+from tbt_compile.passes.prepare.site_plan import SitePlan
 from tbt_compile.passes.prepare.sites import SiteKind
 from tbt_compile.passes.prepare.write_calls import write_calls
 

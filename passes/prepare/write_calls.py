@@ -12,7 +12,7 @@ from tbt_compile.modules.family import quantized_class
 from tbt_compile.modules.interception import CALLS, Calls, QuantizedCalls, guard
 from tbt_compile.modules.products import method_name, product_name
 from tbt_compile.passes.prepare.insert_quantizers import quantized_call
-from tbt_compile.passes.prepare.plan import SitePlan
+from tbt_compile.passes.prepare.site_plan import SitePlan
 
 if TYPE_CHECKING:
     from tbt_compile.passes.prepare.context import PrepareContext

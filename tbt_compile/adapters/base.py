@@ -36,13 +36,20 @@ class Adapter:
             "example_inputs={'name': x, ...} with tensors as its forward takes them"
         )
 
-    def example_call(self, model: nn.Module) -> dict[str, Any]:
+    def example_call(self, model: nn.Module, shared: bool = False) -> dict[str, Any]:
         """Make keyword arguments to run a prepared model with.
+
+        Args:
+            model: was prepared.
+            shared: whether arguments that were one tensor when it was prepared are one again.
+
+        Returns:
+            The arguments by name.
 
         Raises:
             LoweringError: nothing records how the model is called.
         """
-        return call_record.example_call(model)
+        return call_record.example_call(model, shared)
 
     @contextmanager
     def capturing(self, model: nn.Module) -> Iterator[None]:

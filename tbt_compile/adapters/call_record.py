@@ -1,7 +1,8 @@
 """Call records: `prepare` records the example call of a module, from which `lower` exports it again.
 
 A record is one JSON-ready dict per argument: `{"name", "dtype", "shape"}` for a tensor, `{"name", "value"}`
-for a plain constant, `{"name", "type"}` for anything else, which compiled modules do not accept.
+for a plain constant, `{"name", "type"}` for anything else, which compiled modules do not accept. A tensor
+that was passed as an earlier argument too has its name as "is": a forward may ask whether key is query.
 """
 
 from __future__ import annotations
@@ -36,7 +37,16 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
     for name, value in signature.bind(*args, **kwargs).arguments.items():
         variable = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
         named.update(value if variable else {name: value})
-    return [_describe(name, value) for name, value in named.items()]
+    first: dict[int, str] = {}
+    for name, value in named.items():
+        if isinstance(value, Tensor):
+            first.setdefault(id(value), name)
+    return [_describe(name, value, first.get(id(value), name)) for name, value in named.items()]
+
+
+def aliases(call: Record) -> dict[str, str]:
+    """The arguments that were the same tensor as an earlier one, and that one."""
+    return {argument["name"]: argument["is"] for argument in call if "is" in argument}
 
 
 def restore(model: nn.Module, call: Record | None) -> None:
@@ -59,8 +69,15 @@ def in_float32(call: Record | None) -> Record | None:
     return None if call is None else [converted(argument) for argument in call]
 
 
-def example_call(model: nn.Module) -> dict[str, Any]:
+def example_call(model: nn.Module, shared: bool = False) -> dict[str, Any]:
     """Rebuild the keyword arguments of the recorded call, with zeros in the tensors.
+
+    Args:
+        model: has a record.
+        shared: whether arguments that were one tensor are one again.
+
+    Returns:
+        The arguments by name.
 
     Raises:
         LoweringError: there is no record, or an argument was neither a tensor nor a constant.
@@ -77,10 +94,13 @@ def example_call(model: nn.Module) -> dict[str, Any]:
             f"argument {odd['name']!r} of {name} is a {odd['type']}: compiled modules take tensors and plain "
             "constants as named arguments; wrap the module in one with such a forward"
         )
-    return {argument["name"]: _value(argument) for argument in call}
+    made = {argument["name"]: _value(argument) for argument in call}
+    return {**made, **{name: made[first] for name, first in aliases(call).items()}} if shared else made
 
 
-def _describe(name: str, value: Any) -> dict[str, Any]:
+def _describe(name: str, value: Any, first: str) -> dict[str, Any]:
+    if first != name:
+        return {**_describe(name, value, name), "is": first}
     if isinstance(value, Tensor):
         return {"name": name, "dtype": dtype_name(value.dtype), "shape": list(value.shape)}
     return {

@@ -45,10 +45,10 @@ class HuggingFaceAdapter(Adapter):
         """Make token ids and masks from the config."""
         return example_inputs(_pretrained(model))
 
-    def example_call(self, model: nn.Module) -> dict[str, Any]:
+    def example_call(self, model: nn.Module, shared: bool = False) -> dict[str, Any]:
         """Make keyword arguments from the record of the call, or from the config."""
         recorded = call_record.recorded(model)
-        return self.example_inputs(model) if recorded is None else call_record.example_call(model)
+        return self.example_inputs(model) if recorded is None else super().example_call(model, shared)
 
     @contextmanager
     def capturing(self, model: nn.Module) -> Iterator[None]:

@@ -10,7 +10,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from tbt_compile.adapters.call_record import example_call
+from tbt_compile.adapters.call_record import aliases, example_call, recorded
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.index_bounds import index_bounds
@@ -18,14 +18,21 @@ from tbt_compile.storage.model_folder import MODULE
 
 
 class _Call(nn.Module):
-    """Calls the module with a list of tensors as named arguments, plus the constants of the example call."""
+    """Calls the module with a list of tensors as named arguments, plus the constants of the example call.
 
-    def __init__(self, model: nn.Module, names: list[str], constants: dict[str, Any]) -> None:
+    Arguments that have to be the same tensor as another are no inputs.
+    """
+
+    def __init__(
+        self, model: nn.Module, names: list[str], constants: dict[str, Any], shared: dict[str, str]
+    ) -> None:
         super().__init__()
-        self.model, self.names, self.constants = model, names, constants
+        self.model, self.names, self.constants, self.shared = model, names, constants, shared
 
     def forward(self, tensors: list[Tensor]) -> Any:
-        return self.model(**dict(zip(self.names, tensors, strict=True)), **self.constants)
+        named = dict(zip(self.names, tensors, strict=True))
+        same = {name: named[first] for name, first in self.shared.items()}
+        return self.model(**named, **same, **self.constants)
 
 
 def export_module(model: nn.Module) -> ExportUnits:
@@ -35,20 +42,32 @@ def export_module(model: nn.Module) -> ExportUnits:
         LoweringError: there is no record of how the module is called, it cannot be captured, or it returns
             something other than tensors.
     """
-    example = example_call(model)
-    tensors = {name: value for name, value in example.items() if isinstance(value, Tensor)}
-    constants = {name: value for name, value in example.items() if name not in tensors}
-    dims = [{0: Dim.AUTO} if value.dim() else None for value in tensors.values()]
+    example, shared = example_call(model), aliases(recorded(model) or [])
     try:
-        unit = capture_unit(
-            "forward", _Call(model, list(tensors), constants), ([*tensors.values()],), (dims,)
-        )
+        try:
+            return _export(model, example, {})
+        except Exception:  # attention may go another way where query, key and value are one tensor
+            if not shared:
+                raise
+            return _export(model, example, shared)
+    except LoweringError:
+        raise
     except Exception as error:
         raise LoweringError(f"{type(model).__name__} cannot be captured for compilation: {error}") from error
+
+
+def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -> ExportUnits:
+    given = {name: value for name, value in example.items() if name not in shared}
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    constants = {name: value for name, value in given.items() if name not in tensors}
+    dims = [{0: Dim.AUTO} if value.dim() else None for value in tensors.values()]
+    call = _Call(model, list(tensors), constants, shared)
+    unit = capture_unit("forward", call, ([*tensors.values()],), (dims,))
     settings = {
         "inputs": _inputs(unit.program, list(tensors)),
         "returns": _returns(unit.program, type(model).__name__),
         "constants": constants,
+        "shared": shared,
     }
     return ExportUnits(MODULE, (unit,), settings)
 

@@ -28,7 +28,7 @@ def check_convertible(module: nn.Module, quantized: type[nn.Module], names: Iter
             an attribute with the name of a quantizer.
     """
     base = type(module)
-    original = next(kind for kind in quantized.__mro__[1:] if kind.__module__ != quantized.__module__)
+    original = _original(quantized)
     if not _cooperates(base, original):
         raise PlanError(
             f"{base.__name__} overrides the forward of {original.__name__} without calling it, and its "
@@ -52,6 +52,16 @@ def convert(module: nn.Module, quantized: type[nn.Module], quantizers: Mapping[s
     module.__class__ = quantized_class(type(module), quantized)
     for name, quantizer in quantizers.items():
         module.add_module(name, quantizer)
+
+
+def replaces_forward(base: type, quantized: type) -> bool:
+    """Return whether a class of layers does not use the forward that `quantized` overrides."""
+    return not _cooperates(base, _original(quantized))
+
+
+def _original(quantized: type) -> type:
+    """The class of layers that a quantized class derives from."""
+    return next(kind for kind in quantized.__mro__[1:] if kind.__module__ != quantized.__module__)
 
 
 def _cooperates(base: type, original: type) -> bool:

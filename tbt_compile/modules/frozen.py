@@ -98,8 +98,8 @@ class FrozenActivation(Float32State):
 def drop_float_weights(model: nn.Module) -> None:
     """Replace the float weight of every module that has packed codes by a `PackedView`.
 
-    Other modules that share the parameter, such as a tied projection that the recipe excludes, keep it. A weight
-    that a quantized call takes as an argument becomes a tensor without memory.
+    Other modules that share the parameter, such as a tied projection that the recipe excludes, keep it. A
+    weight that a quantized call takes as an argument becomes a tensor without memory.
     """
     calls = [module for module in model.modules() if isinstance(module, CallWithWeight)]
     frozen = [call for call in calls if isinstance(call.weight_quantizer, FrozenWeight)]

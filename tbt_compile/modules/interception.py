@@ -71,15 +71,13 @@ def intercepting(handle: Callable[..., Any]) -> Any:
         _RUNNING.stack.pop()
 
 
-def enter_submodule(module: nn.Module, args: Any) -> None:
+def enter_submodule(*_: Any) -> None:
     """Forward pre-hook: the calls from here on are the submodule's."""
-    del module, args
     _RUNNING.stack.append(None)
 
 
-def leave_submodule(module: nn.Module, args: Any, output: Any) -> None:
+def leave_submodule(*_: Any) -> None:
     """Forward hook: the submodule has returned, or raised."""
-    del module, args, output
     _RUNNING.stack.pop()
 
 

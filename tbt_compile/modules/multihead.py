@@ -125,7 +125,7 @@ def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
         allowed = mask
         added = torch.where(mask, 0.0, lowest).to(scores.dtype)
     else:
-        allowed = mask > -math.inf
+        allowed = mask > lowest
         added = mask.to(scores.dtype).clamp(min=lowest)
     return torch.where(allowed.any(-1, keepdim=True), torch.softmax(scores + added, -1), 0.0)
 

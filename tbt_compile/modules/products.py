@@ -97,7 +97,16 @@ class Contraction:
 
 
 def operands_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """The operands of a call in order, however they were passed; None for those left out."""
+    """The operands of a call in order, however they were passed.
+
+    Args:
+        name: from `product_name`.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+
+    Returns:
+        The operands; None for those left out.
+    """
     if name == "einsum":
         first, *rest = args[1:] or (kwargs.get("operands"),)
         return list(first) if isinstance(first, (list, tuple)) else [first, *rest]

@@ -62,18 +62,20 @@ class CompiledModule(CompiledLibrary):
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Array]:
         """Return the arguments as checked arrays in the order of the library's inputs."""
         name, inputs = self.description["class"], self.description["inputs"]
+        shared = self.description.get("shared", {})
         names = [argument["name"] for argument in inputs]
+        accepted = [*names, *shared]
         signature = f"{name}({', '.join(names)})"
-        if len(args) > len(names):
+        if len(args) > len(accepted):
             raise InputError(f"{signature} got {len(args)} positional arguments")
-        given = dict(zip(names, args, strict=False))
+        given = dict(zip(accepted, args, strict=False))
         for key, value in kwargs.items():
             if key in self.description["constants"]:
                 fixed = self.description["constants"][key]
                 raise InputError(
                     f"{key!r} of {signature} was fixed to {fixed!r} when it was prepared: leave it out"
                 )
-            if key not in names:
+            if key not in accepted:
                 raise InputError(f"{signature} has no argument {key!r}.{did_you_mean(key, names)}")
             if key in given:
                 raise InputError(f"{signature} got {key!r} twice")
@@ -81,6 +83,12 @@ class CompiledModule(CompiledLibrary):
         missing = [key for key in names if key not in given]
         if missing:
             raise InputError(f"{signature} is missing {' and '.join(map(repr, missing))}")
+        for key, first in shared.items():
+            if key in given and not np.array_equal(given[key], given[first]):
+                raise InputError(
+                    f"{key!r} of {signature} was the same tensor as {first!r} when it was prepared: leave it "
+                    "out, or prepare the module with another"
+                )
         sizes: dict[str, int] = {}
         return [_checked(argument, given[argument["name"]], sizes) for argument in inputs]
 

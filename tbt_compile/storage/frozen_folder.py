@@ -23,7 +23,8 @@ from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_floa
 from tbt_compile.modules.interception import CALLS, Calls
 from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.insert_quantizers import build_activation_quantizer
-from tbt_compile.passes.prepare.plan import Operand, QuantPlan, SitePlan
+from tbt_compile.passes.prepare.plan import QuantPlan
+from tbt_compile.passes.prepare.site_plan import Operand, SitePlan
 from tbt_compile.passes.prepare.sites import SiteKind
 from tbt_compile.passes.prepare.write_back import WriteBack
 from tbt_compile.quantizers import WeightQuantizer

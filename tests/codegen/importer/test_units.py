@@ -152,6 +152,9 @@ class Everything(nn.Module):
             torch.softmax(x, -1) + torch.softmax(x[:, None], -1)[:, 0] + torch.softmax(x, 1),
             nn.functional.gelu(x) + nn.functional.gelu(x, approximate="tanh") + nn.functional.silu(x),
         ]
+        kept = torch.zeros_like(positive, dtype=x.dtype).masked_fill(positive, 2.0)
+        terms.append(kept.clamp(min=0.5) + x.clamp(max=0.1) + torch.ones_like(ids, dtype=x.dtype)[..., None])
+        terms.append(x.new_zeros(x.shape) + torch.full_like(positive, 3, dtype=x.dtype) * x.clamp(-1, 1))
         return torch.stack(terms)
 
 

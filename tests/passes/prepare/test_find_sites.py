@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
-from models import FAMILIES, MLP, AttentionBlock, Classifier, gpt2
+from models import FAMILIES, MLP, AttentionBlock, Classifier
 from torch import Tensor, nn
 
-from tbt_compile.adapters import adapter_for
-from tbt_compile.passes.prepare.capture import Capture, export_graph
-from tbt_compile.passes.prepare.find_sites import FoundSite, SiteKind, find_sites
+from tbt_compile.passes.prepare.capture import Capture
+from tbt_compile.passes.prepare.find_sites import FindSites
+from tbt_compile.passes.prepare.sites import FoundSite, SiteKind
 from tbt_compile.preparation import make_context
 
 _FIRST_PROJECTION = (".q_proj", ".q", ".c_attn")  # what each family calls it
@@ -21,11 +19,10 @@ X, WEIGHT = torch.randn(2, 5, 16), torch.randn(8, 16)
 
 
 def sites_of(model: nn.Module, *args: Tensor) -> dict[tuple[str, str], FoundSite]:
-    model.eval()
-    found = find_sites(
-        export_graph(model, args, {}).graph, model, adapter_for(model).output_projection(model)
-    )
-    return {(site.kind.value, site.fqn): site for site in found}
+    context = make_context(model.eval(), None, args)
+    for step in (Capture(), FindSites()):
+        step.apply(context)
+    return {(site.kind.value, site.fqn): site for site in context.sites}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -33,7 +30,8 @@ def test_every_linear_and_every_attention_of_a_family_is_found(family: str) -> N
     model = FAMILIES[family]()
     context = make_context(model)
     Capture().apply(context)
-    sites = find_sites(context.captured.graph, model, context.adapter.output_projection(model))
+    FindSites().apply(context)
+    sites = context.sites
     kinds = (SiteKind.LINEAR, SiteKind.OUTPUT_PROJECTION)
     linear = {site.fqn for site in sites if site.kind in kinds}
     expected = {
@@ -124,59 +122,3 @@ def test_only_embeddings_of_input_ids_are_token_embeddings() -> None:
     for name in ("positions", "counted", "buffered"):
         assert sites["embedding", name].keep.startswith("position embeddings stay fp32")
     assert ("output_projection", "head") in sites
-
-
-def _attention(query: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(query, query, query)
-
-
-def _einsum(query: Tensor) -> Tensor:
-    weights = torch.einsum("bid,bjd->bij", query, query).softmax(-1)
-    return torch.einsum("bij,bjd->bid", weights, query)
-
-
-def _reversed(query: Tensor) -> Tensor:
-    weights = (query @ query.transpose(1, 2)).softmax(-1)
-    return query.transpose(1, 2) @ weights.transpose(1, 2)
-
-
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [
-        (_attention, "scaled_dot_product_attention"),
-        (_einsum, "not plain matmuls"),
-        (_reversed, "left operand"),
-        (lambda x: F.linear(x, x[0]), "not the weight of an nn.Linear"),
-        (lambda x: F.embedding(x, WEIGHT), "outside of nn.Embedding"),
-    ],
-)
-def test_obstacles_say_what_to_write_instead(function: Callable[[Tensor], Tensor], reason: str) -> None:
-    class Block(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return function(x)
-
-    inputs = torch.arange(5) if "Embedding" in reason else X
-    (site,) = sites_of(Block(), inputs).values()
-    assert reason in str(site.obstacle)
-
-
-def test_multihead_attention_is_one_obstacle() -> None:
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.attention(x, x, x)[0]
-
-    sites = sites_of(Block(), X)
-    assert {fqn for _, fqn in sites} == {"attention"}
-    assert all("nn.MultiheadAttention" in str(site.obstacle) for site in sites.values())
-
-
-def test_reordered_gpt2_attention_is_an_obstacle() -> None:
-    model = gpt2(layers=1, reorder_and_upcast_attn=True)
-    context = make_context(model)
-    Capture().apply(context)
-    sites = find_sites(context.captured.graph, model)
-    assert [site.fqn for site in sites if site.obstacle] == ["transformer.h.0.attn"]

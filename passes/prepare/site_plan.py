@@ -1,0 +1,106 @@
+"""The plan of one site: its operands and their encodings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from tbt_compile.encoding import Encoding
+from tbt_compile.modules.interception import CALLS
+from tbt_compile.passes.prepare.sites import CallSite, SiteKind
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One quantized operand of a site: "input", "weight", "query", "key", "probabilities" or "value"."""
+
+    name: str
+    encoding: Encoding
+    reason: str
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is a parameter of the model, quantized from the statistics of its rows."""
+        return self.name == "weight"
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """The plan for one module.
+
+    Attributes:
+        tied_to: for a weight shared with an embedding, the name of the first module that owns it.
+        calls: the function calls that make up the site, if it is no layer.
+        shape: rows and columns of the weight of a call.
+    """
+
+    kind: SiteKind
+    fqn: str
+    operands: tuple[Operand, ...]
+    tied_to: str | None = None
+    calls: tuple[CallSite, ...] = ()
+    shape: tuple[int, int] | None = None
+
+    @property
+    def owner(self) -> str:
+        """Name of the module that holds the layer, or whose forward makes the calls."""
+        return caller_of(self.fqn)
+
+    @property
+    def is_call(self) -> bool:
+        """Whether the site is named after a call."""
+        return caller_of(self.fqn) != self.fqn
+
+    def operand(self, name: str) -> Operand:
+        """The operand of that name; KeyError if the site has none."""
+        for operand in self.operands:
+            if operand.name == name:
+                return operand
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan of the site as JSON-ready values."""
+        return {
+            "kind": self.kind.value,
+            "fqn": self.fqn,
+            "tied_to": self.tied_to,
+            "calls": [asdict(call) for call in self.calls],
+            "shape": None if self.shape is None else list(self.shape),
+            "operands": [
+                {"name": operand.name, "encoding": operand.encoding.value, "reason": operand.reason}
+                for operand in self.operands
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SitePlan:
+        """The inverse of `to_dict`."""
+        operands = [
+            Operand(item["name"], Encoding(item["encoding"]), item["reason"]) for item in values["operands"]
+        ]
+        calls = map(CallSite.from_dict, values["calls"])
+        shape = None if values["shape"] is None else tuple(values["shape"])
+        return cls(
+            SiteKind(values["kind"]), values["fqn"], tuple(operands), values["tied_to"], tuple(calls), shape
+        )
+
+
+def caller_of(fqn: str) -> str:
+    """The name of a site without that of its call.
+
+    >>> caller_of("encoder.attn.tbt_calls.2"), caller_of("encoder.fc1")
+    ('encoder.attn', 'encoder.fc1')
+    """
+    return f".{fqn}".partition(f".{CALLS}.")[0].removeprefix(".")
+
+
+def excluded_by(fqn: str, patterns: tuple[str, ...]) -> str | None:
+    """The first pattern that matches a module or one of its ancestors; None if there is none.
+
+    >>> excluded_by("encoder.layers.0.fc1", ("decoder.*", "encoder.layers.0"))
+    'encoder.layers.0'
+    """
+    parts = fqn.split(".")
+    names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return next((pattern for pattern in patterns for name in names if fnmatchcase(name, pattern)), None)
