@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from tbt_compile.codegen.importer.units import known_operators
+from tbt_compile.codegen.importer.units import CHECKS, known_operators
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
 
@@ -63,6 +63,17 @@ def _decomposition(target: Any) -> Callable[..., Any] | None:
 
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
+
+def supported_operators() -> dict[str, str]:
+    """How each ATen operator is compiled, by its name and overload, such as "add.Tensor".
+
+    An operator is listed as decomposed if PyTorch has a decomposition; whether what it decomposes into can be
+    compiled shows when a model calls it.
+    """
+    found = dict.fromkeys(sorted(known_operators() - CHECKS), "kernel of tbt-compile or TVM")
+    core = (target.__name__ for target in torch._decomp.core_aten_decompositions())
+    return found | dict.fromkeys(sorted(set(core) - found.keys()), "decomposed")
 
 
 def _refusal(node: fx.Node, root: str) -> str:

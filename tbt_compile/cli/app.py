@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tbt_compile.cli import bench, demo, evaluate, lower, reproduce, run, targets, train, tune
+from tbt_compile.cli import bench, demo, evaluate, lower, operators, reproduce, run, targets, train, tune
 from tbt_compile.cli.console import err, fail
 from tbt_compile.errors import TbtError
 from tbt_compile.extras import require_extra
@@ -34,6 +34,7 @@ app.command()(reproduce.reproduce)
 app.add_typer(bench.app, name="bench")
 app.command()(tune.tune)
 app.command()(targets.targets)
+app.command()(operators.operators)
 
 
 @app.callback()

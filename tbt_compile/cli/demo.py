@@ -22,7 +22,7 @@ def demo(
     ] = True,
     json_path: JsonOption = None,
 ) -> None:
-    """Train, distil, pack, compile and compare a small summarizer: ten to fifteen minutes on two cores.
+    """Train, distil, pack, compile and compare a small summarizer: five to eight minutes on two cores.
 
     A grammar generates short news items with one-sentence summaries. A full-precision teacher is trained on
     them, and students at 2-2-2 and 1-1-1 bits are distilled from it. They run in PyTorch and compiled.

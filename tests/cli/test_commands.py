@@ -17,7 +17,7 @@ from tbt_compile.errors import TbtError
 
 COMMANDS = (
     *("demo", "train", "evaluate", "lower", "run", "reproduce"),
-    *("bench generate", "bench growth", "bench kernels", "tune", "targets"),
+    *("bench generate", "bench growth", "bench kernels", "tune", "targets", "operators"),
 )
 
 
@@ -82,6 +82,14 @@ def test_tune_writes_the_file_and_shows_what_it_gains(
     assert tiles.read(file) == {tiles.isa_class(parse_target("host").isa): {"row a*b": result}}
     file.write_text("no")
     assert "is not a tile file" in tbt("tune", "--output", file).err
+
+
+def test_operators_lists_how_each_is_compiled(tbt) -> None:
+    found = tbt("operators", "--json", "-").json()["operators"]
+    assert found["linear.default"] == found["softmax.int"] == "kernel of tbt-compile or TVM"
+    assert found["mish.default"] == "decomposed"
+    assert "_linalg_eigh.default" not in found
+    assert "mish.default" in tbt("operators").out
 
 
 def test_targets_lists_the_usual_ones_or_all(tbt, tmp_path: Path) -> None:
