@@ -152,7 +152,7 @@ def test_each_package_imports_only_from_below() -> None:
 
 
 def public_functions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
-    """Public functions of a module and public methods of its public classes, each once if it is overloaded."""
+    """Public functions of a module and public methods of its public classes, without overloads."""
     for node in body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             if not any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list):

@@ -9,8 +9,8 @@ def operators(json_path: JsonOption = None) -> None:
     """List the ATen operators that can be compiled, and how.
 
     An operator with a converter becomes a kernel of this package or of TVM. PyTorch decomposes others into
-    several, which may in turn have one. A model that calls any other operator is refused, with the name of the
-    module that calls it.
+    several, which may in turn have one. A model that calls any other operator is refused, with the name of
+    the module that calls it.
 
     Examples:
 
