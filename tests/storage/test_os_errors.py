@@ -6,6 +6,8 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -126,11 +128,18 @@ for path in ("closed/model", "secret", "secret2"):
 """
 
 
-def test_permissions(tmp_path: Path) -> None:
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A folder that other users may enter; those of pytest may not be entered."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder).resolve()
+        path.chmod(0o755)
+        yield path
+
+
+def test_permissions(open_path: Path) -> None:
     """A folder of ours in a parent that may not be written is still replaced, file by file."""
-    tmp_path.chmod(0o755)
-    for parent in (tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)
+    tmp_path = open_path
     for name in ("closed", "readonly", "own", "secret", "secret2"):
         (tmp_path / name).mkdir()
     (tmp_path / "closed").chmod(0o700 if os.getuid() == 0 else 0)
