@@ -96,8 +96,26 @@ def _described(source: dict[str, Any], decoder: dict[str, Any], width: int | Non
 
 
 def _of_config(model: PreTrainedModel) -> int | None:
-    limit = getattr(model.config, "max_position_embeddings", None)
-    return None if limit is None else int(limit)
+    return positions_of(model.config)
+
+
+def positions_of(config: Any) -> int | None:
+    """Return the largest number of positions at which one graph computes what the model computes, if any.
+
+    With LongRoPE (Phi-3) other frequencies apply to all positions beyond the original length; transformers
+    drops the cache there and reads everything again, which a compiled step cannot do.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    layers = [part for part in rope.values() if isinstance(part, dict)] or [rope]
+    original = [
+        part.get(
+            "original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None)
+        )
+        for part in layers
+        if part.get("rope_type") == "longrope"
+    ]
+    limit = getattr(config, "max_position_embeddings", None)
+    return _least(None if limit is None else int(limit), *original)
 
 
 def _vocabulary(model: PreTrainedModel) -> int:
