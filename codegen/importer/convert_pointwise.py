@@ -91,6 +91,7 @@ def convert_where_scalar_self(call: Call) -> Expr:
 
 
 @converter(ATEN.masked_fill.Scalar)
+@converter(ATEN.masked_fill_.Scalar)
 def convert_masked_fill(call: Call) -> Expr:
     """`aten::masked_fill(self, mask, value)`; the value may be infinite."""
     x, mask = call.operands.self, call.operands.mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,8 @@ def _filled(call: Call, shape: Sequence[Any], value: float) -> Expr:
     """A constant tensor of the dtype asked for, by default that of `self`."""
     asked = call.operands.dtype
     dtype = str(call.operands.self.ty.dtype if asked is None else asked).removeprefix("torch.")
+    if value in (math.inf, -math.inf):  # TVM cannot lower a full of them
+        return call.emit(relax.op.broadcast_to(relax.const(value, dtype), list(shape)))
     return call.emit(relax.op.full(list(shape), relax.const(value, dtype), dtype))
 
 

@@ -154,6 +154,10 @@ class Everything(nn.Module):
         ]
         kept = torch.zeros_like(positive, dtype=x.dtype).masked_fill(positive, 2.0)
         terms.append(kept.clamp(min=0.5) + x.clamp(max=0.1) + torch.ones_like(ids, dtype=x.dtype)[..., None])
+        lowest = torch.full_like(x, -torch.inf).maximum(x) + torch.zeros_like(x).masked_fill_(
+            ~positive, -torch.inf
+        )
+        terms.append(torch.where(positive, lowest, 0.0))
         terms.append(x.new_zeros(x.shape) + torch.full_like(positive, 3, dtype=x.dtype) * x.clamp(-1, 1))
         return torch.stack(terms)
 
