@@ -18,6 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import tbt_compile
 from tbt_compile import CompiledModel, CompiledModule, FrozenModel
+from tbt_compile.adapters import adapter_for
 from tbt_compile.errors import FormatError, GenerationError, InputError, LoweringError
 
 Inputs = dict[str, Tensor]
@@ -267,3 +268,46 @@ def test_a_module_that_was_frozen_before_calls_were_recorded(mlp: Case) -> None:
     del frozen.module.tbt_inputs
     with pytest.raises(LoweringError, match="MLP has no record of its inputs: prepare it with this release"):
         tbt_compile.lower(frozen)
+
+
+class ChangesInPlace(nn.Module):
+    """Writes into views of a tensor that it reads afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x) * 1
+        y[:, 0].add_(5)
+        z = y.relu_()
+        return y * 2 + z
+
+
+def test_changes_of_views_are_refused() -> None:
+    frozen = frozen_module(ChangesInPlace(), "2-2-2", (torch.randn(2, 4, 8),))
+    with pytest.raises(LoweringError):
+        tbt_compile.lower(frozen)
+
+
+class Branching(nn.Module):
+    """Computes something else for some numbers of rows."""
+
+    def __init__(self, special: Callable[[int], bool]) -> None:
+        super().__init__()
+        self.linear, self.special = nn.Linear(8, 4), special
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x * 2 + 1 if self.special(x.shape[0]) else x)
+
+
+@pytest.mark.parametrize(
+    ("special", "rows", "other"),
+    [(lambda n: n == 1, 3, 1), (lambda n: n % 2 == 0, 4, 3), (lambda n: n > 4, 6, 3)],
+    ids=["one", "even", "many"],
+)
+def test_a_branch_on_the_batch_fixes_it(special: Callable[[int], bool], rows: int, other: int) -> None:
+    exported = adapter_for(nn.Module()).export_units(
+        frozen_module(Branching(special), "2-2-2", (torch.randn(rows, 8),)).module
+    )
+    assert exported.settings["inputs"][0]["shape"] == [rows, 8] != [other, 8]

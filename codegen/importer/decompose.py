@@ -24,6 +24,8 @@ def decompose(unit: LoweringContext) -> None:
     Raises:
         LoweringError: an operator has neither a converter nor a decomposition.
     """
+    if any(map(_changes_others, unit.graph.nodes)):
+        _run(unit, {})  # functionalizes: the importer knows a tensor by the node that made it
     for _ in range(_ROUNDS):
         table = {}
         for node in unsupported(unit.graph):
@@ -34,10 +36,25 @@ def decompose(unit: LoweringContext) -> None:
             table[target] = found
         if not table:
             return
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            unit.program = unit.program.run_decompositions(table)
+        _run(unit, table)
     raise LoweringError(_refusal(unsupported(unit.graph)[0], unit.root))
+
+
+def _run(unit: LoweringContext, table: dict[Any, Callable[..., Any]]) -> None:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unit.program = unit.program.run_decompositions(table)
+
+
+def _changes_others(node: fx.Node) -> bool:
+    """Whether a call changes a tensor that other nodes read: a view of one, or one with other users."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable or not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    changed = node.args[0]
+    made = getattr(changed.target, "_schema", None)
+    is_view = made is None or any(value.alias_info for value in made.returns)
+    return is_view or len(changed.users) > 1
 
 
 def unsupported(graph: fx.Graph) -> list[fx.Node]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
@@ -63,6 +65,8 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
     dims = [{0: Dim.AUTO} if value.dim() else None for value in tensors.values()]
     call = _Call(model, list(tensors), constants, shared)
     unit = capture_unit("forward", call, ([*tensors.values()],), (dims,))
+    if not _serves_any_batch(unit.program, call, list(tensors.values())):
+        unit = capture_unit("forward", call, ([*tensors.values()],), ([None] * len(tensors),))
     settings = {
         "inputs": _inputs(unit.program, list(tensors)),
         "returns": _returns(unit.program, type(model).__name__),
@@ -70,6 +74,37 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
         "shared": shared,
     }
     return ExportUnits(MODULE, (unit,), settings)
+
+
+def _serves_any_batch(program: ExportedProgram, call: _Call, tensors: list[Tensor]) -> bool:
+    """Whether a captured graph computes what the module computes at other first dimensions too.
+
+    A forward that branches on its batch size leaves a guard; one that asks whether it is 1 leaves none, since
+    torch.export takes a dynamic size to be at least 2: so that is tried.
+    """
+    if not all(map(_HARMLESS.fullmatch, getattr(program, "_guards_code", None) or [])):
+        return False
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    values = [nodes[str(name)].meta["val"] for name in program.graph_signature.user_inputs]
+    dynamic = [bool(value.dim()) and not isinstance(value.shape[0], int) for value in values]
+    if not any(dynamic):
+        return True
+    rows = [each[:1] if free else each for each, free in zip(tensors, dynamic, strict=True)]
+    rows = [torch.rand_like(each) if each.is_floating_point() else each for each in rows]
+    with torch.no_grad():
+        try:
+            expected = pytree.tree_leaves(call(rows))
+        except Exception:  # the module takes no single row
+            return True
+        try:
+            found = pytree.tree_leaves(program.module(check_guards=False)(rows))
+        except Exception:
+            return False
+    return all(torch.allclose(a, b, equal_nan=True) for a, b in zip(found, expected, strict=True))
+
+
+_HARMLESS = re.compile(r"L\S+ (<=|<|==) (\d+|L\S+)")
+"""Guards that hold a size below a bound, which the manifest has, or two sizes equal."""
 
 
 def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
