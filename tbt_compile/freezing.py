@@ -15,7 +15,7 @@ from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.dtypes import COMPUTATION, as_float32, checkpoint_dtypes
 from tbt_compile.errors import CaptureError, PlanError
-from tbt_compile.modules import is_prepared, iter_quantized
+from tbt_compile.modules import evaluation_mode, is_prepared, iter_quantized
 from tbt_compile.modules.calls import CallWithWeight, QuantizedCall, keeping_weights
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
@@ -144,9 +144,7 @@ def _copy_to_pack(model: nn.Module) -> nn.Module:
     weights = {id(module.weight): module.weight for module in packing}
     copied = copy.deepcopy(model, {key: weight for key, weight in weights.items() if key not in kept})
     call_record.restore(copied, call_record.recorded(model))  # a GraphModule copies no attributes
-    for module in copied.modules():
-        module.training = False  # an exported program's module has no `eval`
-    return copied
+    return evaluation_mode(copied)
 
 
 def _show_weights(model: nn.Module) -> None:

@@ -53,6 +53,16 @@ _BART_LIKE = {
     "init_std": _STD,
     "forced_eos_token_id": None,
 }
+_LLAMA_LIKE = {
+    **_TOKENS,
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": INNER,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": POSITIONS,
+    "initializer_range": _STD,
+}
 
 
 def bart(layers: int = LAYERS, **options: Any) -> BartForConditionalGeneration:
@@ -132,34 +142,12 @@ def opt(layers: int = LAYERS, **options: Any) -> OPTForCausalLM:
 
 
 def llama(layers: int = LAYERS, **options: Any) -> LlamaForCausalLM:
-    values = {
-        **_TOKENS,
-        "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "intermediate_size": INNER,
-        "num_hidden_layers": layers,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": POSITIONS,
-        "initializer_range": _STD,
-    }
-    return _seeded(LlamaForCausalLM, LlamaConfig(**{**values, **options}))
+    return _seeded(LlamaForCausalLM, LlamaConfig(**{**_LLAMA_LIKE, "num_hidden_layers": layers, **options}))
 
 
 def gemma2(layers: int = LAYERS, **options: Any) -> Gemma2ForCausalLM:
-    values = {
-        **_TOKENS,
-        "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "intermediate_size": INNER,
-        "num_hidden_layers": layers,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": 1,
-        "head_dim": WIDTH // HEADS,
-        "max_position_embeddings": POSITIONS,
-        "initializer_range": _STD,
-    }
-    return _seeded(Gemma2ForCausalLM, Gemma2Config(**{**values, **options}))
+    values = {**_LLAMA_LIKE, "head_dim": WIDTH // HEADS, "num_hidden_layers": layers, **options}
+    return _seeded(Gemma2ForCausalLM, Gemma2Config(**values))
 
 
 def _seeded(kind: type[PreTrainedModel], config: Any) -> Any:

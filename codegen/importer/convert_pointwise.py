@@ -91,11 +91,16 @@ def convert_where_scalar_self(call: Call) -> Expr:
 
 
 @converter(ATEN.masked_fill.Scalar)
-@converter(ATEN.masked_fill_.Scalar)
 def convert_masked_fill(call: Call) -> Expr:
     """`aten::masked_fill(self, mask, value)`; the value may be infinite."""
     x, mask = call.operands.self, call.operands.mask
     return call.emit(relax.op.where(mask, relax.const(call.operands.value, x.ty.dtype), x))
+
+
+@converter(ATEN.masked_fill_.Scalar)
+def convert_masked_fill_in_place(call: Call) -> Expr:
+    """`aten::masked_fill_(self, mask, value)` of a tensor that nothing else reads."""
+    return convert_masked_fill(call)
 
 
 @converter(ATEN.gelu.default)

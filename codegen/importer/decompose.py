@@ -13,6 +13,7 @@ from torch import fx
 from tbt_compile.codegen.importer.units import CHECKS, known_operators
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
+from tbt_compile.passes.prepare.aten import owner, owner_class
 
 _ROUNDS = 4
 """Decompositions may use operators that have to be decomposed in turn."""
@@ -59,12 +60,13 @@ def _changes_others(node: fx.Node) -> bool:
 
 def unsupported(graph: fx.Graph) -> list[fx.Node]:
     """The calls of ATen operators that have no converter."""
+    known = known_operators()
     return [
         node
         for node in graph.nodes
         if isinstance(node.target, torch._ops.OpOverload)
         and node.target.namespace != "tbt"
-        and node.target.__name__ not in known_operators()
+        and node.target.__name__ not in known
     ]
 
 
@@ -94,11 +96,8 @@ def supported_operators() -> dict[str, str]:
 
 
 def _refusal(node: fx.Node, root: str) -> str:
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    name, kind = stack[-1] if stack else ("", "the model")
-    kind = kind if isinstance(kind, str) else kind.__name__
-    name = name.removeprefix(root).removeprefix(root.rstrip("."))
-    where = f"module {name!r} ({kind.rpartition('.')[2]})" if name else "the model itself"
+    name = owner(node).removeprefix(root).removeprefix(root.rstrip("."))
+    where = f"module {name!r} ({owner_class(node)})" if name else "the model itself"
     return (
         f"{where} calls {node.target}, which has no compiled form: register a converter "
         "(docs/extending/add-an-aten-operator.md), write it with operators that `tbt operators` lists, or "

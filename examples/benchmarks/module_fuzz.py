@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tbt_compile
+from tbt_compile.adapters import call_record
 from tbt_compile.errors import TbtError
 from tbt_compile.passes.prepare.pipeline import PREPARE
 from tbt_compile.preparation import make_context
@@ -204,8 +205,9 @@ def outcome(seed: int, compiled: bool = True) -> tuple[str, str]:
     module, recipe = random_module(seed)
     x = torch.randn(ROWS, TOKENS, WIDTH)
     try:
+        call = call_record.record(module, (x,), {})
         context = PREPARE.run(make_context(module, recipe, x))
-        module.tbt_inputs = [{"name": "input", "dtype": "float32", "shape": list(x.shape)}]  # type: ignore[assignment]
+        call_record.restore(module, call)
         with torch.no_grad():
             expected, reference = module(x), context.captured(x)
         if not torch.equal(expected, reference):

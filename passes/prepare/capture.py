@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from tbt_compile.errors import CaptureError, did_you_mean
+from tbt_compile.modules import evaluation_mode
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.export import export_program
 from tbt_compile.passes.prepare.aten import aten
@@ -95,8 +96,7 @@ def describe_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run the `with` block in evaluation mode and without gradients; restore the mode of every module."""
     training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False  # an exported program's module has no `eval`
+    evaluation_mode(model)
     try:
         with torch.no_grad():
             yield

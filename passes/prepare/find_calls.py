@@ -14,6 +14,7 @@ from torch.fx.node import map_arg
 
 from tbt_compile.modules.products import (
     EMBEDDING,
+    FACTORS,
     SDPA,
     Contraction,
     contraction,
@@ -32,7 +33,7 @@ def factors(node: fx.Node) -> tuple[Any, Any] | None:
     found = operands_of(name, node.args, node.kwargs)
     if name == "einsum":
         return (found[0], found[1]) if len(found) == 2 else None
-    first, second = {"addmm": (1, 2), "baddbmm": (1, 2)}.get(name, (0, 1))
+    first, second = FACTORS[name]
     return found[first], found[second]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from torch import fx, nn
 
 from tbt_compile.modules.family import replaces_forward
-from tbt_compile.modules.interception import CALLS
+from tbt_compile.modules.interception import call_name
 from tbt_compile.modules.products import product_name
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.base import PassResult
@@ -41,6 +41,7 @@ from tbt_compile.passes.prepare.find_calls import (
 )
 from tbt_compile.passes.prepare.number_calls import caller
 from tbt_compile.passes.prepare.sites import Call, CallSite, FoundSite, SiteKind
+from tbt_compile.passes.prepare.trace_attention import OPERANDS
 from tbt_compile.passes.prepare.trace_blocks import untraceable_blocks
 
 if TYPE_CHECKING:
@@ -48,15 +49,14 @@ if TYPE_CHECKING:
 
 
 PRODUCTS = MATMUL | {aten.baddbmm.default, aten.einsum.default}
-ATTENTION_OPERANDS = ("query", "key", "probabilities", "value")
 
 
 def find_sites(
     graph: fx.Graph,
     model: nn.Module,
-    output_projection: str | None = None,
-    calls: dict[str, tuple[str, ...] | None] | None = None,
-    is_layer: Callable[[nn.Module], bool] = lambda module: isinstance(module, (nn.Linear, nn.Embedding)),
+    output_projection: str | None,
+    calls: dict[str, tuple[str, ...] | None],
+    is_layer: Callable[[nn.Module], bool],
 ) -> list[FoundSite]:
     """Find every site of a graph.
 
@@ -70,7 +70,7 @@ def find_sites(
     Returns:
         The sites in execution order.
     """
-    finder = _Finder(model, output_projection, calls or {}, is_layer, Dataflow.of(graph, model))
+    finder = _Finder(model, output_projection, calls, is_layer, Dataflow.of(graph, model))
     found: dict[tuple[SiteKind, str, tuple[int, ...]], FoundSite] = {}
     for node in graph.nodes:
         site = finder.site_of(node) if node.op == "call_function" else None
@@ -97,7 +97,7 @@ def name_calls(sites: list[FoundSite], untraceable: Mapping[str, str]) -> None:
         if traced or not (site.call_sites or site.traceable):
             continue
         if site.call_sites:
-            site.fqn = ".".join(part for part in (site.fqn, CALLS, str(site.call_sites[0].number)) if part)
+            site.fqn = call_name(site.fqn, site.call_sites[0].number)
         else:
             site.obstacle = untraceable.get(site.fqn, "its products are made by two modules")
 
@@ -123,7 +123,7 @@ class _Finder:
             return self._attention(node)
         if is_fused_attention(node):
             operands: dict[str, fx.Node | None] = {**fused_operands(node), "probabilities": None}
-            ordered = {name: operands[name] for name in ATTENTION_OPERANDS}
+            ordered = {name: operands[name] for name in OPERANDS}
             return self._called(SiteKind.ATTENTION, Call(node, ordered, node), node)
         if is_lookup(node):
             return self._lookup(node)
@@ -158,7 +158,7 @@ class _Finder:
                 readers=self.flow.readers(weight),
             )
         call = Call(node, {"input": x, "weight": weight}, node)
-        return self._called(SiteKind.LINEAR, call, node, reverse=reverse, weight=weight, shape=shape)
+        return self._called(SiteKind.LINEAR, call, node, reverse=(reverse,), weight=weight, shape=shape)
 
     def _lookup(self, node: fx.Node) -> FoundSite | None:
         weight, ids = operands(node).weight, operands(node).indices
@@ -176,16 +176,16 @@ class _Finder:
         kind: SiteKind,
         call: Call,
         *nodes: fx.Node,
-        reverse: bool | tuple[bool, ...] = False,
+        reverse: tuple[bool, ...] = (False,),
         weight: fx.Node | None = None,
         shape: tuple[int, int] | None = None,
     ) -> FoundSite:
         """A site that is one call of its owner, or two."""
         site = FoundSite(kind, caller(nodes[0]), [call], shape=shape)
         site.readers = {} if weight is None else self.flow.readers(weight)
-        turned = reverse if isinstance(reverse, tuple) else (reverse,)
         made = [
-            call_site(n, self.calls, turn, tuple(site.readers)) for n, turn in zip(nodes, turned, strict=True)
+            call_site(n, self.calls, turn, tuple(site.readers))
+            for n, turn in zip(nodes, reverse, strict=True)
         ]
         refused = next((each for each in made if isinstance(each, str)), None)
         if refused is None:
@@ -205,7 +205,7 @@ class _Finder:
             return None
         reverse = search([left], SOFTMAX, upwards=True) is not softmax
         probabilities, value = (right, left) if reverse else (left, right)
-        named = dict(zip(ATTENTION_OPERANDS, (first, second, probabilities, value), strict=True))
+        named = dict(zip(OPERANDS, (first, second, probabilities, value), strict=True))
         fqn = common_owner(caller(scores), caller(output))
         call = Call(scores, named, output)
         plain = not reverse and scores.target in MATMUL and output.target in MATMUL
@@ -255,7 +255,6 @@ class FindSites:
     name: str = "find-sites"
 
     def apply(self, context: PrepareContext) -> PassResult:
-        projection = context.adapter.output_projection(context.model)
         adapter = context.adapter
 
         def is_layer(module: nn.Module) -> bool:
@@ -265,7 +264,7 @@ class FindSites:
         context.sites = find_sites(
             context.captured.graph,
             context.model,
-            projection,
+            adapter.output_projection(context.model),
             context.calls,
             is_layer,
         )

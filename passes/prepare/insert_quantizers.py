@@ -60,9 +60,8 @@ def build_weight_quantizer(encoding: Encoding, context: PrepareContext, site: Si
     """
     if site.shape is None:
         module = context.model.get_submodule(site.fqn)
-        form: Any = context.adapter.quantized_form(
-            module
-        )  # `weight_rows` has one row per output in every form
+        form: Any = context.adapter.quantized_form(module)
+        # `weight_rows` has one row per output in every form.
         weight: Any = module.weight if form is None else form.weight_rows.fget(module)
         rows, columns = weight.shape
     else:
@@ -184,12 +183,10 @@ def quantized_call(
         A module that takes the arguments of the call.
     """
     of_site = {operand.name: quantizers[site.fqn, operand.name] for operand in site.operands}
-    read = made.parameters, made.frees
-    if site.kind is SiteKind.EMBEDDING:
-        return QuantizedEmbeddingCall(made.function, {"weight_quantizer": of_site["weight"]}, *read)
     if site.kind is not SiteKind.ATTENTION:
+        kind = QuantizedEmbeddingCall if site.kind is SiteKind.EMBEDDING else QuantizedWeightCall
         children = {f"{name}_quantizer": quantizer for name, quantizer in of_site.items()}
-        return QuantizedWeightCall(made.function, children, *read, made.reverse)
+        return kind(made.function, children, made.reverse, made.parameters, made.frees)
     if len(site.calls) == 1:
         return QuantizedSdpaCall(made.function, of_site)
     names = OPERANDS[:2] if made.number == site.calls[0].number else OPERANDS[2:]

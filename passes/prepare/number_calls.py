@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx import traceback
-from torch.overrides import TorchFunctionMode
 
-from tbt_compile.modules.multihead import multi_head_attention
-from tbt_compile.modules.products import MULTIHEAD, product_name
+from tbt_compile.modules.interception import ProductCalls
+from tbt_compile.modules.products import product_name
 from tbt_compile.passes.prepare.aten import owner
 
 _KEY = "tbt_call"
 
 
-class NumberedCalls(TorchFunctionMode):
+class NumberedCalls(ProductCalls):
     """Counts product calls per forward of a module.
 
     Attributes:
@@ -34,21 +33,19 @@ class NumberedCalls(TorchFunctionMode):
         self.names: dict[str, tuple[str, ...] | None] = {}
         self._forwards: list[tuple[str, list[str]]] = [("", [])]
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        del types
-        kwargs = kwargs or {}
-        name = product_name(func)
-        if name is None:
-            return func(*args, **kwargs)
-        if name == MULTIHEAD:
-            with self:
-                return multi_head_attention(*args, **kwargs)
+    def product(self, name: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Number a call, and make it with the number in the meta of its nodes.
+
+        Args:
+            name, function, args, kwargs: as for `ProductCalls.product`.
+
+        Returns:
+            What `function` returns.
+        """
         module, calls = self._forwards[-1]
         calls.append(name)
         with traceback.annotate({_KEY: (module, len(calls) - 1)}):
-            return func(*args, **kwargs)
+            return function(*args, **kwargs)
 
     def enter(self, module: str, *_: Any) -> None:
         """The forward of the named module begins."""

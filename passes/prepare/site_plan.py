@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tbt_compile.encoding import Encoding
-from tbt_compile.modules.interception import CALLS
+from tbt_compile.modules.interception import split_call
 from tbt_compile.passes.prepare.sites import CallSite, SiteKind
 
 
@@ -92,7 +92,8 @@ def caller_of(fqn: str) -> str:
     >>> caller_of("encoder.attn.tbt_calls.2"), caller_of("encoder.fc1")
     ('encoder.attn', 'encoder.fc1')
     """
-    return f".{fqn}".partition(f".{CALLS}.")[0].removeprefix(".")
+    call = split_call(fqn)
+    return fqn if call is None else call[0]
 
 
 def excluded_by(fqn: str, patterns: tuple[str, ...]) -> str | None:

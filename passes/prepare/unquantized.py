@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tbt_compile.modules.interception import CALLS
+from tbt_compile.modules.interception import split_call
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def remaining_parameters(
     for item in known:
         if item.name in named:
             covered.add(id(named[item.name]))
-        elif f".{CALLS}." not in f".{item.name}":
+        elif split_call(item.name) is None:
             covered |= {id(parameter) for parameter in model.get_submodule(item.name).parameters()}
     by_module = {
         id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)

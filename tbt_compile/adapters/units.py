@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from tbt_compile.dtypes import HALVES, dtype_name
 from tbt_compile.errors import LoweringError
+from tbt_compile.modules import evaluation_mode
 from tbt_compile.passes.export import export_program
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
 from tbt_compile.passes.prepare.aten import owner
@@ -55,9 +56,7 @@ def capture_unit(
     Raises:
         LoweringError: the model computes something in half precision.
     """
-    for module in unit.modules():
-        module.training = False  # an exported program's module has no `eval`
-    program = export_program(unit, args, dynamic_shapes=dims)
+    program = export_program(evaluation_mode(unit), args, dynamic_shapes=dims)
     _check_full_precision(program)
     return LoweringContext(name, program, caches, ROOT)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -11,11 +11,14 @@ from tbt_compile.modules.attention import QuantizedAttention
 from tbt_compile.modules.calls import QuantizedCall
 from tbt_compile.modules.layers import QuantizedEmbedding, QuantizedLinear
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 __all__ = [
     "QuantizedAttention",
     "QuantizedCall",
     "QuantizedEmbedding",
     "QuantizedLinear",
+    "evaluation_mode",
     "is_prepared",
     "iter_quantized",
 ]
@@ -31,6 +34,13 @@ def iter_quantized(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if isinstance(module, QuantizedAttention | QuantizedCall) or hasattr(module, "weight_quantizer"):
             yield name, module
+
+
+def evaluation_mode(model: ModuleT) -> ModuleT:
+    """Put a model into evaluation mode, also the module of an exported program, which refuses `eval`."""
+    for module in model.modules():
+        module.training = False
+    return model
 
 
 def is_prepared(model: nn.Module) -> bool:

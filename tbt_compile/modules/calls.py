@@ -25,15 +25,20 @@ class QuantizedCall(nn.Module):
 
     Attributes:
         function: the name of the function, see `products.product_name`.
+        reverse: whether the operands of a product are in the other order: the weight, key or value first.
     """
 
-    function: str
-
-    def __init__(self, function: str, quantizers: dict[str, nn.Module]) -> None:
+    def __init__(self, function: str, quantizers: dict[str, nn.Module], reverse: bool = False) -> None:
         super().__init__()
-        self.function = function
+        self.function, self.reverse = function, reverse
         for name, quantizer in quantizers.items():
             self.add_module(name, quantizer)
+
+    def contracted(self, args: Any, kwargs: Any) -> Contraction:
+        """Return the contraction that a call of the function is, with the operands in their usual order."""
+        found = contraction(self.function, args, kwargs)
+        assert found is not None, "a call without this form is no site"
+        return found.swapped() if self.reverse else found
 
     def extra_repr(self) -> str:
         return self.function
@@ -55,10 +60,11 @@ class CallWithWeight(QuantizedCall):
         self,
         function: str,
         quantizers: dict[str, nn.Module],
+        reverse: bool = False,
         parameters: tuple[str, ...] = (),
         frees: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(function, quantizers)
+        super().__init__(function, quantizers, reverse)
         self.parameters_read, self.frees, self.keeps = parameters, frees, False
         self.weight_rows: Tensor | None = None
 
@@ -82,30 +88,13 @@ def keeping_weights(model: nn.Module) -> Iterator[None]:
 
 
 class QuantizedWeightCall(CallWithWeight):
-    """A product with a weight. Children: `input_quantizer` and `weight_quantizer`.
-
-    Attributes:
-        weight_first: whether the weight is the left factor, as in `self.w @ x`.
-    """
+    """A product with a weight. Children: `input_quantizer` and `weight_quantizer`."""
 
     input_quantizer: nn.Module
 
-    def __init__(
-        self,
-        function: str,
-        quantizers: dict[str, nn.Module],
-        parameters: tuple[str, ...] = (),
-        frees: tuple[str, ...] = (),
-        weight_first: bool = False,
-    ) -> None:
-        super().__init__(function, quantizers, parameters, frees)
-        self.weight_first = weight_first
-
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Multiply the quantized input by the quantized weight."""
-        found = contraction(self.function, args, kwargs)
-        assert found is not None
-        found = found.swapped() if self.weight_first else found
+        found = self.contracted(args, kwargs)
         self.see(found.right)
         x, weight = self.input_quantizer(found.left), self.weight_quantizer(found.right)
         return found.finish(quantized_linear(x, weight, None))
@@ -126,21 +115,11 @@ class QuantizedProductCall(QuantizedCall):
     """One product of an attention that its module writes out. Children: `query` and `key`, or those of PV.
 
     The operands are brought to four dimensions, [B, H, Q, D], which the compiled operators take.
-
-    Attributes:
-        right_first: whether the query, or the probabilities, are the right factor.
     """
-
-    def __init__(self, function: str, quantizers: dict[str, nn.Module], right_first: bool = False) -> None:
-        super().__init__(function, quantizers)
-        self.right_first = right_first
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Multiply both quantized operands."""
-        found = contraction(self.function, args, kwargs)
-        assert found is not None
-        found = found.swapped() if self.right_first else found
-        found, shape = _four_dimensions(found)
+        found, shape = _four_dimensions(self.contracted(args, kwargs))
         scores = "query" in self._modules
         first, second = ("query", "key") if scores else ("probabilities", "value")
         left = self._modules[first](found.left)  # type: ignore[misc]

@@ -7,6 +7,7 @@ forward that makes other calls than when the model was prepared is refused: a ca
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,25 @@ CALLS = "tbt_calls"
 """The child of an owner that holds its quantized calls."""
 
 
+def call_name(owner: str, number: int) -> str:
+    """Dotted name of a quantized call.
+
+    >>> call_name("encoder.attn", 2), call_name("", 0)
+    ('encoder.attn.tbt_calls.2', 'tbt_calls.0')
+    """
+    return f"{owner}.{CALLS}.{number}".removeprefix(".")
+
+
+def split_call(name: str) -> tuple[str, int] | None:
+    """The inverse of `call_name`; None for the name of any other module.
+
+    >>> split_call("encoder.attn.tbt_calls.2"), split_call("encoder.fc1")
+    (('encoder.attn', 2), None)
+    """
+    owner, found, number = f".{name}".rpartition(f".{CALLS}.")
+    return (owner.removeprefix("."), int(number)) if found else None
+
+
 class _Running(threading.local):
     """The interceptions of this thread's running forwards, innermost last; None for a submodule's forward."""
 
@@ -34,29 +54,65 @@ class _Running(threading.local):
 _RUNNING = _Running()
 
 
-class Interception(TorchFunctionMode):
-    """Hands the product calls of one forward to `handle(number, name, function, args, kwargs)`.
+class ProductCalls(TorchFunctionMode, ABC):
+    """Hands every call of a product function to `product`.
 
     `F.multi_head_attention_forward` is taken apart into calls of simpler products.
     """
-
-    def __init__(self, handle: Callable[..., Any]) -> None:
-        super().__init__()
-        self.handle, self.names = handle, list[str]()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        name = product_name(func)
-        if name is None or _RUNNING.stack[-1] is not self:
+        name = product_name(func) if self.listens() else None
+        if name is None:
             return func(*args, **kwargs)
         if name == MULTIHEAD:
             with self:
                 return multi_head_attention(*args, **kwargs)
+        return self.product(name, func, args, kwargs)
+
+    def listens(self) -> bool:
+        """Return whether the calls that are made now are of interest."""
+        return True
+
+    @abstractmethod
+    def product(self, name: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return the result of a call.
+
+        Args:
+            name: of the function, from `product_name`.
+            function: what was called.
+            args, kwargs: of the call.
+
+        Returns:
+            What the caller gets.
+        """
+
+
+class Interception(ProductCalls):
+    """Hands the product calls of one forward to `handle(number, name, function, args, kwargs)`."""
+
+    def __init__(self, handle: Callable[..., Any]) -> None:
+        super().__init__()
+        self.handle, self.names = handle, list[str]()
+
+    def listens(self) -> bool:
+        """Return whether the forward itself runs, and no submodule."""
+        return _RUNNING.stack[-1] is self
+
+    def product(self, name: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Number a call and hand it on.
+
+        Args:
+            name, function, args, kwargs: as for `ProductCalls.product`.
+
+        Returns:
+            What `handle` returns.
+        """
         self.names.append(name)
-        return self.handle(len(self.names) - 1, name, func, args, kwargs)
+        return self.handle(len(self.names) - 1, name, function, args, kwargs)
 
 
 @contextmanager

@@ -56,7 +56,8 @@ _OPERANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     EMBEDDING: (("input",), ("weight",), ("padding_idx",)),
     "embedding_lookup": (("weight",), ("input", "indices"), ("padding_idx",)),
 }
-_FACTORS = {"linear": (0, 1), "matmul": (0, 1), "rmatmul": (1, 0), "addmm": (1, 2), "baddbmm": (1, 2)}
+FACTORS = {"linear": (0, 1), "matmul": (0, 1), "rmatmul": (1, 0), "addmm": (1, 2), "baddbmm": (1, 2)}
+"""The places of both factors among the operands."""
 
 
 def product_name(function: Any) -> str | None:
@@ -132,7 +133,7 @@ def contraction(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Co
     if name == "einsum":
         equation = args[0] if args else kwargs["equation"]
         return _einsum(equation, *operands) if isinstance(equation, str) and len(operands) == 2 else None
-    first, second = (operands[place] for place in _FACTORS[name])
+    first, second = (operands[place] for place in FACTORS[name])
     if name == "linear":
         bias = operands[2]
         return Contraction(first, second, lambda y: y if bias is None else y + bias)

@@ -16,11 +16,11 @@ from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.dtypes import COMPUTATION, described
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
-from tbt_compile.modules import is_prepared, iter_quantized
+from tbt_compile.modules import evaluation_mode, is_prepared, iter_quantized
 from tbt_compile.modules.attention import CHILD, QuantizedAttention
 from tbt_compile.modules.calls import QuantizedProductCall, QuantizedSdpaCall
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
-from tbt_compile.modules.interception import CALLS, Calls
+from tbt_compile.modules.interception import CALLS, Calls, split_call
 from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.insert_quantizers import build_activation_quantizer
 from tbt_compile.passes.prepare.plan import QuantPlan
@@ -104,9 +104,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
     dtypes = manifest.get("dtype", described([COMPUTATION]))["checkpoint"]  # older folders: float32 only
-    for module in model.modules():
-        module.training = False  # an exported program's module has no `eval`
-    return model.requires_grad_(False), recipe, dtypes
+    return evaluation_mode(model).requires_grad_(False), recipe, dtypes
 
 
 def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
@@ -148,18 +146,12 @@ def _owner(entry: dict[str, Any]) -> str:
     return str(entry["module"]).removesuffix(f".{CHILD}")
 
 
-def _split_call(module: str) -> tuple[str, int] | None:
-    """The owner and the number of a quantized call; None for the name of any other module."""
-    owner, found, number = f".{module}".rpartition(f".{CALLS}.")
-    return (owner.removeprefix("."), int(number)) if found else None
-
-
 def _check_instance(model: nn.Module, described: list[dict[str, Any]], path: Path) -> None:
     name = type(model).__name__
     if is_prepared(model):
         raise FormatError(f"the {name} to load {path} into has quantizers: pass one in full precision")
     present = {module for module, _ in model.named_modules()}
-    owners = [call[0] if (call := _split_call(entry["module"])) else _owner(entry) for entry in described]
+    owners = [call[0] if (call := split_call(entry["module"])) else _owner(entry) for entry in described]
     missing = [owner for owner in owners if owner not in present]
     if missing:
         raise FormatError(f"{path} does not fit the model: {name} has no module {missing[0]!r}")
@@ -173,7 +165,7 @@ def _install_quantizers(
     sites = [SitePlan.from_dict(values) for owned in calls.values() for values in owned["sites"]]
     called = {(site.owner, call.number): site for site in sites for call in site.calls}
     for entry in described:
-        call = _split_call(entry["module"])
+        call = split_call(entry["module"])
         kind = SiteKind(entry["kind"])
         fqn = called[call].fqn if call else _owner(entry)
         operands = []

@@ -1,0 +1,136 @@
+"""Modules whose products are calls of functions, with inputs: for the tests of preparing and of lowering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+X = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+KEPT = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+
+
+class Functional(nn.Module):
+    """Products with parameters in every spelling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.bias = nn.Parameter(torch.randn(24, 16)), nn.Parameter(torch.randn(24))
+        self.second, self.third = nn.Parameter(torch.randn(24, 8)), nn.Parameter(torch.randn(3, 4, 8))
+        self.last = nn.Parameter(torch.randn(6, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(F.linear(x, self.first, self.bias)) @ self.second
+        x = torch.einsum("btk,hdk->bthd", x, self.third).flatten(2)
+        y = torch.addmm(self.last.new_zeros(6), x.flatten(0, 1), self.last.t())
+        return y.view(*x.shape[:2], 6) + (self.last @ x.transpose(1, 2)).transpose(1, 2)
+
+
+class Fused(nn.Module):
+    """Attention as one call, with options."""
+
+    def __init__(self, groups: int = 1, **options: Any) -> None:
+        super().__init__()
+        self.groups, self.options = groups, options
+        self.query, self.rest = nn.Linear(16, 16), nn.Linear(16, 2 * (16 // groups))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        query = self.query(x).unflatten(-1, (2, 8)).transpose(1, 2)
+        key, value = self.rest(x).unflatten(-1, (2, 2 // self.groups, 8)).permute(2, 0, 3, 1, 4)
+        mask = None if mask is None else mask[:, None, None, :]
+        options = {"enable_gqa": self.groups > 1, **self.options}
+        return F.scaled_dot_product_attention(query, key, value, mask, **options).transpose(1, 2).flatten(2)
+
+
+class Einsum(nn.Module):
+    """Attention by einsum, with the value in front in the second product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all = nn.Linear(16, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.all(x).unflatten(-1, (3, 2, 8)).unbind(2)
+        weights = (torch.einsum("bihd,bjhd->bhij", query, key) / 8**0.5).softmax(-1)
+        return torch.einsum("bjhd,bhij->bihd", value, weights).flatten(2)
+
+
+class Branching(nn.Module):
+    """A forward that no tracer can follow, with two attentions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Linear(16, 16)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        (x,) = tensors
+        weights = (x @ x.transpose(-2, -1) / 4).softmax(-1)
+        if x.shape[1] > 3:
+            weights = weights * 0.5
+        x = weights @ self.value(x)
+        return torch.baddbmm(x.new_zeros(1, 1, 1), x, x.transpose(1, 2)).softmax(-1) @ x
+
+
+class Doubled(nn.Linear):
+    """A layer whose forward is its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight * 2, self.bias)
+
+
+class Table(nn.Module):
+    """A table that is looked up and projected on, without a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(11, 16))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.linear(F.embedding(ids, self.table), self.table)
+
+
+def multihead(**options: Any) -> nn.Module:
+    return nn.MultiheadAttention(16, 2, **options)
+
+
+def weight_norm() -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(nn.Linear(16, 8))
+
+
+class Block(nn.Module):
+    """An owner among layers that are quantized as usual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.norm, self.head = Fused(), nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x + self.inner(x)))
+
+
+CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "functional": (Functional, (X,)),
+    "fused": (Fused, (X,)),
+    "causal": (lambda: Fused(is_causal=True, scale=0.3), (X,)),
+    "boolean mask": (Fused, (X, KEPT)),
+    "additive mask": (Fused, (X, torch.where(KEPT, 0.0, -torch.inf))),
+    "grouped queries": (lambda: Fused(groups=2), (X,)),
+    "einsum": (Einsum, (X,)),
+    "branching": (Branching, (X,)),
+    "own forward": (lambda: Doubled(16, 8), (X,)),
+    "table": (Table, (torch.arange(10).view(2, 5),)),
+    "parametrized": (weight_norm, (X,)),
+    "multihead": (lambda: multihead(batch_first=True), (X, X, X)),
+    "cross": (
+        lambda: multihead(kdim=8, vdim=6, add_bias_kv=True, add_zero_attn=True),
+        (X, X[..., :8], X[..., :6]),
+    ),
+    "padding": (lambda: multihead(batch_first=True), (X, X, X, ~KEPT, False)),
+    "encoder": (lambda: nn.TransformerEncoderLayer(16, 2, 24, dropout=0.0, batch_first=True), (X,)),
+    "transformer": (lambda: nn.Transformer(16, 2, 1, 1, 24, dropout=0.0, batch_first=True), (X, X[:, :3])),
+    "block": (Block, (X,)),
+    "graph": (lambda: fx.symbolic_trace(Block()), (X,)),
+    "exported": (lambda: torch.export.export(Block().eval(), (X,)).module(), (X,)),
+}

@@ -1,0 +1,44 @@
+"""Modules whose products are calls of functions, compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch.nn.functional as F
+from call_models import KEPT, Block, X, multihead
+from torch import fx, nn
+
+import tbt_compile
+from tbt_compile.errors import InputError
+
+
+def test_a_graph_compiles() -> None:
+    model = tbt_compile.prepare(fx.symbolic_trace(Block()), "2-2-2", X)
+    model(X)
+    frozen = tbt_compile.freeze(model)
+    expected = frozen(X).numpy()
+    np.testing.assert_allclose(tbt_compile.lower(frozen)(X.numpy()), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_encoder_of_pytorch_compiles() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 24, activation=F.mish, batch_first=True)
+    inputs = {"src": X, "src_key_padding_mask": ~KEPT}
+    model = tbt_compile.prepare(layer.eval(), "2-2-2", inputs)
+    model(**inputs)
+    frozen = tbt_compile.freeze(model)
+    expected = frozen(**inputs).numpy()
+    compiled = tbt_compile.lower(frozen)
+    result = compiled(**{name: value.numpy() for name, value in inputs.items()})
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_on_one_tensor_compiles_with_one_input() -> None:
+    model = tbt_compile.prepare(multihead(batch_first=True).eval(), "2-2-2", (X, X, X))
+    model(X, X, X)
+    frozen = tbt_compile.freeze(model)
+    compiled, x = tbt_compile.lower(frozen), X.numpy()
+    assert [argument["name"] for argument in compiled.description["inputs"]] == ["query"]
+    for result in (compiled(x), compiled(x, x, x)):
+        np.testing.assert_allclose(result[0], frozen(X, X, X)[0], rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="'value' of .* was the same tensor as 'query'"):
+        compiled(x, value=x + 1)
