@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from tbt_compile.adapters import adapter_for, call_record
@@ -17,6 +17,7 @@ from tbt_compile.dtypes import COMPUTATION, as_float32, checkpoint_dtypes
 from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.modules import evaluation_mode, is_prepared, iter_quantized
 from tbt_compile.modules.calls import CallWithWeight, QuantizedCall, keeping_weights
+from tbt_compile.modules.computed_weights import compute_weights, stored_weight
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.quantizers.pruned import BlockPruner
@@ -94,6 +95,7 @@ def freeze(model: nn.Module) -> FrozenModel:
     adapter = adapter_for(model)
     recipe = adapter.stored_recipe(model)
     frozen = _copy_to_pack(model)
+    compute_weights(frozen)
     with keeping_weights(frozen):
         _show_weights(frozen)
         _freeze_quantizers(frozen)
@@ -141,8 +143,11 @@ def _copy_to_pack(model: nn.Module) -> nn.Module:
         for name, parameter in module.named_parameters(recurse=False)
         if name != "weight" or module not in packing
     }
-    weights = {id(module.weight): module.weight for module in packing}
-    copied = copy.deepcopy(model, {key: weight for key, weight in weights.items() if key not in kept})
+    weights = [weight for module in packing if (weight := stored_weight(module)) is not None]
+    shared = {id(weight): weight for weight in weights if id(weight) not in kept}
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    stale = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    copied = copy.deepcopy(model, {**shared, **{id(value): value.detach() for value in stale}})
     call_record.restore(copied, call_record.recorded(model))  # a GraphModule copies no attributes
     return evaluation_mode(copied)
 

@@ -20,24 +20,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from stages import compare
 from torch import Tensor, nn
-
-import tbt_compile
-from tbt_compile.adapters import call_record
-from tbt_compile.errors import TbtError
-from tbt_compile.passes.prepare.pipeline import PREPARE
-from tbt_compile.preparation import make_context
 
 ROWS, TOKENS, WIDTH, HEADS = 2, 6, 16, 2
 RECIPES = ("2-2-2", "1-1-1", "2-2-8", "1-1-8", "8-2-2")
@@ -203,29 +195,7 @@ def outcome(seed: int, compiled: bool = True) -> tuple[str, str]:
         "equal", "refused" or "different", and what was wrong.
     """
     module, recipe = random_module(seed)
-    x = torch.randn(ROWS, TOKENS, WIDTH)
-    try:
-        call = call_record.record(module, (x,), {})
-        context = PREPARE.run(make_context(module, recipe, x))
-        call_record.restore(module, call)
-        with torch.no_grad():
-            expected, reference = module(x), context.captured(x)
-        if not torch.equal(expected, reference):
-            return "different", "the reference graph differs"
-        frozen = tbt_compile.freeze(module)
-        if not torch.equal(frozen(x), expected):
-            return "different", "the frozen module differs"
-        if compiled:
-            got: Any = tbt_compile.lower(frozen)(x.numpy())
-            near = 1e-5 * max(1.0, float(expected.abs().max()))
-            if not np.allclose(got, expected.numpy(), rtol=1e-5, atol=near):
-                worst = float(np.abs(got - expected.numpy()).max())
-                return "different", f"the compiled module is off by {worst:.2g}"
-    except TbtError as error:
-        return "refused", str(error)
-    except Exception:
-        return "different", traceback.format_exc(limit=-4)
-    return "equal", ""
+    return compare(module, recipe, [torch.randn(ROWS, TOKENS, WIDTH)], compiled=compiled)
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
+from tbt_compile.modules.computed_weights import stored_weight
 from tbt_compile.modules.family import replaces_forward
 from tbt_compile.modules.interception import call_name
 from tbt_compile.modules.products import product_name
@@ -138,6 +139,8 @@ class _Finder:
         site = FoundSite(kind, fqn, [Call(node, {"input": x, "weight": weight}, node)])
         if self.flow.is_active(weight):
             site.obstacle = "its weight depends on the input"
+        elif stored_weight(self.model.get_submodule(fqn)) is None:
+            site.readers = self.flow.readers(weight)
         return site
 
     def _product(self, node: fx.Node) -> FoundSite | None:

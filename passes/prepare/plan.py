@@ -10,6 +10,7 @@ from torch import nn
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import PlanError
+from tbt_compile.modules.computed_weights import stored_weight
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.classify import Decision, Sign
 from tbt_compile.passes.prepare.site_plan import Operand, SitePlan, caller_of, excluded_by
@@ -112,6 +113,8 @@ def make_plan(
     planned += _aliases(model, recipe, planned, owners)
     planned = _with_frees(planned, sites)
     packed = [name for site in planned for call in site.calls for name in call.parameters]
+    layers = {site.fqn for site in planned if not site.is_call and site.quantizes_weight}
+    packed += [name for site in sites if site.fqn in layers for name in site.readers]
     unquantized += remaining_parameters(
         model,
         [(site.fqn, site.operands) for site in planned if not site.is_call],
@@ -165,7 +168,7 @@ def _aliases(
     for name, module in model.named_modules():
         if not isinstance(module, nn.Embedding) or name in sites or excluded_by(name, recipe.exclude):
             continue
-        owner = owners.get(id(module.weight))
+        owner = owners.get(id(stored_weight(module)))
         if owner is not None:
             weight = replace(sites[owner].operand("weight"), reason=f"tied to {owner}")
             found.append(SitePlan(SiteKind.EMBEDDING, name, (weight,), owner))
@@ -199,7 +202,7 @@ def weight_of(site: FoundSite, model: nn.Module) -> Any:
     """The parameter that the weight of a site is; None if it is computed from several."""
     if site.call_sites:
         return model.get_parameter(next(iter(site.readers))) if len(site.readers) == 1 else None
-    return model.get_submodule(site.fqn).weight
+    return stored_weight(model.get_submodule(site.fqn))
 
 
 def _activation(site: FoundSite, name: str, bits: int, signs: dict[str, Decision]) -> Operand:

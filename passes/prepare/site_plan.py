@@ -52,6 +52,11 @@ class SitePlan:
         """Whether the site is named after a call."""
         return caller_of(self.fqn) != self.fqn
 
+    @property
+    def quantizes_weight(self) -> bool:
+        """Whether it has a weight and quantizes it."""
+        return any(operand.is_weight and operand.encoding.quantized for operand in self.operands)
+
     def operand(self, name: str) -> Operand:
         """The operand of that name; KeyError if the site has none."""
         for operand in self.operands:

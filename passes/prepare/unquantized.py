@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from tbt_compile.modules.computed_weights import stored_weight
 from tbt_compile.modules.interception import split_call
 
 
@@ -40,7 +41,7 @@ def remaining_parameters(
     covered = {id(named[name]) for name in packed}
     for fqn, operands in planned:
         if any(operand.name == "weight" and operand.encoding.quantized for operand in operands):
-            covered.add(id(model.get_submodule(fqn).weight))
+            covered.add(id(stored_weight(model.get_submodule(fqn))))
     for item in known:
         if item.name in named:
             covered.add(id(named[item.name]))

@@ -19,6 +19,7 @@ from tbt_compile.errors import FormatError
 from tbt_compile.modules import evaluation_mode, is_prepared, iter_quantized
 from tbt_compile.modules.attention import CHILD, QuantizedAttention
 from tbt_compile.modules.calls import QuantizedProductCall, QuantizedSdpaCall
+from tbt_compile.modules.computed_weights import compute_weights
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
 from tbt_compile.modules.interception import CALLS, Calls, split_call
 from tbt_compile.passes.prepare.context import PrepareContext
@@ -182,6 +183,7 @@ def _install_quantizers(
         model, recipe, adapter_for(model), plan=plan, calls={**names}, quantizers=quantizers
     )
     WriteBack().apply(context)
+    compute_weights(model)
     drop_float_weights(model)
 
 
