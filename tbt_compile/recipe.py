@@ -49,7 +49,7 @@ class Recipe:
         initial_scale: how a learned scale is initialized from the first tensor seen. "magnitude" is a
             multiple of the mean magnitude (LSQ), "l2" a nearby scale with least squared error.
         attention: "softmax", or "bool": one-bit attention weights, 1 where the score is not negative
-            (BiBERT's Bi-Attention).
+            (BiBERT's Bi-Attention); it needs `activation_method="sign"`.
         split: `fnmatch` patterns; the binary weights of matching modules become the sum of two binary
             matrices (BinaryBERT).
         block: side of a pruned block, in rows and in columns.
@@ -111,6 +111,11 @@ class Recipe:
                     f"recipe field {name}={value!r} at {self.notation}: expected "
                     f"{' or '.join(map(str, sorted(allowed)))} bits there"
                 )
+        if self.attention == "bool" and self.activation_method != "sign":
+            raise RecipeError(
+                f"recipe field attention='bool' with activation_method={self.activation_method!r}: attention "
+                "weights of 0 or 1 have no scale; expected activation_method='sign'"
+            )
         if self.split and self.weight_bits != 1:
             raise RecipeError(f"recipe field split at {self.notation}: expected 1 bit for weights")
 

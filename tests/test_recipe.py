@@ -68,6 +68,7 @@ def test_encodings_of_the_papers_activation_categories():
         ("2-2-2", {"weight_method": "sign"}, "weight_method='sign' at 2-2-2: expected 1 or 32 bits"),
         ("2-2-2", {"activation_method": "sign"}, "activation_method='sign' at 2-2-2: expected 1 or 8 or 32"),
         ("1-1-8", {"attention": "bool"}, "attention='bool' at 1-1-8: expected 1 bits"),
+        ("1-1-1", {"attention": "bool"}, "attention='bool' .* expected activation_method='sign'"),
         ("1-1-1", {"weight_method": "pruned"}, "weight_method='pruned' at 1-1-1: expected 32 bits"),
         ("2-2-2", {"split": ("*.fc1",)}, "split at 2-2-2: expected 1 bit"),
         ("32-32-32", {"weight_method": "pruned", "block": 0}, "block=0"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -163,32 +162,30 @@ def insert_calls(
         name = product_name(node.target)
         assert name is not None
         target = f"{prefix}call_{made.number}"
-        module.add_submodule(target, quantized_call(site, replace(made, function=name), context.quantizers))
+        module.add_submodule(target, quantized_call(site, replace(made, function=name), context))
         with module.graph.inserting_before(node):
             output = module.graph.call_module(target, node.args, dict(node.kwargs))
         _replace(module.graph, node, output)
 
 
-def quantized_call(
-    site: SitePlan, made: CallSite, quantizers: Mapping[tuple[str, str], nn.Module]
-) -> QuantizedCall:
+def quantized_call(site: SitePlan, made: CallSite, context: PrepareContext) -> QuantizedCall:
     """The module that takes the place of a call.
 
     Args:
         site: the plan of the site.
         made: one of its calls.
-        quantizers: by site name and operand.
+        context: holds the quantizers and the recipe.
 
     Returns:
         A module that takes the arguments of the call.
     """
-    of_site = {operand.name: quantizers[site.fqn, operand.name] for operand in site.operands}
+    of_site = {operand.name: context.quantizers[site.fqn, operand.name] for operand in site.operands}
     if site.kind is not SiteKind.ATTENTION:
         kind = QuantizedEmbeddingCall if site.kind is SiteKind.EMBEDDING else QuantizedWeightCall
         children = {f"{name}_quantizer": quantizer for name, quantizer in of_site.items()}
         return kind(made.function, children, made.reverse, made.parameters, made.frees)
     if len(site.calls) == 1:
-        return QuantizedSdpaCall(made.function, of_site)
+        return QuantizedSdpaCall(made.function, of_site, context.recipe.attention == "bool")
     names = OPERANDS[:2] if made.number == site.calls[0].number else OPERANDS[2:]
     return QuantizedProductCall(made.function, {name: of_site[name] for name in names}, made.reverse)
 

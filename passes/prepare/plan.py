@@ -11,6 +11,7 @@ from torch import nn
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import PlanError
 from tbt_compile.modules.computed_weights import stored_weight
+from tbt_compile.modules.interception import split_call
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.classify import Decision, Sign
 from tbt_compile.passes.prepare.site_plan import Operand, SitePlan, caller_of, excluded_by
@@ -89,8 +90,8 @@ def make_plan(
             unquantized += [Unquantized(owner, reason)] if whole else _kept(site, reason)
         elif site.keep is not None:
             unquantized += _kept(site, site.keep)
-        elif site.obstacle is not None:
-            obstacles[site.fqn] = site.obstacle
+        elif (obstacle := site.obstacle or _softmax_that_stays(site, recipe)) is not None:
+            obstacles[site.fqn] = obstacle
         else:
             planned.append(_plan_site(site, recipe, signs, owners, model))
     if obstacles:
@@ -137,6 +138,15 @@ def _with_frees(planned: list[SitePlan], sites: list[FoundSite]) -> list[SitePla
         return replace(site, calls=tuple(replace(call, frees=frees) for call in site.calls))
 
     return [freed(site) for site in planned]
+
+
+def _softmax_that_stays(site: FoundSite, recipe: Recipe) -> str | None:
+    """Why Bi-Attention cannot be had of an attention whose products are intercepted one by one, or None."""
+    if recipe.attention != "bool" or site.kind is not SiteKind.ATTENTION or len(site.call_sites) < 2:
+        return None
+    if split_call(site.fqn) is None:
+        return None
+    return "attention='bool' leaves out its softmax, but the module itself calls it; use attention='softmax'"
 
 
 def _kept(site: FoundSite, reason: str) -> list[Unquantized]:

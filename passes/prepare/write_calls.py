@@ -44,7 +44,7 @@ def write_calls(context: PrepareContext, sites: Iterable[SitePlan]) -> None:
         calls = Calls(names, [site.to_dict() for site in owned])
         for site in owned:
             for made in site.calls:
-                calls.add_module(str(made.number), quantized_call(site, made, context.quantizers))
+                calls.add_module(str(made.number), quantized_call(site, made, context))
         if isinstance(module, fx.GraphModule):
             module.add_module(CALLS, calls)
             _rewrite(module, calls)

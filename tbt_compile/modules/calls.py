@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbt_compile.modules.multihead import masked_softmax
+from tbt_compile.modules.multihead import additive_mask, masked_softmax
 from tbt_compile.modules.products import Contraction, contraction, operands_of
 from tbt_compile.quantizers import quantized_embedding, quantized_linear, quantized_matmul
 
@@ -131,12 +131,21 @@ class QuantizedSdpaCall(QuantizedCall):
     """`F.scaled_dot_product_attention` on quantized operands.
 
     Children: `query`, `key`, `probabilities` and `value`.
+
+    Attributes:
+        without_softmax: whether `probabilities` quantizes the masked scores (Bi-Attention).
     """
 
     query: nn.Module
     key: nn.Module
     probabilities: nn.Module
     value: nn.Module
+
+    def __init__(
+        self, function: str, quantizers: dict[str, nn.Module], without_softmax: bool = False
+    ) -> None:
+        super().__init__(function, quantizers)
+        self.without_softmax = without_softmax
 
     def forward(
         self,
@@ -175,13 +184,20 @@ class QuantizedSdpaCall(QuantizedCall):
         if is_causal:
             causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
             attn_mask = torch.where(causal, 0.0, torch.finfo(scores.dtype).min)  # query i sees key i at least
-            probabilities = torch.softmax(scores + attn_mask, -1)
+            probabilities = self._probabilities(scores + attn_mask, None)
         else:
-            probabilities = masked_softmax(scores, attn_mask if attn_mask is None else _rank_four(attn_mask))
-        if dropout_p:
+            probabilities = self._probabilities(
+                scores, attn_mask if attn_mask is None else _rank_four(attn_mask)
+            )
+        if dropout_p and not self.without_softmax:
             probabilities = torch.dropout(probabilities, dropout_p, True)
         mixed = quantized_matmul(self.probabilities(probabilities), self.value(value), False)
         return mixed.reshape(*shape[:-1], width)
+
+    def _probabilities(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        if self.without_softmax:
+            return scores if mask is None else scores + additive_mask(mask, scores.dtype)
+        return masked_softmax(scores, mask)
 
 
 def _rank_four(x: Tensor) -> Tensor:

@@ -120,14 +120,17 @@ def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return torch.softmax(scores, -1)
-    lowest = torch.finfo(scores.dtype).min
-    if mask.dtype == torch.bool:
-        allowed = mask
-        added = torch.where(mask, 0.0, lowest).to(scores.dtype)
-    else:
-        allowed = mask > lowest
-        added = mask.to(scores.dtype).clamp(min=lowest)
+    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(scores.dtype).min
+    added = additive_mask(mask, scores.dtype)
     return torch.where(allowed.any(-1, keepdim=True), torch.softmax(scores + added, -1), 0.0)
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to scores, finite: True becomes 0, False and -inf the least number of the dtype."""
+    lowest = torch.finfo(dtype).min
+    if mask.dtype == torch.bool:
+        return torch.where(mask, 0.0, lowest).to(dtype)
+    return mask.to(dtype).clamp(min=lowest)
 
 
 def _projected(
