@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from tbt_compile.passes.constant_sizes import constant_sizes
 from tbt_compile.passes.inline_contexts import inline_contexts
 
 _TRACING = threading.RLock()
@@ -40,6 +41,7 @@ def export_program(
     with torch.no_grad(), _quick_tracing():
         program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     inline_contexts(program)
+    constant_sizes(program)
     return program
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from transformers import BertConfig, BertForSequenceClassification
 
 X = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
 KEPT = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
@@ -110,6 +111,24 @@ class Block(nn.Module):
         return self.head(self.norm(x + self.inner(x)))
 
 
+IDS = torch.arange(24).view(3, 8) % 20
+
+
+def exported_bert() -> nn.Module:
+    """A model of transformers as an exported program, whose batch size a buffer fixes."""
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=8,
+    )
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+    return torch.export.export(model, (IDS, torch.ones_like(IDS))).module()
+
+
 CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "functional": (Functional, (X,)),
     "fused": (Fused, (X,)),
@@ -132,5 +151,6 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "transformer": (lambda: nn.Transformer(16, 2, 1, 1, 24, dropout=0.0, batch_first=True), (X, X[:, :3])),
     "block": (Block, (X,)),
     "graph": (lambda: fx.symbolic_trace(Block()), (X,)),
+    "exported BERT": (exported_bert, (IDS, (IDS > 2).long())),
     "exported": (lambda: torch.export.export(Block().eval(), (X,)).module(), (X,)),
 }

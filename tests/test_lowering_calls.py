@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch.nn.functional as F
-from call_models import KEPT, Block, X, multihead
+from call_models import IDS, KEPT, Block, X, exported_bert, multihead
 from torch import fx, nn
 
 import tbt_compile
@@ -18,6 +18,20 @@ def test_a_graph_compiles() -> None:
     frozen = tbt_compile.freeze(model)
     expected = frozen(X).numpy()
     np.testing.assert_allclose(tbt_compile.lower(frozen)(X.numpy()), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_an_exported_program_compiles_with_the_sizes_that_it_has() -> None:
+    model, inputs = exported_bert(), (IDS, (IDS > 2).long())
+    tbt_compile.prepare(model, "2-2-2", inputs)
+    model(*inputs)
+    frozen = tbt_compile.freeze(model)
+    (expected,) = frozen(*inputs).values()
+    compiled, arrays = tbt_compile.lower(frozen), [x.numpy() for x in inputs]
+    (result,) = compiled(*arrays).values()
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="3"):
+        compiled(*(x[:2] for x in arrays))
 
 
 def test_an_encoder_of_pytorch_compiles() -> None:

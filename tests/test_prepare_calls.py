@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from call_models import CASES, Block, Functional, Fused, Table, X
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 import tbt_compile
 from tbt_compile.errors import CaptureError
@@ -21,7 +22,7 @@ from tbt_compile.preparation import make_context
 
 
 def tensors(output: Any) -> list[Tensor]:
-    return [each for each in (output if isinstance(output, tuple) else (output,)) if each is not None]
+    return [each for each in tree_leaves(output) if each is not None]
 
 
 def same(first: Any, second: Any) -> bool:

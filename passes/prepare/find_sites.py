@@ -115,10 +115,9 @@ class _Finder:
 
     def site_of(self, node: fx.Node) -> FoundSite | None:
         """The site that a node is the call of; None if there is none."""
-        layer = self.is_layer(self.model.get_submodule(caller(node)))
-        if node.target in LINEAR and layer:
+        if node.target in LINEAR and self._is_layer(node):
             return self._linear_layer(node)
-        if node.target in EMBEDDING and layer:
+        if node.target in EMBEDDING and self._is_layer(node):
             return _embedding_site(node, self.model)
         if node.target in SOFTMAX:
             return self._attention(node)
@@ -129,6 +128,9 @@ class _Finder:
         if is_lookup(node):
             return self._lookup(node)
         return self._product(node) if product_name(node.target) is not None else None
+
+    def _is_layer(self, node: fx.Node) -> bool:
+        return self.is_layer(self.model.get_submodule(caller(node)))
 
     def _linear_layer(self, node: fx.Node) -> FoundSite | None:
         x, weight, _ = linear_operands(node)

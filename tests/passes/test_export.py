@@ -21,6 +21,18 @@ class Raises(nn.Module):
         raise ArithmeticError("no such thing")
 
 
+class AddsToBuffer(nn.Module):
+    """Takes as many rows as its buffer has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.ones(3, 8))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x + self.rows
+        return y, y.new_zeros(x.shape[0], 2)
+
+
 def settings() -> tuple[bool, bool, bool]:
     config = torch._dynamo.config
     return gc.isenabled(), torch.fx.config.do_not_emit_stack_traces, config.fake_tensor_cache_enabled
@@ -51,3 +63,12 @@ def test_the_graph_is_that_of_a_plain_export() -> None:
         plain = torch.export.export(module, (X,), dynamic_shapes=shapes, strict=False)
     assert graph_text(ours.graph_module) == graph_text(plain.graph_module)
     assert torch.equal(ours.module()(X), plain.module()(X))
+
+
+def test_a_dimension_that_the_graph_fixes_is_an_integer() -> None:
+    program = export_program(AddsToBuffer(), (X,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    sizes = {
+        type(size) for node in program.graph.nodes for size in getattr(node.meta.get("val"), "shape", ())
+    }
+    assert sizes == {int}
+    assert program.module()(X)[0].shape == (3, 8)
