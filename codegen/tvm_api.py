@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tvm
-from tvm import ir, relax, tirx
+from tvm import ir, relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.sym import Analyzer
 from tvm.target import Target
@@ -120,6 +120,7 @@ __all__ = [
     "relax",
     "simplify",
     "structural_equal",
+    "te",
     "tensor_argument",
     "tirx",
     "tvm",

@@ -19,7 +19,7 @@ _CHOICES = {
     "attention": ("softmax", "bool"),
 }
 # Fields added later are written only if they differ from the default: older files and records stay equal.
-_LATER = ("initial_scale", "attention", "split", "block")
+_LATER = ("initial_scale", "attention", "split", "block", "conv")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,9 @@ class Recipe:
         split: `fnmatch` patterns; the binary weights of matching modules become the sum of two binary
             matrices (BinaryBERT).
         block: side of a pruned block, in rows and in columns.
+        conv: whether Conv1d and Conv2d are quantized, as products of their windows with their weights
+            (im2col). 1x1 convolutions without padding are linear layers, and quantized in any case; grouped,
+            transposed and 3d convolutions never are.
 
     >>> Recipe.parse("2-2-8")
     Recipe.parse('2-2-8')
@@ -75,6 +78,7 @@ class Recipe:
     attention: str = "softmax"
     split: tuple[str, ...] = ()
     block: int = 32
+    conv: bool = False
 
     def __post_init__(self) -> None:
         for name in ("embedding_bits", "weight_bits", "activation_bits", "output_projection_activation_bits"):
@@ -88,6 +92,9 @@ class Recipe:
                 raise RecipeError(
                     f"recipe field {name}={getattr(self, name)!r}: expected one of {', '.join(choices)}"
                 )
+        for name in ("center_weights", "center_activations", "conv"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecipeError(f"recipe field {name}={getattr(self, name)!r}: expected True or False")
         for name in ("exclude", "split"):
             patterns = getattr(self, name)
             if isinstance(patterns, str):

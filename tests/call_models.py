@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 X = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+IMAGE = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(0))
 KEPT = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
 
 
@@ -129,6 +130,52 @@ def exported_bert() -> nn.Module:
     return torch.export.export(model, (IDS, torch.ones_like(IDS))).module()
 
 
+class Features(nn.Module):
+    """An image classifier with convolutions of every kind: x `[B, 3, 9, 8]` -> scores `[B, 5]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 12, 1),
+            nn.ReLU(),
+            nn.Conv2d(12, 12, 3, padding=1, groups=12),
+            nn.Conv2d(12, 12, 3, dilation=(2, 1), padding="same", bias=False),
+        )
+        self.rows = nn.Conv1d(12, 6, 3, stride=2, padding=1, padding_mode="circular")
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        return self.head(self.rows(x.view(x.shape[0], 12, -1)).relu().mean(-1))
+
+
+class Kernels(nn.Module):
+    """Convolutions as calls, with arguments in every form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.bias = nn.Parameter(torch.randn(6, 3, 3, 4)), nn.Parameter(torch.randn(6))
+        self.second, self.third = nn.Parameter(torch.randn(8, 6, 1, 1)), nn.Parameter(torch.randn(4, 8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, weight=self.first, bias=self.bias, padding="same").relu()
+        x = torch.conv2d(x, self.second * 2, None, (2, 1)).flatten(2)
+        zeros, (step,) = x.new_zeros(4), (2,)
+        return torch.convolution(x, self.third, zeros, [step], [2], [3], False, [0], 1)
+
+
+def exported(model: nn.Module, x: Tensor, decomposed: bool = False) -> nn.Module:
+    program = torch.export.export(model.eval(), (x,))
+    return (program.run_decompositions() if decomposed else program).module()
+
+
+def two_layers() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding="same"), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+
 CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "functional": (Functional, (X,)),
     "fused": (Fused, (X,)),
@@ -152,5 +199,26 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "block": (Block, (X,)),
     "graph": (lambda: fx.symbolic_trace(Block()), (X,)),
     "exported BERT": (exported_bert, (IDS, (IDS > 2).long())),
-    "exported": (lambda: torch.export.export(Block().eval(), (X,)).module(), (X,)),
+    "exported": (lambda: exported(Block(), X), (X,)),
+}
+CONVOLUTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "pointwise": (lambda: nn.Conv1d(5, 8, 1, stride=2), (X,)),
+    "padded": (lambda: nn.Conv1d(5, 8, 4, padding="same"), (X,)),
+    "dilated": (lambda: nn.Conv2d(3, 8, (2, 3), stride=(1, 2), padding=(2, 1), dilation=2), (IMAGE,)),
+    "circular": (lambda: nn.Conv2d(3, 8, 3, padding=(1, 2), padding_mode="circular"), (IMAGE,)),
+    "unbatched": (lambda: nn.Conv2d(3, 8, 3, padding=1), (IMAGE[0],)),
+    "strided input": (
+        lambda: two_layers().to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        (IMAGE.to(memory_format=torch.channels_last),),
+    ),
+    "convolutions": (Features, (IMAGE,)),
+    "kernels": (Kernels, (IMAGE,)),
+    "normalized weight": (
+        lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3), dim=0),
+        (IMAGE,),
+    ),
+    "graph of layers": (lambda: fx.symbolic_trace(Features()), (IMAGE,)),
+    "graph of calls": (lambda: fx.symbolic_trace(Kernels()), (IMAGE,)),
+    "exported convolutions": (lambda: exported(two_layers(), IMAGE), (IMAGE,)),
+    "decomposed": (lambda: exported(two_layers(), IMAGE, decomposed=True), (IMAGE,)),
 }

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from call_models import CASES, Block, Functional, Fused, Table, X
+from call_models import CASES, CONVOLUTIONS, Block, Functional, Fused, Table, X
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 import tbt_compile
-from tbt_compile.errors import CaptureError
+from tbt_compile import Recipe
+from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.modules import QuantizedCall, iter_quantized
 from tbt_compile.passes.prepare.pipeline import PREPARE
 from tbt_compile.preparation import make_context
@@ -35,20 +36,17 @@ def evaluated(module: nn.Module) -> nn.Module:
     return module
 
 
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> tuple[nn.Module, tuple[Any, ...]]:
-    torch.manual_seed(0)
-    make, inputs = CASES[request.param]
-    return evaluated(make()), inputs
-
-
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-def test_from_prepared_to_loaded(case: tuple[nn.Module, tuple[Any, ...]], tmp_path: Path) -> None:
-    model, inputs = case
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("case", [*CASES, *CONVOLUTIONS])
+def test_from_prepared_to_loaded(case: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    make, inputs = (CASES | CONVOLUTIONS)[case]
+    model, recipe = evaluated(make()), Recipe.parse("2-2-2", conv=case in CONVOLUTIONS)
     fresh, keys = copy.deepcopy(model), list(model.state_dict())
     with torch.no_grad():
         unchanged = model(*inputs)
-    context = PREPARE.run(make_context(model, "2-2-2", inputs))
+    context = PREPARE.run(make_context(model, recipe, inputs))
     assert isinstance(model, (type(fresh), fx.GraphModule))
     assert set(keys) <= set(model.state_dict())
     assert all(module.encoding.quantized for module in context.quantizers.values())
@@ -63,7 +61,7 @@ def test_from_prepared_to_loaded(case: tuple[nn.Module, tuple[Any, ...]], tmp_pa
         if "quantizer" not in name and "tbt_" not in name:
             assert parameter.grad is not None, name
 
-    prepared = tbt_compile.prepare(copy.deepcopy(fresh), "2-2-2", inputs)
+    prepared = tbt_compile.prepare(copy.deepcopy(fresh), recipe, inputs)
     with torch.no_grad():
         output = prepared(*inputs)
     frozen = tbt_compile.freeze(prepared)
@@ -94,7 +92,7 @@ def test_a_plan_names_calls_and_goes_through_json() -> None:
     assert [site.fqn for site in plan] == ["inner.query", "inner.rest", "inner.tbt_calls.0", "head"]
     assert plan["inner.tbt_calls.0"].owner == "inner"
     assert tbt_compile.QuantPlan.from_dict(plan.to_dict()) == plan
-    excluded = tbt_compile.Recipe.parse("2-2-2", exclude=("inner.tbt_calls.*",))
+    excluded = Recipe.parse("2-2-2", exclude=("inner.tbt_calls.*",))
     assert [site.fqn for site in tbt_compile.plan(Block(), excluded, X)] == [
         "inner.query",
         "inner.rest",
@@ -167,3 +165,42 @@ class Batched(nn.Module):
 def test_what_stays_in_full_precision_is_listed() -> None:
     (entry,) = (item for item in tbt_compile.plan(Batched(), "2-2-2", X).unquantized if item.name == "heads")
     assert entry.reason == "matmul multiplies other inputs by other parts of it"
+
+
+class Reused(nn.Module):
+    """Calls one module with two weights, and another with one weight, twice."""
+
+    class Product(nn.Module):
+        def forward(self, x: Tensor, w: Tensor) -> Tensor:
+            return F.linear(x, w * 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(16, 16)), nn.Parameter(torch.randn(16, 16))
+        self.two, self.one = self.Product(), self.Product()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(self.one(x, self.first), self.first)
+        return self.two(self.two(x, self.first), self.second)
+
+
+def test_a_call_with_another_weight_each_time_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"'two\.tbt_calls\.0' of Reused .* linear gets another weight each"):
+        tbt_compile.plan(Reused(), "2-2-2", X)
+    plan = tbt_compile.plan(Reused(), Recipe.parse("2-2-2", exclude=("two",)), X)
+    assert [site.fqn for site in plan] == ["one.tbt_calls.0"]
+
+
+def test_every_weight_of_calls_that_stay_is_listed() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer, self.head = Batched(), nn.Parameter(torch.randn(2, 2, 4)), nn.Linear(4, 4)
+            self.more = nn.Parameter(torch.randn(2, 4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.inner(x).unflatten(-1, (2, 2)).transpose(1, 2) @ self.outer @ self.more)
+
+    kept = {item.name: item.reason for item in tbt_compile.plan(Twice(), "2-2-2", X).unquantized}
+    expected = "matmul multiplies other inputs by other parts of it"
+    assert [kept[name] for name in ("inner.heads", "outer", "more")] == [expected] * 3

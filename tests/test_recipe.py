@@ -37,6 +37,9 @@ def test_options_are_checked():
         Recipe.parse("2-2-2", ste="hard")
     with pytest.raises(RecipeError, match="sequence of name patterns"):
         Recipe.parse("2-2-2", exclude="lm_head")
+    for name in ("conv", "center_weights", "center_activations"):
+        with pytest.raises(RecipeError, match=f"recipe field {name}=1: expected True or False"):
+            Recipe.parse("2-2-2", **{name: 1})
 
 
 def test_named_recipes():

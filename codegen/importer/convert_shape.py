@@ -1,4 +1,4 @@
-"""Convert slices, gathers and fills; TVM's converters get most of them wrong at the ends of the range."""
+"""Convert slices, windows, gathers and fills, most of which TVM gets wrong at the ends of their range."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
-from tbt_compile.codegen.tvm_api import Expr, relax
+from tbt_compile.codegen.tvm_api import Expr, relax, te
 
 _END = 2**63 - 1
 """The end of an unbounded slice."""
@@ -61,6 +61,26 @@ def convert_index(call: Call) -> Expr:
     return call.emit(
         relax.op.take(x, call.emit(relax.op.where(negative, wrapped, index)), axis=axis, mode="clip")
     )
+
+
+@converter(ATEN.unfold.default)
+def convert_unfold(call: Call) -> Expr:
+    """`aten::unfold(self, dimension, size, step)`: windows of one dimension; their elements become the last.
+
+    Raises:
+        ValueError: `size` or `step` is symbolic.
+    """
+    dim, size, step = _constants(call, "dimension", "size", "step")
+
+    def windows(x: Any) -> Any:
+        axis = dim % len(x.shape)
+        positions = (x.shape[axis] - size) // step + 1
+        shape = [*x.shape[:axis], positions, *x.shape[axis + 1 :], size]
+        return te.compute(
+            shape, lambda *at: x(*at[:axis], at[axis] * step + at[-1], *at[axis + 1 : -1]), "unfold"
+        )
+
+    return call.compute(windows, call.operands.self)
 
 
 @converter(ATEN.new_ones.default)

@@ -69,6 +69,10 @@ class Call:
         """Bind an expression to a new variable and return the variable."""
         return self._importer.block_builder.emit(expression)
 
+    def compute(self, function: Callable[..., Any], *args: Expr) -> Expr:
+        """Emit what `function` builds with `te.compute` from tensors; TVM fuses it with its neighbours."""
+        return self._importer.block_builder.emit_te(function, *args)
+
     def kernel(
         self,
         spec: Any,

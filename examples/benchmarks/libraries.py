@@ -204,7 +204,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the outcomes")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    recipe = Recipe.parse(options.recipe)
+    recipe = Recipe.parse(options.recipe, conv=options.conv)
     done = options.json is not None and options.json.exists()
     rows: dict[str, dict[str, Any]] = json.loads(options.json.read_text()) if done else {}
     try:

@@ -31,6 +31,8 @@ import torch.nn.functional as F
 from stages import compare
 from torch import Tensor, nn
 
+from tbt_compile import Recipe
+
 ROWS, TOKENS, WIDTH, HEADS = 2, 6, 16, 2
 RECIPES = ("2-2-2", "1-1-1", "2-2-8", "1-1-8", "8-2-2")
 Part = Callable[[Random], nn.Module]
@@ -106,9 +108,12 @@ class MultiHead(nn.Module):
 class Transposed(nn.Module):
     """A convolution over the tokens."""
 
-    def __init__(self, kernel: int) -> None:
+    def __init__(self, random: Random) -> None:
         super().__init__()
-        self.inner = nn.Conv1d(WIDTH, WIDTH, kernel, padding="same")
+        options = {"dilation": random.choice([1, 2]), "groups": random.choice([1, 1, 2])}
+        mode, bias = random.choice(["zeros", "circular"]), random.random() < 0.7
+        kernel = random.choice([1, 3])
+        self.inner = nn.Conv1d(WIDTH, WIDTH, kernel, padding="same", padding_mode=mode, bias=bias, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x.transpose(1, 2)).transpose(1, 2)
@@ -163,7 +168,8 @@ OTHER: tuple[Part, ...] = (
         [nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Mish, nn.Hardswish, nn.ELU]
     )(),
     lambda random: random.choice([nn.LayerNorm, nn.RMSNorm])(WIDTH),
-    lambda random: Transposed(random.choice([1, 3])),
+    Transposed,
+    lambda _: Apply(lambda x, w, b: F.conv2d(x[:, None], w, b, padding=1).mean(1), (4, 1, 3, 3), (4,)),
     lambda _: Apply(lambda x, w: x * torch.sigmoid(w) + x.mean(1, keepdim=True), (WIDTH,)),
     lambda _: Apply(lambda x: F.softmax(x, 1) * x.amax(-1, keepdim=True)),
 )
@@ -176,12 +182,12 @@ def part(random: Random) -> nn.Module:
     return Residual(made, random.random() < 0.4) if random.random() < 0.3 else made
 
 
-def random_module(seed: int) -> tuple[nn.Module, str]:
+def random_module(seed: int) -> tuple[nn.Module, Recipe]:
     """A random chain of parts that starts with a linear layer, in evaluation mode, and a recipe."""
     random = Random(seed)
     torch.manual_seed(seed)
     parts = [nn.Linear(WIDTH, WIDTH), *(part(random) for _ in range(random.randint(1, 3)))]
-    return nn.Sequential(*parts).eval(), random.choice(RECIPES)
+    return nn.Sequential(*parts).eval(), Recipe.parse(random.choice(RECIPES), conv=random.random() < 0.5)
 
 
 def outcome(seed: int, compiled: bool = True) -> tuple[str, str]:

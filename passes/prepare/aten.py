@@ -51,6 +51,7 @@ VIEW = frozenset(
         aten.type_as.default,
         aten.unbind.int,
         aten.unflatten.int,
+        aten.unfold.default,
         aten.unsqueeze.default,
         aten.view.default,
         aten.view_as.default,

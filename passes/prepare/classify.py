@@ -48,10 +48,13 @@ class Decision:
 _ALWAYS_NONNEG = SOFTMAX | {
     aten.abs.default,
     aten.exp.default,
+    aten.hardsigmoid.default,
+    aten.hardsigmoid_.default,
     aten.relu.default,
     aten.relu_.default,
     aten.relu6.default,
     aten.sigmoid.default,
+    aten.sigmoid_.default,
     aten.softplus.default,
     aten.square.default,
 }
@@ -60,6 +63,8 @@ _CLOSED = frozenset(
     {
         aten.add.Tensor,
         aten.add_.Tensor,
+        aten.adaptive_avg_pool1d.default,
+        aten.adaptive_avg_pool2d.default,
         aten.avg_pool1d.default,
         aten.avg_pool2d.default,
         aten.bmm.default,
@@ -90,7 +95,16 @@ _CLAMPS = frozenset(
     }
 )
 _SELECT = frozenset({aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf})
-_FILL = frozenset({aten.masked_fill.Scalar, aten.masked_fill_.Scalar, aten.masked_fill.Tensor})
+# The result has values of the operand, and the number `value` in other places; None is 0.
+_FILL = frozenset(
+    {
+        aten.constant_pad_nd.default,
+        aten.masked_fill.Scalar,
+        aten.masked_fill_.Scalar,
+        aten.masked_fill.Tensor,
+        aten.pad.default,
+    }
+)
 
 Signs = Callable[[Any], Decision]
 
@@ -131,7 +145,7 @@ def classify_node(node: fx.Node, sign_of: Signs, gelu_nonnegative: bool) -> Deci
         return _all_nonneg([sign_of(value) for value in _values(node)], name)
     if target in _FILL:
         call = operands(node)
-        return _all_nonneg([sign_of(call.self), sign_of(call.value)], name)
+        return _all_nonneg([sign_of(call.self), sign_of(0 if call.value is None else call.value)], name)
     return Decision(Sign.SIGNED, f"output of {name}")
 
 

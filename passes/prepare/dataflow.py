@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 
 @dataclass
@@ -41,6 +42,15 @@ class Dataflow:
     def is_active(self, value: object) -> bool:
         """Whether a value depends on an input."""
         return value in self.active
+
+    def is_same(self, first: object, second: object) -> bool:
+        """Whether two values are computed from the same parameters in the same way."""
+        if not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
+            return first == second
+        if first is second or (first.op, first.target) != (second.op, second.target) or first in self.active:
+            return first is second
+        one, other = (pytree.tree_leaves((node.args, node.kwargs)) for node in (first, second))
+        return len(one) == len(other) and all(map(self.is_same, one, other))
 
     def readers(self, weight: fx.Node) -> dict[str, frozenset[str]]:
         """For each parameter of a weight, the names of the nodes that depend on an input and read it."""

@@ -5,14 +5,18 @@ A layer is found by its module. A call has only its number in the forward of its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import fx
 from torch.fx.node import map_arg
 
+from tbt_compile.modules.convolutions import OTHER_RANKS, TRANSPOSED, geometry
+from tbt_compile.modules.interception import call_name
 from tbt_compile.modules.products import (
+    CONVOLUTIONS,
     EMBEDDING,
     FACTORS,
     SDPA,
@@ -22,8 +26,18 @@ from tbt_compile.modules.products import (
     product_name,
 )
 from tbt_compile.ops.operands import operands
+from tbt_compile.passes.prepare.aten import aten
 from tbt_compile.passes.prepare.number_calls import caller, number_of
-from tbt_compile.passes.prepare.sites import CallSite
+from tbt_compile.passes.prepare.sites import CallSite, FoundSite, SiteKind
+
+# Convolutions without a quantized form, and why.
+_NO_FORM = {
+    aten.conv3d.default: OTHER_RANKS,
+    aten.conv3d.padding: OTHER_RANKS,
+    aten.conv_transpose1d.default: TRANSPOSED,
+    aten.conv_transpose2d.input: TRANSPOSED,
+    aten.conv_transpose3d.input: TRANSPOSED,
+}
 
 
 def factors(node: fx.Node) -> tuple[Any, Any] | None:
@@ -48,10 +62,31 @@ def shape_of_weight(node: fx.Node, reverse: bool) -> tuple[int, int] | None:
 
 def contracted(node: fx.Node) -> Contraction | None:
     """The contraction that a node computes, on tensors without data."""
+    return contraction(*_without_data(node))
+
+
+def is_convolution(node: fx.Node) -> bool:
+    """Whether a node is a convolution, of any kind."""
+    return node.target in _NO_FORM or product_name(node.target) in CONVOLUTIONS
+
+
+def convolution_kind(node: fx.Node) -> SiteKind | str:
+    """The kind of site that a convolution is; the reason if it has no quantized form."""
+    if node.target in _NO_FORM:
+        return _NO_FORM[node.target]
+    name, args, kwargs = _without_data(node)
+    found = geometry(name, operands_of(name, args, kwargs))
+    if isinstance(found, str):
+        return found
+    return SiteKind.LINEAR if found.pointwise else SiteKind.CONVOLUTION
+
+
+def _without_data(node: fx.Node) -> tuple[str, Any, Any]:
+    """A product as its name, arguments and keyword arguments, on tensors without data."""
     name = product_name(node.target)
     assert name is not None
     args, kwargs = (map_arg(part, _meta) for part in (node.args, node.kwargs))
-    return contraction(name, cast(Any, args), cast(Any, kwargs))
+    return name, args, kwargs
 
 
 def _meta(node: fx.Node) -> Any:
@@ -101,3 +136,21 @@ def call_site(
             "split the module, so that each makes the same calls every time"
         )
     return CallSite(number, names[number], reverse, tuple(parameters))
+
+
+def name_calls(sites: list[FoundSite], untraceable: Mapping[str, str]) -> None:
+    """Name sites after their calls, in place. One attention that can be traced keeps the name of its module.
+
+    Args:
+        sites: of the graph.
+        untraceable: why the attention of a module cannot be traced, by module name.
+    """
+    shared = Counter(site.fqn for site in sites if site.call_sites)
+    for site in sites:
+        traced = site.traceable and shared[site.fqn] <= 1 and site.fqn not in untraceable
+        if traced or not (site.call_sites or site.traceable):
+            continue
+        if site.call_sites:
+            site.fqn = call_name(site.fqn, site.call_sites[0].number)
+        else:
+            site.obstacle = untraceable.get(site.fqn, "its products are made by two modules")

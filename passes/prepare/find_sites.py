@@ -1,22 +1,21 @@
 """Find the sites of the captured graph: the operations whose operands can be quantized.
 
 A site is a module of the user's model with its calls in the graph. A module that is called twice is one site
-with two calls, since both share its quantizers. There are four kinds: linear layers (also addmm), the output
-projection, embedding lookups, and attention (the products QK^T and PV around a softmax).
+with two calls, since both share its quantizers. There are five kinds: linear layers (also addmm and 1x1
+convolutions), the output projection, embedding lookups, convolutions, and attention (the products QK^T and PV
+around a softmax).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
 from tbt_compile.modules.computed_weights import stored_weight
 from tbt_compile.modules.family import replaces_forward
-from tbt_compile.modules.interception import call_name
 from tbt_compile.modules.products import product_name
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.base import PassResult
@@ -34,10 +33,13 @@ from tbt_compile.passes.prepare.aten import (
 from tbt_compile.passes.prepare.dataflow import Dataflow
 from tbt_compile.passes.prepare.find_calls import (
     call_site,
+    convolution_kind,
     factors,
     fused_operands,
+    is_convolution,
     is_fused_attention,
     is_lookup,
+    name_calls,
     shape_of_weight,
 )
 from tbt_compile.passes.prepare.number_calls import caller
@@ -72,35 +74,18 @@ def find_sites(
         The sites in execution order.
     """
     finder = _Finder(model, output_projection, calls, is_layer, Dataflow.of(graph, model))
-    found: dict[tuple[SiteKind, str, tuple[int, ...]], FoundSite] = {}
+    found: dict[tuple[Any, ...], FoundSite] = {}
     for node in graph.nodes:
         site = finder.site_of(node) if node.op == "call_function" else None
         if site is None:
             continue
-        key = (site.kind, site.fqn, tuple(call.number for call in site.call_sites))
-        known = found.setdefault(key, site)
+        numbers = tuple(call.number for call in site.call_sites)
+        known = found.setdefault((site.kind, site.fqn, numbers or tuple(site.readers)), site)
         if known is not site:
-            known.calls += site.calls
-            known.obstacle, known.keep = known.obstacle or site.obstacle, known.keep or site.keep
+            changes = finder.changed_weight(known, site)
+            known.calls, known.readers = known.calls + site.calls, known.readers | site.readers
+            known.obstacle, known.keep = known.obstacle or site.obstacle or changes, known.keep or site.keep
     return list(found.values())
-
-
-def name_calls(sites: list[FoundSite], untraceable: Mapping[str, str]) -> None:
-    """Name sites after their calls, in place. One attention that can be traced keeps the name of its module.
-
-    Args:
-        sites: from `find_sites`.
-        untraceable: why the attention of a module cannot be traced, by module name.
-    """
-    shared = Counter(site.fqn for site in sites if site.call_sites)
-    for site in sites:
-        traced = site.traceable and shared[site.fqn] <= 1 and site.fqn not in untraceable
-        if traced or not (site.call_sites or site.traceable):
-            continue
-        if site.call_sites:
-            site.fqn = call_name(site.fqn, site.call_sites[0].number)
-        else:
-            site.obstacle = untraceable.get(site.fqn, "its products are made by two modules")
 
 
 @dataclass(frozen=True)
@@ -115,10 +100,8 @@ class _Finder:
 
     def site_of(self, node: fx.Node) -> FoundSite | None:
         """The site that a node is the call of; None if there is none."""
-        if node.target in LINEAR and self._is_layer(node):
-            return self._linear_layer(node)
-        if node.target in EMBEDDING and self._is_layer(node):
-            return _embedding_site(node, self.model)
+        if node.target in LINEAR | EMBEDDING and self._is_layer(node):
+            return self._linear_layer(node) if node.target in LINEAR else _embedding_site(node, self.model)
         if node.target in SOFTMAX:
             return self._attention(node)
         if is_fused_attention(node):
@@ -127,10 +110,20 @@ class _Finder:
             return self._called(SiteKind.ATTENTION, Call(node, ordered, node), node)
         if is_lookup(node):
             return self._lookup(node)
+        if is_convolution(node):
+            return self._convolution(node)
         return self._product(node) if product_name(node.target) is not None else None
 
     def _is_layer(self, node: fx.Node) -> bool:
         return self.is_layer(self.model.get_submodule(caller(node)))
+
+    def changed_weight(self, first: FoundSite, second: FoundSite) -> str | None:
+        """Why two calls of one site cannot share the quantizer of their weights; None if they can."""
+        one, other = (site.calls[0].operands.get("weight") for site in (first, second))
+        if not second.call_sites or self.flow.is_same(one, other):
+            return None
+        function = second.call_sites[0].function
+        return f"{function} gets another weight each time that the module runs; use a module for each weight"
 
     def _linear_layer(self, node: fx.Node) -> FoundSite | None:
         x, weight, _ = linear_operands(node)
@@ -164,6 +157,17 @@ class _Finder:
             )
         call = Call(node, {"input": x, "weight": weight}, node)
         return self._called(SiteKind.LINEAR, call, node, reverse=(reverse,), weight=weight, shape=shape)
+
+    def _convolution(self, node: fx.Node) -> FoundSite | None:
+        x, weight = operands(node).input, operands(node).weight
+        if not self.flow.is_weight(weight) or not self.flow.is_active(x):
+            return None
+        kind = convolution_kind(node)
+        if isinstance(kind, str):
+            readers = self.flow.readers(weight)
+            return FoundSite(SiteKind.CONVOLUTION, caller(node), keep=kind, readers=readers)
+        call = Call(node, {"input": x, "weight": weight}, node)
+        return self._called(kind, call, node, weight=weight, shape=shape_of_weight(node, False))
 
     def _lookup(self, node: fx.Node) -> FoundSite | None:
         weight, ids = operands(node).weight, operands(node).indices

@@ -88,8 +88,8 @@ def make_plan(
             reason, owner = f"excluded by the recipe ({pattern!r})", caller_of(site.fqn)
             whole = excluded_by(owner, recipe.exclude) is not None
             unquantized += [Unquantized(owner, reason)] if whole else _kept(site, reason)
-        elif site.keep is not None:
-            unquantized += _kept(site, site.keep)
+        elif (kept := _reason_to_keep(site, recipe)) is not None:
+            unquantized += _kept(site, kept)
         elif (obstacle := site.obstacle or _softmax_that_stays(site, recipe)) is not None:
             obstacles[site.fqn] = obstacle
         else:
@@ -107,8 +107,9 @@ def make_plan(
             f"all {len(unquantized)} candidates are excluded or kept" if unquantized else "its graph has none"
         )
         raise PlanError(
-            f"{type(model).__name__} has nothing to quantize: expected nn.Linear or nn.Embedding modules or "
-            f"an attention of matmul, softmax, matmul, but {found}"
+            f"{type(model).__name__} has nothing to quantize: expected nn.Linear or nn.Embedding modules, an "
+            "attention of matmul, softmax, matmul, or convolutions and conv=True in the recipe, but "
+            f"{found}"
         )
     unquantized = list(dict.fromkeys(unquantized))
     planned += _aliases(model, recipe, planned, owners)
@@ -147,6 +148,13 @@ def _softmax_that_stays(site: FoundSite, recipe: Recipe) -> str | None:
     if split_call(site.fqn) is None:
         return None
     return "attention='bool' leaves out its softmax, but the module itself calls it; use attention='softmax'"
+
+
+def _reason_to_keep(site: FoundSite, recipe: Recipe) -> str | None:
+    """Why a site stays in full precision by design or by the recipe's `conv`; None for one that does not."""
+    if site.keep is None and site.kind is SiteKind.CONVOLUTION and not recipe.conv:
+        return "convolutions stay fp32; conv=True in the recipe quantizes them"
+    return site.keep
 
 
 def _kept(site: FoundSite, reason: str) -> list[Unquantized]:

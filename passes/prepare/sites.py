@@ -15,6 +15,7 @@ class SiteKind(Enum):
     LINEAR = "linear"
     OUTPUT_PROJECTION = "output_projection"
     EMBEDDING = "embedding"
+    CONVOLUTION = "convolution"
     ATTENTION = "attention"
 
 
@@ -48,9 +49,9 @@ class Call:
 
     Attributes:
         node: the operation; for attention the product QK^T.
-        operands: the quantizable operands by name: "input" and "weight" of a linear layer, "weight" of an
-            embedding, or "query", "key", "probabilities" and "value". The key is the right operand of QK^T,
-            [.., D, T]. The probabilities of a fused attention have no node.
+        operands: the quantizable operands by name: "input" and "weight" of a linear layer or a convolution,
+            "weight" of an embedding, or "query", "key", "probabilities" and "value". The key is the right
+            operand of QK^T, [.., D, T]. The probabilities of a fused attention have no node.
         output: the product PV for attention; `node` for the other kinds.
     """
 

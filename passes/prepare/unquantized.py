@@ -64,4 +64,4 @@ def _reason(name: str, module: nn.Module) -> str:
         return "biases stay fp32"
     if isinstance(module, (nn.Linear, nn.Embedding)):
         return "the recipe keeps it at 32 bits, or the example inputs never reach it"
-    return "no operand of a linear layer, an embedding or an attention product"
+    return "no operand of a linear layer, a convolution, an embedding or an attention product"

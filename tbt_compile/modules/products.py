@@ -1,7 +1,8 @@
 """Matrix products as PyTorch code spells them, brought to one form.
 
-`F.linear`, `x @ w`, `torch.bmm`, `torch.addmm`, `torch.einsum` and their ATen operators become a
-`Contraction`: two operands with the summed features last, and a function that gives the result its place.
+`F.linear`, `x @ w`, `torch.bmm`, `torch.addmm`, `torch.einsum`, `F.conv1d`, `F.conv2d` and their ATen
+operators become a `Contraction`: two operands with the summed features last, and a function that gives the
+result its place.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tbt_compile.modules.convolutions import geometry
 
 aten = torch.ops.aten
 
@@ -39,6 +42,9 @@ _SPELLINGS: dict[str, tuple[Any, ...]] = {
     "addmm": (torch.addmm, Tensor.addmm, aten.addmm.default),
     "baddbmm": (torch.baddbmm, Tensor.baddbmm, aten.baddbmm.default),
     "einsum": (torch.einsum, aten.einsum.default),
+    "conv1d": (F.conv1d, aten.conv1d.default, aten.conv1d.padding),
+    "conv2d": (F.conv2d, aten.conv2d.default, aten.conv2d.padding),
+    "convolution": (torch.convolution, aten.convolution.default),
     EMBEDDING: (F.embedding,),
     "embedding_lookup": (torch.embedding, aten.embedding.default),
     SDPA: (F.scaled_dot_product_attention, aten.scaled_dot_product_attention.default),
@@ -46,6 +52,7 @@ _SPELLINGS: dict[str, tuple[Any, ...]] = {
 }
 _NAMES = {function: name for name, functions in _SPELLINGS.items() for function in functions}
 _METHODS = {"matmul", "bmm", "mm", "addmm", "baddbmm", "__matmul__", "__rmatmul__"}
+_CONVOLUTION = (("input",), ("weight",), ("bias",), ("stride",), ("padding",), ("dilation",))
 # The operands of each function in order, with the names that callers may pass them by.
 _OPERANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "linear": (("input",), ("weight",), ("bias",)),
@@ -53,11 +60,16 @@ _OPERANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "rmatmul": (("self",), ("other",)),
     "addmm": (("self", "input"), ("mat1",), ("mat2",)),
     "baddbmm": (("self", "input"), ("batch1",), ("batch2",)),
+    "conv1d": (*_CONVOLUTION, ("groups",)),
+    "conv2d": (*_CONVOLUTION, ("groups",)),
+    "convolution": (*_CONVOLUTION, ("transposed",), ("output_padding",), ("groups",)),
     EMBEDDING: (("input",), ("weight",), ("padding_idx",)),
     "embedding_lookup": (("weight",), ("input", "indices"), ("padding_idx",)),
 }
 FACTORS = {"linear": (0, 1), "matmul": (0, 1), "rmatmul": (1, 0), "addmm": (1, 2), "baddbmm": (1, 2)}
 """The places of both factors among the operands."""
+CONVOLUTIONS = ("conv1d", "conv2d", "convolution")
+FACTORS |= dict.fromkeys(CONVOLUTIONS, (0, 1))
 
 
 def product_name(function: Any) -> str | None:
@@ -127,16 +139,18 @@ def contraction(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Co
 
     Returns:
         The contraction; None for a call without such a form: an einsum that sums over a single operand, takes
-        a diagonal, or has other than two operands.
+        a diagonal, or has other than two operands, or a convolution in groups.
     """
     operands = operands_of(name, args, kwargs)
     if name == "einsum":
         equation = args[0] if args else kwargs["equation"]
         return _einsum(equation, *operands) if isinstance(equation, str) and len(operands) == 2 else None
+    if name in CONVOLUTIONS:
+        return _convolution(name, operands)
     first, second = (operands[place] for place in FACTORS[name])
     if name == "linear":
         bias = operands[2]
-        return Contraction(first, second, lambda y: y if bias is None else y + bias)
+        return Contraction(first, second, lambda y: _plus(y, bias))
     found = _matmul(first, second)
     if name in ("matmul", "rmatmul"):
         return found
@@ -146,6 +160,18 @@ def contraction(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Co
 
 def _times(x: Tensor, factor: Any) -> Tensor:
     return x if factor == 1 else x * factor
+
+
+def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias
+
+
+def _convolution(name: str, operands: Sequence[Any]) -> Contraction | None:
+    found = geometry(name, operands)
+    if isinstance(found, str):
+        return None
+    x, weight, bias = operands[:3]
+    return Contraction(found.windows(x), weight.flatten(1), lambda y: found.image(_plus(y, bias)))
 
 
 def _matmul(a: Tensor, b: Tensor) -> Contraction:

@@ -1,4 +1,4 @@
-"""Slices and gathers against torch, at both ends of their range."""
+"""Slices, windows and gathers against torch, at both ends of their range."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ class Slices(Each):
             lambda x: x.narrow(1, 1, 2),
             lambda x: x.narrow(1, -2, 2),
             lambda x: x.index_select(1, self.places.abs()),
+            lambda x: x.unfold(1, 3, 2),
+            lambda x: x.unfold(-1, 5, 1),
+            lambda x: x[:, :, None].unfold(1, 3, 1)[..., ::2].unfold(2, 1, 1),
         )
         self.register_buffer("places", PLACES)
 

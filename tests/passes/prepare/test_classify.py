@@ -57,6 +57,11 @@ NONNEG: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "maximum": (lambda x, y: torch.maximum(x, F.relu(y)), "maximum with a non-negative"),
     "mask": (lambda x, y: F.relu(x).masked_fill(y > 0, 0.0), "output of relu"),
     "where": (lambda x, y: torch.where(y > 0, F.relu(x), 0.0), "output of relu"),
+    "padding": (lambda x, y: F.pad(F.relu(x), (1, 1))[:, 1:5], "output of relu"),
+    "circular padding": (lambda x, y: F.pad(F.relu(x)[None], (2, 2), "circular")[0, :, 4:], "output of relu"),
+    "windows": (lambda x, y: F.relu(x).unfold(1, 2, 2).reshape(3, 4), "output of relu"),
+    "pool": (lambda x, y: F.adaptive_avg_pool1d(F.relu(x), 4), "output of relu"),
+    "hardsigmoid": (lambda x, y: F.hardsigmoid(x), "output of hardsigmoid"),
     "mean": (lambda x, y: F.relu(x).mean(-1, keepdim=True).expand(3, 4), "output of relu"),
 }
 SIGNED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
@@ -71,6 +76,10 @@ SIGNED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "difference": (lambda x, y: F.relu(x) - F.relu(y), "output of sub"),
     "subtracting add": (lambda x, y: torch.add(F.relu(x), F.relu(y), alpha=-1), "output of add"),
     "filled": (lambda x, y: F.relu(x).masked_fill(y > 0, -1.0), "masked_fill with a signed operand (number)"),
+    "padded": (
+        lambda x, y: F.pad(F.relu(x)[:, 1:], (1, 0), value=-1.0),
+        "pad with a signed operand (number)",
+    ),
     "odd power": (lambda x, y: x**3, "output of pow"),
     "clamp below zero": (lambda x, y: x.clamp(min=-1.0), "clamp with a signed operand"),
     "clamp with a negative maximum": (lambda x, y: F.relu(x).clamp(max=-1.0), "upper bound of -1.0"),
