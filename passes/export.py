@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 
 from tbt_compile.passes.inline_contexts import inline_contexts
 
@@ -41,6 +42,17 @@ def export_program(
         program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     inline_contexts(program)
     return program
+
+
+def run_program(program: ExportedProgram, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
+    """Run the graph of a program on its user inputs, whatever their sizes; returns all that it outputs."""
+    stored, given = {**program.state_dict, **program.constants}, iter(inputs)
+    arguments = [
+        next(given) if spec.kind is InputKind.USER_INPUT else stored[str(spec.target)]
+        for spec in program.graph_signature.input_specs
+    ]
+    with torch.no_grad():
+        return tuple(program.graph_module(*arguments))
 
 
 @contextmanager

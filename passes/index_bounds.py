@@ -64,16 +64,13 @@ def index_bounds(program: ExportedProgram, most: Mapping[str, int] | None = None
     """Find the bounds of a program.
 
     Args:
-        program: an exported program; its guards on dynamic sizes count too.
+        program: an exported program.
         most: largest values of inputs that are checked elsewhere, by name, such as 1 for a mask.
 
     Returns:
         The bounds.
     """
     bounds = IndexBounds()
-    for symbol, allowed in program.range_constraints.items():
-        if allowed.upper.is_Integer:
-            _lower(bounds.sizes, symbol, int(allowed.upper))
     values = largest_values(program, most or {})
     for node in program.graph.nodes:
         for rows, index, wraps in _lookups(node):

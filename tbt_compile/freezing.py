@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -142,7 +143,9 @@ def _copy_to_pack(model: nn.Module) -> nn.Module:
         if name != "weight" or module not in packing
     }
     weights = {id(module.weight): module.weight for module in packing}
-    copied = copy.deepcopy(model, {key: weight for key, weight in weights.items() if key not in kept})
+    with warnings.catch_warnings():  # torch warns of its own classes in the module of an exported program
+        warnings.simplefilter("ignore", FutureWarning)
+        copied = copy.deepcopy(model, {key: weight for key, weight in weights.items() if key not in kept})
     call_record.restore(copied, call_record.recorded(model))  # a GraphModule copies no attributes
     return evaluation_mode(copied)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
+from tbt_compile.size_bounds import SizeBound
+
 
 @dataclass(frozen=True)
 class CacheSlot:
@@ -34,12 +36,14 @@ class LoweringContext:
         program: the exported program; its graph is rewritten in place.
         caches: the attention caches among the unit's inputs and outputs.
         root: prefix of the unit's module names that the user's model lacks; messages strip it.
+        bounds: what the branches of the model require of the sizes of a call.
     """
 
     name: str
     program: torch.export.ExportedProgram
     caches: tuple[CacheSlot, ...] = ()
     root: str = ""
+    bounds: tuple[SizeBound, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:
