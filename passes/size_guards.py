@@ -12,27 +12,22 @@ Any other, such as `tokens % 8 == 0`, is refused.
 
 from __future__ import annotations
 
-import linecache
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sympy
-import torch
 from torch.export import ExportedProgram
 from torch.utils._sympy.printers import PythonPrinter
 from torch.utils._sympy.solve import try_solve
 
-import tbt_compile
 from tbt_compile.errors import LoweringError
+from tbt_compile.passes.capture_errors import line_of
 from tbt_compile.passes.largest_values import size_of
 from tbt_compile.size_bounds import SizeBound, tightest
 
 Shape = Mapping[int, sympy.Expr]
 """The dynamic dimensions of an input, as expressions in the sizes of a call."""
 
-_PACKAGE = Path(tbt_compile.__file__).parent
-_TORCH = Path(torch.__file__).parent
 UNKNOWN = "the graph was captured for no other"
 """The reason of a bound whose branch is not known."""
 _SMALLEST = 2
@@ -76,8 +71,8 @@ def size_bounds(program: ExportedProgram, shapes: Sequence[Shape], name: str) ->
             relation = PythonPrinter().doprint(guard.relation)
             raise InexpressibleError(
                 f"{name} was captured for calls where {relation}{_at(guard.place)}: a compiled model keeps "
-                "the smallest and the largest value of a size only; compute the same for all sizes, or pad to "
-                "one that fits"
+                "the smallest and the largest value of a size only; compute the same for all sizes, or pad "
+                "to one that fits"
             )
         bounds += [bound for bound in found if bound is not None]
     return tightest(bounds)
@@ -199,9 +194,4 @@ def _at(place: str) -> str:
 def _place(location: Any) -> str:
     """The file, line and text of a branch in a model's code: "gpt.py:12: if ids.shape[1] > 16"."""
     frame = location.framework_loc
-    if frame is None or isinstance(frame, str):
-        return ""
-    if any(Path(frame.filename).is_relative_to(folder) for folder in (_PACKAGE, _TORCH)):
-        return ""
-    line = linecache.getline(frame.filename, frame.lineno or 0).strip().rstrip(":")
-    return f"{Path(frame.filename).name}:{frame.lineno}" + (f": {line}" if line else "")
+    return "" if frame is None or isinstance(frame, str) else line_of(frame.filename, frame.lineno)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from tbt_compile.adapters import adapter_for, call_record
@@ -143,9 +143,15 @@ def _copy_to_pack(model: nn.Module) -> nn.Module:
         if name != "weight" or module not in packing
     }
     weights = {id(module.weight): module.weight for module in packing}
+    computed = {  # what a forward left on its module cannot be copied with its history
+        id(value): value.detach()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
     with warnings.catch_warnings():  # torch warns of its own classes in the module of an exported program
         warnings.simplefilter("ignore", FutureWarning)
-        copied = copy.deepcopy(model, {key: weight for key, weight in weights.items() if key not in kept})
+        copied = copy.deepcopy(model, {k: v for k, v in {**computed, **weights}.items() if k not in kept})
     call_record.restore(copied, call_record.recorded(model))  # a GraphModule copies no attributes
     return evaluation_mode(copied)
 

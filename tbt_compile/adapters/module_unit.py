@@ -14,6 +14,7 @@ from tbt_compile.adapters.call_record import aliases, example_call, free_dimensi
 from tbt_compile.adapters.smallest_sizes import FAILS
 from tbt_compile.adapters.units import ExportUnits, bounded_unit, capture_unit, export_dynamic
 from tbt_compile.errors import LoweringError
+from tbt_compile.passes.capture_errors import explained
 from tbt_compile.passes.index_bounds import index_bounds
 from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.size_guards import InexpressibleError, input_values, named_shapes
@@ -56,7 +57,9 @@ def export_module(model: nn.Module) -> ExportUnits:
     except LoweringError:
         raise
     except Exception as error:
-        raise LoweringError(f"{type(model).__name__} cannot be captured for compilation: {error}") from error
+        raise LoweringError(
+            f"{type(model).__name__} cannot be captured for compilation: {explained(error, model)}"
+        ) from error
 
 
 def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -> ExportUnits:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from tbt_compile.adapters.repeatable import drawn
 from tbt_compile.passes.export import run_program
 from tbt_compile.passes.size_guards import InexpressibleError, Shape, smallest
 from tbt_compile.size_bounds import SizeBound, broken
@@ -82,11 +83,11 @@ def smallest_sizes(
 
 
 def _shrunk(value: Tensor, shape: Shape, small: dict[sympy.Symbol, int]) -> Tensor:
-    """An input of small sizes; floats are random, since examples may be zeros."""
+    """An input of small sizes, with random floats."""
     for dim, extent in shape.items():
         if extent.free_symbols & small.keys():
             value = value.narrow(dim, 0, int(extent.subs(small)))
-    return torch.rand_like(value) if value.is_floating_point() else value.contiguous()
+    return drawn(value)
 
 
 def _equal(found: Any, expected: Any) -> bool:

@@ -10,10 +10,13 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from tbt_compile.adapters.repeatable import check_repeatable
 from tbt_compile.adapters.smallest_sizes import smallest_sizes
 from tbt_compile.dtypes import HALVES, dtype_name
 from tbt_compile.errors import LoweringError
 from tbt_compile.modules import evaluation_mode
+from tbt_compile.passes.capture_errors import explained
+from tbt_compile.passes.check_function import check_function
 from tbt_compile.passes.export import export_program
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
 from tbt_compile.passes.prepare.aten import owner
@@ -76,10 +79,18 @@ def export_dynamic(unit: nn.Module, args: tuple[Any, ...], dims: tuple[Any, ...]
 
     Returns:
         The program.
+
+    Raises:
+        LoweringError: the model cannot be captured.
     """
     shapes, structure = pytree.tree_flatten(dims, is_leaf=_is_shape)
     dynamic = pytree.tree_unflatten([dict.fromkeys(shape or {}, Dim.AUTO) for shape in shapes], structure)
-    return export_program(evaluation_mode(unit), args, dynamic_shapes=dynamic)
+    try:
+        return export_program(evaluation_mode(unit), args, dynamic_shapes=dynamic)
+    except Exception as error:
+        raise LoweringError(
+            f"{type(unit.model).__name__} cannot be captured for compilation: {explained(error, unit.model)}"  # type: ignore[arg-type]
+        ) from error
 
 
 def bounded_unit(
@@ -108,6 +119,8 @@ def bounded_unit(
     """
     dynamic = [shape or {} for shape in shapes]
     bounds = size_bounds(program, dynamic, f"the {name} of {type(unit.model).__name__}")
+    check_function(program, ROOT)
+    check_repeatable(unit, args)
     bounds += smallest_sizes(program, unit, args, dynamic, bounds)
     _check_full_precision(program)
     return LoweringContext(name, program, caches, ROOT, tuple(bounds))
