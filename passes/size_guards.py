@@ -115,16 +115,11 @@ def smallest(shapes: Iterable[Shape]) -> dict[sympy.Symbol, int]:
 
 def _guards(program: ExportedProgram, shapes: Sequence[Shape]) -> Iterator[Guard]:
     """The guards as relations of the sizes of a call."""
-    values = input_values(program)
-    pairs = [
-        (size_of(value.shape[dim]), extent)
-        for value, shape in zip(values, shapes, strict=True)
-        for dim, extent in shape.items()
-    ]
+    pairs = _extents(program, shapes)
     if not pairs:
         return
-    env = values[0].fake_mode.shape_env
-    known = {symbol: extent for symbol, extent in reversed(pairs) if symbol.is_Symbol}
+    env = input_values(program)[0].fake_mode.shape_env
+    known = extents_of_symbols(program, shapes)
     simplified = [Guard(env.replace(guard.expr), _place(guard.sloc)) for guard in env.guards]
     for found, extent in pairs:
         # A size that the forward fixes is no symbol any more, and makes its guards true.
@@ -138,6 +133,20 @@ def _guards(program: ExportedProgram, shapes: Sequence[Shape]) -> Iterator[Guard
             yield Guard(extent <= allowed.upper, "")
         if allowed is not None and allowed.lower > _assumed(extent, known):
             yield Guard(extent >= allowed.lower, "")
+
+
+def extents_of_symbols(program: ExportedProgram, shapes: Sequence[Shape]) -> dict[sympy.Symbol, sympy.Expr]:
+    """The symbols of a program as expressions in the sizes of a call."""
+    return {symbol: extent for symbol, extent in reversed(_extents(program, shapes)) if symbol.is_Symbol}
+
+
+def _extents(program: ExportedProgram, shapes: Sequence[Shape]) -> list[tuple[sympy.Expr, sympy.Expr]]:
+    """Every dynamic dimension of the inputs: as the program has it, and in the sizes of a call."""
+    return [
+        (size_of(value.shape[dim]), extent)
+        for value, shape in zip(input_values(program), shapes, strict=True)
+        for dim, extent in shape.items()
+    ]
 
 
 def _assumed(extent: sympy.Expr, known: Mapping[sympy.Symbol, sympy.Expr]) -> int:

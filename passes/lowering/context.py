@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import sympy
 import torch
 from torch import fx
 
@@ -37,6 +38,7 @@ class LoweringContext:
         caches: the attention caches among the unit's inputs and outputs.
         root: prefix of the unit's module names that the user's model lacks; messages strip it.
         bounds: what the branches of the model require of the sizes of a call.
+        extents: the program's symbols as expressions in those sizes.
     """
 
     name: str
@@ -44,6 +46,7 @@ class LoweringContext:
     caches: tuple[CacheSlot, ...] = ()
     root: str = ""
     bounds: tuple[SizeBound, ...] = ()
+    extents: Mapping[sympy.Symbol, sympy.Expr] = field(default_factory=dict)
 
     @property
     def graph(self) -> fx.Graph:

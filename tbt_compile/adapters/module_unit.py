@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
@@ -19,6 +20,8 @@ from tbt_compile.passes.index_bounds import index_bounds
 from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.size_guards import InexpressibleError, input_values, named_shapes
 from tbt_compile.storage.model_folder import MODULE
+
+_INTEGERS = torch.iinfo(torch.int64)
 
 
 class _Call(nn.Module):
@@ -118,9 +121,9 @@ def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
             "dtype": str(value.dtype).removeprefix("torch."),
             "shape": shape,
         }
-        if placeholder in bounds.below:
-            below = bounds.below[placeholder]
-            entry |= {"below": below, "least": -below if placeholder in bounds.wrapping else 0}
+        if placeholder in bounds.below or placeholder in bounds.least:
+            entry["below"] = bounds.below.get(placeholder, _INTEGERS.max)
+            entry["least"] = bounds.least.get(placeholder, _INTEGERS.min)
         longest = [bounds.longest(program, placeholder, dim) for dim in range(value.dim())]
         described.append(entry if longest.count(None) == len(longest) else {**entry, "longest": longest})
     return described

@@ -20,7 +20,7 @@ from tbt_compile.passes.check_function import check_function
 from tbt_compile.passes.export import export_program
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
 from tbt_compile.passes.prepare.aten import owner
-from tbt_compile.passes.size_guards import Shape, size_bounds
+from tbt_compile.passes.size_guards import Shape, extents_of_symbols, size_bounds
 
 # Units that wrap the user's model hold it under this name.
 ROOT = "model."
@@ -123,7 +123,8 @@ def bounded_unit(
     check_repeatable(unit, args)
     bounds += smallest_sizes(program, unit, args, dynamic, bounds)
     _check_full_precision(program)
-    return LoweringContext(name, program, caches, ROOT, tuple(bounds))
+    extents = extents_of_symbols(program, dynamic)
+    return LoweringContext(name, program, caches, ROOT, tuple(bounds), extents)
 
 
 def _is_shape(value: Any) -> bool:
