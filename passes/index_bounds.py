@@ -35,15 +35,22 @@ class Lookup:
 
     Attributes:
         node: the call.
+        table: what it indexes.
+        dim: the indexed dimension.
         index: the indices.
-        rows: the size of the indexed dimension; may be dynamic.
         wraps: whether negative indices count from the end.
     """
 
     node: fx.Node
+    table: fx.Node
+    dim: int
     index: fx.Node
-    rows: int | torch.SymInt
     wraps: bool
+
+    @property
+    def rows(self) -> int | torch.SymInt:
+        """The size of the indexed dimension; may be dynamic."""
+        return self.table.meta["val"].shape[self.dim]
 
 
 @dataclass
@@ -101,10 +108,8 @@ def index_bounds(
     known = most or {}
     largest, least = largest_values(program, known), least_values(program, {*counts, *known})
     for node in program.graph.nodes:
-        for lookup in _lookups(node):
-            followed = _stays_below(
-                bounds, largest.get(lookup.index), size_of(lookup.rows), extents or {}
-            )
+        for lookup in lookups_of(node):
+            followed = _stays_below(bounds, largest.get(lookup.index), size_of(lookup.rows), extents or {})
             if not _stays_above(bounds, least.get(lookup.index), lookup) or not followed:
                 bounds.unknown.append(lookup)
     return bounds
@@ -150,7 +155,7 @@ def _largest(size: sympy.Expr, symbol: sympy.Symbol, limit: int) -> int:
     return low
 
 
-def _lookups(node: fx.Node) -> Iterator[Lookup]:
+def lookups_of(node: fx.Node) -> Iterator[Lookup]:
     """Yield the lookups that a call makes."""
     if node.target is _ATEN.embedding.default:
         op = operands(node)
@@ -165,4 +170,4 @@ def _lookups(node: fx.Node) -> Iterator[Lookup]:
         return
     for table, dim, index, wraps in found:
         if index.meta["val"].dtype is not torch.bool:
-            yield Lookup(node, index, table.meta["val"].shape[dim], wraps)
+            yield Lookup(node, table, dim, index, wraps)

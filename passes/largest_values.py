@@ -73,9 +73,7 @@ def _of_placeholder(program: ExportedProgram, node: fx.Node, most: Mapping[str, 
     return None if stored is None else _constant(int(stored.max()))
 
 
-def _of_call(
-    node: fx.Node, values: Mapping[fx.Node, Terms], least: Mapping[fx.Node, Least | None]
-) -> Terms:
+def _of_call(node: fx.Node, values: Mapping[fx.Node, Terms], least: Mapping[fx.Node, Least | None]) -> Terms:
     value = node.meta.get("val")
     if not isinstance(value, Tensor) or value.dtype.is_floating_point:
         return None

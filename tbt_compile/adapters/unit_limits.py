@@ -6,18 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from tbt_compile.adapters.checked_lookups import bounds_of_step
 from tbt_compile.adapters.rope import positions_of
-from tbt_compile.passes.index_bounds import IndexBounds, index_bounds
 from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.lowering.match import shape_of
-
-_MASK = {"attention_mask": 1}
-_COUNTS = ("input_ids", "decoder_input_ids", "position_ids")
-
-
-def checked_bounds(unit: LoweringContext) -> IndexBounds:
-    """Return what the inputs of a unit must satisfy, given that masks are 0 or 1 and nothing is negative."""
-    return index_bounds(unit.program, _MASK, _COUNTS, unit.extents)
 
 
 def seq2seq_limits(
@@ -35,7 +27,7 @@ def seq2seq_limits(
         "limits" (see `Limits`), "vocabulary" of the decoder, and "max_positions" of the source.
     """
     of_config = positions_of(model.config)
-    reads, starts, goes_on = map(checked_bounds, (encoder, first_step, step))
+    reads, starts, goes_on = map(bounds_of_step, (encoder, first_step, step))
     source = {
         "vocabulary": reads.below.get("input_ids", _vocabulary(model)),
         "length": _least(
@@ -84,7 +76,7 @@ def decoder_limits(
     Returns:
         As for `seq2seq_limits`.
     """
-    starts, goes_on = map(checked_bounds, (first_step, step))
+    starts, goes_on = map(bounds_of_step, (first_step, step))
     cached = goes_on.longest(step.program, "caches_0", 2)
     limits = {
         "vocabulary": _least(starts.below.get("input_ids"), goes_on.below.get("input_ids"))

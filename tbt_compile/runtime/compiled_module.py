@@ -59,6 +59,10 @@ class CompiledModule(CompiledLibrary):
             lambda: self._with_threads().call("forward", *(tensor(array) for array in arrays))
         )
         results = [as_array(value).copy() for value in values]
+        lookups = self.description["lookups"]
+        for lookup, outside in zip(lookups, results.pop() if lookups else (), strict=True):
+            if outside:
+                raise InputError(f"an index computed from the inputs leaves its table, {lookup}")
         returns = self.description["returns"]
         if returns is None:
             return results[0]
