@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 
 from tbt_compile.passes.constant_sizes import constant_sizes
 from tbt_compile.passes.inline_contexts import inline_contexts
@@ -38,11 +41,47 @@ def export_program(
     Raises:
         Exception: any that `torch.export.export` raises for a module that it cannot capture.
     """
-    with torch.no_grad(), _quick_tracing():
+    with torch.no_grad(), unchanged_attributes(module), _quick_tracing(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The tensor attribute")  # assigned; that is undone
         program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     inline_contexts(program)
     constant_sizes(program)
     return program
+
+
+def run_program(program: ExportedProgram, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
+    """Run the graph of a program on its user inputs, whatever their sizes; returns all that it outputs."""
+    stored, given = {**program.state_dict, **program.constants}, iter(inputs)
+    arguments = [
+        next(given) if spec.kind is InputKind.USER_INPUT else stored[str(spec.target)]
+        for spec in program.graph_signature.input_specs
+    ]
+    with torch.no_grad():
+        return tuple(program.graph_module(*arguments))
+
+
+@contextmanager
+def unchanged_attributes(model: nn.Module) -> Iterator[None]:
+    """Undo what forwards in the `with` block assign to attributes; a capture would leave fake tensors."""
+    kept = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    contents = [
+        (value, copy.copy(value))
+        for _, attributes, _ in kept
+        for name, value in attributes.items()
+        if type(value) in (list, dict, set) and not name.startswith("_")
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in kept:
+            for name in vars(module).keys() - attributes.keys():
+                del vars(module)[name]
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        for value, before in contents:
+            value.clear()
+            value.extend(before) if isinstance(value, list) else value.update(before)
 
 
 @contextmanager

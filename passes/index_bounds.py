@@ -1,18 +1,18 @@
 """Bounds on the inputs of an exported program, from the tables that its graph indexes.
 
-An index that leaves its table is an error in PyTorch. Compiled kernels clip it instead, which gives a wrong
-result. So the bounds are found once, in the graph, and checked before every call:
+An index that leaves its table is an error in PyTorch; a kernel would clip it, and give a wrong result. So the
+bounds are found once, in the graph, and checked before every call:
 
     embedding(table[97, 32], ids)                        ids below 97
     embedding(table[66, 32], position_ids + 2)           position_ids below 64
     embedding(table[66, 32], arange(size(ids, 1)) + 2)   at most 64 tokens
 
-An index whose largest value is unknown bounds nothing.
+A lookup whose index cannot be followed, `table[(x * 3).long()]`, is listed: it has to be checked in the call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +23,34 @@ from torch.export import ExportedProgram
 
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.largest_values import Terms, largest_values, size_of
+from tbt_compile.passes.least_values import Least, least_values
 
 _ATEN = torch.ops.aten
 _HUGE = 2**40
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A call that indexes a table.
+
+    Attributes:
+        node: the call.
+        table: what it indexes.
+        dim: the indexed dimension.
+        index: the indices.
+        wraps: whether negative indices count from the end.
+    """
+
+    node: fx.Node
+    table: fx.Node
+    dim: int
+    index: fx.Node
+    wraps: bool
+
+    @property
+    def rows(self) -> int | torch.SymInt:
+        """The size of the indexed dimension; may be dynamic."""
+        return self.table.meta["val"].shape[self.dim]
 
 
 @dataclass
@@ -34,13 +59,15 @@ class IndexBounds:
 
     Attributes:
         below: exclusive upper bounds of integer inputs, by name.
-        wrapping: inputs among them that may be negative, like Python's indices.
+        least: lower bounds of integer inputs, by name.
         sizes: largest values of dynamic sizes.
+        unknown: the lookups that may leave their tables all the same.
     """
 
     below: dict[str, int] = field(default_factory=dict)
-    wrapping: set[str] = field(default_factory=set)
+    least: dict[str, int] = field(default_factory=dict)
     sizes: dict[sympy.Symbol, int] = field(default_factory=dict)
+    unknown: list[Lookup] = field(default_factory=list)
 
     def longest(self, program: ExportedProgram, name: str, dim: int) -> int | None:
         """Return the largest size of one dimension of an input, or None if it is not bounded.
@@ -60,38 +87,59 @@ class IndexBounds:
         return int(size.subs(self.sizes))
 
 
-def index_bounds(program: ExportedProgram, most: Mapping[str, int] | None = None) -> IndexBounds:
+def index_bounds(
+    program: ExportedProgram,
+    most: Mapping[str, int] | None = None,
+    counts: Collection[str] = (),
+    extents: Mapping[sympy.Symbol, sympy.Expr] | None = None,
+) -> IndexBounds:
     """Find the bounds of a program.
 
     Args:
-        program: an exported program; its guards on dynamic sizes count too.
+        program: an exported program.
         most: largest values of inputs that are checked elsewhere, by name, such as 1 for a mask.
+        counts: the inputs that are checked elsewhere not to be negative, besides those in `most`.
+        extents: what is known of the program's symbols, as expressions in fewer of them.
 
     Returns:
         The bounds.
     """
     bounds = IndexBounds()
-    for symbol, allowed in program.range_constraints.items():
-        if allowed.upper.is_Integer:
-            _lower(bounds.sizes, symbol, int(allowed.upper))
-    values = largest_values(program, most or {})
+    known = most or {}
+    largest, least = largest_values(program, known), least_values(program, {*counts, *known})
     for node in program.graph.nodes:
-        for rows, index, wraps in _lookups(node):
-            _require(bounds, values.get(index), rows, wraps)
+        for lookup in lookups_of(node):
+            followed = _stays_below(bounds, largest.get(lookup.index), size_of(lookup.rows), extents or {})
+            if not _stays_above(bounds, least.get(lookup.index), lookup) or not followed:
+                bounds.unknown.append(lookup)
     return bounds
 
 
-def _require(bounds: IndexBounds, terms: Terms, rows: int, wraps: bool) -> None:
+def _stays_below(
+    bounds: IndexBounds, terms: Terms, rows: sympy.Expr, extents: Mapping[sympy.Symbol, sympy.Expr]
+) -> bool:
+    """Require what keeps the largest value of an index below `rows`; return whether it can be said."""
     for source, offset in terms or ():
-        if source is not None and offset.is_Integer:
-            if wraps and offset == 0 and source not in bounds.below:
-                bounds.wrapping.add(source)
-            elif not wraps or offset != 0:
-                bounds.wrapping.discard(source)
-            _lower(bounds.below, source, rows - int(offset))
-        elif source is None and len(offset.free_symbols) == 1:
+        if source is not None and offset.is_Integer and rows.is_Integer:
+            _lower(bounds.below, source, int(rows - offset))
+        elif source is None and rows.is_Integer and len(offset.free_symbols) == 1:
             (symbol,) = offset.free_symbols
-            _lower(bounds.sizes, symbol, _largest(offset, symbol, rows - 1))
+            _lower(bounds.sizes, symbol, _largest(offset, symbol, int(rows) - 1))
+        elif source is not None or not (rows - offset).xreplace(extents).is_positive:
+            return False
+    return terms is not None
+
+
+def _stays_above(bounds: IndexBounds, least: Least | None, lookup: Lookup) -> bool:
+    """Require what keeps the smallest value of an index in its table; return whether it can be said."""
+    if least is None:
+        return False
+    first = -lookup.rows if lookup.wraps and isinstance(lookup.rows, int) else 0
+    if least.source is None:
+        return least.offset >= first
+    needed = first - least.offset
+    bounds.least[least.source] = max(needed, bounds.least.get(least.source, needed))
+    return True
 
 
 def _lower(bounds: dict[Any, int], key: Any, value: int) -> None:
@@ -107,8 +155,8 @@ def _largest(size: sympy.Expr, symbol: sympy.Symbol, limit: int) -> int:
     return low
 
 
-def _lookups(node: fx.Node) -> Iterator[tuple[int, fx.Node, bool]]:
-    """Yield rows, index and whether a negative index counts from the end, of every static table indexed."""
+def lookups_of(node: fx.Node) -> Iterator[Lookup]:
+    """Yield the lookups that a call makes."""
     if node.target is _ATEN.embedding.default:
         op = operands(node)
         found = [(op.weight, 0, op.indices, False)]
@@ -121,6 +169,5 @@ def _lookups(node: fx.Node) -> Iterator[tuple[int, fx.Node, bool]]:
     else:
         return
     for table, dim, index, wraps in found:
-        rows = table.meta["val"].shape[dim]
-        if isinstance(rows, int):
-            yield rows, index, wraps
+        if index.meta["val"].dtype is not torch.bool:
+            yield Lookup(node, table, dim, index, wraps)

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from tbt_compile.ops.operands import operands
+from tbt_compile.passes.least_values import SAME, Least, least_values, stored_tensor
 
 _ATEN = torch.ops.aten
 _MOST_TERMS = 16
@@ -43,11 +44,12 @@ def largest_values(program: ExportedProgram, most: Mapping[str, int]) -> dict[fx
         The bound of every placeholder and call.
     """
     values: dict[fx.Node, Terms] = {}
+    least = least_values(program, most.keys())
     for node in program.graph.nodes:
         if node.op == "placeholder":
             values[node] = _of_placeholder(program, node, most)
         elif node.op == "call_function":
-            values[node] = _of_call(node, values)
+            values[node] = _of_call(node, values, least)
     return values
 
 
@@ -60,32 +62,28 @@ def size_of(value: Any) -> Any:
 
 
 def _of_placeholder(program: ExportedProgram, node: fx.Node, most: Mapping[str, int]) -> Terms:
-    value, signature = node.meta.get("val"), program.graph_signature
+    value = node.meta.get("val")
     if not isinstance(value, Tensor) or value.dtype.is_floating_point:
         return None
     if node.name in most:
         return _constant(most[node.name])
-    if node.name in signature.user_inputs:
+    if node.name in program.graph_signature.user_inputs:
         return _constant(1) if value.dtype is torch.bool else (Term(node.name, sympy.Integer(0)),)
-    for names in (signature.inputs_to_buffers, signature.inputs_to_lifted_tensor_constants):
-        name = names.get(node.name)
-        stored = None if name is None else program.state_dict.get(name, program.constants.get(name))
-        if isinstance(stored, Tensor) and stored.numel():
-            return _constant(int(stored.max()))
-    return None
+    stored = stored_tensor(program, node)
+    return None if stored is None else _constant(int(stored.max()))
 
 
-def _of_call(node: fx.Node, values: Mapping[fx.Node, Terms]) -> Terms:
+def _of_call(node: fx.Node, values: Mapping[fx.Node, Terms], least: Mapping[fx.Node, Least | None]) -> Terms:
     value = node.meta.get("val")
     if not isinstance(value, Tensor) or value.dtype.is_floating_point:
         return None
     if value.dtype is torch.bool:
         return _constant(1)
     packet = getattr(node.target, "overloadpacket", None)
-    if packet in _SAME:
+    if packet in SAME:
         return values.get(node.args[0])  # type: ignore[arg-type]
     rule = _RULES.get(packet)
-    if rule is None:
+    if rule is None or (packet in _OF_COUNTS and least.get(node) is None):
         return None
 
     def terms(operand: Any) -> Terms:
@@ -120,7 +118,6 @@ def _subtract(op: Any, terms: Follow) -> Terms:
 
 
 def _multiply(op: Any, terms: Follow) -> Terms:
-    """Bound a product of values that are not negative, as ids, masks and positions are."""
     one, other = terms(op.self), terms(op.other)
     if one is None or other is None or any(term.source is not None for term in (*one, *other)):
         return None
@@ -138,6 +135,23 @@ def _range(op: Any, _terms: Follow) -> Terms:
     step = getattr(op, "step", 1)
     end = size_of(op.end)
     return (Term(None, end - 1),) if end is not None and isinstance(step, int) and step > 0 else None
+
+
+def _position(op: Any, _terms: Follow) -> Terms:
+    """Bound the place of an element in a dimension, or in the whole tensor."""
+    shape = op.self.meta["val"].shape
+    size = size_of(shape.numel() if op.dim is None else shape[op.dim])
+    return (Term(None, size - 1),)
+
+
+def _bucket(op: Any, _terms: Follow) -> Terms:
+    boundaries = op.boundaries if hasattr(op, "boundaries") else op.sorted_sequence
+    size = size_of(boundaries.meta["val"].shape[-1])
+    return (Term(None, size),)
+
+
+def _remainder(op: Any, _terms: Follow) -> Terms:
+    return _constant(op.other - 1) if isinstance(op.other, int) and op.other > 0 else None
 
 
 def _filled(op: Any, _terms: Follow) -> Terms:
@@ -178,13 +192,8 @@ def _constant(value: int) -> Terms:
     return (Term(None, sympy.Integer(value)),)
 
 
-_SAME = {
-    *(_ATEN.alias, _ATEN.clone, _ATEN.contiguous, _ATEN.detach, _ATEN.detach_, _ATEN.expand, _ATEN.flatten),
-    *(_ATEN.flip, _ATEN.gather, _ATEN.index, _ATEN.index_select, _ATEN.lift_fresh_copy, _ATEN.narrow),
-    *(_ATEN.permute, _ATEN.repeat, _ATEN.reshape, _ATEN.select, _ATEN.slice, _ATEN.squeeze, _ATEN.t),
-    *(_ATEN.to, _ATEN._to_copy, _ATEN.transpose, _ATEN.type_as, _ATEN.unsqueeze, _ATEN.view),
-}
-"""Operators whose result holds values of their first operand only."""
+_OF_COUNTS = (_ATEN.mul, _ATEN.cumsum)
+"""Operators whose rules are for values that are not negative, as ids, masks and positions are."""
 
 _RULES: dict[Any, Callable[[Any, Follow], Terms]] = {
     _ATEN.add: _add,
@@ -207,6 +216,11 @@ _RULES: dict[Any, Callable[[Any, Follow], Terms]] = {
     _ATEN.clamp: _smaller,
     _ATEN.clamp_max: _smaller,
     _ATEN.where: _where,
+    _ATEN.argmax: _position,
+    _ATEN.argmin: _position,
+    _ATEN.bucketize: _bucket,
+    _ATEN.searchsorted: _bucket,
+    _ATEN.remainder: _remainder,
     _ATEN.cat: _joined,
     _ATEN.stack: _joined,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -145,9 +146,12 @@ def _copy_to_pack(model: nn.Module) -> nn.Module:
     }
     weights = [weight for module in packing if (weight := stored_weight(module)) is not None]
     shared = {id(weight): weight for weight in weights if id(weight) not in kept}
+    # What a forward leaves on its module cannot be copied with its history.
     attributes = [value for module in model.modules() for value in vars(module).values()]
-    stale = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
-    copied = copy.deepcopy(model, {**shared, **{id(value): value.detach() for value in stale}})
+    computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    with warnings.catch_warnings():  # torch warns of its own classes in the module of an exported program
+        warnings.simplefilter("ignore", FutureWarning)
+        copied = copy.deepcopy(model, {**shared, **{id(value): value.detach() for value in computed}})
     call_record.restore(copied, call_record.recorded(model))  # a GraphModule copies no attributes
     return evaluation_mode(copied)
 

@@ -70,9 +70,11 @@ def lower(
             field that cannot be kept, or the shortlist does not fit the model.
     """
     from tbt_compile.adapters import adapter_for
+    from tbt_compile.adapters.checked_lookups import checked_lookups
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
     from tbt_compile.codegen.importer.decompose import decompose
     from tbt_compile.codegen.target.parse import parse_targets
+    from tbt_compile.passes.check_lookups import wrap_indices
     from tbt_compile.runtime.compiled_model import SHORTLIST, CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
@@ -87,6 +89,9 @@ def lower(
         exported = adapter_for(frozen.module).export_units(frozen.module)
         for unit in exported.contexts:
             decompose(unit)
+        lookups = checked_lookups(exported)
+        for unit in exported.contexts:
+            wrap_indices(unit)
         for spec in specs:
             folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
             build, arrays = _build(frozen, exported, spec, folder, clock)
@@ -94,7 +99,7 @@ def lower(
     if ids is not None:
         tensors[SHORTLIST] = ids
     kind = next(kind for kind in (CompiledModel, CompiledModule) if exported.kind == kind.KIND)
-    return kind(builds, _description(frozen, exported), tensors, num_threads=num_threads)
+    return kind(builds, {**_description(frozen, exported), **lookups}, tensors, num_threads=num_threads)
 
 
 def _build(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import sympy
 import torch
 from torch import fx
+
+from tbt_compile.size_bounds import SizeBound
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,16 @@ class LoweringContext:
         program: the exported program; its graph is rewritten in place.
         caches: the attention caches among the unit's inputs and outputs.
         root: prefix of the unit's module names that the user's model lacks; messages strip it.
+        bounds: what the branches of the model require of the sizes of a call.
+        extents: the program's symbols as expressions in those sizes.
     """
 
     name: str
     program: torch.export.ExportedProgram
     caches: tuple[CacheSlot, ...] = ()
     root: str = ""
+    bounds: tuple[SizeBound, ...] = ()
+    extents: Mapping[sympy.Symbol, sympy.Expr] = field(default_factory=dict)
 
     @property
     def graph(self) -> fx.Graph:

@@ -2,7 +2,8 @@
 
 A record is one JSON-ready dict per argument: `{"name", "dtype", "shape"}` for a tensor, `{"name", "value"}`
 for a plain constant, `{"name", "type"}` for anything else, which compiled modules do not accept. A tensor
-that was passed as an earlier argument too has its name as "is": a forward may ask whether key is query.
+that was passed as an earlier argument too has its name as "is": a forward may ask whether key is query. One
+of an exported program has the dimensions that are dynamic there as "free".
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from tbt_compile.dtypes import COMPUTATION, FLOATS, dtype_name
 from tbt_compile.errors import LoweringError
@@ -41,7 +42,27 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
     for name, value in named.items():
         if isinstance(value, Tensor):
             first.setdefault(id(value), name)
-    return [_describe(name, value, first.get(id(value), name)) for name, value in named.items()]
+    entries = [_describe(name, value, first.get(id(value), name)) for name, value in named.items()]
+    free = _declared(model)
+    return [{**entry, "free": free[entry["name"]]} if free.get(entry["name"]) else entry for entry in entries]
+
+
+def _declared(model: nn.Module) -> dict[str, list[int]]:
+    """The dimensions that are dynamic in the program of which a model is the module, by argument."""
+    graph = model.graph if isinstance(model, fx.GraphModule) else fx.Graph()
+    shapes = {
+        str(node.target): getattr(node.meta.get("val"), "shape", ())
+        for node in graph.find_nodes(op="placeholder")
+    }
+    return {
+        name: [dim for dim, size in enumerate(shape) if not isinstance(size, int)]
+        for name, shape in shapes.items()
+    }
+
+
+def free_dimensions(call: Record) -> dict[str, list[int]]:
+    """The dimensions that are dynamic in the exported program that was prepared, by argument."""
+    return {argument["name"]: argument["free"] for argument in call if "free" in argument}
 
 
 def aliases(call: Record) -> dict[str, str]:

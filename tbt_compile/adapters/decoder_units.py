@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
@@ -20,9 +19,12 @@ from tbt_compile.adapters.unit_limits import decoder_limits, table_rows
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering.context import CacheSlot
+from tbt_compile.passes.size_guards import size
 from tbt_compile.storage.model_folder import GENERATOR
 
 _BATCH, _PROMPT = 2, 9
+ROWS, TOKENS = size("rows"), size("tokens")
+"""Sizes of a call; tokens are those of the prompt, or in a step all, the new one included."""
 
 
 class _Unit(nn.Module):
@@ -107,12 +109,12 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     grown = tuple(
         CacheSlot(f"caches_{2 * i}", f"caches_{2 * i + 1}", 1 + 2 * i, 2 + 2 * i) for i in range(layers)
     )
-    rows, pair = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-    cache_dims = [{0: Dim.DYNAMIC, 2: Dim.DYNAMIC}] * len(caches)
+    column, row = {0: ROWS}, {0: ROWS, 1: TOKENS}
+    past = [{0: ROWS, 2: TOKENS - 1}] * len(caches)
     longer = torch.ones(_BATCH, _PROMPT + 1, dtype=torch.int64)
     step_args = (ids[:, :1].contiguous(), longer, positions[:, :1].contiguous(), caches)
     contexts = (
-        capture_unit("first_step", FirstStep(model), (ids, mask, positions), (pair, pair, pair), created),
-        capture_unit("step", Step(model), step_args, (rows, pair, rows, cache_dims), grown),
+        capture_unit("first_step", FirstStep(model), (ids, mask, positions), (row, row, row), created),
+        capture_unit("step", Step(model), step_args, (column, row, column, past), grown),
     )
     return ExportUnits(GENERATOR, contexts, decode_settings(model, layers, decoder_limits(model, *contexts)))

@@ -21,6 +21,7 @@ from tbt_compile.adapters.base import Adapter
 from tbt_compile.adapters.conv1d import QuantizedConv1D
 from tbt_compile.adapters.decode_settings import generation_settings
 from tbt_compile.adapters.example_inputs import example_inputs
+from tbt_compile.adapters.rope import original_frequencies
 from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.errors import PlanError
 from tbt_compile.recipe import Recipe
@@ -67,7 +68,8 @@ class HuggingFaceAdapter(Adapter):
         for config in caching:
             config.use_cache = False
         try:
-            yield
+            with original_frequencies(checked):
+                yield
         finally:
             checked.set_attn_implementation(implementation)
             for config in caching:
@@ -112,9 +114,9 @@ class HuggingFaceAdapter(Adapter):
         checked = _pretrained(model)
         if not checked.can_generate():
             return super().export_units(model)
-        if checked.config.is_encoder_decoder:
-            return seq2seq_units.export_units(checked)
-        return decoder_units.export_units(checked)
+        units = seq2seq_units if checked.config.is_encoder_decoder else decoder_units
+        with original_frequencies(checked):
+            return units.export_units(checked)
 
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
         """Switch the model to quantized attention and record the recipe in its config, to be saved."""

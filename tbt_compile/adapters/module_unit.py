@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from tbt_compile.adapters.call_record import aliases, example_call, recorded
-from tbt_compile.adapters.units import ExportUnits, capture_unit
+from tbt_compile.adapters.call_record import aliases, example_call, free_dimensions, recorded
+from tbt_compile.adapters.smallest_sizes import FAILS
+from tbt_compile.adapters.units import ExportUnits, bounded_unit, capture_unit, export_dynamic
 from tbt_compile.errors import LoweringError
+from tbt_compile.passes.capture_errors import explained
 from tbt_compile.passes.index_bounds import index_bounds
+from tbt_compile.passes.lowering.context import LoweringContext
+from tbt_compile.passes.size_guards import InexpressibleError, input_values, named_shapes
 from tbt_compile.storage.model_folder import MODULE
+
+_INTEGERS = torch.iinfo(torch.int64)
 
 
 class _Call(nn.Module):
@@ -55,20 +60,20 @@ def export_module(model: nn.Module) -> ExportUnits:
     except LoweringError:
         raise
     except Exception as error:
-        raise LoweringError(f"{type(model).__name__} cannot be captured for compilation: {error}") from error
+        raise LoweringError(
+            f"{type(model).__name__} cannot be captured for compilation: {explained(error, model)}"
+        ) from error
 
 
 def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -> ExportUnits:
     given = {name: value for name, value in example.items() if name not in shared}
     tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
     constants = {name: value for name, value in given.items() if name not in tensors}
-    dims = [{0: Dim.AUTO} if value.dim() else None for value in tensors.values()]
     call = _Call(model, list(tensors), constants, shared)
-    unit = capture_unit("forward", call, ([*tensors.values()],), (dims,))
-    if not _serves_any_batch(unit.program, call, list(tensors.values())):
-        unit = capture_unit("forward", call, ([*tensors.values()],), ([None] * len(tensors),))
+    unit = _captured(call, list(tensors.values()), free_dimensions(recorded(model) or []))
     settings = {
         "inputs": _inputs(unit.program, list(tensors)),
+        "bounds": [bound.to_dict() for bound in unit.bounds],
         "returns": _returns(unit.program, type(model).__name__),
         "constants": constants,
         "shared": shared,
@@ -76,35 +81,27 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
     return ExportUnits(MODULE, (unit,), settings)
 
 
-def _serves_any_batch(program: ExportedProgram, call: _Call, tensors: list[Tensor]) -> bool:
-    """Whether a captured graph computes what the module computes at other first dimensions too.
+def _captured(call: _Call, tensors: list[Tensor], declared: Mapping[str, list[int]]) -> LoweringContext:
+    """Capture a call with as many dynamic dimensions as the branches of the forward allow.
 
-    A forward that branches on its batch size leaves a guard; one that asks whether it is 1 leaves none, since
-    torch.export takes a dynamic size to be at least 2: so that is tried.
+    A first dimension is dynamic if all sizes up to a bound take one way through the forward. Dimensions that
+    the user declared dynamic may have a lower bound too.
     """
-    if not all(map(_HARMLESS.fullmatch, getattr(program, "_guards_code", None) or [])):
-        return False
-    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    values = [nodes[str(name)].meta["val"] for name in program.graph_signature.user_inputs]
-    dynamic = [bool(value.dim()) and not isinstance(value.shape[0], int) for value in values]
-    if not any(dynamic):
-        return True
-    rows = [each[:1] if free else each for each, free in zip(tensors, dynamic, strict=True)]
-    rows = [torch.rand_like(each) if each.is_floating_point() else each for each in rows]
-    with torch.no_grad():
+    args, own = ([*tensors],), [dict.fromkeys(declared.get(name, ())) for name in call.names]
+    first = [{0: None} if value.dim() else {} for value in tensors]
+    for dims in ([{**a, **b} for a, b in zip(first, own, strict=True)], own):
+        program = export_dynamic(call, args, (dims,))
         try:
-            expected = pytree.tree_leaves(call(rows))
-        except Exception:  # the module takes no single row
-            return True
-        try:
-            found = pytree.tree_leaves(program.module(check_guards=False)(rows))
-        except Exception:
-            return False
-    return all(torch.allclose(a, b, equal_nan=True) for a, b in zip(found, expected, strict=True))
-
-
-_HARMLESS = re.compile(r"L\S+ (<=|<|==) (\d+|L\S+)")
-"""Guards that hold a size below a bound, which the manifest has, or two sizes equal."""
+            shapes = named_shapes(program)
+            unit = bounded_unit("forward", call, args, program, shapes)
+        except InexpressibleError:
+            continue
+        kept = {
+            str(shape[dim]) for shape, free in zip(shapes, own, strict=True) for dim in shape.keys() & free
+        }
+        if all(bound.largest or bound.reason == FAILS or bound.size in kept for bound in unit.bounds):
+            return unit
+    return capture_unit("forward", call, args, ([{} for _ in tensors],))
 
 
 def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
@@ -113,24 +110,20 @@ def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
     Indices into a table also have `below`, the exclusive upper bound of their values, and `least`, the lower
     one. Arguments with bounded dynamic sizes have `longest`, the largest size of each dimension or None.
     """
-    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    bounds = index_bounds(program)
-    symbols: dict[str, str] = {}
+    bounds, user_inputs = index_bounds(program), map(str, program.graph_signature.user_inputs)
     described = []
-    for name, placeholder in zip(names, map(str, program.graph_signature.user_inputs), strict=True):
-        value = nodes[placeholder].meta["val"]
-        shape = [
-            size if isinstance(size, int) else symbols.setdefault(str(size), f"n{len(symbols)}")
-            for size in value.shape
-        ]
+    for name, placeholder, value, sizes in zip(
+        names, user_inputs, input_values(program), named_shapes(program), strict=True
+    ):
+        shape = [str(sizes[dim]) if dim in sizes else size for dim, size in enumerate(value.shape)]
         entry: dict[str, Any] = {
             "name": name,
             "dtype": str(value.dtype).removeprefix("torch."),
             "shape": shape,
         }
-        if placeholder in bounds.below:
-            below = bounds.below[placeholder]
-            entry |= {"below": below, "least": -below if placeholder in bounds.wrapping else 0}
+        if placeholder in bounds.below or placeholder in bounds.least:
+            entry["below"] = bounds.below.get(placeholder, _INTEGERS.max)
+            entry["least"] = bounds.least.get(placeholder, _INTEGERS.min)
         longest = [bounds.longest(program, placeholder, dim) for dim in range(value.dim())]
         described.append(entry if longest.count(None) == len(longest) else {**entry, "longest": longest})
     return described

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
@@ -16,10 +15,13 @@ from tbt_compile.adapters.decode_settings import decode_settings
 from tbt_compile.adapters.unit_limits import seq2seq_limits, table_rows
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.passes.lowering.context import CacheSlot
+from tbt_compile.passes.size_guards import size
 from tbt_compile.storage.model_folder import GENERATOR
 
 # Sizes of the example inputs; all differ, or export would give two dimensions one symbol.
 _BATCH, _SOURCE, _PREFIX = 2, 9, 3
+ROWS, SOURCE, TOKENS = size("rows"), size("source"), size("tokens")
+"""Sizes of a call; tokens are those of the decoder's prompt, or in a step all, the new one included."""
 
 
 class Encoder(nn.Module):
@@ -114,7 +116,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     mask = torch.ones_like(ids)
     mask[1, -2:] = 0
     prefix = torch.randint(0, table_rows(model.get_decoder()), (_BATCH, _PREFIX))
-    pair = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    source, target = {0: ROWS, 1: SOURCE}, {0: ROWS, 1: TOKENS}
     with torch.no_grad():
         hidden = Encoder(model)(ids, mask)
         first = FirstStep(model)(prefix, hidden, mask)
@@ -124,11 +126,13 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     names = [f"caches_{i}" for i in range(4 * layers)]
     grown = tuple(CacheSlot(names[2 * i], names[2 * i + 1], 1 + 2 * i, 2 + 2 * i) for i in range(layers))
     read = tuple(CacheSlot(names[2 * i], names[2 * i + 1]) for i in range(layers, 2 * layers))
-    cache_dims = [{0: Dim.DYNAMIC, 2: Dim.DYNAMIC}] * len(caches)
+    past = [{0: ROWS, 2: TOKENS - 1}] * (2 * layers) + [{0: ROWS, 2: SOURCE}] * (2 * layers)
     step_args = (prefix[:, :1].contiguous(), mask, caches)
     contexts = (
-        capture_unit("encoder", Encoder(model), (ids, mask), (pair, pair)),
-        capture_unit("first_step", FirstStep(model), (prefix, hidden, mask), (pair, pair, pair), created),
-        capture_unit("step", Step(model), step_args, ({0: Dim.DYNAMIC}, pair, cache_dims), grown + read),
+        capture_unit("encoder", Encoder(model), (ids, mask), (source, source)),
+        capture_unit(
+            "first_step", FirstStep(model), (prefix, hidden, mask), (target, source, source), created
+        ),
+        capture_unit("step", Step(model), step_args, ({0: ROWS}, source, past), grown + read),
     )
     return ExportUnits(GENERATOR, contexts, decode_settings(model, layers, seq2seq_limits(model, *contexts)))

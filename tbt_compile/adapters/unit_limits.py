@@ -6,11 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from tbt_compile.passes.index_bounds import index_bounds
+from tbt_compile.adapters.checked_lookups import bounds_of_step
+from tbt_compile.adapters.rope import positions_of
 from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.lowering.match import shape_of
-
-_MASK = {"attention_mask": 1}
 
 
 def seq2seq_limits(
@@ -27,8 +26,8 @@ def seq2seq_limits(
     Returns:
         "limits" (see `Limits`), "vocabulary" of the decoder, and "max_positions" of the source.
     """
-    of_config = _of_config(model)
-    reads, starts, goes_on = (index_bounds(unit.program, _MASK) for unit in (encoder, first_step, step))
+    of_config = positions_of(model.config)
+    reads, starts, goes_on = map(bounds_of_step, (encoder, first_step, step))
     source = {
         "vocabulary": reads.below.get("input_ids", _vocabulary(model)),
         "length": _least(
@@ -49,7 +48,17 @@ def seq2seq_limits(
         ),
     }
     (hidden,) = (node for node in first_step.graph.find_nodes(op="placeholder") if node.name == "hidden")
-    return _described(source, decoder, int(shape_of(hidden)[2]))
+    longest = _least(source["length"], *(_longest(unit, "source") for unit in (encoder, first_step, step)))
+    return {
+        "vocabulary": decoder["vocabulary"],
+        "max_positions": longest,
+        "limits": {
+            "source": source,
+            "decoder": decoder,
+            "width": int(shape_of(hidden)[2]),
+            "bounds": _bounds(encoder, first_step, step),
+        },
+    }
 
 
 def decoder_limits(
@@ -67,7 +76,7 @@ def decoder_limits(
     Returns:
         As for `seq2seq_limits`.
     """
-    starts, goes_on = (index_bounds(unit.program, _MASK) for unit in (first_step, step))
+    starts, goes_on = map(bounds_of_step, (first_step, step))
     cached = goes_on.longest(step.program, "caches_0", 2)
     limits = {
         "vocabulary": _least(starts.below.get("input_ids"), goes_on.below.get("input_ids"))
@@ -76,10 +85,15 @@ def decoder_limits(
             starts.longest(first_step.program, "input_ids", 1), None if cached is None else cached + 1
         ),
         "positions": _least(
-            _of_config(model), starts.below.get("position_ids"), goes_on.below.get("position_ids")
+            positions_of(model.config), starts.below.get("position_ids"), goes_on.below.get("position_ids")
         ),
     }
-    return _described(limits, limits, None)
+    longest = _least(limits["length"], limits["positions"], _longest(first_step, "tokens"))
+    return {
+        "vocabulary": limits["vocabulary"],
+        "max_positions": longest,
+        "limits": {"source": limits, "decoder": limits, "width": None, "bounds": _bounds(first_step, step)},
+    }
 
 
 def table_rows(model: Any) -> int:
@@ -87,35 +101,13 @@ def table_rows(model: Any) -> int:
     return int(model.get_input_embeddings().num_embeddings)
 
 
-def _described(source: dict[str, Any], decoder: dict[str, Any], width: int | None) -> dict[str, Any]:
-    return {
-        "vocabulary": decoder["vocabulary"],
-        "max_positions": _least(source["length"], source.get("positions")),
-        "limits": {"source": source, "decoder": decoder, "width": width},
-    }
+def _bounds(*units: LoweringContext) -> dict[str, list[dict[str, Any]]]:
+    """What the branches of the forward require of the sizes of each unit's calls, by unit."""
+    return {unit.name: [bound.to_dict() for bound in unit.bounds] for unit in units if unit.bounds}
 
 
-def _of_config(model: PreTrainedModel) -> int | None:
-    return positions_of(model.config)
-
-
-def positions_of(config: Any) -> int | None:
-    """Return the largest number of positions at which one graph computes what the model computes, if any.
-
-    With LongRoPE (Phi-3) other frequencies apply to all positions beyond the original length; transformers
-    drops the cache there and reads everything again, which a compiled step cannot do.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    layers = [part for part in rope.values() if isinstance(part, dict)] or [rope]
-    original = [
-        part.get(
-            "original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None)
-        )
-        for part in layers
-        if part.get("rope_type") == "longrope"
-    ]
-    limit = getattr(config, "max_position_embeddings", None)
-    return _least(None if limit is None else int(limit), *original)
+def _longest(unit: LoweringContext, size: str) -> int | None:
+    return _least(*(bound.limit for bound in unit.bounds if bound.size == size and bound.largest))
 
 
 def _vocabulary(model: PreTrainedModel) -> int:

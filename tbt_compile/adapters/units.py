@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
 
+from tbt_compile.adapters.repeatable import check_repeatable
+from tbt_compile.adapters.smallest_sizes import smallest_sizes
 from tbt_compile.dtypes import HALVES, dtype_name
 from tbt_compile.errors import LoweringError
 from tbt_compile.modules import evaluation_mode
+from tbt_compile.passes.capture_errors import explained
+from tbt_compile.passes.check_function import check_function
 from tbt_compile.passes.export import export_program
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
 from tbt_compile.passes.prepare.aten import owner
+from tbt_compile.passes.size_guards import Shape, extents_of_symbols, size_bounds
 
 # Units that wrap the user's model hold it under this name.
 ROOT = "model."
@@ -38,7 +45,7 @@ def capture_unit(
     name: str,
     unit: nn.Module,
     args: tuple[Any, ...],
-    dims: tuple[Any, ...],
+    sizes: tuple[Any, ...],
     caches: tuple[CacheSlot, ...] = (),
 ) -> LoweringContext:
     """Export a module that wraps a model, in eval mode.
@@ -47,18 +54,81 @@ def capture_unit(
         name: of the compiled function.
         unit: holds the user's model as `model`.
         args: example inputs.
-        dims: the dynamic shapes of `args`, as `torch.export` takes them.
+        sizes: the dynamic dimensions of `args`, in the same structure, as expressions in the sizes of a call
+            (see `passes.size_guards.size`); None or {} for a static argument.
         caches: inputs and outputs of the unit that are KV caches.
 
     Returns:
-        The exported program, ready for the lowering passes.
+        The exported program, ready for the lowering passes, with bounds on the sizes of a call.
 
     Raises:
-        LoweringError: the model computes something in half precision.
+        LoweringError: the model cannot be captured, computes something in half precision, or branches on a
+            size in a way that bounds cannot express.
     """
-    program = export_program(evaluation_mode(unit), args, dynamic_shapes=dims)
+    shapes = pytree.tree_leaves(sizes, is_leaf=_is_shape)
+    return bounded_unit(name, unit, args, export_dynamic(unit, args, sizes), shapes, caches)
+
+
+def export_dynamic(unit: nn.Module, args: tuple[Any, ...], dims: tuple[Any, ...]) -> ExportedProgram:
+    """Export a unit, in eval mode, with the dimensions dynamic that are keys in `dims`, as far as it allows.
+
+    Args:
+        unit: the module.
+        args: example inputs.
+        dims: a dict or None per argument, in the structure of `args`.
+
+    Returns:
+        The program.
+
+    Raises:
+        LoweringError: the model cannot be captured.
+    """
+    shapes, structure = pytree.tree_flatten(dims, is_leaf=_is_shape)
+    dynamic = pytree.tree_unflatten([dict.fromkeys(shape or {}, Dim.AUTO) for shape in shapes], structure)
+    try:
+        return export_program(evaluation_mode(unit), args, dynamic_shapes=dynamic)
+    except Exception as error:
+        raise LoweringError(
+            f"{type(unit.model).__name__} cannot be captured for compilation: {explained(error, unit.model)}"  # type: ignore[arg-type]
+        ) from error
+
+
+def bounded_unit(
+    name: str,
+    unit: nn.Module,
+    args: tuple[Any, ...],
+    program: ExportedProgram,
+    shapes: Sequence[Shape | None],
+    caches: tuple[CacheSlot, ...] = (),
+) -> LoweringContext:
+    """Check an exported unit, and find the bounds on the sizes of its calls.
+
+    Args:
+        name: of the compiled function.
+        unit: as for `capture_unit`.
+        args: as for `capture_unit`.
+        program: what `export_dynamic` returned.
+        shapes: the dynamic dimensions of every argument, flat.
+        caches: as for `capture_unit`.
+
+    Returns:
+        As for `capture_unit`.
+
+    Raises:
+        LoweringError: as for `capture_unit`.
+    """
+    dynamic = [shape or {} for shape in shapes]
+    bounds = size_bounds(program, dynamic, f"the {name} of {type(unit.model).__name__}")
+    check_function(program, ROOT)
+    check_repeatable(unit, args)
+    bounds += smallest_sizes(program, unit, args, dynamic, bounds)
     _check_full_precision(program)
-    return LoweringContext(name, program, caches, ROOT)
+    extents = extents_of_symbols(program, dynamic)
+    return LoweringContext(name, program, caches, ROOT, tuple(bounds), extents)
+
+
+def _is_shape(value: Any) -> bool:
+    return value is None or isinstance(value, dict)
 
 
 def _check_full_precision(program: ExportedProgram) -> None:

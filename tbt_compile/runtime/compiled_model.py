@@ -253,6 +253,7 @@ class CompiledModel(CompiledLibrary):
     def _encode(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> Any:
         from tbt_compile.runtime.bound_library import tensor
 
+        self._limits.check_sizes("encoder", rows=len(ids), source=ids.shape[1])
         return self._with_threads(num_threads).call("encoder", tensor(ids), tensor(mask))[0]
 
     def _decode(self, hidden: Any, mask: Tokens) -> DecoderSession:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
 from tbt_compile.errors import GenerationError, InputError, did_you_mean
 from tbt_compile.runtime import worker_threads
+from tbt_compile.runtime.builds import Build
 from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
+from tbt_compile.size_bounds import SizeBound, broken
 from tbt_compile.storage import model_folder
 
 Outputs = Array | tuple[Array, ...] | dict[str, Array]
@@ -23,6 +26,16 @@ class CompiledModule(CompiledLibrary):
     """
 
     KIND = model_folder.MODULE
+
+    def __init__(
+        self,
+        builds: Sequence[Build],
+        description: dict[str, Any],
+        tensors: dict[str, Array],
+        num_threads: int | None = None,
+    ) -> None:
+        super().__init__(builds, description, tensors, num_threads)
+        self._bounds = [SizeBound(**bound) for bound in description["bounds"]]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Outputs:
         """Run the module.
@@ -46,6 +59,10 @@ class CompiledModule(CompiledLibrary):
             lambda: self._with_threads().call("forward", *(tensor(array) for array in arrays))
         )
         results = [as_array(value).copy() for value in values]
+        lookups = self.description["lookups"]
+        for lookup, outside in zip(lookups, results.pop() if lookups else (), strict=True):
+            if outside:
+                raise InputError(f"an index computed from the inputs leaves its table, {lookup}")
         returns = self.description["returns"]
         if returns is None:
             return results[0]
@@ -90,7 +107,15 @@ class CompiledModule(CompiledLibrary):
                     "out, or prepare the module with another"
                 )
         sizes: dict[str, int] = {}
-        return [_checked(argument, given[argument["name"]], sizes) for argument in inputs]
+        arrays = [_checked(argument, given[argument["name"]], sizes) for argument in inputs]
+        bound = broken(self._bounds, sizes)
+        if bound is not None:
+            argument = next(argument for argument in inputs if bound.size in argument["shape"])
+            dim = argument["shape"].index(bound.size)
+            raise InputError(
+                f"dimension {dim} of {argument['name']} is {sizes[bound.size]}: {bound.demand()}"
+            )
+        return arrays
 
 
 def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Array:

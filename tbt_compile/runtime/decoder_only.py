@@ -43,11 +43,13 @@ class DecoderOnlySession:
         if self._logits is None:
             self._logits = self._first_step(tokens)
             return self._logits.values
-        new = tokens.shape[1]
-        self._limits.check_decoder(tokens, self._mask.shape[1] + new, int(self._lengths.max()) + new)
+        before, new = self._mask.shape[1], tokens.shape[1]
+        self._limits.check_decoder(tokens, before + new, int(self._lengths.max()) + new)
+        for length in range(before + 1, before + new + 1):
+            self._limits.check_sizes("step", rows=len(tokens), tokens=length)
         self._logits.resize(len(tokens))
         ones = np.ones((len(tokens), 1), np.int64)
-        for column in range(tokens.shape[1]):
+        for column in range(new):
             self._mask = np.concatenate([self._mask, ones], axis=1)
             past = [cache.tensor() for cache in self._caches]
             inputs = [
@@ -68,6 +70,7 @@ class DecoderOnlySession:
                 f"{list(self._mask.shape)} that the session was opened with"
             )
         self._limits.check_decoder(tokens, tokens.shape[1], int(self._lengths.max()))
+        self._limits.check_sizes("first_step", rows=len(tokens), tokens=tokens.shape[1])
         positions = np.maximum(self._mask.cumsum(axis=1) - 1, 0)
         positions *= self._mask
         outputs = self._library.call("first_step", tensor(tokens), tensor(self._mask), tensor(positions))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.generation import Tokens
+from tbt_compile.size_bounds import SizeBound, broken
 
 
 class Excess(NamedTuple):
@@ -53,19 +54,48 @@ class Limits:
         source: limits of `input_ids`.
         decoder: limits of decoder tokens; in a decoder-only model the same.
         width: of the encoder's output; None without an encoder.
+        bounds: by function, what the branches of the forward require of the sizes of its calls.
     """
 
     layers: int
     source: TokenLimits
     decoder: TokenLimits
     width: int | None = None
+    bounds: Mapping[str, Sequence[SizeBound]] = field(default_factory=dict)
 
     @classmethod
     def recorded(cls, description: Mapping[str, Any]) -> Limits:
         """Read the limits from a manifest."""
         limits = description["limits"]
         source, decoder = (TokenLimits(**limits[side]) for side in ("source", "decoder"))
-        return cls(description["layers"], source, decoder, limits["width"])
+        bounds = {
+            name: [SizeBound(**bound) for bound in function] for name, function in limits["bounds"].items()
+        }
+        return cls(description["layers"], source, decoder, limits["width"], bounds)
+
+    def check_sizes(self, function: str, **sizes: int) -> None:
+        """Check the sizes of a call of a function against its bounds.
+
+        Args:
+            function: name of the function.
+            sizes: "rows", "source" and "tokens", as far as the function has them.
+
+        Raises:
+            GenerationError: the forward would take another branch than the one that was compiled.
+        """
+        bound = broken(self.bounds.get(function, ()), sizes)
+        if bound is None:
+            return
+        count = sizes[bound.size]
+        if bound.size == "rows":
+            given, advice = f"a batch of {count} rows (beams included)", "change the batch or num_beams"
+        elif bound.size == "source":
+            given, advice = f"a source of {count} tokens", "truncate, split or pad it"
+        elif function == "step":
+            given, advice = f"a sequence of {count} tokens", "change max_new_tokens or max_length"
+        else:
+            given, advice = f"a prompt of {count} tokens", "truncate, split or pad it"
+        raise GenerationError(f"{given}: {bound.demand()}; {advice}")
 
     def check_decoder(self, tokens: npt.NDArray[np.int64], length: int, attended: int) -> None:
         """Check decoder tokens before they are appended.

@@ -43,11 +43,15 @@ class Seq2SeqSession:
             GenerationError: a sequence would exceed the model's position embeddings, or a token is outside
                 the vocabulary.
         """
-        self._length += tokens.shape[1]
+        before, self._length = self._length, self._length + tokens.shape[1]
         self._limits.check_decoder(tokens, self._length, self._length)
+        sizes = {"rows": len(tokens), "source": self._mask.shape[1]}
         if self._logits is None:
+            self._limits.check_sizes("first_step", **sizes, tokens=self._length)
             self._logits = self._first_step(tokens)
             return self._logits.values
+        for length in range(before + 1, self._length + 1):
+            self._limits.check_sizes("step", **sizes, tokens=length)
         self._logits.resize(len(tokens))
         for column in range(tokens.shape[1]):
             past = [cache.tensor() for cache in self._self_caches]

@@ -1,0 +1,161 @@
+"""Refuse graphs that are no functions of their inputs: a compiled model keeps no state and draws no numbers.
+
+What a forward computes from values on the way, sizes and assertions, is refused too: kernels have neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+from tbt_compile.errors import LoweringError
+from tbt_compile.ops.operands import operands
+from tbt_compile.passes.prepare.aten import owner, owner_class
+
+_ATEN = torch.ops.aten
+
+
+def check_function(program: ExportedProgram, root: str) -> None:
+    """Check that a program is a function of its inputs, and of constants.
+
+    Buffers that every call overwrites before it reads them are dropped first.
+
+    Args:
+        program: fresh from the export; its graph is changed in place.
+        root: prefix of the module names that the user's model lacks.
+
+    Raises:
+        LoweringError: a call draws random numbers, changes a tensor of the model or an argument, or depends
+            on values in a way that no kernel can.
+    """
+    _drop_overwrites(program)
+    state = _state(program, root)
+    for node in program.graph.nodes:
+        if node.op != "call_function":
+            continue
+        reason = _random(node) or _changes(node, state) or _by_values(node)
+        if reason:
+            name = owner(node).removeprefix(root).removeprefix(root.rstrip("."))
+            where = f"module {name!r} ({owner_class(node)})" if name else "the model itself"
+            raise LoweringError(f"{where} {reason}")
+
+
+def _random(node: fx.Node) -> str:
+    """The refusal of a call that draws random numbers; dropout that is off does not."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return ""
+    op = operands(node)
+    switches = [getattr(op, name) for name in ("train", "training", "dropout_p") if hasattr(op, name)]
+    if switches and not any(switches):
+        return ""
+    return (
+        f"draws random numbers ({node.target}), which a compiled model cannot draw alike: pass them as an "
+        "argument, or draw them in training only"
+    )
+
+
+def _changes(node: fx.Node, state: Mapping[fx.Node, str | None]) -> str:
+    """The refusal of a call that changes a tensor which outlives it."""
+    for name in _changed(node):
+        tensor = _base(getattr(operands(node), name))
+        if tensor not in state:
+            continue
+        stored = state[tensor]
+        if stored is None:
+            return (
+                f"changes an argument in place ({node.target} on {tensor.name!r}), and a compiled model "
+                "leaves its arguments as they are: change a copy"
+            )
+        return (
+            f"changes {stored!r} in every call ({node.target}), and a compiled model keeps no state: return "
+            "the new value, or change it in training only"
+        )
+    return ""
+
+
+def _changed(node: fx.Node) -> Iterator[str]:
+    """The names of the operands that a call changes."""
+    schema = getattr(node.target, "_schema", None)
+    for argument in schema.arguments if schema is not None else ():
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield argument.name
+    if node.target is _ATEN.batch_norm.default and operands(node).training:
+        yield "running_mean"
+    if node.target is _ATEN.instance_norm.default and operands(node).use_input_stats:
+        yield "running_mean"
+
+
+def _by_values(node: fx.Node) -> str:
+    """The refusal of a call whose result has a size, or is a number, that values decide."""
+    if node.target in _READS:
+        return (
+            f"reads the value of a tensor as a Python number ({node.target}): compute with the tensor instead"
+        )
+    if node.target in _CHECKS:
+        return (
+            f"checks the values of a tensor ({node.target}), which a compiled model cannot: check them "
+            "before the call"
+        )
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor) and free_unbacked_symbols(value.shape):
+        return (
+            f"makes a tensor whose size depends on values ({node.target}): use a mask, torch.where or a "
+            "fixed number of elements"
+        )
+    return ""
+
+
+_READS = frozenset({_ATEN.item.default, _ATEN._local_scalar_dense.default})
+_CHECKS = frozenset({_ATEN._assert_async.default, _ATEN._assert_async.msg, _ATEN._assert_scalar.default})
+
+
+def _state(program: ExportedProgram, root: str) -> dict[fx.Node, str | None]:
+    """The placeholders, all of tensors that outlive a call, with the model's names; arguments have None."""
+    signature = program.graph_signature
+    stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    stored |= signature.inputs_to_lifted_tensor_constants
+    placeholders = program.graph.find_nodes(op="placeholder")
+    names = {node: stored.get(node.name) for node in placeholders}
+    return {node: None if name is None else name.removeprefix(root) for node, name in names.items()}
+
+
+def _base(value: Any) -> Any:
+    """The tensor of which a value is a view, or that it is itself."""
+    while isinstance(value, fx.Node) and value.op == "call_function" and _may_alias(value):
+        value = value.args[0]
+    return value
+
+
+def _may_alias(node: fx.Node) -> bool:
+    """Whether the result of a call may share the memory of its first operand."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not node.args or not any(result.alias_info for result in schema.returns):
+        return False
+    source = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
+    if not isinstance(source, torch.Tensor) or source.dtype is not node.meta["val"].dtype:
+        return source is None
+    return node.target is not _ATEN.contiguous.default or source.is_contiguous()
+
+
+def _drop_overwrites(program: ExportedProgram) -> None:
+    """Read what is copied into a buffer instead of the buffer, if a call copies before it reads."""
+    for node in list(program.graph.find_nodes(op="placeholder")):
+        if node.name not in program.graph_signature.inputs_to_buffers or not node.users:
+            continue
+        order = {user: place for place, user in enumerate(program.graph.nodes)}
+        first = min(node.users, key=order.__getitem__)
+        if first.target is not _ATEN.copy_.default or first.args[0] is not node:
+            continue
+        source, value = first.args[1], node.meta["val"]
+        assert isinstance(source, fx.Node)
+        if source.meta["val"].shape != value.shape or source.meta["val"].dtype != value.dtype:
+            continue
+        first.replace_all_uses_with(source)
+        program.graph.erase_node(first)
+        node.replace_all_uses_with(source)
+    program.graph_module.recompile()

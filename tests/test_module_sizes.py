@@ -1,0 +1,124 @@
+"""Sizes of plain modules: which are dynamic, and that a call of any other is refused by name and number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_lowering_modules import frozen_module, lowered
+from torch import Tensor, nn
+from torch.export import Dim
+
+import tbt_compile
+from tbt_compile import CompiledModule
+from tbt_compile.adapters import adapter_for
+from tbt_compile.errors import InputError
+
+
+class Mixer(nn.Module):
+    """`[B, T, 8]` and `[B, T]` -> `[B, T, 4]`; another way beyond 20 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        y = self.linear(x) * weights.softmax(1).unsqueeze(-1)
+        return y * 3 if x.shape[1] > 20 else y
+
+
+def inputs(rows: int, tokens: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(rows, tokens, 8), torch.randn(rows, tokens)
+
+
+def described(module: nn.Module, *args: Tensor) -> dict[str, Any]:
+    """What the manifest would say of a module that is exported, not compiled."""
+    frozen = frozen_module(module, "2-2-2", args).module
+    return adapter_for(frozen).export_units(frozen).settings
+
+
+@pytest.fixture(scope="module")
+def exported() -> tuple[nn.Module, CompiledModule]:
+    """An exported program with two dynamic dimensions, one of them from 4 to 64."""
+    dims = ({0: Dim.AUTO, 1: Dim.AUTO(min=4, max=64)}, {0: Dim.AUTO, 1: Dim.AUTO})
+    program = torch.export.export(Mixer().eval(), inputs(3, 9), dynamic_shapes=dims)
+    module = tbt_compile.prepare(program, "2-2-2")
+    module(*inputs(3, 9))
+    frozen = tbt_compile.freeze(module)
+    return frozen.module, lowered(frozen)
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(3, 9), (1, 4), (5, 20)])
+def test_the_dimensions_of_an_exported_program_stay_dynamic(
+    exported: tuple[nn.Module, CompiledModule], rows: int, tokens: int
+) -> None:
+    module, compiled = exported
+    args = inputs(rows, tokens)
+    np.testing.assert_allclose(compiled(*args), module(*args), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (21, "dimension 1 of x is 21: expected at most 20"),
+        (3, "dimension 1 of x is 3: expected at least 4"),
+    ],
+)
+def test_a_call_beyond_the_range_of_a_dimension_is_refused(
+    exported: tuple[nn.Module, CompiledModule], tokens: int, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        exported[1](*inputs(2, tokens))
+
+
+def test_dimensions_that_are_equal_stay_equal(exported: tuple[nn.Module, CompiledModule]) -> None:
+    with pytest.raises(InputError, match=r"weights is float32 of shape \[2, 8\]: expected float32 \[2, 9\]"):
+        exported[1](inputs(2, 9)[0], inputs(2, 8)[1])
+
+
+def test_other_dimensions_are_static_for_every_input() -> None:
+    settings = described(Mixer(), *inputs(3, 9))
+    assert [entry["shape"] for entry in settings["inputs"]] == [["n0", 9, 8], ["n0", 9]]
+    assert settings["bounds"] == []
+
+
+class Branching(nn.Module):
+    """Computes something else for some numbers of rows."""
+
+    def __init__(self, special: Callable[[int], bool]) -> None:
+        super().__init__()
+        self.linear, self.special = nn.Linear(8, 4), special
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x * 2 + 1 if self.special(x.shape[0]) else x)
+
+
+def test_a_branch_beyond_the_example_is_a_bound() -> None:
+    settings = described(Branching(lambda n: n > 4), torch.randn(3, 8))
+    assert settings["inputs"][0]["shape"] == ["n0", 8]
+    (bound,) = settings["bounds"]
+    assert (bound["size"], bound["limit"], bound["largest"]) == ("n0", 4, True)
+    assert "another branch beyond (test_module_sizes.py" in bound["reason"]
+
+
+class Squeezed(nn.Module):
+    """Fails with one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[0] != 1, "no single rows"
+        return self.linear(x)
+
+
+def test_a_forward_that_takes_no_single_row() -> None:
+    settings = described(Squeezed(), torch.randn(3, 8))
+    assert settings["inputs"][0]["shape"] == ["n0", 8]
+    assert settings["bounds"] == [
+        {"size": "n0", "limit": 2, "largest": False, "reason": "the forward fails below"}
+    ]
