@@ -284,9 +284,27 @@ class ChangesInPlace(nn.Module):
         return y * 2 + z
 
 
-def test_changes_of_views_are_refused() -> None:
+def test_changes_of_views_reach_what_they_are_views_of() -> None:
     frozen = frozen_module(ChangesInPlace(), "2-2-2", (torch.randn(2, 4, 8),))
-    with pytest.raises(LoweringError):
+    x = torch.randn(3, 4, 8)
+    np.testing.assert_allclose(lowered(frozen)(x.numpy()), frozen(x), rtol=1e-5, atol=1e-6)
+
+
+class Counter(MLP):
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * self.calls
+
+
+def test_a_forward_with_state_is_refused() -> None:
+    frozen = frozen_module(Counter(), "2-2-2", (torch.randn(2, 8),))
+    with pytest.raises(LoweringError, match="changes the buffer 'calls' in place"):
         tbt_compile.lower(frozen)
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.export.graph_signature import OutputKind
 
+from tbt_compile.codegen.importer.registry import CONVERTERS
 from tbt_compile.codegen.importer.units import CHECKS, known_operators
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
-from tbt_compile.passes.prepare.aten import owner, owner_class
+from tbt_compile.passes.prepare.aten import described_call
 
 _ROUNDS = 4
 """Decompositions may use operators that have to be decomposed in turn."""
@@ -25,8 +27,9 @@ def decompose(unit: LoweringContext) -> None:
     Raises:
         LoweringError: an operator has neither a converter nor a decomposition.
     """
-    if any(map(_changes_others, unit.graph.nodes)):
-        _run(unit, {})  # functionalizes: the importer knows a tensor by the node that made it
+    if any(map(_has_to_be_functional, unit.graph.nodes)):
+        _run(unit, {})  # the importer knows a tensor by the node that made it
+        _check_buffers(unit)
     for _ in range(_ROUNDS):
         table = {}
         for node in unsupported(unit.graph):
@@ -47,15 +50,32 @@ def _run(unit: LoweringContext, table: dict[Any, Callable[..., Any]]) -> None:
         unit.program = unit.program.run_decompositions(table)
 
 
-def _changes_others(node: fx.Node) -> bool:
-    """Whether a call changes a tensor that other nodes read: a view of one, or one with other users."""
+def _check_buffers(unit: LoweringContext) -> None:
+    """Refuse changes of buffers: a compiled model holds no state."""
+    for spec in unit.program.graph_signature.output_specs:
+        if spec.kind is OutputKind.BUFFER_MUTATION:
+            name = str(spec.target).removeprefix(unit.root)
+            raise LoweringError(
+                f"the forward changes the buffer {name!r} in place, but a compiled model keeps nothing from "
+                "one call to the next: pass that tensor as an argument and return the new one"
+            )
+
+
+def _has_to_be_functional(node: fx.Node) -> bool:
+    """Whether a call changes a tensor in place in a way that the importer does not follow.
+
+    It does not if other nodes read that tensor, or if it is a view; nor if only the functional operator has a
+    converter here.
+    """
     schema = getattr(node.target, "_schema", None)
     if schema is None or not schema.is_mutable or not node.args or not isinstance(node.args[0], fx.Node):
         return False
-    changed = node.args[0]
+    changed, name = node.args[0], node.target.__name__  # type: ignore[union-attr]
     made = getattr(changed.target, "_schema", None)
     is_view = made is None or any(value.alias_info for value in made.returns)
-    return is_view or len(changed.users) > 1
+    if is_view or len(changed.users) > 1:
+        return True
+    return name not in CONVERTERS and (name not in known_operators() or name.replace("_.", ".") in CONVERTERS)
 
 
 def unsupported(graph: fx.Graph) -> list[fx.Node]:
@@ -96,10 +116,8 @@ def supported_operators() -> dict[str, str]:
 
 
 def _refusal(node: fx.Node, root: str) -> str:
-    name = owner(node).removeprefix(root).removeprefix(root.rstrip("."))
-    where = f"module {name!r} ({owner_class(node)})" if name else "the model itself"
     return (
-        f"{where} calls {node.target}, which has no compiled form: register a converter "
+        f"{described_call(node, root)}, which has no compiled form: register a converter "
         "(docs/extending/add-an-aten-operator.md), write it with operators that `tbt operators` lists, or "
         "keep that part out of the module that is compiled"
     )

@@ -122,6 +122,20 @@ def owner_class(node: fx.Node) -> str:
     return classes[-1].rpartition(".")[2] if classes else ""
 
 
+def described_call(node: fx.Node, root: str = "") -> str:
+    """A call in words, for messages: "module 'encoder.fc' (Linear) calls aten.linear.default".
+
+    Args:
+        node: the call.
+        root: prefix of module names that the user's model lacks.
+
+    Returns:
+        The module and the operator.
+    """
+    name = owner(node).removeprefix(root).removeprefix(root.rstrip("."))
+    return f"{f'module {name!r} ({owner_class(node)})' if name else 'the model itself'} calls {node.target}"
+
+
 def common_owner(*names: str) -> str:
     """The innermost module that contains all of the named ones.
 
@@ -135,6 +149,32 @@ def common_owner(*names: str) -> str:
             break
         shared.append(level[0])
     return ".".join(shared)
+
+
+def changed_in_place(node: fx.Node) -> set[fx.Node]:
+    """The tensors whose memory a call changes: its operand, what that is a view of, and all views of that."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable or not node.args or not isinstance(node.args[0], fx.Node):
+        return set()
+    base = node.args[0]
+    while _shares_memory(base):
+        base = viewed(base)
+    found, queue = {base}, [base]
+    while queue:
+        views = [user for user in queue.pop().users if _shares_memory(user) and user not in found]
+        found.update(views)
+        queue += views
+    return found
+
+
+def _shares_memory(node: fx.Node) -> bool:
+    """Whether a node may be a view of its first operand, or is that operand."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    if node.target in DROPOUT or node.target is operator.getitem:
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(value.alias_info is not None for value in schema.returns)
 
 
 def search(start: Iterable[object], targets: Iterable[object], *, upwards: bool) -> fx.Node | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from tbt_compile.passes.prepare.aten import changed_in_place
+
 
 @dataclass
 class Dataflow:
@@ -26,7 +28,7 @@ class Dataflow:
         found = cls()
         for node in graph.nodes:
             if node.op == "placeholder" or any(x in found.active for x in node.all_input_nodes):
-                found.active.add(node)
+                found.active |= {node, *changed_in_place(node)}
                 continue
             names = {str(node.target)} & known if node.op == "get_attr" else set()
             found.parameters[node] = frozenset(
