@@ -110,16 +110,22 @@ def viewed(node: fx.Node) -> Any:
 
 def owner(node: fx.Node) -> str:
     """Dotted name of the innermost module whose `forward` created the node; "" for the model itself."""
-    stack = node.meta.get("nn_module_stack") or {}
-    names = [name for name, _ in stack.values()]
-    return names[-1] if names else ""
+    stack = _module_stack(node)
+    return stack[-1][0] if stack else ""
 
 
 def owner_class(node: fx.Node) -> str:
     """Class name (without its module path) of the module that `owner` names."""
-    stack = node.meta.get("nn_module_stack") or {}
-    classes = [kind if isinstance(kind, str) else kind.__name__ for _, kind in stack.values()]
-    return classes[-1].rpartition(".")[2] if classes else ""
+    stack = _module_stack(node)
+    kind = stack[-1][1] if stack else ""
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+
+
+def _module_stack(node: fx.Node) -> list[tuple[str, Any]]:
+    """Name and class of each module whose `forward` the node was created in, outermost first."""
+    stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    # What torch.export writes for a node that no module made.
+    return [entry for entry in stack.values() if entry[0] != "_empty_nn_module_stack_from_metadata_hook"]
 
 
 def described_call(node: fx.Node, root: str = "") -> str:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from tbt_compile.errors import CaptureError, did_you_mean
 from tbt_compile.modules import evaluation_mode
 from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.export import export_program
+from tbt_compile.passes.export import export_program, why
 from tbt_compile.passes.prepare.aten import aten
 from tbt_compile.passes.prepare.number_calls import numbering
 
@@ -152,7 +152,7 @@ def export_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             module = program.module(check_guards=False)
     except Exception as error:
         raise CaptureError(
-            f"{name} runs on its example inputs ({inputs}) but torch.export cannot capture it: {error}"
+            f"{name} runs on its example inputs ({inputs}) but torch.export cannot capture it: {why(error)}"
         ) from error
     assert isinstance(module, fx.GraphModule)
     return module

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from tbt_compile.adapters.call_record import aliases, example_call, recorded
 from tbt_compile.adapters.units import ExportUnits, capture_unit
 from tbt_compile.errors import LoweringError
+from tbt_compile.passes.export import why
 from tbt_compile.passes.index_bounds import index_bounds
 from tbt_compile.storage.model_folder import MODULE
 
@@ -55,7 +56,9 @@ def export_module(model: nn.Module) -> ExportUnits:
     except LoweringError:
         raise
     except Exception as error:
-        raise LoweringError(f"{type(model).__name__} cannot be captured for compilation: {error}") from error
+        raise LoweringError(
+            f"{type(model).__name__} cannot be captured for compilation: {why(error)}"
+        ) from error
 
 
 def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -> ExportUnits:

@@ -11,7 +11,7 @@ from models import MLP
 from torch import Tensor, nn
 
 from tbt_compile.passes.base import graph_text
-from tbt_compile.passes.export import export_program
+from tbt_compile.passes.export import export_program, why
 
 X = torch.randn(3, 8)
 
@@ -33,6 +33,22 @@ def test_settings_are_restored_after_success_and_failure() -> None:
     with pytest.raises(ArithmeticError, match="no such thing"):
         export_program(Raises(), (X,))
     assert settings() == before
+
+
+class Decides(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+def test_a_branch_on_values_is_named_in_one_sentence() -> None:
+    with pytest.raises(Exception, match="data-dependent") as caught:
+        export_program(Decides(), (X,))
+    sentence = why(caught.value)
+    assert sentence.startswith(
+        "it branches on the values of a tensor ('return x * 2 if x.sum() > 0 else x', "
+    )
+    assert "\n" not in sentence
+    assert why(ArithmeticError("one\ntwo")) == "one"
 
 
 def test_threads_take_turns() -> None:
