@@ -88,6 +88,6 @@ def why(error: Exception) -> str:
     place = re.findall(r'File "([^"]+)", line (\d+), in \w+\n *(.+)', text)
     where = f" ({place[-1][2].strip()!r}, {Path(place[-1][0]).name}:{place[-1][1]})" if place else ""
     return (
-        f"it branches on the values of a tensor{where}, or has a size that depends on them, which no graph can "
-        "hold: compute both sides and choose with torch.where, or pass the decision as an argument"
+        f"it branches on the values of a tensor{where}, or has a size that depends on them, which no graph "
+        "can hold: compute both sides and choose with torch.where, or pass the decision as an argument"
     )

@@ -13,6 +13,7 @@ from tbt_compile.adapters.wrappers import check_growable, renew, unwrapped
 from tbt_compile.dtypes import check_dtypes
 from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.modules import is_prepared
+from tbt_compile.modules.exported_mode import follow_mode
 from tbt_compile.passes.prepare.capture import split_example_inputs
 from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.pipeline import PLAN, PREPARE
@@ -83,9 +84,10 @@ def prepare(
     Args:
         model: a transformers model, or any `nn.Module` that `torch.export` can capture, in float32, bfloat16,
             float16 or float64. A `torch.fx.GraphModule` calls its quantizers in its own graph. Of a
-            `torch.export.ExportedProgram` the module is prepared and returned; it computes in the mode in
-            which it was exported, and its example inputs are the default. The model inside DataParallel,
-            DistributedDataParallel or torch.compile is prepared, and the wrapper is returned.
+            `torch.export.ExportedProgram` the module is prepared and returned, in the mode in which it was
+            exported; `train` and `eval` switch its dropouts and batch norms, but dropout of attention weights
+            only if it was exported in training mode. Its example inputs are the default. The model inside
+            DataParallel, DistributedDataParallel or torch.compile is prepared, and the wrapper is returned.
         recipe: the paper's E-W-A notation, the name of a registered recipe, or a `Recipe`. The default is
             the recipe that the model was saved with, else "2-2-2".
         example_inputs: a tensor, a tuple of arguments, or a dict by argument name. Not needed for
@@ -105,6 +107,7 @@ def prepare(
     """
     model, example_inputs = opened(model, example_inputs)
     check_growable(model)
+    follow_mode(unwrapped(model))
     context = make_context(model, recipe, example_inputs)
     inner = context.model
     saved_with = context.adapter.stored_recipe(inner)

@@ -70,7 +70,8 @@ def find_sites(
     Returns:
         The sites in execution order.
     """
-    finder = _Finder(model, output_projection, calls, is_layer, Dataflow.of(graph, model))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    finder = _Finder(model, output_projection, calls, is_layer, Dataflow.of(graph, model), modules)
     found: dict[tuple[SiteKind, str, tuple[int, ...]], FoundSite] = {}
     for node in graph.nodes:
         site = finder.site_of(node) if node.op == "call_function" else None
@@ -111,10 +112,11 @@ class _Finder:
     calls: dict[str, tuple[str, ...] | None]
     is_layer: Callable[[nn.Module], bool]
     flow: Dataflow
+    modules: dict[str, nn.Module]
 
     def site_of(self, node: fx.Node) -> FoundSite | None:
         """The site that a node is the call of; None if there is none."""
-        layer = self.is_layer(self.model.get_submodule(caller(node)))
+        layer = self._in_layer(node)
         if node.target in LINEAR and layer:
             return self._linear_layer(node)
         if node.target in EMBEDDING and layer:
@@ -128,6 +130,11 @@ class _Finder:
         if is_lookup(node):
             return self._lookup(node)
         return self._product(node) if product_name(node.target) is not None else None
+
+    def _in_layer(self, node: fx.Node) -> bool:
+        """Whether a layer makes the call. An exported program's module lacks children without tensors."""
+        name = caller(node)
+        return name in self.modules and self.is_layer(self.modules[name])
 
     def _linear_layer(self, node: fx.Node) -> FoundSite | None:
         x, weight, _ = linear_operands(node)
