@@ -1,4 +1,4 @@
-"""Convert assignments to slices, `y[:, :4] = x` and the like, which functionalized graphs make."""
+"""Convert copies and assignments to slices, `y[:, :4] = x` and the like, which functionalized graphs make."""
 
 from __future__ import annotations
 
@@ -7,9 +7,25 @@ from typing import Any
 
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.tvm_api import Expr, relax, tirx
+from tbt_compile.ops.operands import operands
+from tbt_compile.passes.prepare.aten import VIEW, viewed
 
 _END = 2**63 - 1
 """The end of an unbounded slice."""
+
+
+@converter(ATEN.clone.default)
+def convert_clone(call: Call) -> Expr:
+    """`aten::clone(self)`: self, which nothing changes; a copy if it is an argument, or a view of one."""
+    x, source = call.operands.self, operands(call.node).self
+    while source.op == "call_function" and source.target in VIEW:
+        source = viewed(source)
+    if source.op != "placeholder":
+        return x
+    shape = list(x.ty.shape)
+    rows = x if shape else call.emit(relax.op.reshape(x, [1]))
+    copied = call.emit(relax.op.concat([rows], 0))
+    return copied if shape else call.emit(relax.op.reshape(copied, []))
 
 
 @converter(ATEN.copy.default)

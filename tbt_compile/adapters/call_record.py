@@ -1,7 +1,8 @@
 """Call records: `prepare` records the example call of a module, from which `lower` exports it again.
 
 A record is one JSON-ready dict per argument: `{"name", "dtype", "shape"}` for a tensor, `{"name", "value"}`
-for a plain constant, `{"name", "type"}` for anything else, which compiled modules do not accept. A tensor
+for a plain constant, `{"name", "type"}` for anything else, which compiled modules do not accept. The items of
+`*rest` are the arguments "rest[0]", "rest[1]" and so on. A tensor
 that was passed as an earlier argument too has its name as "is": a forward may ask whether key is query.
 """
 
@@ -30,18 +31,32 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
         kwargs: keyword arguments of the call.
 
     Returns:
-        One entry per argument, by parameter name.
+        One entry per argument, in the order of the parameters.
     """
     signature = inspect.signature(model.forward)
     named: dict[str, Any] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
-        variable = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-        named.update(value if variable else {name: value})
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            named.update({f"{name}[{index}]": each for index, each in enumerate(value)})
+        else:
+            named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
     first: dict[int, str] = {}
     for name, value in named.items():
         if isinstance(value, Tensor):
             first.setdefault(id(value), name)
     return [_describe(name, value, first.get(id(value), name)) for name, value in named.items()]
+
+
+def as_call(named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and keyword arguments of a call; what precedes an item of `*args` goes by position.
+
+    >>> as_call({"x": 1, "rest[0]": 2, "rest[1]": 3, "scale": 4})
+    ((1, 2, 3), {'scale': 4})
+    """
+    items = list(named.items())
+    last = max((index for index, (name, _) in enumerate(items) if name.endswith("]")), default=-1)
+    return tuple(value for _, value in items[: last + 1]), dict(items[last + 1 :])
 
 
 def aliases(call: Record) -> dict[str, str]:
