@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -20,6 +21,7 @@ from tbt_compile.passes.prepare.pipeline import PLAN, PREPARE
 from tbt_compile.passes.prepare.plan import QuantPlan
 from tbt_compile.recipe import Recipe
 
+log = logging.getLogger(__name__)
 ModelT = TypeVar("ModelT", bound=nn.Module)
 DEFAULT_RECIPE = "2-2-2"
 
@@ -40,7 +42,8 @@ def plan(
         dump: folder to which every phase writes its graph and findings.
 
     Returns:
-        The plan: every quantized module with its encodings, and what stays in full precision.
+        The plan: every quantized module with its encodings, what stays in full precision, and as far as the
+        captured graph shows it, what `lower` will refuse.
 
     Raises:
         RecipeError, CaptureError, PlanError: as for `prepare`.
@@ -79,6 +82,8 @@ def prepare(
     batch. To get the attention maps of a transformers model, call it with `output_attentions=True`;
     transformers refuses that setting in the config.
 
+    What `lower` will refuse is logged as a warning as far as the captured graph shows it.
+
     A model that `from_pretrained` read from the folder of a prepared model gets its exact scales back.
 
     Args:
@@ -113,6 +118,8 @@ def prepare(
     saved_with = context.adapter.stored_recipe(inner)
     call = call_record.record(inner, context.args, context.kwargs)
     PREPARE.run(context, dump)
+    for reason in context.planned.refused:
+        log.warning("lower will refuse this %s: %s", type(inner).__name__.removeprefix("Quantized"), reason)
     call_record.restore(inner, call)
     renew(model)
     if saved_with == context.recipe:

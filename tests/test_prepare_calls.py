@@ -129,6 +129,19 @@ def test_an_exported_program_becomes_a_module_that_trains() -> None:
         model(X[:1, :2])
 
 
+def test_calls_of_an_exported_program_are_named_after_the_layers() -> None:
+    program = torch.export.export(Block().eval(), (X,))
+    names = ["inner.query", "inner.rest", "tbt_calls.2", "head"]
+    plan = tbt_compile.plan(program)
+    assert [site.name for site in plan] == names
+    assert plan["head"].fqn == "tbt_calls.3"
+    assert "head         linear" in str(plan)
+    excluded = tbt_compile.Recipe.parse("2-2-2", exclude=("inner.*",))
+    assert [site.name for site in tbt_compile.plan(program, excluded)] == names[2:]
+    model = tbt_compile.prepare(program, excluded)
+    assert torch.equal(model.inner.query.weight, program.state_dict["inner.query.weight"])
+
+
 class Modal(nn.Module):
     """Dropouts of layers, of attention weights, and one that is always active; a batch norm."""
 

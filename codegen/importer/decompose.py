@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +10,11 @@ import torch
 from torch import fx
 from torch.export.graph_signature import OutputKind
 
+from tbt_compile.codegen.importer.refusals import STATE, decomposition, refusal, refusals, unsupported
 from tbt_compile.codegen.importer.registry import CONVERTERS
 from tbt_compile.codegen.importer.units import CHECKS, known_operators
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
-from tbt_compile.passes.prepare.aten import described_call
 
 _ROUNDS = 4
 """Decompositions may use operators that have to be decomposed in turn."""
@@ -30,18 +29,21 @@ def decompose(unit: LoweringContext) -> None:
     if any(map(_has_to_be_functional, unit.graph.nodes)):
         _run(unit, {})  # the importer knows a tensor by the node that made it
         _check_buffers(unit)
+    refused = refusals(unit.graph, unit.root)
+    if refused:
+        raise LoweringError(refused[0])
     for _ in range(_ROUNDS):
         table = {}
         for node in unsupported(unit.graph):
             target: Any = node.target
-            found = _decomposition(target)
+            found = decomposition(target)
             if found is None:
-                raise LoweringError(_refusal(node, unit.root))
+                raise LoweringError(refusal(node, unit.root))
             table[target] = found
         if not table:
             return
         _run(unit, table)
-    raise LoweringError(_refusal(unsupported(unit.graph)[0], unit.root))
+    raise LoweringError(refusal(unsupported(unit.graph)[0], unit.root))
 
 
 def _run(unit: LoweringContext, table: dict[Any, Callable[..., Any]]) -> None:
@@ -51,14 +53,9 @@ def _run(unit: LoweringContext, table: dict[Any, Callable[..., Any]]) -> None:
 
 
 def _check_buffers(unit: LoweringContext) -> None:
-    """Refuse changes of buffers: a compiled model holds no state."""
     for spec in unit.program.graph_signature.output_specs:
         if spec.kind is OutputKind.BUFFER_MUTATION:
-            name = str(spec.target).removeprefix(unit.root)
-            raise LoweringError(
-                f"the forward changes the buffer {name!r} in place, but a compiled model keeps nothing from "
-                "one call to the next: pass that tensor as an argument and return the new one"
-            )
+            raise LoweringError(STATE.format(str(spec.target).removeprefix(unit.root)))
 
 
 def _has_to_be_functional(node: fx.Node) -> bool:
@@ -78,32 +75,6 @@ def _has_to_be_functional(node: fx.Node) -> bool:
     return name not in CONVERTERS and (name not in known_operators() or name.replace("_.", ".") in CONVERTERS)
 
 
-def unsupported(graph: fx.Graph) -> list[fx.Node]:
-    """The calls of ATen operators that have no converter."""
-    known = known_operators()
-    return [
-        node
-        for node in graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload)
-        and node.target.namespace != "tbt"
-        and node.target.__name__ not in known
-    ]
-
-
-@functools.cache
-def _decomposition(target: Any) -> Callable[..., Any] | None:
-    """PyTorch's decomposition of an operator; None if it has none."""
-    core = torch._decomp.core_aten_decompositions()
-    if target in core:
-        return core[target]
-    if target.has_kernel_for_dispatch_key(_COMPOSITE):
-        return target.decompose
-    return torch._decomp.decomposition_table.get(target)
-
-
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-
-
 def supported_operators() -> dict[str, str]:
     """How each ATen operator is compiled, by its name and overload, such as "add.Tensor".
 
@@ -113,11 +84,3 @@ def supported_operators() -> dict[str, str]:
     found = dict.fromkeys(sorted(known_operators() - CHECKS), "kernel of tbt-compile or TVM")
     core = (target.__name__ for target in torch._decomp.core_aten_decompositions())
     return found | dict.fromkeys(sorted(set(core) - found.keys()), "decomposed")
-
-
-def _refusal(node: fx.Node, root: str) -> str:
-    return (
-        f"{described_call(node, root)}, which has no compiled form: register a converter "
-        "(docs/extending/add-an-aten-operator.md), write it with operators that `tbt operators` lists, or "
-        "keep that part out of the module that is compiled"
-    )

@@ -103,14 +103,23 @@ def example_call(model: nn.Module, shared: bool = False) -> dict[str, Any]:
             f"{name} has no record of its inputs: prepare it with this release and example_inputs, then "
             "freeze and save it again"
         )
+    check(name, call)
+    made = {argument["name"]: _value(argument) for argument in call}
+    return {**made, **{name: made[first] for name, first in aliases(call).items()}} if shared else made
+
+
+def check(name: str, call: Record) -> None:
+    """Check that a compiled module can take the arguments of a call.
+
+    Raises:
+        LoweringError: an argument of the named module is neither a tensor nor a constant.
+    """
     odd = next((argument for argument in call if "type" in argument), None)
     if odd is not None:
         raise LoweringError(
             f"argument {odd['name']!r} of {name} is a {odd['type']}: compiled modules take tensors and plain "
-            "constants as named arguments; wrap the module in one with such a forward"
+            "constants as arguments; wrap the module in one with such a forward"
         )
-    made = {argument["name"]: _value(argument) for argument in call}
-    return {**made, **{name: made[first] for name, first in aliases(call).items()}} if shared else made
 
 
 def _describe(name: str, value: Any, first: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from tbt_compile.errors import LoweringError
 
@@ -37,6 +38,14 @@ def take_apart(result: Any, name: str) -> tuple[list[Tensor], Layout]:
     """
     tensors: list[Tensor] = []
     return tensors, _layout(result, tensors, name, "a result")
+
+
+def result_of(module: fx.GraphModule) -> Any:
+    """The result of a captured graph, as the module put it together, of tensors without data."""
+    (results,) = module.graph.output_node().args
+    values = [node.meta["val"] if isinstance(node, fx.Node) else node for node in pytree.tree_leaves(results)]
+    codegen: Any = module.graph._codegen
+    return pytree.tree_unflatten(values, codegen.pytree_info.out_spec)
 
 
 def _layout(value: Any, tensors: list[Tensor], name: str, place: str) -> Layout:
