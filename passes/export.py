@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.nn.modules import transformer
 
 from tbt_compile.passes.constant_sizes import constant_sizes
 from tbt_compile.passes.inline_contexts import inline_contexts
@@ -41,7 +42,7 @@ def export_program(
     Raises:
         Exception: any that `torch.export.export` raises for a module that it cannot capture.
     """
-    with torch.no_grad(), unchanged_attributes(module), _quick_tracing(), warnings.catch_warnings():
+    with torch.no_grad(), unchanged_attributes(module), _tracing(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attribute")  # assigned; that is undone
         program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     inline_contexts(program)
@@ -85,20 +86,34 @@ def unchanged_attributes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _quick_tracing() -> Iterator[None]:
-    """Halve the export time; the graph only loses the Python stacks in the meta of its nodes.
+def _tracing() -> Iterator[None]:
+    """Halve the export time, and keep `nn.Transformer` from looking at the values of its mask.
 
-    With symbolic sizes a hit in the fake tensor cache costs more than recomputing the result. The garbage
-    collector would repeatedly walk the millions of live objects of the traced graph and free none.
+    The graph only loses the Python stacks in the meta of its nodes. With symbolic sizes a hit in the fake
+    tensor cache costs more than recomputing the result. The garbage collector would repeatedly walk the
+    millions of live objects of the traced graph and free none.
     """
     with _TRACING:
         collecting, silent = gc.isenabled(), torch.fx.config.do_not_emit_stack_traces
+        detect = transformer._detect_is_causal_mask
+        transformer._detect_is_causal_mask = _not_looking
         gc.disable()
         torch.fx.config.do_not_emit_stack_traces = True
         try:
             with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
                 yield
         finally:
+            transformer._detect_is_causal_mask = detect
             torch.fx.config.do_not_emit_stack_traces = silent
             if collecting:
                 gc.enable()
+
+
+def _not_looking(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    """Whether `nn.Transformer` may take a mask for the causal one: if it is told so.
+
+    PyTorch compares the values of the mask, a branch that cannot be captured, to skip work. Added, the mask
+    gives the same result.
+    """
+    del mask, size
+    return bool(is_causal)

@@ -22,11 +22,20 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from tbt_compile.ops.operands import operands
+from tbt_compile.passes.base import target_name
 from tbt_compile.passes.largest_values import Terms, largest_values, size_of
 from tbt_compile.passes.least_values import Least, least_values
 
 _ATEN = torch.ops.aten
 _HUGE = 2**40
+_BY_DIMENSIONS = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)
+_ASSIGNMENTS = (
+    *(_ATEN.index_fill, _ATEN.index_fill_),
+    *(_ATEN.scatter, _ATEN.scatter_, _ATEN.scatter_add, _ATEN.scatter_add_),
+    *(_ATEN.scatter_reduce, _ATEN.scatter_reduce_, _ATEN.index_add, _ATEN.index_add_),
+    *(_ATEN.index_copy, _ATEN.index_copy_),
+)
+"""Operators that write to a tensor at indices along one dimension."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +172,15 @@ def lookups_of(node: fx.Node) -> Iterator[Lookup]:
     elif node.target in (_ATEN.index_select.default, _ATEN.gather.default):
         op = operands(node)
         found = [(op.self, op.dim, op.index, False)]
-    elif node.target is _ATEN.index.Tensor:
+    elif node.target in _BY_DIMENSIONS:
         op = operands(node)
-        found = [(op.self, axis, index, True) for axis, index in enumerate(op.indices) if index is not None]
+        given = [(axis, index) for axis, index in enumerate(op.indices) if index is not None]
+        found = [
+            (op.self, axis, index, True) for axis, index in given if index.meta["val"].dtype != torch.bool
+        ]
+    elif getattr(node.target, "overloadpacket", None) in _ASSIGNMENTS:
+        op = operands(node)
+        found = [(op.self, op.dim, op.index, target_name(node).startswith("index_fill"))]
     else:
         return
     for table, dim, index, wraps in found:

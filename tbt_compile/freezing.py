@@ -162,9 +162,14 @@ def _show_weights(model: nn.Module) -> None:
         adapter = adapter_for(model)
         with torch.no_grad():
             try:
-                model(**adapter.example_call(model))
+                _run(model, adapter.example_call(model))
             except CaptureError:  # attention may go another way where query, key and value are one tensor
-                model(**adapter.example_call(model, shared=True))
+                _run(model, adapter.example_call(model, shared=True))
+
+
+def _run(model: nn.Module, named: dict[str, Any]) -> None:
+    args, kwargs = call_record.as_call(named)
+    model(*args, **kwargs)
 
 
 def _freeze_quantizers(model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -13,12 +14,14 @@ from tbt_compile.adapters.wrappers import check_growable, renew, unwrapped
 from tbt_compile.dtypes import check_dtypes
 from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.modules import is_prepared
+from tbt_compile.modules.exported_mode import follow_mode
 from tbt_compile.passes.prepare.capture import split_example_inputs
 from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.pipeline import PLAN, PREPARE
 from tbt_compile.passes.prepare.plan import QuantPlan
 from tbt_compile.recipe import Recipe
 
+log = logging.getLogger(__name__)
 ModelT = TypeVar("ModelT", bound=nn.Module)
 DEFAULT_RECIPE = "2-2-2"
 
@@ -39,7 +42,8 @@ def plan(
         dump: folder to which every phase writes its graph and findings.
 
     Returns:
-        The plan: every quantized module with its encodings, and what stays in full precision.
+        The plan: every quantized module with its encodings, what stays in full precision, and as far as the
+        captured graph shows it, what `lower` will refuse.
 
     Raises:
         RecipeError, CaptureError, PlanError: as for `prepare`.
@@ -78,14 +82,17 @@ def prepare(
     batch. To get the attention maps of a transformers model, call it with `output_attentions=True`;
     transformers refuses that setting in the config.
 
+    What `lower` will refuse is logged as a warning as far as the captured graph shows it.
+
     A model that `from_pretrained` read from the folder of a prepared model gets its exact scales back.
 
     Args:
         model: a transformers model, or any `nn.Module` that `torch.export` can capture, in float32, bfloat16,
             float16 or float64. A `torch.fx.GraphModule` calls its quantizers in its own graph. Of a
-            `torch.export.ExportedProgram` the module is prepared and returned; it computes in the mode in
-            which it was exported, and its example inputs are the default. The model inside DataParallel,
-            DistributedDataParallel or torch.compile is prepared, and the wrapper is returned.
+            `torch.export.ExportedProgram` the module is prepared and returned, in the mode in which it was
+            exported; `train` and `eval` switch its dropouts and batch norms, but dropout of attention weights
+            only if it was exported in training mode. Its example inputs are the default. The model inside
+            DataParallel, DistributedDataParallel or torch.compile is prepared, and the wrapper is returned.
         recipe: the paper's E-W-A notation, the name of a registered recipe, or a `Recipe`. The default is
             the recipe that the model was saved with, else "2-2-2".
         example_inputs: a tensor, a tuple of arguments, or a dict by argument name. Not needed for
@@ -105,11 +112,14 @@ def prepare(
     """
     model, example_inputs = opened(model, example_inputs)
     check_growable(model)
+    follow_mode(unwrapped(model))
     context = make_context(model, recipe, example_inputs)
     inner = context.model
     saved_with = context.adapter.stored_recipe(inner)
     call = call_record.record(inner, context.args, context.kwargs)
     PREPARE.run(context, dump)
+    for reason in context.planned.refused:
+        log.warning("lower will refuse this %s: %s", type(inner).__name__.removeprefix("Quantized"), reason)
     call_record.restore(inner, call)
     renew(model)
     if saved_with == context.recipe:

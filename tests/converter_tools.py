@@ -11,6 +11,7 @@ from lowering_tools import export, library_of
 from torch import Tensor, nn
 from torch.export import Dim
 
+from tbt_compile.codegen.importer.decompose import decompose
 from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.importer.registry import convert_map
 from tbt_compile.codegen.importer.relax_api import import_program
@@ -40,11 +41,12 @@ class Each(nn.Module):
         return [*(layer(*inputs) for layer in self.layers), inputs[0] * self.factor]
 
 
-def assert_compiles(module: nn.Module, *inputs: Tensor) -> None:
-    """The compiled module, made for two rows, against torch on `inputs`."""
+def assert_compiles(module: nn.Module, *inputs: Tensor, rows: int = 2) -> None:
+    """The compiled module, made with the first few rows, against torch on `inputs`."""
     dims = (tuple({0: Dim.DYNAMIC} for _ in inputs),)
-    unit = lowering_pipeline().run(export(module, *(x[:2] for x in inputs), dims=dims))
-    got = library_of([unit], {}).call("unit", *(tensor(x.numpy()) for x in inputs))
+    unit = export(module, *(x[:rows] for x in inputs), dims=dims)
+    decompose(unit)
+    got = library_of([lowering_pipeline().run(unit)], {}).call("unit", *(tensor(x.numpy()) for x in inputs))
     with torch.no_grad():
         expected = module(*inputs)
     for index, (one, other) in enumerate(zip(got, expected, strict=True)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch.nn.functional as F
 from call_models import IDS, KEPT, Block, X, exported_bert, multihead
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 import tbt_compile
 from tbt_compile.errors import InputError
@@ -44,6 +44,28 @@ def test_an_encoder_of_pytorch_compiles() -> None:
     compiled = tbt_compile.lower(frozen)
     result = compiled(**{name: value.numpy() for name, value in inputs.items()})
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+class Masked(nn.Module):
+    """A decoder that makes its own causal mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerDecoderLayer(16, 2, 24, batch_first=True)
+        self.decoder = nn.TransformerDecoder(layer, 1)
+
+    def forward(self, target: Tensor, memory: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.decoder(target, memory, tgt_mask=mask)
+
+
+def test_a_decoder_of_pytorch_with_its_own_mask_compiles() -> None:
+    inputs = (X[:, :3], X)
+    model = tbt_compile.prepare(Masked().eval(), "2-2-2", inputs)
+    model(*inputs)
+    frozen = tbt_compile.freeze(model)
+    result = tbt_compile.lower(frozen)(*(value.numpy() for value in inputs))
+    np.testing.assert_allclose(result, frozen(*inputs), rtol=1e-5, atol=1e-6)
 
 
 def test_attention_on_one_tensor_compiles_with_one_input() -> None:

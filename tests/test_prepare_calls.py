@@ -128,6 +128,89 @@ def test_an_exported_program_becomes_a_module_that_trains() -> None:
         model(X[:1, :2])
 
 
+def test_calls_of_an_exported_program_are_named_after_the_layers() -> None:
+    program = torch.export.export(Block().eval(), (X,))
+    names = ["inner.query", "inner.rest", "tbt_calls.2", "head"]
+    plan = tbt_compile.plan(program)
+    assert [site.name for site in plan] == names
+    assert plan["head"].fqn == "tbt_calls.3"
+    assert "head         linear" in str(plan)
+    excluded = tbt_compile.Recipe.parse("2-2-2", exclude=("inner.*",))
+    assert [site.name for site in tbt_compile.plan(program, excluded)] == names[2:]
+    model = tbt_compile.prepare(program, excluded)
+    assert torch.equal(model.inner.query.weight, program.state_dict["inner.query.weight"])
+
+
+class Modal(nn.Module):
+    """Dropouts of layers, of attention weights, and one that is always active; a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.dropout, self.norm = nn.Linear(16, 16), nn.Dropout(0.5), nn.BatchNorm1d(5)
+        self.attention = nn.MultiheadAttention(16, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(self.norm(self.layer(x)))
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.parametrize("training", [True, False])
+def test_the_module_of_an_exported_program_switches_its_mode(training: bool) -> None:
+    torch.manual_seed(0)
+    plain = Modal()
+    with torch.no_grad():
+        plain.norm.running_mean.normal_()  # type: ignore[union-attr]
+    program = torch.export.export(copy.deepcopy(plain).train(training), (X,))
+    tbt_compile.prepare(plain, "2-2-2", X)
+    model = copy.deepcopy(tbt_compile.prepare(program, "2-2-2"))
+    assert model.training is training
+    plain.eval()(X)
+    assert model.eval() is model
+    assert not any(module.training for module in model.modules())
+    for _ in range(2):
+        assert torch.equal(model(X), plain(X))
+    assert model.train() is model
+    assert all(module.training for module in model.modules())
+    for each in (model, plain.train()):
+        torch.manual_seed(1)
+        each(X)
+    trained, expected = (dict(each.named_buffers()) for each in (model, plain))
+    assert torch.equal(trained["norm.running_mean"], expected["norm.running_mean"])
+    if training:
+        torch.manual_seed(1)
+        output = model(X)
+        torch.manual_seed(1)
+        assert torch.equal(output, plain(X))
+        assert trained["norm.num_batches_tracked"] == expected["norm.num_batches_tracked"] == 2
+    assert torch.equal(copy.deepcopy(model).eval()(X), plain.eval()(X))
+
+
+def test_a_dropout_that_is_always_active_stays_so() -> None:
+    class Always(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(super().forward(F.dropout(x, 0.5, self.training)), 0.5)
+
+    model = tbt_compile.prepare(torch.export.export(Always().eval(), (X,)), "2-2-2").eval()
+    assert not torch.equal(model(X), model(X))
+    assert float((model(X) == 0).float().mean()) > 0.2
+
+
+def test_a_traced_graph_switches_its_mode() -> None:
+    class Dropping(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.dropout(super().forward(x))
+
+    model = tbt_compile.prepare(fx.symbolic_trace(Dropping()), "2-2-2", X)
+    model(X)
+    assert torch.equal(model.eval()(X), model(X))
+    assert not torch.equal(model.train()(X), model(X))
+
+
 class Changing(nn.Module):
     """Makes one product more for longer inputs."""
 

@@ -49,9 +49,17 @@ def convert_index(call: Call) -> Expr:
     """`aten::index(self, indices)` with one int64 index tensor; others are left to TVM.
 
     Negative indices count from the end; indices out of range are clipped.
+
+    Raises:
+        ValueError: the index is a mask.
     """
     x, indices = call.operands.self, call.operands.indices
     axes = [axis for axis, index in enumerate(indices) if index is not None]
+    if any(str(indices[axis].ty.dtype) in ("bool", "uint8") for axis in axes):
+        raise ValueError(
+            "how many elements a mask selects is known at run time only: use torch.where(mask, x, y), or "
+            "multiply by the mask"
+        )
     if len(axes) != 1 or str(indices[axes[0]].ty.dtype) != "int64":
         return call.default()
     (axis,) = axes
@@ -95,6 +103,24 @@ def convert_new_zeros(call: Call) -> Expr:
     return _filled(call, call.operands.size, 0)
 
 
+@converter(ATEN.full.default)
+def convert_full(call: Call) -> Expr:
+    """`aten::full(size, fill_value, *, dtype)` of static or symbolic size."""
+    return _filled(call, call.operands.size, call.operands.fill_value)
+
+
+@converter(ATEN.new_full.default)
+def convert_new_full(call: Call) -> Expr:
+    """`aten::new_full(self, size, fill_value, *, dtype)` of static or symbolic size."""
+    return _filled(call, call.operands.size, call.operands.fill_value)
+
+
+@converter(ATEN.fill.Scalar)
+def convert_fill_scalar(call: Call) -> Expr:
+    """`aten::fill.Scalar(self, value)`."""
+    return _filled(call, call.operands.self.ty.shape, call.operands.value)
+
+
 @converter(ATEN.zeros_like.default)
 def convert_zeros_like(call: Call) -> Expr:
     """`aten::zeros_like(self, *, dtype)`; TVM ignores `dtype`."""
@@ -113,11 +139,12 @@ def convert_full_like(call: Call) -> Expr:
     return _filled(call, call.operands.self.ty.shape, call.operands.fill_value)
 
 
-def _filled(call: Call, shape: Sequence[Any], value: float) -> Expr:
-    """A constant tensor of the dtype asked for, by default that of `self`."""
-    asked = call.operands.dtype
-    dtype = str(call.operands.self.ty.dtype if asked is None else asked).removeprefix("torch.")
-    if value in (math.inf, -math.inf):  # TVM cannot lower a full of them
+def _filled(call: Call, shape: Sequence[Any], value: Any) -> Expr:
+    """A constant tensor of the dtype that the captured graph says; a symbolic value is left to TVM."""
+    if not isinstance(value, (int, float)):
+        return call.default()
+    dtype = str(call.node.meta["val"].dtype).removeprefix("torch.")
+    if not math.isfinite(value):  # TVM cannot lower a full of them
         return call.emit(relax.op.broadcast_to(relax.const(value, dtype), list(shape)))
     return call.emit(relax.op.full(list(shape), relax.const(value, dtype), dtype))
 

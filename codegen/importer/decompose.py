@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
+from torch.export.graph_signature import OutputKind
 
+from tbt_compile.codegen.importer.refusals import STATE, decomposition, refusal, refusals, unsupported
+from tbt_compile.codegen.importer.registry import CONVERTERS
 from tbt_compile.codegen.importer.units import CHECKS, known_operators
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
-from tbt_compile.passes.prepare.aten import owner, owner_class
 
 _ROUNDS = 4
 """Decompositions may use operators that have to be decomposed in turn."""
@@ -25,20 +26,24 @@ def decompose(unit: LoweringContext) -> None:
     Raises:
         LoweringError: an operator has neither a converter nor a decomposition.
     """
-    if any(map(_changes_others, unit.graph.nodes)):
-        _run(unit, {})  # functionalizes: the importer knows a tensor by the node that made it
+    if any(map(_has_to_be_functional, unit.graph.nodes)):
+        _run(unit, {})  # the importer knows a tensor by the node that made it
+        _check_buffers(unit)
+    refused = refusals(unit.graph, unit.root)
+    if refused:
+        raise LoweringError(refused[0])
     for _ in range(_ROUNDS):
         table = {}
         for node in unsupported(unit.graph):
             target: Any = node.target
-            found = _decomposition(target)
+            found = decomposition(target)
             if found is None:
-                raise LoweringError(_refusal(node, unit.root))
+                raise LoweringError(refusal(node, unit.root))
             table[target] = found
         if not table:
             return
         _run(unit, table)
-    raise LoweringError(_refusal(unsupported(unit.graph)[0], unit.root))
+    raise LoweringError(refusal(unsupported(unit.graph)[0], unit.root))
 
 
 def _run(unit: LoweringContext, table: dict[Any, Callable[..., Any]]) -> None:
@@ -47,41 +52,27 @@ def _run(unit: LoweringContext, table: dict[Any, Callable[..., Any]]) -> None:
         unit.program = unit.program.run_decompositions(table)
 
 
-def _changes_others(node: fx.Node) -> bool:
-    """Whether a call changes a tensor that other nodes read: a view of one, or one with other users."""
+def _check_buffers(unit: LoweringContext) -> None:
+    for spec in unit.program.graph_signature.output_specs:
+        if spec.kind is OutputKind.BUFFER_MUTATION:
+            raise LoweringError(STATE.format(str(spec.target).removeprefix(unit.root)))
+
+
+def _has_to_be_functional(node: fx.Node) -> bool:
+    """Whether a call changes a tensor in place in a way that the importer does not follow.
+
+    It does not if other nodes read that tensor, or if it is a view; nor if only the functional operator has a
+    converter here.
+    """
     schema = getattr(node.target, "_schema", None)
     if schema is None or not schema.is_mutable or not node.args or not isinstance(node.args[0], fx.Node):
         return False
-    changed = node.args[0]
+    changed, name = node.args[0], node.target.__name__  # type: ignore[union-attr]
     made = getattr(changed.target, "_schema", None)
     is_view = made is None or any(value.alias_info for value in made.returns)
-    return is_view or len(changed.users) > 1
-
-
-def unsupported(graph: fx.Graph) -> list[fx.Node]:
-    """The calls of ATen operators that have no converter."""
-    known = known_operators()
-    return [
-        node
-        for node in graph.nodes
-        if isinstance(node.target, torch._ops.OpOverload)
-        and node.target.namespace != "tbt"
-        and node.target.__name__ not in known
-    ]
-
-
-@functools.cache
-def _decomposition(target: Any) -> Callable[..., Any] | None:
-    """PyTorch's decomposition of an operator; None if it has none."""
-    core = torch._decomp.core_aten_decompositions()
-    if target in core:
-        return core[target]
-    if target.has_kernel_for_dispatch_key(_COMPOSITE):
-        return target.decompose
-    return torch._decomp.decomposition_table.get(target)
-
-
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+    if is_view or len(changed.users) > 1:
+        return True
+    return name not in CONVERTERS and (name not in known_operators() or name.replace("_.", ".") in CONVERTERS)
 
 
 def supported_operators() -> dict[str, str]:
@@ -93,13 +84,3 @@ def supported_operators() -> dict[str, str]:
     found = dict.fromkeys(sorted(known_operators() - CHECKS), "kernel of tbt-compile or TVM")
     core = (target.__name__ for target in torch._decomp.core_aten_decompositions())
     return found | dict.fromkeys(sorted(set(core) - found.keys()), "decomposed")
-
-
-def _refusal(node: fx.Node, root: str) -> str:
-    name = owner(node).removeprefix(root).removeprefix(root.rstrip("."))
-    where = f"module {name!r} ({owner_class(node)})" if name else "the model itself"
-    return (
-        f"{where} calls {node.target}, which has no compiled form: register a converter "
-        "(docs/extending/add-an-aten-operator.md), write it with operators that `tbt operators` lists, or "
-        "keep that part out of the module that is compiled"
-    )

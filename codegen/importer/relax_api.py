@@ -22,14 +22,39 @@ def import_program(
         program: imported without further decomposition of its operators.
         converters: by operator and overload, such as "add.Tensor"; called with a node and the importer. They
             override TVM's converters, which stay reachable through the importer's `replaced`.
+
+    Returns:
+        The module.
+
+    Raises:
+        ConversionError: a call cannot be converted.
     """
-    return _Importer().from_exported_program(
-        program,
-        keep_params_as_input=True,
-        unwrap_unit_return_tuple=False,
-        no_bind_return_tuple=False,
-        custom_convert_map=converters,
-    )
+    importer = _Importer()
+    try:
+        return importer.from_exported_program(
+            program,
+            keep_params_as_input=True,
+            unwrap_unit_return_tuple=False,
+            no_bind_return_tuple=False,
+            custom_convert_map=converters,
+        )
+    except Exception as error:
+        if importer.node is None:
+            raise
+        raise ConversionError(importer.node, error) from error
+
+
+class ConversionError(Exception):
+    """A call that cannot be converted.
+
+    Attributes:
+        node: the call.
+    """
+
+    def __init__(self, node: fx.Node, error: Exception) -> None:
+        # What TVM raises has a traceback in its text.
+        super().__init__(str(error).strip().rpartition("\n")[2] or type(error).__name__)
+        self.node = node
 
 
 @functools.cache
@@ -91,13 +116,26 @@ class _Importer(ExportedProgramImporter):
 
     Attributes:
         replaced: the replaced converters by operator and overload; each takes a node.
+        node: the call that is being converted, or was last.
     """
+
+    convert_map: dict[str, Callable[..., Expr]]
+    node: fx.Node | None = None
 
     def update_convert_map(self, custom_convert_map: dict[str, Any]) -> None:
         self.replaced = {
             name: self.convert_map[name] for name in custom_convert_map if name in self.convert_map
         }
         super().update_convert_map(custom_convert_map)
+        self.convert_map = {name: self._noting(convert) for name, convert in self.convert_map.items()}
+
+    def _noting(self, convert: Callable[..., Expr]) -> Callable[..., Expr]:
+        @functools.wraps(convert)
+        def noting(node: fx.Node, *importer: Any) -> Expr:
+            self.node = node
+            return convert(node, *importer)
+
+        return noting
 
 
 @relax.expr_functor.mutator

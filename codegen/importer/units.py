@@ -15,18 +15,26 @@ from tbt_compile.codegen.importer import (
     convert_norm,
     convert_pointwise,
     convert_reduction,
+    convert_scatter,
     convert_shape,
+    convert_slices,
 )
 from tbt_compile.codegen.importer.bind import bind_parameters, weight_layouts
 from tbt_compile.codegen.importer.caches import Caches, caches_of
 from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.importer.parameters import Parameter
 from tbt_compile.codegen.importer.registry import CONVERTERS, convert_map
-from tbt_compile.codegen.importer.relax_api import import_program, rename_functions, tvm_converters
+from tbt_compile.codegen.importer.relax_api import (
+    ConversionError,
+    import_program,
+    rename_functions,
+    tvm_converters,
+)
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import IRModule, relax
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
+from tbt_compile.passes.prepare.aten import described_call
 
 CONVERTER_FILES = (
     convert_attention,
@@ -36,7 +44,9 @@ CONVERTER_FILES = (
     convert_norm,
     convert_pointwise,
     convert_reduction,
+    convert_scatter,
     convert_shape,
+    convert_slices,
 )
 """The modules with converters; importing a module registers its converters."""
 
@@ -108,6 +118,10 @@ def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:
     """
     try:
         return import_program(unit.program, convert_map(kernels))
+    except ConversionError as error:
+        raise LoweringError(
+            f"{described_call(error.node, unit.root)}, which cannot be compiled: {error}"
+        ) from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise LoweringError(
             f"the {unit.name} cannot be imported into TVM ({type(error).__name__}: {error}): write the graph "

@@ -111,16 +111,36 @@ def viewed(node: fx.Node) -> Any:
 
 def owner(node: fx.Node) -> str:
     """Dotted name of the innermost module whose `forward` created the node; "" for the model itself."""
-    stack = node.meta.get("nn_module_stack") or {}
-    names = [name for name, _ in stack.values()]
-    return names[-1] if names else ""
+    stack = _module_stack(node)
+    return stack[-1][0] if stack else ""
 
 
 def owner_class(node: fx.Node) -> str:
     """Class name (without its module path) of the module that `owner` names."""
-    stack = node.meta.get("nn_module_stack") or {}
-    classes = [kind if isinstance(kind, str) else kind.__name__ for _, kind in stack.values()]
-    return classes[-1].rpartition(".")[2] if classes else ""
+    stack = _module_stack(node)
+    kind = stack[-1][1] if stack else ""
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+
+
+def _module_stack(node: fx.Node) -> list[tuple[str, Any]]:
+    """Name and class of each module whose `forward` the node was created in, outermost first."""
+    stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    # What torch.export writes for a node that no module made.
+    return [entry for entry in stack.values() if entry[0] != "_empty_nn_module_stack_from_metadata_hook"]
+
+
+def described_call(node: fx.Node, root: str = "") -> str:
+    """A call in words, for messages: "module 'encoder.fc' (Linear) calls aten.linear.default".
+
+    Args:
+        node: the call.
+        root: prefix of module names that the user's model lacks.
+
+    Returns:
+        The module and the operator.
+    """
+    name = owner(node).removeprefix(root).removeprefix(root.rstrip("."))
+    return f"{f'module {name!r} ({owner_class(node)})' if name else 'the model itself'} calls {node.target}"
 
 
 def common_owner(*names: str) -> str:
@@ -136,6 +156,32 @@ def common_owner(*names: str) -> str:
             break
         shared.append(level[0])
     return ".".join(shared)
+
+
+def changed_in_place(node: fx.Node) -> set[fx.Node]:
+    """The tensors whose memory a call changes: its operand, what that is a view of, and all views of that."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable or not node.args or not isinstance(node.args[0], fx.Node):
+        return set()
+    base = node.args[0]
+    while _shares_memory(base):
+        base = viewed(base)
+    found, queue = {base}, [base]
+    while queue:
+        views = [user for user in queue.pop().users if _shares_memory(user) and user not in found]
+        found.update(views)
+        queue += views
+    return found
+
+
+def _shares_memory(node: fx.Node) -> bool:
+    """Whether a node may be a view of its first operand, or is that operand."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    if node.target in DROPOUT or node.target is operator.getitem:
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(value.alias_info is not None for value in schema.returns)
 
 
 def search(start: Iterable[object], targets: Iterable[object], *, upwards: bool) -> fx.Node | None:

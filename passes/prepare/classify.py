@@ -16,7 +16,15 @@ from torch import fx
 
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.base import PassResult, target_name
-from tbt_compile.passes.prepare.aten import DROPOUT, SOFTMAX, VIEW, aten, owner_class, viewed
+from tbt_compile.passes.prepare.aten import (
+    DROPOUT,
+    SOFTMAX,
+    VIEW,
+    aten,
+    changed_in_place,
+    owner_class,
+    viewed,
+)
 
 if TYPE_CHECKING:
     from tbt_compile.passes.prepare.context import PrepareContext
@@ -57,6 +65,7 @@ _ALWAYS_NONNEG = SOFTMAX | {
     aten.sigmoid_.default,
     aten.softplus.default,
     aten.square.default,
+    aten.zero_.default,
 }
 # Non-negative if every operand is.
 _CLOSED = frozenset(
@@ -69,9 +78,11 @@ _CLOSED = frozenset(
         aten.avg_pool2d.default,
         aten.bmm.default,
         aten.cat.default,
+        aten.copy_.default,
         aten.div.Scalar,
         aten.div.Tensor,
         aten.div_.Tensor,
+        aten.index_put_.default,
         aten.matmul.default,
         aten.max_pool1d.default,
         aten.max_pool2d.default,
@@ -192,7 +203,10 @@ def _all_nonneg(found: list[Decision], name: str) -> Decision:
 
 
 def classify_graph(graph: fx.Graph, gelu_nonnegative: bool = False) -> dict[str, Decision]:
-    """The sign decision of every node by name. One walk suffices: operands precede their users."""
+    """The sign decision of every node by name. One walk suffices: operands precede their users.
+
+    A call that may write negative values into a tensor decides for that tensor and all its views.
+    """
     decisions: dict[str, Decision] = {}
 
     def sign_of(value: Any) -> Decision:
@@ -203,7 +217,9 @@ def classify_graph(graph: fx.Graph, gelu_nonnegative: bool = False) -> dict[str,
         return Decision(Sign.SIGNED, "unknown value")
 
     for node in graph.nodes:
-        decisions[node.name] = classify_node(node, sign_of, gelu_nonnegative)
+        decision = decisions[node.name] = classify_node(node, sign_of, gelu_nonnegative)
+        if decision.signed:
+            decisions.update(dict.fromkeys((changed.name for changed in changed_in_place(node)), decision))
     return decisions
 
 

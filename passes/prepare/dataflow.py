@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from tbt_compile.passes.base import target_name
+from tbt_compile.passes.prepare.aten import changed_in_place
+
 
 @dataclass
 class Dataflow:
@@ -14,11 +17,13 @@ class Dataflow:
 
     Attributes:
         active: the nodes that depend on an input of the model.
+        order: the calls among them, as they are in the graph.
         parameters: of every other node, the names of the parameters that it is computed from.
     """
 
     active: set[fx.Node] = field(default_factory=set)
     parameters: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
+    order: list[fx.Node] = field(default_factory=list)
 
     @classmethod
     def of(cls, graph: fx.Graph, model: nn.Module) -> Dataflow:
@@ -27,7 +32,8 @@ class Dataflow:
         found = cls()
         for node in graph.nodes:
             if node.op == "placeholder" or any(x in found.active for x in node.all_input_nodes):
-                found.active.add(node)
+                found.active |= {node, *changed_in_place(node)}
+                found.order += [node] if node.op == "call_function" else []
                 continue
             names = {str(node.target)} & known if node.op == "get_attr" else set()
             found.parameters[node] = frozenset(
@@ -55,6 +61,16 @@ class Dataflow:
     def readers(self, weight: fx.Node) -> dict[str, frozenset[str]]:
         """For each parameter of a weight, the names of the nodes that depend on an input and read it."""
         return {name: self._readers(name) for name in sorted(self.parameters[weight])}
+
+    def operators(self) -> dict[str, list[str]]:
+        """For each parameter, the names of the operators that read it together with an input, in order."""
+        found: dict[str, list[str]] = {}
+        for node in self.order:
+            for name in sorted(
+                frozenset().union(*(self.parameters.get(x, ()) for x in node.all_input_nodes))
+            ):
+                found.setdefault(name, []).append(target_name(node))
+        return found
 
     def _readers(self, name: str) -> frozenset[str]:
         def reads(node: fx.Node) -> bool:

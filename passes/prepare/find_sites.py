@@ -73,7 +73,8 @@ def find_sites(
     Returns:
         The sites in execution order.
     """
-    finder = _Finder(model, output_projection, calls, is_layer, Dataflow.of(graph, model))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    finder = _Finder(model, output_projection, calls, is_layer, Dataflow.of(graph, model), modules)
     found: dict[tuple[Any, ...], FoundSite] = {}
     for node in graph.nodes:
         site = finder.site_of(node) if node.op == "call_function" else None
@@ -97,10 +98,11 @@ class _Finder:
     calls: dict[str, tuple[str, ...] | None]
     is_layer: Callable[[nn.Module], bool]
     flow: Dataflow
+    modules: dict[str, nn.Module]
 
     def site_of(self, node: fx.Node) -> FoundSite | None:
         """The site that a node is the call of; None if there is none."""
-        if node.target in LINEAR | EMBEDDING and self._is_layer(node):
+        if node.target in LINEAR | EMBEDDING and self._in_layer(node):
             return self._linear_layer(node) if node.target in LINEAR else _embedding_site(node, self.model)
         if node.target in SOFTMAX:
             return self._attention(node)
@@ -114,8 +116,10 @@ class _Finder:
             return self._convolution(node)
         return self._product(node) if product_name(node.target) is not None else None
 
-    def _is_layer(self, node: fx.Node) -> bool:
-        return self.is_layer(self.model.get_submodule(caller(node)))
+    def _in_layer(self, node: fx.Node) -> bool:
+        """Whether a layer makes the call. An exported program's module lacks children without tensors."""
+        name = caller(node)
+        return name in self.modules and self.is_layer(self.modules[name])
 
     def changed_weight(self, first: FoundSite, second: FoundSite) -> str | None:
         """Why two calls of one site cannot share the quantizer of their weights; None if they can."""

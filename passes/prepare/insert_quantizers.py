@@ -19,7 +19,7 @@ from tbt_compile.modules.products import product_name
 from tbt_compile.ops.operands import operands, set_operand
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.aten import SOFTMAX, aten, linear_operands, product_operands, search
-from tbt_compile.passes.prepare.site_plan import SitePlan, excluded_by
+from tbt_compile.passes.prepare.site_plan import SitePlan, excluded_site
 from tbt_compile.passes.prepare.sites import Call, CallSite, SiteKind
 from tbt_compile.passes.prepare.trace_attention import OPERANDS, replace_product, untranspose
 from tbt_compile.quantizers import ActivationQuantizer, quantized_embedding, quantized_linear
@@ -65,7 +65,7 @@ def build_weight_quantizer(encoding: Encoding, context: PrepareContext, site: Si
         rows, columns = weight.shape
     else:
         rows, columns = site.shape
-    split = excluded_by(site.fqn, context.recipe.split) is not None
+    split = excluded_site(site, context.recipe.split) is not None
     return weight_quantizer(context.recipe, encoding, rows, columns, split)
 
 

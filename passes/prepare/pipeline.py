@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tbt_compile.passes.base import Pipeline
 from tbt_compile.passes.prepare.capture import Capture
+from tbt_compile.passes.prepare.check_lowering import CheckLowering
 from tbt_compile.passes.prepare.classify import ClassifyActivations
 from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.find_sites import FindSites
@@ -19,6 +20,7 @@ PLAN: Pipeline[PrepareContext] = Pipeline(
         ClassifyActivations(),  # which tensors can never be negative
         FindSites(),  # linear layers, embeddings, attention products
         MakePlan(),  # encodings, and a reason for each
+        CheckLowering(),  # what will not compile
     ),
 )
 PREPARE: Pipeline[PrepareContext] = Pipeline(

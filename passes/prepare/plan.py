@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ from tbt_compile.modules.computed_weights import stored_weight
 from tbt_compile.modules.interception import split_call
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.classify import Decision, Sign
-from tbt_compile.passes.prepare.site_plan import Operand, SitePlan, caller_of, excluded_by
-from tbt_compile.passes.prepare.sites import FoundSite, SiteKind
+from tbt_compile.passes.prepare.dataflow import Dataflow
+from tbt_compile.passes.prepare.site_plan import Operand, SitePlan, excluded_by, excluded_site
+from tbt_compile.passes.prepare.sites import FoundSite, SiteKind, caller_of
 from tbt_compile.passes.prepare.unquantized import Unquantized, remaining_parameters
 from tbt_compile.recipe import Recipe
 
@@ -25,19 +26,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """What `prepare` does to a model; `print` shows it as a table, `to_dict` returns JSON values."""
+    """What `prepare` does to a model; `print` shows it as a table, `to_dict` returns JSON values.
+
+    Attributes:
+        model: class name.
+        recipe: the requested bits and the excluded modules.
+        sites: what is quantized.
+        unquantized: what stays in full precision, with reasons.
+        refused: why `lower` will refuse the model, one sentence each; empty if nothing is known.
+    """
 
     model: str
     recipe: Recipe
     sites: tuple[SitePlan, ...]
     unquantized: tuple[Unquantized, ...]
+    refused: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[SitePlan]:
         return iter(self.sites)
 
     def __getitem__(self, fqn: str) -> SitePlan:
+        """The site of a module or call; KeyError if there is none."""
         for site in self.sites:
-            if site.fqn == fqn:
+            if fqn in (site.fqn, site.name):
                 return site
         raise KeyError(fqn)
 
@@ -48,6 +59,7 @@ class QuantPlan:
             "recipe": self.recipe.to_dict(),
             "sites": [site.to_dict() for site in self.sites],
             "unquantized": [{"name": item.name, "reason": item.reason} for item in self.unquantized],
+            "refused": list(self.refused),
         }
 
     @classmethod
@@ -55,7 +67,8 @@ class QuantPlan:
         """The inverse of `to_dict`."""
         sites = tuple(map(SitePlan.from_dict, values["sites"]))
         unquantized = tuple(Unquantized(**item) for item in values["unquantized"])
-        return cls(values["model"], Recipe.from_dict(values["recipe"]), sites, unquantized)
+        recipe, refused = Recipe.from_dict(values["recipe"]), tuple(values["refused"])
+        return cls(values["model"], recipe, sites, unquantized, refused)
 
     def __str__(self) -> str:
         from tbt_compile.passes.prepare.plan_table import plan_text
@@ -64,7 +77,11 @@ class QuantPlan:
 
 
 def make_plan(
-    model: nn.Module, recipe: Recipe, sites: list[FoundSite], signs: dict[str, Decision]
+    model: nn.Module,
+    recipe: Recipe,
+    sites: list[FoundSite],
+    signs: dict[str, Decision],
+    readers: Mapping[str, list[str]],
 ) -> QuantPlan:
     """Decide what to quantize, and to which encodings.
 
@@ -73,6 +90,7 @@ def make_plan(
         recipe: the requested bits and the excluded modules.
         sites: the sites of the captured graph.
         signs: the sign decision of every node, by node name.
+        readers: by parameter name, the operators that read it together with an input.
 
     Returns:
         The plan; every parameter of the model is quantized by it or listed in `unquantized`.
@@ -83,7 +101,7 @@ def make_plan(
     planned, unquantized, obstacles = [], [], {}
     owners = _embedding_owners(model, sites, recipe.exclude)
     for site in sites:
-        pattern = excluded_by(site.fqn, recipe.exclude)
+        pattern = excluded_site(site, recipe.exclude)
         if pattern is not None:
             reason, owner = f"excluded by the recipe ({pattern!r})", caller_of(site.fqn)
             whole = excluded_by(owner, recipe.exclude) is not None
@@ -91,7 +109,7 @@ def make_plan(
         elif (kept := _reason_to_keep(site, recipe)) is not None:
             unquantized += _kept(site, kept)
         elif (obstacle := site.obstacle or _softmax_that_stays(site, recipe)) is not None:
-            obstacles[site.fqn] = obstacle
+            obstacles[site.name] = obstacle
         else:
             planned.append(_plan_site(site, recipe, signs, owners, model))
     if obstacles:
@@ -122,6 +140,7 @@ def make_plan(
         [(site.fqn, site.operands) for site in planned if not site.is_call],
         unquantized,
         packed,
+        readers,
     )
     return QuantPlan(type(model).__name__, recipe, tuple(planned), tuple(unquantized))
 
@@ -166,7 +185,7 @@ def _embedding_owners(model: nn.Module, sites: list[FoundSite], exclude: tuple[s
     """The first quantized embedding module of every embedding weight, by `id` of the parameter."""
     owners: dict[int, str] = {}
     for site in sites:
-        usable = site.keep is None and site.obstacle is None and excluded_by(site.fqn, exclude) is None
+        usable = site.keep is None and site.obstacle is None and excluded_site(site, exclude) is None
         weight = weight_of(site, model) if site.kind is SiteKind.EMBEDDING and usable else None
         if weight is not None:
             owners.setdefault(id(weight), site.fqn)
@@ -243,5 +262,6 @@ class MakePlan:
     name: str = "make-plan"
 
     def apply(self, context: PrepareContext) -> PassResult:
-        context.plan = make_plan(context.model, context.recipe, context.sites, context.signs)
+        readers = Dataflow.of(context.captured.graph, context.model).operators()
+        context.plan = make_plan(context.model, context.recipe, context.sites, context.signs, readers)
         return PassResult(len(context.plan.sites), f"{len(context.plan.unquantized)} kept in full precision")

@@ -13,14 +13,14 @@ _HEADER = ("module", "kind", "operand", "encoding", "why")
 
 
 def plan_text(plan: QuantPlan) -> str:
-    """One row per operand, then what stays in full precision, grouped by reason."""
+    """One row per operand, what stays in full precision, grouped by reason, and what will not compile."""
     rows: list[Sequence[str]] = [_HEADER]
     for site in plan.sites:
         for index, operand in enumerate(site.operands):
             first = index == 0
             rows.append(
                 (
-                    (site.fqn or "(model)") if first else "",
+                    (site.name or "(model)") if first else "",
                     site.kind.value if first else "",
                     operand.name,
                     operand.encoding.value,
@@ -31,6 +31,8 @@ def plan_text(plan: QuantPlan) -> str:
     lines = [title, *align(rows)]
     if plan.unquantized:
         lines += ["", "kept in full precision", *_kept_lines(plan.unquantized)]
+    if plan.refused:
+        lines += ["", "lower will refuse this model", *plan.refused]
     return "\n".join(lines)
 
 

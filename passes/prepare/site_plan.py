@@ -7,8 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tbt_compile.encoding import Encoding
-from tbt_compile.modules.interception import split_call
-from tbt_compile.passes.prepare.sites import CallSite, SiteKind
+from tbt_compile.passes.prepare.sites import CallSite, FoundSite, SiteKind, caller_of, site_name
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,11 @@ class SitePlan:
     tied_to: str | None = None
     calls: tuple[CallSite, ...] = ()
     shape: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """How the site is called in plans and recipes, see `site_name`."""
+        return site_name(self.fqn, {name for call in self.calls for name in call.parameters})
 
     @property
     def owner(self) -> str:
@@ -91,14 +95,9 @@ class SitePlan:
         )
 
 
-def caller_of(fqn: str) -> str:
-    """The name of a site without that of its call.
-
-    >>> caller_of("encoder.attn.tbt_calls.2"), caller_of("encoder.fc1")
-    ('encoder.attn', 'encoder.fc1')
-    """
-    call = split_call(fqn)
-    return fqn if call is None else call[0]
+def excluded_site(site: SitePlan | FoundSite, patterns: tuple[str, ...]) -> str | None:
+    """The first pattern that matches a site by its module or call, or by its name; None if there is none."""
+    return excluded_by(site.fqn, patterns) or excluded_by(site.name, patterns)
 
 
 def excluded_by(fqn: str, patterns: tuple[str, ...]) -> str | None:

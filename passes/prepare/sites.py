@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from torch import fx
+
+from tbt_compile.modules.interception import split_call
 
 
 class SiteKind(Enum):
@@ -84,7 +87,34 @@ class FoundSite:
     readers: dict[str, frozenset[str]] = field(default_factory=dict)
     traceable: bool = False
 
+    @property
+    def name(self) -> str:
+        """How the site is called in plans and recipes, see `site_name`."""
+        return site_name(self.fqn, self.readers if self.call_sites else ())
+
     def __str__(self) -> str:
         calls = ", ".join(call.node.name for call in self.calls)
         note = self.obstacle or self.keep
         return f"{self.kind.value} {self.fqn or '(model)'}: {calls}" + (f" [{note}]" if note else "")
+
+
+def site_name(fqn: str, parameters: Collection[str]) -> str:
+    """The name of a site: of a call with one parameter of another module, the name of that module.
+
+    All calls of an exported program are made by one forward; their parameters have the names of the layers.
+
+    >>> site_name("tbt_calls.3", ["encoder.fc1.weight"]), site_name("block.tbt_calls.0", ["block.matrix"])
+    ('encoder.fc1', 'block.tbt_calls.0')
+    """
+    owners = {parameter.rpartition(".")[0] for parameter in parameters}
+    return fqn if len(parameters) != 1 or caller_of(fqn) in owners else owners.pop()
+
+
+def caller_of(fqn: str) -> str:
+    """The name of a site without that of its call.
+
+    >>> caller_of("encoder.attn.tbt_calls.2"), caller_of("encoder.fc1")
+    ('encoder.attn', 'encoder.fc1')
+    """
+    call = split_call(fqn)
+    return fqn if call is None else call[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ def remaining_parameters(
     planned: Iterable[tuple[str, Iterable[Any]]],
     known: Iterable[Unquantized],
     packed: Iterable[str] = (),
+    readers: Mapping[str, Iterable[str]] | None = None,
 ) -> list[Unquantized]:
     """List the parameters that no planned site quantizes and no module of `known` owns.
 
@@ -33,6 +34,7 @@ def remaining_parameters(
         planned: (module name, operands) of each site; an operand has `name` and `encoding`.
         known: modules, parameters and calls already known to stay in full precision.
         packed: names of the parameters that quantized calls read.
+        readers: by parameter name, the operators that read it together with an input, such as "lstm".
 
     Returns:
         The remaining parameters, each with a reason.
@@ -47,21 +49,41 @@ def remaining_parameters(
             covered.add(id(named[item.name]))
         elif split_call(item.name) is None:
             covered |= {id(parameter) for parameter in model.get_submodule(item.name).parameters()}
+    read: dict[int, list[str]] = {}
+    for name, operators in (readers or {}).items():
+        read.setdefault(id(named[name]), []).extend(operators)
     by_module = {
         id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)
     }
     return [
-        Unquantized(name, _reason(name, by_module[id(parameter)]))
+        Unquantized(name, _reason(name, by_module[id(parameter)], read.get(id(parameter), [])))
         for name, parameter in model.named_parameters()
         if id(parameter) not in covered
     ]
 
 
-def _reason(name: str, module: nn.Module) -> str:
+def _reason(name: str, module: nn.Module, operators: Iterable[str]) -> str:
     if "norm" in type(module).__name__.lower():
         return "normalisation stays fp32"
-    if name.rpartition(".")[2] == "bias":
+    if name.rpartition(".")[2].startswith("bias"):
         return "biases stay fp32"
+    found = list(dict.fromkeys(operators))
+    if not found:
+        return "the example inputs never reach it"
     if isinstance(module, (nn.Linear, nn.Embedding)):
-        return "the recipe keeps it at 32 bits, or the example inputs never reach it"
-    return "no operand of a linear layer, a convolution, an embedding or an attention product"
+        return "the recipe keeps it at 32 bits"
+    text = " and ".join(found)
+    if _INSIDE.intersection(found):
+        return f"{text} multiplies by it inside one operator, which has no quantized form"
+    if _LOOKUPS.intersection(found):
+        return f"{text} selects parts of it by an input; only rows of embeddings are quantized"
+    if any(operator.startswith("conv") or operator in _PRODUCTS for operator in found):
+        return f"{text} multiplies by it in fp32"
+    return f"{text} reads it, which is no product: it stays fp32"
+
+
+_INSIDE = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "bilinear"}) | {
+    f"{kind}_cell" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+}
+_LOOKUPS = frozenset({"index", "index_select", "gather", "embedding"})
+_PRODUCTS = frozenset({"matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "linear"})

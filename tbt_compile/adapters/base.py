@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from tbt_compile.adapters import call_record
+from tbt_compile.adapters.results import result_of, take_apart
 from tbt_compile.adapters.units import ExportUnits
-from tbt_compile.errors import CaptureError
+from tbt_compile.errors import CaptureError, LoweringError
 from tbt_compile.modules import QuantizedEmbedding, QuantizedLinear
 from tbt_compile.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tbt_compile.passes.prepare.context import PrepareContext
 
 
 class Adapter:
@@ -100,6 +104,34 @@ class Adapter:
             LoweringError: the model is set up to do something that compiled models cannot do.
         """
         del model
+
+    def refusals(self, context: PrepareContext) -> list[str]:
+        """Return why `lower` will refuse a model, as far as its captured graph shows it.
+
+        Args:
+            context: after the capture; the graph holds no quantizers yet.
+
+        Returns:
+            One sentence for each reason.
+        """
+        from tbt_compile.codegen.importer.decompose import refusals
+
+        try:
+            self.check_lowering(context.model)
+            self.check_call(context)
+        except LoweringError as error:
+            return [str(error), *refusals(context.captured.graph)]
+        return refusals(context.captured.graph)
+
+    def check_call(self, context: PrepareContext) -> None:
+        """Check the arguments and the result of the captured call.
+
+        Raises:
+            LoweringError: compiled modules cannot take or return something.
+        """
+        name = type(context.model).__name__
+        call_record.check(name, call_record.record(context.model, context.args, context.kwargs))
+        take_apart(result_of(context.captured), name)
 
     def export_units(self, model: nn.Module) -> ExportUnits:
         """Export a frozen model as the functions to compile; here one function, a call of its forward.

@@ -1,9 +1,10 @@
 """Call records: `prepare` records the example call of a module, from which `lower` exports it again.
 
 A record is one JSON-ready dict per argument: `{"name", "dtype", "shape"}` for a tensor, `{"name", "value"}`
-for a plain constant, `{"name", "type"}` for anything else, which compiled modules do not accept. A tensor
-that was passed as an earlier argument too has its name as "is": a forward may ask whether key is query. One
-of an exported program has the dimensions that are dynamic there as "free".
+for a plain constant, `{"name", "type"}` for anything else, which compiled modules do not accept. The items of
+`*rest` are the arguments "rest[0]", "rest[1]" and so on. A tensor that was passed as an earlier argument too
+has its name as "is": a forward may ask whether key is query. One of an exported program has the dimensions
+that are dynamic there as "free".
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
         kwargs: keyword arguments of the call.
 
     Returns:
-        One entry per argument, by parameter name.
+        One entry per argument, in the order of the parameters.
     """
     signature = inspect.signature(model.forward)
     named: dict[str, Any] = {}
     for name, value in signature.bind(*args, **kwargs).arguments.items():
-        variable = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-        named.update(value if variable else {name: value})
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            named.update({f"{name}[{index}]": each for index, each in enumerate(value)})
+        else:
+            named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
     first: dict[int, str] = {}
     for name, value in named.items():
         if isinstance(value, Tensor):
@@ -63,6 +67,17 @@ def _declared(model: nn.Module) -> dict[str, list[int]]:
 def free_dimensions(call: Record) -> dict[str, list[int]]:
     """The dimensions that are dynamic in the exported program that was prepared, by argument."""
     return {argument["name"]: argument["free"] for argument in call if "free" in argument}
+
+
+def as_call(named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and keyword arguments of a call; what precedes an item of `*args` goes by position.
+
+    >>> as_call({"x": 1, "rest[0]": 2, "rest[1]": 3, "scale": 4})
+    ((1, 2, 3), {'scale': 4})
+    """
+    items = list(named.items())
+    last = max((index for index, (name, _) in enumerate(items) if name.endswith("]")), default=-1)
+    return tuple(value for _, value in items[: last + 1]), dict(items[last + 1 :])
 
 
 def aliases(call: Record) -> dict[str, str]:
@@ -109,14 +124,23 @@ def example_call(model: nn.Module, shared: bool = False) -> dict[str, Any]:
             f"{name} has no record of its inputs: prepare it with this release and example_inputs, then "
             "freeze and save it again"
         )
+    check(name, call)
+    made = {argument["name"]: _value(argument) for argument in call}
+    return {**made, **{name: made[first] for name, first in aliases(call).items()}} if shared else made
+
+
+def check(name: str, call: Record) -> None:
+    """Check that a compiled module can take the arguments of a call.
+
+    Raises:
+        LoweringError: an argument of the named module is neither a tensor nor a constant.
+    """
     odd = next((argument for argument in call if "type" in argument), None)
     if odd is not None:
         raise LoweringError(
             f"argument {odd['name']!r} of {name} is a {odd['type']}: compiled modules take tensors and plain "
-            "constants as named arguments; wrap the module in one with such a forward"
+            "constants as arguments; wrap the module in one with such a forward"
         )
-    made = {argument["name"]: _value(argument) for argument in call}
-    return {**made, **{name: made[first] for name, first in aliases(call).items()}} if shared else made
 
 
 def _describe(name: str, value: Any, first: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,6 +25,9 @@ from tbt_compile.adapters.rope import original_frequencies
 from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.errors import PlanError
 from tbt_compile.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tbt_compile.passes.prepare.context import PrepareContext
 
 
 class HuggingFaceAdapter(Adapter):
@@ -108,6 +111,11 @@ class HuggingFaceAdapter(Adapter):
         checked = _pretrained(model)
         if checked.can_generate():
             generation_settings(checked)
+
+    def check_call(self, context: PrepareContext) -> None:
+        """Check the call of a model that generates no text; the units of others have calls of their own."""
+        if not _pretrained(context.model).can_generate():
+            super().check_call(context)
 
     def export_units(self, model: nn.Module) -> ExportUnits:
         """Export the decode steps of a model that generates text, or one forward call of any other."""

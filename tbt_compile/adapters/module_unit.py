@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind, TensorArgument
-from torch.utils import _pytree as pytree
 
-from tbt_compile.adapters.call_record import aliases, example_call, free_dimensions, recorded
+from tbt_compile.adapters.call_record import aliases, as_call, example_call, free_dimensions, recorded
+from tbt_compile.adapters.results import Layout, take_apart
 from tbt_compile.adapters.smallest_sizes import FAILS
 from tbt_compile.adapters.units import ExportUnits, bounded_unit, capture_unit, export_dynamic
 from tbt_compile.errors import LoweringError
@@ -25,21 +24,31 @@ _INTEGERS = torch.iinfo(torch.int64)
 
 
 class _Call(nn.Module):
-    """Calls the module with a list of tensors as named arguments, plus the constants of the example call.
+    """Calls the module with a list of tensors as arguments, plus the constants of the example call.
 
-    Arguments that have to be the same tensor as another are no inputs.
+    Arguments that have to be the same tensor as another are no inputs. The result is a list of tensors; after
+    a call, `layout` says how the module put them together.
     """
 
     def __init__(
-        self, model: nn.Module, names: list[str], constants: dict[str, Any], shared: dict[str, str]
+        self, model: nn.Module, example: dict[str, Any], names: list[str], shared: dict[str, str]
     ) -> None:
         super().__init__()
-        self.model, self.names, self.constants, self.shared = model, names, constants, shared
+        self.model, self.example, self.names, self.shared = model, example, names, shared
+        self._layout: list[Layout] = []
 
-    def forward(self, tensors: list[Tensor]) -> Any:
-        named = dict(zip(self.names, tensors, strict=True))
-        same = {name: named[first] for name, first in self.shared.items()}
-        return self.model(**named, **same, **self.constants)
+    @property
+    def layout(self) -> Layout:
+        """How the last call put its tensors together."""
+        return self._layout[0]
+
+    def forward(self, tensors: list[Tensor]) -> list[Tensor]:
+        named = {**self.example, **dict(zip(self.names, tensors, strict=True))}
+        named |= {name: named[first] for name, first in self.shared.items()}
+        args, kwargs = as_call(named)
+        results, layout = take_apart(self.model(*args, **kwargs), type(self.model).__name__)
+        self._layout[:] = [layout]  # in place: an export undoes assignments
+        return [result.clone() for result in results]  # no result is an argument, or a view of one
 
 
 def export_module(model: nn.Module) -> ExportUnits:
@@ -69,12 +78,12 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
     given = {name: value for name, value in example.items() if name not in shared}
     tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
     constants = {name: value for name, value in given.items() if name not in tensors}
-    call = _Call(model, list(tensors), constants, shared)
+    call = _Call(model, example, list(tensors), shared)
     unit = _captured(call, list(tensors.values()), free_dimensions(recorded(model) or []))
     settings = {
         "inputs": _inputs(unit.program, list(tensors)),
         "bounds": [bound.to_dict() for bound in unit.bounds],
-        "returns": _returns(unit.program, type(model).__name__),
+        "returns": call.layout,
         "constants": constants,
         "shared": shared,
     }
@@ -127,24 +136,3 @@ def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
         longest = [bounds.longest(program, placeholder, dim) for dim in range(value.dim())]
         described.append(entry if longest.count(None) == len(longest) else {**entry, "longest": longest})
     return described
-
-
-def _returns(program: ExportedProgram, name: str) -> int | list[str] | None:
-    """Describe the result: None for one tensor, the size of a tuple of tensors, the keys of a dict."""
-    specs = program.graph_signature.output_specs
-    count = len(specs)
-    assert program.call_spec.out_spec is not None
-    structure: Any = pytree.tree_unflatten(list(range(count)), program.call_spec.out_spec)
-    tensors = all(
-        spec.kind is OutputKind.USER_OUTPUT and isinstance(spec.arg, TensorArgument) for spec in specs
-    )
-    if tensors and structure == 0:
-        return None
-    if tensors and isinstance(structure, (list, tuple)) and list(structure) == list(range(count)):
-        return count
-    if tensors and isinstance(structure, Mapping) and list(structure.values()) == list(range(count)):
-        return list(structure)
-    raise LoweringError(
-        f"{name} returns something other than a tensor, a tuple or a dict of tensors, or changes a buffer: "
-        "wrap it in a module that returns its tensors"
-    )

@@ -11,10 +11,9 @@ from tbt_compile.errors import GenerationError, InputError, did_you_mean
 from tbt_compile.runtime import worker_threads
 from tbt_compile.runtime.builds import Build
 from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
+from tbt_compile.runtime.results import put_together
 from tbt_compile.size_bounds import SizeBound, broken
 from tbt_compile.storage import model_folder
-
-Outputs = Array | tuple[Array, ...] | dict[str, Array]
 
 
 class CompiledModule(CompiledLibrary):
@@ -37,7 +36,7 @@ class CompiledModule(CompiledLibrary):
         super().__init__(builds, description, tensors, num_threads)
         self._bounds = [SizeBound(**bound) for bound in description["bounds"]]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Outputs:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module.
 
         Args:
@@ -46,7 +45,9 @@ class CompiledModule(CompiledLibrary):
             kwargs: more arguments, by name.
 
         Returns:
-            What the module returns: an array, a tuple of arrays, or a dict of arrays.
+            What the module returns, with arrays in the place of tensors: one array, or arrays and constants
+            in tuples (also NamedTuples), lists and dicts, which may be nested. The arguments are never
+            changed, not even by a forward that works in place.
 
         Raises:
             InputError: an argument is missing or unknown, or has the wrong dtype or shape.
@@ -63,10 +64,7 @@ class CompiledModule(CompiledLibrary):
         for lookup, outside in zip(lookups, results.pop() if lookups else (), strict=True):
             if outside:
                 raise InputError(f"an index computed from the inputs leaves its table, {lookup}")
-        returns = self.description["returns"]
-        if returns is None:
-            return results[0]
-        return tuple(results) if isinstance(returns, int) else dict(zip(returns, results, strict=True))
+        return put_together(self.description["returns"], results)
 
     def generate(self, *_args: Any, **_settings: Any) -> NoReturn:
         """Refuse to generate: a plain module does not generate text.

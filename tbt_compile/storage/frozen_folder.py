@@ -20,6 +20,7 @@ from tbt_compile.modules import evaluation_mode, is_prepared, iter_quantized
 from tbt_compile.modules.attention import CHILD, QuantizedAttention
 from tbt_compile.modules.calls import QuantizedProductCall, QuantizedSdpaCall
 from tbt_compile.modules.computed_weights import compute_weights
+from tbt_compile.modules.exported_mode import follow_mode
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
 from tbt_compile.modules.interception import CALLS, Calls, split_call
 from tbt_compile.passes.prepare.context import PrepareContext
@@ -100,6 +101,7 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
     manifest, arrays, model = model_folder.read_whole(path, read)
     recipe = Recipe.from_dict(manifest["recipe"])
     model = unwrapped(model)
+    follow_mode(model)
     _check_instance(model, manifest["quantizers"], path)
     _install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
     _load_tensors(model, arrays, manifest["tied"], path)

@@ -68,6 +68,18 @@ class OfBuffer(_Table):
         return ids.sum() + self.table(self.places)
 
 
+class Written(_Table):
+    def forward(self, ids: Tensor) -> Tensor:
+        return torch.zeros(2, 9).scatter(1, ids, 1.0)
+
+
+class Assigned(_Table):
+    def forward(self, ids: Tensor) -> Tensor:
+        rows = self.table.weight * 1
+        rows[ids] = 0.0
+        return rows
+
+
 class FromFloats(_Table):
     def forward(self, ids: Tensor) -> Tensor:
         return self.table((ids * 0.5).long())
@@ -90,6 +102,8 @@ def found(module: nn.Module) -> tuple[Any, IndexBounds]:
         (Clamped, None, None),
         (Buckets, None, None),
         (OfBuffer, None, None),
+        (Written, 9, None),
+        (Assigned, ROWS, None),
         (FromFloats, None, None),
     ],
 )

@@ -33,6 +33,17 @@ def decision(function: Callable[[Tensor, Tensor], Tensor], *, gelu: bool = False
     return classify_graph(graph, gelu)[linear.args[0].name]
 
 
+def changed(function: Callable[[Tensor, Tensor], object]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function that changes a ReLU's output in place and returns it."""
+
+    def changes(x: Tensor, y: Tensor) -> Tensor:
+        z = F.relu(x)
+        function(z, y)
+        return z
+
+    return changes
+
+
 NONNEG: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "softmax": (lambda x, y: x.softmax(-1), "output of softmax"),
     "relu": (lambda x, y: F.relu(x), "output of relu"),
@@ -62,6 +73,8 @@ NONNEG: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "windows": (lambda x, y: F.relu(x).unfold(1, 2, 2).reshape(3, 4), "output of relu"),
     "pool": (lambda x, y: F.adaptive_avg_pool1d(F.relu(x), 4), "output of relu"),
     "hardsigmoid": (lambda x, y: F.hardsigmoid(x), "output of hardsigmoid"),
+    "part assigned": (changed(lambda z, y: z[:, 0].copy_(y[:, 0].abs())), "output of relu"),
+    "part cleared": (changed(lambda z, y: z[:, 1:].zero_()), "output of relu"),
     "mean": (lambda x, y: F.relu(x).mean(-1, keepdim=True).expand(3, 4), "output of relu"),
 }
 SIGNED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
@@ -85,6 +98,9 @@ SIGNED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "clamp with a negative maximum": (lambda x, y: F.relu(x).clamp(max=-1.0), "upper bound of -1.0"),
     "clamp_max below zero": (lambda x, y: F.relu(x).clamp_max(-0.5), "upper bound of -0.5"),
     "hardtanh below zero": (lambda x, y: F.hardtanh(F.relu(x), -2.0, -1.0), "upper bound of -1.0"),
+    "changed in place": (changed(lambda z, y: z.sub_(1)), "output of sub"),
+    "part overwritten": (changed(lambda z, y: z[:, 0].copy_(y[:, 0])), "copy with a signed operand"),
+    "view changed": (changed(lambda z, y: z.t()[1:].mul_(-1)), "mul with a signed operand"),
     "leaky relu": (lambda x, y: F.leaky_relu(x), "output of leaky_relu"),
 }
 

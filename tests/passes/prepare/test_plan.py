@@ -7,11 +7,13 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from models import FAMILIES, MLP, Classifier, bart, llama, t5
+from torch import Tensor, nn
 
 import tbt_compile
 from tbt_compile.encoding import Encoding
-from tbt_compile.errors import PlanError
+from tbt_compile.errors import LoweringError, PlanError
 from tbt_compile.passes.prepare.pipeline import PLAN
 from tbt_compile.passes.prepare.plan import QuantPlan, make_plan
 from tbt_compile.passes.prepare.plan_table import align
@@ -47,7 +49,7 @@ def test_bits_go_where_the_notation_says() -> None:
     context = PLAN.run(make_context(bart(layers=1)))
     for embedding, weight, activation in itertools.product((1, 2, 8, 32), repeat=3):
         recipe = Recipe.parse(f"{embedding}-{weight}-{activation}")
-        plan = make_plan(context.model, recipe, context.sites, context.signs)
+        plan = make_plan(context.model, recipe, context.sites, context.signs, {})
         head, fc1 = plan["lm_head"], plan["model.encoder.layers.0.fc1"]
         assert plan["model.encoder.embed_tokens"].operand("weight").encoding.bits == embedding
         assert head.operand("weight").encoding.bits == embedding
@@ -154,3 +156,75 @@ def test_a_shared_embedding_that_is_excluded_in_one_place_is_tied_elsewhere() ->
     assert plan["lm_head"].tied_to == "model.decoder.embed_tokens"
     assert plan["model.decoder.embed_tokens"].tied_to is None
     assert "model.shared" not in [site.fqn for site in plan]
+
+
+class Refused(MLP):
+    """Does everything that cannot be compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor, more: list[Tensor]) -> Tensor:  # type: ignore[override]
+        self.calls += 1
+        y = F.dropout(super().forward(x), 0.5)
+        y = torch.zeros_like(y).scatter_(1, y.argmax(1, keepdim=True), 1.0) + more[0]
+        return torch.nonzero(y)
+
+
+def test_what_lower_will_refuse_is_in_the_plan(caplog: pytest.LogCaptureFixture) -> None:
+    inputs = (torch.randn(3, 8), [torch.randn(3, 1)])
+    plan = tbt_compile.plan(Refused(), "2-2-2", inputs)
+    starts = (
+        "argument 'more' of Refused is a list: ",
+        "the forward changes the buffer 'calls' in place, but ",
+        "the model itself calls aten.dropout.default, which is random: ",
+        "the model itself calls aten.nonzero.default, which has no compiled form: ",
+    )
+    assert [reason[: len(start)] for reason, start in zip(plan.refused, starts, strict=True)] == [*starts]
+    assert f"lower will refuse this model\n{plan.refused[0]}\n" in str(plan)
+    assert type(plan).from_dict(plan.to_dict()) == plan
+    model = tbt_compile.prepare(Refused(), "2-2-2", inputs)
+    assert [record.args[1] for record in caplog.records] == list(plan.refused)  # type: ignore[index]
+    model(*inputs)
+    with pytest.raises(LoweringError, match="argument 'more' of Refused is a list"):
+        tbt_compile.lower(model)
+
+
+def test_nothing_speaks_against_ordinary_models() -> None:
+    assert tbt_compile.plan(bart(layers=1)).refused == ()
+    assert tbt_compile.plan(MLP(), "2-2-2", torch.randn(3, 8)).refused == ()
+
+
+class Mixed(nn.Module):
+    """Parameters in operators of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.lstm, self.convolution = (
+            nn.Linear(8, 8),
+            nn.LSTM(8, 8),
+            nn.Conv1d(5, 5, 3, padding=1),
+        )
+        self.experts, self.gains = nn.Parameter(torch.randn(3, 8, 8)), nn.Parameter(torch.ones(8))
+        self.unused = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lstm(self.layer(x))[0]
+        chosen = self.experts[x.sum(-1).long() % 3]
+        return (x.unsqueeze(-2) @ chosen).squeeze(-2) + self.convolution(x * self.gains)
+
+
+def test_what_stays_in_full_precision_has_the_operator_that_reads_it() -> None:
+    kept = {
+        item.name: item.reason
+        for item in tbt_compile.plan(Mixed(), "2-2-2", torch.randn(2, 5, 8)).unquantized
+    }
+    inside = "lstm multiplies by it inside one operator, which has no quantized form"
+    assert kept.keys() == {name for name, _ in Mixed().named_parameters()} - {"layer.weight"}
+    assert kept["lstm.weight_ih_l0"] == kept["lstm.weight_hh_l0"] == inside
+    assert kept["lstm.bias_ih_l0"] == kept["layer.bias"] == "biases stay fp32"
+    assert kept["convolution.weight"] == "conv1d multiplies by it in fp32"
+    assert kept["gains"] == "mul reads it, which is no product: it stays fp32"
+    assert kept["experts"] == "index selects parts of it by an input; only rows of embeddings are quantized"
+    assert kept["unused.weight"] == "the example inputs never reach it"

@@ -1,0 +1,146 @@
+"""Convert copies and assignments to slices, `y[:, :4] = x` and the like, which functionalized graphs make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tbt_compile.codegen.importer.registry import ATEN, Call, converter
+from tbt_compile.codegen.tvm_api import Expr, relax, tirx
+from tbt_compile.ops.operands import operands
+from tbt_compile.passes.prepare.aten import VIEW, viewed
+
+_END = 2**63 - 1
+"""The end of an unbounded slice."""
+
+
+@converter(ATEN.clone.default)
+def convert_clone(call: Call) -> Expr:
+    """`aten::clone(self)`: self, which nothing changes; a copy if it is an argument, or a view of one."""
+    x, source = call.operands.self, operands(call.node).self
+    while source.op == "call_function" and source.target in VIEW:
+        source = viewed(source)
+    if source.op != "placeholder":
+        return x
+    shape = list(x.ty.shape)
+    rows = x if shape else call.emit(relax.op.reshape(x, [1]))
+    copied = call.emit(relax.op.concat([rows], 0))
+    return copied if shape else call.emit(relax.op.reshape(copied, []))
+
+
+@converter(ATEN.copy.default)
+def convert_copy(call: Call) -> Expr:
+    """`aten::copy(self, src)`: src in the dtype and shape of self, which stays (TVM overwrites it)."""
+    return fitted(call, call.operands.src, call.operands.self)
+
+
+@converter(ATEN.fill.Tensor)
+def convert_fill(call: Call) -> Expr:
+    """`aten::fill.Tensor(self, value)`; value is a tensor of one element."""
+    return fitted(call, call.operands.value, call.operands.self)
+
+
+@converter(ATEN.slice_scatter.default)
+def convert_slice_scatter(call: Call) -> Expr:
+    """`aten::slice_scatter(self, src, dim, start, end, step)` of constant bounds; any size may be symbolic.
+
+    Raises:
+        ValueError: a bound is symbolic.
+    """
+    op = call.operands
+    start, end = 0 if op.start is None else op.start, _END if op.end is None else op.end
+    return _replace_slice(call, op.src, op.dim, start, end, op.step)
+
+
+@converter(ATEN.select_scatter.default)
+def convert_select_scatter(call: Call) -> Expr:
+    """`aten::select_scatter(self, src, dim, index)`; a negative index counts from the end.
+
+    Raises:
+        ValueError: `index` is symbolic.
+    """
+    op = call.operands
+    src = call.emit(relax.op.expand_dims(op.src, op.dim))
+    return _replace_slice(call, src, op.dim, op.index, _END if op.index == -1 else op.index + 1, 1)
+
+
+def fitted(call: Call, value: Expr, like: Expr, shape: Sequence[Any] | None = None) -> Expr:
+    """A tensor in the dtype of another, broadcast to its shape or to `shape`.
+
+    Raises:
+        ValueError: whether it can be broadcast is known at run time only.
+    """
+    shape = list(like.ty.shape if shape is None else shape)
+    given = sizes_of(value)
+    wanted = sizes(shape)[len(shape) - len(given) :]
+    if any(size not in (expected, "1") for size, expected in zip(given, wanted, strict=True)):
+        raise ValueError(f"values of shape [{', '.join(given)}] are not known to fit [{', '.join(wanted)}]")
+    if value.ty.dtype != like.ty.dtype:
+        value = call.emit(relax.op.astype(value, like.ty.dtype))
+    return call.emit(relax.op.broadcast_to(value, shape))
+
+
+def _replace_slice(call: Call, src: Expr, dim: int, start: Any, end: Any, step: int) -> Expr:
+    """`self` with `self[start:end:step]` along one dimension replaced by `src`.
+
+    Args:
+        call: the call, which has `self`.
+        src: as large as the slice.
+        dim: the dimension.
+        start, end: bounds as Python's; negative ones count from the end.
+        step: positive.
+
+    Raises:
+        ValueError: a bound is symbolic.
+    """
+    if not isinstance(start, int) or not isinstance(end, int):
+        raise ValueError("a bound of the slice is known at run time only")
+    x, emit = call.operands.self, call.emit
+    axis = dim % len(x.ty.shape)
+    size = x.ty.shape[axis]
+    if (start, end, step) == (0, _END, 1):
+        return src
+    if isinstance(size, (int, tirx.IntImm)) and step == 1:
+        first, last, _ = slice(start, end).indices(int(size))
+        parts = [(x, 0, first), (src, 0, last - first), (x, last, int(size))]
+        return emit(relax.op.concat([_part(call, axis, *part) for part in parts if part[1] < part[2]], axis))
+    # Row i of the result is row i of self, or a row of src, which follows self in `both`.
+    both = emit(relax.op.concat([x, src], axis))
+    rows = emit(relax.op.arange(0, relax.prim_value(size), 1, "int64"))
+    first, last = (_from_start(bound, size) for bound in (start, end))
+    offset = emit(relax.op.subtract(rows, first))
+    inside = emit(
+        relax.op.logical_and(
+            *(emit(each) for each in (relax.op.greater_equal(rows, first), relax.op.less(rows, last)))
+        )
+    )
+    if step > 1:
+        one = relax.const(step, "int64")
+        hit = emit(relax.op.equal(emit(relax.op.floor_mod(offset, one)), relax.const(0, "int64")))
+        inside = emit(relax.op.logical_and(inside, hit))
+        offset = emit(relax.op.floor_divide(offset, one))
+    places = emit(relax.op.where(inside, emit(relax.op.add(offset, relax.prim_value(size))), rows))
+    return emit(relax.op.take(both, places, axis=axis, mode="clip"))
+
+
+def _part(call: Call, axis: int, x: Expr, start: int, end: int) -> Expr:
+    size = x.ty.shape[axis]
+    whole = start == 0 and isinstance(size, (int, tirx.IntImm)) and int(size) == end
+    return x if whole else call.emit(relax.op.strided_slice(x, [axis], [start], [end]))
+
+
+def _from_start(bound: int, size: Any) -> Expr:
+    """A bound of a slice, counted from the start."""
+    if bound >= 0:
+        return relax.const(bound, "int64")
+    return relax.prim_value(tirx.max(size + bound, 0))
+
+
+def sizes_of(x: Expr) -> list[str]:
+    """The sizes of a tensor, static or symbolic, as text that can be compared."""
+    return sizes(x.ty.shape)
+
+
+def sizes(shape: Sequence[Any]) -> list[str]:
+    """Sizes, static or symbolic, as text that can be compared."""
+    return [str(int(size)) if isinstance(size, (int, tirx.IntImm)) else str(size) for size in shape]

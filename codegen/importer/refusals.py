@@ -1,0 +1,107 @@
+"""What cannot be compiled, and why: one check of a captured graph for `plan` and `lower`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from tbt_compile.codegen.importer.units import known_operators
+from tbt_compile.ops.operands import operands
+from tbt_compile.passes.prepare.aten import changed_in_place, described_call
+
+
+def refusals(graph: fx.Graph, root: str = "") -> list[str]:
+    """Why a graph cannot be compiled, one sentence for each call: `plan` and `lower` say the same.
+
+    Args:
+        graph: a captured graph, functional or not.
+        root: prefix of module names that the user's model lacks.
+
+    Returns:
+        The sentences, without repetition; empty if nothing speaks against compiling the graph.
+    """
+    found = [STATE.format(name) for name in _changed_buffers(graph)]
+    random = [node for node in graph.nodes if _is_random(node)]
+    found += [f"{described_call(node, root)}, {_RANDOM}" for node in random]
+    unknown = [node for node in unsupported(graph) if not _can_be_made(_functional(node))]
+    found += [refusal(node, root) for node in unknown if node not in random]
+    return list(dict.fromkeys(found))
+
+
+STATE = (
+    "the forward changes the buffer {!r} in place, but a compiled model keeps nothing from one call to the "
+    "next: pass that tensor as an argument and return the new one"
+)
+_RANDOM = (
+    "which is random: compiled models always compute the same; pass the random numbers as an argument, or "
+    "make the call in training mode only"
+)
+
+
+def _changed_buffers(graph: fx.Graph) -> list[str]:
+    """Names of the tensors of the model that a graph with attributes changes in place."""
+    bases = [base for node in graph.nodes for base in changed_in_place(node) if base.op == "get_attr"]
+    return [str(base.target) for base in bases]
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Whether a call gives another result each time: not a dropout that is inactive."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    call = vars(operands(node))
+    active: Any = call.get("train", call.get("training", True))
+    return bool(active) and call.get("dropout_p", call.get("p", 1)) != 0
+
+
+def _functional(node: fx.Node) -> Any:
+    """The operator of a call, or of one that works in place, the operator that does not."""
+    target: Any = node.target
+    if not target._schema.is_mutable:
+        return target
+    packet = getattr(torch.ops.aten, target.overloadpacket.__name__.removesuffix("_"), target.overloadpacket)
+    name = target._overloadname
+    return getattr(packet, name) if name in packet.overloads() else target
+
+
+def _can_be_made(target: Any) -> bool:
+    return target.__name__ in known_operators() or decomposition(target) is not None
+
+
+def unsupported(graph: fx.Graph) -> list[fx.Node]:
+    """The calls of ATen operators that have no converter."""
+    known = known_operators()
+    return [
+        node
+        for node in graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+        and node.target.namespace != "tbt"
+        and node.target.__name__ not in known
+    ]
+
+
+@functools.cache
+def decomposition(target: Any) -> Callable[..., Any] | None:
+    """PyTorch's decomposition of an operator; None if it has none."""
+    core = torch._decomp.core_aten_decompositions()
+    if target in core:
+        return core[target]
+    if target.has_kernel_for_dispatch_key(_COMPOSITE):
+        return target.decompose
+    return torch._decomp.decomposition_table.get(target)
+
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
+
+def refusal(node: fx.Node, root: str) -> str:
+    """Why a call of an operator that has neither a converter nor a decomposition cannot be compiled."""
+    return (
+        f"{described_call(node, root)}, which has no compiled form: register a converter "
+        "(docs/extending/add-an-aten-operator.md), write it with operators that `tbt operators` lists, or "
+        "keep that part out of the module that is compiled"
+    )

@@ -1,0 +1,30 @@
+"""A failed capture in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tbt_compile.passes.capture_errors import explained
+from tbt_compile.passes.export import export_program
+
+
+class Decides(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+def test_a_branch_on_values_is_named_in_one_sentence() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Decides())
+    with pytest.raises(Exception, match="data-dependent") as caught:
+        export_program(model, (torch.randn(3, 4),))
+    sentence = explained(caught.value, model)
+    assert sentence.startswith("module '1' (Decides) (test_capture_errors.py:")
+    assert "return x * 2 if x.sum() > 0 else x) goes one way or another by the values" in sentence
+    assert "\n" not in sentence
+
+
+def test_of_other_errors_the_first_line_is_left() -> None:
+    assert explained(ArithmeticError("one\ntwo"), nn.Identity()) == "its forward: one"
+    assert explained(ArithmeticError(), nn.Identity()) == "its forward: ArithmeticError"
