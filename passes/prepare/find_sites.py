@@ -82,7 +82,25 @@ def find_sites(
         if known is not site:
             known.calls += site.calls
             known.obstacle, known.keep = known.obstacle or site.obstacle, known.keep or site.keep
-    return list(found.values())
+    sites = list(found.values())
+    keep_overlapping(sites)
+    return sites
+
+
+def keep_overlapping(sites: list[FoundSite]) -> None:
+    """Keep an attention in full precision if an earlier one has one of its products; in place.
+
+    Two softmaxes over the dimensions of one score matrix attend in both directions, for example.
+    """
+    taken: set[fx.Node] = set()
+    for site in sites:
+        if site.kind is not SiteKind.ATTENTION or site.obstacle is not None:
+            continue
+        products = {product for call in site.calls for product in (call.node, call.output)}
+        if products & taken:
+            site.keep, site.call_sites = _OVERLAPS, site.call_sites[-1:]
+        else:
+            taken |= products
 
 
 def name_calls(sites: list[FoundSite], untraceable: Mapping[str, str]) -> None:
@@ -231,6 +249,7 @@ class _Finder:
         return site
 
 
+_OVERLAPS = "one of its products is quantized as a product of another attention"
 _POSITIONS = "position embeddings stay fp32: their indices do not come from the input"
 
 
