@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.adapters.wrappers import unwrapped
@@ -147,13 +147,27 @@ def _copy_to_pack(model: nn.Module) -> nn.Module:
     weights = [weight for module in packing if (weight := stored_weight(module)) is not None]
     shared = {id(weight): weight for weight in weights if id(weight) not in kept}
     # What a forward leaves on its module cannot be copied with its history.
-    attributes = [value for module in model.modules() for value in vars(module).values()]
+    attributes = tree_leaves([dict(vars(module)) for module in model.modules()])
     computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    memo = {**shared, **{id(value): value.detach() for value in computed}}
     with warnings.catch_warnings():  # torch warns of its own classes in the module of an exported program
         warnings.simplefilter("ignore", FutureWarning)
-        copied = copy.deepcopy(model, {**shared, **{id(value): value.detach() for value in computed}})
+        try:
+            copied = copy.deepcopy(model, dict(memo))
+        except TypeError:
+            unique = {id(value): value for value in attributes if _is_unique(value)}
+            copied = copy.deepcopy(model, memo | unique)
     call_record.restore(copied, call_record.recorded(model))  # a GraphModule copies no attributes
     return evaluation_mode(copied)
+
+
+def _is_unique(value: Any) -> bool:
+    """Whether Python cannot copy a value, such as a lock, a static method or a module: copies share it."""
+    try:
+        copy.copy(value)
+    except TypeError:
+        return True
+    return False
 
 
 def _show_weights(model: nn.Module) -> None:

@@ -59,6 +59,32 @@ class Einsum(nn.Module):
         return torch.einsum("bjhd,bhij->bihd", value, weights).flatten(2)
 
 
+class BothWays(nn.Module):
+    """Two attentions that share their scores, one over each of the dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.out = nn.Linear(16, 32), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        (first, u), (second, v) = self.both(x).chunk(2, -1), self.both(y).chunk(2, -1)
+        scores = first @ second.transpose(1, 2) / 4
+        return self.out(scores.softmax(-1) @ v), torch.einsum("bij,bid->bjd", scores.softmax(-2), u)
+
+
+class Chained(nn.Module):
+    """An attention whose scores are the output of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all = nn.Linear(16, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.all(x).chunk(3, -1)
+        gates = (query @ key.transpose(1, 2) / 4).softmax(-1) @ value
+        return gates.softmax(-1) @ value.transpose(1, 2)
+
+
 class Branching(nn.Module):
     """A forward that no tracer can follow, with two attentions."""
 
@@ -184,6 +210,8 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "additive mask": (Fused, (X, torch.where(KEPT, 0.0, -torch.inf))),
     "grouped queries": (lambda: Fused(groups=2), (X,)),
     "einsum": (Einsum, (X,)),
+    "both ways": (BothWays, (X, X[:, :3])),
+    "chained": (Chained, (X,)),
     "branching": (Branching, (X,)),
     "own forward": (lambda: Doubled(16, 8), (X,)),
     "table": (Table, (torch.arange(10).view(2, 5),)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,32 @@ def test_a_frozen_model_can_be_copied() -> None:
     model = trained(bart(layers=1), "2-2-2")
     frozen = tbt_compile.freeze(model)
     assert torch.equal(logits(copy.deepcopy(frozen), model), logits(frozen, model))
+
+
+def test_attributes_that_python_cannot_copy_are_shared() -> None:
+    model = MLP().eval()
+    model.lock, model.rotate = threading.Lock(), [staticmethod(torch.neg)]
+    x = torch.randn(2, 8)
+    tbt_compile.prepare(model, "2-2-2", x)(x)
+    frozen = tbt_compile.freeze(model)
+    assert frozen.module.lock is model.lock
+    assert frozen.module is not model
+    assert torch.equal(frozen(x), model(x))
+
+
+class Remembering(MLP):
+    """Keeps what it computed, as modules do for an auxiliary loss or a cache."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        self.last = {"outputs": [y], "loss": y.square().mean()}
+        return y
+
+
+def test_results_that_a_module_keeps_are_no_obstacle() -> None:
+    model, x = Remembering().eval(), torch.randn(2, 8)
+    tbt_compile.prepare(model, "2-2-2", x)(x)
+    assert torch.equal(tbt_compile.freeze(model)(x), model(x))
 
 
 @pytest.mark.parametrize(("kind", "shape"), [(MLP, (3, 8)), (Classifier, (2, 5, 16))])

@@ -86,7 +86,25 @@ def find_sites(
             changes = finder.changed_weight(known, site)
             known.calls, known.readers = known.calls + site.calls, known.readers | site.readers
             known.obstacle, known.keep = known.obstacle or site.obstacle or changes, known.keep or site.keep
-    return list(found.values())
+    sites = list(found.values())
+    keep_overlapping(sites)
+    return sites
+
+
+def keep_overlapping(sites: list[FoundSite]) -> None:
+    """Keep an attention in full precision if an earlier one has one of its products; in place.
+
+    Two softmaxes over the dimensions of one score matrix attend in both directions, for example.
+    """
+    taken: set[fx.Node] = set()
+    for site in sites:
+        if site.kind is not SiteKind.ATTENTION or site.obstacle is not None:
+            continue
+        products = {product for call in site.calls for product in (call.node, call.output)}
+        if products & taken:
+            site.keep, site.call_sites = _OVERLAPS, site.call_sites[-1:]
+        else:
+            taken |= products
 
 
 @dataclass(frozen=True)
@@ -241,6 +259,7 @@ class _Finder:
         return site
 
 
+_OVERLAPS = "one of its products is quantized as a product of another attention"
 _POSITIONS = "position embeddings stay fp32: their indices do not come from the input"
 
 
