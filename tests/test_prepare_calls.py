@@ -167,27 +167,39 @@ def test_what_stays_in_full_precision_is_listed() -> None:
 
 
 class Reused(nn.Module):
-    """Calls one module with two weights, and another with one weight, twice."""
+    """Calls one module with one weight, twice, and another with a weight and `second`."""
 
     class Product(nn.Module):
         def forward(self, x: Tensor, w: Tensor) -> Tensor:
-            return F.linear(x, w * 2)
+            return x @ (w * 2)
 
-    def __init__(self) -> None:
+    def __init__(self, second: Any = None) -> None:
         super().__init__()
-        self.first, self.second = nn.Parameter(torch.randn(16, 16)), nn.Parameter(torch.randn(16, 16))
-        self.two, self.one = self.Product(), self.Product()
+        self.first, self.second = nn.Parameter(torch.randn(16, 16)), second
+        self.one, self.two = self.Product(), self.Product()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.one(self.one(x, self.first), self.first)
-        return self.two(self.two(x, self.first), self.second)
+        second = x.transpose(1, 2) if self.second is None else self.second
+        return self.two(self.two(x, self.first), second)
 
 
-def test_a_call_with_another_weight_each_time_is_refused() -> None:
-    with pytest.raises(PlanError, match=r"'two\.tbt_calls\.0' of Reused .* linear gets another weight each"):
-        tbt_compile.plan(Reused(), "2-2-2", X)
-    plan = tbt_compile.plan(Reused(), Recipe.parse("2-2-2", exclude=("two",)), X)
-    assert [site.fqn for site in plan] == ["one.tbt_calls.0"]
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        (nn.Parameter(torch.randn(16, 16)), "matmul gets another weight each time"),
+        (nn.Parameter(torch.randn(2, 16, 16)), "matmul has other operands each time"),
+        (None, "matmul has other operands each time"),
+    ],
+)
+def test_a_call_that_is_another_product_each_time_is_refused(second: Any, reason: str) -> None:
+    with pytest.raises(PlanError, match=rf"'two\.tbt_calls\.0' of Reused cannot be quantized: {reason}"):
+        tbt_compile.plan(Reused(second), "2-2-2", X)
+    recipe = Recipe.parse("2-2-2", exclude=("two",))
+    context = PREPARE.run(make_context(Reused(second), recipe, X))
+    assert [site.fqn for site in context.planned] == ["one.tbt_calls.0"]
+    with torch.no_grad():
+        assert same(context.model(X), context.captured(X))
 
 
 def test_every_weight_of_calls_that_stay_is_listed() -> None:

@@ -115,8 +115,10 @@ class _Finder:
 
     def changed_weight(self, first: FoundSite, second: FoundSite) -> str | None:
         """Why two calls of one site cannot share the quantizer of their weights; None if they can."""
+        if not second.call_sites:
+            return None
         one, other = (site.calls[0].operands.get("weight") for site in (first, second))
-        if not second.call_sites or self.flow.is_same(one, other):
+        if self.flow.is_same(one, other):
             return None
         function = second.call_sites[0].function
         return f"{function} gets another weight each time that the module runs; use a module for each weight"
@@ -276,6 +278,6 @@ class FindSites:
             for site in context.sites
             if site.traceable and adapter.attention_function(context.model.get_submodule(site.fqn)) is None
         ]
-        name_calls(context.sites, untraceable_blocks(context, blocks))
+        name_calls(context.sites, context.captured.graph, untraceable_blocks(context, blocks))
         calls = sum(len(site.calls) for site in context.sites)
         return PassResult(len(context.sites), f"{calls} calls")
