@@ -119,7 +119,7 @@ def test_a_convolution_with_another_kernel_each_time_is_refused_only_if_quantize
             return self.head(x)
 
     assert [kept(Model(), "2-2-2", IMAGE)[f"weights.{number}"] for number in (0, 1)] == [OFF, OFF]
-    with pytest.raises(PlanError, match="conv2d gets another weight each time that the module runs"):
+    with pytest.raises(PlanError, match="conv2d is another product each time that the module runs"):
         tbt_compile.plan(Model(), CONV, IMAGE)
 
 

@@ -138,10 +138,16 @@ def call_site(
     return CallSite(number, names[number], reverse, tuple(parameters))
 
 
+def another_product(site: FoundSite) -> str:
+    """Why a call cannot be quantized that has other operands when its module runs again."""
+    function = site.call_sites[0].function
+    return f"{function} is another product each time that the module runs; use a module for each"
+
+
 def name_calls(sites: list[FoundSite], graph: fx.Graph, untraceable: Mapping[str, str]) -> None:
     """Name sites after their calls, in place. One attention that can be traced keeps the name of its module.
 
-    A call that is not the same site each time that its module runs becomes an obstacle.
+    A call that is another product when its module runs again gets an obstacle.
 
     Args:
         sites: of the graph.
@@ -160,10 +166,6 @@ def name_calls(sites: list[FoundSite], graph: fx.Graph, untraceable: Mapping[str
             site.obstacle = untraceable.get(site.fqn, "its products are made by two modules")
             continue
         nodes = {node for call in site.calls for node in (call.node, call.output)}
-        for call in site.call_sites:
-            if site.obstacle is None and made[site.fqn, call.number] - nodes:
-                site.obstacle = (
-                    f"{call.function} has other operands each time that the module runs; use a module for "
-                    "each product"
-                )
+        if any(made[site.fqn, call.number] - nodes for call in site.call_sites):
+            site.obstacle = site.obstacle or another_product(site)
         site.fqn = call_name(site.fqn, site.call_sites[0].number)

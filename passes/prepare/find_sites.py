@@ -31,6 +31,7 @@ from tbt_compile.passes.prepare.aten import (
 )
 from tbt_compile.passes.prepare.dataflow import Dataflow
 from tbt_compile.passes.prepare.find_calls import (
+    another_product,
     call_site,
     convolution_kind,
     factors,
@@ -81,9 +82,10 @@ def find_sites(
         numbers = tuple(call.number for call in site.call_sites)
         known = found.setdefault((site.kind, site.fqn, numbers or tuple(site.readers)), site)
         if known is not site:
-            changes = finder.changed_weight(known, site)
+            known.obstacle, known.keep = known.obstacle or site.obstacle, known.keep or site.keep
+            if numbers and not finder.is_same(known, site):
+                known.obstacle = known.obstacle or another_product(site)
             known.calls, known.readers = known.calls + site.calls, known.readers | site.readers
-            known.obstacle, known.keep = known.obstacle or site.obstacle or changes, known.keep or site.keep
     return list(found.values())
 
 
@@ -113,15 +115,10 @@ class _Finder:
             return self._convolution(node)
         return self._product(node) if product_name(node.target) is not None else None
 
-    def changed_weight(self, first: FoundSite, second: FoundSite) -> str | None:
-        """Why two calls of one site cannot share the quantizer of their weights; None if they can."""
-        if not second.call_sites:
-            return None
+    def is_same(self, first: FoundSite, second: FoundSite) -> bool:
+        """Whether two runs of one call have the same weight in the same place."""
         one, other = (site.calls[0].operands.get("weight") for site in (first, second))
-        if self.flow.is_same(one, other):
-            return None
-        function = second.call_sites[0].function
-        return f"{function} gets another weight each time that the module runs; use a module for each weight"
+        return first.call_sites == second.call_sites and self.flow.is_same(one, other)
 
     def _linear_layer(self, node: fx.Node) -> FoundSite | None:
         x, weight, _ = linear_operands(node)
