@@ -182,7 +182,7 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "transformer": (lambda: nn.Transformer(16, 2, 1, 1, 24, dropout=0.0, batch_first=True), (X, X[:, :3])),
     "block": (Block, (X,)),
     "graph": (lambda: fx.symbolic_trace(Block()), (X,)),
-    "exported": (lambda: exported(Block(), X), (X,)),
+    "exported": (lambda: torch.export.export(Block().eval(), (X,)).module(), (X,)),
 }
 CONVOLUTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pointwise": (lambda: nn.Conv1d(5, 8, 1, stride=2), (X,)),

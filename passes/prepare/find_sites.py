@@ -101,8 +101,10 @@ class _Finder:
 
     def site_of(self, node: fx.Node) -> FoundSite | None:
         """The site that a node is the call of; None if there is none."""
-        if node.target in LINEAR | EMBEDDING and self.is_layer(self.model.get_submodule(caller(node))):
-            return self._linear_layer(node) if node.target in LINEAR else _embedding_site(node, self.model)
+        if node.target in LINEAR and self._is_layer(node):
+            return self._linear_layer(node)
+        if node.target in EMBEDDING and self._is_layer(node):
+            return _embedding_site(node, self.model)
         if node.target in SOFTMAX:
             return self._attention(node)
         if is_fused_attention(node):
@@ -114,6 +116,9 @@ class _Finder:
         if is_convolution(node):
             return self._convolution(node)
         return self._product(node) if product_name(node.target) is not None else None
+
+    def _is_layer(self, node: fx.Node) -> bool:
+        return self.is_layer(self.model.get_submodule(caller(node)))
 
     def is_same(self, first: FoundSite, second: FoundSite) -> bool:
         """Whether two runs of one call have the same weight in the same place."""
