@@ -111,6 +111,32 @@ class Block(nn.Module):
         return self.head(self.norm(x + self.inner(x)))
 
 
+CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "functional": (Functional, (X,)),
+    "fused": (Fused, (X,)),
+    "causal": (lambda: Fused(is_causal=True, scale=0.3), (X,)),
+    "boolean mask": (Fused, (X, KEPT)),
+    "additive mask": (Fused, (X, torch.where(KEPT, 0.0, -torch.inf))),
+    "grouped queries": (lambda: Fused(groups=2), (X,)),
+    "einsum": (Einsum, (X,)),
+    "branching": (Branching, (X,)),
+    "own forward": (lambda: Doubled(16, 8), (X,)),
+    "table": (Table, (torch.arange(10).view(2, 5),)),
+    "parametrized": (weight_norm, (X,)),
+    "multihead": (lambda: multihead(batch_first=True), (X, X, X)),
+    "cross": (
+        lambda: multihead(kdim=8, vdim=6, add_bias_kv=True, add_zero_attn=True),
+        (X, X[..., :8], X[..., :6]),
+    ),
+    "padding": (lambda: multihead(batch_first=True), (X, X, X, ~KEPT, False)),
+    "encoder": (lambda: nn.TransformerEncoderLayer(16, 2, 24, dropout=0.0, batch_first=True), (X,)),
+    "transformer": (lambda: nn.Transformer(16, 2, 1, 1, 24, dropout=0.0, batch_first=True), (X, X[:, :3])),
+    "block": (Block, (X,)),
+    "graph": (lambda: fx.symbolic_trace(Block()), (X,)),
+    "exported": (lambda: torch.export.export(Block().eval(), (X,)).module(), (X,)),
+}
+
+
 class Features(nn.Module):
     """An image classifier with convolutions of every kind: x `[B, 3, 9, 8]` -> scores `[B, 5]`."""
 
@@ -160,30 +186,6 @@ def two_layers() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding="same"), nn.ReLU(), nn.Conv2d(8, 4, 1))
 
 
-CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "functional": (Functional, (X,)),
-    "fused": (Fused, (X,)),
-    "causal": (lambda: Fused(is_causal=True, scale=0.3), (X,)),
-    "boolean mask": (Fused, (X, KEPT)),
-    "additive mask": (Fused, (X, torch.where(KEPT, 0.0, -torch.inf))),
-    "grouped queries": (lambda: Fused(groups=2), (X,)),
-    "einsum": (Einsum, (X,)),
-    "branching": (Branching, (X,)),
-    "own forward": (lambda: Doubled(16, 8), (X,)),
-    "table": (Table, (torch.arange(10).view(2, 5),)),
-    "parametrized": (weight_norm, (X,)),
-    "multihead": (lambda: multihead(batch_first=True), (X, X, X)),
-    "cross": (
-        lambda: multihead(kdim=8, vdim=6, add_bias_kv=True, add_zero_attn=True),
-        (X, X[..., :8], X[..., :6]),
-    ),
-    "padding": (lambda: multihead(batch_first=True), (X, X, X, ~KEPT, False)),
-    "encoder": (lambda: nn.TransformerEncoderLayer(16, 2, 24, dropout=0.0, batch_first=True), (X,)),
-    "transformer": (lambda: nn.Transformer(16, 2, 1, 1, 24, dropout=0.0, batch_first=True), (X, X[:, :3])),
-    "block": (Block, (X,)),
-    "graph": (lambda: fx.symbolic_trace(Block()), (X,)),
-    "exported": (lambda: torch.export.export(Block().eval(), (X,)).module(), (X,)),
-}
 CONVOLUTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pointwise": (lambda: nn.Conv1d(5, 8, 1, stride=2), (X,)),
     "padded": (lambda: nn.Conv1d(5, 8, 4, padding="same"), (X,)),

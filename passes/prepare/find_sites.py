@@ -120,11 +120,6 @@ class _Finder:
     def _is_layer(self, node: fx.Node) -> bool:
         return self.is_layer(self.model.get_submodule(caller(node)))
 
-    def is_same(self, first: FoundSite, second: FoundSite) -> bool:
-        """Whether two runs of one call have the same weight in the same place."""
-        one, other = (site.calls[0].operands.get("weight") for site in (first, second))
-        return first.call_sites == second.call_sites and self.flow.is_same(one, other)
-
     def _linear_layer(self, node: fx.Node) -> FoundSite | None:
         x, weight, _ = linear_operands(node)
         if not isinstance(x, fx.Node) or not isinstance(weight, fx.Node):
@@ -200,6 +195,11 @@ class _Finder:
         else:
             site.obstacle = refused
         return site
+
+    def is_same(self, first: FoundSite, second: FoundSite) -> bool:
+        """Whether two runs of one call have the same weight in the same place."""
+        one, other = (site.calls[0].operands.get("weight") for site in (first, second))
+        return first.call_sites == second.call_sites and self.flow.is_same(one, other)
 
     def _attention(self, softmax: fx.Node) -> FoundSite | None:
         """An attention that its module writes out as products and a softmax."""

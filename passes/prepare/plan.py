@@ -61,6 +61,9 @@ class QuantPlan:
         return plan_text(self)
 
 
+_CONVOLUTION = "convolutions stay fp32; conv=True in the recipe quantizes them"
+
+
 def make_plan(
     model: nn.Module, recipe: Recipe, sites: list[FoundSite], signs: dict[str, Decision]
 ) -> QuantPlan:
@@ -86,8 +89,10 @@ def make_plan(
             reason, owner = f"excluded by the recipe ({pattern!r})", caller_of(site.fqn)
             whole = excluded_by(owner, recipe.exclude) is not None
             unquantized += [Unquantized(owner, reason)] if whole else _kept(site, reason)
-        elif (kept := _reason_to_keep(site, recipe)) is not None:
-            unquantized += _kept(site, kept)
+        elif site.kind is SiteKind.CONVOLUTION and site.keep is None and not recipe.conv:
+            unquantized += _kept(site, _CONVOLUTION)
+        elif site.keep is not None:
+            unquantized += _kept(site, site.keep)
         elif site.obstacle is not None:
             obstacles[site.fqn] = site.obstacle
         else:
@@ -135,13 +140,6 @@ def _with_frees(planned: list[SitePlan], sites: list[FoundSite]) -> list[SitePla
         return replace(site, calls=tuple(replace(call, frees=frees) for call in site.calls))
 
     return [freed(site) for site in planned]
-
-
-def _reason_to_keep(site: FoundSite, recipe: Recipe) -> str | None:
-    """Why a site stays in full precision by design or by the recipe's `conv`; None for one that does not."""
-    if site.keep is None and site.kind is SiteKind.CONVOLUTION and not recipe.conv:
-        return "convolutions stay fp32; conv=True in the recipe quantizes them"
-    return site.keep
 
 
 def _kept(site: FoundSite, reason: str) -> list[Unquantized]:
