@@ -172,6 +172,9 @@ class Features(nn.Module):
         )
         self.rows = nn.Conv1d(12, 6, 3, stride=2, padding=1, padding_mode="circular")
         self.head = nn.Linear(6, 5)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:  # so that scores differ from image to image
+                nn.init.kaiming_normal_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)

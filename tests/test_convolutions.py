@@ -119,8 +119,26 @@ def test_a_convolution_with_another_kernel_each_time_is_refused_only_if_quantize
             return self.head(x)
 
     assert [kept(Model(), "2-2-2", IMAGE)[f"weights.{number}"] for number in (0, 1)] == [OFF, OFF]
-    with pytest.raises(PlanError, match="conv2d gets another weight each time that the module runs"):
+    with pytest.raises(PlanError, match="conv2d is another product each time that the module runs"):
         tbt_compile.plan(Model(), CONV, IMAGE)
+
+
+def test_layers_that_run_twice_are_one_site_whether_they_stay_or_not() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.grouped, self.inner = nn.Conv2d(4, 4, 3, groups=2, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(2):
+                x = self.inner(self.grouped(x))
+            return self.head(x)
+
+    x = torch.randn(2, 4, 9, 8)
+    plan = tbt_compile.plan(Model(), CONV, x)
+    assert [site.fqn for site in plan] == ["inner.tbt_calls.0", "head"]
+    assert [item.name for item in plan.unquantized if "convolution" in item.reason] == ["grouped.weight"]
 
 
 def test_the_recipe_goes_through_json_and_is_checked() -> None:

@@ -32,6 +32,7 @@ def test_the_result_is_that_of_the_frozen_model(pair: Pair, rows: int) -> None:
     frozen, compiled = pair
     x = torch.randn(rows, *IMAGE.shape[1:], generator=torch.Generator().manual_seed(rows))
     expected = frozen(x).numpy()
+    assert rows < 5 or expected.std(0).max() > 0.05, "all images have the same scores"
     near = 1e-5 * float(np.abs(expected).max())
     np.testing.assert_allclose(compiled(x.numpy()), expected, rtol=1e-5, atol=near)
 

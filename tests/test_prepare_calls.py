@@ -251,27 +251,34 @@ def test_what_stays_in_full_precision_is_listed() -> None:
 
 
 class Reused(nn.Module):
-    """Calls one module with two weights, and another with one weight, twice."""
+    """Runs one module twice with one weight, and another with that weight and then `second`, or none."""
 
     class Product(nn.Module):
         def forward(self, x: Tensor, w: Tensor) -> Tensor:
-            return F.linear(x, w * 2)
+            return x @ (w * 2)
 
-    def __init__(self) -> None:
+    def __init__(self, second: tuple[int, ...] | None) -> None:
         super().__init__()
-        self.first, self.second = nn.Parameter(torch.randn(16, 16)), nn.Parameter(torch.randn(16, 16))
-        self.two, self.one = self.Product(), self.Product()
+        self.first = nn.Parameter(torch.randn(16, 16))
+        self.second = None if second is None else nn.Parameter(torch.randn(second))
+        self.one, self.two = self.Product(), self.Product()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.one(self.one(x, self.first), self.first)
-        return self.two(self.two(x, self.first), self.second)
+        second = x.transpose(1, 2) if self.second is None else self.second
+        return self.two(self.two(x, self.first), second)
 
 
-def test_a_call_with_another_weight_each_time_is_refused() -> None:
-    with pytest.raises(PlanError, match=r"'two\.tbt_calls\.0' of Reused .* linear gets another weight each"):
-        tbt_compile.plan(Reused(), "2-2-2", X)
-    plan = tbt_compile.plan(Reused(), Recipe.parse("2-2-2", exclude=("two",)), X)
-    assert [site.fqn for site in plan] == ["one.tbt_calls.0"]
+@pytest.mark.parametrize("second", [(16, 16), (2, 16, 16), None])
+def test_a_call_that_is_another_product_each_time_is_refused(second: tuple[int, ...] | None) -> None:
+    reason = "matmul is another product each time that the module runs; use a module for each"
+    with pytest.raises(PlanError, match=rf"'two\.tbt_calls\.0' of Reused cannot be quantized: {reason}"):
+        tbt_compile.plan(Reused(second), "2-2-2", X)
+    recipe = Recipe.parse("2-2-2", exclude=("two",))
+    context = PREPARE.run(make_context(Reused(second), recipe, X))
+    assert [site.fqn for site in context.planned] == ["one.tbt_calls.0"]
+    with torch.no_grad():
+        assert same(context.model(X), context.captured(X))
 
 
 def test_every_weight_of_calls_that_stay_is_listed() -> None:
@@ -287,3 +294,16 @@ def test_every_weight_of_calls_that_stay_is_listed() -> None:
     kept = {item.name: item.reason for item in tbt_compile.plan(Twice(), "2-2-2", X).unquantized}
     expected = "matmul multiplies other inputs by other parts of it"
     assert [kept[name] for name in ("inner.heads", "outer", "more")] == [expected] * 3
+
+
+def test_a_weight_that_changes_sides_is_refused() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.product = nn.Parameter(torch.randn(16, 16)), Reused.Product()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.product(self.weight, self.product(x, self.weight).transpose(1, 2))
+
+    with pytest.raises(PlanError, match=r"'product\.tbt_calls\.0' .* is another product each time"):
+        tbt_compile.plan(Model(), "2-2-2", X)

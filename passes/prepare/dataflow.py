@@ -51,12 +51,19 @@ class Dataflow:
 
     def is_same(self, first: object, second: object) -> bool:
         """Whether two values are computed from the same parameters in the same way."""
-        if not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
-            return first == second
-        if first is second or (first.op, first.target) != (second.op, second.target) or first in self.active:
-            return first is second
-        one, other = (pytree.tree_leaves((node.args, node.kwargs)) for node in (first, second))
-        return len(one) == len(other) and all(map(self.is_same, one, other))
+        pairs, seen = [(first, second)], set[tuple[fx.Node, fx.Node]]()
+        while pairs:
+            a, b = pairs.pop()
+            if not isinstance(a, fx.Node) or not isinstance(b, fx.Node):
+                if a != b:
+                    return False
+            elif a is not b and (a, b) not in seen:
+                one, other = (pytree.tree_leaves((node.args, node.kwargs)) for node in (a, b))
+                if (a.op, a.target, len(one)) != (b.op, b.target, len(other)) or self.is_active(a):
+                    return False
+                seen.add((a, b))
+                pairs += zip(one, other, strict=True)
+        return True
 
     def readers(self, weight: fx.Node) -> dict[str, frozenset[str]]:
         """For each parameter of a weight, the names of the nodes that depend on an input and read it."""

@@ -5,7 +5,7 @@ A layer is found by its module. A call has only its number in the forward of its
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -138,19 +138,34 @@ def call_site(
     return CallSite(number, names[number], reverse, tuple(parameters))
 
 
-def name_calls(sites: list[FoundSite], untraceable: Mapping[str, str]) -> None:
+def another_product(site: FoundSite) -> str:
+    """Why a call cannot be quantized that has other operands when its module runs again."""
+    function = site.call_sites[0].function
+    return f"{function} is another product each time that the module runs; use a module for each"
+
+
+def name_calls(sites: list[FoundSite], graph: fx.Graph, untraceable: Mapping[str, str]) -> None:
     """Name sites after their calls, in place. One attention that can be traced keeps the name of its module.
+
+    A call that is another product when its module runs again gets an obstacle.
 
     Args:
         sites: of the graph.
+        graph: the captured graph.
         untraceable: why the attention of a module cannot be traced, by module name.
     """
+    made: dict[tuple[str, int | None], set[fx.Node]] = defaultdict(set)
+    for node in graph.nodes:
+        made[caller(node), number_of(node)].add(node)
     shared = Counter(site.fqn for site in sites if site.call_sites)
     for site in sites:
         traced = site.traceable and shared[site.fqn] <= 1 and site.fqn not in untraceable
         if traced or not (site.call_sites or site.traceable):
             continue
-        if site.call_sites:
-            site.fqn = call_name(site.fqn, site.call_sites[0].number)
-        else:
+        if not site.call_sites:
             site.obstacle = untraceable.get(site.fqn, "its products are made by two modules")
+            continue
+        nodes = {node for call in site.calls for node in (call.node, call.output)}
+        if any(made[site.fqn, call.number] - nodes for call in site.call_sites):
+            site.obstacle = site.obstacle or another_product(site)
+        site.fqn = call_name(site.fqn, site.call_sites[0].number)

@@ -32,6 +32,7 @@ from tbt_compile.passes.prepare.aten import (
 )
 from tbt_compile.passes.prepare.dataflow import Dataflow
 from tbt_compile.passes.prepare.find_calls import (
+    another_product,
     call_site,
     convolution_kind,
     factors,
@@ -83,9 +84,10 @@ def find_sites(
         numbers = tuple(call.number for call in site.call_sites)
         known = found.setdefault((site.kind, site.fqn, numbers or tuple(site.readers)), site)
         if known is not site:
-            changes = finder.changed_weight(known, site)
+            known.obstacle, known.keep = known.obstacle or site.obstacle, known.keep or site.keep
+            if numbers and not finder.is_same(known, site):
+                known.obstacle = known.obstacle or another_product(site)
             known.calls, known.readers = known.calls + site.calls, known.readers | site.readers
-            known.obstacle, known.keep = known.obstacle or site.obstacle or changes, known.keep or site.keep
     sites = list(found.values())
     keep_overlapping(sites)
     return sites
@@ -120,8 +122,10 @@ class _Finder:
 
     def site_of(self, node: fx.Node) -> FoundSite | None:
         """The site that a node is the call of; None if there is none."""
-        if node.target in LINEAR | EMBEDDING and self._in_layer(node):
-            return self._linear_layer(node) if node.target in LINEAR else _embedding_site(node, self.model)
+        if node.target in LINEAR and self._in_layer(node):
+            return self._linear_layer(node)
+        if node.target in EMBEDDING and self._in_layer(node):
+            return _embedding_site(node, self.model)
         if node.target in SOFTMAX:
             return self._attention(node)
         if is_fused_attention(node):
@@ -138,14 +142,6 @@ class _Finder:
         """Whether a layer makes the call. An exported program's module lacks children without tensors."""
         name = caller(node)
         return name in self.modules and self.is_layer(self.modules[name])
-
-    def changed_weight(self, first: FoundSite, second: FoundSite) -> str | None:
-        """Why two calls of one site cannot share the quantizer of their weights; None if they can."""
-        one, other = (site.calls[0].operands.get("weight") for site in (first, second))
-        if not second.call_sites or self.flow.is_same(one, other):
-            return None
-        function = second.call_sites[0].function
-        return f"{function} gets another weight each time that the module runs; use a module for each weight"
 
     def _linear_layer(self, node: fx.Node) -> FoundSite | None:
         x, weight, _ = linear_operands(node)
@@ -224,6 +220,11 @@ class _Finder:
         else:
             site.obstacle = refused
         return site
+
+    def is_same(self, first: FoundSite, second: FoundSite) -> bool:
+        """Whether two runs of one call have the same weight in the same place."""
+        one, other = (site.calls[0].operands.get("weight") for site in (first, second))
+        return first.call_sites == second.call_sites and self.flow.is_same(one, other)
 
     def _attention(self, softmax: fx.Node) -> FoundSite | None:
         """An attention that its module writes out as products and a softmax."""
@@ -305,6 +306,6 @@ class FindSites:
             for site in context.sites
             if site.traceable and adapter.attention_function(context.model.get_submodule(site.fqn)) is None
         ]
-        name_calls(context.sites, untraceable_blocks(context, blocks))
+        name_calls(context.sites, context.captured.graph, untraceable_blocks(context, blocks))
         calls = sum(len(site.calls) for site in context.sites)
         return PassResult(len(context.sites), f"{calls} calls")

@@ -76,6 +76,9 @@ class QuantPlan:
         return plan_text(self)
 
 
+_CONVOLUTION = "convolutions stay fp32; conv=True in the recipe quantizes them"
+
+
 def make_plan(
     model: nn.Module,
     recipe: Recipe,
@@ -106,8 +109,10 @@ def make_plan(
             reason, owner = f"excluded by the recipe ({pattern!r})", caller_of(site.fqn)
             whole = excluded_by(owner, recipe.exclude) is not None
             unquantized += [Unquantized(owner, reason)] if whole else _kept(site, reason)
-        elif (kept := _reason_to_keep(site, recipe)) is not None:
-            unquantized += _kept(site, kept)
+        elif site.kind is SiteKind.CONVOLUTION and site.keep is None and not recipe.conv:
+            unquantized += _kept(site, _CONVOLUTION)
+        elif site.keep is not None:
+            unquantized += _kept(site, site.keep)
         elif (obstacle := site.obstacle or _softmax_that_stays(site, recipe)) is not None:
             obstacles[site.name] = obstacle
         else:
@@ -167,13 +172,6 @@ def _softmax_that_stays(site: FoundSite, recipe: Recipe) -> str | None:
     if split_call(site.fqn) is None:
         return None
     return "attention='bool' leaves out its softmax, but the module itself calls it; use attention='softmax'"
-
-
-def _reason_to_keep(site: FoundSite, recipe: Recipe) -> str | None:
-    """Why a site stays in full precision by design or by the recipe's `conv`; None for one that does not."""
-    if site.keep is None and site.kind is SiteKind.CONVOLUTION and not recipe.conv:
-        return "convolutions stay fp32; conv=True in the recipe quantizes them"
-    return site.keep
 
 
 def _kept(site: FoundSite, reason: str) -> list[Unquantized]:
