@@ -51,7 +51,7 @@ def _random(node: fx.Node) -> str:
         return ""
     op = operands(node)
     switches = [getattr(op, name) for name in ("train", "training", "dropout_p") if hasattr(op, name)]
-    if switches and not any(switches):
+    if (switches and not any(switches)) or getattr(op, "p", None) == 0:
         return ""
     return (
         f"draws random numbers ({node.target}), which a compiled model cannot draw alike: pass them as an "

@@ -25,11 +25,11 @@ class Least(NamedTuple):
     offset: int
 
 
-Follow = Callable[[Any], Least | None]
+LeastOf = Callable[[Any], Least | None]
 
 
 def least_values(program: ExportedProgram, counts: Collection[str] = ()) -> dict[fx.Node, Least | None]:
-    """Follow the smallest values through the graph.
+    """LeastOf the smallest values through the graph.
 
     Args:
         program: an exported program.
@@ -87,26 +87,26 @@ def _of_call(node: fx.Node, values: Mapping[fx.Node, Least | None]) -> Least | N
     return None if rule is None else rule(operands(node), least)
 
 
-def _add(op: Any, least: Follow) -> Least | None:
+def _add(op: Any, least: LeastOf) -> Least | None:
     one, other = least(op.self), least(op.other)
     if one is None or other is None or op.alpha != 1 or None not in (one.source, other.source):
         return None
     return Least(one.source or other.source, one.offset + other.offset)
 
 
-def _subtract(op: Any, least: Follow) -> Least | None:
+def _subtract(op: Any, least: LeastOf) -> Least | None:
     one = least(op.self)
     if one is None or not isinstance(op.other, int) or op.alpha != 1:
         return None
     return Least(one.source, one.offset - op.other)
 
 
-def _multiply(op: Any, least: Follow) -> Least | None:
+def _multiply(op: Any, least: LeastOf) -> Least | None:
     one, other = least(op.self), least(op.other)
     return Least(None, 0) if _counts(one) and _counts(other) else None
 
 
-def _cumulative(op: Any, least: Follow) -> Least | None:
+def _cumulative(op: Any, least: LeastOf) -> Least | None:
     return Least(None, 0) if _counts(least(op.self)) else None
 
 
@@ -115,12 +115,12 @@ def _counts(value: Least | None) -> bool:
     return value is not None and value.source is None and value.offset >= 0
 
 
-def _range(op: Any, least: Follow) -> Least | None:
+def _range(op: Any, least: LeastOf) -> Least | None:
     step = getattr(op, "step", 1)
     return least(getattr(op, "start", 0)) if isinstance(step, int) and step > 0 else None
 
 
-def _larger(op: Any, least: Follow) -> Least | None:
+def _larger(op: Any, least: LeastOf) -> Least | None:
     """Bound a maximum, or a clamped value, by the operand that is a number, if there is one."""
     limit = getattr(op, "min", None) if hasattr(op, "min") else getattr(op, "other", None)
     known = [value for value in (least(limit), least(op.self)) if value is not None]
@@ -136,7 +136,7 @@ def _smallest(*found: Least | None) -> Least | None:
     return min(known, key=lambda value: value.offset)
 
 
-def _smaller(op: Any, least: Follow) -> Least | None:
+def _smaller(op: Any, least: LeastOf) -> Least | None:
     other = getattr(op, "other", None)
     return _smallest(least(op.self), least(op.max if other is None else other))
 
@@ -144,11 +144,11 @@ def _smaller(op: Any, least: Follow) -> Least | None:
 _ZERO = Least(None, 0)
 
 
-def _zero(_op: Any, _least: Follow) -> Least | None:
+def _zero(_op: Any, _least: LeastOf) -> Least | None:
     return _ZERO
 
 
-def _filled(op: Any, least: Follow) -> Least | None:
+def _filled(op: Any, least: LeastOf) -> Least | None:
     return least(op.fill_value)
 
 
@@ -160,7 +160,7 @@ SAME = {
 }
 """Operators whose result holds values of their first operand only."""
 
-_RULES: dict[Any, Callable[[Any, Follow], Least | None]] = {
+_RULES: dict[Any, Callable[[Any, LeastOf], Least | None]] = {
     _ATEN.add: _add,
     _ATEN.add_: _add,
     _ATEN.sub: _subtract,

@@ -42,7 +42,9 @@ def lower(
     A transformers model that generates text, encoder-decoder or decoder-only, becomes a `CompiledModel`
     with dynamic batch and sequence lengths. Any other module becomes a `CompiledModule`, called with arrays
     like the example inputs that it was prepared with. Its first dimension is dynamic if the module allows
-    that and the examples have at least two rows; other sizes are static.
+    that and the examples have at least two rows, and so are those that are dynamic in the exported program
+    that was prepared; other sizes are static. A call for which the forward would take another branch than
+    for the examples is refused.
 
     The chosen kernels are logged (level INFO) and recorded in the manifest of the saved folder.
 
@@ -66,8 +68,9 @@ def lower(
     Raises:
         TargetError: a target is unknown, or a CPU is listed twice.
         PlanError: the model is not prepared, or was never run.
-        LoweringError: the model holds an operation without a compiled operator, its generation config has a
-            field that cannot be kept, or the shortlist does not fit the model.
+        LoweringError: the model holds an operation without a compiled operator, is no function of its inputs,
+            or branches in a way that no bound on a size expresses; its generation config has a field that
+            cannot be kept, or the shortlist does not fit the model.
     """
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.checked_lookups import checked_lookups

@@ -68,7 +68,7 @@ _FROZEN = Kind(
     read=tensor_files.read_portable,
 )
 _COMPILED = Kind(
-    version=6,
+    version=7,
     tensors="tensors.bin",
     digest="crc32",
     renew="lower the model again",

@@ -219,7 +219,7 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], message
         ("frozen", "has format version 0, and this release reads version 1 of frozen models: save the model"),
         (
             "compiled",
-            "has format version 0, and this release reads version 6 of compiled models: lower the mo",
+            "has format version 0, and this release reads version 7 of compiled models: lower the mo",
         ),
     ],
 )
