@@ -10,7 +10,7 @@ import pytest
 import torch
 from compiled_tools import trained
 from models import POSITIONS, VOCABULARY, bart, marian, prepared
-from transformers import BartConfig, BartForCausalLM
+from transformers import BartConfig, BartForCausalLM, BartForConditionalGeneration
 
 import tbt_compile
 from tbt_compile.adapters import adapter_for
@@ -36,6 +36,9 @@ def limits_of(model: Any) -> Limits:
         {"num_beams": 2.5},
         {"bad_words_ids": 7},
         {"pad_token_id": -1},
+        {"pad_token_id": VOCABULARY},
+        {"bos_token_id": VOCABULARY + 7},
+        {"decoder_start_token_id": [2, VOCABULARY]},
         {"num_return_sequences": 3, "do_sample": True},
     ],
     ids=str,
@@ -50,6 +53,24 @@ def test_a_generation_config_that_cannot_be_kept(
     with pytest.raises(
         LoweringError, match=f"generation_config of .* cannot be kept: .*{next(iter(fields))}"
     ):
+        tbt_compile.lower(model)
+
+
+def test_a_generate_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HuggingFaceAdapter, "export_units", lambda *_: pytest.fail("exported all the same"))
+
+    class Repeats(BartForConditionalGeneration):
+        def generate(self, *args: Any, **kwargs: Any) -> Any:
+            return torch.cat([super().generate(*args, **kwargs)] * 2)
+
+    model = Repeats(bart(layers=1).config).eval()
+    sentence = "Repeats replaces generate of transformers' GenerationMixin: a compiled model would follow"
+    assert tbt_compile.plan(model).refused[0].startswith(sentence)
+    with pytest.raises(LoweringError, match=sentence):
+        tbt_compile.lower(trained(model, "2-2-2"))
+    model = prepared("bart")
+    monkeypatch.setattr(model, "_beam_search", lambda *_: None)
+    with pytest.raises(LoweringError, match="replaces _beam_search"):
         tbt_compile.lower(model)
 
 

@@ -24,6 +24,20 @@ class Both(NamedTuple):
     high: Tensor
 
 
+def test_arguments_of_other_precisions_are_converted() -> None:
+    frozen = frozen_module(MLP().bfloat16(), "2-2-2", (torch.randn(3, 8, dtype=torch.bfloat16),))
+    compiled = lowered(frozen)
+    assert compiled.description["inputs"][0]["dtype"] == "float32"
+    for dtype in (torch.bfloat16, torch.float16):
+        x = torch.randn(4, 8).to(dtype).requires_grad_()
+        result = compiled(x)
+        assert result.dtype == np.float32
+        assert np.array_equal(result, compiled(x.detach().float().numpy()))
+    assert np.array_equal(result, compiled(x.detach().numpy()))
+    x64 = torch.randn(4, 8, dtype=torch.float64)
+    assert np.array_equal(compiled(x64), compiled(x64.float()))
+
+
 class Results(nn.Module):
     """Returns everything that can be returned, and takes `*rest`."""
 

@@ -65,7 +65,16 @@ def convert_select_scatter(call: Call) -> Expr:
 
 
 def fitted(call: Call, value: Expr, like: Expr, shape: Sequence[Any] | None = None) -> Expr:
-    """A tensor in the dtype of another, broadcast to its shape or to `shape`.
+    """A tensor in the dtype and shape of another.
+
+    Args:
+        call: the call being converted.
+        value: the tensor.
+        like: has the dtype and, unless `shape` is given, the shape.
+        shape: what the tensor is broadcast to.
+
+    Returns:
+        The tensor.
 
     Raises:
         ValueError: whether it can be broadcast is known at run time only.

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from tbt_compile.errors import GenerationError, LoweringError
 from tbt_compile.runtime.generation import GenerationSettings
@@ -36,12 +36,55 @@ def generation_settings(model: PreTrainedModel) -> tuple[GenerationSettings, dic
     }
     try:
         sampling = _sampling(fields)
-        return GenerationSettings.from_fields(fields), sampling
+        settings = GenerationSettings.from_fields(fields)
+        _check_vocabulary(model, settings)
+        return settings, sampling
     except GenerationError as error:
         raise LoweringError(
             f"the generation_config of {name} cannot be kept: {error}. Change the field, or set it to None, "
             "before lowering"
         ) from error
+
+
+def check_search(model: PreTrainedModel) -> None:
+    """Refuse a model that changes how transformers generates.
+
+    Raises:
+        LoweringError: its class, or the model itself, replaces a part of `GenerationMixin`.
+    """
+    for part in _SEARCH:
+        own = getattr(getattr(model, part), "__func__", None)
+        if own is not getattr(GenerationMixin, part):
+            raise LoweringError(
+                f"{type(model).__name__} replaces {part} of transformers' GenerationMixin: a compiled model "
+                "would follow the rules of GenerationMixin and could write other tokens; remove the "
+                "replacement, or prepare the part of the model that computes logits as a plain module"
+            )
+
+
+_SEARCH = ("generate", "_sample", "_beam_search", "_get_logits_processor", "_get_stopping_criteria")
+"""The methods that decide which tokens are written."""
+
+
+def _check_vocabulary(model: PreTrainedModel, settings: GenerationSettings) -> None:
+    """Check that the decoder can read the tokens that the search itself feeds it.
+
+    Raises:
+        GenerationError: one is beyond the vocabulary of the decoder.
+    """
+    decoder: Any = model.get_decoder() if model.config.is_encoder_decoder else model
+    size = getattr(decoder.get_input_embeddings(), "num_embeddings", None)
+    if size is None:  # no table: the exported step has the limits
+        return
+    start = settings.decoder_start_token_id
+    fed = {
+        "pad_token_id": settings.pad_token_id,
+        "bos_token_id": settings.bos_token_id,
+        "decoder_start_token_id": max(start) if isinstance(start, tuple) else start,
+    }
+    for name, token in fed.items():
+        if token is not None and token >= size:
+            raise GenerationError(f"{name}={token} is outside the decoder's vocabulary of {size} tokens")
 
 
 def _sampling(fields: dict[str, Any]) -> dict[str, Any]:

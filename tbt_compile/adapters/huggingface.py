@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from tbt_compile.adapters import attention, call_record, decoder_units, pretrained, seq2seq_units
 from tbt_compile.adapters.base import Adapter
 from tbt_compile.adapters.conv1d import QuantizedConv1D
-from tbt_compile.adapters.decode_settings import generation_settings
+from tbt_compile.adapters.decode_settings import check_search, generation_settings
 from tbt_compile.adapters.example_inputs import example_inputs
 from tbt_compile.adapters.rope import original_frequencies
 from tbt_compile.adapters.units import ExportUnits
@@ -107,9 +107,10 @@ class HuggingFaceAdapter(Adapter):
         pretrained.restore_quantizers(_pretrained(model))
 
     def check_lowering(self, model: nn.Module) -> None:
-        """Check the generation config of a model that generates text."""
+        """Check how a model that generates text does it: its `generate` and its generation config."""
         checked = _pretrained(model)
         if checked.can_generate():
+            check_search(checked)
             generation_settings(checked)
 
     def check_call(self, context: PrepareContext) -> None:

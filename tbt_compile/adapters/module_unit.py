@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,8 +27,7 @@ _INTEGERS = torch.iinfo(torch.int64)
 class _Call(nn.Module):
     """Calls the module with a list of tensors as arguments, plus the constants of the example call.
 
-    Arguments that have to be the same tensor as another are no inputs. The result is a list of tensors; after
-    a call, `layout` says how the module put them together.
+    Arguments that have to be the same tensor as another are no inputs. The result is a list of tensors.
     """
 
     def __init__(
@@ -35,20 +35,21 @@ class _Call(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.example, self.names, self.shared = model, example, names, shared
-        self._layout: list[Layout] = []
-
-    @property
-    def layout(self) -> Layout:
-        """How the last call put its tensors together."""
-        return self._layout[0]
+        self.name = type(model).__name__.removeprefix("Quantized")
+        self._found = SimpleNamespace()  # torch.export undoes what a forward assigns to its module
 
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         named = {**self.example, **dict(zip(self.names, tensors, strict=True))}
         named |= {name: named[first] for name, first in self.shared.items()}
         args, kwargs = as_call(named)
-        results, layout = take_apart(self.model(*args, **kwargs), type(self.model).__name__)
-        self._layout[:] = [layout]  # in place: an export undoes assignments
+        results, self._found.layout = take_apart(self.model(*args, **kwargs), self.name)
         return [result.clone() for result in results]  # no result is an argument, or a view of one
+
+    @property
+    def layout(self) -> Layout:
+        """How the module put the tensors of its last result together."""
+        layout: Layout = self._found.layout
+        return layout
 
 
 def export_module(model: nn.Module) -> ExportUnits:

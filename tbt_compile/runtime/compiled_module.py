@@ -40,14 +40,17 @@ class CompiledModule(CompiledLibrary):
         """Run the module.
 
         Args:
-            args: array-likes, as the module's forward takes tensors. Arguments that were constants when the
-                module was prepared are compiled in; leave them out.
+            args: array-likes, as the module's forward takes tensors; tensors of PyTorch too. Floats of any
+                precision are accepted where the compiled module takes float32: bfloat16 and float16 are
+                converted exactly, float64 is rounded. Arguments that were constants when the module was
+                prepared are compiled in; leave them out.
             kwargs: more arguments, by name.
 
         Returns:
             What the module returns, with arrays in the place of tensors: one array, or arrays and constants
-            in tuples (also NamedTuples), lists and dicts, which may be nested. The arguments are never
-            changed, not even by a forward that works in place.
+            in tuples (also NamedTuples), lists and dicts, which may be nested. Floats are float32, whatever
+            the precision of the checkpoint. The arguments are never changed, not even by a forward that works
+            in place.
 
         Raises:
             InputError: an argument is missing or unknown, or has the wrong dtype or shape.
@@ -120,8 +123,8 @@ def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Arr
     """Check one argument and return it as an array; `sizes` collects the dynamic sizes of this call."""
     name, dtype, shape = argument["name"], np.dtype(argument["dtype"]), argument["shape"]
     try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
+        array = _as_array(value)
+    except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{name} is not an array ({error})") from error
     fits = array.ndim == len(shape) and all(
         size == (expected if isinstance(expected, int) else sizes.setdefault(expected, size))
@@ -145,3 +148,10 @@ def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Arr
             f"{below - 1}"
         )
     return array.astype(dtype)
+
+
+def _as_array(value: Any) -> Array:
+    """An array of an argument, which may be a tensor of PyTorch: NumPy has no bfloat16."""
+    if hasattr(value, "detach"):
+        value = value.detach()
+    return np.asarray(value.float() if str(getattr(value, "dtype", "")) == "torch.bfloat16" else value)

@@ -185,7 +185,8 @@ def test_what_lower_will_refuse_is_in_the_plan(caplog: pytest.LogCaptureFixture)
     assert f"lower will refuse this model\n{plan.refused[0]}\n" in str(plan)
     assert type(plan).from_dict(plan.to_dict()) == plan
     model = tbt_compile.prepare(Refused(), "2-2-2", inputs)
-    assert [record.args[1] for record in caplog.records] == list(plan.refused)  # type: ignore[index]
+    found = [record.getMessage() for record in caplog.records if record.name == "tbt_compile.preparation"]
+    assert found == [f"lower will refuse this Refused: {reason}" for reason in plan.refused]
     model(*inputs)
     with pytest.raises(LoweringError, match="argument 'more' of Refused is a list"):
         tbt_compile.lower(model)
