@@ -22,6 +22,9 @@ def import_program(
         program: imported without further decomposition of its operators.
         converters: by operator and overload, such as "add.Tensor"; called with a node and the importer. They
             override TVM's converters, which stay reachable through the importer's `replaced`.
+
+    Raises:
+        ConversionError: a converter failed, ours or TVM's.
     """
     return _Importer().from_exported_program(
         program,
@@ -86,6 +89,18 @@ def to_kernels(module: IRModule, target: Target) -> IRModule:
         return tvm.transform.Sequential(passes)(module)
 
 
+class ConversionError(ValueError):
+    """A converter failed; the message is the kind of its error and the first line of it.
+
+    Attributes:
+        node: the call that it was to convert.
+    """
+
+    def __init__(self, node: fx.Node, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        self.node = node
+
+
 class _Importer(ExportedProgramImporter):
     """TVM's importer, extended to keep the converters that ours replace.
 
@@ -98,6 +113,16 @@ class _Importer(ExportedProgramImporter):
             name: self.convert_map[name] for name in custom_convert_map if name in self.convert_map
         }
         super().update_convert_map(custom_convert_map)
+        self.convert_map = {
+            name: functools.partial(_converted, converter) for name, converter in self.convert_map.items()
+        }
+
+
+def _converted(converter: Callable[..., Expr], node: fx.Node, *importer: Any) -> Expr:
+    try:
+        return converter(node, *importer)
+    except Exception as error:
+        raise ConversionError(node, error) from error
 
 
 @relax.expr_functor.mutator

@@ -16,17 +16,24 @@ from tbt_compile.codegen.importer import (
     convert_pointwise,
     convert_reduction,
     convert_shape,
+    convert_windows,
 )
 from tbt_compile.codegen.importer.bind import bind_parameters, weight_layouts
 from tbt_compile.codegen.importer.caches import Caches, caches_of
 from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.importer.parameters import Parameter
 from tbt_compile.codegen.importer.registry import CONVERTERS, convert_map
-from tbt_compile.codegen.importer.relax_api import import_program, rename_functions, tvm_converters
+from tbt_compile.codegen.importer.relax_api import (
+    ConversionError,
+    import_program,
+    rename_functions,
+    tvm_converters,
+)
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import IRModule, relax
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
+from tbt_compile.passes.prepare.aten import owner, owner_class
 
 CONVERTER_FILES = (
     convert_attention,
@@ -37,6 +44,7 @@ CONVERTER_FILES = (
     convert_pointwise,
     convert_reduction,
     convert_shape,
+    convert_windows,
 )
 """The modules with converters; importing a module registers its converters."""
 
@@ -108,11 +116,22 @@ def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:
     """
     try:
         return import_program(unit.program, convert_map(kernels))
+    except ConversionError as error:
+        raise LoweringError(_refusal(error, unit)) from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise LoweringError(
             f"the {unit.name} cannot be imported into TVM ({type(error).__name__}: {error}): write the graph "
             "with `dump=` to see its operators"
         ) from error
+
+
+def _refusal(error: ConversionError, unit: LoweringContext) -> str:
+    name = owner(error.node).removeprefix(unit.root).removeprefix(unit.root.rstrip("."))
+    where = f"module {name!r} ({owner_class(error.node)})" if name else "the model itself"
+    return (
+        f"{where} calls {error.node.target} in a form that cannot be imported into TVM ({error}): write it "
+        "with other operators that `tbt operators` lists, or keep that part out of the compiled module"
+    )
 
 
 def merge(functions: dict[Any, Any], module: IRModule, unit: str) -> None:
