@@ -108,6 +108,8 @@ class _Importer(ExportedProgramImporter):
         replaced: the replaced converters by operator and overload; each takes a node.
     """
 
+    convert_map: dict[str, Callable[..., Expr]]
+
     def update_convert_map(self, custom_convert_map: dict[str, Any]) -> None:
         self.replaced = {
             name: self.convert_map[name] for name in custom_convert_map if name in self.convert_map

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
     recipe = Recipe.from_dict(manifest["recipe"])
     model = unwrapped(model)
     _check_instance(model, manifest["quantizers"], path)
+    if manifest.get("calls"):
+        _run_once(model, manifest.get("inputs"))
     _install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
     _make_room(model, arrays, manifest.get("derived", []))
     _load_tensors(model, arrays, manifest["tied"], path)
@@ -252,6 +255,14 @@ def _derived(model: nn.Module) -> list[str]:
         for buffer, value in module.named_buffers(recurse=False, remove_duplicate=False)
         if buffer in module._non_persistent_buffers_set and not is_placeholder(value)
     ]
+
+
+def _run_once(model: nn.Module, inputs: call_record.Record | None) -> None:
+    """Let a model fill its caches, by products that later runs do not make: quantized calls are numbered."""
+    call_record.restore(model, inputs)
+    evaluation_mode(model)
+    with torch.no_grad(), suppress(Exception):  # a model without data cannot run, and has no caches either
+        model(**adapter_for(model).example_call(model))
 
 
 def _make_room(model: nn.Module, arrays: dict[str, Any], derived: list[str]) -> None:
