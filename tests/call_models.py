@@ -59,6 +59,34 @@ class Einsum(nn.Module):
         return torch.einsum("bjhd,bhij->bihd", value, weights).flatten(2)
 
 
+class Viewed(nn.Module):
+    """Views results as they lie in memory: a capture drops the call of `contiguous`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.randn(5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.view(*x.shape[:2], 2, 8).transpose(1, 2)
+        y = F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2)
+        return (self.mix @ y.contiguous().view(x.shape)).view(len(x), -1)
+
+
+class Caching(nn.Module):
+    """Computes a table by a product when it runs for the first time, as rotary positions do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.known = nn.Parameter(torch.randn(16, 16)), 0
+        self.register_buffer("table", torch.zeros(5, 16), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.known < x.shape[1]:
+            self.known = x.shape[1]
+            self.table = torch.einsum("i,j->ij", torch.arange(5.0), torch.arange(16.0)).cos()
+        return F.linear(x + self.table, self.weight)
+
+
 class BothWays(nn.Module):
     """Two attentions that share their scores, one over each of the dimensions."""
 
@@ -213,6 +241,9 @@ CASES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "additive mask": (Fused, (X, torch.where(KEPT, 0.0, -torch.inf))),
     "grouped queries": (lambda: Fused(groups=2), (X,)),
     "einsum": (Einsum, (X,)),
+    "viewed": (Viewed, (X,)),
+    "exported, viewed": (lambda: torch.export.export(Viewed().eval(), (X,)).module(), (X,)),
+    "caching": (Caching, (X,)),
     "both ways": (BothWays, (X, X[:, :3])),
     "chained": (Chained, (X,)),
     "branching": (Branching, (X,)),

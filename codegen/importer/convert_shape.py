@@ -139,6 +139,23 @@ def convert_full_like(call: Call) -> Expr:
     return _filled(call, call.operands.self.ty.shape, call.operands.fill_value)
 
 
+@converter(ATEN.eye.default)
+def convert_eye(call: Call) -> Expr:
+    """`aten::eye(n, *, dtype)`; TVM needs the dtype."""
+    return _identity(call, call.operands.n)
+
+
+@converter(ATEN.eye.m)
+def convert_eye_of_two_sizes(call: Call) -> Expr:
+    """`aten::eye(n, m, *, dtype)`; TVM needs the dtype."""
+    return _identity(call, call.operands.m)
+
+
+def _identity(call: Call, columns: int) -> Expr:
+    dtype = str(call.node.meta["val"].dtype).removeprefix("torch.")
+    return call.emit(relax.op.eye(call.operands.n, columns, dtype=dtype))
+
+
 def _filled(call: Call, shape: Sequence[Any], value: Any) -> Expr:
     """A constant tensor of the dtype that the captured graph says; a symbolic value is left to TVM."""
     if not isinstance(value, (int, float)):

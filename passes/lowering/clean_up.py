@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx
 
 from tbt_compile.ops.operands import operands, set_operand
@@ -18,8 +20,13 @@ CASTS = (ATEN.to.dtype, ATEN.to.dtype_layout)
 END = 2**63 - 1  # torch.export's end of an unbounded slice
 
 
+LAYOUTS = (ATEN.contiguous.default, ATEN.clone.default)
+
+
 def identity_of(node: fx.Node) -> fx.Node | None:
-    """The operand that `node` returns unchanged: an alias, eval-mode dropout, full slice or no-op cast."""
+    """What `node` returns unchanged: of an alias, eval-mode dropout, full slice, no-op cast or transpose."""
+    if call := match_call(node, ATEN.transpose.int):
+        return transposed_back(call)
     if call := match_call(node, ATEN.dropout.default):
         return call.input if call.train is False or call.p == 0.0 else None
     if call := match_call(node, ATEN.slice.Tensor):
@@ -29,6 +36,16 @@ def identity_of(node: fx.Node) -> fx.Node | None:
         return call.self if call.self.meta["val"].dtype == call.dtype else None
     call = match_call(node, *IDENTITIES)
     return call.self if call else None
+
+
+def transposed_back(call: Any) -> fx.Node | None:
+    """The tensor that a transpose brings back to its order: in between only its layout was changed."""
+    first = call.self
+    while is_call(first, *LAYOUTS):
+        first = operands(first).self
+    rank, before = call.self.meta["val"].dim(), match_call(first, ATEN.transpose.int)
+    dims = {call.dim0 % rank, call.dim1 % rank}
+    return before.self if before and {before.dim0 % rank, before.dim1 % rank} == dims else None
 
 
 def drop_empty_operands(cat: fx.Node) -> bool:
@@ -65,6 +82,7 @@ class CleanUp(RewritePass):
     name = "clean-up"
     targets = (
         ATEN.dropout.default,
+        ATEN.transpose.int,
         ATEN.slice.Tensor,
         *CASTS,
         *IDENTITIES,

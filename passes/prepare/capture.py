@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -184,13 +184,11 @@ class Capture:
     def apply(self, context: PrepareContext) -> PassResult:
         model = context.model
         args, kwargs = tree_map(_without_float16, (context.args, context.kwargs))
-        with (
-            evaluating(model),
-            context.adapter.capturing(model),
-            without_float16(model),
-            numbering(model) as calls,
-        ):
-            context.graph = export_graph(model, args, kwargs)
+        with evaluating(model), context.adapter.capturing(model), without_float16(model):
+            with suppress(Exception):  # it may fill caches, by products that later runs do not make
+                model(*args, **kwargs)
+            with numbering(model) as calls:
+                context.graph = export_graph(model, args, kwargs)
         context.calls = {name: found for name, found in calls.names.items() if found != ()}
         drop_assertions(context.graph.graph)
         count = len(context.graph.graph.nodes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tbt_compile.adapters import attention, call_record, decoder_units, pretrained, seq2seq_units
@@ -61,20 +61,19 @@ class HuggingFaceAdapter(Adapter):
         Other attention implementations hide softmax and products in one operator. The cache is not needed,
         as the graph of a whole sequence shows all there is to quantize, and torch.export cannot return it.
         """
-        checked = _pretrained(model)
-        implementation = checked.config._attn_implementation
-        configs = {
-            id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)
-        }
-        caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
-        checked.set_attn_implementation("eager")
+        parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+        configs = {id(config): config for part in parts for config in _with_parts(part.config)}.values()
+        implementations = [config._attn_implementation for config in configs]
+        caching = [config for config in configs if getattr(config, "use_cache", False)]
+        _pretrained(model).set_attn_implementation("eager")
         for config in caching:
             config.use_cache = False
         try:
-            with original_frequencies(checked):
+            with original_frequencies(_pretrained(model)):
                 yield
         finally:
-            checked.set_attn_implementation(implementation)
+            for config, implementation in zip(configs, implementations, strict=True):
+                config._attn_implementation = implementation  # of its parts too, which come later
             for config in caching:
                 config.use_cache = True
 
@@ -124,7 +123,7 @@ class HuggingFaceAdapter(Adapter):
         if not checked.can_generate():
             return super().export_units(model)
         units = seq2seq_units if checked.config.is_encoder_decoder else decoder_units
-        with original_frequencies(checked):
+        with original_frequencies(_pretrained(model)):
             return units.export_units(checked)
 
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
@@ -133,6 +132,14 @@ class HuggingFaceAdapter(Adapter):
         checked.set_attn_implementation(attention.IMPLEMENTATION)
         attention.guard(checked)
         checked.config.tbt_recipe = recipe.to_dict()
+
+
+def _with_parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A config and the configs of its parts, at any depth, before the parts of each."""
+    yield config
+    for key in config.sub_configs:
+        if (part := getattr(config, key)) is not None:
+            yield from _with_parts(part)
 
 
 def _pretrained(model: nn.Module) -> PreTrainedModel:

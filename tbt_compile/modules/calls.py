@@ -192,6 +192,8 @@ class QuantizedSdpaCall(QuantizedCall):
         if dropout_p and not self.without_softmax:
             probabilities = torch.dropout(probabilities, dropout_p, True)
         mixed = quantized_matmul(self.probabilities(probabilities), self.value(value), False)
+        if len(shape) == 4:  # in memory [B, Q, H, D], as PyTorch's kernels leave it: callers view it so
+            return mixed.transpose(1, 2).contiguous().transpose(1, 2)
         return mixed.reshape(*shape[:-1], width)
 
     def _probabilities(self, scores: Tensor, mask: Tensor | None) -> Tensor:

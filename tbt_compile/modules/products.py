@@ -106,7 +106,7 @@ class Contraction:
     def swapped(self) -> Contraction:
         """The same with the operands in the other order."""
         finish = self.finish
-        return Contraction(self.right, self.left, lambda product: finish(product.transpose(-1, -2)))
+        return Contraction(self.right, self.left, lambda y: finish(y.transpose(-1, -2).contiguous()))
 
 
 def operands_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def save_frozen(module: nn.Module, recipe: Recipe, dtypes: list[str], path: Path
         "quantizers": describe_quantizers(module),
         "calls": describe_calls(module),
         "tied": tied,
+        "derived": _derived(module),
         "inputs": call_record.recorded(module),
     }
     with writing(path), tempfile.TemporaryDirectory() as work:
@@ -103,7 +105,10 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
     model = unwrapped(model)
     follow_mode(model)
     _check_instance(model, manifest["quantizers"], path)
+    if manifest.get("calls"):
+        _run_once(model, manifest.get("inputs"))
     _install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
+    _make_room(model, arrays, manifest.get("derived", []))
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
     dtypes = manifest.get("dtype", described([COMPUTATION]))["checkpoint"]  # older folders: float32 only
@@ -242,6 +247,34 @@ def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]
             first[place] = name
             unique[name] = tensor
     return unique, tied
+
+
+def _derived(model: nn.Module) -> list[str]:
+    """The buffers that the state dict leaves out: some modules make or resize them when they are called."""
+    return [
+        f"{name}.{buffer}".removeprefix(".")
+        for name, module in model.named_modules()
+        for buffer, value in module.named_buffers(recurse=False, remove_duplicate=False)
+        if buffer in module._non_persistent_buffers_set and not is_placeholder(value)
+    ]
+
+
+def _run_once(model: nn.Module, inputs: call_record.Record | None) -> None:
+    """Let a model fill its caches, by products that later runs do not make: quantized calls are numbered."""
+    call_record.restore(model, inputs)
+    evaluation_mode(model)
+    with torch.no_grad(), suppress(Exception):  # a model without data cannot run, and has no caches either
+        model(**adapter_for(model).example_call(model))
+
+
+def _make_room(model: nn.Module, arrays: dict[str, Any], derived: list[str]) -> None:
+    """Give a model that was never called the derived buffers of the stored one, where it has the module."""
+    modules = dict(model.named_modules())
+    for name in derived:
+        owner, _, attribute = name.rpartition(".")
+        if name in arrays and owner in modules and attribute not in modules[owner]._parameters:
+            room = torch.empty(arrays[name].shape)
+            modules[owner].register_buffer(attribute, room, persistent=False)
 
 
 def _load_tensors(model: nn.Module, arrays: dict[str, Any], tied: dict[str, str], path: Path) -> None:

@@ -146,6 +146,30 @@ def test_plain_modules_are_loaded_into_an_instance(
     assert all(torch.equal(tensor, after[name]) for name, tensor in tensors(model.module).items())
 
 
+class Caching(MLP):
+    """Makes a mask when it is called, and a longer one for longer inputs."""
+
+    def __init__(self, made: bool) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(1) if made else None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mask is None or len(self.mask) < x.shape[1]:
+            self.register_buffer("mask", torch.rand(x.shape[1]), persistent=False)
+        return super().forward(x * self.mask)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_buffers_that_a_call_makes_or_resizes_come_back(made: bool, tmp_path: Path) -> None:
+    model, x = Caching(made), torch.randn(2, 8)
+    model.eval()(x)
+    tbt_compile.prepare(model, "2-2-2", x)(x)
+    frozen = tbt_compile.freeze(model)
+    loaded = tbt_compile.load(frozen.save(tmp_path / "model"), Caching(made))
+    assert torch.equal(loaded(x), frozen(x))
+    assert torch.equal(loaded.module.mask, frozen.module.mask)
+
+
 class Wider(MLP):
     def __init__(self) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from converter_tools import Each, assert_compiles
 from lowering_tools import export
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 
 from tbt_compile.codegen.importer.kernels import Kernels
@@ -52,5 +52,33 @@ def test_slices_of_rows() -> None:
 def test_a_symbolic_place_is_refused(function: Callable[[Tensor], Tensor], message: str) -> None:
     dims = (({0: Dim("rows", min=3, max=64)},),)
     unit = export(Each(function), torch.randn(3, 5), dims=dims)
+    with pytest.raises(LoweringError, match=message):
+        import_unit(unit, Kernels(host_target().isa))
+
+
+class Windows(Each):
+    """Windows over x `[B, 5, 6]`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            lambda x: x.unfold(1, 3, 1),
+            lambda x: x.unfold(-1, 2, 3) + 1,
+            lambda x: x.unfold(1, 5, 1).transpose(1, 3),
+        )
+
+
+def test_overlapping_windows() -> None:
+    torch.manual_seed(0)
+    assert_compiles(Windows(), torch.randn(3, 5, 6))
+
+
+def test_identity_matrices() -> None:
+    square: Callable[[Tensor], Tensor] = lambda x: x @ torch.eye(5)  # noqa: E731
+    assert_compiles(Each(square, lambda x: x @ torch.eye(5, 3)), torch.randn(3, 5))
+
+
+def test_a_call_that_cannot_be_imported_is_named_with_its_module() -> None:
+    unit = export(Each(nn.Identity(), lambda x: torch.as_strided(x, (3, 3), (1, 1))), torch.randn(3, 5))
+    message = r"^the model itself calls aten\.as_strided\.default in a form .* \(AssertionError: as_strided "
     with pytest.raises(LoweringError, match=message):
         import_unit(unit, Kernels(host_target().isa))

@@ -130,3 +130,21 @@ def test_concatenations_keep_their_shape_and_dtype() -> None:
     for got, wanted in zip(run(unit, x), expected, strict=True):
         assert torch.equal(got, wanted)
         assert got.dtype == wanted.dtype
+
+
+class Layouts(nn.Module):
+    """The first comes back to its order, the second does not, the third is only transposed."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        back = x.transpose(1, 2).contiguous().transpose(-1, -2) + 1
+        return back, x.transpose(0, 1).contiguous().transpose(1, 2) + 1, x.transpose(0, 2) + 1
+
+
+def test_transposes_that_only_change_the_layout_go() -> None:
+    x = torch.randn(2, 3, 4)
+    unit = export(Layouts(), x)
+    expected = run(unit, x)
+    run_pass(CleanUp(), unit)
+    assert calls(unit).count("transpose") == 3
+    assert calls(unit)[0] == "add"
+    assert all(map(torch.equal, run(unit, x), expected))

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from models import FAMILIES, MLP, Classifier, bart, llama, t5
 from torch import Tensor, nn
+from transformers import DetrConfig, DetrModel, ResNetConfig
 
 import tbt_compile
+from tbt_compile.adapters.huggingface import HuggingFaceAdapter
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError, PlanError
 from tbt_compile.passes.prepare.pipeline import PLAN
@@ -72,6 +74,18 @@ def test_planning_leaves_the_model_alone() -> None:
     assert model.config._attn_implementation == implementation
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
+
+
+def test_every_part_gets_its_own_attention_implementation_back() -> None:
+    backbone = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], out_features=["stage1"])
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
+    detr = DetrConfig(backbone_config=backbone, encoder_attention_heads=2, decoder_attention_heads=2, **sizes)
+    model = DetrModel(detr)
+    before = [part.config._attn_implementation for part in (model, model.backbone.model)]
+    assert before == ["sdpa", "eager"], "a convolutional part knows no other"
+    with HuggingFaceAdapter().capturing(model):
+        assert model.config._attn_implementation == "eager"
+    assert [part.config._attn_implementation for part in (model, model.backbone.model)] == before
 
 
 def test_output_projection_has_bits_of_its_own() -> None:
