@@ -173,6 +173,16 @@ def test_a_branch_that_no_bound_expresses_is_refused_before_anything_is_compiled
         limits_of(branching(lambda ids, _: ids.shape[1] % 4 == 0))
 
 
+def test_a_decoder_that_goes_by_values_or_keeps_state_is_refused() -> None:
+    with pytest.raises(
+        LoweringError, match=r"Toy cannot be captured .*test_length_limits.py:\d+: .*by the val"
+    ):
+        limits_of(branching(lambda ids, _: bool(ids.sum() > 7)))
+    calls: list[int] = []
+    with pytest.raises(LoweringError, match="the forward of Toy does not return the same when it is called"):
+        limits_of(branching(lambda ids, _: calls.append(1) or len(calls) % 2 == 0))
+
+
 def test_both_sides_of_an_encoder_decoder_model() -> None:
     class Toy(BartForConditionalGeneration):
         def forward(self, *args: Any, **options: Any) -> Any:

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models import t5
 from test_lowering_modules import frozen_module, lowered
 from torch import Tensor, nn
 
 from tbt_compile import CompiledModule
 from tbt_compile.adapters import adapter_for
+from tbt_compile.adapters.checked_lookups import checked_lookups
 from tbt_compile.errors import InputError
 from tbt_compile.passes.index_bounds import index_bounds
 
@@ -96,6 +98,18 @@ def test_an_input_that_would_leave_a_table_is_refused_before_the_call(
     else:
         with pytest.raises(InputError, match="places holds .*: expected indices from -19 to 19"):
             compiled(x, places)
+
+
+def test_a_model_that_generates_lists_what_is_clipped() -> None:
+    model = t5(layers=1)
+    adapter = adapter_for(model)
+    with adapter.capturing(model):
+        exported = adapter.export_units(model)
+    clipped = checked_lookups(exported)["clipped"]
+    assert [lookup.rpartition(" ")[2] for lookup in clipped] == ["(encoder)", "(first_step)", "(step)"]
+    assert all(
+        "relative_attention_bias' (Embedding): expected indices from 0 to 31" in each for each in clipped
+    )
 
 
 def test_indices_that_are_followed_are_not_checked_twice() -> None:

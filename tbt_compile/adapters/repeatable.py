@@ -1,7 +1,7 @@
 """Whether a forward computes the same for the same inputs, whatever was called before.
 
 A graph shows what happens to tensors. What Python keeps or draws, a counter, a cache, `random.random()`, is a
-constant there; so the forward is called three times.
+constant there; so the forward is called a few times.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _CONTAINERS = (list, dict, set, tuple)
 
 
 def check_repeatable(unit: nn.Module, args: tuple[Any, ...]) -> None:
-    """Call a module with some inputs, with others, and with the first ones again.
+    """Call a module with some inputs, with others, and with the first ones twice more.
+
+    Twice, since what alternates from call to call is back where it was after two.
 
     Args:
         unit: holds the user's model as `model`; in evaluation mode.
@@ -44,7 +46,7 @@ def check_repeatable(unit: nn.Module, args: tuple[Any, ...]) -> None:
         try:
             first, _ = call(some), call(others)
             attributes, generators = _attributes(model), _generators()
-            again = call(some)
+            again = call(some), call(some)
         except Exception:  # whatever a forward raises on random inputs
             return
         draws, changed = generators != _generators(), _changed(attributes, _attributes(model))
@@ -54,7 +56,7 @@ def check_repeatable(unit: nn.Module, args: tuple[Any, ...]) -> None:
             f"the forward of {name} changes its attribute {changed!r} in every call, and a compiled model "
             "keeps no state: pass it as an argument, or change it in training only"
         )
-    if len(first) == len(again) and all(map(_same, first, again)):
+    if all(len(first) == len(other) and all(map(_same, first, other)) for other in again):
         return
     if draws:
         raise LoweringError(
