@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from tbt_compile.passes.base import Pipeline
 from tbt_compile.passes.prepare.capture import Capture
-from tbt_compile.passes.prepare.check_lowering import CheckLowering
 from tbt_compile.passes.prepare.classify import ClassifyActivations
 from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.find_sites import FindSites
 from tbt_compile.passes.prepare.insert_quantizers import InsertQuantizers
-from tbt_compile.passes.prepare.plan import MakePlan
+from tbt_compile.passes.prepare.plan import CheckLowering, MakePlan
 from tbt_compile.passes.prepare.write_back import WriteBack
 
 # `PLAN` only reads the model; `PREPARE` changes it.

@@ -263,3 +263,19 @@ class MakePlan:
         readers = Dataflow.of(context.captured.graph, context.model).operators()
         context.plan = make_plan(context.model, context.recipe, context.sites, context.signs, readers)
         return PassResult(len(context.plan.sites), f"{len(context.plan.unquantized)} kept in full precision")
+
+
+@dataclass(frozen=True)
+class CheckLowering:
+    """Ask what `lower` will refuse, while the model is still in full precision.
+
+    Needs: the captured graph and the plan. Leaves: `context.plan` with `refused`, one sentence each; the
+    graph is not changed.
+    """
+
+    name: str = "check-lowering"
+
+    def apply(self, context: PrepareContext) -> PassResult:
+        refused = context.adapter.refusals(context)
+        context.plan = replace(context.planned, refused=tuple(refused))
+        return PassResult(len(refused), "reasons why lower will refuse the model" if refused else "")
