@@ -10,6 +10,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
+from tbt_compile.codegen.importer.promotion import computed_in, narrower
 from tbt_compile.codegen.tvm_api import Expr, IRModule, Target, ir, relax, tvm
 
 
@@ -116,15 +117,23 @@ class _Importer(ExportedProgramImporter):
         }
         super().update_convert_map(custom_convert_map)
         self.convert_map = {
-            name: functools.partial(_converted, converter) for name, converter in self.convert_map.items()
+            name: functools.partial(self._converted, converter)
+            for name, converter in self.convert_map.items()
         }
 
-
-def _converted(converter: Callable[..., Expr], node: fx.Node, *importer: Any) -> Expr:
-    try:
-        return converter(node, *importer)
-    except Exception as error:
-        raise ConversionError(node, error) from error
+    def _converted(self, converter: Callable[..., Expr], node: fx.Node, *importer: Any) -> Expr:
+        """Convert a call with its operands in the dtype that PyTorch computes in: Relax does not promote."""
+        dtype = computed_in(node)
+        casts = {} if dtype is None else {each: self.env[each] for each in narrower(node, dtype)}
+        try:
+            for each, operand in casts.items():
+                name = str(dtype).removeprefix("torch.")
+                self.env[each] = self.block_builder.emit(relax.op.astype(operand, name))
+            return converter(node, *importer)
+        except Exception as error:
+            raise ConversionError(node, error) from error
+        finally:
+            self.env.update(casts)
 
 
 @relax.expr_functor.mutator
