@@ -10,6 +10,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
+from tbt_compile.codegen.importer.promotion import computed_in, narrower
 from tbt_compile.codegen.tvm_api import Expr, IRModule, Target, ir, relax, tvm
 
 
@@ -127,15 +128,23 @@ class _Importer(ExportedProgramImporter):
             name: self.convert_map[name] for name in custom_convert_map if name in self.convert_map
         }
         super().update_convert_map(custom_convert_map)
-        self.convert_map = {name: self._noting(convert) for name, convert in self.convert_map.items()}
+        self.convert_map = {name: self._promoting(convert) for name, convert in self.convert_map.items()}
 
-    def _noting(self, convert: Callable[..., Expr]) -> Callable[..., Expr]:
+    def _promoting(self, convert: Callable[..., Expr]) -> Callable[..., Expr]:
+        """Convert calls with their operands in the dtype that PyTorch computes in: Relax does not promote."""
+
         @functools.wraps(convert)
-        def noting(node: fx.Node, *importer: Any) -> Expr:
-            self.node = node
-            return convert(node, *importer)
+        def promoting(node: fx.Node, *importer: Any) -> Expr:
+            self.node, dtype = node, computed_in(node)
+            stored = {} if dtype is None else {each: self.env[each] for each in narrower(node, dtype)}
+            for each, operand in stored.items():
+                cast = relax.op.astype(operand, str(dtype).removeprefix("torch."))
+                self.env[each] = self.block_builder.emit(cast)
+            converted = convert(node, *importer)
+            self.env.update(stored)
+            return converted
 
-        return noting
+        return promoting
 
 
 @relax.expr_functor.mutator

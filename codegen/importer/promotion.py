@@ -1,0 +1,48 @@
+"""Type promotion: which operands PyTorch converts to floats before it computes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+_COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
+_PROMOTING = _COMPARISONS | {
+    *("add", "sub", "rsub", "mul", "div", "floor_divide", "remainder", "fmod", "pow", "maximum", "minimum"),
+    *("where", "cat", "stack", "clamp", "addcmul", "addcdiv", "lerp", "reciprocal", "sigmoid", "softplus"),
+    *("sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "erf", "atan2"),
+    *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"),
+}
+
+
+def computed_in(node: fx.Node) -> torch.dtype | None:
+    """The floating-point dtype that a call computes in; None if it computes in integers or promotes none."""
+    target = node.target
+    name = target._schema.name.split("::")[1] if isinstance(target, torch._ops.OpOverload) else ""
+    value = node.meta.get("val")
+    if name not in _PROMOTING or not isinstance(value, Tensor):
+        return None
+    dtype = value.dtype
+    if name in _COMPARISONS:
+        first, second = (
+            each.meta.get("val") if isinstance(each, fx.Node) else each for each in node.args[:2]
+        )
+        if not isinstance(first, Tensor) or not isinstance(second, (Tensor, bool, int, float)):
+            return None
+        dtype = torch.result_type(first, second)
+    return dtype if dtype.is_floating_point else None
+
+
+def narrower(node: fx.Node, dtype: torch.dtype) -> list[fx.Node]:
+    """The operands of a call that are integers or booleans, to be converted to `dtype`.
+
+    A condition, of `where`, stays.
+    """
+    conditions = node.args[:1] if node.target.__name__.startswith("where.") else ()  # type: ignore[union-attr]
+    return [
+        each
+        for each in node.all_input_nodes
+        if each not in conditions
+        and isinstance(value := each.meta.get("val"), Tensor)
+        and not value.dtype.is_floating_point
+        and value.dtype != dtype
+    ]
