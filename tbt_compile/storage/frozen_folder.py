@@ -264,7 +264,8 @@ def _run_once(model: nn.Module, inputs: call_record.Record | None) -> None:
     call_record.restore(model, inputs)
     evaluation_mode(model)
     with torch.no_grad(), suppress(Exception):  # a model without data cannot run, and has no caches either
-        model(**adapter_for(model).example_call(model))
+        args, kwargs = call_record.as_call(adapter_for(model).example_call(model))
+        model(*args, **kwargs)
 
 
 def _make_room(model: nn.Module, arrays: dict[str, Any], derived: list[str]) -> None:
