@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from tbt_compile.errors import LoweringError
 from tbt_compile.ops.operands import operands
-from tbt_compile.passes.prepare.aten import owner, owner_class
+from tbt_compile.passes.prepare.aten import is_random, owner, owner_class
 
 _ATEN = torch.ops.aten
 
@@ -47,11 +47,7 @@ def check_function(program: ExportedProgram, root: str) -> None:
 
 def _random(node: fx.Node) -> str:
     """The refusal of a call that draws random numbers; dropout that is off does not."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return ""
-    op = operands(node)
-    switches = [getattr(op, name) for name in ("train", "training", "dropout_p") if hasattr(op, name)]
-    if (switches and not any(switches)) or getattr(op, "p", None) == 0:
+    if not is_random(node):
         return ""
     return (
         f"draws random numbers ({node.target}), which a compiled model cannot draw alike: pass them as an "

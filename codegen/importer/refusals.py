@@ -10,8 +10,7 @@ import torch
 from torch import fx
 
 from tbt_compile.codegen.importer.units import known_operators
-from tbt_compile.ops.operands import operands
-from tbt_compile.passes.prepare.aten import changed_in_place, described_call
+from tbt_compile.passes.prepare.aten import changed_in_place, described_call, is_random
 
 
 def refusals(graph: fx.Graph, root: str = "") -> list[str]:
@@ -25,7 +24,7 @@ def refusals(graph: fx.Graph, root: str = "") -> list[str]:
         The sentences, without repetition; empty if nothing speaks against compiling the graph.
     """
     found = [STATE.format(name) for name in _changed_buffers(graph)]
-    random = [node for node in graph.nodes if _is_random(node)]
+    random = [node for node in graph.nodes if is_random(node)]
     found += [f"{described_call(node, root)}, {_RANDOM}" for node in random]
     unknown = [node for node in unsupported(graph) if not _can_be_made(_functional(node))]
     found += [refusal(node, root) for node in unknown if node not in random]
@@ -46,16 +45,6 @@ def _changed_buffers(graph: fx.Graph) -> list[str]:
     """Names of the tensors of the model that a graph with attributes changes in place."""
     bases = [base for node in graph.nodes for base in changed_in_place(node) if base.op == "get_attr"]
     return [str(base.target) for base in bases]
-
-
-def _is_random(node: fx.Node) -> bool:
-    """Whether a call gives another result each time: not a dropout that is inactive."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
-        return False
-    call = vars(operands(node))
-    active: Any = call.get("train", call.get("training", True))
-    return bool(active) and call.get("dropout_p", call.get("p", 1)) != 0
 
 
 def _functional(node: fx.Node) -> Any:

@@ -143,6 +143,16 @@ def described_call(node: fx.Node, root: str = "") -> str:
     return f"{f'module {name!r} ({owner_class(node)})' if name else 'the model itself'} calls {node.target}"
 
 
+def is_random(node: fx.Node) -> bool:
+    """Whether a call gives another result each time: not a dropout that is inactive."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    call = vars(operands(node))
+    active: Any = call.get("train", call.get("training", True))
+    return bool(active) and call.get("dropout_p", call.get("p", 1)) != 0
+
+
 def common_owner(*names: str) -> str:
     """The innermost module that contains all of the named ones.
 
