@@ -6,7 +6,6 @@ What a forward computes from values on the way, sizes and assertions, is refused
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import fx
@@ -15,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from tbt_compile.errors import LoweringError
 from tbt_compile.ops.operands import operands
-from tbt_compile.passes.prepare.aten import is_random, owner, owner_class
+from tbt_compile.passes.prepare.aten import base_of, is_random, owner, owner_class
 
 _ATEN = torch.ops.aten
 
@@ -58,8 +57,8 @@ def _random(node: fx.Node) -> str:
 def _changes(node: fx.Node, state: Mapping[fx.Node, str | None]) -> str:
     """The refusal of a call that changes a tensor which outlives it."""
     for name in _changed(node):
-        tensor = _base(getattr(operands(node), name))
-        if tensor not in state:
+        tensor = base_of(getattr(operands(node), name))
+        if not isinstance(tensor, fx.Node) or tensor not in state:
             continue
         stored = state[tensor]
         if stored is None:
@@ -118,24 +117,6 @@ def _state(program: ExportedProgram, root: str) -> dict[fx.Node, str | None]:
     placeholders = program.graph.find_nodes(op="placeholder")
     names = {node: stored.get(node.name) for node in placeholders}
     return {node: None if name is None else name.removeprefix(root) for node, name in names.items()}
-
-
-def _base(value: Any) -> Any:
-    """The tensor of which a value is a view, or that it is itself."""
-    while isinstance(value, fx.Node) and value.op == "call_function" and _may_alias(value):
-        value = value.args[0]
-    return value
-
-
-def _may_alias(node: fx.Node) -> bool:
-    """Whether the result of a call may share the memory of its first operand."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not node.args or not any(result.alias_info for result in schema.returns):
-        return False
-    source = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
-    if not isinstance(source, torch.Tensor) or source.dtype is not node.meta["val"].dtype:
-        return source is None
-    return node.target is not _ATEN.contiguous.default or source.is_contiguous()
 
 
 def _drop_overwrites(program: ExportedProgram) -> None:

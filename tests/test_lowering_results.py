@@ -46,10 +46,8 @@ class Results(nn.Module):
         self.layer = nn.Linear(8, 8)
 
     def forward(self, x: Tensor, *rest: Tensor, factor: float = 2.0) -> dict[str, Any]:
-        rest[0][:, 0] = 7
         y = self.layer(x) + sum(rest)
         nested = {"all": [y, (x, 3, None)], "weight": self.layer.bias}
-        rest[0][:, 0] = 7
         return {
             "both": Both(y.minimum(x), y * factor),
             "nested": nested,
@@ -76,7 +74,7 @@ def test_results_come_back_as_they_are_returned() -> None:
         for one, other in zip(found[0], wanted[0], strict=True):
             if isinstance(other, Tensor):
                 np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-        assert result["rest"][0][0, 0] == 7 != arrays[1][0, 0], "an argument was changed"
+        assert not np.shares_memory(result["rest"][0], arrays[1]), "a result is an argument"
 
 
 def test_a_class_that_is_not_imported_has_a_stand_in() -> None:
@@ -119,5 +117,5 @@ class Counter(MLP):
 
 def test_a_forward_with_state_is_refused() -> None:
     frozen = frozen_module(Counter(), "2-2-2", (torch.randn(2, 8),))
-    with pytest.raises(LoweringError, match="changes the buffer 'calls' in place"):
+    with pytest.raises(LoweringError, match="changes 'calls' in every call"):
         tbt_compile.lower(frozen)

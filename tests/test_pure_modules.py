@@ -239,7 +239,14 @@ class CopyInPlace(Base):
         return self.linear(y.t())
 
 
-@pytest.mark.parametrize("kind", [TrainingOnly, Memo, Remembers, Overwrites, CopyInPlace])
+class WritesToOut(Base):
+    """Has a comparison write into memory of its own, and changes that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1))
+
+
+@pytest.mark.parametrize("kind", [TrainingOnly, Memo, Remembers, Overwrites, CopyInPlace, WritesToOut])
 def test_what_does_no_harm_is_exported(kind: type[nn.Module]) -> None:
     (unit,) = exported(kind()).contexts
     assert not any("copy_" in str(node.target) for node in unit.graph.nodes)

@@ -171,27 +171,48 @@ def common_owner(*names: str) -> str:
 def changed_in_place(node: fx.Node) -> set[fx.Node]:
     """The tensors whose memory a call changes: its operand, what that is a view of, and all views of that."""
     schema = getattr(node.target, "_schema", None)
-    if schema is None or not schema.is_mutable or not node.args or not isinstance(node.args[0], fx.Node):
+    if schema is None or not schema.is_mutable:
         return set()
-    base = node.args[0]
-    while _shares_memory(base):
-        base = viewed(base)
-    found, queue = {base}, [base]
+    written = [each.name for each in schema.arguments if each.alias_info and each.alias_info.is_write]
+    found = {base for name in written if isinstance(base := base_of(getattr(operands(node), name)), fx.Node)}
+    queue = list(found)
     while queue:
-        views = [user for user in queue.pop().users if _shares_memory(user) and user not in found]
+        base = queue.pop()
+        views = [user for user in base.users if shared_operand(user) is base and user not in found]
         found.update(views)
         queue += views
     return found
 
 
-def _shares_memory(node: fx.Node) -> bool:
-    """Whether a node may be a view of its first operand, or is that operand."""
-    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
-        return False
-    if node.target in DROPOUT or node.target is operator.getitem:
-        return True
+def base_of(value: object) -> object:
+    """The tensor of which a value is a view, or that it is itself."""
+    while isinstance(value, fx.Node) and (operand := shared_operand(value)) is not None:
+        value = operand
+    return value
+
+
+def shared_operand(node: fx.Node) -> fx.Node | None:
+    """The operand whose memory the result of a call may share: a view of it, `out=`, or what was changed."""
+    if node.op != "call_function" or not node.args:
+        return None
     schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(value.alias_info is not None for value in schema.returns)
+    if node.target in DROPOUT or node.target is operator.getitem:
+        found = node.args[0]
+    elif schema is None or not any(value.alias_info for value in schema.returns):
+        return None
+    else:
+        name = next(argument.name for argument in schema.arguments if argument.alias_info)
+        found = getattr(operands(node), name)
+    return found if isinstance(found, fx.Node) and not _copies(node, found) else None
+
+
+def _copies(node: fx.Node, source: fx.Node) -> bool:
+    """Whether an operator that returns its operand if it can, such as `to`, has to copy here."""
+    before, after = source.meta.get("val"), node.meta.get("val")
+    if not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor):
+        return False
+    strided = node.target is aten.contiguous.default and not before.is_contiguous()
+    return strided or before.dtype is not after.dtype
 
 
 def search(start: Iterable[object], targets: Iterable[object], *, upwards: bool) -> fx.Node | None:

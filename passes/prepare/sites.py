@@ -107,7 +107,7 @@ def site_name(fqn: str, parameters: Collection[str]) -> str:
     ('encoder.fc1', 'block.tbt_calls.0')
     """
     owners = {parameter.rpartition(".")[0] for parameter in parameters}
-    return fqn if len(parameters) != 1 or caller_of(fqn) in owners else owners.pop()
+    return fqn if len(parameters) != 1 or owners & {caller_of(fqn), ""} else owners.pop()
 
 
 def caller_of(fqn: str) -> str:

@@ -239,7 +239,7 @@ def test_what_stays_in_full_precision_has_the_operator_that_reads_it() -> None:
     assert kept.keys() == {name for name, _ in Mixed().named_parameters()} - {"layer.weight"}
     assert kept["lstm.weight_ih_l0"] == kept["lstm.weight_hh_l0"] == inside
     assert kept["lstm.bias_ih_l0"] == kept["layer.bias"] == "biases stay fp32"
-    assert kept["convolution.weight"] == "conv1d multiplies by it in fp32"
+    assert kept["convolution.weight"] == "convolutions stay fp32; conv=True in the recipe quantizes them"
     assert kept["gains"] == "mul reads it, which is no product: it stays fp32"
     assert kept["experts"] == "index selects parts of it by an input; only rows of embeddings are quantized"
     assert kept["unused.weight"] == "the example inputs never reach it"
