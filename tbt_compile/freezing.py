@@ -182,7 +182,7 @@ def _show_weights(model: nn.Module) -> None:
 
 
 def _run(model: nn.Module, named: dict[str, Any]) -> None:
-    args, kwargs = call_record.as_call(named)
+    args, kwargs = call_record.as_call(named, model)
     model(*args, **kwargs)
 
 

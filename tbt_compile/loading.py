@@ -22,7 +22,8 @@ def load(
 
     Args:
         path: the folder.
-        model: for a frozen model outside transformers, an instance of its class to load into, in place.
+        model: for a frozen model outside transformers, an instance of its class to load into, in place,
+            or the exported program that it was.
         num_threads: for a compiled model, the number of threads (default: `TVM_NUM_THREADS`, else one per
             CPU).
 

@@ -178,7 +178,7 @@ def test_a_fixed_batch() -> None:
     x = torch.randn(1, 8)
     np.testing.assert_allclose(compiled(x), frozen(x), rtol=1e-5, atol=1e-5)
     with pytest.raises(
-        InputError, match=r"x is float32 of shape \[2, 8\]: expected float32 \[1, 8\]. Numbers are static"
+        InputError, match=r"x is float32 of shape \[2, 8\]: expected float32 \[1, 8\]. Numbers are set"
     ):
         compiled(np.zeros((2, 8), np.float32))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import fx, nn
 
 from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.modules.attention import named_inputs, split_inputs
@@ -41,6 +41,9 @@ def untraceable_blocks(context: PrepareContext, names: Iterable[str]) -> dict[st
     try:
         for name in names:
             module = context.model.get_submodule(name)
+            if isinstance(module, fx.GraphModule):  # its calls are replaced in its own graph
+                found[name] = "its forward is a graph"
+                continue
             handles.append(module.register_forward_pre_hook(partial(check, name), with_kwargs=True))
         if handles:
             with evaluating(context.model), context.adapter.capturing(context.model):

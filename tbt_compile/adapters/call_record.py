@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from tbt_compile.dtypes import COMPUTATION, FLOATS, dtype_name
 from tbt_compile.errors import LoweringError
@@ -69,15 +70,30 @@ def free_dimensions(call: Record) -> dict[str, list[int]]:
     return {argument["name"]: argument["free"] for argument in call if "free" in argument}
 
 
-def as_call(named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The positional and keyword arguments of a call; what precedes an item of `*args` goes by position.
+def as_call(named: dict[str, Any], model: nn.Module | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and keyword arguments of a call.
+
+    What precedes an item of `*args` goes by position, and what did when a program was exported: its module
+    takes no other call.
+
+    Args:
+        named: the arguments by name, in order.
+        model: is called.
+
+    Returns:
+        The arguments by position, and those by keyword.
 
     >>> as_call({"x": 1, "rest[0]": 2, "rest[1]": 3, "scale": 4})
     ((1, 2, 3), {'scale': 4})
     """
     items = list(named.items())
     last = max((index for index, (name, _) in enumerate(items) if name.endswith("]")), default=-1)
-    return tuple(value for _, value in items[: last + 1]), dict(items[last + 1 :])
+    exported: Any = getattr(model, "_in_spec", None)
+    if exported is None:
+        count = last + 1
+    else:
+        count = len(pytree.tree_unflatten([None] * exported.num_leaves, exported)[0])
+    return tuple(value for _, value in items[:count]), dict(items[count:])
 
 
 def aliases(call: Record) -> dict[str, str]:

@@ -41,7 +41,7 @@ class _Call(nn.Module):
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         named = {**self.example, **dict(zip(self.names, tensors, strict=True))}
         named |= {name: named[first] for name, first in self.shared.items()}
-        args, kwargs = as_call(named)
+        args, kwargs = as_call(named, self.model)
         results, self._found.layout = take_apart(self.model(*args, **kwargs), self.name)
         return [result.clone() for result in results]  # no result is an argument, or a view of one
 

@@ -28,8 +28,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the user's own model inside any number of wrappers; the model itself if there is none.
 
     Raises:
-        PlanError: the parameters of the model are sharded, or it has adapters (LoRA) that are not merged.
+        PlanError: the model is TorchScript, its parameters are sharded, or its adapters (LoRA) not merged.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise PlanError("this model is TorchScript, which cannot be captured: pass the nn.Module of it")
     while (inner := _inner(model)) is not None:
         model = inner
     name = type(model).__name__

@@ -148,6 +148,7 @@ def quantized_linear(x: QuantTensor, weight: QuantTensor, bias: Tensor | None) -
             wide = None if bias is None else widened(bias)
             return narrowed(F.linear(widened(x.value), widened(weight.value), wide), x.codes)
         output = _product(x, weight, True)
+        output = output.flatten() if x.codes.dim() == 1 else output  # the weight's scales are [1, N]
         return narrowed(output if bias is None else output + bias, x.codes)
 
 

@@ -132,9 +132,10 @@ def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Arr
     )
     if not fits or 0 in array.shape or not np.can_cast(array.dtype, dtype, "same_kind"):
         known = ", ".join(str(sizes.get(size, size)) for size in shape)
+        free = "; other sizes are free, but not 0" if any(isinstance(size, str) for size in shape) else ""
         raise InputError(
             f"{name} is {array.dtype} of shape {list(array.shape)}: expected {dtype} [{known}]. Numbers are "
-            "static sizes, set by the example inputs that the module was prepared with"
+            f"set by the example inputs that the module was prepared with{free}"
         )
     for size, longest in zip(array.shape, argument.get("longest", ()), strict=False):
         if longest is not None and size > longest:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.adapters.wrappers import unwrapped
@@ -80,13 +81,13 @@ def save_frozen(module: nn.Module, recipe: Recipe, dtypes: list[str], path: Path
         return model_folder.write_folder(path, model_folder.FROZEN, manifest, arrays, files)
 
 
-def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, Recipe, list[str]]:
+def load_frozen(path: Path, model: Any = None) -> tuple[nn.Module, Recipe, list[str]]:
     """Load a frozen module.
 
     Args:
         path: a folder written by `save_frozen`.
         model: for models outside transformers, an instance of the same class and sizes to load into, in
-            place.
+            place; or the same exported program.
 
     Returns:
         The module in eval mode, the recipe that it was prepared with, and the dtypes of its checkpoint.
@@ -94,6 +95,11 @@ def load_frozen(path: Path, model: nn.Module | None = None) -> tuple[nn.Module, 
     Raises:
         FormatError: the folder is missing or damaged, or does not fit the model.
     """
+
+    if isinstance(model, ExportedProgram):
+        model = model.module()
+    if model is not None and not isinstance(model, nn.Module):
+        raise FormatError(f"model is {model!r}: expected an instance of the class that {path} was saved from")
 
     def read() -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
         manifest = model_folder.read_manifest(path, model_folder.FROZEN)
@@ -151,7 +157,7 @@ def _kind(module: nn.Module) -> SiteKind:
 
 def _owner(entry: dict[str, Any]) -> str:
     """Dotted name of the user's module in an entry of `describe_quantizers`."""
-    return str(entry["module"]).removesuffix(f".{CHILD}")
+    return f".{entry['module']}".removesuffix(f".{CHILD}").removeprefix(".")
 
 
 def _check_instance(model: nn.Module, described: list[dict[str, Any]], path: Path) -> None:
@@ -264,7 +270,7 @@ def _run_once(model: nn.Module, inputs: call_record.Record | None) -> None:
     call_record.restore(model, inputs)
     evaluation_mode(model)
     with torch.no_grad(), suppress(Exception):  # a model without data cannot run, and has no caches either
-        args, kwargs = call_record.as_call(adapter_for(model).example_call(model))
+        args, kwargs = call_record.as_call(adapter_for(model).example_call(model), model)
         model(*args, **kwargs)
 
 
