@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import tbt_compile
-from tbt_compile.errors import LoweringError
+from tbt_compile.errors import InputError, LoweringError
 from tbt_compile.runtime.results import put_together
 
 
@@ -36,6 +36,9 @@ def test_arguments_of_other_precisions_are_converted() -> None:
     assert np.array_equal(result, compiled(x.detach().numpy()))
     x64 = torch.randn(4, 8, dtype=torch.float64)
     assert np.array_equal(compiled(x64), compiled(x64.float()))
+    assert np.array_equal(compiled(np.full((4, 8), 3)), compiled(np.full((4, 8), 3.0)))
+    with pytest.raises(InputError, match="int64 numbers that float32 cannot"):
+        compiled(np.full((4, 8), 2**24 + 1))
 
 
 class Results(nn.Module):

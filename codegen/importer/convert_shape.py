@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
-from tbt_compile.codegen.tvm_api import Expr, relax, te
+from tbt_compile.codegen.tvm_api import Expr, relax, te, tirx
 
 _END = 2**63 - 1
 """The end of an unbounded slice."""
@@ -35,6 +35,16 @@ def convert_narrow(call: Call) -> Expr:
     """
     dim, start, length = _constants(call, "dim", "start", "length")
     return call.emit(relax.op.strided_slice(call.operands.self, [dim], [start], [start + length or _END]))
+
+
+@converter(ATEN.squeeze.dim)
+def convert_squeeze(call: Call) -> Expr:
+    """`aten::squeeze(self, dim)`; a size that is not 1 stays, as one that is known at run time only."""
+    op = call.operands
+    size = op.self.ty.shape[op.dim % len(op.self.ty.shape)]
+    if not isinstance(size, tirx.IntImm) or int(size) != 1:
+        return op.self
+    return call.emit(relax.op.squeeze(op.self, [op.dim]))
 
 
 @converter(ATEN.index_select.default)

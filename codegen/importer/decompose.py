@@ -16,7 +16,7 @@ from tbt_compile.codegen.importer.units import CHECKS, known_operators
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
 
-_ROUNDS = 4
+_ROUNDS = 8
 """Decompositions may use operators that have to be decomposed in turn."""
 
 
@@ -43,7 +43,9 @@ def decompose(unit: LoweringContext) -> None:
         if not table:
             return
         _run(unit, table)
-    raise LoweringError(refusal(unsupported(unit.graph)[0], unit.root))
+    left = unsupported(unit.graph)
+    if left:
+        raise LoweringError(refusal(left[0], unit.root))
 
 
 def _run(unit: LoweringContext, table: dict[Any, Callable[..., Any]]) -> None:

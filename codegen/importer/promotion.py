@@ -1,4 +1,4 @@
-"""Type promotion: which operands PyTorch converts to floats before it computes."""
+"""Type promotion: which operands PyTorch converts to a wider dtype before it computes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ _COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 _PROMOTING = _COMPARISONS | {
     *("add", "sub", "rsub", "mul", "div", "floor_divide", "remainder", "fmod", "pow", "maximum", "minimum"),
     *("where", "cat", "stack", "clamp", "addcmul", "addcdiv", "lerp", "reciprocal", "sigmoid", "softplus"),
+    *("cumsum", "cumprod"),
     *("sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "erf", "atan2"),
     *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"),
 }
 
 
 def computed_in(node: fx.Node) -> torch.dtype | None:
-    """The floating-point dtype that a call computes in; None if it computes in integers or promotes none."""
+    """The dtype that a call computes in; None if its operator promotes none."""
     target = node.target
     name = target._schema.name.split("::")[1] if isinstance(target, torch._ops.OpOverload) else ""
     value = node.meta.get("val")
@@ -29,11 +30,11 @@ def computed_in(node: fx.Node) -> torch.dtype | None:
         if not isinstance(first, Tensor) or not isinstance(second, (Tensor, bool, int, float)):
             return None
         dtype = torch.result_type(first, second)
-    return dtype if dtype.is_floating_point else None
+    return dtype
 
 
 def narrower(node: fx.Node, dtype: torch.dtype) -> list[fx.Node]:
-    """The operands of a call that are integers or booleans, to be converted to `dtype`.
+    """The operands of a call that are integers or booleans of another dtype, to be converted to `dtype`.
 
     A condition, of `where`, stays.
     """

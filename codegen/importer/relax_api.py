@@ -60,8 +60,21 @@ class ConversionError(Exception):
 
 @functools.cache
 def tvm_converters() -> frozenset[str]:
-    """The operators and overloads that TVM's importer converts, such as "add.Tensor"."""
-    return frozenset(ExportedProgramImporter().convert_map)
+    """The operators and overloads that TVM's importer converts truly, such as "add.Tensor"."""
+    return frozenset(ExportedProgramImporter().convert_map) - _UNTRUE
+
+
+# Wrong for some arguments: numbers that are no booleans, targets beyond the classes, sizes of the grid, a
+# function of TVM that is gone. PyTorch decomposes them.
+_UNTRUE = frozenset(
+    {
+        "any.dim",
+        "any.dims",
+        "cross_entropy_loss.default",
+        "grid_sampler_2d.default",
+        "pixel_shuffle.default",
+    }
+)
 
 
 def rename_functions(module: IRModule, names: dict[str, str], taken: dict[str, Any]) -> dict[Any, Any]:

@@ -148,7 +148,12 @@ def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Arr
             f"{name} holds {array.min()} to {array.max()}: expected indices from {argument['least']} to "
             f"{below - 1}"
         )
-    return array.astype(dtype)
+    cast = array.astype(dtype)
+    if array.dtype.kind in "iu" and array.dtype != dtype and not np.array_equal(cast, array):
+        raise InputError(
+            f"{name} holds {array.dtype} numbers that {dtype} cannot: prepare the module with {array.dtype}"
+        )
+    return cast
 
 
 def _as_array(value: Any) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from converter_tools import Each, assert_compiles
 from lowering_tools import export
 from torch import nn
@@ -31,6 +32,22 @@ def test_layers_on_images() -> None:
 def test_functions_of_rows() -> None:
     module = Each(lambda x: x.cumsum(1), lambda x: x.argmax(1))
     assert_compiles(module, torch.randn(3, 5))
+
+
+def test_what_tvm_gets_wrong_is_decomposed() -> None:
+    torch.manual_seed(0)
+    targets = torch.tensor([1, 0, 3, 2])
+    grid = torch.rand(1, 3, 2, 2) * 2 - 1
+    module = Each(
+        lambda x: x.any(1).float(),
+        lambda x: x.any(0, keepdim=True).float(),
+        lambda x: F.cross_entropy(x[0].T.reshape(2, 3), targets[:2], reduction="none"),
+        lambda x: F.grid_sample(grid.new_ones(1, 1, 4, 5).cumsum(3), grid, align_corners=False) + x.sum(),
+        lambda x: F.pixel_shuffle(x[:, None].repeat(1, 4, 1, 1), 2),
+        lambda x: x.squeeze(0).sum().expand(x.shape[0]),
+        lambda x: x[:, :1].squeeze(1),
+    )
+    assert_compiles(module, torch.randn(3, 3, 2))
 
 
 def test_an_operator_without_a_converter_is_refused() -> None:

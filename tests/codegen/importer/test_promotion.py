@@ -26,3 +26,17 @@ def test_integers_become_floats_where_they_meet_them() -> None:
         lambda x: torch.stack([x + 0.5, x], -1),
     )
     assert_compiles(layers, torch.tensor([[1, 2, 3], [2, 4, 6], [3, 1, 2]]))
+
+
+def test_narrow_integers_become_wider_ones() -> None:
+    large = torch.tensor([[2**30, 2**30, 3], [2**30, 2**31 - 1, 7], [0, 1, 1]], dtype=torch.int32)
+    layers = Each(
+        lambda x: (x > 1) * 3,
+        lambda x: (x > 1) + (x > 2).int() + 1,
+        lambda x: torch.where(x > 1, x > 2, 7),
+        lambda x: x.cumsum(1),
+        lambda x: (x > 1).cumsum(0) - 1,
+        lambda x: ((x > 1) > 0).float(),
+        lambda x: x + torch.arange(3),
+    )
+    assert_compiles(layers, large)
