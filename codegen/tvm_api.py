@@ -96,6 +96,11 @@ def simplify(expression: Expr) -> Expr:
     return Analyzer().simplify(expression)
 
 
+def static_size(size: Any) -> int | None:
+    """The size of a dimension; None for one that is known at run time only."""
+    return int(size) if isinstance(size, (int, tirx.IntImm)) else None
+
+
 def compile_functions(functions: dict[str, PrimFunc], target: Target) -> Any:
     """Compile functions to a runtime module that exports them by name."""
     named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
@@ -119,6 +124,7 @@ __all__ = [
     "ir",
     "relax",
     "simplify",
+    "static_size",
     "structural_equal",
     "te",
     "tensor_argument",

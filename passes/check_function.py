@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from tbt_compile.errors import LoweringError
 from tbt_compile.ops.operands import operands
-from tbt_compile.passes.prepare.aten import base_of, is_random, owner, owner_class
+from tbt_compile.passes.prepare.aten import base_of, described_owner, is_random
 
 _ATEN = torch.ops.aten
 
@@ -39,9 +39,7 @@ def check_function(program: ExportedProgram, root: str) -> None:
             continue
         reason = _random(node) or _changes(node, state) or _by_values(node)
         if reason:
-            name = owner(node).removeprefix(root).removeprefix(root.rstrip("."))
-            where = f"module {name!r} ({owner_class(node)})" if name else "the model itself"
-            raise LoweringError(f"{where} {reason}")
+            raise LoweringError(f"{described_owner(node, root)} {reason}")
 
 
 def _random(node: fx.Node) -> str:

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from tbt_compile.passes.index_bounds import Lookup, index_bounds, lookups_of
 from tbt_compile.passes.least_values import least_values
 from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.prepare.aten import owner, owner_class
+from tbt_compile.passes.prepare.aten import described_owner
 
 _ATEN = torch.ops.aten
 
@@ -79,8 +79,7 @@ def described(lookup: Lookup, root: str) -> str:
     Returns:
         Such as "aten.embedding.default in module 'table' (Embedding): expected indices from 0 to 19".
     """
-    name = owner(lookup.node).removeprefix(root).removeprefix(root.rstrip("."))
-    where = f"module {name!r} ({owner_class(lookup.node)})" if name else "the model itself"
+    where = described_owner(lookup.node, root)
     if not isinstance(lookup.rows, int):
         return f"{lookup.node.target} in {where}: expected indices into dimension {lookup.dim}"
     first = -lookup.rows if lookup.wraps else 0

@@ -29,7 +29,7 @@ LeastOf = Callable[[Any], Least | None]
 
 
 def least_values(program: ExportedProgram, counts: Collection[str] = ()) -> dict[fx.Node, Least | None]:
-    """LeastOf the smallest values through the graph.
+    """Follow the smallest values through the graph.
 
     Args:
         program: an exported program.

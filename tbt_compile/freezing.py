@@ -176,14 +176,9 @@ def _show_weights(model: nn.Module) -> None:
         adapter = adapter_for(model)
         with torch.no_grad():
             try:
-                _run(model, adapter.example_call(model))
+                call_record.call_by_name(model, adapter.example_call(model))
             except CaptureError:  # attention may go another way where query, key and value are one tensor
-                _run(model, adapter.example_call(model, shared=True))
-
-
-def _run(model: nn.Module, named: dict[str, Any]) -> None:
-    args, kwargs = call_record.as_call(named, model)
-    model(*args, **kwargs)
+                call_record.call_by_name(model, adapter.example_call(model, shared=True))
 
 
 def _freeze_quantizers(model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from tbt_compile.codegen.importer.parameters import PLAIN, SCALE, Parameter
 from tbt_compile.codegen.kernels.linear.spec import weight_layout
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.dtypes import dtype_name
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 from tbt_compile.ops.linear import bit_linear
@@ -107,7 +108,7 @@ def _declare(node: fx.Node, cached: bool) -> None:
 
 
 def _describe(node: fx.Node, name: str, tensor: torch.Tensor, isa: Isa, layout: Layout) -> Parameter:
-    dtype = str(tensor.dtype).removeprefix("torch.")
+    dtype = dtype_name(tensor.dtype)
     for user, operand in declared_uses(node):
         if isinstance(operand, PackedWeight):
             call = vars(operands(user))

@@ -6,7 +6,8 @@ from math import prod
 
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.kernels.float_ops import activations
-from tbt_compile.codegen.tvm_api import Expr, ir, relax, tirx
+from tbt_compile.codegen.tvm_api import Expr, ir, relax, static_size
+from tbt_compile.dtypes import dtype_name
 
 
 @converter(ATEN.add.Tensor)
@@ -72,7 +73,7 @@ def convert_clamp(call: Call) -> Expr:
 @converter(ATEN.to.device)
 def convert_to_device(call: Call) -> Expr:
     """`aten::to.device(self, device, dtype)`: a cast, or a no-op, since there is one device."""
-    x, dtype = call.operands.self, str(call.operands.dtype).removeprefix("torch.")
+    x, dtype = call.operands.self, dtype_name(call.operands.dtype)
     return x if x.ty.dtype == dtype else call.emit(relax.op.astype(x, dtype))
 
 
@@ -129,7 +130,7 @@ def _activation(call: Call, function: str) -> Expr:
     """Call the elementwise kernel of one of `ACTIVATIONS`."""
     x, shape = call.operands.self, list(call.operands.self.ty.shape)
     # The row length of the kernel is static; with a symbolic last dimension, use rows of one element.
-    static = bool(shape) and isinstance(shape[-1], (int, tirx.IntImm))
+    static = bool(shape) and static_size(shape[-1]) is not None
     rows = [prod(shape[:-1]), shape[-1]] if static else [prod(shape), 1]
     spec = activations.ActivationSpec(function, int(rows[-1]), call.isa)
     return call.reshape(call.kernel(spec, activations.activation, [call.reshape(x, rows)], rows), shape)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from tbt_compile.codegen.importer.convert_slices import fitted, sizes, sizes_of
+from tbt_compile.codegen.importer.convert_slices import counted_from_start, fitted, sizes, sizes_of
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.kernels.float_ops import scatter
 from tbt_compile.codegen.tvm_api import Expr, relax
@@ -26,7 +26,8 @@ def convert_index_put(call: Call) -> Expr:
     kinds = {str(op.indices[axis].ty.dtype) for axis in axes}
     if kinds & {"bool", "uint8"}:
         return _put_masked(call, axes)
-    index, sizes = _joined_index(call, [op.indices[axis] for axis in axes], [shape[axis] for axis in axes])
+    extents = [shape[axis] for axis in axes]
+    index = _joined_index(call, [op.indices[axis] for axis in axes], extents)
     rest = [axis for axis in range(len(shape)) if axis not in axes]
     # Indices that are next to each other leave the result's dimensions in place of theirs, others in front.
     adjacent = axes == list(range(axes[0], axes[-1] + 1))
@@ -40,7 +41,7 @@ def convert_index_put(call: Call) -> Expr:
     result = _scattered(
         call,
         call.emit(relax.op.permute_dims(op.self, order)),
-        [prod(lead), prod(sizes), prod(tail)],
+        [prod(lead), prod(extents), prod(tail)],
         call.emit(relax.op.broadcast_to(column, places)),
         call.emit(relax.op.reshape(values, places)),
         "sum" if op.accumulate else "update",
@@ -124,22 +125,20 @@ def _put_masked(call: Call, axes: list[int]) -> Expr:
     return call.emit(relax.op.where(mask, value, op.self))
 
 
-def _joined_index(call: Call, indices: list[Expr], sizes: list[Any]) -> tuple[Expr, list[Any]]:
+def _joined_index(call: Call, indices: list[Expr], sizes: list[Any]) -> Expr:
     """Indices of several dimensions as one, into these dimensions joined."""
     emit = call.emit
     joined: Expr | None = None
     for index, size in zip(indices, sizes, strict=True):
         if str(index.ty.dtype) != "int64":
             index = emit(relax.op.astype(index, "int64"))
-        extent = relax.prim_value(size)
-        negative = emit(relax.op.less(index, relax.const(0, "int64")))
-        index = emit(relax.op.where(negative, emit(relax.op.add(index, extent)), index))
+        index = counted_from_start(call, index, size)
         if joined is None:
             joined = index
         else:
-            joined = emit(relax.op.add(emit(relax.op.multiply(joined, extent)), index))
+            joined = emit(relax.op.add(emit(relax.op.multiply(joined, relax.prim_value(size))), index))
     assert joined is not None
-    return joined, sizes
+    return joined
 
 
 def _scatter_along(call: Call, src: Any, reduction: str) -> Expr:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tbt_compile.codegen.importer.convert_slices import END, counted_from_start
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
-from tbt_compile.codegen.tvm_api import Expr, relax, te, tirx
-
-_END = 2**63 - 1
-"""The end of an unbounded slice."""
+from tbt_compile.codegen.tvm_api import Expr, relax, static_size, te
+from tbt_compile.dtypes import dtype_name
 
 
 @converter(ATEN.select.int)
@@ -21,7 +20,7 @@ def convert_select(call: Call) -> Expr:
         ValueError: `index` is symbolic.
     """
     dim, index = _constants(call, "dim", "index")
-    end = _END if index == -1 else index + 1
+    end = END if index == -1 else index + 1
     part = call.emit(relax.op.strided_slice(call.operands.self, [dim], [index], [end]))
     return call.emit(relax.op.squeeze(part, [dim]))
 
@@ -34,15 +33,14 @@ def convert_narrow(call: Call) -> Expr:
         ValueError: `start` or `length` is symbolic.
     """
     dim, start, length = _constants(call, "dim", "start", "length")
-    return call.emit(relax.op.strided_slice(call.operands.self, [dim], [start], [start + length or _END]))
+    return call.emit(relax.op.strided_slice(call.operands.self, [dim], [start], [start + length or END]))
 
 
 @converter(ATEN.squeeze.dim)
 def convert_squeeze(call: Call) -> Expr:
     """`aten::squeeze(self, dim)`; a size that is not 1 stays, as one that is known at run time only."""
     op = call.operands
-    size = op.self.ty.shape[op.dim % len(op.self.ty.shape)]
-    if not isinstance(size, tirx.IntImm) or int(size) != 1:
+    if static_size(op.self.ty.shape[op.dim % len(op.self.ty.shape)]) != 1:
         return op.self
     return call.emit(relax.op.squeeze(op.self, [op.dim]))
 
@@ -73,12 +71,8 @@ def convert_index(call: Call) -> Expr:
     if len(axes) != 1 or str(indices[axes[0]].ty.dtype) != "int64":
         return call.default()
     (axis,) = axes
-    index, size = indices[axis], relax.prim_value(x.ty.shape[axis])
-    wrapped = call.emit(relax.op.add(index, size))
-    negative = call.emit(relax.op.less(index, relax.const(0, "int64")))
-    return call.emit(
-        relax.op.take(x, call.emit(relax.op.where(negative, wrapped, index)), axis=axis, mode="clip")
-    )
+    index = counted_from_start(call, indices[axis], x.ty.shape[axis])
+    return call.emit(relax.op.take(x, index, axis=axis, mode="clip"))
 
 
 @converter(ATEN.unfold.default)
@@ -162,7 +156,7 @@ def convert_eye_of_two_sizes(call: Call) -> Expr:
 
 
 def _identity(call: Call, columns: int) -> Expr:
-    dtype = str(call.node.meta["val"].dtype).removeprefix("torch.")
+    dtype = dtype_name(call.node.meta["val"].dtype)
     return call.emit(relax.op.eye(call.operands.n, columns, dtype=dtype))
 
 
@@ -170,7 +164,7 @@ def _filled(call: Call, shape: Sequence[Any], value: Any) -> Expr:
     """A constant tensor of the dtype that the captured graph says; a symbolic value is left to TVM."""
     if not isinstance(value, (int, float)):
         return call.default()
-    dtype = str(call.node.meta["val"].dtype).removeprefix("torch.")
+    dtype = dtype_name(call.node.meta["val"].dtype)
     if not math.isfinite(value):  # TVM cannot lower a full of them
         return call.emit(relax.op.broadcast_to(relax.const(value, dtype), list(shape)))
     return call.emit(relax.op.full(list(shape), relax.const(value, dtype), dtype))

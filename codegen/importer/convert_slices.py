@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
-from tbt_compile.codegen.tvm_api import Expr, relax, tirx
+from tbt_compile.codegen.tvm_api import Expr, relax, static_size, tirx
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.prepare.aten import VIEW, viewed
 
-_END = 2**63 - 1
+END = 2**63 - 1
 """The end of an unbounded slice."""
 
 
@@ -48,7 +48,7 @@ def convert_slice_scatter(call: Call) -> Expr:
         ValueError: a bound is symbolic.
     """
     op = call.operands
-    start, end = 0 if op.start is None else op.start, _END if op.end is None else op.end
+    start, end = 0 if op.start is None else op.start, END if op.end is None else op.end
     return _replace_slice(call, op.src, op.dim, start, end, op.step)
 
 
@@ -61,7 +61,7 @@ def convert_select_scatter(call: Call) -> Expr:
     """
     op = call.operands
     src = call.emit(relax.op.expand_dims(op.src, op.dim))
-    return _replace_slice(call, src, op.dim, op.index, _END if op.index == -1 else op.index + 1, 1)
+    return _replace_slice(call, src, op.dim, op.index, END if op.index == -1 else op.index + 1, 1)
 
 
 def fitted(call: Call, value: Expr, like: Expr, shape: Sequence[Any] | None = None) -> Expr:
@@ -107,11 +107,11 @@ def _replace_slice(call: Call, src: Expr, dim: int, start: Any, end: Any, step: 
     x, emit = call.operands.self, call.emit
     axis = dim % len(x.ty.shape)
     size = x.ty.shape[axis]
-    if (start, end, step) == (0, _END, 1):
+    if (start, end, step) == (0, END, 1):
         return src
-    if isinstance(size, (int, tirx.IntImm)) and step == 1:
-        first, last, _ = slice(start, end).indices(int(size))
-        parts = [(x, 0, first), (src, 0, last - first), (x, last, int(size))]
+    if (known := static_size(size)) is not None and step == 1:
+        first, last, _ = slice(start, end).indices(known)
+        parts = [(x, 0, first), (src, 0, last - first), (x, last, known)]
         return emit(relax.op.concat([_part(call, axis, *part) for part in parts if part[1] < part[2]], axis))
     # Row i of the result is row i of self, or a row of src, which follows self in `both`.
     both = emit(relax.op.concat([x, src], axis))
@@ -133,8 +133,7 @@ def _replace_slice(call: Call, src: Expr, dim: int, start: Any, end: Any, step: 
 
 
 def _part(call: Call, axis: int, x: Expr, start: int, end: int) -> Expr:
-    size = x.ty.shape[axis]
-    whole = start == 0 and isinstance(size, (int, tirx.IntImm)) and int(size) == end
+    whole = (start, end) == (0, static_size(x.ty.shape[axis]))
     return x if whole else call.emit(relax.op.strided_slice(x, [axis], [start], [end]))
 
 
@@ -145,6 +144,22 @@ def _from_start(bound: int, size: Any) -> Expr:
     return relax.prim_value(tirx.max(size + bound, 0))
 
 
+def counted_from_start(call: Call, index: Expr, size: Any) -> Expr:
+    """Indices of which negative ones count from the end of a dimension, counted from its start.
+
+    Args:
+        call: the call being converted.
+        index: int64.
+        size: of the dimension.
+
+    Returns:
+        int64, of the shape of the index.
+    """
+    wrapped = call.emit(relax.op.add(index, relax.prim_value(size)))
+    negative = call.emit(relax.op.less(index, relax.const(0, "int64")))
+    return call.emit(relax.op.where(negative, wrapped, index))
+
+
 def sizes_of(x: Expr) -> list[str]:
     """The sizes of a tensor, static or symbolic, as text that can be compared."""
     return sizes(x.ty.shape)
@@ -152,4 +167,4 @@ def sizes_of(x: Expr) -> list[str]:
 
 def sizes(shape: Sequence[Any]) -> list[str]:
     """Sizes, static or symbolic, as text that can be compared."""
-    return [str(int(size)) if isinstance(size, (int, tirx.IntImm)) else str(size) for size in shape]
+    return [str(size if (known := static_size(size)) is None else known) for size in shape]

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.export.graph_signature import OutputKind
 
-from tbt_compile.codegen.importer.refusals import STATE, decomposition, refusal, refusals, unsupported
+from tbt_compile.codegen.importer.refusals import decomposition, refusal, unsupported
 from tbt_compile.codegen.importer.registry import CONVERTERS
 from tbt_compile.codegen.importer.units import CHECKS, known_operators
 from tbt_compile.errors import LoweringError
@@ -28,10 +27,6 @@ def decompose(unit: LoweringContext) -> None:
     """
     if any(map(_has_to_be_functional, unit.graph.nodes)):
         _run(unit, {})  # the importer knows a tensor by the node that made it
-        _check_buffers(unit)
-    refused = refusals(unit.graph, unit.root)
-    if refused:
-        raise LoweringError(refused[0])
     for _ in range(_ROUNDS):
         table = {}
         for node in unsupported(unit.graph):
@@ -52,12 +47,6 @@ def _run(unit: LoweringContext, table: dict[Any, Callable[..., Any]]) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         unit.program = unit.program.run_decompositions(table)
-
-
-def _check_buffers(unit: LoweringContext) -> None:
-    for spec in unit.program.graph_signature.output_specs:
-        if spec.kind is OutputKind.BUFFER_MUTATION:
-            raise LoweringError(STATE.format(str(spec.target).removeprefix(unit.root)))
 
 
 def _has_to_be_functional(node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""What cannot be compiled, and why: one check of a captured graph for `plan` and `lower`."""
+"""What cannot be compiled, and why: what `plan` says of a captured graph that `lower` will refuse."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from tbt_compile.codegen.importer.units import known_operators
 from tbt_compile.passes.prepare.aten import changed_in_place, described_call, is_random
 
 
-def refusals(graph: fx.Graph, root: str = "") -> list[str]:
-    """Why a graph cannot be compiled, one sentence for each call: `plan` and `lower` say the same.
+def refusals(graph: fx.Graph) -> list[str]:
+    """Why a graph cannot be compiled, one sentence for each call.
 
     Args:
-        graph: a captured graph, functional or not.
-        root: prefix of module names that the user's model lacks.
+        graph: a captured graph with attributes, not functional.
 
     Returns:
         The sentences, without repetition; empty if nothing speaks against compiling the graph.
     """
-    found = [STATE.format(name) for name in _changed_buffers(graph)]
+    found = [_STATE.format(name) for name in _changed_buffers(graph)]
     random = [node for node in graph.nodes if is_random(node)]
-    found += [f"{described_call(node, root)}, {_RANDOM}" for node in random]
+    found += [f"{described_call(node)}, {_RANDOM}" for node in random]
     unknown = [node for node in unsupported(graph) if not _can_be_made(_functional(node))]
-    found += [refusal(node, root) for node in unknown if node not in random]
+    found += [refusal(node) for node in unknown if node not in random]
     return list(dict.fromkeys(found))
 
 
-STATE = (
+_STATE = (
     "the forward changes the buffer {!r} in place, but a compiled model keeps nothing from one call to the "
     "next: pass that tensor as an argument and return the new one"
 )
@@ -87,7 +86,7 @@ def decomposition(target: Any) -> Callable[..., Any] | None:
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
-def refusal(node: fx.Node, root: str) -> str:
+def refusal(node: fx.Node, root: str = "") -> str:
     """Why a call of an operator that has neither a converter nor a decomposition cannot be compiled."""
     return (
         f"{described_call(node, root)}, which has no compiled form: register a converter "

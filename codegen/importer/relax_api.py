@@ -12,6 +12,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from tbt_compile.codegen.importer.promotion import computed_in, narrower
 from tbt_compile.codegen.tvm_api import Expr, IRModule, Target, ir, relax, tvm
+from tbt_compile.dtypes import dtype_name
 
 
 def import_program(
@@ -150,9 +151,9 @@ class _Importer(ExportedProgramImporter):
         def promoting(node: fx.Node, *importer: Any) -> Expr:
             self.node, dtype = node, computed_in(node)
             stored = {} if dtype is None else {each: self.env[each] for each in narrower(node, dtype)}
+            name = "" if dtype is None else dtype_name(dtype)
             for each, operand in stored.items():
-                cast = relax.op.astype(operand, str(dtype).removeprefix("torch."))
-                self.env[each] = self.block_builder.emit(cast)
+                self.env[each] = self.block_builder.emit(relax.op.astype(operand, name))
             converted = convert(node, *importer)
             self.env.update(stored)
             return converted

@@ -130,17 +130,22 @@ def _module_stack(node: fx.Node) -> list[tuple[str, Any]]:
 
 
 def described_call(node: fx.Node, root: str = "") -> str:
-    """A call in words, for messages: "module 'encoder.fc' (Linear) calls aten.linear.default".
+    """A call in words, for messages: "module 'encoder.fc' (Linear) calls aten.linear.default"."""
+    return f"{described_owner(node, root)} calls {node.target}"
+
+
+def described_owner(node: fx.Node, root: str = "") -> str:
+    """The module that created a node in words, for messages: "module 'encoder.fc' (Linear)".
 
     Args:
-        node: the call.
+        node: the node.
         root: prefix of module names that the user's model lacks.
 
     Returns:
-        The module and the operator.
+        The module, or "the model itself".
     """
     name = owner(node).removeprefix(root).removeprefix(root.rstrip("."))
-    return f"{f'module {name!r} ({owner_class(node)})' if name else 'the model itself'} calls {node.target}"
+    return f"module {name!r} ({owner_class(node)})" if name else "the model itself"
 
 
 def is_random(node: fx.Node) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
+from tbt_compile.dtypes import dtype_name
 from tbt_compile.errors import CaptureError, did_you_mean
 from tbt_compile.modules import evaluation_mode
 from tbt_compile.passes.base import PassResult
@@ -86,7 +87,7 @@ def describe_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     parts = []
     for name, value in bound.arguments.items():
         if isinstance(value, Tensor):
-            kind = str(value.dtype).removeprefix("torch.")
+            kind = dtype_name(value.dtype)
             parts.append(f"{name}: {kind} {list(value.shape)}")
         else:
             parts.append(f"{name}: {value!r}")

@@ -114,7 +114,7 @@ class Adapter:
         Returns:
             One sentence for each reason.
         """
-        from tbt_compile.codegen.importer.decompose import refusals
+        from tbt_compile.codegen.importer.refusals import refusals
 
         try:
             self.check_lowering(context.model)

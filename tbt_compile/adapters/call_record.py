@@ -96,6 +96,12 @@ def as_call(named: dict[str, Any], model: nn.Module | None = None) -> tuple[tupl
     return tuple(value for _, value in items[:count]), dict(items[count:])
 
 
+def call_by_name(model: nn.Module, named: dict[str, Any]) -> Any:
+    """Call a model with its arguments by name, see `as_call`."""
+    args, kwargs = as_call(named, model)
+    return model(*args, **kwargs)
+
+
 def aliases(call: Record) -> dict[str, str]:
     """The arguments that were the same tensor as an earlier one, and that one."""
     return {argument["name"]: argument["is"] for argument in call if "is" in argument}

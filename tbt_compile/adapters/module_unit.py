@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from tbt_compile.adapters.call_record import aliases, as_call, example_call, free_dimensions, recorded
+from tbt_compile.adapters.call_record import aliases, call_by_name, example_call, free_dimensions, recorded
 from tbt_compile.adapters.results import Layout, take_apart
 from tbt_compile.adapters.smallest_sizes import FAILS
 from tbt_compile.adapters.units import ExportUnits, bounded_unit, capture_unit, export_dynamic
+from tbt_compile.dtypes import dtype_name
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.capture_errors import explained
 from tbt_compile.passes.index_bounds import index_bounds
@@ -41,8 +42,7 @@ class _Call(nn.Module):
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         named = {**self.example, **dict(zip(self.names, tensors, strict=True))}
         named |= {name: named[first] for name, first in self.shared.items()}
-        args, kwargs = as_call(named, self.model)
-        results, self._found.layout = take_apart(self.model(*args, **kwargs), self.name)
+        results, self._found.layout = take_apart(call_by_name(self.model, named), self.name)
         return [result.clone() for result in results]  # no result is an argument, or a view of one
 
     @property
@@ -128,7 +128,7 @@ def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
         shape = [str(sizes[dim]) if dim in sizes else size for dim, size in enumerate(value.shape)]
         entry: dict[str, Any] = {
             "name": name,
-            "dtype": str(value.dtype).removeprefix("torch."),
+            "dtype": dtype_name(value.dtype),
             "shape": shape,
         }
         if placeholder in bounds.below or placeholder in bounds.least:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
 
 from tbt_compile.errors import GenerationError, InputError, did_you_mean
 from tbt_compile.runtime import worker_threads
-from tbt_compile.runtime.builds import Build
 from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
 from tbt_compile.runtime.results import put_together
 from tbt_compile.size_bounds import SizeBound, broken
@@ -26,15 +25,9 @@ class CompiledModule(CompiledLibrary):
 
     KIND = model_folder.MODULE
 
-    def __init__(
-        self,
-        builds: Sequence[Build],
-        description: dict[str, Any],
-        tensors: dict[str, Array],
-        num_threads: int | None = None,
-    ) -> None:
-        super().__init__(builds, description, tensors, num_threads)
-        self._bounds = [SizeBound(**bound) for bound in description["bounds"]]
+    @cached_property
+    def _bounds(self) -> list[SizeBound]:
+        return [SizeBound(**bound) for bound in self.description["bounds"]]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module.

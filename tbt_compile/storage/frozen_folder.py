@@ -270,8 +270,7 @@ def _run_once(model: nn.Module, inputs: call_record.Record | None) -> None:
     call_record.restore(model, inputs)
     evaluation_mode(model)
     with torch.no_grad(), suppress(Exception):  # a model without data cannot run, and has no caches either
-        args, kwargs = call_record.as_call(adapter_for(model).example_call(model), model)
-        model(*args, **kwargs)
+        call_record.call_by_name(model, adapter_for(model).example_call(model))
 
 
 def _make_room(model: nn.Module, arrays: dict[str, Any], derived: list[str]) -> None:
