@@ -72,6 +72,17 @@ def test_padding_and_company_change_nothing(pair: Pair, beams: int) -> None:
         assert set(tokens[row, len(alone) :].tolist()) <= {PAD}
 
 
+@pytest.mark.parametrize("tokens", [{}, {"pad_token_id": 5}, {"eos_token_id": [2, PAD]}])
+def test_padding_without_a_mask_is_inferred(pair: Pair, tokens: dict[str, Any]) -> None:
+    model, compiled = pair
+    settings = {**NEW_TOKENS, **tokens}
+    with torch.no_grad():
+        expected = model.generate(torch.tensor(IDS), do_sample=False, **settings).numpy()
+    assert np.array_equal(compiled.generate(IDS, **settings), expected)
+    masked = np.array_equal(compiled.generate(IDS, MASK, **settings), expected)
+    assert masked == (tokens == {}), "the mask has to matter"
+
+
 def test_logits_are_close_to_those_of_the_eager_model(pair: Pair) -> None:
     model, compiled = pair
     ids = IDS[:1]
@@ -164,7 +175,7 @@ def test_many_prompts(pair: Pair) -> None:
     [
         ({"attention_mask": MASK[:, ::-1]}, "ends with padding, .*: pad shorter prompts on the left"),
         ({"decoder_input_ids": IDS}, "decoder_input_ids: .* has no encoder, and its prompt is input_ids"),
-        ({"attention_mask": np.zeros_like(MASK)}, "masks every token of a source"),
+        ({"attention_mask": np.zeros_like(MASK)}, "masks every token of a row"),
         ({"max_length": 5}, "the decoder prompt has 13 tokens and the longest total length is 5"),
     ],
 )

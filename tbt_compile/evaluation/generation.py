@@ -157,7 +157,7 @@ def milliseconds_per_sentence(
         if isinstance(model, PreTrainedModel):
             _generate(model, [row], 0, decode)
         else:
-            model.generate([row], **decode.search)
+            model.generate([row], [[1] * len(row)], **decode.search)
 
     for row in rows[:warm_up]:
         write(row)

@@ -81,7 +81,9 @@ class CompiledModel(CompiledLibrary):
         Args:
             input_ids: integers [B, S]: the sources, padded on the right, or the prompts of a decoder-only
                 model, padded on the left.
-            attention_mask: integers [B, S], 1 for tokens and 0 for padding; None for no padding.
+            attention_mask: integers [B, S], 1 for tokens and 0 for padding. None attends to every token,
+                but not to `pad_token_id` in the prompts of a decoder-only model, unless that also ends
+                outputs: transformers infers the same.
             decoder_input_ids: encoder-decoder models only; integers [B, q], the start of every output. The
                 default is the start token.
             on_tokens: greedy search only; called after every step with the new tokens, int64 [B].
@@ -96,8 +98,8 @@ class CompiledModel(CompiledLibrary):
             GenerationError: an input or a setting does not fit.
             TargetError: the model was compiled for another machine.
         """
-        ids, mask = self._checked(input_ids, attention_mask)
         chosen = self._settings.replace(**settings)
+        ids, mask = self._checked(input_ids, attention_mask, chosen)
         padding = None
         if self.is_encoder_decoder:
             prompt = decoder_prompt(chosen, len(ids), decoder_input_ids)
@@ -262,7 +264,12 @@ class CompiledModel(CompiledLibrary):
         return Seq2SeqSession(self._bound(), self._limits, hidden, mask)
 
     def _checked(
-        self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None
+        self,
+        input_ids: npt.ArrayLike,
+        attention_mask: npt.ArrayLike | None,
+        settings: GenerationSettings | None = None,
     ) -> tuple[Tokens, Tokens]:
-        padding = "right" if self.is_encoder_decoder else "left"
-        return checked_batch(input_ids, attention_mask, self._limits.source, padding)
+        if self.is_encoder_decoder:
+            return checked_batch(input_ids, attention_mask, self._limits.source)
+        pad_token = None if settings is None else settings.inferred_padding
+        return checked_batch(input_ids, attention_mask, self._limits.source, "left", pad_token)

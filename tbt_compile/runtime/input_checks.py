@@ -128,15 +128,17 @@ def checked_batch(
     attention_mask: npt.ArrayLike | None,
     limits: TokenLimits,
     padding: str = "right",
+    pad_token: int | None = None,
 ) -> tuple[Tokens, Tokens]:
     """Check source ids and their mask.
 
     Args:
         input_ids: integers [B, S].
-        attention_mask: integers [B, S], 1 for tokens and 0 for padding; None for no padding.
+        attention_mask: integers [B, S], 1 for tokens and 0 for padding; None to mask `pad_token`.
         limits: of the sources.
         padding: the padded side: "right", or "left" for the prompts of a decoder-only model, whose new
             tokens follow the last column.
+        pad_token: the token that is padding where there is no mask; None if every token is attended.
 
     Returns:
         Ids and mask, int64 [B, S] each.
@@ -146,7 +148,7 @@ def checked_batch(
     """
     try:
         ids = np.asarray(input_ids)
-        mask = np.ones(ids.shape, np.int64) if attention_mask is None else np.asarray(attention_mask)
+        mask = ids != pad_token if attention_mask is None else np.asarray(attention_mask)
     except ValueError as error:
         raise GenerationError(
             f"input_ids or attention_mask is not an array ({error}): pad shorter sources on the {padding}"
@@ -169,6 +171,7 @@ def checked_batch(
             "attention_mask holds other values than 0 and 1: expected 1 for tokens and 0 for padding"
         )
     attended = mask.astype(bool)
+    masker = "input_ids without attention_mask" if attention_mask is None else "attention_mask"
     excess = limits.excess(ids.shape[1], int(attended.sum(axis=1).max()))
     if excess is not None:
         raise GenerationError(
@@ -176,10 +179,10 @@ def checked_batch(
             "positions: truncate or split it"
         )
     if not attended.any(axis=1).all():
-        raise GenerationError("attention_mask masks every token of a source: expected a 1 in every row")
+        raise GenerationError(f"{masker} masks every token of a row: expected a 1 in every row")
     if padding == "left" and not attended[:, -1].all():
         raise GenerationError(
-            "attention_mask ends with padding, and new tokens follow the last column: pad shorter prompts on "
+            f"{masker} ends with padding, and new tokens follow the last column: pad shorter prompts on "
             "the left"
         )
     return ids.astype(np.int64), mask.astype(np.int64)

@@ -119,6 +119,11 @@ class GenerationSettings:
                 refuse_unless_inert(name, value)
         return cls(**{name: value for name, value in given.items() if name in CHECKS})
 
+    @property
+    def inferred_padding(self) -> int | None:
+        """The token that prompts without an attention mask are padded with, if it has no other meaning."""
+        return None if self.pad_token_id in self.eos_token_id else self.pad_token_id
+
     def replace(self, **changes: Any) -> GenerationSettings:
         """Return a copy with some fields changed; None resets a field to its default.
 
