@@ -1,14 +1,13 @@
-"""Convert operators that reduce over dimensions: softmax, amax and amin."""
+"""Convert softmax, over attention scores and over any dimension."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
 from tbt_compile.codegen.importer.registry import ATEN, TBT, Call, converter
 from tbt_compile.codegen.kernels.float_ops import softmax
-from tbt_compile.codegen.tvm_api import Expr, relax
+from tbt_compile.codegen.tvm_api import Expr
 
 
 @converter(TBT.masked_softmax.default)
@@ -21,27 +20,10 @@ def convert_masked_softmax(call: Call) -> Expr:
 
 @converter(ATEN.softmax.int)
 def convert_softmax(call: Call) -> Expr:
-    """`aten::softmax(self, dim)` over the last dimension; over others it is left to TVM."""
+    """`aten::softmax(self, dim)` of float32 over the last dimension; others are left to TVM."""
     x, shape = call.operands.self, list(call.operands.self.ty.shape)
-    if call.operands.dim not in (-1, len(shape) - 1):
+    if call.operands.dim not in (-1, len(shape) - 1) or str(x.ty.dtype) != "float32":
         return call.default()
     rows: list[Any] = shape if len(shape) == 4 else [1, 1, prod(shape[:-1]), shape[-1]]
     y = call.kernel(softmax.SoftmaxSpec(call.isa), softmax.softmax, [call.reshape(x, rows)], rows)
     return call.reshape(y, shape)
-
-
-@converter(ATEN.amax.default)
-def convert_amax(call: Call) -> Expr:
-    """`aten::amax(self, dim, keepdim)`; an empty `dim` means all dimensions."""
-    return _extremum(call, relax.op.max)
-
-
-@converter(ATEN.amin.default)
-def convert_amin(call: Call) -> Expr:
-    """`aten::amin(self, dim, keepdim)`; an empty `dim` means all dimensions."""
-    return _extremum(call, relax.op.min)
-
-
-def _extremum(call: Call, reduce: Callable[..., Expr]) -> Expr:
-    op = call.operands
-    return call.emit(reduce(op.self, axis=op.dim or None, keepdims=op.keepdim))
