@@ -134,17 +134,16 @@ def convert_ne(call: Call) -> Expr:
 def convert_ne_scalar(call: Call) -> Expr:
     """`aten::ne(self, other)` with a number; true of NaN, for which TVM's comparison is false."""
     x = call.operands.self
-    differ = call.emit(relax.op.not_equal(x, relax.const(call.operands.other, x.ty.dtype)))
+    differ = call.emit(relax.op.not_equal(x, call.scalar(call.operands.other, x)))
     return _or_nan(call, x, differ)
 
 
 def _bounded(call: Call, x: Expr, low: Any, high: Any) -> Expr:
     """`x` between two numbers, either of which may be None; `high` if they are in the wrong order."""
-    dtype = x.ty.dtype
     if any(isinstance(bound, float) and math.isnan(bound) for bound in (low, high)):
-        return call.emit(relax.op.multiply(x, relax.const(math.nan, dtype)))
-    x = x if low is None else call.emit(relax.op.maximum(relax.const(low, dtype), x))
-    return x if high is None else call.emit(relax.op.minimum(relax.const(high, dtype), x))
+        return call.emit(relax.op.multiply(x, call.scalar(math.nan, x)))
+    x = x if low is None else call.emit(relax.op.maximum(call.scalar(low, x), x))
+    return x if high is None else call.emit(relax.op.minimum(call.scalar(high, x), x))
 
 
 def _larger(call: Call, x: Expr, y: Expr) -> Expr:

@@ -169,7 +169,9 @@ def _extremum(call: Call, dim: list[int] | None, keepdim: bool, largest: bool) -
 def _place(call: Call, keepdim: bool, largest: bool) -> Expr:
     """Where the extremum is, int64."""
     search = relax.op.argmax if largest else relax.op.argmin
-    found = call.emit(search(_comparable(call, call.operands.self, nan_first=not largest), call.operands.dim, keepdim))
+    found = call.emit(
+        search(_comparable(call, call.operands.self, nan_first=not largest), call.operands.dim, keepdim)
+    )
     # TVM gives -1 if no element differs from the extreme value of the dtype.
     return call.emit(relax.op.maximum(found, _int64(0)))
 

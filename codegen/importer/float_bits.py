@@ -1,9 +1,9 @@
 """Elementwise functions of floats that TVM has not: floats as integers of the same order, and back.
 
-TVM's `max` and its sort compare floats, and no comparison is true of NaN: it is lost, or breaks the order. The
-bits of a float, read as an integer, are in the order of the floats once negative ones are flipped; NaN gets a
-place at the end. Maxima of integers are associative, so that LLVM vectorizes reductions of keys, which it
-must not do with floats.
+TVM's `max` and its sort compare floats, and no comparison is true of NaN: it is lost, or breaks the order.
+The bits of a float, read as an integer, are in the order of the floats once negative ones are flipped; NaN
+gets a place at the end. Maxima of integers are associative, so that LLVM vectorizes reductions of keys, which
+it must not do with floats.
 """
 
 from __future__ import annotations

@@ -101,6 +101,13 @@ class Call:
         """A view of `x` with leading dimensions joined or split; `x` itself if the rank is equal."""
         return x if len(x.ty.shape) == len(shape) else self.emit(relax.op.reshape(x, list(shape)))
 
+    def scalar(self, value: Any, like: Expr) -> Expr:
+        """A number, or a size that is known at run time only, as a scalar tensor of the dtype of `like`."""
+        if isinstance(value, (bool, int, float)):
+            return relax.const(value, like.ty.dtype)
+        size = self.emit(relax.op.shape_to_tensor(relax.ShapeExpr([value])))
+        return self.emit(relax.op.astype(self.emit(relax.op.squeeze(size)), like.ty.dtype))
+
     def default(self, /, **changed: Expr) -> Expr:
         """Convert the call with TVM's converter for this operator.
 
