@@ -34,7 +34,7 @@ def special_inputs() -> dict[str, Tensor]:
     torch.manual_seed(0)
     size = len(FLOATS)
     x, i = (numbers[:, None].repeat(1, size) for numbers in (FLOATS, INTEGERS))
-    y = x.T.clone()
+    y = x.T.contiguous()
     y[:, FLOATS.abs() == FLOATS[18]] = 2.0  # remainders by denormals are NaN in PyTorch
     z, m = torch.randn(size, size), torch.randint(-9, 9, (size, size), dtype=torch.int32)
     for row, number in enumerate((nan, inf, -inf, 0.0, 2.0**20)):
