@@ -1,5 +1,7 @@
 """Make lookups do what PyTorch does: count negative indices from the end, and notice ones outside.
 
+Divisions of integers by 0 are noticed in the same way.
+
     weight = table[(x * 3).long()]      also returns whether an index was outside of -20..19
 
 Most indices are followed to the inputs, which are checked before the call. For one that is computed from
@@ -17,6 +19,7 @@ from torch import Tensor, fx
 from torch.export.graph_signature import OutputKind, OutputSpec, TensorArgument
 from torch.utils import _pytree as pytree
 
+from tbt_compile.passes.check_divisors import described_division, unchecked_divisions
 from tbt_compile.passes.index_bounds import Lookup, index_bounds, lookups_of
 from tbt_compile.passes.least_values import least_values
 from tbt_compile.passes.lowering.context import LoweringContext
@@ -26,19 +29,21 @@ _ATEN = torch.ops.aten
 
 
 def check_lookups(unit: LoweringContext) -> list[str]:
-    """Let a unit return whether an index that cannot be followed is outside of its table, in place.
+    """Let a unit return whether an index that cannot be followed is outside of its table, or a divisor 0.
 
     Args:
         unit: decomposed, not yet lowered.
 
     Returns:
-        What is expected of each lookup that is checked, in the order of the new output, int64 [lookups]. If
-        there are none, there is no new output.
+        What is wrong if a check fails, for each lookup and each division by an integer, in the order of the
+        new output, int64 [checks]. If there are none, there is no new output.
     """
+    divisions = list(unchecked_divisions(unit.program))
     lookups = index_bounds(unit.program, extents=unit.extents).unknown
-    if not lookups:
+    if not lookups and not divisions:
         return []
     flags = [_kept(unit.graph, lookup) for lookup in lookups]
+    flags += [_zero(unit.graph, node, divisor) for node, divisor in divisions]
     (output,) = unit.graph.find_nodes(op="output")
     with unit.graph.inserting_before(output):
         joined = _call(unit.graph, _ATEN.cat.default, flags)
@@ -47,7 +52,12 @@ def check_lookups(unit: LoweringContext) -> list[str]:
         OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(joined.name), None)
     )
     unit.program.graph_module.recompile()
-    return [described(lookup, unit.root) for lookup in lookups]
+    outside = "an index computed from the inputs leaves its table, "
+    zero = "an integer is divided by 0, "
+    return [
+        *(outside + described(lookup, unit.root) for lookup in lookups),
+        *(zero + described_division(node, unit.root) for node, _ in divisions),
+    ]
 
 
 def wrap_indices(unit: LoweringContext) -> None:
@@ -92,11 +102,20 @@ def _kept(graph: fx.Graph, lookup: Lookup) -> fx.Node:
     with graph.inserting_before(lookup.node):
         first, last = _ends(graph, lookup)
         kept = _call(graph, _ATEN.minimum.default, _call(graph, _ATEN.maximum.default, index, first), last)
-        moved = _call(graph, _ATEN.ne.Tensor, kept, index)
-        numbers = _call(graph, _ATEN.to.dtype, _call(graph, _ATEN.reshape.default, moved, [-1]), torch.int64)
-        flag = _call(graph, _ATEN.amax.default, numbers, [0], True)
+        flag = _any(graph, _call(graph, _ATEN.ne.Tensor, kept, index))
     lookup.node.replace_input_with(index, kept)
     return flag
+
+
+def _zero(graph: fx.Graph, node: fx.Node, divisor: fx.Node) -> fx.Node:
+    """Returns int64 [1], whether an element of a divisor is 0."""
+    with graph.inserting_before(node):
+        return _any(graph, _call(graph, _ATEN.eq.Scalar, divisor, 0))
+
+
+def _any(graph: fx.Graph, conditions: fx.Node) -> fx.Node:
+    flat = _call(graph, _ATEN.reshape.default, conditions, [-1])
+    return _call(graph, _ATEN.amax.default, _call(graph, _ATEN.to.dtype, flat, torch.int64), [0], True)
 
 
 def _ends(graph: fx.Graph, lookup: Lookup) -> tuple[fx.Node, fx.Node]:

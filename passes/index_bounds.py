@@ -44,7 +44,7 @@ class Lookup:
 
     Attributes:
         node: the call.
-        table: what it indexes.
+        table: what it indexes; the call itself if that makes a row per index, as `one_hot` does.
         dim: the indexed dimension.
         index: the indices.
         wraps: whether negative indices count from the end.
@@ -169,6 +169,8 @@ def lookups_of(node: fx.Node) -> Iterator[Lookup]:
     if node.target is _ATEN.embedding.default:
         op = operands(node)
         found = [(op.weight, 0, op.indices, False)]
+    elif node.target is _ATEN.one_hot.default:
+        found = [(node, -1, operands(node).self, False)]
     elif node.target in (_ATEN.index_select.default, _ATEN.gather.default):
         op = operands(node)
         found = [(op.self, op.dim, op.index, False)]

@@ -36,14 +36,21 @@ class Lookups(nn.Module):
             self.grid[:, places] + self.table.weight[places - 1].sum(-1),
             torch.gather(x, 1, (x[:, 1:2] * 2).long()),
             x[(x[:, 2] * 2).long()],
+            nn.functional.one_hot((x[:, 3] * 4).long(), 4),
+            places // (x[:, 4] * 2 + 1).long() + places % (x[:, 4] * 2 + 1).long(),
         )
 
 
 def inputs(
-    first: float = 2.0, second: float = 1.0, third: float = 0.0, rows: int = 3
+    first: float = 2.0,
+    second: float = 1.0,
+    third: float = 0.0,
+    rows: int = 3,
+    fourth: tuple[float, float] = (0.5, 0.5),
 ) -> tuple[Tensor, Tensor]:
     x = torch.rand(rows, 8)
     x[:, 0], x[:, 1], x[:, 2] = first, second, third
+    x[:, 3:5] = torch.tensor(fourth)
     return x, torch.tensor([-1, 5, -19, 7])[:rows]
 
 
@@ -83,6 +90,24 @@ def test_an_index_outside_is_refused(model: Any, numbers: tuple[float, ...], mes
         compiled(*inputs(*numbers))
     with pytest.raises((IndexError, RuntimeError)):
         frozen(*inputs(*numbers))
+
+
+@pytest.mark.parametrize(
+    ("fourth", "message"),
+    [
+        ((1.0, 0.5), "aten.one_hot.default in the model itself: expected indices from 0 to 3"),
+        ((-0.25, 0.5), "aten.one_hot.default in the model itself: expected indices from 0 to 3"),
+        ((0.5, -0.5), "an integer is divided by 0, .*: expected divisors other than 0"),
+    ],
+)
+def test_a_class_or_a_divisor_that_pytorch_refuses_is_refused(
+    model: Any, fourth: tuple[float, float], message: str
+) -> None:
+    frozen, compiled = model
+    with pytest.raises(InputError, match=message):
+        compiled(*inputs(fourth=fourth))
+    with pytest.raises(RuntimeError):
+        frozen(*inputs(fourth=fourth))
 
 
 @pytest.mark.parametrize(("place", "fits"), [(-19, True), (-20, False), (19, True), (20, False)])

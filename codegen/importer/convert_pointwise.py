@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from math import prod
+from itertools import permutations
+from math import copysign, prod
 
+from tbt_compile.codegen.importer.float_bits import c_function, has_keys, times_zero
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.kernels.float_ops import activations
 from tbt_compile.codegen.tvm_api import Expr, ir, relax, static_size
@@ -48,26 +50,46 @@ def convert_rsub(call: Call) -> Expr:
     return call.emit(relax.op.subtract(relax.const(call.operands.other, x.ty.dtype), x))
 
 
+@converter(ATEN.mul.Tensor)
+def convert_mul(call: Call) -> Expr:
+    """`aten::mul(self, other)`; TVM folds a product of floats and 0 to 0, also that of NaN."""
+    for x, factor in permutations((call.operands.self, call.operands.other)):
+        if isinstance(factor, (int, float)) and factor == 0 and has_keys(str(x.ty.dtype)):
+            zeros = call.compute(times_zero, x)
+            return zeros if copysign(1.0, factor) > 0 else call.emit(relax.op.negative(zeros))
+    return call.default()
+
+
+@converter(ATEN.mul.Scalar)
+def convert_mul_scalar(call: Call) -> Expr:
+    """`aten::mul(self, other)` with a number."""
+    return convert_mul(call)
+
+
+@converter(ATEN.expm1.default)
+def convert_expm1(call: Call) -> Expr:
+    """`aten::expm1(self)` by the C library: TVM's exp(x) - 1 has no correct digits for small x."""
+    return _of_c_library(call, "expm1")
+
+
+@converter(ATEN.log1p.default)
+def convert_log1p(call: Call) -> Expr:
+    """`aten::log1p(self)` by the C library: TVM's log(1 + x) has no correct digits for small x."""
+    return _of_c_library(call, "log1p")
+
+
 @converter(ATEN.pow.Tensor_Scalar)
 def convert_pow(call: Call) -> Expr:
-    """`aten::pow(self, exponent)`; squares and cubes are products, as in torch, other powers left to TVM."""
+    """`aten::pow(self, exponent)`; squares, cubes and roots are computed as in torch, others left to TVM."""
     x, exponent = call.operands.self, call.operands.exponent
+    if exponent in (0.5, -0.5):
+        root = call.emit(relax.op.sqrt(x))
+        one = relax.const(1.0, x.ty.dtype)
+        return root if exponent > 0 else call.emit(relax.op.divide(one, root))
     if exponent not in (2, 3):
         return call.default()
     square = call.emit(relax.op.multiply(x, x))
     return square if exponent == 2 else call.emit(relax.op.multiply(square, x))
-
-
-@converter(ATEN.clamp.default)
-def convert_clamp(call: Call) -> Expr:
-    """`aten::clamp(self, min, max)` of floats; TVM cannot fold one without a bound."""
-    x, low, high = call.operands.self, call.operands.min, call.operands.max
-    if str(x.ty.dtype) != "float32" or not all(
-        isinstance(bound, (int, float, type(None))) for bound in (low, high)
-    ):
-        return call.default()
-    y = x if low is None else call.emit(relax.op.maximum(x, relax.const(float(low), "float32")))
-    return y if high is None else call.emit(relax.op.minimum(y, relax.const(float(high), "float32")))
 
 
 @converter(ATEN.to.device)
@@ -122,8 +144,12 @@ def convert_celu(call: Call) -> Expr:
     emit, x = call.emit, call.operands.self
     alpha, zero, one = (relax.const(float(value), "float32") for value in (call.operands.alpha, 0, 1))
     grown = emit(relax.op.subtract(emit(relax.op.exp(emit(relax.op.divide(x, alpha)))), one))
-    below = emit(relax.op.minimum(emit(relax.op.multiply(grown, alpha)), zero))
-    return emit(relax.op.add(emit(relax.op.maximum(x, zero)), below))
+    below = emit(relax.op.minimum(zero, emit(relax.op.multiply(grown, alpha))))
+    return emit(relax.op.add(emit(relax.op.maximum(zero, x)), below))
+
+
+def _of_c_library(call: Call, function: str) -> Expr:
+    return call.compute(c_function, call.operands.self, name=function)
 
 
 def _activation(call: Call, function: str) -> Expr:

@@ -69,9 +69,9 @@ class Call:
         """Bind an expression to a new variable and return the variable."""
         return self._importer.block_builder.emit(expression)
 
-    def compute(self, function: Callable[..., Any], *args: Expr) -> Expr:
+    def compute(self, function: Callable[..., Any], *args: Expr, **options: Any) -> Expr:
         """Emit what `function` builds with `te.compute` from tensors; TVM fuses it with its neighbours."""
-        return self._importer.block_builder.emit_te(function, *args)
+        return self._importer.block_builder.emit_te(function, *args, **options)
 
     def kernel(
         self,
@@ -101,8 +101,21 @@ class Call:
         """A view of `x` with leading dimensions joined or split; `x` itself if the rank is equal."""
         return x if len(x.ty.shape) == len(shape) else self.emit(relax.op.reshape(x, list(shape)))
 
-    def default(self) -> Expr:
+    def scalar(self, value: Any, like: Expr) -> Expr:
+        """A number, or a size that is known at run time only, as a scalar tensor of the dtype of `like`."""
+        if isinstance(value, (bool, int, float)):
+            return relax.const(value, like.ty.dtype)
+        size = self.emit(relax.op.shape_to_tensor(relax.ShapeExpr([value])))
+        return self.emit(relax.op.astype(self.emit(relax.op.squeeze(size)), like.ty.dtype))
+
+    def default(self, /, **changed: Expr) -> Expr:
         """Convert the call with TVM's converter for this operator.
+
+        Args:
+            changed: expressions in place of operands, by schema name.
+
+        Returns:
+            The result.
 
         Raises:
             ValueError: TVM has none.
@@ -110,7 +123,12 @@ class Call:
         replaced = self._importer.replaced.get(self.node.target.__name__)  # type: ignore[union-attr]
         if replaced is None:
             raise ValueError(f"TVM has no converter for {self.node.target}")
-        return replaced(self.node)
+        given, values = operands(self.node), self._importer.env
+        stored = {getattr(given, name): values[getattr(given, name)] for name in changed}
+        values.update({getattr(given, name): value for name, value in changed.items()})
+        result = replaced(self.node)
+        values.update(stored)
+        return result
 
 
 Converter = Callable[[Call], Expr]

@@ -65,15 +65,14 @@ def tvm_converters() -> frozenset[str]:
     return frozenset(ExportedProgramImporter().convert_map) - _UNTRUE
 
 
-# Wrong for some arguments: numbers that are no booleans, targets beyond the classes, sizes of the grid, a
-# function of TVM that is gone. PyTorch decomposes them.
+# Wrong for some arguments: numbers that are no booleans, targets beyond the classes, sizes of the grid, NaN,
+# large numbers, other corrections than 0, indices outside, a function of TVM that is gone. PyTorch decomposes
+# them.
 _UNTRUE = frozenset(
     {
-        "any.dim",
-        "any.dims",
-        "cross_entropy_loss.default",
-        "grid_sampler_2d.default",
-        "pixel_shuffle.default",
+        *("any.dim", "any.dims", "std.correction", "linalg_vector_norm.default", "take.default"),
+        *("elu.default", "selu.default", "softshrink.default", "logaddexp.default"),
+        *("cross_entropy_loss.default", "grid_sampler_2d.default", "pixel_shuffle.default"),
     }
 )
 

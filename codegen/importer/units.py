@@ -9,10 +9,13 @@ import torch
 
 from tbt_compile.codegen.importer import (
     convert_attention,
+    convert_bounds,
     convert_cache,
+    convert_division,
     convert_embedding,
     convert_linear,
     convert_norm,
+    convert_order,
     convert_pointwise,
     convert_reduction,
     convert_scatter,
@@ -38,10 +41,13 @@ from tbt_compile.passes.prepare.aten import described_call
 
 CONVERTER_FILES = (
     convert_attention,
+    convert_bounds,
     convert_cache,
+    convert_division,
     convert_embedding,
     convert_linear,
     convert_norm,
+    convert_order,
     convert_pointwise,
     convert_reduction,
     convert_scatter,

@@ -57,9 +57,9 @@ class CompiledModule(CompiledLibrary):
         )
         results = [as_array(value).copy() for value in values]
         lookups = self.description["lookups"]
-        for lookup, outside in zip(lookups, results.pop() if lookups else (), strict=True):
-            if outside:
-                raise InputError(f"an index computed from the inputs leaves its table, {lookup}")
+        for fault, found in zip(lookups, results.pop() if lookups else (), strict=True):
+            if found:
+                raise InputError(fault)
         return put_together(self.description["returns"], results)
 
     def generate(self, *_args: Any, **_settings: Any) -> NoReturn:

@@ -70,7 +70,10 @@ def _gelu_tanh(x: Expr, lanes: int) -> Expr:
 
 
 def _silu(x: Expr, lanes: int) -> Expr:
-    return x / (emit.splat(T.float32(1), lanes) + float_math.exp(-x, lanes))
+    y = x / (emit.splat(T.float32(1), lanes) + float_math.exp(-x, lanes))
+    # PyTorch divides -inf by the exponential of inf; that of `float_math` is finite.
+    lowest = emit.splat(T.float32("-inf"), lanes)
+    return T.Select(x == lowest, emit.splat(T.float32("nan"), lanes), y)
 
 
 def _relu(x: Expr, lanes: int) -> Expr:

@@ -67,11 +67,17 @@ def _scatter(spec: ScatterSpec) -> None:
     parallel_rows(outer, outer * (size + count) * inner, slab)
 
 
+def _is_nan(value: Expr) -> Expr:
+    floating = str(value.ty.dtype).startswith("float")
+    return T.isnan(value) if floating else T.bool(False)
+
+
 REDUCTIONS = {
     "update": lambda old, new: new,
     "sum": lambda old, new: old + new,
     "prod": lambda old, new: old * new,
-    "amax": lambda old, new: T.max(old, new),
-    "amin": lambda old, new: T.min(old, new),
+    # The second operand is the result if either is NaN.
+    "amax": lambda old, new: T.Select(_is_nan(old), old, T.max(old, new)),
+    "amin": lambda old, new: T.Select(_is_nan(old), old, T.min(old, new)),
 }
 """How an update is combined with the value at its place; the names are those of `aten::scatter_reduce`."""
