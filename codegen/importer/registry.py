@@ -35,6 +35,7 @@ from torch.fx.node import map_arg
 
 import tbt_compile.ops  # noqa: F401  (registers torch.ops.tbt)
 from tbt_compile.codegen.importer.kernels import Kernels
+from tbt_compile.codegen.importer.symbolic_numbers import tensor_of
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, relax
 from tbt_compile.ops.operands import operands
@@ -96,6 +97,14 @@ class Call:
         name, function = self._kernels.get(spec, build)
         variable = self._importer.block_builder.add_func(function, name)
         return self.emit(relax.call_tir(variable, list(args), relax.TensorType(list(shape), dtype)))
+
+    def scalar(self, value: Any, dtype: Any) -> Expr:
+        """A tensor of no dimensions that holds a number, which may be computed from sizes."""
+        if isinstance(value, (bool, int, float)):
+            return relax.const(value, dtype)
+        if isinstance(value.ty, relax.TensorType):
+            return value
+        return tensor_of(value, str(dtype), self._importer.block_builder)
 
     def reshape(self, x: Expr, shape: Sequence[Any]) -> Expr:
         """A view of `x` with leading dimensions joined or split; `x` itself if the rank is equal."""

@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tbt_compile.codegen.importer.promotion import computed_in, narrower
+from tbt_compile.codegen.importer.symbolic_numbers import PYTHON_FUNCTIONS, symbolic, tensor_of
 from tbt_compile.codegen.tvm_api import Expr, IRModule, Target, ir, relax, tvm
 from tbt_compile.dtypes import dtype_name
 
@@ -142,6 +143,7 @@ class _Importer(ExportedProgramImporter):
             name: self.convert_map[name] for name in custom_convert_map if name in self.convert_map
         }
         super().update_convert_map(custom_convert_map)
+        self.convert_map |= {name: self._number(compute) for name, compute in PYTHON_FUNCTIONS.items()}
         self.convert_map = {name: self._promoting(convert) for name, convert in self.convert_map.items()}
 
     def _promoting(self, convert: Callable[..., Expr]) -> Callable[..., Expr]:
@@ -150,15 +152,29 @@ class _Importer(ExportedProgramImporter):
         @functools.wraps(convert)
         def promoting(node: fx.Node, *importer: Any) -> Expr:
             self.node, dtype = node, computed_in(node)
-            stored = {} if dtype is None else {each: self.env[each] for each in narrower(node, dtype)}
+            operands = [] if dtype is None else [*narrower(node, dtype), *symbolic(node)]
+            stored = {each: self.env[each] for each in operands}
             name = "" if dtype is None else dtype_name(dtype)
             for each, operand in stored.items():
-                self.env[each] = self.block_builder.emit(relax.op.astype(operand, name))
+                is_tensor = isinstance(operand.ty, relax.TensorType)
+                self.env[each] = (
+                    self.block_builder.emit(relax.op.astype(operand, name))
+                    if is_tensor
+                    else tensor_of(operand, name, self.block_builder)
+                )
             converted = convert(node, *importer)
             self.env.update(stored)
             return converted
 
         return promoting
+
+    def _number(self, compute: Callable[..., Any]) -> Callable[[fx.Node], Any]:
+        """Convert calls of a function of Python on numbers that are computed from sizes."""
+
+        def convert(node: fx.Node) -> Any:
+            return compute(*(self.env[each] if isinstance(each, fx.Node) else each for each in node.args))
+
+        return convert
 
 
 @relax.expr_functor.mutator

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tbt_compile.codegen.importer import (
+    convert_arithmetic,
     convert_attention,
     convert_cache,
     convert_embedding,
@@ -18,6 +19,7 @@ from tbt_compile.codegen.importer import (
     convert_scatter,
     convert_shape,
     convert_slices,
+    convert_variance,
 )
 from tbt_compile.codegen.importer.bind import bind_parameters, weight_layouts
 from tbt_compile.codegen.importer.caches import Caches, caches_of
@@ -37,6 +39,7 @@ from tbt_compile.passes.lowering import LoweringContext
 from tbt_compile.passes.prepare.aten import described_call
 
 CONVERTER_FILES = (
+    convert_arithmetic,
     convert_attention,
     convert_cache,
     convert_embedding,
@@ -47,6 +50,7 @@ CONVERTER_FILES = (
     convert_scatter,
     convert_shape,
     convert_slices,
+    convert_variance,
 )
 """The modules with converters; importing a module registers its converters."""
 
