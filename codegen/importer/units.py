@@ -128,8 +128,8 @@ def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:
         ) from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise LoweringError(
-            f"the {unit.name} cannot be imported into TVM ({type(error).__name__}: {error}): write the graph "
-            "with `dump=` to see its operators"
+            f"the {unit.name} cannot be compiled ({type(error).__name__}): `lower(model, dump=...)` writes "
+            "its graph, which shows the operators"
         ) from error
 
 

@@ -169,14 +169,15 @@ def checked_batch(
             "attention_mask holds other values than 0 and 1: expected 1 for tokens and 0 for padding"
         )
     attended = mask.astype(bool)
+    text = "prompt" if padding == "left" else "source"
     excess = limits.excess(ids.shape[1], int(attended.sum(axis=1).max()))
     if excess is not None:
         raise GenerationError(
-            f"the source has {excess.tokens} tokens{excess.counting}, and the model has {excess.positions} "
+            f"the {text} has {excess.tokens} tokens{excess.counting}, and the model has {excess.positions} "
             "positions: truncate or split it"
         )
     if not attended.any(axis=1).all():
-        raise GenerationError("attention_mask masks every token of a source: expected a 1 in every row")
+        raise GenerationError(f"attention_mask masks every token of a {text}: expected a 1 in every row")
     if padding == "left" and not attended[:, -1].all():
         raise GenerationError(
             "attention_mask ends with padding, and new tokens follow the last column: pad shorter prompts on "

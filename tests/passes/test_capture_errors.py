@@ -15,7 +15,7 @@ class Decides(nn.Module):
         return x * 2 if x.sum() > 0 else x
 
 
-def test_a_branch_on_values_is_named_in_one_sentence() -> None:
+def test_a_branch_on_values_is_named_in_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
     model = nn.Sequential(nn.Linear(4, 4), Decides())
     with pytest.raises(Exception, match="data-dependent") as caught:
         export_program(model, (torch.randn(3, 4),))
@@ -23,6 +23,7 @@ def test_a_branch_on_values_is_named_in_one_sentence() -> None:
     assert sentence.startswith("module '1' (Decides) (test_capture_errors.py:")
     assert "return x * 2 if x.sum() > 0 else x) goes one way or another by the values" in sentence
     assert "\n" not in sentence
+    assert capfd.readouterr() == ("", "")
 
 
 def test_of_other_errors_the_first_line_is_left() -> None:
