@@ -93,8 +93,8 @@ def tvm_converters() -> frozenset[str]:
     return frozenset(ExportedProgramImporter().convert_map) - _UNTRUE
 
 
-# Wrong for some arguments: numbers that are no booleans, targets beyond the classes, sizes of the grid, a
-# function of TVM that is gone. PyTorch decomposes them.
+# Wrong for some arguments, or refused: layers and directions, numbers that are no booleans, targets beyond
+# the classes, sizes of the grid, a function of TVM that is gone. PyTorch decomposes them.
 _UNTRUE = frozenset(
     {
         "any.dim",
@@ -102,6 +102,7 @@ _UNTRUE = frozenset(
         "cross_entropy_loss.default",
         "grid_sampler_2d.default",
         "pixel_shuffle.default",
+        *("gru.input", "lstm.input", "rnn_relu.input", "rnn_tanh.input"),
     }
 )
 
