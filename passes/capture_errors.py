@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ _ON_VALUES = (
     "goes one way or another by the values of a tensor, and a captured graph holds one way: use torch.where, "
     "or keep that part out of the module"
 )
+_UNKNOWN_RESULT = re.compile(
+    r"Found <class '(?:\w+\.)*(?:<locals>\.)?(\w+)'> in output, which is not a known"
+)
 
 
 def explained(error: BaseException, model: nn.Module) -> str:
@@ -34,6 +38,12 @@ def explained(error: BaseException, model: nn.Module) -> str:
     """
     frames = list(_frames(error))
     reason = _ON_VALUES if isinstance(error, GuardOnDataDependentSymNode) else _first_sentence(error)
+    unknown = _UNKNOWN_RESULT.search(reason)
+    if unknown is not None:
+        return (
+            f"its forward returns an object of the class {unknown[1]}: return tensors and constants in "
+            "tuples, NamedTuples, lists or dicts"
+        )
     line = next(
         (found for frame, number in frames if (found := line_of(frame.f_code.co_filename, number))), ""
     )
@@ -44,6 +54,8 @@ def explained(error: BaseException, model: nn.Module) -> str:
 
 def line_of(filename: str, number: int | None) -> str:
     """A line of a model's code, "gpt.py:12: if ids.shape[1] > 16"; "" in this package, torch and Python."""
+    if filename.startswith("<"):  # code that Python made, of a dataclass for one
+        return ""
     path = Path(filename)
     if path.is_relative_to(_STANDARD) and "site-packages" not in path.parts:
         return ""

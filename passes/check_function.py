@@ -11,6 +11,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
 
 from tbt_compile.errors import LoweringError
 from tbt_compile.ops.operands import operands
@@ -37,9 +38,44 @@ def check_function(program: ExportedProgram, root: str) -> None:
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
-        reason = _random(node) or _changes(node, state) or _by_values(node)
+        reason = no_function(node, state)
         if reason:
             raise LoweringError(f"{described_owner(node, root)} {reason}")
+
+
+def reasons_against(graph: fx.Graph) -> dict[fx.Node, str]:
+    """Why a graph is no function of its inputs, by call, in the words of `check_function`.
+
+    Args:
+        graph: a captured graph, whose tensors of the model are attributes.
+
+    Returns:
+        The reasons in order. What a module does to one tensor is said once; so is that values decide.
+    """
+    state: dict[fx.Node, str | None] = dict.fromkeys(graph.find_nodes(op="placeholder"))
+    kept = [node for node in graph.find_nodes(op="get_attr") if _overwriting(node) is None]
+    state |= {node: str(node.target) for node in kept}
+    found: dict[str, tuple[fx.Node, str]] = {}
+    for node in graph.nodes:
+        reason = no_function(node, state) if node.op == "call_function" else ""
+        if reason:
+            sentence = f"{described_owner(node)} {reason}"
+            said = "values" if _by_values(node) else sentence.replace(str(node.target), "")
+            found.setdefault(said, (node, sentence))
+    return dict(found.values())
+
+
+def no_function(node: fx.Node, state: Mapping[fx.Node, str | None]) -> str:
+    """Why a call makes a graph no function of its inputs; "" if it does not.
+
+    Args:
+        node: the call.
+        state: the tensors that outlive a call, with the model's names; arguments have None.
+
+    Returns:
+        What the module that makes the call does, "draws random numbers".
+    """
+    return _random(node) or _changes(node, state) or _by_values(node)
 
 
 def _random(node: fx.Node) -> str:
@@ -94,8 +130,8 @@ def _by_values(node: fx.Node) -> str:
             f"checks the values of a tensor ({node.target}), which a compiled model cannot: check them "
             "before the call"
         )
-    value = node.meta.get("val")
-    if isinstance(value, torch.Tensor) and free_unbacked_symbols(value.shape):
+    values = pytree.tree_leaves(node.meta.get("val"))
+    if any(isinstance(value, torch.Tensor) and free_unbacked_symbols(value.shape) for value in values):
         return (
             f"makes a tensor whose size depends on values ({node.target}): use a mask, torch.where or a "
             "fixed number of elements"
@@ -122,15 +158,27 @@ def _drop_overwrites(program: ExportedProgram) -> None:
     for node in list(program.graph.find_nodes(op="placeholder")):
         if node.name not in program.graph_signature.inputs_to_buffers or not node.users:
             continue
-        order = {user: place for place, user in enumerate(program.graph.nodes)}
-        first = min(node.users, key=order.__getitem__)
-        if first.target is not _ATEN.copy_.default or first.args[0] is not node:
+        first = _overwriting(node)
+        if first is None:
             continue
-        source, value = first.args[1], node.meta["val"]
+        source = first.args[1]
         assert isinstance(source, fx.Node)
-        if source.meta["val"].shape != value.shape or source.meta["val"].dtype != value.dtype:
-            continue
         first.replace_all_uses_with(source)
         program.graph.erase_node(first)
         node.replace_all_uses_with(source)
     program.graph_module.recompile()
+
+
+def _overwriting(node: fx.Node) -> fx.Node | None:
+    """The call that overwrites a whole buffer before anything reads it."""
+    users = (
+        iter(node.users) if len(node.users) < 2 else (user for user in node.graph.nodes if user in node.users)
+    )
+    first = next(users, None)
+    if first is None or first.target is not _ATEN.copy_.default or first.args[0] is not node:
+        return None
+    source, value = first.args[1], node.meta["val"]
+    if not isinstance(source, fx.Node):
+        return None
+    given = source.meta["val"]
+    return first if given.shape == value.shape and given.dtype == value.dtype else None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
+import logging
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -42,7 +45,7 @@ def export_program(
     Raises:
         Exception: any that `torch.export.export` raises for a module that it cannot capture.
     """
-    with torch.no_grad(), unchanged_attributes(module), _tracing(), warnings.catch_warnings():
+    with torch.no_grad(), unchanged_attributes(module), _tracing(), _quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attribute")  # assigned; that is undone
         program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     inline_contexts(program)
@@ -107,6 +110,24 @@ def _tracing() -> Iterator[None]:
             torch.fx.config.do_not_emit_stack_traces = silent
             if collecting:
                 gc.enable()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what PyTorch logs and prints of a capture that fails: `CaptureError` says it in a sentence."""
+    log, printed = logging.getLogger("torch.fx.experimental.symbolic_shapes"), io.StringIO()
+    log.addFilter(_is_detail)
+    try:
+        with redirect_stderr(printed):
+            yield
+        sys.stderr.write(printed.getvalue())
+    finally:
+        log.removeFilter(_is_detail)
+
+
+def _is_detail(record: logging.LogRecord) -> bool:
+    """Whether a record was asked for, by TORCH_LOGS."""
+    return record.levelno < logging.WARNING
 
 
 def _not_looking(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:

@@ -101,7 +101,7 @@ def test_positions_end(pair: Pair) -> None:
     assert np.array_equal(compiled.generate(ids, max_new_tokens=3, min_new_tokens=3), expected)
     with pytest.raises(GenerationError, match=f"{POSITIONS + 1} decoder tokens are more than the model's"):
         compiled.generate(ids, max_new_tokens=4, min_new_tokens=4)
-    with pytest.raises(GenerationError, match=f"the source has {POSITIONS + 1} tokens, and the model has 64"):
+    with pytest.raises(GenerationError, match=f"the prompt has {POSITIONS + 1} tokens, and the model has 64"):
         compiled.generate(np.full((1, POSITIONS + 1), 3))
 
 
@@ -175,7 +175,7 @@ def test_many_prompts(pair: Pair) -> None:
     [
         ({"attention_mask": MASK[:, ::-1]}, "ends with padding, .*: pad shorter prompts on the left"),
         ({"decoder_input_ids": IDS}, "decoder_input_ids: .* has no encoder, and its prompt is input_ids"),
-        ({"attention_mask": np.zeros_like(MASK)}, "masks every token of a row"),
+        ({"attention_mask": np.zeros_like(MASK)}, "masks every token of a prompt"),
         ({"max_length": 5}, "the decoder prompt has 13 tokens and the longest total length is 5"),
     ],
 )

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import tbt_compile
 from tbt_compile import CompiledModel, CompiledModule, FrozenModel
-from tbt_compile.adapters import adapter_for
+from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.errors import FormatError, GenerationError, InputError, LoweringError
 
 Inputs = dict[str, Tensor]
@@ -187,7 +187,7 @@ def test_a_fixed_batch() -> None:
     ("args", "kwargs", "message"),
     [
         ((), {}, r"Words\(ids, features\) is missing 'ids' and 'features'"),
-        ((1, 2, 3), {}, r"Words\(ids, features\) got 3 positional arguments"),
+        ((1, 2, 3), {}, r"Words\(ids, features\) got 3 positional arguments; fixed .*: 'factor' to 3.0"),
         ((1,), {"ids": 1, "features": 2}, "got 'ids' twice"),
         ((1,), {"feature": 2}, "has no argument 'feature'. Did you mean features"),
         ((1, 2), {"factor": 2.0}, "'factor' of .* was fixed to 3.0 when it was prepared: leave it out"),
@@ -202,6 +202,12 @@ def test_a_fixed_batch() -> None:
 def test_inputs_that_do_not_fit(words: Case, args: Any, kwargs: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         words.compiled(*args, **kwargs)
+
+
+def test_constants_that_are_left_out_are_recorded_with_their_defaults() -> None:
+    call = call_record.record(Words(), (), INPUTS["words"](2))
+    assert call_record.defaults(call) == {"factor": 2.0}
+    assert [argument["name"] for argument in call] == ["ids", "features", "factor"]
 
 
 def test_plain_modules_do_not_generate(mlp: Case) -> None:

@@ -134,16 +134,16 @@ def convert_ne(call: Call) -> Expr:
 def convert_ne_scalar(call: Call) -> Expr:
     """`aten::ne(self, other)` with a number; true of NaN, for which TVM's comparison is false."""
     x = call.operands.self
-    differ = call.emit(relax.op.not_equal(x, call.scalar(call.operands.other, x)))
+    differ = call.emit(relax.op.not_equal(x, call.scalar(call.operands.other, x.ty.dtype)))
     return _or_nan(call, x, differ)
 
 
 def _bounded(call: Call, x: Expr, low: Any, high: Any) -> Expr:
     """`x` between two numbers, either of which may be None; `high` if they are in the wrong order."""
     if any(isinstance(bound, float) and math.isnan(bound) for bound in (low, high)):
-        return call.emit(relax.op.multiply(x, call.scalar(math.nan, x)))
-    x = x if low is None else call.emit(relax.op.maximum(call.scalar(low, x), x))
-    return x if high is None else call.emit(relax.op.minimum(call.scalar(high, x), x))
+        return call.emit(relax.op.multiply(x, call.scalar(math.nan, x.ty.dtype)))
+    x = x if low is None else call.emit(relax.op.maximum(call.scalar(low, x.ty.dtype), x))
+    return x if high is None else call.emit(relax.op.minimum(call.scalar(high, x.ty.dtype), x))
 
 
 def _larger(call: Call, x: Expr, y: Expr) -> Expr:

@@ -88,7 +88,7 @@ def convert_fmod_scalar(call: Call) -> Expr:
 
 def _signs_differ(call: Call, rest: Expr, y: Expr) -> Expr:
     """Whether a remainder is not 0 and has another sign than the divisor."""
-    emit, zero = call.emit, call.scalar(0, rest)
+    emit, zero = call.emit, call.scalar(0, rest.ty.dtype)
     above, below = emit(relax.op.greater(rest, zero)), emit(relax.op.less(rest, zero))
     negative, positive = emit(relax.op.less(y, zero)), emit(relax.op.greater(y, zero))
     first, second = emit(relax.op.logical_and(above, negative)), emit(relax.op.logical_and(below, positive))
@@ -123,8 +123,8 @@ def _tensors(call: Call) -> tuple[Expr, Expr]:
     """Both operands, numbers and sizes as scalars of the dtype of the other one."""
     x, y = call.operands.self, call.operands.other
     if not _is_tensor(x):
-        return call.scalar(x, y), y
-    return x, y if _is_tensor(y) else call.scalar(y, x)
+        return call.scalar(x, y.ty.dtype), y
+    return x, y if _is_tensor(y) else call.scalar(y, x.ty.dtype)
 
 
 def _is_tensor(x: Expr) -> bool:

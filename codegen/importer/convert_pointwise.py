@@ -1,69 +1,14 @@
-"""Convert pointwise operators: arithmetic, selects, casts and activation functions."""
+"""Convert pointwise operators: powers, selects, casts and activation functions."""
 
 from __future__ import annotations
 
-from itertools import permutations
-from math import copysign, prod
+from math import prod
 
-from tbt_compile.codegen.importer.float_bits import c_function, has_keys, times_zero
+from tbt_compile.codegen.importer.float_bits import c_function
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.kernels.float_ops import activations
-from tbt_compile.codegen.tvm_api import Expr, ir, relax, static_size
+from tbt_compile.codegen.tvm_api import Expr, relax, static_size
 from tbt_compile.dtypes import dtype_name
-
-
-@converter(ATEN.add.Tensor)
-def convert_add(call: Call) -> Expr:
-    """`aten::add(self, other, *, alpha)` of tensors and scalars; a symbolic `other` adds in int64.
-
-    TVM rejects the sum of a symbolic size, an int64, and a tensor of another dtype, and ignores `alpha`.
-
-    Raises:
-        ValueError: `alpha` is not 1.
-    """
-    x, y = call.operands.self, call.operands.other
-    if call.operands.alpha != 1:
-        raise ValueError("add: alpha is not 1")
-    kinds = [type(getattr(term, "ty", None)) for term in (x, y)]
-    if kinds == [relax.TensorType, ir.PrimType] and str(x.ty.dtype) != "int64":
-        total = call.emit(relax.op.add(call.emit(relax.op.astype(x, "int64")), y))
-        return call.emit(relax.op.astype(total, x.ty.dtype))
-    return call.default()
-
-
-@converter(ATEN.sub.Tensor)
-def convert_sub(call: Call) -> Expr:
-    """`aten::sub(self, other, *, alpha)`, left to TVM.
-
-    Raises:
-        ValueError: `alpha` is not 1; TVM would ignore it.
-    """
-    if call.operands.alpha != 1:
-        raise ValueError("sub: alpha is not 1")
-    return call.default()
-
-
-@converter(ATEN.rsub.Scalar)
-def convert_rsub(call: Call) -> Expr:
-    """`aten::rsub(self, other)`, which is other - self."""
-    x = call.operands.self
-    return call.emit(relax.op.subtract(relax.const(call.operands.other, x.ty.dtype), x))
-
-
-@converter(ATEN.mul.Tensor)
-def convert_mul(call: Call) -> Expr:
-    """`aten::mul(self, other)`; TVM folds a product of floats and 0 to 0, also that of NaN."""
-    for x, factor in permutations((call.operands.self, call.operands.other)):
-        if isinstance(factor, (int, float)) and factor == 0 and has_keys(str(x.ty.dtype)):
-            zeros = call.compute(times_zero, x)
-            return zeros if copysign(1.0, factor) > 0 else call.emit(relax.op.negative(zeros))
-    return call.default()
-
-
-@converter(ATEN.mul.Scalar)
-def convert_mul_scalar(call: Call) -> Expr:
-    """`aten::mul(self, other)` with a number."""
-    return convert_mul(call)
 
 
 @converter(ATEN.expm1.default)
@@ -82,7 +27,7 @@ def convert_log1p(call: Call) -> Expr:
 def convert_pow(call: Call) -> Expr:
     """`aten::pow(self, exponent)`; squares, cubes and roots are computed as in torch, others left to TVM."""
     x, exponent = call.operands.self, call.operands.exponent
-    if exponent in (0.5, -0.5):
+    if isinstance(exponent, float) and exponent in (0.5, -0.5):
         root = call.emit(relax.op.sqrt(x))
         one = relax.const(1.0, x.ty.dtype)
         return root if exponent > 0 else call.emit(relax.op.divide(one, root))
@@ -99,25 +44,39 @@ def convert_to_device(call: Call) -> Expr:
     return x if x.ty.dtype == dtype else call.emit(relax.op.astype(x, dtype))
 
 
+@converter(ATEN.where.self)
+def convert_where(call: Call) -> Expr:
+    """`aten::where.self(condition, self, other)`; the condition may be an operand too."""
+    dtype = dtype_name(call.node.meta["val"].dtype)
+    condition = call.operands.condition
+    values = (call.scalar(value, dtype) for value in (call.operands.self, call.operands.other))
+    promoted = (x if x.ty.dtype == dtype else call.emit(relax.op.astype(x, dtype)) for x in values)
+    return call.emit(relax.op.where(condition, *promoted))
+
+
 @converter(ATEN.where.ScalarOther)
 def convert_where_scalar_other(call: Call) -> Expr:
     """`aten::where.ScalarOther(condition, self, other)`; `other` is a scalar."""
-    op = call.operands
-    return call.emit(relax.op.where(op.condition, op.self, relax.const(op.other, op.self.ty.dtype)))
+    return convert_where(call)
 
 
 @converter(ATEN.where.ScalarSelf)
 def convert_where_scalar_self(call: Call) -> Expr:
     """`aten::where.ScalarSelf(condition, self, other)`; `self` is a scalar."""
-    op = call.operands
-    return call.emit(relax.op.where(op.condition, relax.const(op.self, op.other.ty.dtype), op.other))
+    return convert_where(call)
+
+
+@converter(ATEN.where.Scalar)
+def convert_where_scalars(call: Call) -> Expr:
+    """`aten::where.Scalar(condition, self, other)` of two scalars."""
+    return convert_where(call)
 
 
 @converter(ATEN.masked_fill.Scalar)
 def convert_masked_fill(call: Call) -> Expr:
     """`aten::masked_fill(self, mask, value)`; the value may be infinite."""
     x, mask = call.operands.self, call.operands.mask
-    return call.emit(relax.op.where(mask, relax.const(call.operands.value, x.ty.dtype), x))
+    return call.emit(relax.op.where(mask, call.scalar(call.operands.value, x.ty.dtype), x))
 
 
 @converter(ATEN.masked_fill_.Scalar)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from typing import Any
 
 from tbt_compile.codegen.importer.convert_slices import END, counted_from_start
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
-from tbt_compile.codegen.tvm_api import Expr, relax, static_size, te
+from tbt_compile.codegen.tvm_api import Expr, relax, static_size, te, tirx
 from tbt_compile.dtypes import dtype_name
 
 
@@ -39,10 +40,50 @@ def convert_narrow(call: Call) -> Expr:
 @converter(ATEN.squeeze.dim)
 def convert_squeeze(call: Call) -> Expr:
     """`aten::squeeze(self, dim)`; a size that is not 1 stays, as one that is known at run time only."""
-    op = call.operands
-    if static_size(op.self.ty.shape[op.dim % len(op.self.ty.shape)]) != 1:
-        return op.self
-    return call.emit(relax.op.squeeze(op.self, [op.dim]))
+    return _squeezed(call, [call.operands.dim])
+
+
+@converter(ATEN.squeeze.default)
+def convert_squeeze_all(call: Call) -> Expr:
+    """`aten::squeeze(self)`; sizes that are known at run time only stay."""
+    x = call.operands.self
+    return _squeezed(call, range(len(x.ty.shape)))
+
+
+@converter(ATEN.squeeze.dims)
+def convert_squeeze_dims(call: Call) -> Expr:
+    """`aten::squeeze(self, dim)` of several dimensions; sizes that are known at run time only stay."""
+    return _squeezed(call, call.operands.dim)
+
+
+def _squeezed(call: Call, dims: Iterable[int]) -> Expr:
+    x, shape = call.operands.self, call.operands.self.ty.shape
+    ones = [dim for dim in dims if static_size(shape[dim % len(shape)]) == 1]
+    return call.emit(relax.op.squeeze(x, ones)) if ones else x
+
+
+@converter(ATEN.roll.default)
+def convert_roll(call: Call) -> Expr:
+    """`aten::roll(self, shifts, dims)`; without dimensions, of all elements in a row."""
+    op, shape = call.operands, list(call.operands.self.ty.shape)
+    x = op.self if op.dims else call.emit(relax.op.reshape(op.self, [prod(shape)]))
+    dims = [dim % len(shape) for dim in op.dims] or [0]
+    y = x
+    for dim, shift in zip(dims, op.shifts, strict=True):
+        y = call.compute(_rolled(dim), y, shift if isinstance(shift, int) else relax.prim_value(shift))
+    return y if op.dims else call.emit(relax.op.reshape(y, shape))
+
+
+def _rolled(dim: int) -> Callable[..., Any]:
+    def rolled(x: Any, shift: Any) -> Any:
+        size = x.shape[dim]
+        return te.compute(
+            x.shape,
+            lambda *at: x(*at[:dim], tirx.floormod(at[dim] - shift, size), *at[dim + 1 :]),
+            "roll",
+        )
+
+    return rolled
 
 
 @converter(ATEN.index_select.default)
@@ -161,12 +202,10 @@ def _identity(call: Call, columns: int) -> Expr:
 
 
 def _filled(call: Call, shape: Sequence[Any], value: Any) -> Expr:
-    """A constant tensor of the dtype that the captured graph says; a symbolic value is left to TVM."""
-    if not isinstance(value, (int, float)):
-        return call.default()
+    """A tensor of one value, of the dtype that the captured graph says."""
     dtype = dtype_name(call.node.meta["val"].dtype)
-    if not math.isfinite(value):  # TVM cannot lower a full of them
-        return call.emit(relax.op.broadcast_to(relax.const(value, dtype), list(shape)))
+    if not isinstance(value, (int, float)) or not math.isfinite(value):  # TVM cannot lower a full of them
+        return call.emit(relax.op.broadcast_to(call.scalar(value, dtype), list(shape)))
     return call.emit(relax.op.full(list(shape), relax.const(value, dtype), dtype))
 
 

@@ -54,6 +54,8 @@ def computed_in(node: fx.Node) -> torch.dtype | None:
         first, second = (
             each.meta.get("val") if isinstance(each, fx.Node) else each for each in node.args[:2]
         )
+        second = 1 if isinstance(second, torch.SymInt) else second  # any integer is promoted like 1
+        second = 1.0 if isinstance(second, torch.SymFloat) else second
         if not isinstance(first, Tensor) or not isinstance(second, (Tensor, bool, int, float)):
             return None
         dtype = torch.result_type(first, second)

@@ -10,7 +10,8 @@ import torch
 from torch import fx
 
 from tbt_compile.codegen.importer.units import known_operators
-from tbt_compile.passes.prepare.aten import changed_in_place, described_call, is_random
+from tbt_compile.passes.check_function import reasons_against
+from tbt_compile.passes.prepare.aten import described_call
 
 
 def refusals(graph: fx.Graph) -> list[str]:
@@ -22,28 +23,10 @@ def refusals(graph: fx.Graph) -> list[str]:
     Returns:
         The sentences, without repetition; empty if nothing speaks against compiling the graph.
     """
-    found = [_STATE.format(name) for name in _changed_buffers(graph)]
-    random = [node for node in graph.nodes if is_random(node)]
-    found += [f"{described_call(node)}, {_RANDOM}" for node in random]
+    found = reasons_against(graph)
     unknown = [node for node in unsupported(graph) if not _can_be_made(_functional(node))]
-    found += [refusal(node) for node in unknown if node not in random]
-    return list(dict.fromkeys(found))
-
-
-_STATE = (
-    "the forward changes the buffer {!r} in place, but a compiled model keeps nothing from one call to the "
-    "next: pass that tensor as an argument and return the new one"
-)
-_RANDOM = (
-    "which is random: compiled models always compute the same; pass the random numbers as an argument, or "
-    "make the call in training mode only"
-)
-
-
-def _changed_buffers(graph: fx.Graph) -> list[str]:
-    """Names of the tensors of the model that a graph with attributes changes in place."""
-    bases = [base for node in graph.nodes for base in changed_in_place(node) if base.op == "get_attr"]
-    return [str(base.target) for base in bases]
+    found |= {node: refusal(node) for node in unknown if node not in found}
+    return list(dict.fromkeys(found.values()))
 
 
 def _functional(node: fx.Node) -> Any:

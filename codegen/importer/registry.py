@@ -35,6 +35,7 @@ from torch.fx.node import map_arg
 
 import tbt_compile.ops  # noqa: F401  (registers torch.ops.tbt)
 from tbt_compile.codegen.importer.kernels import Kernels
+from tbt_compile.codegen.importer.symbolic_numbers import tensor_of
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, relax
 from tbt_compile.ops.operands import operands
@@ -97,16 +98,17 @@ class Call:
         variable = self._importer.block_builder.add_func(function, name)
         return self.emit(relax.call_tir(variable, list(args), relax.TensorType(list(shape), dtype)))
 
+    def scalar(self, value: Any, dtype: Any) -> Expr:
+        """A tensor of no dimensions that holds a number, which may be computed from sizes."""
+        if isinstance(value, (bool, int, float)):
+            return relax.const(value, dtype)
+        if isinstance(value.ty, relax.TensorType):
+            return value
+        return tensor_of(value, str(dtype), self._importer.block_builder)
+
     def reshape(self, x: Expr, shape: Sequence[Any]) -> Expr:
         """A view of `x` with leading dimensions joined or split; `x` itself if the rank is equal."""
         return x if len(x.ty.shape) == len(shape) else self.emit(relax.op.reshape(x, list(shape)))
-
-    def scalar(self, value: Any, like: Expr) -> Expr:
-        """A number, or a size that is known at run time only, as a scalar tensor of the dtype of `like`."""
-        if isinstance(value, (bool, int, float)):
-            return relax.const(value, like.ty.dtype)
-        size = self.emit(relax.op.shape_to_tensor(relax.ShapeExpr([value])))
-        return self.emit(relax.op.astype(self.emit(relax.op.squeeze(size)), like.ty.dtype))
 
     def default(self, /, **changed: Expr) -> Expr:
         """Convert the call with TVM's converter for this operator.

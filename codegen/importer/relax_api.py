@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tbt_compile.codegen.importer.promotion import computed_in, narrower
+from tbt_compile.codegen.importer.symbolic_numbers import PYTHON_FUNCTIONS, symbolic, tensor_of
 from tbt_compile.codegen.tvm_api import Expr, IRModule, Target, ir, relax, tvm
 from tbt_compile.dtypes import dtype_name
+
+_PACKAGE = Path(__file__).parents[2]
 
 
 def import_program(
@@ -47,16 +52,39 @@ def import_program(
 
 
 class ConversionError(Exception):
-    """A call that cannot be converted.
+    """A call that cannot be converted; the text says why, in the words of our converter if it has one.
 
     Attributes:
         node: the call.
     """
 
     def __init__(self, node: fx.Node, error: Exception) -> None:
-        # What TVM raises has a traceback in its text.
-        super().__init__(str(error).strip().rpartition("\n")[2] or type(error).__name__)
+        super().__init__(str(error) if _is_ours(error) else _for_operands(node))
         self.node = node
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised in this package: what TVM raises speaks of TVM's program."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    inside = trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(_PACKAGE)
+    return inside and isinstance(error, ValueError)
+
+
+def _for_operands(node: fx.Node) -> str:
+    operands = [_described(each) for each in pytree.tree_leaves((node.args, node.kwargs)) if each is not None]
+    return (
+        f"not with the operands {', '.join(operands)}; write it with other operators (`tbt operators` lists "
+        "them), or keep that part out of the module that is compiled"
+    )
+
+
+def _described(operand: Any) -> str:
+    value = operand.meta.get("val") if isinstance(operand, fx.Node) else operand
+    if isinstance(value, Tensor):
+        return f"{dtype_name(value.dtype)} [{', '.join(map(str, value.shape))}]"
+    return str(value)
 
 
 @functools.cache
@@ -65,14 +93,15 @@ def tvm_converters() -> frozenset[str]:
     return frozenset(ExportedProgramImporter().convert_map) - _UNTRUE
 
 
-# Wrong for some arguments: numbers that are no booleans, targets beyond the classes, sizes of the grid, NaN,
-# large numbers, other corrections than 0, indices outside, a function of TVM that is gone. PyTorch decomposes
-# them.
+# Wrong for some arguments, or refused: numbers that are no booleans, targets beyond the classes, sizes of the
+# grid, NaN, large numbers, indices outside, layers and directions, a function of TVM that is gone. PyTorch
+# decomposes them.
 _UNTRUE = frozenset(
     {
-        *("any.dim", "any.dims", "std.correction", "linalg_vector_norm.default", "take.default"),
+        *("any.dim", "any.dims", "linalg_vector_norm.default", "take.default"),
         *("elu.default", "selu.default", "softshrink.default", "logaddexp.default"),
         *("cross_entropy_loss.default", "grid_sampler_2d.default", "pixel_shuffle.default"),
+        *("gru.input", "lstm.input", "rnn_relu.input", "rnn_tanh.input"),
     }
 )
 
@@ -141,7 +170,17 @@ class _Importer(ExportedProgramImporter):
             name: self.convert_map[name] for name in custom_convert_map if name in self.convert_map
         }
         super().update_convert_map(custom_convert_map)
+        self.convert_map |= {name: self._number(compute) for name, compute in PYTHON_FUNCTIONS.items()}
         self.convert_map = {name: self._promoting(convert) for name, convert in self.convert_map.items()}
+
+    def _check_unsupported_func_type(self, nodes: list[fx.Node]) -> None:
+        for node in nodes:
+            if node.op == "call_function" and node.target.__name__ not in self.convert_map:  # type: ignore[union-attr]
+                self.node = node
+                raise ValueError(
+                    "it has no compiled form; write it with operators that `tbt operators` lists, or keep "
+                    "that part out of the module that is compiled"
+                )
 
     def _promoting(self, convert: Callable[..., Expr]) -> Callable[..., Expr]:
         """Convert calls with their operands in the dtype that PyTorch computes in: Relax does not promote."""
@@ -149,15 +188,29 @@ class _Importer(ExportedProgramImporter):
         @functools.wraps(convert)
         def promoting(node: fx.Node, *importer: Any) -> Expr:
             self.node, dtype = node, computed_in(node)
-            stored = {} if dtype is None else {each: self.env[each] for each in narrower(node, dtype)}
+            operands = [] if dtype is None else [*narrower(node, dtype), *symbolic(node)]
+            stored = {each: self.env[each] for each in operands}
             name = "" if dtype is None else dtype_name(dtype)
             for each, operand in stored.items():
-                self.env[each] = self.block_builder.emit(relax.op.astype(operand, name))
+                is_tensor = isinstance(operand.ty, relax.TensorType)
+                self.env[each] = (
+                    self.block_builder.emit(relax.op.astype(operand, name))
+                    if is_tensor
+                    else tensor_of(operand, name, self.block_builder)
+                )
             converted = convert(node, *importer)
             self.env.update(stored)
             return converted
 
         return promoting
+
+    def _number(self, compute: Callable[..., Any]) -> Callable[[fx.Node], Any]:
+        """Convert calls of a function of Python on numbers that are computed from sizes."""
+
+        def convert(node: fx.Node) -> Any:
+            return compute(*(self.env[each] if isinstance(each, fx.Node) else each for each in node.args))
+
+        return convert
 
 
 @relax.expr_functor.mutator

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tbt_compile.codegen.importer import (
+    convert_arithmetic,
     convert_attention,
     convert_bounds,
     convert_cache,
@@ -21,6 +22,7 @@ from tbt_compile.codegen.importer import (
     convert_scatter,
     convert_shape,
     convert_slices,
+    convert_variance,
 )
 from tbt_compile.codegen.importer.bind import bind_parameters, weight_layouts
 from tbt_compile.codegen.importer.caches import Caches, caches_of
@@ -40,6 +42,7 @@ from tbt_compile.passes.lowering import LoweringContext
 from tbt_compile.passes.prepare.aten import described_call
 
 CONVERTER_FILES = (
+    convert_arithmetic,
     convert_attention,
     convert_bounds,
     convert_cache,
@@ -53,6 +56,7 @@ CONVERTER_FILES = (
     convert_scatter,
     convert_shape,
     convert_slices,
+    convert_variance,
 )
 """The modules with converters; importing a module registers its converters."""
 
@@ -130,8 +134,8 @@ def import_unit(unit: LoweringContext, kernels: Kernels) -> IRModule:
         ) from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise LoweringError(
-            f"the {unit.name} cannot be imported into TVM ({type(error).__name__}: {error}): write the graph "
-            "with `dump=` to see its operators"
+            f"the {unit.name} cannot be compiled ({type(error).__name__}): `lower(model, dump=...)` writes "
+            "its graph, which shows the operators"
         ) from error
 
 

@@ -90,14 +90,12 @@ def compile_units(
     except LoweringError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
-        raise LoweringError(f"TVM cannot build the model for {spec.mcpu}: {_last_words(error)}") from error
+        raise LoweringError(
+            f"the {' and '.join(unit.name for unit in units)} cannot be compiled for {spec.mcpu} "
+            f"({type(error).__name__}): `lower(model, dump=...)` writes the graphs; keep the part of the "
+            "model that fails out of the module that is compiled"
+        ) from error
     return _built(library, _with_constants(imported, flat), flat)
-
-
-def _last_words(error: Exception) -> str:
-    """The last line of an error that says something: TVM underlines code with carets below it."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in reversed(lines) if any(map(str.isalnum, line))), type(error).__name__)
 
 
 def _built(library: Any, imported: ImportedUnits, flat: dict[str, FlatUnit]) -> BuiltUnits:

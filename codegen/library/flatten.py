@@ -167,5 +167,9 @@ def _timed(call: Expr, times: Buffer, index: int) -> None:
 def _copy(target: Buffer, source: Expr, tensor: Tensor) -> None:
     """Copy a tensor to the second of two outputs that alias it."""
     whole = T.decl_buffer(tuple(tensor.shape), tensor.dtype, data=source)
+    if not tensor.shape:
+        T.buffer_store(target, whole[()], [])
+        return
     with T.grid(*tensor.shape) as at:
-        emit.store(target, whole[tuple(at)], *at)
+        places = tuple(at) if len(tensor.shape) > 1 else (at,)  # one loop gives its variable, several a list
+        emit.store(target, whole[places], *places)

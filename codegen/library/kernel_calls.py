@@ -93,8 +93,11 @@ def read_calls(function: relax.Function, name: str, caches: Caches) -> KernelCal
             calls.values[hash(binding.var)] = _read_binding(binding.value, binding.var, calls)
     result = _operand(function.body.body, calls)
     calls.outputs = list(result) if isinstance(result, list) else [result]
-    if not all(output.key in calls.allocated for output in calls.outputs):
-        raise LoweringError(f"the {name} returns one of its inputs: return only computed tensors")
+    known = {*calls.allocated, *(tensor.key for tensor, _ in calls.constants)}
+    if not all(output.key in known for output in calls.outputs):
+        raise LoweringError(
+            f"the {name} returns one of its inputs: a unit returns computed tensors and constants"
+        )
     _mark_caches(function, caches, calls)
     return calls
 

@@ -14,12 +14,13 @@ from tbt_compile.passes.lowering.match import TBT, is_call, module_path
 
 MAX_NAMES = 4
 # Submodules that `prepare` adds to the user's modules; messages name the user's modules only.
-_QUANTIZER = re.compile(r"\.(\w+_quantizer|tbt_attention.*)$")
+_QUANTIZER = re.compile(r"(^|\.)(\w+_quantizer|tbt_attention.*)$")
 
 
 def module_names(nodes: list[fx.Node], root: str) -> str:
     """The user's modules that `nodes` were traced from, without duplicates, as text for a message."""
-    names = sorted({_QUANTIZER.sub("", module_path(node).removeprefix(root)) for node in nodes})
+    paths = {_QUANTIZER.sub("", module_path(node).removeprefix(root)) for node in nodes}
+    names = sorted(path or "the model itself" for path in paths)
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more
 

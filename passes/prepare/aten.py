@@ -131,7 +131,10 @@ def _module_stack(node: fx.Node) -> list[tuple[str, Any]]:
 
 def described_call(node: fx.Node, root: str = "") -> str:
     """A call in words, for messages: "module 'encoder.fc' (Linear) calls aten.linear.default"."""
-    return f"{described_owner(node, root)} calls {node.target}"
+    target: Any = node.target
+    if getattr(target, "namespace", "") == "prims":  # what an operator was decomposed into
+        target = node.meta.get("original_aten") or target
+    return f"{described_owner(node, root)} calls {target}"
 
 
 def described_owner(node: fx.Node, root: str = "") -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.quantizers import quantized_matmul
@@ -114,18 +114,25 @@ def quantize_products(
     if scores is None or output is None:
         raise PlanError(f"the softmax of {type(module).__name__} does not stand between two matmuls")
     query, key = _factors(scores)
-    replace_product(graph, scores, query, untranspose(graph, scores, key, rank), prefix, OPERANDS[:2])
+    operands = query, untranspose(graph, scores, key, rank)
+    replace_product(graph, scores, *operands, prefix, OPERANDS[:2], rank)
     probabilities, value = _factors(output)
     if without_softmax:
         probabilities = softmax.all_input_nodes[0]
-    replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:])
+    replace_product(graph, output, probabilities, value, prefix, OPERANDS[2:], rank)
     if isinstance(key, fx.Node) and not key.users:
         graph.erase_node(key)
     graph.lint()
 
 
 def replace_product(
-    graph: fx.Graph, node: fx.Node, left: Any, right: Any, prefix: str, names: tuple[str, ...]
+    graph: fx.Graph,
+    node: fx.Node,
+    left: Any,
+    right: Any,
+    prefix: str,
+    names: tuple[str, ...],
+    rank: int | None = 4,
 ) -> None:
     """Replace a product by `quantized_matmul(<prefix><names[0]>(left), <prefix><names[1]>(right))`.
 
@@ -136,14 +143,30 @@ def replace_product(
         right: right operand, [.., K, N]; for the key of QK^T its transpose, [.., N, K].
         prefix: of the site's quantizers.
         names: names of the left and right operand.
+        rank: number of dimensions of the operands; None if unknown. Those without heads get one head.
     """
     with graph.inserting_before(node):
+        whole = left
+        if rank is None:
+            left, right = (graph.call_function(with_heads, (operand,)) for operand in (left, right))
         a = graph.call_module(prefix + names[0], (left,))
         b = graph.call_module(prefix + names[1], (right,))
         product = graph.call_function(quantized_matmul, (a, b, names[1] == "key"))
+        if rank is None:
+            product = graph.call_function(without_heads, (product, whole))
     product.meta = dict(node.meta)
     node.replace_all_uses_with(product)
     graph.erase_node(node)
+
+
+def with_heads(operand: Tensor) -> Tensor:
+    """The operand of a product as `[B, 1, T, D]` if it is `[B, T, D]`: compiled attention has heads."""
+    return operand.unsqueeze(1) if operand.dim() == 3 else operand
+
+
+def without_heads(product: Tensor, operand: Tensor) -> Tensor:
+    """The product of operands from `with_heads`, with as many dimensions as the left one had."""
+    return product.squeeze(1) if operand.dim() == 3 else product
 
 
 def untranspose(graph: fx.Graph, before: fx.Node, key: Any, rank: int | None) -> Any:

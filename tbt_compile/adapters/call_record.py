@@ -4,7 +4,7 @@ A record is one JSON-ready dict per argument: `{"name", "dtype", "shape"}` for a
 for a plain constant, `{"name", "type"}` for anything else, which compiled modules do not accept. The items of
 `*rest` are the arguments "rest[0]", "rest[1]" and so on. A tensor that was passed as an earlier argument too
 has its name as "is": a forward may ask whether key is query. One of an exported program has the dimensions
-that are dynamic there as "free".
+that are dynamic there as "free". A constant that was left out has the value of its "default".
 """
 
 from __future__ import annotations
@@ -49,7 +49,18 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
             first.setdefault(id(value), name)
     entries = [_describe(name, value, first.get(id(value), name)) for name, value in named.items()]
     free = _declared(model)
-    return [{**entry, "free": free[entry["name"]]} if free.get(entry["name"]) else entry for entry in entries]
+    given = [
+        {**entry, "free": free[entry["name"]]} if free.get(entry["name"]) else entry for entry in entries
+    ]
+    left_out = [each for each in signature.parameters.values() if each.name not in named]
+    return given + [
+        {"name": each.name, "default": each.default} for each in left_out if type(each.default) in _CONSTANTS
+    ]
+
+
+def defaults(call: Record) -> dict[str, Any]:
+    """The constants that were left out of a call, and the values that its forward gave them."""
+    return {argument["name"]: argument["default"] for argument in call if "default" in argument}
 
 
 def _declared(model: nn.Module) -> dict[str, list[int]]:
@@ -147,7 +158,7 @@ def example_call(model: nn.Module, shared: bool = False) -> dict[str, Any]:
             "freeze and save it again"
         )
     check(name, call)
-    made = {argument["name"]: _value(argument) for argument in call}
+    made = {argument["name"]: _value(argument) for argument in call if "default" not in argument}
     return {**made, **{name: made[first] for name, first in aliases(call).items()}} if shared else made
 
 

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from tbt_compile.adapters.call_record import aliases, call_by_name, example_call, free_dimensions, recorded
+from tbt_compile.adapters.call_record import (
+    aliases,
+    call_by_name,
+    defaults,
+    example_call,
+    free_dimensions,
+    recorded,
+)
 from tbt_compile.adapters.results import Layout, take_apart
 from tbt_compile.adapters.smallest_sizes import FAILS
 from tbt_compile.adapters.units import ExportUnits, bounded_unit, capture_unit, export_dynamic
@@ -85,7 +92,7 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
         "inputs": _inputs(unit.program, list(tensors)),
         "bounds": [bound.to_dict() for bound in unit.bounds],
         "returns": call.layout,
-        "constants": constants,
+        "constants": {**constants, **defaults(recorded(model) or [])},
         "shared": shared,
     }
     return ExportUnits(MODULE, (unit,), settings)

@@ -14,6 +14,8 @@ from tbt_compile.runtime.results import put_together
 from tbt_compile.size_bounds import SizeBound, broken
 from tbt_compile.storage import model_folder
 
+_NO_BOUND = np.iinfo(np.int64).max
+
 
 class CompiledModule(CompiledLibrary):
     """A plain module compiled to libraries, with its packed weights.
@@ -78,7 +80,9 @@ class CompiledModule(CompiledLibrary):
         accepted = [*names, *shared]
         signature = f"{name}({', '.join(names)})"
         if len(args) > len(accepted):
-            raise InputError(f"{signature} got {len(args)} positional arguments")
+            fixed = [f"{key!r} to {value!r}" for key, value in self.description["constants"].items()]
+            told = f"; fixed when it was prepared: {', '.join(fixed)}" if fixed else ""
+            raise InputError(f"{signature} got {len(args)} positional arguments{told}")
         given = dict(zip(accepted, args, strict=False))
         for key, value in kwargs.items():
             if key in self.description["constants"]:
@@ -137,16 +141,21 @@ def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Arr
             )
     below = argument.get("below")
     if below is not None and not argument["least"] <= array.min() <= array.max() < below:
-        raise InputError(
-            f"{name} holds {array.min()} to {array.max()}: expected indices from {argument['least']} to "
-            f"{below - 1}"
-        )
+        raise InputError(f"{name} holds {array.min()} to {array.max()}: expected {_indices(argument)}")
     cast = array.astype(dtype)
     if array.dtype.kind in "iu" and array.dtype != dtype and not np.array_equal(cast, array):
         raise InputError(
             f"{name} holds {array.dtype} numbers that {dtype} cannot: prepare the module with {array.dtype}"
         )
     return cast
+
+
+def _indices(argument: dict[str, Any]) -> str:
+    """The indices that an argument may hold, in words; a bound may be that of its dtype."""
+    least, most = argument["least"], argument["below"] - 1
+    if most >= _NO_BOUND - 1:
+        return f"indices of at least {least}"
+    return f"indices of at most {most}" if least <= -_NO_BOUND else f"indices from {least} to {most}"
 
 
 def _as_array(value: Any) -> Array:

@@ -172,14 +172,15 @@ def checked_batch(
         )
     attended = mask.astype(bool)
     masker = "input_ids without attention_mask" if attention_mask is None else "attention_mask"
+    text = "prompt" if padding == "left" else "source"
     excess = limits.excess(ids.shape[1], int(attended.sum(axis=1).max()))
     if excess is not None:
         raise GenerationError(
-            f"the source has {excess.tokens} tokens{excess.counting}, and the model has {excess.positions} "
+            f"the {text} has {excess.tokens} tokens{excess.counting}, and the model has {excess.positions} "
             "positions: truncate or split it"
         )
     if not attended.any(axis=1).all():
-        raise GenerationError(f"{masker} masks every token of a row: expected a 1 in every row")
+        raise GenerationError(f"{masker} masks every token of a {text}: expected a 1 in every row")
     if padding == "left" and not attended[:, -1].all():
         raise GenerationError(
             f"{masker} ends with padding, and new tokens follow the last column: pad shorter prompts on "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class Decides(nn.Module):
         return x * 2 if x.sum() > 0 else x
 
 
-def test_a_branch_on_values_is_named_in_one_sentence() -> None:
+def test_a_branch_on_values_is_named_in_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
     model = nn.Sequential(nn.Linear(4, 4), Decides())
     with pytest.raises(Exception, match="data-dependent") as caught:
         export_program(model, (torch.randn(3, 4),))
@@ -23,6 +25,27 @@ def test_a_branch_on_values_is_named_in_one_sentence() -> None:
     assert sentence.startswith("module '1' (Decides) (test_capture_errors.py:")
     assert "return x * 2 if x.sum() > 0 else x) goes one way or another by the values" in sentence
     assert "\n" not in sentence
+    assert capfd.readouterr() == ("", "")
+
+
+@dataclass
+class Result:
+    scores: Tensor
+
+
+class ReturnsAnObject(nn.Linear):
+    def forward(self, x: Tensor) -> Result:  # type: ignore[override]
+        return Result(super().forward(x))
+
+
+def test_a_result_of_a_plain_class_is_named() -> None:
+    model = ReturnsAnObject(4, 4)
+    with pytest.raises(Exception, match="not a known type") as caught:
+        export_program(model, (torch.randn(3, 4),))
+    assert explained(caught.value, model) == (
+        "its forward returns an object of the class Result: return tensors and constants in tuples, "
+        "NamedTuples, lists or dicts"
+    )
 
 
 def test_of_other_errors_the_first_line_is_left() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -191,9 +193,9 @@ def test_what_lower_will_refuse_is_in_the_plan(caplog: pytest.LogCaptureFixture)
     plan = tbt_compile.plan(Refused(), "2-2-2", inputs)
     starts = (
         "argument 'more' of Refused is a list: ",
-        "the forward changes the buffer 'calls' in place, but ",
-        "the model itself calls aten.dropout.default, which is random: ",
-        "the model itself calls aten.nonzero.default, which has no compiled form: ",
+        "the model itself changes 'calls' in every call (aten.add_.Tensor), and ",
+        "the model itself draws random numbers (aten.dropout.default), which ",
+        "the model itself makes a tensor whose size depends on values (aten.nonzero.default): ",
     )
     assert [reason[: len(start)] for reason, start in zip(plan.refused, starts, strict=True)] == [*starts]
     assert f"lower will refuse this model\n{plan.refused[0]}\n" in str(plan)
@@ -204,6 +206,27 @@ def test_what_lower_will_refuse_is_in_the_plan(caplog: pytest.LogCaptureFixture)
     model(*inputs)
     with pytest.raises(LoweringError, match="argument 'more' of Refused is a list"):
         tbt_compile.lower(model)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda y, x: y[y > 0], r"makes a tensor whose size depends on values \(aten.index.Tensor\)"),
+        (lambda y, x: y.masked_select(y > 0), r"whose size depends on values \(aten.masked_select.default\)"),
+        (lambda y, x: y.unique(), r"whose size depends on values \(aten._unique2.default\)"),
+        (lambda y, x: y * y.sum().item(), r"reads the value of a tensor as a .* \(aten.item.default\)"),
+        (lambda y, x: x.add_(1), r"changes an argument in place \(aten.add_.Tensor on 'x'\)"),
+    ],
+)
+def test_what_values_decide_and_what_is_changed_is_in_the_plan(
+    function: Callable[[Tensor, Tensor], Tensor], reason: str
+) -> None:
+    class Refusing(MLP):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(super().forward(x), x)
+
+    (found,) = tbt_compile.plan(Refusing(), "2-2-2", torch.randn(3, 8)).refused
+    assert re.search(rf"^the model itself .*{reason}", found)
 
 
 def test_nothing_speaks_against_ordinary_models() -> None:
