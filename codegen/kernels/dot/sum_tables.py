@@ -25,6 +25,10 @@ LARGEST = 255
 """The largest entry of a table."""
 
 
+Place = Callable[[Expr, Expr], Expr]
+"""`place(vector, size)`: the step of a vector whose activations have the sum of magnitudes `size`, uint16."""
+
+
 @dataclass(frozen=True)
 class Steps:
     """Consecutive steps of a row.
@@ -85,29 +89,47 @@ class SumTables:
         """Quantize one row and fill its tables."""
         self.rows.pack(row, load)
         magnitudes = emit.Register("magnitudes", "int32", 1, T.int32(0))
-        steps = emit.Register("step", "int64", 1, T.int64(self.vectors))
-        with emit.loop("vector", self.vectors) as vector:
+        extra = emit.Register("extra", "int64", 1, T.int64(self.vectors))
+
+        def fill(vector: Expr, place: Place) -> None:
             codes = emit.let(emit.load(self.rows.codes, row, vector * self._size, lanes=self._size))
             pairs = _pair_sums(emit.cast(self._magnitudes(codes), "uint16", self._size), self._size)
             groups = _pair_sums(pairs, self._size // 2)
-            magnitudes.add(T.cast(emit.reduce_lanes(groups, self.count, lambda a, b: a + b), "int32"))
+            size = emit.let(emit.reduce_lanes(groups, self.count, lambda a, b: a + b))
+            magnitudes.add(T.cast(size, "int32"))
             parts = self._parts(_largest(pairs, self._size // 2), _largest(groups, self.count))
-            with emit.loop("part", parts) as part:
-                first = emit.let(part == 0)
-                step = emit.let(T.Select(first, T.cast(vector, "int64"), steps.get()))
+            own = T.cast(place(vector, size), "int64")
+            octets = T.reinterpret(emit.vector("uint8", self._size), codes)
+
+            def store(step: Expr, chosen: Expr) -> None:
                 emit.store(self.vector_of, vector, row, step)
-                for index in range(GROUP):
-                    selected = T.int64(index) * parts // GROUP == part
-                    emit.store(self._selected, T.Select(selected, T.uint8(LARGEST), T.uint8(0)), index)
-                selected = emit.let(emit.load(self._selected, 0, lanes=GROUP))
-                octets = T.reinterpret(emit.vector("uint8", self._size), codes)
-                chosen = octets & emit.concat([selected] * self.count, GROUP)
-                emit.store(
-                    self.tables, self._table(emit.let(chosen)), row, step, 0, lanes=self.count * COLUMNS
-                )
-                steps.add(T.Select(first, T.int64(0), T.int64(1)))
-        emit.store(self.steps, steps.get(), row)
+                emit.store(self.tables, self._table(chosen), row, step, 0, lanes=self.count * COLUMNS)
+
+            def several() -> None:
+                with emit.loop("part", parts) as part:
+                    first = emit.let(part == 0)
+                    step = emit.let(T.Select(first, own, extra.get()))
+                    store(step, emit.let(octets & self._members(part, parts)))
+                    extra.add(T.Select(first, T.int64(0), T.int64(1)))
+
+            emit.branch(parts == 1, lambda: store(own, emit.let(octets)), several)
+
+        self._fill_row(row, fill)
+        emit.store(self.steps, extra.get(), row)
         emit.store(self.base, self._base(row, magnitudes.get()), row)
+
+    def _fill_row(self, _row: Expr, fill: Callable[[Expr, Place], None]) -> None:
+        """Fill the tables of every vector."""
+        with emit.loop("vector", self.vectors) as vector:
+            fill(vector, lambda vector, _: vector)
+
+    def _members(self, part: Expr, parts: Expr) -> Expr:
+        """A mask of the bytes of the activations that belong to a part."""
+        for index in range(GROUP):
+            selected = T.int64(index) * parts // GROUP == part
+            emit.store(self._selected, T.Select(selected, T.uint8(LARGEST), T.uint8(0)), index)
+        mask = emit.let(emit.load(self._selected, 0, lanes=GROUP))
+        return emit.concat([mask] * self.count, GROUP)
 
     def runs(self, row: Expr, limit: int, run: Callable[[Sequence[Steps]], None]) -> None:
         """Emit the steps of a row in runs that narrow sums can hold.
