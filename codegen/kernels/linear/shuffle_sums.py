@@ -23,7 +23,7 @@ from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dot.paired_tables import RUN, PairedTables
 from tbt_compile.codegen.kernels.dot.weight_planes import flat, words_per_block
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.linear.lut_gemm import byte_shuffle
+from tbt_compile.codegen.kernels.dsl.x86 import byte_shuffle, multiply_bytes
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
@@ -225,5 +225,4 @@ def _zeros(name: str, dtype: str) -> emit.Register:
 def _odd_octets(octets: Expr) -> Expr:
     """The odd bytes as 16-bit lanes. Shifts use the ports of the shuffles on Zen; VPMADDUBSW does not."""
     ones = T.reinterpret(f"int8x{BLOCK}", emit.splat(T.int16(0x0100), _HALF))
-    sums = T.call_llvm_pure_intrin(f"int16x{_HALF}", "llvm.x86.avx2.pmadd.ub.sw", octets, ones)
-    return T.reinterpret(f"uint16x{_HALF}", sums)
+    return T.reinterpret(f"uint16x{_HALF}", multiply_bytes(octets, ones, BLOCK))
