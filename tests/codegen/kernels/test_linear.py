@@ -115,7 +115,7 @@ def test_sums_of_small_and_large_codes(
     n, k = 40, 1100
     spec = LinearSpec(n, k, activation, weight, False, False, isa_of(cpu))
     rng = np.random.default_rng(seed)
-    x = floats(seed, rows, k) * rng.choice([0.05, 0.5, 1.0, 20.0], (rows, k))
+    x = floats(seed, rows, k) * rng.choice(np.float32([0.05, 0.5, 1.0, 20.0]), (rows, k))
     x[:, rng.integers(0, k, 3)] = 40.0
     x[0] = np.sign(x[0]) * 3
     check(spec, cpu, x, codes(seed, weight, n, k), seed)
