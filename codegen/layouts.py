@@ -42,12 +42,14 @@ class Layout(Enum):
         PLANES: interleaved bit-planes.
         PAIRS: interleaved 2-bit codes, see `pair`; for ternary weights in byte dot products.
         QUARTERS: planes interleaved by 16 bits, with several blocks in a group, see `by_quarters`; for
-            weights that index LUTs of sums.
+            weights that index LUTs of sums by TBL.
+        OCTETS: planes interleaved by 8 bits, see `by_octets`; for weights that index LUTs of sums by VPSHUFB.
     """
 
     PLANES = "planes"
     PAIRS = "pairs"
     QUARTERS = "quarters"
+    OCTETS = "octets"
 
 
 def words_for(length: int) -> int:
@@ -175,6 +177,16 @@ def quarter_group(planes: int) -> int:
     return PLANES_PER_GROUP // planes
 
 
+def by_octets(weights: Words) -> Words:
+    """Reorder interleaved weights by bytes: the first byte of every plane and column, then the next byte.
+
+    A vector of 32 bytes then has the same byte of the columns of a block. Dimensions, outermost first, are
+    blocks, words, bytes, planes and columns.
+    """
+    octets = weights.astype("<u8", copy=False).view(np.uint8).reshape(*weights.shape, 8)
+    return aligned_copy(octets.transpose(0, 1, 4, 2, 3)).view("<u8").reshape(weights.shape)
+
+
 def arrange(planes: Words, layout: Layout, isa: Isa) -> Words:
     """Arrange weight planes in the layout that a kernel reads.
 
@@ -187,7 +199,9 @@ def arrange(planes: Words, layout: Layout, isa: Isa) -> Words:
         uint64 [ceil(N / block), W, P, block], aligned.
     """
     weights = interleave(pair(planes) if layout is Layout.PAIRS else planes, isa)
-    return by_quarters(weights) if layout is Layout.QUARTERS else weights
+    if layout is Layout.QUARTERS:
+        return by_quarters(weights)
+    return by_octets(weights) if layout is Layout.OCTETS else weights
 
 
 def deinterleave(weights: Words, rows: int) -> Words:

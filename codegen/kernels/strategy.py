@@ -49,6 +49,7 @@ class Kernel(Enum):
     CARRY_SAVE = "carry-save popcount"  # the same, with dot/carry_save.py
     LUT_GEMM = "LUT GEMM"  # linear/lut_gemm.py
     LUT_SUMS = "LUT sums"  # linear/lut_sums.py
+    SHUFFLE_SUMS = "shuffle sums"  # linear/shuffle_sums.py
     PACKED_DOT = "packed dot"  # linear/packed_dot.py
     UNPACKED_DOT = "unpacked dot"  # linear/unpacked_dot.py
     INT8_GEMV = "int8 GEMV"  # linear/int8.py, attention/int8.py
@@ -163,6 +164,15 @@ LINEAR = (
         gemm=Kernel.LUT_SUMS,
         layout=Layout.QUARTERS,
         why="no byte dot product: one TBL looks up 16 byte sums of four activations each",
+    ),
+    Strategy(
+        x=BYTES,
+        w=(Encoding.BINARY, Encoding.TERNARY),
+        needs=("avx2",),
+        gemv=Kernel.SHUFFLE_SUMS,
+        gemm=Kernel.SHUFFLE_SUMS,
+        layout=Layout.OCTETS,
+        why="no byte dot product: one VPSHUFB looks up 32 byte sums of four activations each",
     ),
     Strategy(
         x=BYTES,

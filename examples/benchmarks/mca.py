@@ -171,7 +171,7 @@ def quantized(pair: str, spec: TargetSpec) -> InnerLoop:
     layer = case.spec(isa)
     function, chosen = linear(layer), layer.strategy.gemm
     if chosen is Kernel.LUT_SUMS:
-        macs = quarter_group(case.weight.planes) * isa.block * lut_sums.VECTOR
+        macs = quarter_group(case.weight.planes) * isa.block * 8 * lut_sums.OCTETS
         return InnerLoop(pair, function, "tbl", 2 * PLANES_PER_GROUP, macs, lut_sums.STEPS_BEFORE_WIDENING)
     if case.activation.dynamic:
         dot = isa.dot == "dotprod"

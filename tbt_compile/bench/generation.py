@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from tbt_compile.bench.conditions import conditions
-from tbt_compile.bench.engines import ENGINES, get_engine
+from tbt_compile.bench.engines import engines_for, get_engine
 from tbt_compile.bench.job import Job, Row
 from tbt_compile.bench.model_shapes import get_shape
 from tbt_compile.bench.worker_process import Worker, build
@@ -71,11 +71,13 @@ class BenchSettings:
         for name in ("threads", "source_length", "new_tokens", "batch", "beams", "repeats"):
             if getattr(self, name) < 1:
                 raise TbtError(f"{name} must be at least 1, not {getattr(self, name)}")
-        # The decoder reads the start token and `new_tokens` tokens to generate one more.
-        for name, positions in (("source_length", 0), ("new_tokens", 1)):
+        # The decoder reads the start token, or the prompt, and `new_tokens` tokens to generate one more.
+        before = self.source_length if shape.decoder_only else 1
+        for name, positions in (("source_length", 0), ("new_tokens", before)):
             if getattr(self, name) + positions > shape.positions:
+                after = f" after a prompt of {before}" if positions > 1 else ""
                 raise TbtError(
-                    f"{name} {getattr(self, name)} is too long for shape {self.shape!r}, which has "
+                    f"{name} {getattr(self, name)}{after} is too long for shape {self.shape!r}, which has "
                     f"{shape.positions} positions"
                 )
         if not 0 <= self.shortlist <= shape.vocab_size:
@@ -105,7 +107,7 @@ def run(settings: BenchSettings, progress: Progress = lambda _text, _share: None
         ready: list[tuple[Row, Worker]] = []
         jobs = jobs_of(settings, Path(folder))
         for index, job in enumerate(jobs):
-            row = Row(job.name, skipped=get_engine(job.engine).available())
+            row = Row(job.name, skipped=get_engine(job.engine).available(job))
             rows.append(row)
             if row.skipped:
                 continue
@@ -118,7 +120,10 @@ def run(settings: BenchSettings, progress: Progress = lambda _text, _share: None
 
 def jobs_of(settings: BenchSettings, folder: Path) -> list[Job]:
     """The jobs of all rows, each with a subfolder of `folder`, which may exist from an earlier call."""
-    chosen = [(engine, "", 0) for engine in ENGINES if engine != "tbt"] if settings.peers else []
+    peers = (
+        [name for name in engines_for(get_shape(settings.shape)) if name != "tbt"] if settings.peers else []
+    )
+    chosen = [(engine, "", 0) for engine in peers]
     counts = [0, settings.shortlist] if settings.shortlist else [0]
     chosen += [("tbt", recipe, count) for recipe in settings.recipes for count in counts]
     jobs = []

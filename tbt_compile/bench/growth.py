@@ -100,7 +100,7 @@ def _measure(point: BenchSettings, jobs: Sequence[Job], built: set[str], progres
     ready: list[tuple[Row, Worker]] = []
     with ExitStack() as workers:
         for job in jobs:
-            row = Row(job.name, skipped=get_engine(job.engine).available())
+            row = Row(job.name, skipped=get_engine(job.engine).available(job))
             rows.append(row)
             if row.skipped:
                 continue

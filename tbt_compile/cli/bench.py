@@ -23,7 +23,12 @@ def bench() -> None:
 
 @app.command()
 def generate(
-    shape: Annotated[str, typer.Option(help="Model shape: tiny, bart-base or mbart-large.")] = "bart-base",
+    shape: Annotated[
+        str,
+        typer.Option(
+            help="Model shape: tiny, bart-base, mbart-large; without encoder llama-134m, llama-1b, bitnet-2b."
+        ),
+    ] = "bart-base",
     recipe: Annotated[
         str, typer.Option(help="Recipes to measure, comma-separated; '' measures only the other engines.")
     ] = "1-1-1,2-2-2,2-2-8",
@@ -51,11 +56,12 @@ def generate(
 ) -> None:
     """Generate text with random weights and compare engines.
 
-    Every engine runs in a separate process, and the processes take turns. *encoder* is the time to the first
-    token minus one decoding step; *ms/token* is a decoding step of the whole batch; *tokens/s* is its
-    throughput; *RAM* is the peak memory of the process during generation, libraries included; *vs. int8* is
-    the speedup per token over the fastest other int8 engine. For beam search the PyTorch engines run
-    `model.generate` of transformers, which adds one to two milliseconds per token.
+    Every engine runs in a separate process, and the processes take turns. *encoder* (*prompt* for shapes
+    without encoder) is the time to the first token minus one decoding step; *ms/token* is a decoding step of
+    the whole batch; *tokens/s* is its throughput; *RAM* is the peak memory of the process during generation,
+    libraries included; *vs. int8* is the speedup per token over the fastest other int8 engine. For beam
+    search the PyTorch engines run `model.generate` of transformers, which adds one to two milliseconds per
+    token.
 
     Examples:
 
@@ -117,6 +123,7 @@ def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from tbt_compile.bench.generation import best_int8_peer
+    from tbt_compile.bench.model_shapes import get_shape
 
     settings, machine = result["settings"], result["conditions"]
     best = best_int8_peer(result["rows"])
@@ -126,7 +133,8 @@ def _show(result: dict[str, Any]) -> None:
         f"{machine['load_average']}, " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items()),
     )
     table.add_column("engine", no_wrap=True)
-    for heading in ("encoder ms", "ms/token", "tokens/s", "disk MiB", "RAM MiB", "vs. int8"):
+    first = "prompt ms" if get_shape(settings["shape"]).decoder_only else "encoder ms"
+    for heading in (first, "ms/token", "tokens/s", "disk MiB", "RAM MiB", "vs. int8"):
         table.add_column(heading, justify="right")
     for row in result["rows"]:
         if row["skipped"]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tbt_compile.bench import generation, worker_process
-from tbt_compile.bench.engines import ENGINES, get_engine
+from tbt_compile.bench.engines import ENGINES, engines_for, get_engine
 from tbt_compile.bench.generation import BenchSettings, best_int8_peer
 from tbt_compile.bench.job import Job
 from tbt_compile.bench.model_shapes import SHAPES, get_shape, source_ids
@@ -41,14 +41,15 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     built: list[str] = []
     monkeypatch.setattr(generation, "Worker", FakeWorker)
     monkeypatch.setattr(generation, "build", lambda job: built.append(job.engine))
-    monkeypatch.setattr("tbt_compile.bench.engines.ctranslate.available", lambda: "")
+    monkeypatch.setattr("tbt_compile.bench.engines.ctranslate.available", lambda _job: "")
     return built
 
 
 def test_figures_follow_from_two_lengths(fake: list[str]) -> None:
     rows = generation.run(SMALL)["rows"]
-    assert [row["name"] for row in rows] == [*list(ENGINES)[:-1], "tbt 2-2-2"]
-    assert fake == list(ENGINES)
+    engines = engines_for(get_shape("tiny"))
+    assert [row["name"] for row in rows] == [*engines[:-1], "tbt 2-2-2"]
+    assert fake == engines
     for row in rows:
         assert row["encoder_ms"] == pytest.approx(90)
         assert row["token_ms"] == pytest.approx(10)

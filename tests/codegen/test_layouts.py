@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kernel_tools import SEEDS, codes
 
 from tbt_compile.codegen.layouts import (
+    by_octets,
     by_quarters,
     deinterleave,
     interleave,
@@ -92,6 +93,27 @@ def test_quarters_hold_the_same_elements_of_neighbouring_columns(
     quarter = group[k // 64, k % 64 // 16, column // 8 - first, :, column % 8]
     np.testing.assert_array_equal(
         quarter >> k % 16 & 1, planes[column, :, k // 64] >> np.uint64(k % 64) & np.uint64(1)
+    )
+
+
+@given(
+    seed=SEEDS,
+    encoding=st.sampled_from((Encoding.BINARY, Encoding.TERNARY)),
+    rows=st.integers(1, 150),
+    length=st.integers(1, 150),
+)
+def test_octets_hold_the_same_elements_of_the_columns_of_a_block(
+    seed: int, encoding: Encoding, rows: int, length: int
+) -> None:
+    isa = Isa.from_features("any", {"avx2"})
+    planes = pack_planes(codes(seed, encoding, rows, length), encoding)
+    weights = by_octets(interleave(planes, isa))
+    column, k = rows - 1, length - 1
+    blocks, words, count, block = weights.shape
+    octets = weights.view(np.uint8).reshape(blocks, words, 8, count, block)
+    octet = octets[column // block, k // 64, k % 64 // 8, :, column % block]
+    np.testing.assert_array_equal(
+        octet >> k % 8 & 1, planes[column, :, k // 64] >> np.uint64(k % 64) & np.uint64(1)
     )
 
 

@@ -53,7 +53,8 @@ class Int8GemvScores:
             at = (*self.head, t)
             scale = _stored_scale(self.k, self.spec, *at)
             with emit.loop("row", count) as row:
-                total = self.rows.dot(row, lambda d, lanes: _codes(self.k, self.spec.right, lanes, *at, d))
+                keys = self.spec.right
+                total = self.rows.dot(row, lambda d, lanes: _codes(self.k, keys, lanes, *at, d), keys)
                 store(row, t, 1, T.cast(total, "float32") * (self.rows.scales[row] * scale))
 
 
@@ -178,7 +179,8 @@ class Int8Outputs:
             zero = emit.splat(T.float32(0), lanes)
             totals = [emit.Register("total", "float32", lanes, zero) for _ in range(height)]
             with emit.loop("t", self.tokens) as t:
-                codes = emit.cast(_codes(self.v, self.spec.right, lanes, *self.head, t, d), "float32", lanes)
+                codes = _codes(self.v, self.spec.right, lanes, *self.head, t, d)
+                codes = emit.cast(emit.cast(codes, "int32", lanes), "float32", lanes)
                 value = emit.let(emit.splat(_stored_scale(self.v, self.spec, *self.head, t), lanes) * codes)
                 for r, total in enumerate(totals):
                     total.add(emit.splat(self.weights[start + r, t], lanes) * value)
@@ -191,7 +193,7 @@ class Int8Outputs:
 
 def _codes(rows: Buffer, encoding: Encoding, lanes: int, *at: Expr) -> Expr:
     stored = emit.load(rows, *at, lanes=lanes)
-    return emit.cast(T.reinterpret(emit.vector(code_type(encoding), lanes), stored), "int32", lanes)
+    return T.reinterpret(emit.vector(code_type(encoding), lanes), stored)
 
 
 def _stored_scale(rows: Buffer, spec: AttentionSpec, *at: Expr) -> Expr:

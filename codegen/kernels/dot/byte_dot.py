@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.x86 import multiply_bytes, multiply_signed_bytes
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, T
 from tbt_compile.encoding import Encoding
@@ -34,8 +35,14 @@ class ByteDot:
 
     @property
     def instruction(self) -> str:
-        """The instruction that multiplies. VPMADDUBSW, with 16-bit sums, overflows on 8-bit weights."""
-        return "none" if self.int8_weights and self.isa.dot == "maddubs" else self.isa.dot
+        """The instruction that multiplies: `Isa.dot`, but for 8-bit weights.
+
+        There the sums of VPMADDUBSW overflow for UINT8, and fit 16 bits for INT8 if the signs are moved to
+        the weights ("signed maddubs", AVX2 only).
+        """
+        if not self.int8_weights or self.isa.dot != "maddubs":
+            return self.isa.dot
+        return "signed maddubs" if self.x is Encoding.INT8 and self.isa.vector_bits == 256 else "none"
 
     @property
     def offset(self) -> int:
@@ -45,7 +52,7 @@ class ByteDot:
     @property
     def biased(self) -> bool:
         """Whether weights are stored unsigned, as w + offset."""
-        if self.int8_weights and self.instruction == "none":
+        if self.int8_weights and self.instruction in ("none", "signed maddubs"):
             return False
         x86 = self.instruction in ("vnni", "maddubs")
         return x86 == (self.x is Encoding.INT8)
@@ -62,7 +69,7 @@ class ByteDot:
         A step adds at most 2 * 2 * 127 or 2 * 255 to an int16 (maddubs), else 127 to an int16 or 2 * 255 to
         a uint16. With 8-bit weights a step adds at most 127 * 127 or 255 * 127 to an int16.
         """
-        if self.instruction in ("vnni", "dotprod"):
+        if self.instruction in ("vnni", "dotprod", "signed maddubs"):
             return None
         if self.int8_weights:
             return 2 if self.x is Encoding.INT8 else 1
@@ -103,11 +110,11 @@ class Accumulator:
         elif dot == "dotprod":
             name = "llvm.aarch64.neon.udot" if self.how.biased else "llvm.aarch64.neon.sdot"
             self.total.set(self._intrinsic("int32", self.lanes, name, self.total.get(), weights, codes))
+        elif dot == "signed maddubs":
+            self.total.add(multiply_signed_bytes(codes, weights))
         elif dot == "maddubs":
-            wide = self.how.isa.vector_bits == 512
-            name = "llvm.x86.avx512.pmaddubs.w.512" if wide else "llvm.x86.avx2.pmadd.ub.sw"
             assert self.narrow is not None
-            self.narrow.add(self._intrinsic("int16", self.narrow_lanes, name, unsigned, signed))
+            self.narrow.add(multiply_bytes(unsigned, signed, count))
         else:
             assert self.narrow is not None
             product = emit.cast(weights, self.narrow_type, count) * emit.cast(codes, self.narrow_type, count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tbt_compile.codegen.kernels.dot.quantize import code_bytes, row_scale
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
+from tbt_compile.codegen.kernels.dsl.x86 import multiply_signed_bytes
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
@@ -63,17 +64,33 @@ class ByteRows:
 
     def total(self, row: Expr) -> Expr:
         """The sum of the codes of a row, int32."""
-        return self.dot(row, lambda _, lanes: emit.splat(T.int32(1), lanes))
+        return self.dot(row, lambda _, lanes: emit.splat(T.int8(1), lanes), Encoding.INT8)
 
-    def dot(self, row: Expr, other: emit.Load) -> Expr:
-        """The exact int32 dot product of a row with the codes that `other(k, lanes)` loads as int32 lanes."""
+    def dot(self, row: Expr, other: emit.Load, encoding: Encoding) -> Expr:
+        """The exact dot product of a row with other codes.
+
+        Args:
+            row: index of the row.
+            other: `other(k, lanes)` loads the other codes, int8 or uint8.
+            encoding: of the other codes, INT8 or UINT8.
+
+        Returns:
+            int32.
+        """
+        signed = self.encoding is encoding is Encoding.INT8
+        bytewise = signed and self.isa.has("avx2") and self.isa.vector_bits == 256
         lanes = self.isa.float_lanes
+        size = lanes * (4 if bytewise else 1)
         sums = emit.Register("sums", "int32", lanes, emit.splat(T.int32(0), lanes))
         rest = emit.Register("rest", "int32", 1, T.int32(0))
 
         def step(k: Expr, count: int) -> None:
-            own = emit.cast(emit.load(self.codes, row, k, lanes=count), "int32", count)
-            (sums if count == lanes else rest).add(own * other(k, count))
+            own, theirs = emit.load(self.codes, row, k, lanes=count), other(k, count)
+            if bytewise and count == size:
+                sums.add(multiply_signed_bytes(emit.let(own), emit.let(theirs)))
+                return
+            products = emit.cast(own, "int32", count) * emit.cast(theirs, "int32", count)
+            (sums if count == size else rest).add(products)
 
-        for_lanes(self.length, lanes, step)
+        for_lanes(self.length, size, step)
         return emit.let(emit.reduce_lanes(sums.get(), lanes, lambda a, b: a + b) + rest.get())

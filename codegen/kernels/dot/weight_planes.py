@@ -34,6 +34,8 @@ def load_word(weights: Buffer, layout: Layout, column: Expr, word: Expr, plane: 
     """
     size = weights.shape[-1].value
     block, lane = column // size, column % size
+    if layout is Layout.OCTETS:
+        return _word_of_octets(weights, block, word, plane, lane)
     if layout is not Layout.QUARTERS:
         return weights[block, word, plane, lane]
     blocks, _, planes, _ = (extent.value for extent in weights.shape)
@@ -44,18 +46,34 @@ def load_word(weights: Buffer, layout: Layout, column: Expr, word: Expr, plane: 
     shift = T.cast(lane % 4 * 16, "uint64")
     for quarter in range(4):
         piece = (word * 4 + quarter) * pieces + (block - first) * planes + plane
-        bits = quarter_words(weights)[quarter_start(weights, first) + piece * 2 + lane // 4] >> shift
+        bits = flat(weights)[quarter_start(weights, first) + piece * 2 + lane // 4] >> shift
         result = result | ((bits & T.uint64(0xFFFF)) << T.uint64(16 * quarter))
     return result
 
 
-def quarter_words(weights: Buffer) -> Buffer:
-    """A flat view of weights in `Layout.QUARTERS`."""
+def _word_of_octets(weights: Buffer, block: Expr, word: Expr, plane: int, lane: Expr) -> Expr:
+    _, words, planes, size = (extent.value for extent in weights.shape)
+    shift = T.cast(lane % 8 * 8, "uint64")
+    result: Expr = T.uint64(0)
+    for octet in range(8):
+        piece = ((block * words + word) * 8 + octet) * planes + plane
+        bits = flat(weights)[piece * (size // 8) + lane // 8] >> shift
+        result = result | ((bits & T.uint64(0xFF)) << T.uint64(8 * octet))
+    return result
+
+
+def flat(weights: Buffer) -> Buffer:
+    """A view of all words in memory order, for the layouts that are not arrays of words of columns."""
     return T.decl_buffer(
         (reduce(mul, (extent.value for extent in weights.shape)),), weights.dtype, data=weights.data
     )
 
 
+def words_per_block(weights: Buffer) -> int:
+    """The number of words of a block."""
+    return reduce(mul, (extent.value for extent in weights.shape[1:]))
+
+
 def quarter_start(weights: Buffer, block: Expr) -> Expr:
-    """The index of the first word of the group that begins with `block`."""
-    return block * reduce(mul, (extent.value for extent in weights.shape[1:]))
+    """The index of the first word of the group that begins with `block`, in `Layout.QUARTERS`."""
+    return block * words_per_block(weights)

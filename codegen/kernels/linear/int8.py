@@ -16,6 +16,7 @@ from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
 from tbt_compile.codegen.kernels.strategy import GEMM_FROM
 from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
+from tbt_compile.encoding import Encoding
 
 
 class Int8Gemv:
@@ -48,10 +49,10 @@ class Int8Gemv:
         with emit.loop("column", T.min(T.int64(size), self.spec.n - first)) as column:
 
             def weights(k: Expr, lanes: int) -> Expr:
-                return emit.cast(emit.load(w, first + column, k, lanes=lanes), "int32", lanes)
+                return emit.load(w, first + column, k, lanes=lanes)
 
             with emit.loop("row", count) as row:
-                total = self.rows.dot(row, weights)
+                total = self.rows.dot(row, weights, Encoding.INT8)
                 epilogue(row, column, 1, emit.let(total), emit.let(self.rows.scales[row]))
 
 

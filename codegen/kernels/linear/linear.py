@@ -19,6 +19,7 @@ from tbt_compile.codegen.kernels.linear.lut_gemm import LutGemm
 from tbt_compile.codegen.kernels.linear.lut_sums import LutSums
 from tbt_compile.codegen.kernels.linear.packed_dot import PackedDot
 from tbt_compile.codegen.kernels.linear.popcount_gemm import PopcountGemm
+from tbt_compile.codegen.kernels.linear.shuffle_sums import ShuffleSums
 from tbt_compile.codegen.kernels.linear.spec import CHUNK_ROWS, LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
 from tbt_compile.codegen.kernels.strategy import Kernel
@@ -64,6 +65,7 @@ IMPLEMENTATIONS: dict[Kernel, type[ChunkProduct]] = {
     Kernel.CARRY_SAVE: PopcountGemm,
     Kernel.LUT_GEMM: LutGemm,
     Kernel.LUT_SUMS: LutSums,
+    Kernel.SHUFFLE_SUMS: ShuffleSums,
     Kernel.PACKED_DOT: PackedDot,
     Kernel.UNPACKED_DOT: UnpackedDot,
     Kernel.INT8_GEMV: Int8Gemv,

@@ -18,6 +18,7 @@ from tbt_compile.codegen.kernels.dot.lut_tables import COLUMNS, ENTRY, ProductTa
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue, PackedRows
 from tbt_compile.codegen.kernels.dot.register_tile import tile_key
 from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.x86 import byte_shuffle
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
@@ -186,21 +187,6 @@ def load_entry(table: Buffer, offset: Expr, octets: int) -> Expr:
     """
     entry = emit.let(emit.load(table, T.cast(offset, "int64"), lanes=ENTRY))
     return emit.concat([entry] * (octets // ENTRY), ENTRY)
-
-
-def byte_shuffle(entries: Expr, weights: Expr, octets: int) -> Expr:
-    """VPSHUFB: look up 16 bytes in each 128-bit lane.
-
-    Args:
-        entries: uint8, a table of 16 bytes in each 128-bit lane.
-        weights: uint8, the indices 0 .. 15 into the table of the same lane.
-        octets: bytes of the vectors, 32 or 64.
-
-    Returns:
-        uint8, a vector of `octets`.
-    """
-    name = "llvm.x86.avx512.pshuf.b.512" if octets == 64 else "llvm.x86.avx2.pshuf.b"
-    return T.call_llvm_pure_intrin(f"uint8x{octets}", name, entries, weights)
 
 
 def _groups(octets: Sequence[Expr]) -> list[tuple[Expr, Expr]]:

@@ -9,7 +9,7 @@ from tbt_compile.bench.job import Job
 from tbt_compile.bench.model_shapes import get_shape, padded, random_model, source_ids, source_texts
 
 
-def available() -> str:
+def available(_job: Job) -> str:
     """Always available."""
     return ""
 
@@ -26,7 +26,8 @@ def build(job: Job) -> None:
     model.train()
     with torch.no_grad():
         # The first batch initializes the activation scales.
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=ids)
+        decoder = {} if shape.decoder_only else {"decoder_input_ids": ids}
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder)
     frozen = tbt_compile.freeze(model.eval())
     count = job.shortlist
     shortlist = [index * shape.vocab_size // count for index in range(count)] if count else None
@@ -50,8 +51,10 @@ class CompiledRunner:
         folder = folder_of(job)
         self.size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         self.model = tbt_compile.load(folder, num_threads=job.threads)
-        texts = source_texts(get_shape(job.shape), job.source_length, job.batch, job.mixed)
-        self.ids, self.mask = (np.array(rows, dtype=np.int64) for rows in padded(texts))
+        shape = get_shape(job.shape)
+        texts = source_texts(shape, job.source_length, job.batch, job.mixed)
+        self.ids, self.mask = (np.array(rows, dtype=np.int64) for rows in padded(texts, shape.decoder_only))
+        self.before = self.ids.shape[1] if shape.decoder_only else 1
         self.beams = job.beams
 
     def generate(self, count: int) -> None:
@@ -63,7 +66,7 @@ class CompiledRunner:
             max_new_tokens=count,
             min_new_tokens=count,
         )
-        check_counts([len(row) - 1 for row in made], len(self.ids), count)
+        check_counts([len(row) - self.before for row in made], len(self.ids), count)
 
 
 def folder_of(job: Job) -> Path:

@@ -11,7 +11,7 @@ from tbt_compile.bench.job import Job
 from tbt_compile.bench.model_shapes import Shape, get_shape, random_model, source_texts
 
 
-def available() -> str:
+def available(_job: Job) -> str:
     """The reason that the engine cannot run: ctranslate2, an optional dependency, is missing."""
     found = importlib.util.find_spec("ctranslate2") is not None
     return "" if found else "ctranslate2 is not installed; pip install 'tbt-compile[bench]' brings it"

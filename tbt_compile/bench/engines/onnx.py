@@ -27,7 +27,7 @@ _OPSET = 18
 _BATCH, _SOURCE, _PAST = 2, 9, 3
 
 
-def available() -> str:
+def available(_job: Job) -> str:
     """The reason that the engine cannot run: optional dependencies are missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:

@@ -9,7 +9,7 @@ from tbt_compile.bench.job import Job
 from tbt_compile.bench.model_shapes import get_shape, padded, random_model, source_texts
 
 
-def available() -> str:
+def available(_job: Job) -> str:
     """Always available: benchmarks need PyTorch anyway."""
     return ""
 
@@ -37,8 +37,10 @@ class TorchRunner:
         torch.set_num_threads(job.threads)
         self.model = model
         self.size_bytes = size_bytes
-        texts = source_texts(get_shape(job.shape), job.source_length, job.batch, job.mixed)
-        self.ids, self.mask = map(torch.tensor, padded(texts))
+        shape = get_shape(job.shape)
+        texts = source_texts(shape, job.source_length, job.batch, job.mixed)
+        self.ids, self.mask = map(torch.tensor, padded(texts, shape.decoder_only))
+        self.decoder_only = shape.decoder_only
         self.beams = job.beams
 
     def generate(self, count: int) -> None:
@@ -48,6 +50,9 @@ class TorchRunner:
         with torch.inference_mode():
             if self.beams > 1:
                 self._search(count)
+                return
+            if self.decoder_only:
+                self._continue(count)
                 return
             encoded = self.model.get_encoder()(input_ids=self.ids, attention_mask=self.mask)
             token = torch.full((len(self.ids), 1), self.model.config.decoder_start_token_id)
@@ -63,6 +68,24 @@ class TorchRunner:
                 cache = step.past_key_values
                 token = step.logits[:, -1:].argmax(-1)
 
+    def _continue(self, count: int) -> None:
+        import torch
+
+        mask, token, cache = self.mask, self.ids, None
+        for _ in range(count):
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -token.shape[1] :]
+            step = self.model(
+                input_ids=token,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = step.past_key_values
+            token = step.logits[:, -1:].argmax(-1)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+
     def _search(self, count: int) -> None:
         made = self.model.generate(
             self.ids,
@@ -72,4 +95,5 @@ class TorchRunner:
             min_new_tokens=count,
             max_new_tokens=count,
         )
-        check_counts([len(row) - 1 for row in made], len(self.ids), count)
+        before = self.ids.shape[1] if self.decoder_only else 1
+        check_counts([len(row) - before for row in made], len(self.ids), count)

@@ -36,7 +36,7 @@ def kernels(cpu: str) -> dict[str, PrimFunc]:
     [
         ("znver5", r"vpopcntq\s+%zmm", r"vpdpbusd\s+.*%zmm", r"\bcnt\b"),
         ("icelake-server", r"vpopcntq\s+%zmm", r"vpdpbusd\s+.*%zmm", r"\bcnt\b"),
-        ("skylake-avx512", r"vpshufb\s+%zmm", r"vpmaddubsw\s+.*%zmm", r"vpopcntq|vpdpbusd"),
+        ("skylake-avx512", r"vpshufb\s+%zmm", r"vpmaddubsw\s+.*%ymm", r"vpopcntq|vpdpbusd"),
         ("haswell", r"vpshufb\s+%ymm", r"vpmaddubsw\s+.*%ymm", r"%zmm|vpopcnt"),
         ("cortex-a72", r"cnt\s+v\d+\.16b", r"\btbl\b", r"[us]dot\s|%ymm|ptrue"),
         ("neoverse-n1", r"cnt\s+v\d+\.16b", r"[us]dot\s", r"%ymm|ptrue"),

@@ -103,6 +103,24 @@ def test_bytes_times_bytes(activation: Encoding, seed: int, rows: int, shape: tu
     check(spec, HOST, floats(seed, rows, k), codes(seed, Encoding.INT8, n, k), seed)
 
 
+@pytest.mark.parametrize("cpu", [HOST, *OTHERS])
+@pytest.mark.parametrize("activation", (Encoding.INT8, Encoding.UINT8))
+@pytest.mark.parametrize("weight", (Encoding.BINARY, Encoding.TERNARY))
+@settings(max_examples=8)
+@given(seed=SEEDS, rows=st.sampled_from((1, 2, 3, 9)))
+def test_sums_of_small_and_large_codes(
+    cpu: str, activation: Encoding, weight: Encoding, seed: int, rows: int
+) -> None:
+    """Some rows have large codes throughout, others a few: all numbers of lookups that fit a byte."""
+    n, k = 40, 1100
+    spec = LinearSpec(n, k, activation, weight, False, False, isa_of(cpu))
+    rng = np.random.default_rng(seed)
+    x = floats(seed, rows, k) * rng.choice(np.float32([0.05, 0.5, 1.0, 20.0]), (rows, k))
+    x[:, rng.integers(0, k, 3)] = 40.0
+    x[0] = np.sign(x[0]) * 3
+    check(spec, cpu, x, codes(seed, weight, n, k), seed)
+
+
 def test_a_row_does_not_depend_on_the_rows_around_it() -> None:
     spec = LinearSpec(50, 100, Encoding.INT8, Encoding.TERNARY, True, True, isa_of(HOST))
     run = kernel(linear, spec, HOST)
@@ -128,14 +146,20 @@ def test_byte_weights_need_byte_activations() -> None:
 @pytest.mark.parametrize("cpu", [HOST, *OTHERS])
 @pytest.mark.parametrize("weight", (Encoding.BINARY, Encoding.TERNARY, Encoding.INT8))
 @settings(max_examples=15)
-@given(seed=SEEDS, count=ROWS, shape=st.sampled_from(((1, 1), (50, 65), (33, 100))), paired=st.booleans())
+@given(
+    seed=SEEDS,
+    count=ROWS,
+    shape=st.sampled_from(((1, 1), (50, 65), (33, 100))),
+    other=st.sampled_from((Layout.PLANES, Layout.PAIRS, Layout.OCTETS)),
+)
 def test_embedding_reads_the_layouts_of_linear(
-    cpu: str, weight: Encoding, seed: int, count: int, shape: tuple[int, int], paired: bool
+    cpu: str, weight: Encoding, seed: int, count: int, shape: tuple[int, int], other: Layout
 ) -> None:
     n, k = shape
     table, scale = codes(seed, weight, n, k), np.abs(floats(seed, n))
     ids = np.random.default_rng(seed).integers(0, n, count)
-    layout = Layout.PAIRS if paired and weight is Encoding.TERNARY else Layout.PLANES
+    layouts = [Layout.PLANES, Layout.OCTETS, Layout.PAIRS][: 1 + weight.planes]
+    layout = other if other in layouts else Layout.PLANES
     spec = EmbeddingSpec(n, k, weight, layout, isa_of(cpu))
     run = kernel(embedding, spec, cpu)
     y = call(run, [ids, stored_weight(table, spec), scale], (count, k), np.float32)

@@ -27,13 +27,14 @@ from tbt_compile.errors import LoweringError
 B, T, I8, U8 = Encoding.BINARY, Encoding.TERNARY, Encoding.INT8, Encoding.UINT8
 POPCOUNT, CARRY_SAVE, LUT_GEMM = Kernel.POPCOUNT, Kernel.CARRY_SAVE, Kernel.LUT_GEMM
 LUT_SUMS, PACKED, UNPACKED = Kernel.LUT_SUMS, Kernel.PACKED_DOT, Kernel.UNPACKED_DOT
+SHUFFLE_SUMS = Kernel.SHUFFLE_SUMS
 
 # CPU: kernels for 1 x 1 bits, 2 x 2, 8 x 1 and 8 x 2, each for few rows and for many, and rows that are many.
 CPUS = {
     "x86-64": [(POPCOUNT, POPCOUNT, 1)] * 2 + [(POPCOUNT, UNPACKED, 8)] * 2,
-    "haswell": [(POPCOUNT, LUT_GEMM, 8)] * 2 + [(POPCOUNT, UNPACKED, 8)] * 2,
+    "haswell": [(POPCOUNT, LUT_GEMM, 8)] * 2 + [(SHUFFLE_SUMS, SHUFFLE_SUMS, 1)] * 2,
     "alderlake": [(POPCOUNT, LUT_GEMM, 8)] * 2 + [(PACKED, UNPACKED, 32)] * 2,
-    "skylake-avx512": [(POPCOUNT, LUT_GEMM, 8)] * 2 + [(POPCOUNT, UNPACKED, 8)] * 2,
+    "skylake-avx512": [(POPCOUNT, LUT_GEMM, 8)] * 2 + [(SHUFFLE_SUMS, SHUFFLE_SUMS, 1)] * 2,
     "cascadelake": [(POPCOUNT, LUT_GEMM, 8)] * 2 + [(PACKED, UNPACKED, 32)] * 2,
     "znver4": [(POPCOUNT, POPCOUNT, 1)] * 2 + [(PACKED, UNPACKED, 32)] * 2,
     "cortex-a72": [(POPCOUNT, POPCOUNT, 1), (CARRY_SAVE, CARRY_SAVE, 1)] + [(LUT_SUMS, LUT_SUMS, 1)] * 2,
@@ -97,7 +98,9 @@ def test_lookups_are_left_out_where_a_sum_might_not_fit_16_bits() -> None:
         ("alderlake", U8, T, Layout.PAIRS),
         ("znver4", I8, B, Layout.PLANES),
         ("znver4", T, T, Layout.PLANES),
-        ("haswell", I8, T, Layout.PLANES),
+        ("haswell", I8, T, Layout.OCTETS),
+        ("skylake-avx512", U8, B, Layout.OCTETS),
+        ("haswell", T, T, Layout.PLANES),
         ("cortex-a72", I8, B, Layout.QUARTERS),
         ("cortex-a72", U8, T, Layout.QUARTERS),
         ("cortex-a72", T, T, Layout.PLANES),

@@ -1,0 +1,162 @@
+"""llama.cpp through `llama-cpp-python` (the `bench-llama` extra): the same weights as GGUF, quantized by it.
+
+The name of the engine ends with llama.cpp's name of the quantization. TQ2_0 is its ternary format, where the
+embedding and the output projection have 4 and 6 bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tbt_compile.bench.engines import check_counts
+from tbt_compile.bench.job import Job
+from tbt_compile.bench.model_shapes import Shape, get_shape, random_model, source_texts
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_PACKAGES = {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}
+_TENSORS = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def available(job: Job) -> str:
+    """The reason that the engine cannot do the job: it is not installed, or the job is of another kind."""
+    if get_shape(job.shape).family != "llama":
+        return "only Llama shapes are written as GGUF"
+    if job.batch > 1 or job.beams > 1:
+        return "it is measured on one text, greedily"
+    missing = [package for name, package in _PACKAGES.items() if importlib.util.find_spec(name) is None]
+    return (
+        f"{', '.join(missing)} not installed; run pip install 'tbt-compile[bench-llama]'" if missing else ""
+    )
+
+
+def build(job: Job) -> None:
+    """Write the random model as GGUF in 16 bits, and let llama.cpp quantize it."""
+    import llama_cpp
+
+    shape = get_shape(job.shape)
+    whole = Path(job.folder) / "f16.gguf"
+    write_gguf(whole, shape, random_model(shape))
+    kind = job.engine.split()[-1]
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    failed = llama_cpp.llama_model_quantize(
+        str(whole).encode(), str(_file(job)).encode(), ctypes.byref(settings)
+    )
+    if failed:
+        raise RuntimeError(f"llama.cpp did not quantize {whole} to {kind}")
+    whole.unlink()
+
+
+def load(job: Job) -> LlamaCppRunner:
+    """Load the quantized file."""
+    return LlamaCppRunner(job)
+
+
+class LlamaCppRunner:
+    """A context of llama.cpp, and its prompt."""
+
+    def __init__(self, job: Job) -> None:
+        import llama_cpp
+
+        path = _file(job)
+        self.size_bytes = path.stat().st_size
+        self.model = llama_cpp.Llama(
+            str(path),
+            n_ctx=job.source_length + job.new_tokens + 8,
+            n_batch=job.source_length,
+            n_threads=job.threads,
+            n_threads_batch=job.threads,
+            verbose=False,
+        )
+        self.vocabulary = get_shape(job.shape).vocab_size
+        self.prompt = source_texts(get_shape(job.shape), job.source_length, 1, False)[0]
+
+    def generate(self, count: int) -> None:
+        """Read the prompt, then decode greedily, one token per call."""
+        self.model.reset()
+        tokens, made = self.prompt, 0
+        for _ in range(count):
+            self.model.eval(tokens)
+            tokens = [int(self._logits().argmax())]
+            made += 1
+        check_counts([made], 1, count)
+
+    def _logits(self) -> npt.NDArray[np.float32]:
+        import llama_cpp
+        import numpy as np
+
+        found = llama_cpp.llama_get_logits(self.model.ctx)
+        return np.ctypeslib.as_array(found, shape=(self.vocabulary,))
+
+
+def write_gguf(path: Path, shape: Shape, model: Any) -> None:
+    """Write a Llama model as GGUF: matrices in 16 bits, vectors in 32, without a vocabulary.
+
+    Args:
+        path: the file.
+        shape: of the model.
+        model: a `LlamaForCausalLM`.
+    """
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(shape.positions)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.key_value_heads)
+    writer.add_layer_norm_rms_eps(model.config.rms_norm_eps)
+    writer.add_rope_dimension_count(shape.width // shape.heads)
+    writer.add_rope_freq_base(model.config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(shape.vocab_size)
+    writer.add_tokenizer_model("none")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    for name, tensor in model.state_dict().items():
+        array = tensor.numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            heads = shape.heads if "q_proj" in name else shape.key_value_heads
+            array = _adjacent_pairs(array, heads)
+        writer.add_tensor(_tensor_name(name), array.astype(np.float16) if array.ndim > 1 else array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _adjacent_pairs(weight: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
+    """Reorder rows: transformers rotates element i of a head with i + D / 2, llama.cpp with the next one."""
+    halves = weight.reshape(heads, 2, -1, weight.shape[1])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+def _tensor_name(name: str) -> str:
+    inner = name.removesuffix(".weight")
+    if inner.startswith("model.layers."):
+        _, _, layer, rest = inner.split(".", 3)
+        return f"blk.{layer}.{_TENSORS[rest]}.weight"
+    return f"{_TENSORS[inner]}.weight"
+
+
+def _file(job: Job) -> Path:
+    return Path(job.folder) / "quantized.gguf"
