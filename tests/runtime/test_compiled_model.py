@@ -89,7 +89,7 @@ def test_lists_and_tensors_are_taken_too(case: Case) -> None:
         ([["a", "b"]], None, "input_ids has shape .* and type <U1"),
         ([[3, 4], [5]], None, "is not an array .*: pad shorter sources on the right"),
         ([[3, 4]], [[1]], r"attention_mask has shape \[1, 1\]: expected that of input_ids, \[1, 2\]"),
-        ([[3, 4], [5, 6]], [[1, 1], [0, 0]], "attention_mask masks every token of a row"),
+        ([[3, 4], [5, 6]], [[1, 1], [0, 0]], "attention_mask masks every token of a source"),
         (
             np.full((1, POSITIONS + 1), 3),
             None,
