@@ -34,7 +34,7 @@ _KINDS = {
     "transpose": "transposition",
 }
 _OTHER = "masks, positions, sums"
-_UNITS = ("encoder", "step")
+_PROMPT = "first_step"
 
 
 def profile(
@@ -47,8 +47,9 @@ def profile(
         progress: called with a description and the share done, from 0 to 1.
 
     Returns:
-        {"conditions": ..., "settings": ..., "rows": [...]}: a row has recipe, unit ("encoder", or "step": one
-        generated token), kind, calls, us (microseconds) and share of the unit.
+        {"conditions": ..., "settings": ..., "rows": [...]}: a row has recipe, unit ("encoder"; without one
+        "first_step", the whole prompt; and "step", one generated token), kind, calls, us (microseconds) and
+        share of the unit.
 
     Raises:
         TbtError: a setting is invalid, or there is no recipe.
@@ -77,7 +78,7 @@ def rows_of(measured: dict[str, Any], recipe: str, vocabulary: int, tokens: int)
         tokens: generated in the run.
     """
     rows = []
-    for unit in _UNITS:
+    for unit in ("encoder" if "encoder" in measured else _PROMPT, "step"):
         # A separate function decodes the first token, so there is one step fewer than there are tokens.
         count = max(1, tokens - 1) if unit == "step" else 1
         totals: dict[str, list[float]] = {}

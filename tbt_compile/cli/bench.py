@@ -165,11 +165,13 @@ def _show_profile(result: dict[str, Any]) -> None:
             caption=f"largest of a step: {largest['kind']}; {result['conditions']['cpu']}",
         )
         table.add_column("", no_wrap=True)
-        for heading in ("encoder us", "%", "step us", "%"):
-            table.add_column(heading, justify="right")
+        units = list(dict.fromkeys(row["unit"] for row in rows))
+        for unit in units:
+            table.add_column(f"{unit.replace('_', ' ')} us", justify="right")
+            table.add_column("%", justify="right")
         for kind in dict.fromkeys(row["kind"] for row in rows):
             cells = []
-            for unit in ("encoder", "step"):
+            for unit in units:
                 found = [row for row in rows if (row["kind"], row["unit"]) == (kind, unit)]
                 cells += [f"{found[0]['us']:.1f}", f"{found[0]['share']:.0%}"] if found else ["", ""]
             table.add_row(kind, *cells)

@@ -23,7 +23,7 @@ class Int8Gemv:
     """A few rows of byte activations, and their products with int8 weights [N, K]; a `ChunkProduct`."""
 
     chunk_rows = GEMM_FROM
-    ops_per_word = 8
+    ops_per_word = 16
     blocks_per_task = 1
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:

@@ -34,7 +34,8 @@ class ChunkProduct(Protocol):
 
     Attributes:
         chunk_rows: rows per chunk.
-        ops_per_word: operations on 64-bit words per word of weights and row; decides whether to use threads.
+        ops_per_word: work per word of weights and row, in units of which 2**19 take 30 microseconds; decides
+            whether to use threads.
         blocks_per_task: weight blocks per `multiply`, which is one iteration of the parallel loop.
     """
 

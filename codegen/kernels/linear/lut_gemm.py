@@ -42,7 +42,7 @@ class LutGemm:
     """A chunk of rows as LUT indices, and its products with weight blocks; a `ChunkProduct`."""
 
     chunk_rows = 128
-    ops_per_word = 4
+    ops_per_word = 6
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:
         tables, capacity = ProductTable(bit_product(spec.activation, spec.weight)), self.chunk_rows

@@ -33,7 +33,7 @@ class LutSums:
     """A chunk of rows as tables of subset sums, and its products with weight blocks; a `ChunkProduct`."""
 
     chunk_rows = 8  # their tables fit the L2 cache
-    ops_per_word = 4
+    ops_per_word = 12
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         self.spec = spec

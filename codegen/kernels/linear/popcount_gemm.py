@@ -27,7 +27,9 @@ class PopcountGemm:
         self.spec = spec
         self.scale = scale
         self.rows = PackedRows(product, spec.isa, spec.k, CHUNK_ROWS)
-        self.ops_per_word = len(product.terms)
+        # Instructions per term and vector: without a popcount, bits are counted by byte shuffles.
+        per_vector = 3 if spec.isa.has_popcount else 8
+        self.ops_per_word = -(-2 * per_vector * len(product.terms) // spec.isa.word_lanes)
         blocks, size = spec.n // spec.isa.block, 8 * words_for(spec.k) * spec.weight.planes * spec.isa.block
         limit = min(blocks // _MIN_TASKS, _TASK_BYTES // size)
         self.blocks_per_task = next((count for count in range(limit, 1, -1) if blocks % count == 0), 1)

@@ -52,5 +52,7 @@ def test_what_tvm_gets_wrong_is_decomposed() -> None:
 
 def test_an_operator_without_a_converter_is_refused() -> None:
     unit = lowering_pipeline().run(export(nn.GLU(), torch.randn(3, 4)))
-    with pytest.raises(LoweringError, match=r"calls aten\.glu\.default, which cannot be compiled: it has no compiled form"):
+    with pytest.raises(
+        LoweringError, match=r"calls aten\.glu\.default, which cannot be compiled: it has no compiled form"
+    ):
         compile_units([unit], host_target(), {})
