@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tbt_compile.bench.engines import ENGINES, check_counts, engines_for, get_engine
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.model_shapes import SHAPES, Shape, get_shape, padded, source_texts
+from tbt_compile.bench.model_shapes import SHAPES, Shape, get_shape, padded, random_model, source_texts
 
 WORK = [(1, 1, False), (3, 1, True), (1, 2, False), (3, 2, True)]
 
@@ -42,6 +43,18 @@ def test_every_engine_generates_for_batches_and_beams(job: Job) -> None:
         assert runner.size_bytes > 10_000
         for count in (1, 4):
             runner.generate(count)  # raises where there are more or fewer tokens
+
+
+@pytest.mark.parametrize("job", ["llama.cpp Q8_0"], indirect=True)
+def test_llama_cpp_computes_the_same_model(job: Job) -> None:
+    runner = get_engine(job.engine).load(job)
+    runner.generate(1)
+    shape = get_shape(job.shape)
+    prompt = torch.tensor([source_texts(shape, job.source_length, 1, False)[0]])
+    with torch.no_grad():
+        expected = random_model(shape)(input_ids=prompt).logits[0, -1]
+    found = torch.from_numpy(runner._logits().copy())
+    assert torch.corrcoef(torch.stack([expected, found]))[0, 1] > 0.999
 
 
 @pytest.mark.parametrize(("batch", "beams", "mixed"), WORK)
