@@ -57,7 +57,8 @@ def _quantize_bytes(x: Floats, encoding: Encoding) -> tuple[Integers, Floats]:
     largest = values.max(-1, keepdims=True, initial=0).astype(_F32)
     counts = largest > LEAST_PEAK
     inverse = np.where(counts, levels / np.where(counts, largest, 1), 0).astype(_F32)
-    codes = np.rint(x * inverse)
+    with np.errstate(invalid="ignore"):
+        codes = np.nan_to_num(np.rint(x * inverse), nan=0.0)
     if encoding is Encoding.UINT8:
         codes = np.maximum(codes, 0)
     return codes.astype(np.int64), (largest / levels).astype(_F32)

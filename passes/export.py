@@ -21,6 +21,7 @@ from torch.nn.modules import transformer
 
 from tbt_compile.passes.constant_sizes import constant_sizes
 from tbt_compile.passes.inline_contexts import inline_contexts
+from tbt_compile.passes.squeezes import keep_free_dimensions
 
 _TRACING = threading.RLock()
 """Held while settings of the whole process are changed."""
@@ -50,6 +51,7 @@ def export_program(
         program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     inline_contexts(program)
     constant_sizes(program)
+    keep_free_dimensions(program)
     return program
 
 

@@ -27,6 +27,7 @@ StorePlanes = Callable[[Expr, list[Expr]], None]
 
 _SUM_LANES = 16
 _COPY_LANES = 8
+_INFINITY = 0x7F800000  # the bits of a float32
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class RowFormat:
 
 def mean_of_row(load: emit.Load, length: Expr | int) -> Expr:
     """The float32 mean of a row, summed in float64 in a fixed order."""
-    total = _fold(load, length, "float64", lambda a, b: a + b, lambda v: v, 0.0)
+    total = _fold(load, length, "float64", lambda a, b: a + b, lambda v, _: v, 0.0)
     return emit.let(T.cast(total / T.cast(length, "float64"), "float32"))
 
 
@@ -64,14 +65,25 @@ def row_scale(load: emit.Load, length: Expr | int, encoding: Encoding) -> tuple[
         encoding: INT8 or UINT8.
 
     Returns:
-        The scale max / levels, and levels / max, or 0 for a row of zeros; float32.
+        The scale max / levels, and levels / max, or 0 for a row of zeros; float32. A row with NaN has the
+        scale NaN and the codes 0.
     """
     levels = T.float32(127.0 if encoding is Encoding.INT8 else 255.0)
-    magnitude = T.abs if encoding is Encoding.INT8 else lambda v: v
-    largest = _fold(load, length, "float32", T.max, magnitude, 0.0)
+    # As integers, the bits of floats from 0 on are ordered, and NaN is the largest: it reaches the scale.
+    bits = _fold(load, length, "int32", T.max, lambda v, lanes: _magnitude_bits(v, lanes, encoding), 0)
+    largest = emit.let(T.reinterpret("float32", bits))
     least = T.float32(LEAST_PEAK)
     inverse = emit.let(T.Select(largest > least, levels / T.max(largest, least), T.float32(0)))
     return emit.let(largest / levels), inverse
+
+
+def _magnitude_bits(values: Expr, lanes: int, encoding: Encoding) -> Expr:
+    """The bits of |x|, or for UINT8 those of x, where NaN loses its sign and negative floats are below 0."""
+    bits = emit.let(T.reinterpret(emit.vector("int32", lanes), emit.let(values)))
+    unsigned = emit.let(bits & emit.splat(T.int32(0x7FFFFFFF), lanes))
+    if encoding is Encoding.INT8:
+        return unsigned
+    return T.Select(unsigned > emit.splat(T.int32(_INFINITY), lanes), unsigned, bits)
 
 
 def code_bytes(values: Expr, lanes: int, inverse: Expr, encoding: Encoding) -> Expr:
@@ -111,8 +123,9 @@ def pack_row(
     mean = mean_of_row(load, length) if form.centred else None
     dynamic, factor = row_scale(load, length, form.encoding) if form.encoding.dynamic else (None, scale)
 
-    def word(index: Expr, values: Expr) -> None:
-        store(index, _planes(emit.let(values), mean, factor, form))
+    def word(index: Expr, values: Expr, used: Expr | None = None) -> None:
+        planes = _planes(emit.let(values), mean, factor, form)
+        store(index, planes if used is None else [plane & used for plane in planes])
 
     with emit.loop("word", length // WORD_BITS) as index:
         word(index, load(index * WORD_BITS, WORD_BITS))
@@ -126,7 +139,9 @@ def pack_row(
             emit.store(padded, load(start + k, lanes), k, lanes=lanes)
 
         for_lanes(length % WORD_BITS, _COPY_LANES, copy)
-        word(length // WORD_BITS, emit.load(padded, 0, lanes=WORD_BITS))
+        # Where the mean is NaN, so is the centred padding.
+        used = (T.uint64(1) << T.cast(length % WORD_BITS, "uint64")) - T.uint64(1)
+        word(length // WORD_BITS, emit.load(padded, 0, lanes=WORD_BITS), emit.let(used))
     return dynamic
 
 
@@ -147,7 +162,10 @@ def plane_bits(values: Expr, lanes: int, mean: Expr | None, scale: Expr, encodin
         values = emit.let(values - emit.splat(mean, lanes))
     half = emit.splat(T.float32(0.5) * scale, lanes)
     if encoding is Encoding.BINARY:
-        return [values < emit.splat(T.float32(0), lanes)]
+        # Not `values < 0`: NaN is -1 as well.
+        positive = values >= emit.splat(T.float32(0), lanes)
+        negative = T.Select(positive, emit.splat(T.uint8(0), lanes), emit.splat(T.uint8(1), lanes))
+        return [negative != emit.splat(T.uint8(0), lanes)]
     if encoding is Encoding.BINARY01:
         return [values > half]
     if encoding is Encoding.TERNARY:
@@ -190,17 +208,17 @@ def _fold(
     length: Expr | int,
     dtype: str,
     combine: Callable[[Expr, Expr], Expr],
-    change: Callable[[Expr], Expr],
+    change: Callable[[Expr, int], Expr],
     initial: float,
 ) -> Expr:
     """Reduce a row in a fixed order: 16 lanes, then a horizontal reduction, then the scalar tail."""
-    start = T.float64(initial) if dtype == "float64" else T.float32(initial)
+    start = T.cast(initial, dtype)
     lanes = emit.Register("lanes", dtype, _SUM_LANES, emit.splat(start, _SUM_LANES))
     with emit.loop("k", length // _SUM_LANES) as k:
-        values = emit.cast(change(load(k * _SUM_LANES, _SUM_LANES)), dtype, _SUM_LANES)
+        values = emit.cast(change(load(k * _SUM_LANES, _SUM_LANES), _SUM_LANES), dtype, _SUM_LANES)
         lanes.set(combine(lanes.get(), values))
     total = emit.Register("total", dtype, 1, emit.reduce_lanes(lanes.get(), _SUM_LANES, combine))
     with emit.loop("k", length % _SUM_LANES) as k:
         tail = load(length // _SUM_LANES * _SUM_LANES + k, 1)
-        total.set(combine(total.get(), T.cast(change(tail), dtype)))
+        total.set(combine(total.get(), T.cast(change(tail, 1), dtype)))
     return emit.let(total.get())

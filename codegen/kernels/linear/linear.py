@@ -88,8 +88,13 @@ def linear(spec: LinearSpec) -> PrimFunc:
         y: float32 [M, N], the output
 
     Raises:
-        LoweringError: only the weights have 8 bits.
+        LoweringError: only the weights have 8 bits, or a sum of K products may exceed 32 bits.
     """
+    if spec.k * spec.activation.maximum * spec.weight.maximum >= 1 << 31:
+        raise LoweringError(
+            f"a linear layer of {spec.k} {spec.activation.name} activations and {spec.weight.name} weights: "
+            "a sum of so many products does not fit 32 bits; split the layer, or name it in `exclude`"
+        )
     if spec.weight is Encoding.INT8 and not spec.activation.dynamic:
         raise LoweringError(
             f"a linear layer of {spec.activation.name} activations and INT8 weights: "

@@ -121,6 +121,25 @@ def test_sums_of_small_and_large_codes(
     check(spec, cpu, x, codes(seed, weight, n, k), seed)
 
 
+@pytest.mark.parametrize("cpu", [HOST, *OTHERS])
+@pytest.mark.parametrize("activation", (Encoding.BINARY, Encoding.TERNARY, Encoding.INT8, Encoding.UINT8))
+def test_rows_that_are_not_finite(cpu: str, activation: Encoding) -> None:
+    """NaN reaches every output of an 8-bit row; 1 and 2 bits map it as the quantizers do, centred or not."""
+    n, k = 40, 165
+    x = np.abs(floats(1, 9, k)) if activation is Encoding.UINT8 else floats(1, 9, k)
+    for row, value in enumerate((np.nan, -np.nan, np.inf, -np.inf)):
+        x[row, 3 * row], x[4 + row, 164] = value, value
+    for center in (True, False):
+        spec = LinearSpec(n, k, activation, Encoding.TERNARY, center, False, isa_of(cpu))
+        with np.errstate(invalid="ignore"):
+            check(spec, cpu, x, codes(2, Encoding.TERNARY, n, k), 3)
+
+
+def test_sums_that_32_bits_cannot_hold_are_refused() -> None:
+    with pytest.raises(LoweringError, match="a sum of so many products does not fit 32 bits"):
+        linear(LinearSpec(3, 66_313, Encoding.UINT8, Encoding.INT8, False, False, isa_of(HOST)))
+
+
 def test_a_row_does_not_depend_on_the_rows_around_it() -> None:
     spec = LinearSpec(50, 100, Encoding.INT8, Encoding.TERNARY, True, True, isa_of(HOST))
     run = kernel(linear, spec, HOST)
