@@ -19,7 +19,6 @@ from tbt_compile.adapters.call_record import (
     recorded,
 )
 from tbt_compile.adapters.results import Layout, take_apart
-from tbt_compile.adapters.smallest_sizes import FAILS
 from tbt_compile.adapters.units import ExportUnits, bounded_unit, capture_unit, export_dynamic
 from tbt_compile.dtypes import dtype_name
 from tbt_compile.errors import LoweringError
@@ -101,23 +100,17 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
 def _captured(call: _Call, tensors: list[Tensor], declared: Mapping[str, list[int]]) -> LoweringContext:
     """Capture a call with as many dynamic dimensions as the branches of the forward allow.
 
-    A first dimension is dynamic if all sizes up to a bound take one way through the forward. Dimensions that
-    the user declared dynamic may have a lower bound too.
+    Branches on one size are its bounds. Where a relation of sizes decides, first dimensions are fixed, and if
+    need be all others.
     """
     args, own = ([*tensors],), [dict.fromkeys(declared.get(name, ())) for name in call.names]
     first = [{0: None} if value.dim() else {} for value in tensors]
     for dims in ([{**a, **b} for a, b in zip(first, own, strict=True)], own):
         program = export_dynamic(call, args, (dims,))
         try:
-            shapes = named_shapes(program)
-            unit = bounded_unit("forward", call, args, program, shapes)
+            return bounded_unit("forward", call, args, program, named_shapes(program))
         except InexpressibleError:
             continue
-        kept = {
-            str(shape[dim]) for shape, free in zip(shapes, own, strict=True) for dim in shape.keys() & free
-        }
-        if all(bound.largest or bound.reason == FAILS or bound.size in kept for bound in unit.bounds):
-            return unit
     return capture_unit("forward", call, args, ([{} for _ in tensors],))
 
 

@@ -20,7 +20,7 @@ from tbt_compile.passes.export import run_program
 from tbt_compile.passes.size_guards import InexpressibleError, Shape, smallest
 from tbt_compile.size_bounds import SizeBound, broken
 
-FAILS, _DIFFERS = "the forward fails below", "the forward takes another branch below"
+_FAILS, _DIFFERS = "the forward fails below", "the forward takes another branch below"
 
 
 def smallest_sizes(
@@ -61,7 +61,7 @@ def smallest_sizes(
                 expected = pytree.tree_leaves(unit(*pytree.tree_unflatten(inputs, structure)))
             except Exception as error:  # whatever a user's forward raises
                 # The numbers that divide are drawn, or those of the example: not a matter of sizes.
-                return "" if "ZeroDivision" in f"{type(error).__name__} {error}" else FAILS
+                return "" if "ZeroDivision" in f"{type(error).__name__} {error}" else _FAILS
         try:
             found = run_program(program, inputs)
         except Exception:  # sizes that do not fit the graph

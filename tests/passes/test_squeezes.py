@@ -57,7 +57,7 @@ def _of(program: torch.export.ExportedProgram, function: Function) -> Squeezes:
     [
         (lambda x: x.squeeze(0), 2),
         (lambda x: x.squeeze(), 2),
-        (lambda x: x.squeeze().softmax(0).sum()[None], 2),
+        (lambda x: x.squeeze().softmax(0).sum()[None], None),
         (lambda x: x.squeeze(-1), None),
     ],
 )
