@@ -241,17 +241,6 @@ class Odd(MLP):
         return {"all": {3: super().forward(x)}}
 
 
-class Planar(nn.Module):
-    """Attention without heads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.softmax(self.q(x) @ self.k(x).transpose(-2, -1), -1) @ self.v(x)
-
-
 @pytest.mark.parametrize(
     ("module", "inputs", "message"),
     [
@@ -261,7 +250,6 @@ class Planar(nn.Module):
             "argument 'parts' of Listed is a list: compiled modules take",
         ),
         (Odd(), (torch.randn(3, 8),), "Odd returns 'all' of type dict: compiled modules return tensors"),
-        (Planar(), (torch.randn(2, 3, 8),), "no compiled operator takes"),
     ],
 )
 def test_what_cannot_be_lowered(module: nn.Module, inputs: tuple[Any, ...], message: str) -> None:
@@ -288,12 +276,16 @@ class Branching(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("special", "rows", "other"),
-    [(lambda n: n == 1, 3, 1), (lambda n: n % 2 == 0, 4, 3), (lambda n: n > 4, 6, 3)],
+    ("special", "rows", "least"),
+    [(lambda n: n == 1, 3, 2), (lambda n: n % 2 == 0, 4, None), (lambda n: n > 4, 6, 5)],
     ids=["one", "even", "many"],
 )
-def test_a_branch_on_the_batch_fixes_it(special: Callable[[int], bool], rows: int, other: int) -> None:
+def test_a_branch_on_the_batch_bounds_or_fixes_it(
+    special: Callable[[int], bool], rows: int, least: int | None
+) -> None:
     exported = adapter_for(nn.Module()).export_units(
         frozen_module(Branching(special), "2-2-2", (torch.randn(rows, 8),)).module
     )
-    assert exported.settings["inputs"][0]["shape"] == [rows, 8] != [other, 8]
+    (shape,) = [argument["shape"] for argument in exported.settings["inputs"]]
+    assert shape == (["n0", 8] if least else [rows, 8])
+    assert [bound["limit"] for bound in exported.settings["bounds"]] == ([least] if least else [])
