@@ -59,9 +59,9 @@ def open_model(folder: Path) -> Any:
         from tbt_compile.preparation import load_prepared
 
         return load_prepared(folder).eval()
-    from tbt_compile.training.stages import load_teacher
+    from tbt_compile.adapters.pretrained import load_generator
 
-    return load_teacher(folder)
+    return load_generator(folder)
 
 
 def open_for_lowering(source: Path, recipe: str | None) -> Any:
@@ -132,7 +132,8 @@ def _quantize_untrained(model: Any, recipe: str) -> Any:
     import tbt_compile
 
     model = tbt_compile.prepare(model, recipe=recipe)
-    ids = torch.arange(3, min(67, model.config.vocab_size))[None]
+    count = min(64, longest_source(model), model.config.vocab_size)
+    ids = torch.arange(model.config.vocab_size - count, model.config.vocab_size)[None]
     model.train()
     with torch.no_grad():
         # The first batch initializes the activation scales.
