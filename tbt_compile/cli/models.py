@@ -51,6 +51,12 @@ def open_model(folder: Path) -> Any:
     if stage in (model_folder.FROZEN, model_folder.GENERATOR):
         import tbt_compile
 
+        if stage == model_folder.FROZEN and not (folder / "config.json").is_file():
+            name = model_folder.read_manifest(folder)["class"]
+            raise FormatError(
+                f"{folder} holds a {name}, a plain module whose class is in your code: lower it from Python "
+                f"with tbt_compile.lower(tbt_compile.load({str(folder)!r}, model={name}(...)))"
+            )
         return tbt_compile.load(folder)
     from transformers.utils import logging
 
