@@ -18,6 +18,7 @@ from tbt_compile.adapters.call_record import (
     free_dimensions,
     recorded,
 )
+from tbt_compile.adapters.fixed_sizes import EXPORTED, RELATED, with_fixed_sizes
 from tbt_compile.adapters.results import Layout, take_apart
 from tbt_compile.adapters.smallest_sizes import FAILS
 from tbt_compile.adapters.units import ExportUnits, bounded_unit, capture_unit, export_dynamic
@@ -87,9 +88,10 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
     tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
     constants = {name: value for name, value in given.items() if name not in tensors}
     call = _Call(model, example, list(tensors), shared)
-    unit = _captured(call, list(tensors.values()), free_dimensions(recorded(model) or []))
+    unit, reason = _captured(call, list(tensors.values()), free_dimensions(recorded(model) or []))
+    otherwise = EXPORTED if hasattr(model, "_in_spec") else RELATED
     settings = {
-        "inputs": _inputs(unit.program, list(tensors)),
+        "inputs": with_fixed_sizes(call.name, _inputs(unit.program, list(tensors)), reason, otherwise),
         "bounds": [bound.to_dict() for bound in unit.bounds],
         "returns": call.layout,
         "constants": {**constants, **defaults(recorded(model) or [])},
@@ -98,12 +100,16 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
     return ExportUnits(MODULE, (unit,), settings)
 
 
-def _captured(call: _Call, tensors: list[Tensor], declared: Mapping[str, list[int]]) -> LoweringContext:
+def _captured(
+    call: _Call, tensors: list[Tensor], declared: Mapping[str, list[int]]
+) -> tuple[LoweringContext, str]:
     """Capture a call with as many dynamic dimensions as the branches of the forward allow.
 
     A first dimension is dynamic if all sizes up to a bound take one way through the forward. Dimensions that
-    the user declared dynamic may have a lower bound too.
+    the user declared dynamic may have a lower bound too. The text says why first dimensions are not dynamic,
+    if the branches do not allow it.
     """
+    reason = ""
     args, own = ([*tensors],), [dict.fromkeys(declared.get(name, ())) for name in call.names]
     first = [{0: None} if value.dim() else {} for value in tensors]
     for dims in ([{**a, **b} for a, b in zip(first, own, strict=True)], own):
@@ -111,14 +117,18 @@ def _captured(call: _Call, tensors: list[Tensor], declared: Mapping[str, list[in
         try:
             shapes = named_shapes(program)
             unit = bounded_unit("forward", call, args, program, shapes)
-        except InexpressibleError:
+        except InexpressibleError as error:
+            reason = reason or str(error).partition(": a compiled model keeps")[0]
             continue
         kept = {
             str(shape[dim]) for shape, free in zip(shapes, own, strict=True) for dim in shape.keys() & free
         }
-        if all(bound.largest or bound.reason == FAILS or bound.size in kept for bound in unit.bounds):
-            return unit
-    return capture_unit("forward", call, args, ([{} for _ in tensors],))
+        odd = [bound for bound in unit.bounds if not (bound.largest or bound.reason == FAILS)]
+        odd = [bound for bound in odd if bound.size not in kept]
+        if not odd:
+            return unit, reason
+        reason = reason or f"{odd[0].reason} {odd[0].limit}"
+    return capture_unit("forward", call, args, ([{} for _ in tensors],)), reason
 
 
 def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
