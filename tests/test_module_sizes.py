@@ -131,7 +131,6 @@ def test_a_forward_that_takes_no_single_row() -> None:
     ("special", "reason"),
     [
         (lambda n: n % 4 == 3, r"captured for calls where .*\(test_module_sizes.py"),
-        (lambda n: n == 1, "the forward takes another branch below 2"),
         (lambda n: n == 3, "the forward branches on it or relates it to another size"),
     ],
 )
