@@ -12,6 +12,7 @@ from types import FrameType
 import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.nn.utils.rnn import PackedSequence
 
 import tbt_compile
 
@@ -20,6 +21,10 @@ _STANDARD = Path(sysconfig.get_path("stdlib"))
 _ON_VALUES = (
     "goes one way or another by the values of a tensor, and a captured graph holds one way: use torch.where, "
     "or keep that part out of the module"
+)
+_PACKED = (
+    "runs on packed sequences (`pack_padded_sequence`), whose sizes are values of the lengths: pass it the "
+    "padded tensor, which gives the same results before the padding in one direction, and mask the rest"
 )
 _UNKNOWN_RESULT = re.compile(
     r"Found <class '(?:\w+\.)*(?:<locals>\.)?(\w+)'> in output, which is not a known"
@@ -49,6 +54,8 @@ def explained(error: BaseException, model: nn.Module) -> str:
     )
     module = _module(frames, model)
     where = f"{module} ({line})" if line else module
+    if any(isinstance(value, PackedSequence) for frame, _ in frames for value in frame.f_locals.values()):
+        return f"{where} {_PACKED}"
     return f"{where} {reason}" if reason is _ON_VALUES else f"{where}: {reason}"
 
 

@@ -23,6 +23,7 @@ from tbt_compile.passes.constant_sizes import constant_sizes
 from tbt_compile.passes.inline_contexts import inline_contexts
 from tbt_compile.passes.squeezes import keep_free_dimensions
 
+_TALKATIVE = ("torch.fx.experimental.symbolic_shapes", "torch._export.non_strict_utils")
 _TRACING = threading.RLock()
 """Held while settings of the whole process are changed."""
 
@@ -116,15 +117,17 @@ def _tracing() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop what PyTorch logs and prints of a capture that fails: `CaptureError` says it in a sentence."""
-    log, printed = logging.getLogger("torch.fx.experimental.symbolic_shapes"), io.StringIO()
-    log.addFilter(_is_detail)
+    """Drop what PyTorch logs and prints of captures that fail or fix a size: this package says it shortly."""
+    logs, printed = [logging.getLogger(name) for name in _TALKATIVE], io.StringIO()
+    for log in logs:
+        log.addFilter(_is_detail)
     try:
         with redirect_stderr(printed):
             yield
         sys.stderr.write(printed.getvalue())
     finally:
-        log.removeFilter(_is_detail)
+        for log in logs:
+            log.removeFilter(_is_detail)
 
 
 def _is_detail(record: logging.LogRecord) -> bool:

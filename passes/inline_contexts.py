@@ -11,7 +11,9 @@ from typing import Any
 from torch import fx
 from torch.export import ExportedProgram
 
-_GRAD, _AUTOCAST = "wrap_with_set_grad_enabled", "wrap_with_autocast"
+from tbt_compile.passes.check_autocast import AUTOCAST
+
+_GRAD = "wrap_with_set_grad_enabled"
 
 
 def inline_contexts(program: ExportedProgram) -> None:
@@ -33,7 +35,7 @@ def _inner(node: fx.Node, module: fx.GraphModule) -> tuple[fx.GraphModule, list[
     name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
     if name == _GRAD:
         _, subgraph, *arguments = node.args
-    elif name == _AUTOCAST:
+    elif name == AUTOCAST:
         device, _, enabled, _, subgraph, *arguments = node.args
         if enabled and device == "cpu":
             return None

@@ -163,6 +163,38 @@ def test_casts_that_a_compiler_would_drop_are_refused() -> None:
         LoweringError, match="module '0' casts to bfloat16 in its forward .* compute in float32"
     ):
         tbt_compile.lower(tbt_compile.freeze(model))
+    model = tbt_compile.prepare(Rounding(), "2-2-2", (x,))
+    model(x)
+    with pytest.raises(LoweringError, match="^Rounding casts to bfloat16 in its forward"):
+        tbt_compile.lower(tbt_compile.freeze(model))
+
+
+class Autocast(nn.Module):
+    """Turns autocast on in its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.inner(x).float()
+
+
+def test_autocast_in_a_forward_is_named() -> None:
+    x = torch.randn(3, 8)
+    with pytest.raises(
+        PlanError, match="nothing to quantize outside torch.autocast, which its forward turns on"
+    ):
+        tbt_compile.plan(Autocast(), "2-2-2", x)
+    plan = tbt_compile.plan(nn.Sequential(nn.Linear(8, 8), Autocast()), "2-2-2", x)
+    reasons = {item.name: item.reason for item in plan.unquantized}
+    assert "under torch.autocast" in reasons["1.inner.weight"]
+    assert "module '1' (Autocast) turns torch.autocast on in its forward" in plan.refused[0]
+    model = tbt_compile.prepare(nn.Sequential(nn.Linear(8, 8), Autocast()), "2-2-2", x)
+    model(x)
+    with pytest.raises(LoweringError, match="turns torch.autocast on in its forward: what runs under it"):
+        tbt_compile.lower(tbt_compile.freeze(model))
 
 
 def test_quantized_checkpoints_are_refused() -> None:

@@ -177,9 +177,8 @@ def test_a_fixed_batch() -> None:
     compiled = lowered(frozen)
     x = torch.randn(1, 8)
     np.testing.assert_allclose(compiled(x), frozen(x), rtol=1e-5, atol=1e-5)
-    with pytest.raises(
-        InputError, match=r"x is float32 of shape \[2, 8\]: expected float32 \[1, 8\]. Numbers are set"
-    ):
+    told = r"x is float32 of shape \[2, 8\]: expected float32 \[1, 8\]. Numbers are set .*one row; give"
+    with pytest.raises(InputError, match=told):
         compiled(np.zeros((2, 8), np.float32))
 
 
@@ -194,7 +193,7 @@ def test_a_fixed_batch() -> None:
         (([[1.0] * 4], np.zeros((1, 16))), {}, r"ids is float64 of shape \[1, 4\]: expected int64 \[1, 4\]"),
         (([[1] * 4] * 2, np.zeros((3, 16))), {}, r"features is .* \[3, 16\]: expected float32 \[2, 16\]"),
         (([[1] * 5], np.zeros((1, 16))), {}, r"ids is int64 of shape \[1, 5\]"),
-        ((np.zeros((0, 4), int), np.zeros((0, 16))), {}, r"ids is int64 of shape \[0, 4\]"),
+        ((np.zeros((0, 4), int), np.zeros((0, 16))), {}, r"ids is int64 of shape \[0, 4\]: dimension 0 "),
         (([[1, 2, 3, 20]], np.zeros((1, 16))), {}, "ids holds 1 to 20: expected indices from 0 to 19"),
         (([[1], [2, 3]], np.zeros((1, 16))), {}, "ids is not an array"),
     ],

@@ -106,6 +106,19 @@ def test_changes_of_views_reach_what_they_are_views_of() -> None:
     np.testing.assert_allclose(lowered(frozen)(x.numpy()), frozen(x), rtol=1e-5, atol=1e-6)
 
 
+class CountsRows(MLP):
+    """Returns a size."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return super().forward(x), x.shape[0]
+
+
+def test_a_size_as_a_result_is_named() -> None:
+    frozen = frozen_module(CountsRows(), "2-2-2", (torch.randn(2, 8),))
+    with pytest.raises(LoweringError, match=r"CountsRows returns item 1, a size \(`x.shape\[i\]`\)"):
+        tbt_compile.lower(frozen)
+
+
 class Counter(MLP):
     """Counts its calls."""
 

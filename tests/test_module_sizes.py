@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from models import MLP
 from test_lowering_modules import frozen_module, lowered
 from torch import Tensor, nn
 from torch.export import Dim
@@ -122,3 +125,56 @@ def test_a_forward_that_takes_no_single_row() -> None:
     assert settings["bounds"] == [
         {"size": "n0", "limit": 2, "largest": False, "reason": "the forward fails below"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("special", "reason"),
+    [
+        (lambda n: n % 4 == 3, r"captured for calls where .*\(test_module_sizes.py"),
+        (lambda n: n == 3, "the forward branches on it or relates it to another size"),
+    ],
+)
+def test_a_fixed_number_of_rows_is_announced(
+    special: Callable[[int], bool], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (entry,) = described(Branching(special), torch.randn(3, 8))["inputs"]
+    assert entry["shape"] == [3, 8]
+    assert re.search(reason, entry["fixed"])
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert record.getMessage().startswith("Branching: the first dimension of 'x' is fixed to the 3 of the")
+    assert record.getMessage().endswith(entry["fixed"])
+
+
+def test_one_row_in_the_example_is_announced(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (entry,) = described(MLP(), torch.randn(1, 8))["inputs"]
+    assert entry["fixed"] == "the example has one row; give at least two rows in the example inputs"
+    assert "fixed to the 1 of the example inputs" in caplog.text
+    assert "specialized" not in capfd.readouterr().err
+
+
+def test_a_static_exported_program_is_announced(caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.randn(3, 8)
+    program = tbt_compile.prepare(torch.export.export(MLP().eval(), (x,)), "2-2-2")
+    program(x)
+    module = tbt_compile.freeze(program).module
+    (entry,) = adapter_for(module).export_units(module).settings["inputs"]
+    assert "static in the exported program" in entry["fixed"]
+    assert entry["fixed"] in caplog.text
+
+
+def test_one_mask_for_all_rows_is_no_batch(caplog: pytest.LogCaptureFixture) -> None:
+    x, weights = inputs(3, 9)
+    first, second = described(Mixer(), x, weights[:1])["inputs"]
+    assert first["shape"] == ["n0", 9, 8] and "fixed" not in first
+    assert second["shape"] == [1, 9] and "one row" in second["fixed"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_an_empty_argument_names_the_free_size(exported: tuple[nn.Module, CompiledModule]) -> None:
+    x, weights = inputs(2, 9)
+    with pytest.raises(InputError, match=r"x is float32 of shape \[0, 9, 8\]: dimension 0 \(n0\) is free"):
+        exported[1](x[:0], weights[:0])
+    with pytest.raises(InputError, match=r"dimension 1 \(n1\) is free, but at least 4"):
+        exported[1](x[:, :0], weights[:, :0])

@@ -13,6 +13,7 @@ from tbt_compile.errors import PlanError
 from tbt_compile.modules.computed_weights import stored_weight
 from tbt_compile.modules.interception import split_call
 from tbt_compile.passes.base import PassResult
+from tbt_compile.passes.check_autocast import ADVICE, AUTOCAST
 from tbt_compile.passes.prepare.classify import Decision, Sign
 from tbt_compile.passes.prepare.dataflow import Dataflow
 from tbt_compile.passes.prepare.site_plan import Operand, SitePlan, excluded_by, excluded_site
@@ -124,6 +125,11 @@ def make_plan(
         raise PlanError(
             f"{where} cannot be quantized: {reason}, or leave it in full precision with exclude=({fqn!r},) "
             f"in the recipe{others}"
+        )
+    if not planned and any(AUTOCAST in operators for operators in readers.values()):
+        raise PlanError(
+            f"{type(model).__name__} has nothing to quantize outside torch.autocast, which its forward turns "
+            f"on: {ADVICE}"
         )
     if not planned:
         found = (

@@ -10,6 +10,7 @@ from torch import nn
 
 from tbt_compile.modules.computed_weights import stored_weight
 from tbt_compile.modules.interception import split_call
+from tbt_compile.passes.check_autocast import ADVICE, AUTOCAST
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def _reason(name: str, module: nn.Module, operators: Iterable[str]) -> str:
     found = list(dict.fromkeys(operators))
     if not found:
         return "the example inputs never reach it"
+    if AUTOCAST in found:
+        return f"read under torch.autocast, where nothing is quantized: {ADVICE}"
     if isinstance(module, (nn.Linear, nn.Embedding)):
         return "the recipe keeps it at 32 bits"
     text = " and ".join(found)

@@ -13,6 +13,7 @@ from tbt_compile.adapters.results import result_of, take_apart
 from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.errors import CaptureError, LoweringError
 from tbt_compile.modules import QuantizedEmbedding, QuantizedLinear
+from tbt_compile.passes.check_autocast import check_autocast
 from tbt_compile.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Adapter:
         try:
             self.check_lowering(context.model)
             self.check_call(context)
+            check_autocast(context.captured.graph)
         except LoweringError as error:
             return [str(error), *refusals(context.captured.graph)]
         return refusals(context.captured.graph)

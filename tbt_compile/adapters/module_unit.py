@@ -18,6 +18,7 @@ from tbt_compile.adapters.call_record import (
     free_dimensions,
     recorded,
 )
+from tbt_compile.adapters.fixed_sizes import EXPORTED, RELATED, with_fixed_sizes
 from tbt_compile.adapters.results import Layout, take_apart
 from tbt_compile.adapters.units import ExportUnits, bounded_unit, capture_unit, export_dynamic
 from tbt_compile.dtypes import dtype_name
@@ -86,9 +87,10 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
     tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
     constants = {name: value for name, value in given.items() if name not in tensors}
     call = _Call(model, example, list(tensors), shared)
-    unit = _captured(call, list(tensors.values()), free_dimensions(recorded(model) or []))
+    unit, reason = _captured(call, list(tensors.values()), free_dimensions(recorded(model) or []))
+    otherwise = EXPORTED if hasattr(model, "_in_spec") else RELATED
     settings = {
-        "inputs": _inputs(unit.program, list(tensors)),
+        "inputs": with_fixed_sizes(call.name, _inputs(unit.program, list(tensors)), reason, otherwise),
         "bounds": [bound.to_dict() for bound in unit.bounds],
         "returns": call.layout,
         "constants": {**constants, **defaults(recorded(model) or [])},
@@ -97,21 +99,24 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
     return ExportUnits(MODULE, (unit,), settings)
 
 
-def _captured(call: _Call, tensors: list[Tensor], declared: Mapping[str, list[int]]) -> LoweringContext:
+def _captured(
+    call: _Call, tensors: list[Tensor], declared: Mapping[str, list[int]]
+) -> tuple[LoweringContext, str]:
     """Capture a call with as many dynamic dimensions as the branches of the forward allow.
 
     Branches on one size are its bounds. Where a relation of sizes decides, first dimensions are fixed, and if
-    need be all others.
+    need be all others. The text says why first dimensions are not dynamic, if that is the reason.
     """
+    reason = ""
     args, own = ([*tensors],), [dict.fromkeys(declared.get(name, ())) for name in call.names]
     first = [{0: None} if value.dim() else {} for value in tensors]
     for dims in ([{**a, **b} for a, b in zip(first, own, strict=True)], own):
         program = export_dynamic(call, args, (dims,))
         try:
-            return bounded_unit("forward", call, args, program, named_shapes(program))
-        except InexpressibleError:
-            continue
-    return capture_unit("forward", call, args, ([{} for _ in tensors],))
+            return bounded_unit("forward", call, args, program, named_shapes(program)), reason
+        except InexpressibleError as error:
+            reason = reason or str(error).partition(": a compiled model keeps")[0]
+    return capture_unit("forward", call, args, ([{} for _ in tensors],)), reason
 
 
 def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
@@ -132,12 +140,48 @@ def load_float(folder: str | Path) -> PreTrainedModel:
             f"{folder} was not saved from a prepared model: its config names no recipe; load it with "
             "from_pretrained and call prepare with a recipe"
         )
-    # transformers would report every scale as an unexpected weight; `prepare` reads them afterwards.
+    with _errors_only():
+        model = getattr(transformers, names[0]).from_pretrained(folder)
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def load_generator(folder: str | Path) -> PreTrainedModel:
+    """Load a full-precision model that generates text, with or without an encoder, in evaluation mode.
+
+    The folder of a prepared model gives its weights without quantizers.
+
+    Raises:
+        FormatError: the folder holds another kind of model, or cannot be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        other = [name for name in config.architectures or () if name not in known]
+        if not config.is_encoder_decoder and other:
+            raise FormatError(
+                f"{folder} holds a {other[0]}, which does not generate text: expected an encoder-decoder or "
+                "decoder-only model; prepare and lower others from Python"
+            )
+        loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        with _errors_only():
+            model: PreTrainedModel = loader.from_pretrained(folder)
+    except FormatError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".:")
+        raise FormatError(
+            f"{folder} cannot be read ({reason}): expected a model that save_pretrained wrote"
+        ) from error
+    return model.eval()
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Keep transformers from reporting every scale as an unexpected weight."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        model = getattr(transformers, names[0]).from_pretrained(folder)
+        yield
     finally:
         transformers_logging.set_verbosity(level)
-    assert isinstance(model, PreTrainedModel)
-    return model

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
@@ -66,6 +67,11 @@ def _layout(value: Any, tensors: list[Tensor], name: str, place: str) -> Layout:
             {} if fields is None else {"fields": [*fields], "class": f"{kind.__module__}:{kind.__qualname__}"}
         )
         return {"tuple": items, **named}
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        raise LoweringError(
+            f"{name} returns {place}, a size (`x.shape[i]`) or a number computed from one: compiled modules "
+            "return tensors and plain constants; leave it out, as callers know the shapes"
+        )
     raise LoweringError(
         f"{name} returns {place} of type {type(value).__name__}: compiled modules return tensors and plain "
         "constants in tuples, lists and dicts with text as keys; wrap it in a module that returns those"

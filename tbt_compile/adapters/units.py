@@ -16,6 +16,7 @@ from tbt_compile.dtypes import HALVES, dtype_name
 from tbt_compile.errors import LoweringError
 from tbt_compile.modules import evaluation_mode
 from tbt_compile.passes.capture_errors import explained
+from tbt_compile.passes.check_autocast import check_autocast
 from tbt_compile.passes.check_function import check_function
 from tbt_compile.passes.export import export_program
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
@@ -120,11 +121,12 @@ def bounded_unit(
     """
     dynamic = [shape or {} for shape in shapes]
     bounds = size_bounds(program, dynamic, f"the {name} of {type(unit.model).__name__}")
+    check_autocast(program.graph, ROOT)
     check_function(program, ROOT)
     if all(slot.key_input is None for slot in caches):  # later steps run the modules of the first one
         check_repeatable(unit, args)
     bounds += smallest_sizes(program, unit, args, dynamic, bounds)
-    _check_full_precision(program)
+    _check_full_precision(program, type(unit.model).__name__)
     extents = extents_of_symbols(program, dynamic)
     return LoweringContext(name, program, caches, ROOT, tuple(bounds), extents)
 
@@ -133,13 +135,14 @@ def _is_shape(value: Any) -> bool:
     return value is None or isinstance(value, dict)
 
 
-def _check_full_precision(program: ExportedProgram) -> None:
+def _check_full_precision(program: ExportedProgram, name: str) -> None:
     """Refuse casts to half precision: the compiler would drop them, and with them their rounding."""
     for node in program.graph.nodes:
         dtype = getattr(node.meta.get("val"), "dtype", None)
         if dtype in HALVES:
-            module = owner(node).removeprefix(ROOT)
+            module = owner(node).removeprefix(ROOT.rstrip(".")).removeprefix(".")
+            caller = f"module {module!r}" if module else name
             raise LoweringError(
-                f"module {module!r} casts to {dtype_name(dtype)} in its forward ({node.name}): compiled "
+                f"{caller} casts to {dtype_name(dtype)} in its forward ({node.name}): compiled "
                 "models compute in float32; cast to the dtype of its input or of a weight instead"
             )

@@ -35,6 +35,11 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def warn(message: str) -> None:
+    """Print one yellow line; the command goes on."""
+    err.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
     """Show a progress bar within the context; without a terminal, print a line of text now and then.

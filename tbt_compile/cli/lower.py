@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tbt_compile.cli.console import JsonOption, out, spinner, write_json
+from tbt_compile.cli.console import JsonOption, out, spinner, warn, write_json
 
 
 def lower(
@@ -61,6 +61,11 @@ def lower(
         tokens = None if shortlist is None else tokens_of(shortlist, tokenizer)
         compiled = tbt_compile.lower(model, target=specs, shortlist=tokens)
         compiled.save(output, tokenizer=tokenizer)
+    if isinstance(compiled, tbt_compile.CompiledModel) and tokenizer is None:
+        warn(
+            f"{source} has no tokenizer.json: {output} generates from token ids in Python, but `tbt run` "
+            "needs the tokenizer; save it in the model's folder with save_pretrained and lower again"
+        )
     written = compiled.shortlist if isinstance(compiled, tbt_compile.CompiledModel) else None
     figures = {
         "output": str(output),

@@ -51,6 +51,12 @@ def open_model(folder: Path) -> Any:
     if stage in (model_folder.FROZEN, model_folder.GENERATOR):
         import tbt_compile
 
+        if stage == model_folder.FROZEN and not (folder / "config.json").is_file():
+            name = model_folder.read_manifest(folder)["class"]
+            raise FormatError(
+                f"{folder} holds a {name}, a plain module whose class is in your code: lower it from Python "
+                f"with tbt_compile.lower(tbt_compile.load({str(folder)!r}, model={name}(...)))"
+            )
         return tbt_compile.load(folder)
     from transformers.utils import logging
 
@@ -59,9 +65,9 @@ def open_model(folder: Path) -> Any:
         from tbt_compile.preparation import load_prepared
 
         return load_prepared(folder).eval()
-    from tbt_compile.training.stages import load_teacher
+    from tbt_compile.adapters.pretrained import load_generator
 
-    return load_teacher(folder)
+    return load_generator(folder)
 
 
 def open_for_lowering(source: Path, recipe: str | None) -> Any:
@@ -132,7 +138,8 @@ def _quantize_untrained(model: Any, recipe: str) -> Any:
     import tbt_compile
 
     model = tbt_compile.prepare(model, recipe=recipe)
-    ids = torch.arange(3, min(67, model.config.vocab_size))[None]
+    count = min(64, longest_source(model), model.config.vocab_size)
+    ids = torch.arange(model.config.vocab_size - count, model.config.vocab_size)[None]
     model.train()
     with torch.no_grad():
         # The first batch initializes the activation scales.

@@ -63,11 +63,15 @@ def run_text(
         done = "packed" if stage == model_folder.FROZEN else "trained"
         raise FormatError(f"{folder} is {done} but not compiled; run `tbt lower {folder} --output NEW` first")
     tokenizer = _tokenizer(folder)
+    sources = [tokenizer.encode(text).ids for text in texts]
+    empty = next((index for index, source in enumerate(sources) if not source), None)
+    if empty is not None:
+        which = "the text" if len(texts) == 1 else f"text {empty + 1} of {len(texts)}"
+        raise TbtError(f"{which} is empty ({texts[empty]!r}): expected at least one token")
     with spinner(f"loading {folder}"):
         model: Any = tbt_compile.load(folder, num_threads=threads if stream else None)
     if len(model.targets) > 1:
         err.print(str(model), markup=False, highlight=False, soft_wrap=True)
-    sources = [tokenizer.encode(text).ids for text in texts]
     options: dict[str, Any] = {"num_beams": num_beams}
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens

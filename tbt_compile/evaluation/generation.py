@@ -95,8 +95,10 @@ def generate_texts(
         Tokens and texts in the order of the sources.
 
     Raises:
-        GenerationError: workers or threads were set for a PyTorch model.
+        GenerationError: workers or threads were set for a PyTorch model, or the model has no encoder.
     """
+    model = _runner(model)
+    _require_encoder(model)
     rows = decode.encode(tokenizer, sources)
 
     def report(done: int, total: int) -> None:
@@ -104,7 +106,6 @@ def generate_texts(
             progress(title, done / total)
 
     report(0, len(rows))
-    model = _runner(model)
     start = time.perf_counter()
     if not isinstance(model, PreTrainedModel):
         written = model.generate_many(
@@ -172,6 +173,16 @@ def _runner(model: Any) -> Any:
     if isinstance(model, FrozenModel):
         return model.module
     return unwrapped(model) if isinstance(model, nn.Module) else model
+
+
+def _require_encoder(model: Any) -> None:
+    """Refuse a decoder-only model, whose output starts with the source and would be scored with it."""
+    described = model.config if isinstance(model, PreTrainedModel) else model
+    if not getattr(described, "is_encoder_decoder", True):
+        raise GenerationError(
+            "the model is decoder-only and continues its source: texts are generated and scored for "
+            "encoder-decoder models; call its generate with padded prompts, and cut them off"
+        )
 
 
 def _generate_many(

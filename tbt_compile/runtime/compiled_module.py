@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -105,7 +106,8 @@ class CompiledModule(CompiledLibrary):
                     "out, or prepare the module with another"
                 )
         sizes: dict[str, int] = {}
-        arrays = [_checked(argument, given[argument["name"]], sizes) for argument in inputs]
+        least = {bound.size: bound.limit for bound in self._bounds if not bound.largest}
+        arrays = [_checked(argument, given[argument["name"]], sizes, least) for argument in inputs]
         bound = broken(self._bounds, sizes)
         if bound is not None:
             argument = next(argument for argument in inputs if bound.size in argument["shape"])
@@ -116,8 +118,21 @@ class CompiledModule(CompiledLibrary):
         return arrays
 
 
-def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Array:
-    """Check one argument and return it as an array; `sizes` collects the dynamic sizes of this call."""
+def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int], least: Mapping[str, int]) -> Array:
+    """Check one argument and return it as an array.
+
+    Args:
+        argument: its description in the manifest.
+        value: an array-like.
+        sizes: the dynamic sizes of this call so far; those of the argument are added.
+        least: lower bounds of dynamic sizes; without one a size is at least 1.
+
+    Returns:
+        The array, in the dtype that the library takes.
+
+    Raises:
+        InputError: the value does not fit.
+    """
     name, dtype, shape = argument["name"], np.dtype(argument["dtype"]), argument["shape"]
     try:
         array = _as_array(value)
@@ -128,12 +143,7 @@ def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Arr
         for size, expected in zip(array.shape, shape, strict=True)
     )
     if not fits or 0 in array.shape or not np.can_cast(array.dtype, dtype, "same_kind"):
-        known = ", ".join(str(sizes.get(size, size)) for size in shape)
-        free = "; other sizes are free, but not 0" if any(isinstance(size, str) for size in shape) else ""
-        raise InputError(
-            f"{name} is {array.dtype} of shape {list(array.shape)}: expected {dtype} [{known}]. Numbers are "
-            f"set by the example inputs that the module was prepared with{free}"
-        )
+        raise InputError(_misfit(argument, array, sizes, least))
     for size, longest in zip(array.shape, argument.get("longest", ()), strict=False):
         if longest is not None and size > longest:
             raise InputError(
@@ -148,6 +158,26 @@ def _checked(argument: dict[str, Any], value: Any, sizes: dict[str, int]) -> Arr
             f"{name} holds {array.dtype} numbers that {dtype} cannot: prepare the module with {array.dtype}"
         )
     return cast
+
+
+def _misfit(
+    argument: dict[str, Any], array: Array, sizes: Mapping[str, int], least: Mapping[str, int]
+) -> str:
+    """Why an array of another dtype or shape, or an empty one, is refused; parameters as for `_checked`."""
+    shape = argument["shape"]
+    found = f"{argument['name']} is {array.dtype} of shape {list(array.shape)}"
+    ranks = array.ndim == len(shape)
+    if ranks and 0 in array.shape:
+        dim = array.shape.index(0)
+        if isinstance(shape[dim], str) and sizes.get(shape[dim]) == 0:
+            return f"{found}: dimension {dim} ({shape[dim]}) is free, but at least {least.get(shape[dim], 1)}"
+    known = ", ".join(str(sizes.get(size, size)) for size in shape)
+    free = "; other sizes are free, but not 0" if any(isinstance(size, str) for size in shape) else ""
+    told = f"{found}: expected {argument['dtype']} [{known}]. Numbers are set by the example inputs that the "
+    told += f"module was prepared with{free}"
+    if "fixed" in argument and ranks and array.shape[0] != shape[0]:
+        told += f". The first dimension is fixed: {argument['fixed']}"
+    return told
 
 
 def _indices(argument: dict[str, Any]) -> str:

@@ -153,7 +153,11 @@ def checked_batch(
         raise GenerationError(
             f"input_ids or attention_mask is not an array ({error}): pad shorter sources on the {padding}"
         ) from error
-    if ids.ndim != 2 or 0 in ids.shape or ids.dtype.kind not in "iu":
+    if ids.ndim == 2 and ids.size == 0:
+        raise GenerationError(
+            f"input_ids has shape {list(ids.shape)}: expected at least one row, and a token in every row"
+        )
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise GenerationError(
             f"input_ids has shape {list(ids.shape)} and type {ids.dtype}: expected integers "
             "[batch, length], both at least 1"

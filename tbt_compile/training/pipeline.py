@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -65,6 +65,10 @@ class TrainJob:
     resume: bool = True
 
 
+_Teacher: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase, Path]
+"""A teacher, its tokenizer and its folder."""
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """The folders of teacher and student, and their scores (empty without a test or validation split)."""
@@ -85,11 +89,12 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     """
     recipe = Recipe.parse(job.recipe)
     start = None if job.start is None else _open(Path(job.start), "start")
+    given = None if job.teacher is None else _given_teacher(Path(job.teacher))
     data = load_data(job.data, job.source_field, job.target_field)
     output = Path(job.output)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    teacher, tokenizer, teacher_folder = _teacher(job, data, output, progress)
+    teacher, tokenizer, teacher_folder = given or _trained_teacher(job, data, output, progress)
     student_folder = output / f"student-{recipe}"
     student = distill(
         teacher,
@@ -107,16 +112,18 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     return TrainResult(teacher_folder, student_folder, scores["teacher"], scores[f"student {recipe}"])
 
 
-def _teacher(
-    job: TrainJob, data: TextData, output: Path, progress: Progress | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Path]:
-    if job.teacher is not None:
-        folder = Path(job.teacher)
-        return (
-            _open(folder, "teacher"),
-            AutoTokenizer.from_pretrained(str(folder), local_files_only=True),
-            folder,
-        )
+def _given_teacher(folder: Path) -> _Teacher:
+    model = _open(folder, "teacher")
+    try:
+        return model, AutoTokenizer.from_pretrained(str(folder), local_files_only=True), folder
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"teacher folder {folder} holds no tokenizer that can be read: save the model's tokenizer there "
+            "with save_pretrained"
+        ) from error
+
+
+def _trained_teacher(job: TrainJob, data: TextData, output: Path, progress: Progress | None) -> _Teacher:
     tokenizer = _tokenizer(job, data, output / "tokenizer", progress)
     folder = output / "teacher"
     model = train_teacher(

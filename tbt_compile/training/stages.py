@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
+from tbt_compile.adapters.pretrained import load_generator
 from tbt_compile.data.batches import Corpus
 from tbt_compile.data.text_pairs import digest
 from tbt_compile.preparation import load_prepared, prepare
@@ -23,7 +24,12 @@ from tbt_compile.training.record import TrainingRecord
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights
 from tbt_compile.training.terms import Objective
-from tbt_compile.training.trainers import DistillationTrainer, require_same_shape, whole_model
+from tbt_compile.training.trainers import (
+    DistillationTrainer,
+    require_encoder_decoder,
+    require_same_shape,
+    whole_model,
+)
 
 Start: TypeAlias = PreTrainedModel | Callable[[PreTrainedModel], PreTrainedModel]
 """What initializes a student other than its teacher: a model, or a function that prepares the student."""
@@ -130,9 +136,16 @@ def _initial_student(teacher: PreTrainedModel, start: Start | None, recipe: Reci
 
 
 def load_teacher(folder: str | Path) -> PreTrainedModel:
-    """Load a full-precision model in evaluation mode; a student is loaded without its quantizers."""
+    """Load a full-precision encoder-decoder in evaluation mode; a student is loaded without its quantizers.
+
+    Raises:
+        FormatError: the folder holds another kind of model, or cannot be read.
+        TrainingError: it holds a decoder-only model.
+    """
     with quiet():
-        return AutoModelForSeq2SeqLM.from_pretrained(str(folder)).eval()
+        model = load_generator(folder)
+    require_encoder_decoder(f"{folder}: the", model)
+    return model
 
 
 def _common_record(corpus: Corpus, run: TrainingRun) -> dict[str, Any]:

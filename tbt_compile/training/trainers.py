@@ -173,6 +173,19 @@ def whole_model(model: Any) -> PreTrainedModel:
     return inner
 
 
+def require_encoder_decoder(role: str, model: PreTrainedModel) -> None:
+    """Refuse a model that distillation cannot take; the role comes before its class in the message.
+
+    Raises:
+        TrainingError: the model is not an encoder-decoder.
+    """
+    if not getattr(model.config, "is_encoder_decoder", False):
+        raise TrainingError(
+            f"{role} {type(model).__name__} is no encoder-decoder: distillation expects a model such as BART "
+            "or T5; prepare others and train them in a loop of your own"
+        )
+
+
 def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layers: LayerMap | None) -> None:
     """Refuse a student whose outputs cannot be compared with the teacher's.
 
@@ -184,11 +197,7 @@ def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layer
         TrainingError: widths, vocabularies or layers differ, or a model is not an encoder-decoder.
     """
     for role, model in (("student", student), ("teacher", teacher)):
-        if not getattr(model.config, "is_encoder_decoder", False):
-            raise TrainingError(
-                f"the {role} {type(model).__name__} is no encoder-decoder: distillation expects a model "
-                "such as BART or T5"
-            )
+        require_encoder_decoder(f"the {role}", model)
     names = ("vocab_size", "hidden_size", "num_hidden_layers")
     for name in names if layers is None else names[:2]:
         ours, theirs = getattr(student.config, name, None), getattr(teacher.config, name, None)

@@ -92,6 +92,17 @@ def test_operators_lists_how_each_is_compiled(tbt) -> None:
     assert "mish.default" in tbt("operators").out
 
 
+def test_operators_filters_by_name(tbt) -> None:
+    found = tbt("operators", "aten.CumSum", "--json", "-").json()["operators"]
+    assert "cumsum.default" in found
+    assert all("cumsum" in name for name in found)
+    shown = tbt("operators", "cumsum").out
+    assert "cumsum.default" in shown and "linear" not in shown
+    unknown = tbt("operators", "cumsmu")
+    assert unknown.code == 2
+    assert "'cumsmu' in its name. Did you mean cumsum?" in unknown.err
+
+
 def test_targets_lists_the_usual_ones_or_all(tbt, tmp_path: Path) -> None:
     usual = tbt("targets")
     assert usual.code == 0

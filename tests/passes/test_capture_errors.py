@@ -48,6 +48,22 @@ def test_a_result_of_a_plain_class_is_named() -> None:
     )
 
 
+class Packs(nn.GRU):
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return super().forward(packed)[0].data
+
+
+def test_packed_sequences_are_named() -> None:
+    model = nn.ModuleDict({"rnn": Packs(4, 4, batch_first=True)})
+    with pytest.raises(Exception, match="zeros") as caught:
+        export_program(model["rnn"], (torch.randn(2, 5, 4), torch.tensor([5, 3])))
+    sentence = explained(caught.value, model)
+    assert sentence.startswith("module 'rnn' (Packs) (test_capture_errors.py:")
+    assert "runs on packed sequences (`pack_padded_sequence`)" in sentence
+    assert "pass it the padded tensor" in sentence
+
+
 def test_of_other_errors_the_first_line_is_left() -> None:
     assert explained(ArithmeticError("one\ntwo"), nn.Identity()) == "its forward: one"
     assert explained(ArithmeticError(), nn.Identity()) == "its forward: ArithmeticError"
