@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from tbt_compile.codegen.tvm_api import Expr, relax, static_size
+from tbt_compile.codegen.tvm_api import Expr, relax, static_size, value_at
 from tbt_compile.dtypes import dtype_name
 
 
@@ -63,10 +63,9 @@ class KnownSizes:
         """The size of a name; the first one that is seen, if it is no number."""
         if static_size(size) is not None:
             return size
-        if isinstance(name, int):
-            return name
-        named = self._named.setdefault(str(name.node.expr), size)
-        return size if str(named) == str(size) else named
+        named = name if isinstance(name, int) else self._named.setdefault(str(name.node.expr), size)
+        # `torch.export` takes dynamic sizes to be 2 or more: x[1:2] has one row, of a single row it has none.
+        return size if str(named) == str(size) or _smallest(named) != _smallest(size) else named
 
     def _pairs(self, node: fx.Node, value: Expr) -> Sequence[tuple[Any, Any]]:
         """The sizes of a tensor in PyTorch and in Relax; none of a tensor that is stored in another form."""
@@ -97,6 +96,12 @@ def without_dimensions(node: fx.Node) -> fx.Node | None:
         return None
     tensors = [operand.meta.get("val"), *(results if isinstance(results, (list, tuple)) else [results])]
     return operand if all(isinstance(each, Tensor) and each.dim() == 0 for each in tensors) else None
+
+
+def _smallest(size: Any) -> int | None:
+    """The value of a size where all dynamic sizes are 1; None if it cannot be computed."""
+    known = static_size(size)
+    return static_size(value_at(size, 1)) if known is None else known
 
 
 def _is_aten(node: fx.Node) -> bool:

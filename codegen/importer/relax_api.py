@@ -189,7 +189,10 @@ class _Importer(ExportedProgramImporter):
                 )
 
     def _promoting(self, convert: Callable[..., Expr]) -> Callable[..., Expr]:
-        """Convert calls with their operands in the dtype that PyTorch computes in: Relax does not promote."""
+        """Convert calls with operands in the dtype that PyTorch computes in, results in the sizes it knows.
+
+        Relax does not promote, and takes no tensor without dimensions where a call names one.
+        """
 
         @functools.wraps(convert)
         def promoting(node: fx.Node, *importer: Any) -> Expr:

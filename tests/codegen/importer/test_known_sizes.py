@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from converter_tools import Each, assert_compiles
-from lowering_tools import export
+from lowering_tools import export, library_of
 from torch import Tensor
 from torch.export import Dim
 
+from tbt_compile.codegen.importer.decompose import decompose
 from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.importer.units import import_unit
 from tbt_compile.codegen.target.host import host_target
 from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lowering import lowering_pipeline
+from tbt_compile.runtime.bound_library import as_array, tensor
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 
@@ -35,6 +39,15 @@ def test_the_first_row_is_broadcast() -> None:
         lambda x, n: x.repeat(1, 2),
     ]
     assert_compiles(Each(*functions), X, torch.tensor([1, 2, 6, 0, 3]), rows=3)
+
+
+def test_a_slice_may_have_fewer_rows_than_the_example() -> None:
+    module = Each(lambda x: x[:2].exp().sum(0), lambda x: (x[-1:] + x[:1]).sum(0))
+    unit = export(module, X, dims=(({0: Dim.DYNAMIC},),))
+    decompose(unit)
+    got = library_of([lowering_pipeline().run(unit)], {}).call("unit", tensor(X[:1].numpy()))
+    for one, other in zip(got, module(X[:1]), strict=True):
+        np.testing.assert_allclose(as_array(one), other.detach().numpy(), rtol=1e-5)
 
 
 def test_operands_of_no_dimensions() -> None:
