@@ -102,6 +102,14 @@ def simplify(expression: Expr) -> Expr:
     return Analyzer().simplify(expression)
 
 
+def value_at(expression: Expr, value: int) -> Expr:
+    """Simplify an arithmetic expression of which all variables have one value."""
+    analyzer = Analyzer()
+    for variable in tirx.analysis.undefined_vars(expression):
+        analyzer.bind(variable, tirx.const(value, "int64"))
+    return analyzer.simplify(expression)
+
+
 def static_size(size: Any) -> int | None:
     """The size of a dimension; None for one that is known at run time only."""
     return int(size) if isinstance(size, (int, tirx.IntImm)) else None

@@ -21,6 +21,7 @@ from torch.nn.modules import transformer
 
 from tbt_compile.passes.constant_sizes import constant_sizes
 from tbt_compile.passes.inline_contexts import inline_contexts
+from tbt_compile.passes.mask_sizes import equal_mask_sizes
 from tbt_compile.passes.squeezes import keep_free_dimensions
 
 _TALKATIVE = ("torch.fx.experimental.symbolic_shapes", "torch._export.non_strict_utils")
@@ -51,6 +52,7 @@ def export_program(
         warnings.filterwarnings("ignore", "The tensor attribute")  # assigned; that is undone
         program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     inline_contexts(program)
+    equal_mask_sizes(program)
     constant_sizes(program)
     keep_free_dimensions(program)
     return program

@@ -82,6 +82,34 @@ def test_dimensions_that_are_equal_stay_equal(exported: tuple[nn.Module, Compile
         exported[1](inputs(2, 9)[0], inputs(2, 8)[1])
 
 
+class Lengths(nn.Module):
+    """Mean of the first few tokens of `[B, T, 8]`, as many as `[B]` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        inside = torch.arange(x.shape[1]) < lengths[:, None]
+        return (self.linear(x) * inside.unsqueeze(-1)).sum(1) / lengths[:, None] + (x[:, :1] + x).amax(
+            (1, 2)
+        )[:, None]
+
+
+def test_a_mask_of_lengths() -> None:
+    dims = ({0: Dim.AUTO, 1: Dim.AUTO}, {0: Dim.AUTO})
+    program = torch.export.export(
+        Lengths().eval(), (torch.randn(3, 9, 8), torch.tensor([1, 4, 9])), dynamic_shapes=dims
+    )
+    module = tbt_compile.prepare(program, "8-8-8")
+    module(torch.randn(3, 9, 8), torch.tensor([1, 4, 9]))
+    frozen = tbt_compile.freeze(module)
+    compiled = lowered(frozen)
+    for rows, tokens in ((3, 9), (1, 4), (5, 20)):
+        args = torch.randn(rows, tokens, 8), torch.randint(1, tokens + 1, (rows,))
+        np.testing.assert_allclose(compiled(*args), frozen.module(*args), rtol=1e-4, atol=1e-5)
+
+
 def test_other_dimensions_are_static_for_every_input() -> None:
     settings = described(Mixer(), *inputs(3, 9))
     assert [entry["shape"] for entry in settings["inputs"]] == [["n0", 9, 8], ["n0", 9]]

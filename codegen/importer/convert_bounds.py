@@ -112,14 +112,14 @@ def convert_min_other(call: Call) -> Expr:
 def convert_fmax(call: Call) -> Expr:
     """`aten::fmax(self, other)`; NaN only if both are."""
     x, y = call.operands.self, call.operands.other
-    return _unless_nan(call, y, call.emit(relax.op.maximum(x, y)), x)
+    return _unless_nan(call, y, _extreme(call, x, y, largest=True), x)
 
 
 @converter(ATEN.fmin.default)
 def convert_fmin(call: Call) -> Expr:
     """`aten::fmin(self, other)`; NaN only if both are."""
     x, y = call.operands.self, call.operands.other
-    return _unless_nan(call, y, call.emit(relax.op.minimum(x, y)), x)
+    return _unless_nan(call, y, _extreme(call, x, y, largest=False), x)
 
 
 @converter(ATEN.ne.Tensor)
@@ -147,11 +147,19 @@ def _bounded(call: Call, x: Expr, low: Any, high: Any) -> Expr:
 
 
 def _larger(call: Call, x: Expr, y: Expr) -> Expr:
-    return _unless_nan(call, x, call.emit(relax.op.maximum(x, y)), x)
+    return _unless_nan(call, x, _extreme(call, x, y, largest=True), x)
 
 
 def _smaller(call: Call, x: Expr, y: Expr) -> Expr:
-    return _unless_nan(call, x, call.emit(relax.op.minimum(x, y)), x)
+    return _unless_nan(call, x, _extreme(call, x, y, largest=False), x)
+
+
+def _extreme(call: Call, x: Expr, y: Expr, largest: bool) -> Expr:
+    """The elementwise maximum or minimum as TVM has it; of booleans, which it has not, their disjunction or
+    conjunction."""
+    if str(x.ty.dtype) == "bool":
+        return call.emit((relax.op.logical_or if largest else relax.op.logical_and)(x, y))
+    return call.emit((relax.op.maximum if largest else relax.op.minimum)(x, y))
 
 
 def _unless_nan(call: Call, tested: Expr, value: Expr, other: Expr) -> Expr:

@@ -54,6 +54,18 @@ def convert_cumprod(call: Call) -> Expr:
     return _in_double(call)
 
 
+@converter(ATEN.prod.default)
+def convert_prod(call: Call) -> Expr:
+    """`aten::prod(self, *, dtype)`; of integers and booleans int64, as in torch."""
+    return call.emit(relax.op.prod(_in_dtype(call)))
+
+
+@converter(ATEN.prod.dim_int)
+def convert_prod_dim(call: Call) -> Expr:
+    """`aten::prod.dim_int(self, dim, keepdim, *, dtype)`; of integers and booleans int64, as in torch."""
+    return call.emit(relax.op.prod(_in_dtype(call), call.operands.dim, call.operands.keepdim))
+
+
 def _in_double(call: Call) -> Expr:
     x = call.operands.self
     if str(x.ty.dtype) != "float32" or call.operands.dtype is not None:

@@ -102,24 +102,30 @@ def convert_masked_scatter(call: Call) -> Expr:
 
 
 def _put_masked(call: Call, axes: list[int]) -> Expr:
-    """`self[mask] = value`.
+    """`self[mask] = value`, or `self[mask] = row` with the dimensions behind those of the mask.
 
     Raises:
-        ValueError: there are other indices, or several values.
+        ValueError: there are other indices, or a value for each true element of the mask; or whether the mask
+            fits is known at run time only.
     """
-    op, rank = call.operands, len(call.operands.self.ty.shape)
-    if len(axes) > 1 or set(sizes_of(op.values)) - {"1"}:
+    op, shape, given = call.operands, list(call.operands.self.ty.shape), list(call.operands.values.ty.shape)
+    (axis, *others), mask = axes, op.indices[axes[0]]
+    rank = len(mask.ty.shape)
+    behind = len(shape) - axis - rank
+    # Values are [lead..., places of the mask, row...], broadcast.
+    split = max(len(given) - behind, 0)
+    *lead, places = given[:split] or [1]
+    if others or sizes([places]) != ["1"]:
         raise ValueError(
             "how many values are assigned depends on the mask: use torch.where(mask, values, x), "
-            "or assign one value"
+            "or assign one value or row"
         )
-    (axis,) = axes
-    mask = op.indices[axis]
-    shape = [*[1] * axis, *mask.ty.shape]
-    mask = call.emit(relax.op.reshape(mask, [*shape, *[1] * (rank - len(shape))]))
+    mask = call.emit(relax.op.reshape(mask, [*[1] * axis, *mask.ty.shape, *[1] * behind]))
     if str(mask.ty.dtype) != "bool":
         mask = call.emit(relax.op.astype(mask, "bool"))
-    value = fitted(call, op.values, op.self, [1] * rank)
+    mask = fitted(call, mask, mask, shape)
+    aligned = [*lead, *[1] * rank, *given[split:]] if split else given
+    value = fitted(call, call.emit(relax.op.reshape(op.values, aligned)), op.self)
     if op.accumulate:
         value = call.emit(relax.op.add(op.self, value))
     return call.emit(relax.op.where(mask, value, op.self))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
+from operator import mul
 from typing import Any
 
 from tbt_compile.codegen.importer.convert_slices import END, counted_from_start
@@ -84,6 +85,32 @@ def _rolled(dim: int) -> Callable[..., Any]:
         )
 
     return rolled
+
+
+@converter(ATEN.repeat.default)
+def convert_repeat(call: Call) -> Expr:
+    """`aten::repeat(self, repeats)`; TVM takes no counts that are known at run time only."""
+    return _repeated(call, call.operands.repeats)
+
+
+@converter(ATEN.tile.default)
+def convert_tile(call: Call) -> Expr:
+    """`aten::tile(self, dims)`; TVM takes no counts that are known at run time only."""
+    return _repeated(call, call.operands.dims)
+
+
+def _repeated(call: Call, counts: Sequence[Any]) -> Expr:
+    """Copies of `self` next to each other, as many along each dimension as `counts` says."""
+    x, shape = call.operands.self, list(call.operands.self.ty.shape)
+    if all(isinstance(count, int) for count in counts):
+        return call.default()
+    rank = max(len(shape), len(counts))
+    shape = [*[1] * (rank - len(shape)), *shape]
+    counts = [*[1] * (rank - len(counts)), *counts]
+    rows = call.emit(relax.op.reshape(x, [size for each in shape for size in (1, each)]))
+    pairs = zip(counts, shape, strict=True)
+    copies = call.emit(relax.op.broadcast_to(rows, [size for pair in pairs for size in pair]))
+    return call.emit(relax.op.reshape(copies, list(map(mul, counts, shape))))
 
 
 @converter(ATEN.index_select.default)

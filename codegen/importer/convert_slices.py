@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
@@ -62,6 +63,27 @@ def convert_select_scatter(call: Call) -> Expr:
     op = call.operands
     src = call.emit(relax.op.expand_dims(op.src, op.dim))
     return _replace_slice(call, src, op.dim, op.index, END if op.index == -1 else op.index + 1, 1)
+
+
+@converter(ATEN.split_with_sizes.default)
+def convert_split_with_sizes(call: Call) -> Expr:
+    """`aten::split_with_sizes(self, split_sizes, dim)`; TVM takes no size of 0."""
+    return _split(call, call.operands.split_sizes)
+
+
+@converter(ATEN.split.sizes)
+def convert_split_sizes(call: Call) -> Expr:
+    """`aten::split.sizes(self, split_size, dim)`; TVM takes no size of 0."""
+    return _split(call, call.operands.split_size)
+
+
+def _split(call: Call, sizes: Sequence[Any]) -> Expr:
+    if 0 not in sizes:
+        return call.default()
+    dim = call.operands.dim % len(call.operands.self.ty.shape)
+    bounds = [0, *accumulate(sizes)]
+    parts = (relax.op.strided_slice(call.operands.self, [dim], [a], [b]) for a, b in pairwise(bounds))
+    return call.emit(relax.Tuple([call.emit(part) for part in parts]))
 
 
 def fitted(call: Call, value: Expr, like: Expr, shape: Sequence[Any] | None = None) -> Expr:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, fx
 
 _COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
+_INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+_WRAPPING = _COMPARISONS | {"add", "sub", "rsub", "mul"}
 _PROMOTING = _COMPARISONS | {
     *(
         "add",
@@ -44,8 +46,7 @@ _PROMOTING = _COMPARISONS | {
 
 def computed_in(node: fx.Node) -> torch.dtype | None:
     """The dtype that a call computes in; None if its operator promotes none."""
-    target = node.target
-    name = target._schema.name.split("::")[1] if isinstance(target, torch._ops.OpOverload) else ""
+    name = _name(node)
     value = node.meta.get("val")
     if name not in _PROMOTING or not isinstance(value, Tensor):
         return None
@@ -59,7 +60,25 @@ def computed_in(node: fx.Node) -> torch.dtype | None:
         if not isinstance(first, Tensor) or not isinstance(second, (Tensor, bool, int, float)):
             return None
         dtype = torch.result_type(first, second)
+        dtype = torch.int8 if dtype == torch.bool else dtype  # TVM compares no booleans
     return dtype
+
+
+def wrap_numbers(node: fx.Node, dtype: torch.dtype | None) -> None:
+    """Reduce the numbers of a call modulo the range of the integers that it computes in, as PyTorch does."""
+    if dtype is None or dtype not in _INTEGERS or _name(node) not in _WRAPPING:
+        return
+    least, count = torch.iinfo(dtype).min, 1 << torch.iinfo(dtype).bits
+    node.args = tuple(
+        (each - least) % count + least if isinstance(each, int) and not isinstance(each, bool) else each
+        for each in node.args
+    )
+
+
+def _name(node: fx.Node) -> str:
+    """The name of a call's operator, without its overload; "" for functions of Python."""
+    target = node.target
+    return target._schema.name.split("::")[1] if isinstance(target, torch._ops.OpOverload) else ""
 
 
 def narrower(node: fx.Node, dtype: torch.dtype) -> list[fx.Node]:

@@ -12,7 +12,8 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from tbt_compile.codegen.importer.promotion import computed_in, narrower
+from tbt_compile.codegen.importer.known_sizes import KnownSizes, without_dimensions
+from tbt_compile.codegen.importer.promotion import computed_in, narrower, wrap_numbers
 from tbt_compile.codegen.importer.symbolic_numbers import PYTHON_FUNCTIONS, symbolic, tensor_of
 from tbt_compile.codegen.tvm_api import Expr, IRModule, Target, ir, relax, tvm
 from tbt_compile.dtypes import dtype_name
@@ -160,10 +161,15 @@ class _Importer(ExportedProgramImporter):
     Attributes:
         replaced: the replaced converters by operator and overload; each takes a node.
         node: the call that is being converted, or was last.
+        sizes: the sizes of every graph being imported.
     """
 
     convert_map: dict[str, Callable[..., Expr]]
     node: fx.Node | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[fx.Graph, KnownSizes] = {}
 
     def update_convert_map(self, custom_convert_map: dict[str, Any]) -> None:
         self.replaced = {
@@ -183,11 +189,15 @@ class _Importer(ExportedProgramImporter):
                 )
 
     def _promoting(self, convert: Callable[..., Expr]) -> Callable[..., Expr]:
-        """Convert calls with their operands in the dtype that PyTorch computes in: Relax does not promote."""
+        """Convert calls with operands in the dtype that PyTorch computes in, results in the sizes it knows.
+
+        Relax does not promote, and takes no tensor without dimensions where a call names one.
+        """
 
         @functools.wraps(convert)
         def promoting(node: fx.Node, *importer: Any) -> Expr:
             self.node, dtype = node, computed_in(node)
+            wrap_numbers(node, dtype)
             operands = [] if dtype is None else [*narrower(node, dtype), *symbolic(node)]
             stored = {each: self.env[each] for each in operands}
             name = "" if dtype is None else dtype_name(dtype)
@@ -198,11 +208,33 @@ class _Importer(ExportedProgramImporter):
                     if is_tensor
                     else tensor_of(operand, name, self.block_builder)
                 )
+            single = without_dimensions(node)
+            if single is not None:
+                stored.setdefault(single, self.env[single])
+                self.env[single] = self.block_builder.emit(relax.op.reshape(self.env[single], [1]))
             converted = convert(node, *importer)
             self.env.update(stored)
-            return converted
+            if single is not None:
+                converted = self._without_dimensions(converted)
+            return self._sizes(node.graph).settle(node, converted, self.block_builder)
 
         return promoting
+
+    def _without_dimensions(self, value: Expr) -> Expr:
+        """Views of no dimensions of a tensor, or of those of a tuple."""
+        builder = self.block_builder
+        if isinstance(value.ty, relax.TensorType):
+            return builder.emit(relax.op.reshape(value, []))
+        fields = (builder.emit(relax.TupleGetItem(value, each)) for each in range(len(value.ty.fields)))
+        return builder.emit(relax.Tuple(list(map(self._without_dimensions, fields))))
+
+    def _sizes(self, graph: fx.Graph) -> KnownSizes:
+        """The sizes of the graph, with those of its inputs."""
+        if graph not in self.sizes:
+            self.sizes[graph] = KnownSizes()
+            for node in graph.find_nodes(op="placeholder"):
+                self.sizes[graph].learn(node, self.env[node])
+        return self.sizes[graph]
 
     def _number(self, compute: Callable[..., Any]) -> Callable[[fx.Node], Any]:
         """Convert calls of a function of Python on numbers that are computed from sizes."""

@@ -89,7 +89,7 @@ def compile_units(
         library = compile_functions(functions, target)
     except LoweringError:
         raise
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # TVM raises many kinds
         raise LoweringError(
             f"the {' and '.join(unit.name for unit in units)} cannot be compiled for {spec.mcpu} "
             f"({type(error).__name__}): `lower(model, dump=...)` writes the graphs; keep the part of the "

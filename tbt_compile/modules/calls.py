@@ -176,6 +176,10 @@ class QuantizedSdpaCall(QuantizedCall):
         """
         shape, width = query.shape, value.shape[-1]
         factor = query.shape[-1] ** -0.5 if scale is None else scale
+        if max(x.dim() for x in (query, key, value)) == 3 and not enable_gqa:  # one head
+            query, key, value = (_rank_three(x).unsqueeze(1) for x in (query, key, value))
+            if attn_mask is not None and attn_mask.dim() == 3:
+                attn_mask = attn_mask.unsqueeze(1)
         query, key, value = (_rank_four(x) for x in (query, key, value))
         if enable_gqa:
             groups = query.shape[1] // key.shape[1]
@@ -200,6 +204,10 @@ class QuantizedSdpaCall(QuantizedCall):
         if self.without_softmax:
             return scores if mask is None else scores + additive_mask(mask, scores.dtype)
         return masked_softmax(scores, mask)
+
+
+def _rank_three(x: Tensor) -> Tensor:
+    return x[(None,) * (3 - x.dim())]
 
 
 def _rank_four(x: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class Assignments(Each):
                     self.scaled,
                     self.masked,
                     self.masked_rows,
+                    self.masked_by_rows,
                     self.at_places,
                     self.added_at_places,
                     self.at_pairs,
@@ -91,6 +92,12 @@ class Assignments(Each):
 
     def masked_rows(self, y: Tensor, mask: Tensor) -> None:
         y[mask[:, 0]] = 5
+
+    def masked_by_rows(self, y: Tensor, mask: Tensor) -> None:
+        y[mask[:, 0]] = y[0] + 1
+        y[:, mask[0]] = y[:, :1]
+        blocks = y.view(-1, 2, 3)
+        blocks[mask[:, :2]] = blocks[0, 0] * 2
 
     def at_places(self, y: Tensor, mask: Tensor) -> None:
         y[:, self.places] = y[:, :3]
