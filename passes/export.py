@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.nn.modules import transformer
@@ -58,15 +58,33 @@ def export_program(
     return program
 
 
+class EmptyTensorError(Exception):
+    """A call of a graph has an empty tensor where the graph expects elements."""
+
+
 def run_program(program: ExportedProgram, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
-    """Run the graph of a program on its user inputs, whatever their sizes; returns all that it outputs."""
+    """Run the graph of a program on its user inputs, whatever their sizes; returns all that it outputs.
+
+    Raises:
+        EmptyTensorError: a slice is empty at these sizes, and not at those that the graph was captured for.
+    """
     stored, given = {**program.state_dict, **program.constants}, iter(inputs)
     arguments = [
         next(given) if spec.kind is InputKind.USER_INPUT else stored[str(spec.target)]
         for spec in program.graph_signature.input_specs
     ]
     with torch.no_grad():
-        return tuple(program.graph_module(*arguments))
+        return tuple(_Checked(program.graph_module).run(*arguments))
+
+
+class _Checked(fx.Interpreter):
+    """Runs a graph, and compares which results are empty."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor) and result.numel() == 0 and 0 not in n.meta["val"].shape:
+            raise EmptyTensorError(n.name)
+        return result
 
 
 @contextmanager

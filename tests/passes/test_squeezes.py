@@ -1,4 +1,4 @@
-"""Squeezes of free dimensions: none in the graph, and a batch that they would remove is refused."""
+"""Squeezes of free dimensions: none in the graph. A batch that they would remove, or a slice, is refused."""
 
 from __future__ import annotations
 
@@ -59,9 +59,13 @@ def _of(program: torch.export.ExportedProgram, function: Function) -> Squeezes:
         (lambda x: x.squeeze(), 2),
         (lambda x: x.squeeze().softmax(0).sum()[None], None),
         (lambda x: x.squeeze(-1), None),
+        (lambda x: x[1:2].exp().sum(0), 2),
+        (lambda x: x[:2].exp().sum(0), None),
     ],
 )
-def test_a_batch_that_would_be_squeezed_is_below_the_bound(function: Function, least: int | None) -> None:
+def test_a_batch_that_would_be_squeezed_or_cut_off_is_below_the_bound(
+    function: Function, least: int | None
+) -> None:
     x = torch.randn(3, 4)
     model = tbt_compile.prepare(Squeezes(function), "2-2-2", example_inputs=(x,))
     model(x)
