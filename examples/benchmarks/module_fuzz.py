@@ -224,6 +224,8 @@ def main() -> int:
             print(f"{seed}: {result}: {why}", flush=True)
         if options.count == 1:
             print(*random_module(seed))
+        if (seed + 1 - options.first) % 25 == 0:
+            print(f"{seed + 1 - options.first} of {options.count}: {dict(found)}", flush=True)
     print(dict(found))
     if options.json is not None:
         options.json.write_text(
