@@ -113,7 +113,7 @@ def _stream(model: Any, tokenizer: Any, source: list[int], options: dict[str, An
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    model.generate([source], [[1] * len(source)], on_tokens=show, **options)
+    model.generate([source], attention_mask=[[1] * len(source)], on_tokens=show, **options)
     text = str(tokenizer.decode(ids))
     # The stream holds back the bytes of a character that the last token left incomplete.
     sys.stdout.write(text.removeprefix(shown) + "\n")

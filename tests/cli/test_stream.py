@@ -18,7 +18,8 @@ class Writes:
     def __init__(self, tokens: list[int]) -> None:
         self.tokens = tokens
 
-    def generate(self, sources: Any, on_tokens: Callable[[np.ndarray], None]) -> None:
+    def generate(self, sources: Any, *, attention_mask: Any, on_tokens: Callable[[np.ndarray], None]) -> None:
+        assert np.shape(attention_mask) == np.shape(sources)
         for token in self.tokens:
             on_tokens(np.array([token]))
 
