@@ -8,36 +8,10 @@ from torch import Tensor, fx
 _COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 _INTEGERS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 _WRAPPING = _COMPARISONS | {"add", "sub", "rsub", "mul"}
-_PROMOTING = _COMPARISONS | {
-    *(
-        "add",
-        "sub",
-        "rsub",
-        "mul",
-        "div",
-        "floor_divide",
-        "remainder",
-        "fmod",
-        "pow",
-        "maximum",
-        "minimum",
-        "fmax",
-        "fmin",
-    ),
-    *(
-        "where",
-        "cat",
-        "stack",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "addcmul",
-        "addcdiv",
-        "lerp",
-        "reciprocal",
-        "sigmoid",
-        "softplus",
-    ),
+_PROMOTING = _WRAPPING | {
+    *("div", "floor_divide", "remainder", "fmod", "pow", "maximum", "minimum", "fmax", "fmin"),
+    *("where", "cat", "stack", "clamp", "clamp_min", "clamp_max", "addcmul", "addcdiv", "lerp"),
+    *("reciprocal", "sigmoid", "softplus"),
     *("cumsum", "cumprod"),
     *("sqrt", "rsqrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "erf", "atan2"),
     *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"),
