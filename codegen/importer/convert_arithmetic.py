@@ -15,7 +15,7 @@ from tbt_compile.dtypes import dtype_name
 @converter(ATEN.add.Tensor)
 def convert_add(call: Call) -> Expr:
     """`aten::add(self, other, *, alpha)`; a sum of booleans is their disjunction. TVM ignores `alpha`."""
-    x, y = _tensors(call)
+    x, y = call.tensors()
     if x.ty.dtype == "bool":
         return call.emit(relax.op.logical_or(x, y)) if call.operands.alpha else x
     return call.emit(relax.op.add(x, _times(call, y, call.operands.alpha)))
@@ -24,14 +24,14 @@ def convert_add(call: Call) -> Expr:
 @converter(ATEN.sub.Tensor)
 def convert_sub(call: Call) -> Expr:
     """`aten::sub(self, other, *, alpha)`; TVM ignores `alpha`."""
-    x, y = _tensors(call)
+    x, y = call.tensors()
     return call.emit(relax.op.subtract(x, _times(call, y, call.operands.alpha)))
 
 
 @converter(ATEN.rsub.Scalar)
 def convert_rsub(call: Call) -> Expr:
     """`aten::rsub(self, other, alpha)`, which is other - alpha * self."""
-    x, y = _tensors(call)
+    x, y = call.tensors()
     return call.emit(relax.op.subtract(y, _times(call, x, call.operands.alpha)))
 
 
@@ -51,7 +51,7 @@ def convert_mul(call: Call) -> Expr:
         if isinstance(factor, (int, float)) and factor == 0 and has_keys(str(x.ty.dtype)):
             zeros = call.compute(times_zero, x)
             return zeros if math.copysign(1.0, factor) > 0 else call.emit(relax.op.negative(zeros))
-    x, y = _tensors(call)
+    x, y = call.tensors()
     return call.emit((relax.op.logical_and if x.ty.dtype == "bool" else relax.op.multiply)(x, y))
 
 
@@ -75,12 +75,6 @@ def convert_div(call: Call) -> Expr:
 def convert_scalar_tensor(call: Call) -> Expr:
     """`aten::scalar_tensor(s, *, dtype)`; the number may be computed from sizes."""
     return call.scalar(call.operands.s, dtype_name(call.node.meta["val"].dtype))
-
-
-def _tensors(call: Call) -> tuple[Expr, Expr]:
-    """Both operands of a call in the dtype of the first, numbers as tensors."""
-    x = call.operands.self
-    return x, call.scalar(call.operands.other, x.ty.dtype)
 
 
 def _times(call: Call, x: Expr, factor: Any) -> Expr:

@@ -9,7 +9,7 @@ from tbt_compile.codegen.tvm_api import Expr, relax
 @converter(ATEN.floor_divide.default)
 def convert_floor_divide(call: Call) -> Expr:
     """`aten::floor_divide(self, other)`; of floats the quotient that `remainder` belongs to."""
-    x, y = _tensors(call)
+    x, y = call.tensors()
     emit = call.emit
     if isinstance(call.operands.other, int) and not _is_float(x):
         return emit(relax.op.floor_divide(x, y))
@@ -34,7 +34,7 @@ def convert_floor_divide(call: Call) -> Expr:
 @converter(ATEN.div.Tensor_mode)
 def convert_div_mode(call: Call) -> Expr:
     """`aten::div(self, other, *, rounding_mode)`; either may be a number."""
-    x, y = _tensors(call)
+    x, y = call.tensors()
     mode = call.operands.rounding_mode
     if mode == "floor":
         return convert_floor_divide(call)
@@ -53,7 +53,7 @@ def convert_div_scalar_mode(call: Call) -> Expr:
 @converter(ATEN.remainder.Tensor)
 def convert_remainder(call: Call) -> Expr:
     """`aten::remainder(self, other)`: has the sign of the divisor."""
-    x, y = _tensors(call)
+    x, y = call.tensors()
     emit = call.emit
     if isinstance(call.operands.other, int) and not _is_float(x):
         return emit(relax.op.floor_mod(x, y))
@@ -76,7 +76,7 @@ def convert_remainder_of_scalar(call: Call) -> Expr:
 @converter(ATEN.fmod.Tensor)
 def convert_fmod(call: Call) -> Expr:
     """`aten::fmod(self, other)`: has the sign of the dividend."""
-    x, y = _tensors(call)
+    x, y = call.tensors()
     return call.emit(relax.op.mod(x, y if _is_float(x) else _divisor(call, y)))
 
 
@@ -117,18 +117,6 @@ def _divisor(call: Call, y: Expr) -> Expr:
     if _is_signed(y):
         trap = emit(relax.op.logical_or(trap, emit(relax.op.equal(y, relax.const(-1, dtype)))))
     return emit(relax.op.where(trap, one, y))
-
-
-def _tensors(call: Call) -> tuple[Expr, Expr]:
-    """Both operands, numbers and sizes as scalars of the dtype of the other one."""
-    x, y = call.operands.self, call.operands.other
-    if not _is_tensor(x):
-        return call.scalar(x, y.ty.dtype), y
-    return x, y if _is_tensor(y) else call.scalar(y, x.ty.dtype)
-
-
-def _is_tensor(x: Expr) -> bool:
-    return isinstance(getattr(x, "ty", None), relax.TensorType)
 
 
 def _is_float(x: Expr) -> bool:

@@ -106,6 +106,13 @@ class Call:
             return value
         return tensor_of(value, str(dtype), self._importer.block_builder)
 
+    def tensors(self) -> tuple[Expr, Expr]:
+        """The operands `self` and `other`; a number becomes a scalar of the other one's dtype."""
+        x, y = self.operands.self, self.operands.other
+        if not isinstance(getattr(x, "ty", None), relax.TensorType):
+            return self.scalar(x, y.ty.dtype), y
+        return x, self.scalar(y, x.ty.dtype)
+
     def reshape(self, x: Expr, shape: Sequence[Any]) -> Expr:
         """A view of `x` with leading dimensions joined or split; `x` itself if the rank is equal."""
         return x if len(x.ty.shape) == len(shape) else self.emit(relax.op.reshape(x, list(shape)))
