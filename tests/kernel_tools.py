@@ -42,7 +42,7 @@ def isa_of(cpu: str) -> Isa:
 
 def build(function: PrimFunc, cpu: str) -> Any:
     """One kernel compiled for a CPU."""
-    return compile_functions({"kernel": function}, Target(parse_target(cpu).as_dict()))
+    return compile_functions({"kernel": function}, Target(parse_target(cpu).code_options))
 
 
 @cache

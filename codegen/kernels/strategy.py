@@ -13,10 +13,9 @@ To add a kernel:
        `target/isa.py`
     4. run tests/codegen/kernels, which multiply every pair of encodings on every CPU that can run here
 
-SMMLA (i8mm), for example, would be two rows for `BYTES` above the rows that need a dot product. Their `gemm`
-would be a kernel like `UNPACKED_DOT` that unpacks the weights in the order of the instruction. SVE with more
-than 128 bits would start as a `VectorSet`. The popcount formula of each pair of encodings, such as {0, 1, 2}
-times ternary, is in `dot/bit_product.py`.
+A kernel that is faster on some CPUs with a feature and slower on others has a `tile_key`: `tbt tune` measures
+it. SVE with more than 128 bits would start as a `VectorSet`. The popcount formula of each pair of encodings,
+such as {0, 1, 2} times ternary, is in `dot/bit_product.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from tbt_compile.codegen.kernels.dot.bit_product import bit_product
 from tbt_compile.codegen.kernels.dot.lut_tables import ProductTable
 from tbt_compile.codegen.layouts import Layout, words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
+from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError
 
@@ -40,6 +40,8 @@ GEMM_FROM = 8
 """The number of rows from which unpacking a block of weights, or filling a LUT, pays off."""
 UNPACK_FROM = 32
 """The same where byte dot products can also multiply packed weights."""
+MATRIX_TILE = Tile(8, 4)
+"""The register tile of the matrix kernels, unless another was measured."""
 
 
 class Kernel(Enum):
@@ -52,8 +54,10 @@ class Kernel(Enum):
     SHUFFLE_SUMS = "shuffle sums"  # linear/shuffle_sums.py
     PACKED_DOT = "packed dot"  # linear/packed_dot.py
     UNPACKED_DOT = "unpacked dot"  # linear/unpacked_dot.py
+    MATRIX_DOT = "matrix dot"  # linear/matrix_dot.py
     INT8_GEMV = "int8 GEMV"  # linear/int8.py, attention/int8.py
     INT8_GEMM = "int8 GEMM"  # the same
+    INT8_MATRIX = "int8 matrix"  # linear/int8.py
     FLOAT_SUMS = "float sums"  # attention/int8.py
 
 
@@ -72,6 +76,8 @@ class Strategy:
         gemm_from: the number of rows from which `gemm` is used; 1 if both kernels are the same.
         layout: layout of a linear layer's weights, shared by both kernels.
         narrow_sums: whether sums have 16 bits, which limits K.
+        tile_key: of the register tile of `gemm`, if a tile of one row, a later row's, may be measured to be
+            faster.
     """
 
     x: tuple[Encoding, ...]
@@ -84,6 +90,7 @@ class Strategy:
     gemm_from: int = 1
     layout: Layout = Layout.PLANES
     narrow_sums: bool = False
+    tile_key: str = ""
 
     def fits(self, x: Encoding, w: Encoding, isa: Isa, k: int) -> bool:
         """Whether this row of the table applies.
@@ -103,11 +110,17 @@ class Strategy:
             and (not self.needs or any(isa.has(feature) for feature in self.needs))
             and not (self.without and isa.has(self.without))
             and not (self.narrow_sums and not _lut_fits(x, w, k))
+            and not (self.tile_key and tile(isa, self.tile_key, MATRIX_TILE).rows == 1)
         )
 
     def kernel(self, rows: int) -> Kernel:
         """The kernel for a number of rows."""
         return self.gemm if rows >= self.gemm_from else self.gemv
+
+
+def matrix_key(weight: Encoding) -> str:
+    """The key of the matrix kernels of a weight encoding in tile files; see `Strategy.tile_key`."""
+    return f"matrix {weight.value}"
 
 
 _DOT = ("vnni", "avxvnni", "dotprod")
@@ -132,10 +145,41 @@ LINEAR = (
     Strategy(
         x=BYTES,
         w=(Encoding.INT8,),
+        needs=("i8mm",),
+        gemv=Kernel.INT8_GEMV,
+        gemm=Kernel.INT8_MATRIX,
+        gemm_from=GEMM_FROM,
+        tile_key=matrix_key(Encoding.INT8),
+        why="SMMLA multiplies two rows by two columns; many rows share one reordering for it",
+    ),
+    Strategy(
+        x=BYTES,
+        w=(Encoding.INT8,),
         gemv=Kernel.INT8_GEMV,
         gemm=Kernel.INT8_GEMM,
         gemm_from=GEMM_FROM,
         why="weights stay in the order that embeddings read; many rows share one reordering for byte dots",
+    ),
+    Strategy(
+        x=BYTES,
+        w=(Encoding.BINARY,),
+        needs=("i8mm",),
+        gemv=Kernel.PACKED_DOT,
+        gemm=Kernel.MATRIX_DOT,
+        gemm_from=2,
+        tile_key=matrix_key(Encoding.BINARY),
+        why="SMMLA multiplies two rows by two columns, twice the products of SDOT; one row uses SDOT",
+    ),
+    Strategy(
+        x=BYTES,
+        w=(Encoding.TERNARY,),
+        needs=("i8mm",),
+        gemv=Kernel.PACKED_DOT,
+        gemm=Kernel.MATRIX_DOT,
+        gemm_from=2,
+        layout=Layout.PAIRS,
+        tile_key=matrix_key(Encoding.TERNARY),
+        why="as for binary weights, in the layout of one row's kernel",
     ),
     Strategy(
         x=BYTES,

@@ -70,7 +70,7 @@ def compile_units(
         LoweringError: TVM cannot import or build a unit.
     """
     imported = import_units(units, spec.isa, known)
-    target = Target(spec.as_dict())
+    target = Target(spec.code_options)
     _dump(dump, "relax.txt", imported.module)
     try:
         module = to_kernels(imported.module, target)

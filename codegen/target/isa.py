@@ -1,8 +1,8 @@
 """Instruction sets as the kernels see them: the features of a CPU, and the schedule parameters they imply.
 
 `VECTOR_SETS` is the only place that reads LLVM's feature names. To use another extension of a known vector
-set in kernels (i8mm), move its name from `unused` to `used` there, test for it with `Isa.has`, and add a row
-to a table in `kernels/strategy.py`. Wider registers (SVE of 256 bits) are a new `VectorSet`.
+set in kernels, move its name from `unused` to `used` there, test for it with `Isa.has`, and add a row to a
+table in `kernels/strategy.py`. Wider registers (SVE of 256 bits) are a new `VectorSet`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PORTABLE = VectorSet((), "any", 128, 16, unused=("ssse3",))
 VECTOR_SETS = (
     VectorSet(("avx2", "avx512bw"), "x86_64", 512, 32, used=("avx512vpopcntdq", "avx512vnni")),
     VectorSet(("avx2",), "x86_64", 256, 16, used=("avxvnni",)),
-    VectorSet(("neon",), "aarch64", 128, 32, used=("dotprod",), unused=("i8mm", "sve", "sve2")),
+    VectorSet(("neon",), "aarch64", 128, 32, used=("dotprod", "i8mm"), unused=("sve", "sve2")),
     PORTABLE,
 )
 """All vector sets, best first. Kernels are scheduled for the first set that a CPU has and for extensions of
@@ -139,7 +139,7 @@ class Isa:
         """The part of an instruction set that kernels depend on: CPUs with equal schedules share kernels.
 
         >>> graviton3 = Isa.from_features("neoverse-v1", ["neon", "dotprod", "i8mm", "sve"])
-        >>> graviton3.schedule == Isa.from_features("neoverse-n1", ["neon", "dotprod"]).schedule
+        >>> graviton3.schedule == Isa.from_features("cortex-x2", ["neon", "dotprod", "i8mm"]).schedule
         True
         """
         return Isa("", self.features & _SCHEDULED)

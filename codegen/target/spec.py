@@ -36,6 +36,9 @@ ALIASES = {
 # CPUs that LLVM accepts but does not list.
 _UNLISTED = {"aarch64": ("apple-m1", "apple-m2", "apple-m3", "cobalt-100", "ampere1"), "x86_64": ()}
 _KEYS = ("mcpu", "mtriple", "mattr")
+# EOR3 (SHA3, SVE2) keeps the operands of the carry-save adder alive for longer, and its loop spills them. SVE
+# has no instruction that vectors of 128 bits need.
+_OFF_IN_CODE = {"aarch64": ("-sha3", "-sve"), "x86_64": ()}
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ class TargetSpec:
         """The target as a JSON-ready dict in TVM's form; `parse.parse_target` reads it back."""
         attributes = {"mattr": list(self.mattr)} if self.mattr else {}
         return {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu, **attributes}
+
+    @property
+    def code_options(self) -> dict[str, Any]:
+        """The target that code is generated for, as `as_dict`, without features that only make it slower."""
+        mattr = [*self.mattr, *_OFF_IN_CODE[self.arch]]
+        return {**self.as_dict(), **({"mattr": mattr} if mattr else {})}
 
     @classmethod
     def recorded(cls, target: Mapping[str, Any], features: Iterable[str]) -> TargetSpec:

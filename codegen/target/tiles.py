@@ -54,8 +54,8 @@ def isa_class(isa: Isa) -> str:
     >>> isa_class(Isa("haswell", frozenset({"avx2"})))
     '256 bits, 16 registers, maddubs'
     """
-    popcount = ", popcount" if isa.has_popcount else ""
-    return f"{isa.vector_bits} bits, {isa.registers} registers, {isa.dot}{popcount}"
+    further = ", popcount" if isa.has_popcount else ", i8mm" if isa.has("i8mm") else ""
+    return f"{isa.vector_bits} bits, {isa.registers} registers, {isa.dot}{further}"
 
 
 def tile(isa: Isa, kernel: str, default: Tile) -> Tile:

@@ -23,7 +23,9 @@ _WEIGHT = 2  # position of the weight among the arguments of a linear layer
 
 def compile_kernel(function: PrimFunc, target: TargetSpec) -> Callable[..., None]:
     """Compile one kernel to a callable on TVM tensors."""
-    kernel: Callable[..., None] = compile_functions({"kernel": function}, Target(target.as_dict()))["kernel"]
+    kernel: Callable[..., None] = compile_functions({"kernel": function}, Target(target.code_options))[
+        "kernel"
+    ]
     return kernel
 
 
@@ -39,7 +41,7 @@ def stored_weight(
 
 def compile_library(functions: dict[str, PrimFunc], target: TargetSpec) -> Any:
     """Compile kernels to a library in memory; `link.export_library` writes it to a file."""
-    return compile_functions(functions, Target(target.as_dict()))
+    return compile_functions(functions, Target(target.code_options))
 
 
 def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0) -> tuple[Call, int]:

@@ -13,7 +13,7 @@ from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS as LOOKUP_VECTOR
 from tbt_compile.codegen.kernels.linear.packed_dot import packed_tile
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
-from tbt_compile.codegen.kernels.strategy import Kernel
+from tbt_compile.codegen.kernels.strategy import MATRIX_TILE, Kernel, matrix_key
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.target.tiles import ROWS, VECTORS, Tile, use
@@ -112,11 +112,20 @@ def _tuning_tasks(isa: Isa) -> Iterator[TuningTask]:
         if spec.strategy.gemv is Kernel.PACKED_DOT:
             tiles = _default_first(packed_tile(isa, weight), [Tile(1, vectors) for vectors in VECTORS])
             yield TuningTask(f"fields {weight.value}", spec, 1, tiles)
+    for weight in (Encoding.BINARY, Encoding.TERNARY, Encoding.INT8):
+        # A tile of one row stands for the kernel that is used without SMMLA, see `Strategy.tile_key`.
+        if isa.has("i8mm"):
+            spec = LinearSpec(N, K, Encoding.INT8, weight, True, True, isa)
+            tiles = (MATRIX_TILE, *(Tile(rows, MATRIX_TILE.vectors) for rows in (4, 1)))
+            yield TuningTask(matrix_key(weight), spec, GEMM_ROWS, tiles)
     for activation in (Encoding.INT8, Encoding.UINT8):
-        spec = LinearSpec(N, K, activation, Encoding.TERNARY, True, True, isa)
         shapes = [Tile(rows, vectors) for rows in (2, 4, 8) for vectors in VECTORS]
         tiles = _default_first(unpacked_tile(isa, activation), shapes)
-        yield TuningTask(f"bytes {activation.value}", spec, GEMM_ROWS, tiles)
+        for weight in (Encoding.TERNARY, Encoding.INT8):
+            spec = LinearSpec(N, K, activation, weight, True, True, isa)
+            if spec.strategy.gemm in (Kernel.UNPACKED_DOT, Kernel.INT8_GEMM):
+                yield TuningTask(f"bytes {activation.value}", spec, GEMM_ROWS, tiles)
+                break
 
 
 def _default_first(default: Tile, tiles: list[Tile]) -> tuple[Tile, ...]:

@@ -2,6 +2,7 @@
 
     python examples/benchmarks/mca.py
     python examples/benchmarks/mca.py --cpu neoverse-n1 --json out.json
+    python examples/benchmarks/mca.py --cpu neoverse-v1 --rows 8
 
 Linear layers are compiled for the CPU, and `llvm-mca` (from Debian's package llvm, or LLVM's releases)
 estimates the cycles of their hottest inner loop with all data in the L1 cache. Outer loops that widen narrow
@@ -23,8 +24,10 @@ from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, KernelCase
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
 from tbt_compile.codegen.kernels.dot.register_tile import gemm_tile, words_before_widening
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.linear import lut_sums
+from tbt_compile.codegen.kernels.linear import lut_sums, matrix_dot
 from tbt_compile.codegen.kernels.linear.linear import linear
+from tbt_compile.codegen.kernels.linear.matrix_dot import matrix_tile
+from tbt_compile.codegen.kernels.linear.packed_dot import packed_tile
 from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
 from tbt_compile.codegen.kernels.strategy import Kernel
 from tbt_compile.codegen.layouts import PLANES_PER_GROUP, quarter_group
@@ -75,7 +78,7 @@ def float_linear(lanes: int) -> PrimFunc:
 
 def assembly(function: PrimFunc, spec: TargetSpec) -> list[str]:
     """The instructions and labels of a compiled kernel."""
-    text = compile_functions({"kernel": function}, Target(spec.as_dict())).mod.inspect_source("asm")
+    text = compile_functions({"kernel": function}, Target(spec.code_options)).mod.inspect_source("asm")
     lines = (line.split("//")[0].rstrip() for line in text.splitlines())
     return [line for line in lines if line.strip() and not _NOISE.match(line)]
 
@@ -96,13 +99,15 @@ def count(lines: list[str], pattern: str) -> int:
     return sum(bool(re.match(rf"\s+({pattern})\s", line)) for line in lines)
 
 
-def hottest(lines: list[str], pattern: str, each: int) -> tuple[list[str], list[str]]:
+def hottest(lines: list[str], pattern: str, each: int, unpacks: bool) -> tuple[list[str], list[str]]:
     """Find the inner loop with the most instructions of a kind.
 
     Args:
         lines: the assembly.
         pattern: of the instructions.
         each: instructions per step of the GEMM tile; loops of smaller tiles are left out.
+        unpacks: whether to take the longest of several loops with as many, which unpacks what it multiplies,
+            or the shortest.
 
     Returns:
         The lines of the loop, and those that the loop around it adds.
@@ -110,7 +115,9 @@ def hottest(lines: list[str], pattern: str, each: int) -> tuple[list[str], list[
     loops = find_loops(lines)
     inner = [loop for loop in loops if not any(loop.holds(other) for other in loops)]
     counts = {loop: count(lines[loop.first : loop.last + 1], pattern) for loop in inner}
-    best = max((loop for loop in inner if counts[loop] % each == 0), key=counts.__getitem__)
+    whole = [loop for loop in inner if counts[loop] and counts[loop] % each == 0]
+    sign = 1 if unpacks else -1
+    best = max(whole, key=lambda loop: (counts[loop], sign * (loop.last - loop.first)))
     around = [loop for loop in loops if loop.holds(best)]
     rest: list[str] = []
     if around:
@@ -126,7 +133,7 @@ def cycles(lines: list[str], cpu: str) -> float:
     command = ["llvm-mca", "-mtriple=aarch64-linux-gnu", f"-mcpu={cpu}", f"-iterations={ITERATIONS}"]
     done = subprocess.run(command, input=code, capture_output=True, text=True, check=False)
     match = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
-    if match is None:
+    if match is None or "error:" in done.stderr:
         sys.exit(f"llvm-mca cannot analyse a loop for {cpu}: {done.stderr.strip()[-500:]}")
     return int(match[1]) / ITERATIONS
 
@@ -142,6 +149,7 @@ class InnerLoop:
         each: instructions of this kind per step of the tile.
         macs: multiplications per step.
         run: steps between two widenings of narrow accumulators.
+        unpacks: whether the loop unpacks what it multiplies, where another one does not.
     """
 
     name: str
@@ -150,10 +158,11 @@ class InnerLoop:
     each: int
     macs: int
     run: int
+    unpacks: bool = False
 
     def analyse(self, spec: TargetSpec) -> dict:
         """Analyse the loop; returns one row of the table."""
-        inner, rest = hottest(assembly(self.function, spec), self.pattern, self.each)
+        inner, rest = hottest(assembly(self.function, spec), self.pattern, self.each, self.unpacks)
         steps = count(inner, self.pattern) // self.each
         total = cycles(inner, spec.mcpu) / steps + (cycles(rest, spec.mcpu) / self.run if rest else 0.0)
         return {
@@ -165,14 +174,25 @@ class InnerLoop:
         }
 
 
-def quantized(pair: str, spec: TargetSpec) -> InnerLoop:
-    """The linear layer of one pair of encodings."""
-    case, isa = KernelCase(pair, 1, N, K), spec.isa
+def quantized(pair: str, rows: int, spec: TargetSpec) -> InnerLoop:
+    """The linear layer of one pair of encodings, on that many rows."""
+    case, isa = KernelCase(pair, rows, N, K), spec.isa
     layer = case.spec(isa)
-    function, chosen = linear(layer), layer.strategy.gemm
+    function, chosen = linear(layer), layer.strategy.kernel(rows)
     if chosen is Kernel.LUT_SUMS:
         macs = quarter_group(case.weight.planes) * isa.block * 8 * lut_sums.OCTETS
         return InnerLoop(pair, function, "tbl", 2 * PLANES_PER_GROUP, macs, lut_sums.STEPS_BEFORE_WIDENING)
+    if chosen in (Kernel.MATRIX_DOT, Kernel.INT8_MATRIX):
+        # A step is a word of every column: one instruction for 2 rows, 2 columns and 8 elements.
+        tile = matrix_tile(isa, case.weight)
+        each = tile.rows // 2 * tile.vectors * (64 // matrix_dot.GROUP)
+        macs = tile.rows * tile.vectors * 2 * 64
+        unpacks = chosen is Kernel.MATRIX_DOT and rows < matrix_dot.SHARE_FROM
+        return InnerLoop(pair, function, "(us|s)mmla", each, macs, K, unpacks)
+    if chosen is Kernel.PACKED_DOT:
+        # A step is a word of every column, in two loops of half of its elements each.
+        vectors = packed_tile(isa, case.weight).vectors
+        return InnerLoop(pair, function, "[su]dot", vectors * 4, vectors * isa.word_lanes * 32, K)
     if case.activation.dynamic:
         dot = isa.dot == "dotprod"
         # A step is four elements of K: one instruction per vector, or one per half of its bytes.
@@ -192,6 +212,9 @@ def main() -> None:
     """Analyse, print a table, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cpu", default="cortex-a72", help="an AArch64 CPU by LLVM's name")
+    parser.add_argument(
+        "--rows", type=int, default=64, help="rows of activations, which decide on the kernel"
+    )
     parser.add_argument("--json", help="write the rows to this file")
     arguments = parser.parse_args()
     if shutil.which("llvm-mca") is None:
@@ -199,9 +222,9 @@ def main() -> None:
     spec = parse_target(arguments.cpu)
     lanes = spec.isa.float_lanes
     kernels = [InnerLoop("fp32", float_linear(lanes), "fmla", 16, 16 * lanes, K)]
-    kernels += [quantized(pair, spec) for pair in DEFAULT_OPERATORS]
+    kernels += [quantized(pair, arguments.rows, spec) for pair in DEFAULT_OPERATORS]
     rows = [kernel.analyse(spec) for kernel in kernels]
-    print(f"inner loops on {spec.mcpu}, N {N}, K {K}\n")
+    print(f"inner loops on {spec.mcpu}, {arguments.rows} x {N} x {K}\n")
     print(f"| {'operator':20s} | instructions | MACs | cycles | MACs per cycle | against fp32 |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for row in rows:

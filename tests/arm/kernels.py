@@ -42,7 +42,7 @@ class Kernels:
         self._machine = machine
         self._names = {key: f"kernel{index}" for index, key in enumerate(tested)}
         functions = {name: builder(spec) for (builder, spec), name in self._names.items()}
-        compiled = compile_functions(functions, Target(target.as_dict()))
+        compiled = compile_functions(functions, Target(target.code_options))
         self.library: Path = export_library(compiled, machine.file(".so"), target)
 
     def call(

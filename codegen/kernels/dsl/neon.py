@@ -27,6 +27,22 @@ def shift_insert(into: Expr, octets: Expr) -> Expr:
     return T.call_llvm_pure_intrin(OCTETS, "llvm.aarch64.neon.vsri", into, octets, T.int32(4))
 
 
+def matrix_product(sums: Expr, rows: Expr, columns: Expr, *, unsigned: bool) -> Expr:
+    """SMMLA, or USMMLA for unsigned rows: the products of two rows and two columns.
+
+    Args:
+        sums: int32x4: row 0 by column 0, row 0 by column 1, row 1 by column 0, row 1 by column 1.
+        rows: int8x16, or uint8x16 if `unsigned`: eight bytes of each row.
+        columns: int8x16, eight bytes of each column.
+        unsigned: whether the rows are unsigned.
+
+    Returns:
+        `sums` and the products, int32x4.
+    """
+    name = "usmmla" if unsigned else "smmla"
+    return T.call_llvm_pure_intrin("int32x4", f"llvm.aarch64.neon.{name}", sums, rows, columns)
+
+
 def table_lookup(first: Expr, second: Expr, indices: Expr) -> Expr:
     """TBL: look up 16 bytes in a table of 32 bytes.
 

@@ -1,16 +1,21 @@
 """Linear layers with 8-bit weights and 8-bit activations, by byte dot products.
 
 The weights stay in stored order, int8 [N, K], since embeddings read them too. GEMV reads them in place; GEMM
-first reorders a block of weights for the byte instructions, [K / 4, columns, 4].
+first reorders a block of weights for the byte instructions, [K / 4, columns, 4], or [K / 8, columns, 8] for
+SMMLA.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from tbt_compile.codegen.kernels.dot.byte_dot import GROUP
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
+from tbt_compile.codegen.kernels.linear.matrix_dot import GROUP as MATRIX_GROUP
+from tbt_compile.codegen.kernels.linear.matrix_dot import MatrixDot
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
 from tbt_compile.codegen.kernels.strategy import GEMM_FROM
@@ -82,25 +87,78 @@ class Int8Gemm(UnpackedDot):
     def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
         """Reorder a block of columns for the byte instructions.
 
-        Missing columns are not written, since their sums are never stored; padding of K is zero.
-
         Args:
             w: int8 [N, K].
             block: index of the block.
             out: int8 or uint8 [K / 4, columns * 4].
         """
-        size, length = self.spec.isa.block, self.spec.k
-        first = emit.let(block * size)
-        with emit.loop("column", T.min(T.int64(size), self.columns_left(first))) as column:
+        first = emit.let(block * self.spec.isa.block)
 
-            def move(k: Expr, lanes: int) -> None:
-                codes = self.read(w, first + column, k, lanes)
-                if self.dot.biased:
-                    codes = emit.cast(codes, "uint8", lanes) ^ emit.splat(T.uint8(128), lanes)
-                at = column * GROUP + k % GROUP
-                emit.store(out, codes, k // GROUP, at, lanes=lanes)
+        def codes(column: Expr, k: Expr, lanes: int) -> Expr:
+            codes = self.read(w, first + column, k, lanes)
+            if self.dot.biased:
+                codes = emit.cast(codes, "uint8", lanes) ^ emit.splat(T.uint8(128), lanes)
+            return codes
 
-            for_lanes(length, GROUP, move)
-        with emit.loop("rest", -length % WORD_BITS) as rest, emit.loop("octet", size) as column:
-            k = length + rest
-            emit.store(out, T.cast(0, self.dot.weight_type), k // GROUP, column * GROUP + k % GROUP)
+        _reorder(codes, self.columns_left(first), self.spec, GROUP, out)
+
+
+class Int8Matrix(MatrixDot):
+    """`Int8Gemm` by SMMLA; a `ChunkProduct`."""
+
+    def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
+        """Multiply packed rows with one weight block; see `ChunkProduct.multiply`.
+
+        Args:
+            count: number of rows.
+            w: int8 [N, K].
+            block: index of the block.
+            _blocks: always 1.
+            epilogue: consumes the dot products.
+        """
+        self.multiply_unpacked(count, w, block, epilogue)
+
+    def unpack(self, w: Buffer, block: Expr, out: Buffer) -> None:
+        """Reorder a block of columns for SMMLA.
+
+        Args:
+            w: int8 [N, K].
+            block: index of the block.
+            out: int8 [K / 8, columns * 8].
+        """
+        first = emit.let(block * self.spec.isa.block)
+
+        def codes(column: Expr, k: Expr, lanes: int) -> Expr:
+            return emit.load(w, first + column, k, lanes=lanes)
+
+        _reorder(codes, self.spec.n - first, self.spec, MATRIX_GROUP, out)
+
+    def lanes_of(self, place: int) -> range:
+        """The elements of a word that operand `place` holds."""
+        return range(place * MATRIX_GROUP, (place + 1) * MATRIX_GROUP)
+
+    def sum_codes(self, row: Expr) -> None:
+        """Nothing: the weights are multiplied as they are."""
+
+    def total(self, _row: Expr, sums: Expr, _lanes: int) -> Expr:
+        """The sums themselves."""
+        return sums
+
+
+def _reorder(
+    codes: Callable[[Expr, Expr, int], Expr], columns_left: Expr, spec: LinearSpec, group: int, out: Buffer
+) -> None:
+    """Store the columns of a block by groups of adjacent elements.
+
+    Missing columns are not written, since their sums are never stored; padding of K is zero.
+    """
+    size, length = spec.isa.block, spec.k
+    with emit.loop("column", T.min(T.int64(size), columns_left)) as column:
+
+        def move(k: Expr, lanes: int) -> None:
+            emit.store(out, codes(column, k, lanes), k // group, column * group + k % group, lanes=lanes)
+
+        for_lanes(length, group, move)
+    with emit.loop("rest", -length % WORD_BITS) as rest, emit.loop("octet", size) as column:
+        k = length + rest
+        emit.store(out, T.cast(0, out.dtype), k // group, column * group + k % group)

@@ -14,9 +14,10 @@ from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue, store_partial
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import chunks, parallel_columns, row_of
 from tbt_compile.codegen.kernels.float_ops.activations import ACTIVATIONS
-from tbt_compile.codegen.kernels.linear.int8 import Int8Gemm, Int8Gemv
+from tbt_compile.codegen.kernels.linear.int8 import Int8Gemm, Int8Gemv, Int8Matrix
 from tbt_compile.codegen.kernels.linear.lut_gemm import LutGemm
 from tbt_compile.codegen.kernels.linear.lut_sums import LutSums
+from tbt_compile.codegen.kernels.linear.matrix_dot import MatrixDot
 from tbt_compile.codegen.kernels.linear.packed_dot import PackedDot
 from tbt_compile.codegen.kernels.linear.popcount_gemm import PopcountGemm
 from tbt_compile.codegen.kernels.linear.shuffle_sums import ShuffleSums
@@ -69,8 +70,10 @@ IMPLEMENTATIONS: dict[Kernel, type[ChunkProduct]] = {
     Kernel.SHUFFLE_SUMS: ShuffleSums,
     Kernel.PACKED_DOT: PackedDot,
     Kernel.UNPACKED_DOT: UnpackedDot,
+    Kernel.MATRIX_DOT: MatrixDot,
     Kernel.INT8_GEMV: Int8Gemv,
     Kernel.INT8_GEMM: Int8Gemm,
+    Kernel.INT8_MATRIX: Int8Matrix,
 }
 """The implementation of each kernel of `strategy.LINEAR`."""
 

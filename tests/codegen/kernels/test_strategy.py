@@ -39,7 +39,8 @@ CPUS = {
     "znver4": [(POPCOUNT, POPCOUNT, 1)] * 2 + [(PACKED, UNPACKED, 32)] * 2,
     "cortex-a72": [(POPCOUNT, POPCOUNT, 1), (CARRY_SAVE, CARRY_SAVE, 1)] + [(LUT_SUMS, LUT_SUMS, 1)] * 2,
     "neoverse-n1": [(POPCOUNT, POPCOUNT, 1), (CARRY_SAVE, CARRY_SAVE, 1)] + [(PACKED, UNPACKED, 32)] * 2,
-    "neoverse-v1": [(POPCOUNT, POPCOUNT, 1), (CARRY_SAVE, CARRY_SAVE, 1)] + [(PACKED, UNPACKED, 32)] * 2,
+    "neoverse-v1": [(POPCOUNT, POPCOUNT, 1), (CARRY_SAVE, CARRY_SAVE, 1)]
+    + [(PACKED, Kernel.MATRIX_DOT, 2)] * 2,
 }
 
 

@@ -24,7 +24,7 @@ CPUS = runnable("haswell")
 
 @cache
 def vocabulary(cpu: str) -> CompiledRanking:
-    library = compile_functions(search_functions(isa_of(cpu)), Target(parse_target(cpu).as_dict()))
+    library = compile_functions(search_functions(isa_of(cpu)), Target(parse_target(cpu).code_options))
     return CompiledRanking(BoundLibrary(library, {}, {}, {}, {}))
 
 
