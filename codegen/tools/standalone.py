@@ -57,7 +57,7 @@ def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0
         A callable that runs the layer, and the size of its packed weights in bytes.
     """
     function, arrays = linear_arrays(spec, rows, seed)
-    return _bound(function, target, arrays), arrays[_WEIGHT].nbytes
+    return bound(compile_kernel(function, target), arrays), arrays[_WEIGHT].nbytes
 
 
 def linear_arrays(
@@ -89,17 +89,19 @@ def arithmetic(spec: RoofSpec, target: TargetSpec) -> Call:
     """Compile `compute_roof` and bind it to random data."""
     rng = np.random.default_rng(0)
     x, w = rng.integers(0, 2**63, (64, 64), np.uint64), rng.integers(0, 2**63, 64, np.uint64)
-    return _bound(compute_roof(spec), target, [x, w, np.zeros(16, np.int32)])
+    return bound(compile_kernel(compute_roof(spec), target), [x, w, np.zeros(16, np.int32)])
 
 
 def reading(size: int, target: TargetSpec) -> Call:
     """Compile `read_roof` and bind it to about `size` bytes of data."""
     words = -(-size // (8 * READ_WORDS)) * READ_WORDS
     data = np.arange(words, dtype=np.uint64)
-    return _bound(read_roof(words, target.isa), target, [data, np.zeros(words // READ_WORDS, np.uint64)])
+    return bound(
+        compile_kernel(read_roof(words, target.isa), target), [data, np.zeros(words // READ_WORDS, np.uint64)]
+    )
 
 
-def _bound(function: PrimFunc, target: TargetSpec, arrays: list[npt.NDArray[np.generic]]) -> Call:
-    run = compile_kernel(function, target)
+def bound(kernel: Callable[..., None], arrays: list[npt.NDArray[np.generic]]) -> Call:
+    """A call of a compiled kernel on copies of some arrays."""
     tensors = [tvm.runtime.tensor(array) for array in arrays]
-    return lambda: run(*tensors)
+    return lambda: kernel(*tensors)

@@ -2,67 +2,104 @@
 
     python examples/benchmarks/cliffs.py --json out.json --plot cliffs.png
 
-Every random shape is compared with the next larger one whose N and K are multiples of the tile. The larger
-one does at least as much work, so a ratio well above 1 is time lost at the edges. Both are measured in turns.
+Every random shape is compared with three others, all measured in turns:
+
+*edge*   the next larger shape whose N and K are multiples of the tile. It does at least as much work, so a
+         ratio well above 1 is time lost at the edges.
+*step*   the shapes with N a sixth smaller and a fifth larger, in time per byte of packed weights, against the
+         better one. A ratio well above 1 is a size at which or from which a kernel is slower.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 from tbt_compile.bench.conditions import conditions
-from tbt_compile.bench.kernel_case import KernelCase
+from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, KernelCase
 from tbt_compile.bench.kernel_worker import timed
+from tbt_compile.codegen.kernels.linear.linear import linear
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.target.spec import TargetSpec
-from tbt_compile.codegen.tools.standalone import random_linear
+from tbt_compile.codegen.tools.standalone import bound, compile_kernel, linear_arrays
 
 WORD = 64
 LIMIT = 1.3
+STEP = 1.2
+RATIOS = {
+    "edge": "time against the next larger multiple of the tile",
+    "step": "time per byte against the better neighbour",
+}
 TURNS = 5
+SECONDS = 0.004
 
 
-def prepare(pair: str, m: int, n: int, k: int, spec: TargetSpec):
+@dataclass(frozen=True)
+class Layer:
+    """A compiled random layer.
+
+    Attributes:
+        calls: by M, a function that runs it once.
+        size: of its packed weights, in bytes.
+    """
+
+    calls: dict[int, Callable[[], None]]
+    size: int
+
+
+def prepare(pair: str, rows: list[int], n: int, k: int, spec: TargetSpec) -> Layer:
     """Compile a random layer.
 
     Args:
         pair: "activation*weight" encodings.
-        m, n, k: rows, outputs and inputs.
+        rows: the values of M.
+        n, k: outputs and inputs.
         spec: CPU to compile for.
-
-    Returns:
-        A function that runs the layer once.
     """
-    return random_linear(KernelCase(pair, m, n, k).spec(spec.isa), spec, m)[0]
+    layer = KernelCase(pair, 1, n, k).spec(spec.isa)
+    kernel = compile_kernel(linear(layer), spec)
+    arrays = {m: linear_arrays(layer, m)[1] for m in rows}
+    size = next(iter(arrays.values()))[2].nbytes
+    return Layer({m: bound(kernel, some) for m, some in arrays.items()}, size)
 
 
-def measure(pair: str, m: int, n: int, k: int, spec: TargetSpec) -> dict:
-    """Time a shape and the next larger one with multiples of the tile.
+def measure(pair: str, rows: list[int], n: int, k: int, spec: TargetSpec) -> list[dict]:
+    """Time a shape, the next larger one with multiples of the tile, and two neighbours.
 
     Args:
-        pair, m, n, k, spec: as for `prepare`.
+        pair, rows, n, k, spec: as for `prepare`.
 
     Returns:
-        The shape, the medians of both in microseconds, and their ratio.
+        For each M, the shape, the medians in microseconds, and the two ratios.
     """
     block = spec.isa.block
-    full_n, full_k = -(-n // block) * block, -(-k // WORD) * WORD
-    calls = (prepare(pair, m, n, k, spec), prepare(pair, m, full_n, full_k, spec))
-    samples: tuple[list[float], list[float]] = ([], [])
-    for _ in range(TURNS):
-        for call, kept in zip(calls, samples, strict=True):
-            kept.extend(timed(call, 0.004))
-    own, full = (1e6 * median(kept) for kept in samples)
-    return {"operator": pair, "m": m, "n": n, "k": k, "us": own, "full_us": full, "ratio": own / full}
+    whole = -(-n // block) * block, -(-k // WORD) * WORD
+    smaller, larger = max(1, round(n / STEP)), round(n * STEP)
+    layers = [prepare(pair, rows, *shape, spec) for shape in ((n, k), whole, (smaller, k), (larger, k))]
+    found = []
+    for m in rows:
+        samples: list[list[float]] = [[] for _ in layers]
+        for _ in range(TURNS):
+            for layer, kept in zip(layers, samples, strict=True):
+                kept.extend(timed(layer.calls[m], SECONDS))
+        us = [1e6 * median(kept) for kept in samples]
+        own, *_, before, after = (time / layer.size for time, layer in zip(us, layers, strict=True))
+        found.append(
+            {"operator": pair, "m": m, "n": n, "k": k, "us": us[0], "whole_us": us[1]}
+            | {"neighbours_us": us[2:], "edge": us[0] / us[1], "step": own / min(before, after)}
+        )
+    return found
 
 
 def draw(rows: list[dict], title: str, path: Path) -> None:
-    """Plot the ratio over the work, with one colour per operator.
+    """Plot the ratios over the work, with one colour per operator.
 
     Args:
         rows: from `measure`.
@@ -71,32 +108,31 @@ def draw(rows: list[dict], title: str, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    both = figure.subplots(2, sharex=True)
     for pair in dict.fromkeys(row["operator"] for row in rows):
         own = [row for row in rows if row["operator"] == pair]
-        axes.plot(
-            [row["n"] * row["k"] * row["m"] for row in own], [row["ratio"] for row in own], ".", label=pair
-        )
-    axes.axhline(LIMIT, color="grey", linewidth=0.8, linestyle="--")
-    axes.axhline(1.0, color="grey", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_xlabel("multiplications")
-    axes.set_ylabel("time against the next larger multiple of the tile")
-    axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8)
+        work = [row["n"] * row["k"] * row["m"] for row in own]
+        for axes, ratio in zip(both, RATIOS, strict=True):
+            axes.plot(work, [row[ratio] for row in own], ".", label=pair)
+    for axes, label in zip(both, RATIOS.values(), strict=True):
+        axes.axhline(LIMIT, color="grey", linewidth=0.8, linestyle="--")
+        axes.axhline(1.0, color="grey", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_ylabel(label)
+    both[1].set_xlabel("multiplications")
+    both[0].set_title(title, fontsize=10)
+    both[0].legend(fontsize=8)
     figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Measure, print the worst shapes, and write all if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--operators", default="binary*binary,ternary*ternary,int8*ternary", help="comma-separated"
-    )
-    parser.add_argument("--rows", default="1,16", help="values of M, comma-separated")
-    parser.add_argument("--shapes", type=int, default=40, help="random shapes per operator and M")
-    parser.add_argument("--most", type=int, default=4096, help="largest N and K")
+    parser.add_argument("--operators", default=",".join(DEFAULT_OPERATORS), help="comma-separated")
+    parser.add_argument("--rows", default="1,4,16", help="values of M, comma-separated")
+    parser.add_argument("--shapes", type=int, default=40, help="random shapes per operator")
+    parser.add_argument("--most", default="65536,4096", help="largest N and K")
     parser.add_argument("--target", default="host", help="CPU to compile for")
     parser.add_argument("--seed", type=int, default=0, help="of the shapes")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -104,20 +140,26 @@ def main() -> None:
     arguments = parser.parse_args()
     spec = parse_target(arguments.target)
     rng = np.random.default_rng(arguments.seed)
+    most = np.log([int(size) for size in arguments.most.split(",")])
+    values = [int(m) for m in arguments.rows.split(",")]
     rows = []
     for pair in arguments.operators.split(","):
-        for m in map(int, arguments.rows.split(",")):
-            # Log-uniform: as many small sizes as large ones.
-            sizes = np.exp(rng.uniform(0, np.log(arguments.most), (arguments.shapes, 2))).round().astype(int)
-            for n, k in sizes:
-                rows.append(measure(pair, m, int(n), int(k), spec))
-    worst = sorted(rows, key=lambda row: -row["ratio"])[:12]
-    for row in worst:
-        print("{operator:18s} {m}x{n}x{k}: {us:.2f} us against {full_us:.2f} us, {ratio:.2f}x".format(**row))
-    over = [row for row in rows if row["ratio"] > LIMIT]
-    print(
-        f"{len(rows)} shapes, {len(over)} above {LIMIT}x, median {median(row['ratio'] for row in rows):.2f}x"
-    )
+        # Log-uniform: as many small sizes as large ones.
+        sizes = np.exp(rng.uniform(0, most, (arguments.shapes, 2))).round().astype(int)
+        for index, (n, k) in enumerate(sizes):
+            rows += measure(pair, values, int(n), int(k), spec)
+            print(f"\r{pair} {index + 1} of {len(sizes)}", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+    for ratio in RATIOS:
+        for row in sorted(rows, key=lambda row: -row[ratio])[:12]:
+            print(
+                f"{ratio} {row[ratio]:.2f}x  {row['operator']:18s} {row['m']}x{row['n']}x{row['k']}: ", end=""
+            )
+            print(f"{row['us']:.2f} us, whole {row['whole_us']:.2f}, ", end="")
+            print("neighbours {:.2f} and {:.2f}".format(*row["neighbours_us"]))
+        over = sum(row[ratio] > LIMIT for row in rows)
+        typical = median(row[ratio] for row in rows)
+        print(f"{ratio}: {len(rows)} shapes, {over} above {LIMIT}x, median {typical:.2f}x\n")
     machine = conditions()
     if arguments.json:
         arguments.json.write_text(json.dumps({"conditions": machine, "rows": rows}, indent=1))
