@@ -178,13 +178,17 @@ def quarter_group(planes: int) -> int:
 
 
 def by_octets(weights: Words) -> Words:
-    """Reorder interleaved weights by bytes: the first byte of every plane and column, then the next byte.
+    """Reorder interleaved weights by bytes: the first byte of every column and plane, then the next byte.
 
-    A vector of 32 bytes then has the same byte of the columns of a block. Dimensions, outermost first, are
-    blocks, words, bytes, planes and columns.
+    Vectors of 32 bytes then have the same byte of adjacent columns. Dimensions, outermost first, are blocks,
+    words, bytes, columns and planes. The planes of ternary weights become (positive, negative).
     """
-    octets = weights.astype("<u8", copy=False).view(np.uint8).reshape(*weights.shape, 8)
-    return aligned_copy(octets.transpose(0, 1, 4, 2, 3)).view("<u8").reshape(weights.shape)
+    if weights.shape[2] == 2:
+        nonzero, sign = weights[:, :, 0], weights[:, :, 1]
+        weights = np.stack([nonzero & ~sign, sign], axis=2)
+    octets = np.ascontiguousarray(weights).astype("<u8", copy=False).view(np.uint8)
+    octets = octets.reshape(*weights.shape, 8).transpose(0, 1, 4, 3, 2)
+    return aligned_copy(octets.reshape(-1)).view("<u8").reshape(weights.shape)
 
 
 def arrange(planes: Words, layout: Layout, isa: Isa) -> Words:

@@ -57,7 +57,7 @@ class SumTables:
         count: tables per step.
         max_steps: steps that a row may have.
         steps: int64 [capacity], the number of steps of each row.
-        vector_of: int64 [capacity, max_steps], the vector of each step.
+        vector_of: int64 [capacity, max_steps], the vector of each step, times `stride`.
         tables: uint8 [capacity, max_steps, 16 * count].
         base: int32 [capacity]: what the lookups lack for the dot product, see `total`.
 
@@ -65,11 +65,13 @@ class SumTables:
         spec: the layer.
         capacity: number of rows.
         octets: bytes of the weight plane of a column that a weight vector holds.
+        stride: distance between weight vectors, in the unit of whoever reads `vector_of`.
     """
 
-    def __init__(self, spec: LinearSpec, capacity: int, octets: int) -> None:
+    def __init__(self, spec: LinearSpec, capacity: int, octets: int, stride: int = 1) -> None:
         self.spec = spec
         self.octets = octets
+        self.stride = stride
         self.count = 2 * octets
         self._size = 8 * octets
         words = words_for(spec.k)
@@ -102,7 +104,7 @@ class SumTables:
             octets = T.reinterpret(emit.vector("uint8", self._size), codes)
 
             def store(step: Expr, chosen: Expr) -> None:
-                emit.store(self.vector_of, vector, row, step)
+                emit.store(self.vector_of, vector * self.stride, row, step)
                 emit.store(self.tables, self._table(chosen), row, step, 0, lanes=self.count * COLUMNS)
 
             def several() -> None:

@@ -53,12 +53,15 @@ def load_word(weights: Buffer, layout: Layout, column: Expr, word: Expr, plane: 
 
 def _word_of_octets(weights: Buffer, block: Expr, word: Expr, plane: int, lane: Expr) -> Expr:
     _, words, planes, size = (extent.value for extent in weights.shape)
-    shift = T.cast(lane % 8 * 8, "uint64")
     result: Expr = T.uint64(0)
-    for octet in range(8):
-        piece = ((block * words + word) * 8 + octet) * planes + plane
-        bits = flat(weights)[piece * (size // 8) + lane // 8] >> shift
-        result = result | ((bits & T.uint64(0xFF)) << T.uint64(8 * octet))
+    # A code is nonzero if it is positive or negative.
+    for stored in range(plane, planes):
+        place = lane * planes + stored
+        shift = T.cast(place % 8 * 8, "uint64")
+        for octet in range(8):
+            piece = (block * words + word) * 8 + octet
+            bits = flat(weights)[piece * (size * planes // 8) + place // 8] >> shift
+            result = result | ((bits & T.uint64(0xFF)) << T.uint64(8 * octet))
     return result
 
 
