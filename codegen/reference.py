@@ -112,7 +112,7 @@ def attention_context(p: Integers, p_scale: Floats, v: Integers, v_scale: Floats
         p: codes, int64 [..., Q, T].
         p_scale: float32 [] or [..., Q, 1].
         v: codes, int64 [..., T, D].
-        v_scale: float32 [] or, per token, [..., T, 1]: then applied before the sum over T, which is
+        v_scale: float32 [] or, per token, [..., T, 1]: then applied to p before the sum over T, which is
             accumulated in float32, t ascending.
 
     Returns:
@@ -121,8 +121,8 @@ def attention_context(p: Integers, p_scale: Floats, v: Integers, v_scale: Floats
     if v_scale.ndim == 0:
         total = p.astype(np.int64) @ v.astype(np.int64)
         return (total.astype(_F32) * (p_scale * v_scale).astype(_F32)).astype(_F32)
-    values = (v_scale * v.astype(_F32)).astype(_F32)
-    weights = p.astype(_F32)
+    values = v.astype(_F32)
+    weights = (p.astype(_F32) * np.swapaxes(v_scale, -1, -2)).astype(_F32)
     total = np.zeros((*p.shape[:-1], v.shape[-1]), _F32)
     for t in range(v.shape[-2]):
         total = (total + weights[..., t : t + 1] * values[..., t : t + 1, :]).astype(_F32)

@@ -2,7 +2,8 @@
 
 Q and P arrive as floats and are quantized here; K and V arrive packed (`pack_cache`). The kernels loop over
 heads and chunks of queries. Fused, the scores of a chunk stay in the cache; for 512 queries, 512 tokens and
-12 heads they are 12 MiB, which would be written twice and read three times.
+12 heads they are 12 MiB, which would be written twice and read three times. Trailing tokens that a mask
+hides from all queries of a chunk are left out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from tbt_compile.codegen.kernels.attention.int8 import Int8GemmScores, Int8GemvScores, Int8Outputs
 from tbt_compile.codegen.kernels.attention.popcount import PopcountOutputs, PopcountScores
 from tbt_compile.codegen.kernels.attention.spec import AttentionSpec, Heads
+from tbt_compile.codegen.kernels.attention.visible import VisibleTokens
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import chunks, parallel_heads, row_of
 from tbt_compile.codegen.kernels.float_ops.softmax import scaled_and_masked, softmax_row
@@ -176,6 +178,7 @@ def _qk(spec: AttentionSpec) -> None:
             def chunk(first: Expr, count: Expr) -> None:
                 scores.chunk(
                     count,
+                    sizes.tokens,
                     lambda row: row_of(q, b, h, first + row),
                     lambda row, t, lanes, value: emit.store(out, value, b, h, first + row, t, lanes=lanes),
                 )
@@ -202,6 +205,7 @@ def _pv(spec: AttentionSpec) -> None:
         def chunk(first: Expr, count: Expr) -> None:
             outputs.chunk(
                 count,
+                sizes.tokens,
                 lambda row: row_of(p, b, h, first + row),
                 lambda row, d, lanes, value: emit.store(out, value, b, h, first + row, d, lanes=lanes),
             )
@@ -234,19 +238,26 @@ def _attention(spec: FusedSpec) -> None:
             scores = kind(first_spec, score_scales, k, at)
             outputs = _outputs(second_spec)(second_spec, value_scales, v, at, sizes.tokens, scores.chunk_rows)
             weights = emit.scratch("kept", (scores.chunk_rows, sizes.tokens), "float32")
+            visible = VisibleTokens(mask, b, sizes.queries, sizes.tokens, second_spec)
+            for stored, product in ((k, first_spec), (v, second_spec)):
+                if product.right.dynamic:
+                    visible.keep_infinite(stored, product, at)
 
             def chunk(first: Expr, count: Expr) -> None:
+                tokens = visible.of(first, count)
                 scores.chunk(
                     count,
+                    tokens,
                     lambda row: q.row(b, h, first + row),
                     lambda row, t, lanes, value: emit.store(weights, value, row, t, lanes=lanes),
                 )
                 with emit.loop("row", count) as row:
                     mask_row = emit.let(T.min(first + row, mask_rows - 1)) if mask is not None else T.int64(0)
                     load = scaled_and_masked(row_of(weights, row), spec.factor, mask, b, mask_row)
-                    softmax_row(first_spec.isa, load, sizes.tokens, weights, row)
+                    softmax_row(first_spec.isa, load, tokens, weights, row)
                 outputs.chunk(
                     count,
+                    tokens,
                     lambda row: row_of(weights, row),
                     lambda row, d, lanes, value: out.store(value, b, h, first + row, d, lanes),
                 )

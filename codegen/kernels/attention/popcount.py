@@ -38,15 +38,16 @@ class PopcountScores:
         self.rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, spec.d, self.chunk_rows)
         self.keys = emit.scratch("keys", (self.rows.words * spec.right.planes, spec.isa.block), "uint64")
 
-    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
+    def chunk(self, count: Expr, tokens: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
         """Emit the scores of a chunk.
 
         Args:
             count: number of queries in the chunk.
+            tokens: number of keys, from the first on.
             load: returns the loader of a query, float32 [D].
             store: stores the scores.
         """
-        tokens, block = self.k.shape[2], self.spec.isa.block
+        block = self.spec.isa.block
         with emit.loop("row", count) as row:
             self.rows.pack(row, load(row), self.scale, self.spec.center_left)
         with emit.loop("block", T.ceildiv(tokens, block)) as index:
@@ -114,21 +115,23 @@ class PopcountOutputs:
         self.head = head
         self.rows = PackedRows(bit_product(spec.left, spec.right), spec.isa, tokens, chunk_rows)
 
-    def chunk(self, count: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
+    def chunk(self, count: Expr, tokens: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
         """Emit the outputs of a chunk.
 
         Args:
             count: number of rows in the chunk.
+            tokens: number of values, from the first on.
             load: returns the loader of a row of probabilities, float32 [T].
             store: stores the outputs.
         """
+        rows = self.rows.first(tokens)
         with emit.loop("row", count) as row:
-            self.rows.pack(row, load(row), self.scale, self.spec.center_left)
+            rows.pack(row, load(row), self.scale, self.spec.center_left)
 
         def epilogue(row: Expr, offset: Expr, lanes: int, total: Expr, _: Expr) -> None:
             store(row, offset, lanes, scaled(total, self.product_scale, lanes))
 
-        self.rows.multiply(count, self._columns, self.spec.d, epilogue)
+        rows.multiply(count, self._columns, self.spec.d, epilogue)
 
     def _columns(self, offset: Expr, lanes: int) -> Columns:
         return Columns(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dot.packed_rows import store_partial
 from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.layouts import SCALE_BYTES
 from tbt_compile.codegen.target.isa import Isa
-from tbt_compile.codegen.tvm_api import Expr
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
 Head = tuple[Expr, Expr]
@@ -36,6 +37,17 @@ class AttentionSpec:
     center_left: bool
     isa: Isa
     groups: int = 1
+
+
+def stored_scale(rows: Buffer, spec: AttentionSpec, *at: Expr) -> Expr:
+    """The scale of one 8-bit key or value, float32.
+
+    Args:
+        rows: int8 [B, H, T, D + 4].
+        spec: the product.
+        at: batch item, head and token.
+    """
+    return emit.let(T.reinterpret("float32", emit.load(rows, *at, spec.d, lanes=SCALE_BYTES)))
 
 
 class Heads:

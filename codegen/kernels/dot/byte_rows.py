@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
+
 from tbt_compile.codegen.kernels.dot.quantize import code_bytes, row_scale
-from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl import emit, neon
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
 from tbt_compile.codegen.kernels.dsl.x86 import multiply_signed_bytes
 from tbt_compile.codegen.target.isa import Isa
@@ -55,6 +58,12 @@ class ByteRows:
         self.codes = emit.scratch("codes", (capacity, length + padding), code_type(encoding))
         self.scales = emit.scratch("row_scales", (capacity,), "float32")
 
+    def first(self, length: Expr) -> ByteRows:
+        """The first elements of the rows, in the same buffer; `length` is at most that of the rows."""
+        part = copy(self)
+        part.length = length
+        return part
+
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantize one row."""
         scale = write_codes(load, self.length, self.encoding, self.isa, self.codes, row)
@@ -77,20 +86,76 @@ class ByteRows:
         Returns:
             int32.
         """
+        lanes = self.isa.float_lanes
+        (sums,), (rest,) = self._sums(row, [other], encoding)
+        return emit.let(emit.reduce_lanes(sums.get(), lanes, lambda a, b: a + b) + rest.get())
+
+    def dots(self, row: Expr, others: Sequence[emit.Load], encoding: Encoding) -> Expr:
+        """The exact dot products of a row with several others.
+
+        Args:
+            row: index of the row.
+            others: loads the codes of each, int8 or uint8; `rows_at_once(isa)` of them.
+            encoding: of the other codes, INT8 or UINT8.
+
+        Returns:
+            int32, a vector with one lane for each of the others.
+        """
+        sums, rests = self._sums(row, others, encoding)
+        totals = _sums_of_lanes([one.get() for one in sums], self.isa.float_lanes)
+        return emit.let(totals + emit.concat([rest.get() for rest in rests], 1))
+
+    def _sums(
+        self, row: Expr, others: Sequence[emit.Load], encoding: Encoding
+    ) -> tuple[list[emit.Register], list[emit.Register]]:
+        """The dot products with each of the others: int32 vectors to be summed, and a scalar to be added."""
         signed = self.encoding is encoding is Encoding.INT8
-        bytewise = signed and self.isa.has("avx2") and self.isa.vector_bits == 256
+        # Of byte products, "dotprod" and "signed maddubs" take two signed operands.
+        x86 = signed and self.isa.has("avx2") and self.isa.vector_bits == 256
+        bytewise = x86 or (signed and self.isa.has("dotprod"))
         lanes = self.isa.float_lanes
         size = lanes * (4 if bytewise else 1)
-        sums = emit.Register("sums", "int32", lanes, emit.splat(T.int32(0), lanes))
-        rest = emit.Register("rest", "int32", 1, T.int32(0))
+        sums = [emit.Register("sums", "int32", lanes, emit.splat(T.int32(0), lanes)) for _ in others]
+        rests = [emit.Register("rest", "int32", 1, T.int32(0)) for _ in others]
 
         def step(k: Expr, count: int) -> None:
-            own, theirs = emit.load(self.codes, row, k, lanes=count), other(k, count)
-            if bytewise and count == size:
-                sums.add(multiply_signed_bytes(emit.let(own), emit.let(theirs)))
-                return
-            products = emit.cast(own, "int32", count) * emit.cast(theirs, "int32", count)
-            (sums if count == size else rest).add(products)
+            own = emit.let(emit.load(self.codes, row, k, lanes=count))
+            for total, rest, other in zip(sums, rests, others, strict=True):
+                theirs = emit.let(other(k, count))
+                if count < size:
+                    rest.add(emit.cast(own, "int32") * emit.cast(theirs, "int32"))
+                elif x86:
+                    total.add(multiply_signed_bytes(own, theirs))
+                elif bytewise:
+                    total.set(neon.dot_product(total.get(), own, theirs))
+                else:
+                    total.add(emit.cast(own, "int32", count) * emit.cast(theirs, "int32", count))
 
         for_lanes(self.length, size, step)
-        return emit.let(emit.reduce_lanes(sums.get(), lanes, lambda a, b: a + b) + rest.get())
+        return sums, rests
+
+
+def rows_at_once(isa: Isa) -> int:
+    """The number of others that `ByteRows.dots` takes: 4 with vectors of 128 bits, else 8."""
+    return min(8, isa.float_lanes)
+
+
+def _sums_of_lanes(vectors: list[Expr], lanes: int) -> Expr:
+    """The sum of the lanes of each vector, as a vector; `lanes` is 4 with 4 vectors, or 8 or 16 with 8."""
+    if lanes == 16:
+        halves = [(emit.shuffle(v, range(8)), emit.shuffle(v, range(8, 16))) for v in map(emit.let, vectors)]
+        vectors, lanes = [low + high for low, high in halves], 8
+    for _ in range(2):  # as VPHADDD and ADDP add: pairs within each 128 bits
+        evens = [lane + side for lane in range(0, lanes, 4) for side in (0, 2, lanes, lanes + 2)]
+        pairs = [(emit.let(a), emit.let(b)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+        vectors = [_select(a, b, evens) + _select(a, b, [lane + 1 for lane in evens]) for a, b in pairs]
+    if lanes == 4:
+        return vectors[0]
+    first, second = (emit.let(vector) for vector in vectors)
+    low, high = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
+    return _select(first, second, low) + _select(first, second, high)
+
+
+def _select(a: Expr, b: Expr, lanes: Sequence[int]) -> Expr:
+    """Lanes of two vectors, counted through both."""
+    return T.Shuffle([a, b], [T.int32(lane) for lane in lanes])

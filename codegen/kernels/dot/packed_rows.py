@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 from tbt_compile.codegen.kernels.dot.bit_product import BitProduct, plane_count
 from tbt_compile.codegen.kernels.dot.quantize import RowFormat, pack_row
@@ -46,6 +47,12 @@ class PackedRows:
         self.bits = emit.scratch("packed", (capacity, self.words, self.planes, self.copies), "uint64")
         self.sums = emit.scratch("row_sums", (capacity,), "int32")
         self.scales = emit.scratch("row_scales", (capacity,), "float32")
+
+    def first(self, length: Expr) -> PackedRows:
+        """The first elements of the rows, in the same buffer; `length` is at most that of the rows."""
+        part = copy(self)
+        part.length, part.words = length, (length + 63) // 64
+        return part
 
     def pack(self, row: Expr, load: emit.Load, scale: Expr, center: bool) -> None:
         """Quantize and pack one row.

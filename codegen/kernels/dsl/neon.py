@@ -27,6 +27,11 @@ def shift_insert(into: Expr, octets: Expr) -> Expr:
     return T.call_llvm_pure_intrin(OCTETS, "llvm.aarch64.neon.vsri", into, octets, T.int32(4))
 
 
+def dot_product(sums: Expr, left: Expr, right: Expr) -> Expr:
+    """SDOT: int32x4, `sums` and in each lane four products of int8x16."""
+    return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot", sums, left, right)
+
+
 def matrix_product(sums: Expr, rows: Expr, columns: Expr, *, unsigned: bool) -> Expr:
     """SMMLA, or USMMLA for unsigned rows: the products of two rows and two columns.
 

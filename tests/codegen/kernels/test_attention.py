@@ -188,22 +188,48 @@ PAIRS = (
 )
 
 
-def packed_keys(seed: int, encoding: Encoding, shape: tuple[int, ...], cpu: str) -> np.ndarray:
-    """Random keys [B, H, T, D] in packed form."""
+def packed_keys(
+    seed: int, encoding: Encoding, shape: tuple[int, ...], cpu: str, *, infinite: bool = False
+) -> np.ndarray:
+    """Random keys [B, H, T, D] in packed form; one of the last of each head may be infinite."""
     width = shape[-1] + 4 if encoding.dynamic else encoding.planes * words_for(shape[-1])
     run = kernel(pack_keys, PackSpec(shape[-1], encoding, False, isa_of(cpu)), cpu)
     dtype = np.int8 if encoding.dynamic else np.uint64
-    return call(run, [floats(seed, *shape), scalar(SCALE)], (*shape[:-1], width), dtype)
+    keys = floats(seed, *shape)
+    if infinite:
+        keys[:, :, -1, 0] = np.inf
+    return call(run, [keys, scalar(SCALE)], (*shape[:-1], width), dtype)
 
 
-def packed_values(seed: int, encoding: Encoding, shape: tuple[int, ...], cpu: str) -> np.ndarray:
-    """Random values [B, H, T, D] in packed form."""
+def packed_values(
+    seed: int, encoding: Encoding, shape: tuple[int, ...], cpu: str, *, infinite: bool = False
+) -> np.ndarray:
+    """Random values [B, H, T, D] in packed form; one of the last of each head may be infinite."""
     if encoding.dynamic:
-        return packed_keys(seed, encoding, shape, cpu)
+        return packed_keys(seed, encoding, shape, cpu, infinite=infinite)
     batch, heads, tokens, d = shape
     run = kernel(pack_values, PackSpec(d, encoding, False, isa_of(cpu)), cpu)
     packed = (batch, heads, words_for(tokens), encoding.planes, d)
     return call(run, [floats(seed, *shape), scalar(SCALE)], packed, np.uint64)
+
+
+# What hides a token from a query; what is merely low hides it too, but is added.
+HIDDEN = (float(np.finfo(np.float32).min), -np.inf)
+
+
+def mask_of(shape: str, hidden: float, seed: int, queries: int, tokens: int) -> np.ndarray:
+    """A mask [2, 1, Q or 1, T]: of random tokens, of those after each query, or of those behind a length.
+
+    Some rows see nothing.
+    """
+    rng = np.random.default_rng(seed)
+    rows = 1 if shape == "padding" else queries
+    if shape == "random":
+        hides = rng.random((2, 1, rows, tokens)) < 0.3
+    else:
+        seen = rng.integers(0, tokens + 1, (2, 1, rows, 1))
+        hides = np.arange(tokens) >= (seen if shape == "padding" else np.sort(seen, axis=2))
+    return np.where(hides, np.float32(hidden), np.float32(0))
 
 
 # A CPU, whether scores are masked, query heads for each head of keys, and whether heads come behind tokens.
@@ -213,7 +239,14 @@ FUSED = [(HOST, True, 1, False), (HOST, False, 2, True), *((cpu, True, 2, True) 
 @pytest.mark.parametrize(("cpu", "masked", "groups", "heads_last"), FUSED)
 @pytest.mark.parametrize("pairs", PAIRS)
 @settings(max_examples=8)
-@given(seed=SEEDS, tokens=LENGTHS, queries=st.sampled_from((1, 3, 9, 20, 70)))
+@given(
+    seed=SEEDS,
+    tokens=LENGTHS,
+    queries=st.sampled_from((1, 3, 9, 20, 70)),
+    hidden=st.sampled_from((*HIDDEN, -3e38)),
+    shape=st.sampled_from(("random", "causal", "padding")),
+    infinite=st.booleans(),
+)
 def test_one_kernel_gives_what_its_three_parts_give(
     cpu: str,
     masked: bool,
@@ -223,6 +256,9 @@ def test_one_kernel_gives_what_its_three_parts_give(
     seed: int,
     tokens: int,
     queries: int,
+    hidden: float,
+    shape: str,
+    infinite: bool,
 ) -> None:
     """The same scores, probabilities and sums, bit for bit: no order of additions may differ."""
     (query_kind, key_kind), (weight_kind, value_kind) = pairs
@@ -230,10 +266,9 @@ def test_one_kernel_gives_what_its_three_parts_give(
     first = AttentionSpec(d, query_kind, key_kind, True, isa, groups)
     second = AttentionSpec(d, weight_kind, value_kind, False, isa, groups)
     q = floats(seed, 2, 2 * groups, queries, d)
-    k = packed_keys(seed + 1, key_kind, (2, 2, tokens, d), cpu)
-    v = packed_values(seed + 2, value_kind, (2, 2, tokens, d), cpu)
-    mask = np.where(np.random.default_rng(seed).random((2, 1, 1, tokens)) < 0.3, np.float32(-3e38), 0)
-    masks = [mask.astype(np.float32)] if masked else []
+    k = packed_keys(seed + 1, key_kind, (2, 2, tokens, d), cpu, infinite=infinite and seed % 2 == 0)
+    v = packed_values(seed + 2, value_kind, (2, 2, tokens, d), cpu, infinite=infinite)
+    masks = [mask_of(shape, hidden, seed, queries, tokens)] if masked else []
     scale, weight_scale = scalar(SCALE), scalar(0.1)
 
     rows = (2, 2 * groups, queries, tokens)
