@@ -59,17 +59,20 @@ def test_the_inner_loop_is_found_and_its_surroundings() -> None:
         "\tcbnz\tx0, .LBB0_1",
         "\tret",
     ]
-    inner, rest = script("mca").hottest(lines, "cnt", each=2)
+    inner, rest = script("mca").hottest(lines, "cnt", each=2, unpacks=False)
     assert inner == lines[2:6]
     assert rest == [*lines[:2], *lines[6:8]]
 
 
-@pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a76"])
-def test_every_kernel_has_the_loop_that_is_analysed(cpu: str) -> None:
+@pytest.mark.parametrize(
+    ("cpu", "rows"), [("cortex-a72", 64), ("cortex-a76", 64), ("cortex-a76", 8), ("neoverse-v1", 8)]
+)
+def test_every_kernel_has_the_loop_that_is_analysed(cpu: str, rows: int) -> None:
     mca, spec = script("mca"), parse_target(cpu)
     for pair in mca.DEFAULT_OPERATORS:
-        kernel = mca.quantized(pair, spec)
-        inner, _ = mca.hottest(mca.assembly(kernel.function, spec), kernel.pattern, kernel.each)
+        kernel = mca.quantized(pair, rows, spec)
+        lines = mca.assembly(kernel.function, spec)
+        inner, _ = mca.hottest(lines, kernel.pattern, kernel.each, kernel.unpacks)
         found = mca.count(inner, kernel.pattern)
         assert found > 0, pair
         assert found % kernel.each == 0, pair

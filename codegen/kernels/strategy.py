@@ -52,6 +52,7 @@ class Kernel(Enum):
     LUT_GEMM = "LUT GEMM"  # linear/lut_gemm.py
     LUT_SUMS = "LUT sums"  # linear/lut_sums.py
     SHUFFLE_SUMS = "shuffle sums"  # linear/shuffle_sums.py
+    SMALL_SUMS = "small sums"  # linear/small_sums.py
     PACKED_DOT = "packed dot"  # linear/packed_dot.py
     UNPACKED_DOT = "unpacked dot"  # linear/unpacked_dot.py
     MATRIX_DOT = "matrix dot"  # linear/matrix_dot.py
@@ -228,7 +229,7 @@ LINEAR = (
     ),
     Strategy(
         x=BITS,
-        w=(Encoding.BINARY, Encoding.TERNARY),
+        w=(Encoding.BINARY,),
         needs=("avx2",),
         without="vpopcntdq",
         gemv=Kernel.POPCOUNT,
@@ -236,6 +237,28 @@ LINEAR = (
         gemm_from=GEMM_FROM,
         narrow_sums=True,
         why="no vector popcount: one byte shuffle looks up products that take nine instructions otherwise",
+    ),
+    Strategy(
+        x=BITS,
+        w=(Encoding.TERNARY,),
+        needs=("avx2",),
+        without="vpopcntdq",
+        gemv=Kernel.SMALL_SUMS,
+        gemm=Kernel.LUT_GEMM,
+        gemm_from=GEMM_FROM,
+        layout=Layout.OCTETS,
+        narrow_sums=True,
+        why="no vector popcount: few rows look up sums of four activations, many look up products",
+    ),
+    Strategy(
+        x=BITS,
+        w=(Encoding.TERNARY,),
+        needs=("avx2",),
+        without="vpopcntdq",
+        gemv=Kernel.SMALL_SUMS,
+        gemm=Kernel.SMALL_SUMS,
+        layout=Layout.OCTETS,
+        why="as above, where the sums of the products do not fit 16 bits",
     ),
     CARRY_SAVE,
     POPCOUNT,

@@ -99,7 +99,8 @@ def _tuning_tasks(isa: Isa) -> Iterator[TuningTask]:
             max_tile = isa.registers * 3 // 4 // len(product.coefficients)
             row = gemv_vectors(product, isa, max(VECTORS), 1)
             gemv_tiles = _default_first(Tile(1, row), [Tile(1, vectors) for vectors in VECTORS])
-            yield TuningTask(tile_key("row", product), spec, 1, gemv_tiles)
+            if spec.strategy.gemv is not Kernel.SMALL_SUMS:
+                yield TuningTask(tile_key("row", product), spec, 1, gemv_tiles)
             if spec.strategy.gemm is not Kernel.LUT_GEMM:
                 shapes = [Tile(rows, vectors) for rows in ROWS for vectors in VECTORS]
                 fit = [shape for shape in shapes if 2 <= shape.rows * shape.vectors <= max_tile]

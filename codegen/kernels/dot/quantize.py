@@ -175,6 +175,29 @@ def plane_bits(values: Expr, lanes: int, mean: Expr | None, scale: Expr, encodin
     return [T.And(values > half, values < emit.splat(T.float32(1.5) * scale, lanes)), two]
 
 
+def static_code_bytes(values: Expr, lanes: int, mean: Expr | None, scale: Expr, encoding: Encoding) -> Expr:
+    """Quantize float32 lanes to 1 or 2 bit codes, stored as bytes.
+
+    Args:
+        values: float32, a vector of `lanes`.
+        lanes: lanes of the vector.
+        mean: float32, subtracted first; None to subtract nothing.
+        scale: float32, the learned scale.
+        encoding: BINARY, TERNARY, BINARY01 or TERNARY012.
+
+    Returns:
+        int8, a vector of `lanes`.
+    """
+
+    def where(truth: Expr, value: int) -> Expr:
+        return T.Select(truth, emit.splat(T.int8(value), lanes), emit.splat(T.int8(0), lanes))
+
+    first, *second = plane_bits(values, lanes, mean, scale, encoding)
+    if encoding is Encoding.BINARY:
+        return emit.splat(T.int8(1), lanes) + where(first, -2)
+    return where(first, 1) + (where(second[0], -2 if encoding.signed else 2) if second else 0)
+
+
 def _planes(values: Expr, mean: Expr | None, factor: Expr, form: RowFormat) -> list[Expr]:
     """One word of each plane from a vector of 64 elements."""
     encoding = form.encoding

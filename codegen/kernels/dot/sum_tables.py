@@ -105,7 +105,9 @@ class SumTables:
 
             def store(step: Expr, chosen: Expr) -> None:
                 emit.store(self.vector_of, vector * self.stride, row, step)
-                emit.store(self.tables, self._table(chosen), row, step, 0, lanes=self.count * COLUMNS)
+                signed = self.spec.activation is Encoding.INT8
+                tables = subset_sums(chosen, self._size, signed=signed)
+                emit.store(self.tables, tables, row, step, 0, lanes=self.count * COLUMNS)
 
             def several() -> None:
                 with emit.loop("part", parts) as part:
@@ -197,40 +199,50 @@ class SumTables:
         several = two if self._max_parts == 2 else T.Select(largest_pair <= limit, two, T.int64(GROUP))
         return emit.let(T.Select(largest_group <= limit, T.int64(1), several))
 
-    def _table(self, codes: Expr) -> Expr:
-        """The tables of a step, in order of use, from the bytes of its activations; others are zero.
-
-        Sums are taken modulo 256, which is exact since every entry fits a byte.
-        """
-        order = [odd * 2 + upper for upper in range(2) for odd in range(self.octets)]
-        lanes = self.count * COLUMNS
-
-        def spread(value: Expr, size: int, stride: int, index: int) -> Expr:
-            """Lane `stride * group + index` of a vector of `size`, in every lane of the group's table."""
-            wide = emit.let(emit.concat([value] * (lanes // size), size))
-            return emit.shuffle(wide, [stride * group + index for group in order for _ in range(COLUMNS)])
-
-        numbers = emit.let(T.reinterpret(f"uint8x{COLUMNS}", lane_numbers()))
-        numbers = emit.concat([numbers] * self.count, COLUMNS)
-        table: Expr | None = None
-        for index in range(GROUP):
-            bit = emit.splat(T.uint8(1 << index), lanes)
-            zero = emit.splat(T.uint8(0), lanes)
-            addend = T.Select((numbers & bit) == bit, spread(codes, self._size, GROUP, index), zero)
-            table = addend if table is None else table + addend
-        assert table is not None
-        if self.spec.activation is Encoding.UINT8:
-            return table
-        signed = T.reinterpret(emit.vector("int8", self._size), codes)
-        below = T.max(emit.splat(T.int8(0), self._size), emit.splat(T.int8(0), self._size) - signed)
-        offsets = emit.let(T.reinterpret(emit.vector("uint8", self._size), below))
-        groups = _pair_sums(_pair_sums(offsets, self._size), self._size // 2)
-        return table + spread(groups, self.count, 1, 0)
-
     def _magnitudes(self, codes: Expr) -> Expr:
         if self.spec.activation is Encoding.UINT8:
             return codes
         return emit.let(T.reinterpret(emit.vector("uint8", self._size), T.abs(codes)))
+
+
+def subset_sums(codes: Expr, size: int, *, signed: bool) -> Expr:
+    """The tables of a step: the subset sums of every four activations, from the smallest sum on.
+
+    Sums are taken modulo 256, which is exact if every entry fits a byte.
+
+    Args:
+        codes: uint8, `size` codes, or the bits of int8 codes.
+        size: activations of the step.
+        signed: whether they are int8.
+
+    Returns:
+        uint8, 16 entries for every four activations: first those of the low nibbles of each byte of weights.
+    """
+    octets, count = size // 8, size // GROUP
+    order = [odd * 2 + upper for upper in range(2) for odd in range(octets)]
+    lanes = count * COLUMNS
+
+    def spread(value: Expr, width: int, stride: int, index: int) -> Expr:
+        """Lane `stride * group + index` of a vector of `width`, in every lane of the group's table."""
+        wide = emit.let(emit.concat([value] * (lanes // width), width))
+        return emit.shuffle(wide, [stride * group + index for group in order for _ in range(COLUMNS)])
+
+    numbers = emit.let(T.reinterpret(f"uint8x{COLUMNS}", lane_numbers()))
+    numbers = emit.concat([numbers] * count, COLUMNS)
+    table: Expr | None = None
+    for index in range(GROUP):
+        bit = emit.splat(T.uint8(1 << index), lanes)
+        zero = emit.splat(T.uint8(0), lanes)
+        addend = T.Select((numbers & bit) == bit, spread(codes, size, GROUP, index), zero)
+        table = addend if table is None else table + addend
+    assert table is not None
+    if not signed:
+        return table
+    values = T.reinterpret(emit.vector("int8", size), codes)
+    below = T.max(emit.splat(T.int8(0), size), emit.splat(T.int8(0), size) - values)
+    offsets = emit.let(T.reinterpret(emit.vector("uint8", size), below))
+    groups = _pair_sums(_pair_sums(offsets, size), size // 2)
+    return table + spread(groups, count, 1, 0)
 
 
 def _pair_sums(values: Expr, lanes: int) -> Expr:

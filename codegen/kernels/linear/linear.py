@@ -21,6 +21,7 @@ from tbt_compile.codegen.kernels.linear.matrix_dot import MatrixDot
 from tbt_compile.codegen.kernels.linear.packed_dot import PackedDot
 from tbt_compile.codegen.kernels.linear.popcount_gemm import PopcountGemm
 from tbt_compile.codegen.kernels.linear.shuffle_sums import ShuffleSums
+from tbt_compile.codegen.kernels.linear.small_sums import SmallSums
 from tbt_compile.codegen.kernels.linear.spec import CHUNK_ROWS, LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
 from tbt_compile.codegen.kernels.strategy import Kernel
@@ -68,6 +69,7 @@ IMPLEMENTATIONS: dict[Kernel, type[ChunkProduct]] = {
     Kernel.LUT_GEMM: LutGemm,
     Kernel.LUT_SUMS: LutSums,
     Kernel.SHUFFLE_SUMS: ShuffleSums,
+    Kernel.SMALL_SUMS: SmallSums,
     Kernel.PACKED_DOT: PackedDot,
     Kernel.UNPACKED_DOT: UnpackedDot,
     Kernel.MATRIX_DOT: MatrixDot,

@@ -17,10 +17,11 @@ from tbt_compile.codegen.kernels.dot.bit_product import bit_product
 from tbt_compile.codegen.kernels.dot.lut_tables import COLUMNS, ENTRY, ProductTable, byte_splat
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue, PackedRows
 from tbt_compile.codegen.kernels.dot.register_tile import tile_key
+from tbt_compile.codegen.kernels.dot.weight_planes import flat, words_per_block
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.x86 import byte_shuffle
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
-from tbt_compile.codegen.layouts import words_for
+from tbt_compile.codegen.layouts import Layout, words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.target.tiles import Tile, tile
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
@@ -96,7 +97,8 @@ class LutGemm:
         nibbles = emit.scratch("spread", (self.entries, blocks * BYTES_PER_INDEX), "uint8")
         with emit.loop("word", self.words) as word:
             for part in range(blocks * PARTS):
-                self._unpack_nibbles(w, block, word, part, nibbles)
+                planes = self._octets(w, block + part // PARTS, word, part % PARTS)
+                self._store_nibbles(word, part, planes, nibbles)
         height = self.height
         whole = count // height
         with emit.loop("tile", whole) as index:
@@ -104,18 +106,25 @@ class LutGemm:
         with emit.loop("row", count - whole * height) as row:
             self._tile(whole * height + row, 1, nibbles, epilogue)
 
-    def _unpack_nibbles(self, w: Buffer, block: Expr, word: Expr, part: int, out: Buffer) -> None:
-        """Unpack one word of 16 columns to vectors of ENTRY bytes, two groups of every column each."""
-        of_block, column = block + part // PARTS, part % PARTS * COLUMNS
+    def _octets(self, w: Buffer, block: Expr, word: Expr, part: int) -> list[list[Expr]]:
+        """The bytes of each plane of a word of 16 columns: vectors of bytes 2i, then bytes 2i + 1, of all."""
+        planes = range(self.spec.weight.planes)
+        if self.spec.layout is Layout.OCTETS:
+            pairs = [_planes_of_octets(w, block, word, pair, part) for pair in range(4)]
+            return [[pair[plane] for pair in pairs] for plane in planes]
 
-        def words(plane: int) -> list[Expr]:
-            return _transposed(lambda c: emit.load(w, of_block, word, plane, column + c, lanes=2))
+        def load_two(plane: int) -> Callable[[int], Expr]:
+            return lambda column: emit.load(w, block, word, plane, part * COLUMNS + column, lanes=2)
+
+        return [_transposed(load_two(plane)) for plane in planes]
+
+    def _store_nibbles(self, word: Expr, part: int, planes: list[list[Expr]], out: Buffer) -> None:
+        """Store one word of 16 columns in vectors of ENTRY bytes, two groups of every column each."""
 
         def store(index: int, entry: Expr) -> None:
             at = word * self.tables.indices_per_word + index
             emit.store(out, entry, at, part * ENTRY, lanes=ENTRY)
 
-        planes = [words(plane) for plane in range(self.spec.weight.planes)]
         for pair, octets in enumerate(zip(*planes, strict=True)):
             for quarter, (first, second) in enumerate(_groups(octets)):
                 for odd in range(2):
@@ -205,6 +214,22 @@ def _groups(octets: Sequence[Expr]) -> list[tuple[Expr, Expr]]:
     even = emit.let((nonzero & byte_splat(0x33, ENTRY)) | ((sign & byte_splat(0x33, ENTRY)) << two))
     odd = emit.let(((nonzero >> two) & byte_splat(0x33, ENTRY)) | (sign & byte_splat(0xCC, ENTRY)))
     return [(low(even), low(odd)), (high(even), high(odd))]
+
+
+def _planes_of_octets(w: Buffer, block: Expr, word: Expr, pair: int, part: int) -> list[Expr]:
+    """Two bytes of 16 columns of ternary weights in `Layout.OCTETS`, by planes (nonzero, sign)."""
+    words = ENTRY // 8
+    start = emit.let(block * words_per_block(w))
+    step = emit.let((start + word * (8 * PARTS * words)) + (2 * pair * PARTS + part) * words)
+    first, second = (
+        emit.let(T.reinterpret(f"uint8x{ENTRY}", emit.load(flat(w), step + odd * PARTS * words, lanes=words)))
+        for odd in range(2)
+    )
+    positive, negative = (
+        emit.let(T.Shuffle([first, second], [T.int32(lane) for lane in range(sign, 2 * ENTRY, 2)]))
+        for sign in range(2)
+    )
+    return [emit.let(positive | negative), negative]
 
 
 def _transposed(load_two: Callable[[int], Expr]) -> list[Expr]:

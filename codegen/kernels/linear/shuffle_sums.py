@@ -19,7 +19,7 @@ with unpacked weights 256 products take 8 VPMADDUBSW and 8 additions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tbt_compile.codegen.kernels.dot.lut_tables import COLUMNS, byte_splat
@@ -65,29 +65,29 @@ class ShuffleSums:
             _blocks: always 1.
             epilogue: consumes the dot products.
         """
-        packed = _PackedIndices(w, block)
+        packed = PackedIndices(w, block)
         emit.branch(
             count < UNPACK_FROM,
             lambda: self._few(count, packed, epilogue),
             lambda: self._many(count, packed, epilogue),
         )
 
-    def _few(self, count: Expr, packed: _PackedIndices, epilogue: Epilogue) -> None:
+    def _few(self, count: Expr, packed: PackedIndices, epilogue: Epilogue) -> None:
         """Row by row, all runs of a row."""
         with emit.loop("row", count) as row:
-            totals = _Totals()
+            totals = Totals()
             with emit.loop("run", self.tables.run_count) as run:
                 self._add_run(row, run, packed, totals, packed.prefetch)
             self._end(row, totals, packed, epilogue)
 
-    def _many(self, count: Expr, packed: _PackedIndices, epilogue: Epilogue) -> None:
+    def _many(self, count: Expr, packed: PackedIndices, epilogue: Epilogue) -> None:
         """Run by run, all rows of a run, which share its unpacked indices."""
         pieces = self.spec.weight.planes
         kept = emit.scratch("totals", (self.chunk_rows, BLOCK), "int32")
         stride = self.tables.stride
         unpacked = [emit.scratch("indices", (RUN * stride,), "uint64") for _ in range(2)]
         with emit.loop("row", count) as row:
-            _Totals().save(kept, row)
+            Totals().save(kept, row)
         with emit.loop("run", self.tables.run_count) as run:
             first = emit.let(run * RUN)
             with emit.loop("vector", self.tables.end(run) - first) as index:
@@ -106,18 +106,18 @@ class ShuffleSums:
                 return low, high
 
             with emit.loop("row", count) as row:
-                totals = _Totals(kept, row)
+                totals = Totals(kept, row)
                 self._add_run(row, run, indices, totals)
                 totals.save(kept, row)
         with emit.loop("row", count) as row:
-            self._end(row, _Totals(kept, row), packed, epilogue)
+            self._end(row, Totals(kept, row), packed, epilogue)
 
     def _add_run(
         self,
         row: Expr,
         run: Expr,
         indices: Indices,
-        totals: _Totals,
+        totals: Totals,
         at_step: Callable[[Expr], None] = lambda _: None,
     ) -> None:
         """Add the steps of one run; `at_step` emits what else every step does."""
@@ -130,7 +130,7 @@ class ShuffleSums:
                 step = emit.let(start + index)
                 at_step(step)
                 self._add_step(row, step, indices, sums, paired=paired)
-            totals.add(sums)
+            totals.add(sums.widened())
 
         add(first, single, paired=True)
         _in_runs(single, end, lambda start, stop: add(start, stop, paired=False))
@@ -145,14 +145,14 @@ class ShuffleSums:
             for octets in [some + others] if paired else [some, others]:
                 sums.add(piece, octets)
 
-    def _end(self, row: Expr, totals: _Totals, packed: Indices, epilogue: Epilogue) -> None:
+    def _end(self, row: Expr, totals: Totals, packed: Indices, epilogue: Epilogue) -> None:
         """Add the extra steps of a row, and store its dot products."""
 
         def add(start: Expr, stop: Expr) -> None:
             sums = self._new_sums()
             with emit.loop("step", stop - start) as index:
                 self._add_step(row, emit.let(start + index), packed, sums, paired=False)
-            totals.add(sums)
+            totals.add(sums.widened())
 
         _in_runs(T.int64(self.tables.vectors), emit.let(self.tables.steps[row]), add)
         scale, lanes = emit.let(self.tables.rows.scales[row]), self.spec.isa.float_lanes
@@ -175,12 +175,20 @@ class ShuffleSums:
         return emit.let(emit.concat([half, half], COLUMNS))
 
 
-class _PackedIndices:
-    """The indices of a weight block, unpacked as they are used."""
+class PackedIndices:
+    """The indices of a weight block, unpacked as they are used.
+
+    Attributes:
+        stride: words of the weight vectors of a step.
+
+    Args:
+        w: uint64 [blocks, W, P, 32], in `Layout.OCTETS`.
+        block: index of the block.
+    """
 
     def __init__(self, w: Buffer, block: Expr) -> None:
         self._weights = flat(w)
-        self._stride = w.shape[2].value * WORDS
+        self.stride = w.shape[2].value * WORDS
         self._start = emit.let(block * words_per_block(w))
 
     def __call__(self, at: Expr, piece: int) -> tuple[Expr, Expr]:
@@ -190,7 +198,7 @@ class _PackedIndices:
 
     def prefetch(self, step: Expr) -> None:
         """Prefetch a weight vector of the next run. The order within a run is not that of memory."""
-        emit.prefetch(self._weights, self._start + (step + RUN) * self._stride)
+        emit.prefetch(self._weights, self._start + (step + RUN) * self.stride)
 
 
 class _Sums(Protocol):
@@ -200,7 +208,7 @@ class _Sums(Protocol):
         """Add a vector of lookups."""
 
     def widened(self) -> tuple[Expr, Expr]:
-        """int32, two vectors of 16 columns; see `ShuffleSums._place`."""
+        """Two vectors of 16 columns, of 16 or 32 bits; see `ShuffleSums._place`."""
 
 
 class _UnsignedSums:
@@ -214,7 +222,7 @@ class _UnsignedSums:
         octets = emit.let(octets)
         self._whole.add(T.reinterpret(f"uint16x{_HALF}", octets))
         # Shifts use the ports of the shuffles on Zen; VPMADDUBSW does not.
-        self._odd.add(T.reinterpret(f"uint16x{_HALF}", _weighted(octets, 0, 1)))
+        self._odd.add(T.reinterpret(f"uint16x{_HALF}", signed_pairs(octets, 0, 1)))
 
     def widened(self) -> tuple[Expr, Expr]:
         odd = emit.let(self._odd.get())
@@ -230,15 +238,15 @@ class _Differences:
         self._sums = [_zeros("sums", "int16") for _ in range(2)]
 
     def add(self, piece: int, octets: Expr) -> None:
-        self._sums[piece].add(_weighted(emit.let(octets), 1, -1))
+        self._sums[piece].add(signed_pairs(emit.let(octets), 1, -1))
 
     def widened(self) -> tuple[Expr, Expr]:
-        first, second = (emit.cast(sums.get(), "int32", _HALF) for sums in self._sums)
+        first, second = (sums.get() for sums in self._sums)
         return first, second
 
 
-class _Totals:
-    """32-bit sums of the 32 columns, in the order of `_Sums.widened`; zero, or as saved."""
+class Totals:
+    """32-bit sums of 32 columns, in two vectors; zero, or as saved."""
 
     def __init__(self, kept: Buffer | None = None, row: Expr | None = None) -> None:
         self._registers = [_zeros("total", "int32") for _ in range(2)]
@@ -246,14 +254,17 @@ class _Totals:
             for half, register in enumerate(self._registers):
                 register.set(emit.load(kept, row, half * _HALF, lanes=_HALF))
 
-    def add(self, sums: _Sums) -> None:
-        for register, half in zip(self._registers, sums.widened(), strict=True):
-            register.add(half)
+    def add(self, sums: Sequence[Expr]) -> None:
+        """Add two vectors of 16 columns, of 16 or 32 bits."""
+        for register, half in zip(self._registers, sums, strict=True):
+            register.add(emit.cast(half, "int32", _HALF))
 
     def get(self) -> list[Expr]:
+        """The two vectors, int32."""
         return [register.get() for register in self._registers]
 
     def save(self, kept: Buffer, row: Expr) -> None:
+        """Store them in a row of `kept`, int32 [rows, 32]."""
         for half, register in enumerate(self._registers):
             emit.store(kept, register.get(), row, half * _HALF, lanes=_HALF)
 
@@ -269,7 +280,16 @@ def _zeros(name: str, dtype: str) -> emit.Register:
     return emit.Register(name, dtype, _HALF, emit.splat(T.cast(0, dtype), _HALF))
 
 
-def _weighted(octets: Expr, even: int, odd: int) -> Expr:
-    """The sums of adjacent bytes times two factors, int16: VPMADDUBSW."""
+def signed_pairs(octets: Expr, even: int, odd: int) -> Expr:
+    """The sums of adjacent bytes times two factors: VPMADDUBSW.
+
+    Args:
+        octets: uint8x32.
+        even: factor of the even bytes, -128 .. 127.
+        odd: factor of the odd bytes.
+
+    Returns:
+        int16x16.
+    """
     factors = emit.splat(T.int16(odd * 256 + even), _HALF)
     return multiply_bytes(octets, T.reinterpret(f"int8x{BLOCK}", factors), BLOCK)

@@ -27,15 +27,16 @@ from tbt_compile.errors import LoweringError
 B, T, I8, U8 = Encoding.BINARY, Encoding.TERNARY, Encoding.INT8, Encoding.UINT8
 POPCOUNT, CARRY_SAVE, LUT_GEMM = Kernel.POPCOUNT, Kernel.CARRY_SAVE, Kernel.LUT_GEMM
 LUT_SUMS, PACKED, UNPACKED = Kernel.LUT_SUMS, Kernel.PACKED_DOT, Kernel.UNPACKED_DOT
-SHUFFLE_SUMS = Kernel.SHUFFLE_SUMS
+SHUFFLE_SUMS, SMALL_SUMS = Kernel.SHUFFLE_SUMS, Kernel.SMALL_SUMS
 
 # CPU: kernels for 1 x 1 bits, 2 x 2, 8 x 1 and 8 x 2, each for few rows and for many, and rows that are many.
 CPUS = {
     "x86-64": [(POPCOUNT, POPCOUNT, 1)] * 2 + [(POPCOUNT, UNPACKED, 8)] * 2,
-    "haswell": [(POPCOUNT, LUT_GEMM, 8)] * 2 + [(SHUFFLE_SUMS, SHUFFLE_SUMS, 1)] * 2,
-    "alderlake": [(POPCOUNT, LUT_GEMM, 8)] * 2 + [(PACKED, UNPACKED, 32)] * 2,
-    "skylake-avx512": [(POPCOUNT, LUT_GEMM, 8)] * 2 + [(SHUFFLE_SUMS, SHUFFLE_SUMS, 1)] * 2,
-    "cascadelake": [(POPCOUNT, LUT_GEMM, 8)] * 2 + [(PACKED, UNPACKED, 32)] * 2,
+    "haswell": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 8)] + [(SHUFFLE_SUMS, SHUFFLE_SUMS, 1)] * 2,
+    "alderlake": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 8)] + [(PACKED, UNPACKED, 32)] * 2,
+    "skylake-avx512": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 8)]
+    + [(SHUFFLE_SUMS, SHUFFLE_SUMS, 1)] * 2,
+    "cascadelake": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 8)] + [(PACKED, UNPACKED, 32)] * 2,
     "znver4": [(POPCOUNT, POPCOUNT, 1)] * 2 + [(PACKED, UNPACKED, 32)] * 2,
     "cortex-a72": [(POPCOUNT, POPCOUNT, 1), (CARRY_SAVE, CARRY_SAVE, 1)] + [(LUT_SUMS, LUT_SUMS, 1)] * 2,
     "neoverse-n1": [(POPCOUNT, POPCOUNT, 1), (CARRY_SAVE, CARRY_SAVE, 1)] + [(PACKED, UNPACKED, 32)] * 2,
@@ -70,7 +71,7 @@ def test_where_carry_save_is_used_every_table_says_so() -> None:
         for (x, w), table in product(product(BITS, (B, T)), (LINEAR, SCORES, OUTPUTS)):
             kernels = {strategy(x, w, spec.isa, table=table).gemv, strategy(x, w, spec.isa, table=table).gemm}
             counted = CARRY_SAVE if counts_with_carry_save(x, w, spec.isa) else POPCOUNT
-            assert kernels <= {counted, LUT_GEMM}
+            assert kernels <= {counted, LUT_GEMM, SMALL_SUMS}
 
 
 def test_every_row_of_the_tables_is_used_by_some_cpu() -> None:
@@ -86,7 +87,8 @@ def test_every_row_of_the_tables_is_used_by_some_cpu() -> None:
 def test_lookups_are_left_out_where_a_sum_might_not_fit_16_bits() -> None:
     isa = isa_of("haswell")
     assert strategy(T, T, isa, 768).gemm is LUT_GEMM
-    assert strategy(T, T, isa, 1 << 16).gemm is POPCOUNT
+    assert strategy(T, T, isa, 1 << 16).gemm is SMALL_SUMS
+    assert strategy(B, B, isa, 1 << 16).gemm is POPCOUNT
     # Its index would have more than 8 bits.
     assert strategy(T, B, isa, 64).gemm is POPCOUNT
     assert strategy(B, T, isa, 64).gemm is LUT_GEMM
@@ -101,7 +103,8 @@ def test_lookups_are_left_out_where_a_sum_might_not_fit_16_bits() -> None:
         ("znver4", T, T, Layout.PLANES),
         ("haswell", I8, T, Layout.OCTETS),
         ("skylake-avx512", U8, B, Layout.OCTETS),
-        ("haswell", T, T, Layout.PLANES),
+        ("haswell", T, T, Layout.OCTETS),
+        ("haswell", B, B, Layout.PLANES),
         ("cortex-a72", I8, B, Layout.QUARTERS),
         ("cortex-a72", U8, T, Layout.QUARTERS),
         ("cortex-a72", T, T, Layout.PLANES),
