@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tbt_compile.codegen.kernels.dot.byte_dot import GROUP
-from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
+from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows, rows_at_once
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
@@ -18,7 +18,7 @@ from tbt_compile.codegen.kernels.linear.matrix_dot import GROUP as MATRIX_GROUP
 from tbt_compile.codegen.kernels.linear.matrix_dot import MatrixDot
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
-from tbt_compile.codegen.kernels.strategy import GEMM_FROM
+from tbt_compile.codegen.kernels.strategy import UNPACK_FROM
 from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
@@ -27,7 +27,7 @@ from tbt_compile.encoding import Encoding
 class Int8Gemv:
     """A few rows of byte activations, and their products with int8 weights [N, K]; a `ChunkProduct`."""
 
-    chunk_rows = GEMM_FROM
+    chunk_rows = UNPACK_FROM
     ops_per_word = 16
     blocks_per_task = 1
 
@@ -51,14 +51,21 @@ class Int8Gemv:
         """
         size = self.spec.isa.block
         first = emit.let(block * size)
-        with emit.loop("column", T.min(T.int64(size), self.spec.n - first)) as column:
 
-            def weights(k: Expr, lanes: int) -> Expr:
-                return emit.load(w, first + column, k, lanes=lanes)
+        def weights(column: Expr) -> emit.Load:
+            return lambda k, lanes: emit.load(w, first + column, k, lanes=lanes)
 
+        def columns(start: Expr, together: int) -> None:
             with emit.loop("row", count) as row:
-                total = self.rows.dot(row, weights, Encoding.INT8)
-                epilogue(row, column, 1, emit.let(total), emit.let(self.rows.scales[row]))
+                if together == 1:
+                    totals = self.rows.dot(row, weights(start), Encoding.INT8)
+                else:
+                    some = [weights(start + column) for column in range(together)]
+                    totals = self.rows.dots(row, some, Encoding.INT8)
+                epilogue(row, start, together, emit.let(totals), emit.let(self.rows.scales[row]))
+
+        left = emit.let(T.min(T.int64(size), self.spec.n - first))
+        for_lanes(left, rows_at_once(self.spec.isa), columns)
 
 
 class Int8Gemm(UnpackedDot):
