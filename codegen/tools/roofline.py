@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tbt_compile.codegen.kernels.dispatch import Kernel
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product, plane_count
 from tbt_compile.codegen.kernels.dot.byte_dot import GROUP, ByteDot
 from tbt_compile.codegen.kernels.dot.lut_tables import ENTRY, ProductTable
@@ -24,7 +25,7 @@ from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import parallel_columns
 from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS, byte_shuffle, load_entry, lut_tile_rows
 from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
-from tbt_compile.codegen.kernels.strategy import Kernel, strategy
+from tbt_compile.codegen.kernels.strategy import strategy
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tbt_compile.codegen.kernels.dispatch import MATRIX_TILE, Kernel, matrix_key
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
 from tbt_compile.codegen.kernels.dot.register_tile import gemm_tile, gemv_vectors, tile_key
 from tbt_compile.codegen.kernels.linear.lut_gemm import VECTORS as LOOKUP_VECTORS
 from tbt_compile.codegen.kernels.linear.packed_dot import packed_tile
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
-from tbt_compile.codegen.kernels.strategy import MATRIX_TILE, Kernel, matrix_key
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.target.tiles import ROWS, VECTORS, Tile, use

@@ -21,6 +21,7 @@ import sys
 from dataclasses import dataclass
 
 from tbt_compile.bench.kernel_case import DEFAULT_OPERATORS, KernelCase
+from tbt_compile.codegen.kernels.dispatch import Kernel
 from tbt_compile.codegen.kernels.dot.bit_product import bit_product
 from tbt_compile.codegen.kernels.dot.register_tile import gemm_tile, words_before_widening
 from tbt_compile.codegen.kernels.dsl import emit
@@ -29,7 +30,6 @@ from tbt_compile.codegen.kernels.linear.linear import linear
 from tbt_compile.codegen.kernels.linear.matrix_dot import matrix_tile
 from tbt_compile.codegen.kernels.linear.packed_dot import packed_tile
 from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
-from tbt_compile.codegen.kernels.strategy import Kernel
 from tbt_compile.codegen.layouts import PLANES_PER_GROUP, quarter_group
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.target.spec import TargetSpec

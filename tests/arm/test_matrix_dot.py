@@ -14,8 +14,8 @@ from arm.machine_code import UNKNOWN, instructions
 from kernel_tools import codes, floats, powers, scalar
 
 from tbt_compile.codegen import reference
+from tbt_compile.codegen.kernels.dispatch import matrix_key
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
-from tbt_compile.codegen.kernels.strategy import matrix_key
 from tbt_compile.codegen.target.host import missing_features
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.target.tiles import Tile, use

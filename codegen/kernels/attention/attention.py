@@ -15,10 +15,11 @@ from tbt_compile.codegen.kernels.attention.int8 import Int8GemmScores, Int8GemvS
 from tbt_compile.codegen.kernels.attention.popcount import PopcountOutputs, PopcountScores
 from tbt_compile.codegen.kernels.attention.spec import AttentionSpec, Heads
 from tbt_compile.codegen.kernels.attention.visible import VisibleTokens
+from tbt_compile.codegen.kernels.dispatch import Kernel
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import chunks, parallel_heads, row_of
 from tbt_compile.codegen.kernels.float_ops.softmax import scaled_and_masked, softmax_row
-from tbt_compile.codegen.kernels.strategy import OUTPUTS, SCORES, Kernel, strategy
+from tbt_compile.codegen.kernels.strategy import OUTPUTS, SCORES, strategy
 from tbt_compile.codegen.layouts import SCALE_BYTES, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.errors import LoweringError

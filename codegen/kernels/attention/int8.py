@@ -17,12 +17,12 @@ from tbt_compile.codegen.kernels.attention.spec import (
     store_scores,
     stored_scale,
 )
+from tbt_compile.codegen.kernels.dispatch import GEMM_FROM
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows, code_type, rows_at_once
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
 from tbt_compile.codegen.kernels.linear.int8 import Int8Gemm
 from tbt_compile.codegen.kernels.linear.spec import CHUNK_ROWS, LinearSpec
-from tbt_compile.codegen.kernels.strategy import GEMM_FROM
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 

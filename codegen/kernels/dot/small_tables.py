@@ -58,6 +58,15 @@ class SmallTables:
             emit.store(self._tables, tables, row, vector, 0, lanes=2 * COLUMNS)
 
     def table(self, row: Expr, vector: Expr, half: int) -> Expr:
-        """The table of the low (0) or high (1) nibbles of a step, in both halves of a vector of 32 bytes."""
+        """The table of a step, in both halves of a vector.
+
+        Args:
+            row: index of the row.
+            vector: the step.
+            half: 0 for the low nibbles of the weights, 1 for the high ones.
+
+        Returns:
+            uint8x32.
+        """
         one = emit.let(emit.load(self._tables, row, vector, half * COLUMNS, lanes=COLUMNS))
         return emit.let(emit.concat([one, one], COLUMNS))

@@ -28,7 +28,16 @@ def shift_insert(into: Expr, octets: Expr) -> Expr:
 
 
 def dot_product(sums: Expr, left: Expr, right: Expr) -> Expr:
-    """SDOT: int32x4, `sums` and in each lane four products of int8x16."""
+    """SDOT: four products in each lane.
+
+    Args:
+        sums: int32x4.
+        left: int8x16.
+        right: int8x16.
+
+    Returns:
+        `sums` and the products, int32x4.
+    """
     return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot", sums, left, right)
 
 

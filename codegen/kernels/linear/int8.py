@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tbt_compile.codegen.kernels.dispatch import UNPACK_FROM
 from tbt_compile.codegen.kernels.dot.byte_dot import GROUP
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows, rows_at_once
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
@@ -18,7 +19,6 @@ from tbt_compile.codegen.kernels.linear.matrix_dot import GROUP as MATRIX_GROUP
 from tbt_compile.codegen.kernels.linear.matrix_dot import MatrixDot
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
-from tbt_compile.codegen.kernels.strategy import UNPACK_FROM
 from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
@@ -148,7 +148,16 @@ class Int8Matrix(MatrixDot):
         """Nothing: the weights are multiplied as they are."""
 
     def total(self, _row: Expr, sums: Expr, _lanes: int) -> Expr:
-        """The sums themselves."""
+        """The dot products of a row; see `MatrixDot.total`.
+
+        Args:
+            _row: index of the row.
+            sums: int32, its products with the weights.
+            _lanes: lanes of `sums`.
+
+        Returns:
+            The sums themselves.
+        """
         return sums
 
 

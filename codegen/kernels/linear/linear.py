@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from tbt_compile.codegen.kernels.dispatch import Kernel
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue, store_partial
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import chunks, parallel_columns, row_of
@@ -24,7 +25,6 @@ from tbt_compile.codegen.kernels.linear.shuffle_sums import ShuffleSums
 from tbt_compile.codegen.kernels.linear.small_sums import SmallSums
 from tbt_compile.codegen.kernels.linear.spec import CHUNK_ROWS, LinearSpec
 from tbt_compile.codegen.kernels.linear.unpacked_dot import UnpackedDot
-from tbt_compile.codegen.kernels.strategy import Kernel
 from tbt_compile.codegen.layouts import Layout, interleaved_shape, words_for
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tbt_compile.codegen.kernels.dispatch import MATRIX_TILE, matrix_key
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dsl import emit, neon
 from tbt_compile.codegen.kernels.linear.spec import CHUNK_ROWS, LinearSpec
-from tbt_compile.codegen.kernels.strategy import MATRIX_TILE, matrix_key
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.target.tiles import Tile, tile

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tbt_compile.codegen.kernels.dispatch import UNPACK_FROM
 from tbt_compile.codegen.kernels.dot.byte_dot import Accumulator, ByteDot
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.linear.spec import WORDS_PER_LINE, LinearSpec
-from tbt_compile.codegen.kernels.strategy import UNPACK_FROM
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.target.tiles import Tile, tile

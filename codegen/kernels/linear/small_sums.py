@@ -14,13 +14,13 @@ weights are read in the order of memory.
 
 from __future__ import annotations
 
+from tbt_compile.codegen.kernels.dispatch import GEMM_FROM
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dot.small_tables import SmallTables
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.x86 import byte_shuffle
 from tbt_compile.codegen.kernels.linear.shuffle_sums import BLOCK, PackedIndices, Totals, signed_pairs
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
-from tbt_compile.codegen.kernels.strategy import GEMM_FROM
 from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 
 PIECES = 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tbt_compile.codegen.kernels.strategy import Strategy, strategy
+from tbt_compile.codegen.kernels.dispatch import Strategy
+from tbt_compile.codegen.kernels.strategy import strategy
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.encoding import Encoding

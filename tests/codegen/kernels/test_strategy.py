@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 from kernel_tools import isa_of
 
+from tbt_compile.codegen.kernels.dispatch import Kernel
 from tbt_compile.codegen.kernels.linear.linear import IMPLEMENTATIONS, LinearSpec
 from tbt_compile.codegen.kernels.linear.packed_dot import PackedDot
 from tbt_compile.codegen.kernels.strategy import (
@@ -15,7 +16,6 @@ from tbt_compile.codegen.kernels.strategy import (
     LINEAR,
     OUTPUTS,
     SCORES,
-    Kernel,
     counts_with_carry_save,
     strategy,
 )
