@@ -101,12 +101,12 @@ def _tuning_tasks(isa: Isa) -> Iterator[TuningTask]:
             gemv_tiles = _default_first(Tile(1, row), [Tile(1, vectors) for vectors in VECTORS])
             if spec.strategy.gemv is not Kernel.SMALL_SUMS:
                 yield TuningTask(tile_key("row", product), spec, 1, gemv_tiles)
-            if spec.strategy.gemm is not Kernel.LUT_GEMM:
+            if spec.strategy.gemm in (Kernel.POPCOUNT, Kernel.CARRY_SAVE):
                 shapes = [Tile(rows, vectors) for rows in ROWS for vectors in VECTORS]
                 fit = [shape for shape in shapes if 2 <= shape.rows * shape.vectors <= max_tile]
                 default = gemm_tile(product, isa, max(VECTORS))
                 yield TuningTask(tile_key("planes", product), spec, GEMM_ROWS, _default_first(default, fit))
-            else:
+            elif spec.strategy.gemm is Kernel.LUT_GEMM:
                 heights = tuple(Tile(rows, LOOKUP_VECTORS) for rows in (4, 2, 8))
                 yield TuningTask(tile_key("lookup", product), spec, GEMM_ROWS, heights)
         spec = LinearSpec(N, K, Encoding.INT8, weight, True, True, isa)

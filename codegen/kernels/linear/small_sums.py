@@ -14,7 +14,7 @@ weights are read in the order of memory.
 
 from __future__ import annotations
 
-from tbt_compile.codegen.kernels.dispatch import GEMM_FROM
+from tbt_compile.codegen.kernels.dispatch import UNPACK_FROM
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dot.small_tables import SmallTables
 from tbt_compile.codegen.kernels.dsl import emit
@@ -32,7 +32,7 @@ _HALF = BLOCK // 2
 class SmallSums:
     """A chunk of rows as tables of subset sums, and its products with weight blocks; a `ChunkProduct`."""
 
-    chunk_rows = GEMM_FROM
+    chunk_rows = UNPACK_FROM
     ops_per_word = 10
     blocks_per_task = 1
 

@@ -32,11 +32,11 @@ SHUFFLE_SUMS, SMALL_SUMS = Kernel.SHUFFLE_SUMS, Kernel.SMALL_SUMS
 # CPU: kernels for 1 x 1 bits, 2 x 2, 8 x 1 and 8 x 2, each for few rows and for many, and rows that are many.
 CPUS = {
     "x86-64": [(POPCOUNT, POPCOUNT, 1)] * 2 + [(POPCOUNT, UNPACKED, 8)] * 2,
-    "haswell": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 8)] + [(SHUFFLE_SUMS, SHUFFLE_SUMS, 1)] * 2,
-    "alderlake": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 8)] + [(PACKED, UNPACKED, 32)] * 2,
-    "skylake-avx512": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 8)]
+    "haswell": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 32)] + [(SHUFFLE_SUMS, SHUFFLE_SUMS, 1)] * 2,
+    "alderlake": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 32)] + [(PACKED, UNPACKED, 32)] * 2,
+    "skylake-avx512": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 32)]
     + [(SHUFFLE_SUMS, SHUFFLE_SUMS, 1)] * 2,
-    "cascadelake": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 8)] + [(PACKED, UNPACKED, 32)] * 2,
+    "cascadelake": [(POPCOUNT, LUT_GEMM, 8), (SMALL_SUMS, LUT_GEMM, 32)] + [(PACKED, UNPACKED, 32)] * 2,
     "znver4": [(POPCOUNT, POPCOUNT, 1)] * 2 + [(PACKED, UNPACKED, 32)] * 2,
     "cortex-a72": [(POPCOUNT, POPCOUNT, 1), (CARRY_SAVE, CARRY_SAVE, 1)] + [(LUT_SUMS, LUT_SUMS, 1)] * 2,
     "neoverse-n1": [(POPCOUNT, POPCOUNT, 1), (CARRY_SAVE, CARRY_SAVE, 1)] + [(PACKED, UNPACKED, 32)] * 2,
