@@ -36,7 +36,7 @@ class VisibleTokens:
         self._lanes = product.isa.float_lanes
         # A signed code of a hidden token is not zero.
         self._may_hide = mask is not None and not product.left.signed
-        self._all: Expr = T.bool(False)
+        self._keep_all: Expr = T.bool(False)
 
     def keep_infinite(self, rows: Buffer, spec: AttentionSpec, head: Head) -> None:
         """Leave out nothing if the scale of a token is infinite or NaN: zero times that is NaN.
@@ -53,7 +53,7 @@ class VisibleTokens:
             bits = T.reinterpret("int32", stored_scale(rows, spec, *head, t))
             infinite = (bits & T.int32(_INFINITY)) == T.int32(_INFINITY)
             found.set(T.Select(infinite, T.int32(1), found.get()))
-        self._all = T.Or(self._all, emit.let(found.get()) != 0)
+        self._keep_all = T.Or(self._keep_all, emit.let(found.get()) != 0)
 
     def of(self, first: Expr, count: Expr) -> Expr:
         """The number of leading tokens that queries first .. first + count - 1 see, or a few more.
@@ -65,7 +65,7 @@ class VisibleTokens:
         assert self._mask is not None
         rows = self._mask.shape[2]
         seen = emit.Register("seen", "int64", 1, self._tokens)
-        with emit.when(T.And(self._queries > 1, T.Not(self._all))):
+        with emit.when(T.And(self._queries > 1, T.Not(self._keep_all))):
             seen.set(T.int64(0))
             with emit.loop("row", T.Select(rows == 1, T.int64(1), count)) as row:
                 seen.set(T.max(seen.get(), self._seen_by(T.min(first + row, rows - 1))))

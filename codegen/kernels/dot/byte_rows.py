@@ -148,14 +148,11 @@ def _sums_of_lanes(vectors: list[Expr], lanes: int) -> Expr:
     for _ in range(2):  # as VPHADDD and ADDP add: pairs within each 128 bits
         evens = [lane + side for lane in range(0, lanes, 4) for side in (0, 2, lanes, lanes + 2)]
         pairs = [(emit.let(a), emit.let(b)) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
-        vectors = [_select(a, b, evens) + _select(a, b, [lane + 1 for lane in evens]) for a, b in pairs]
+        vectors = [
+            emit.select(pair, evens) + emit.select(pair, [lane + 1 for lane in evens]) for pair in pairs
+        ]
     if lanes == 4:
         return vectors[0]
-    first, second = (emit.let(vector) for vector in vectors)
+    halves = [emit.let(vector) for vector in vectors]
     low, high = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
-    return _select(first, second, low) + _select(first, second, high)
-
-
-def _select(a: Expr, b: Expr, lanes: Sequence[int]) -> Expr:
-    """Lanes of two vectors, counted through both."""
-    return T.Shuffle([a, b], [T.int32(lane) for lane in lanes])
+    return emit.select(halves, low) + emit.select(halves, high)

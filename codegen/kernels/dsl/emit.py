@@ -228,14 +228,19 @@ def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
 
 def shuffle(value: Expr, lanes: Sequence[int]) -> Expr:
     """Permute or select lanes of a vector; one lane gives a scalar."""
-    return T.Shuffle([value], [T.int32(lane) for lane in lanes])
+    return select([value], lanes)
+
+
+def select(values: Sequence[Expr], lanes: Sequence[int]) -> Expr:
+    """Lanes of several vectors, counted through all of them."""
+    return T.Shuffle(list(values), [T.int32(lane) for lane in lanes])
 
 
 def concat(values: Sequence[Expr], lanes: int) -> Expr:
     """Concatenate vectors of `lanes` each."""
     if len(values) == 1:
         return values[0]
-    return T.Shuffle([let(value) for value in values], [T.int32(i) for i in range(len(values) * lanes)])
+    return select([let(value) for value in values], range(len(values) * lanes))
 
 
 def _at(index: Sequence[Expr | int], lanes: int) -> tuple[Expr | int, ...]:

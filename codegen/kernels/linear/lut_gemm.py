@@ -226,8 +226,7 @@ def _planes_of_octets(w: Buffer, block: Expr, word: Expr, pair: int, part: int) 
         for odd in range(2)
     )
     positive, negative = (
-        emit.let(T.Shuffle([first, second], [T.int32(lane) for lane in range(sign, 2 * ENTRY, 2)]))
-        for sign in range(2)
+        emit.let(emit.select([first, second], range(sign, 2 * ENTRY, 2))) for sign in range(2)
     )
     return [emit.let(positive | negative), negative]
 
@@ -259,4 +258,4 @@ def _zip_lanes(a: Expr, b: Expr, size: int, high: int) -> Expr:
         for source in range(2)
         for byte in range(size)
     ]
-    return emit.let(T.Shuffle([a, b], [T.int32(lane) for lane in lanes]))
+    return emit.let(emit.select([a, b], lanes))

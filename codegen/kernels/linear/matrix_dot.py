@@ -187,7 +187,7 @@ class MatrixDot:
                     for first in range(0, width, 2):
                         left, right = sums[index // 2][first : first + 2]
                         own = [lane + index % 2 * _COLUMNS for lane in (0, 1, 4, 5)]
-                        both = emit.let(T.Shuffle([left, right], [T.int32(lane) for lane in own]))
+                        both = emit.let(emit.select([left, right], own))
                         lanes = 2 * _COLUMNS
                         total = self.total(row, both, lanes)
                         epilogue(row, column + first * _COLUMNS, lanes, total, scale)

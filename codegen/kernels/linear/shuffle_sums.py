@@ -159,7 +159,7 @@ class ShuffleSums:
         halves = [self.tables.total(row, [half], _HALF) for half in totals.get()]
         for column in range(0, BLOCK, lanes):
             places = [self._place(place) for place in range(column, column + lanes)]
-            values = emit.let(T.Shuffle(halves, [T.int32(place) for place in places]))
+            values = emit.let(emit.select(halves, places))
             epilogue(row, T.int64(column), lanes, values, scale)
 
     def _new_sums(self) -> _Sums:

@@ -83,8 +83,8 @@ class SmallSums:
         for r, total in enumerate(totals):
             halves = [emit.let(half) for half in total.get()]
             for column in range(0, BLOCK, lanes):
-                places = [T.int32(place) for place in range(column, column + lanes)]
-                epilogue(first + r, T.int64(column), lanes, emit.let(T.Shuffle(halves, places)), self.scale)
+                values = emit.let(emit.select(halves, range(column, column + lanes)))
+                epilogue(first + r, T.int64(column), lanes, values, self.scale)
 
     def _add_step(
         self, first: Expr, vector: Expr, indices: PackedIndices, sums: list[list[emit.Register]]
