@@ -50,7 +50,7 @@ class Strategy:
         gemm: the kernel for many rows.
         why: the reason, printed by `tbt targets`.
         needs: the CPU must have one of these features; empty if any CPU will do.
-        without: a feature with which a later row is better.
+        without: features with any of which a later row is better.
         gemm_from: the number of rows from which `gemm` is used; 1 if both kernels are the same.
         layout: layout of a linear layer's weights, shared by both kernels.
         narrow_sums: whether sums have 16 bits, which limits K.
@@ -64,7 +64,7 @@ class Strategy:
     gemm: Kernel
     why: str
     needs: tuple[str, ...] = ()
-    without: str = ""
+    without: tuple[str, ...] = ()
     gemm_from: int = 1
     layout: Layout = Layout.PLANES
     narrow_sums: bool = False
@@ -86,7 +86,7 @@ class Strategy:
             x in self.x
             and w in self.w
             and (not self.needs or any(isa.has(feature) for feature in self.needs))
-            and not (self.without and isa.has(self.without))
+            and not any(isa.has(feature) for feature in self.without)
             and not (self.narrow_sums and not _lut_fits(x, w, k))
             and not (self.tile_key and tile(isa, self.tile_key, MATRIX_TILE).rows == 1)
         )

@@ -20,13 +20,7 @@ such as {0, 1, 2} times ternary, is in `dot/bit_product.py`.
 
 from __future__ import annotations
 
-from tbt_compile.codegen.kernels.dispatch import (
-    GEMM_FROM,
-    UNPACK_FROM,
-    Kernel,
-    Strategy,
-    matrix_key,
-)
+from tbt_compile.codegen.kernels.dispatch import GEMM_FROM, UNPACK_FROM, Kernel, Strategy, matrix_key
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.encoding import Encoding
@@ -68,29 +62,20 @@ LINEAR = (
     Strategy(
         x=BYTES,
         w=(Encoding.INT8,),
-        needs=_DOT,
+        needs=("avx2",),
+        without=("avx512bw", "avxvnni"),
+        gemv=Kernel.INT8_GEMV,
+        gemm=Kernel.INT8_GEMM,
+        gemm_from=UNPACK_FROM,
+        why="VPMADDUBSW gains less than byte dots into 32 bits from reordered weights",
+    ),
+    Strategy(
+        x=BYTES,
+        w=(Encoding.INT8,),
         gemv=Kernel.INT8_GEMV,
         gemm=Kernel.INT8_GEMM,
         gemm_from=GEMM_FROM,
         why="weights stay in the order that embeddings read; many rows share one reordering for byte dots",
-    ),
-    Strategy(
-        x=BYTES,
-        w=(Encoding.INT8,),
-        needs=("avx2",),
-        without="avx512bw",
-        gemv=Kernel.INT8_GEMV,
-        gemm=Kernel.INT8_GEMM,
-        gemm_from=UNPACK_FROM,
-        why="as above; VPMADDUBSW gains less from reordered weights",
-    ),
-    Strategy(
-        x=BYTES,
-        w=(Encoding.INT8,),
-        gemv=Kernel.INT8_GEMV,
-        gemm=Kernel.INT8_GEMM,
-        gemm_from=GEMM_FROM,
-        why="as above, by widening multiplications",
     ),
     Strategy(
         x=BYTES,
@@ -162,7 +147,7 @@ LINEAR = (
         x=BITS,
         w=(Encoding.BINARY,),
         needs=("avx2",),
-        without="vpopcntdq",
+        without=("vpopcntdq",),
         gemv=Kernel.POPCOUNT,
         gemm=Kernel.LUT_GEMM,
         gemm_from=GEMM_FROM,
@@ -173,7 +158,7 @@ LINEAR = (
         x=(Encoding.BINARY, Encoding.TERNARY, Encoding.BINARY01),
         w=(Encoding.TERNARY,),
         needs=("avx2",),
-        without="vpopcntdq",
+        without=("vpopcntdq",),
         gemv=Kernel.SMALL_SUMS,
         gemm=Kernel.LUT_GEMM,
         gemm_from=UNPACK_FROM,
@@ -185,7 +170,7 @@ LINEAR = (
         x=BITS,
         w=(Encoding.TERNARY,),
         needs=("avx2",),
-        without="vpopcntdq",
+        without=("vpopcntdq",),
         gemv=Kernel.SMALL_SUMS,
         gemm=Kernel.SMALL_SUMS,
         layout=Layout.OCTETS,

@@ -27,7 +27,7 @@ PAIRS = tuple(product((I8, U8), (B, T, I8)))
 SHAPES = ((1, 1), (75, 130), (17, 1105))
 # Up to 7 one by one, from 8 in whole tiles, from 16 with shared columns; odd ones have half a pair.
 ROWS = (1, 2, 3, 6, 7, 8, 9, 15, 16, 19, 67)
-TILES = (Tile(2, 2), Tile(4, 4))
+TILES = (Tile(2, 1), Tile(2, 2), Tile(4, 4))
 
 
 def spec(pair: Pair, shape: tuple[int, int]) -> LinearSpec:

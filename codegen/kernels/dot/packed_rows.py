@@ -17,6 +17,7 @@ from tbt_compile.codegen.kernels.dot.register_tile import (
     vectors_per_sum,
 )
 from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.loops import row_tiles
 from tbt_compile.codegen.kernels.strategy import counts_with_carry_save
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, T
@@ -91,18 +92,13 @@ class PackedRows:
         """
         max_vectors = max(1, extent // self.isa.word_lanes)
         tile = gemm_tile(self.product, self.isa, max_vectors)
-        height = tile.rows
-        tiled = count // height * height
-        with emit.loop("tile", count // height) as index:
-            self._row_tile(index * height, height, tile.vectors, columns_at, extent, epilogue)
-        # Tail rows in tiles of halving height, not in a loop: LLVM would hoist the loads of all columns out
-        # of the loop and spill them.
-        while height > 1:
-            height //= 2
-            with emit.when((count - tiled) % (2 * height) >= height):
-                width = gemv_vectors(self.product, self.isa, max_vectors, height)
-                first = tiled + (count - tiled) // (2 * height) * (2 * height)
-                self._row_tile(first, height, width, columns_at, extent, epilogue)
+
+        def rows(first: Expr, height: int) -> None:
+            whole = height == tile.rows
+            width = tile.vectors if whole else gemv_vectors(self.product, self.isa, max_vectors, height)
+            self._row_tile(first, height, width, columns_at, extent, epilogue)
+
+        row_tiles(count, tile.rows, rows)
 
     def _row_tile(
         self, row: Expr, height: int, width: int, columns_at: ColumnsAt, extent: int, epilogue: Epilogue

@@ -22,6 +22,7 @@ class SmallTables:
     Attributes:
         vectors: steps per row.
         most_steps: steps whose lookups a byte can sum.
+        tables: uint8 [capacity, vectors, 32]; see `load_table`.
 
     Args:
         spec: the layer.
@@ -36,7 +37,7 @@ class SmallTables:
         self.vectors = self._length // SIZE
         self.most_steps = LARGEST // (SIZE * max(spec.activation.maximum, -spec.activation.minimum))
         self._codes = emit.scratch("codes", (self._length,), "int8")
-        self._tables = emit.scratch("tables", (capacity, self.vectors, 2 * COLUMNS), "uint8")
+        self.tables = emit.scratch("tables", (capacity, self.vectors, 2 * COLUMNS), "uint8")
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantize one row and fill its tables."""
@@ -55,18 +56,4 @@ class SmallTables:
             codes = emit.let(emit.load(self._codes, vector * SIZE, lanes=SIZE))
             octets = emit.let(T.reinterpret(f"uint8x{SIZE}", codes))
             tables = subset_sums(octets, SIZE, signed=spec.activation.signed)
-            emit.store(self._tables, tables, row, vector, 0, lanes=2 * COLUMNS)
-
-    def table(self, row: Expr, vector: Expr, half: int) -> Expr:
-        """The table of a step, in both halves of a vector.
-
-        Args:
-            row: index of the row.
-            vector: the step.
-            half: 0 for the low nibbles of the weights, 1 for the high ones.
-
-        Returns:
-            uint8x32.
-        """
-        one = emit.let(emit.load(self._tables, row, vector, half * COLUMNS, lanes=COLUMNS))
-        return emit.let(emit.concat([one, one], COLUMNS))
+            emit.store(self.tables, tables, row, vector, 0, lanes=2 * COLUMNS)

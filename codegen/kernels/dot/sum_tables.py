@@ -16,7 +16,7 @@ from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.target.isa import WORD_BITS
-from tbt_compile.codegen.tvm_api import Expr, T
+from tbt_compile.codegen.tvm_api import Buffer, Expr, T
 from tbt_compile.encoding import Encoding
 
 GROUP = 4
@@ -243,6 +243,22 @@ def subset_sums(codes: Expr, size: int, *, signed: bool) -> Expr:
     offsets = emit.let(T.reinterpret(emit.vector("uint8", size), below))
     groups = _pair_sums(_pair_sums(offsets, size), size // 2)
     return table + spread(groups, count, 1, 0)
+
+
+def load_table(tables: Buffer, row: Expr, step: Expr, half: int) -> Expr:
+    """The table of a step, in both halves of a vector of 32 bytes.
+
+    Args:
+        tables: uint8 [rows, steps, 32].
+        row: index of the row.
+        step: index of the step.
+        half: 0 for the low nibbles of the weights, 1 for the high ones.
+
+    Returns:
+        uint8x32.
+    """
+    one = emit.let(emit.load(tables, row, step, half * COLUMNS, lanes=COLUMNS))
+    return emit.let(emit.concat([one, one], COLUMNS))
 
 
 def _pair_sums(values: Expr, lanes: int) -> Expr:

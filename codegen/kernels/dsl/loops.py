@@ -43,6 +43,24 @@ def chunks(count: Expr, size: int, body: Callable[[Expr, Expr], None]) -> None:
         body(first, emit.let(T.min(T.int64(size), count - first)))
 
 
+def row_tiles(count: Expr, height: int, body: Callable[[Expr, int], None]) -> None:
+    """Loop over tiles of rows; the rest in tiles of halving height.
+
+    Not in a loop over single rows: LLVM would hoist the loads of all columns out of it and spill them.
+
+    Args:
+        count: number of rows, symbolic.
+        height: rows of a whole tile, a power of two.
+        body: emits the work for rows first .. first + n - 1, `body(first, n)`.
+    """
+    with emit.loop("tile", count // height) as index:
+        body(index * height, height)
+    while height > 1:
+        twice, height = height, height // 2
+        with emit.when(count % twice >= height):
+            body(emit.let(count // twice * twice), height)
+
+
 def row_of(x: Buffer, *at: Expr) -> emit.Load:
     """The loader of one row of x."""
     return lambda k, lanes: emit.load(x, *at, k, lanes=lanes)

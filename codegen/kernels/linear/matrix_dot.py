@@ -19,6 +19,7 @@ from tbt_compile.codegen.kernels.dispatch import MATRIX_TILE, matrix_key
 from tbt_compile.codegen.kernels.dot.byte_rows import ByteRows
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dsl import emit, neon
+from tbt_compile.codegen.kernels.dsl.loops import row_tiles
 from tbt_compile.codegen.kernels.linear.spec import CHUNK_ROWS, LinearSpec
 from tbt_compile.codegen.layouts import words_for
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
@@ -38,8 +39,9 @@ Columns = Callable[[Expr], Callable[[int], list[Expr]]]
 
 
 def matrix_tile(isa: Isa, weight: Encoding) -> Tile:
-    """The register tile: measured, or 8 rows by 8 columns."""
-    return tile(isa, matrix_key(weight), MATRIX_TILE)
+    """The register tile: measured, or 8 rows by 8 columns. The epilogue takes two vectors of columns."""
+    found = tile(isa, matrix_key(weight), MATRIX_TILE)
+    return Tile(found.rows, max(2, found.vectors))
 
 
 class MatrixDot:
@@ -79,7 +81,6 @@ class MatrixDot:
             _blocks: always 1.
             epilogue: consumes the dot products.
         """
-
         vectors = self.tile.vectors
         emit.branch(
             count >= SHARE_FROM,
@@ -160,17 +161,13 @@ class MatrixDot:
         return columns
 
     def _multiply(self, count: Expr, columns: Callable[[Expr], Columns], epilogue: Epilogue) -> None:
-        """All tiles of the rows; the rest in tiles of halving height."""
+        """All rows, in tiles of pairs."""
         pairs = emit.let(T.ceildiv(count, T.int64(2)))
-        height = self.tile.rows // 2
-        tiled = emit.let(pairs // height * height)
-        with emit.loop("tile", pairs // height) as index:
-            self._row_tiles(index * height, height, count, columns, epilogue)
-        while height > 1:
-            height //= 2
-            with emit.when((pairs - tiled) % (2 * height) >= height):
-                first = emit.let(tiled + (pairs - tiled) // (2 * height) * (2 * height))
-                self._row_tiles(first, height, count, columns, epilogue)
+
+        def tiles(first: Expr, height: int) -> None:
+            self._row_tiles(first, height, count, columns, epilogue)
+
+        row_tiles(pairs, self.tile.rows // 2, tiles)
 
     def _row_tiles(
         self, pair: Expr, height: int, count: Expr, columns: Callable[[Expr], Columns], epilogue: Epilogue

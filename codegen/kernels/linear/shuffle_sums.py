@@ -22,9 +22,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tbt_compile.codegen.kernels.dot.lut_tables import COLUMNS, byte_splat
+from tbt_compile.codegen.kernels.dot.lut_tables import byte_splat
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dot.paired_tables import RUN, SINGLE_RUN, WORDS, PairedTables
+from tbt_compile.codegen.kernels.dot.sum_tables import load_table
 from tbt_compile.codegen.kernels.dot.weight_planes import flat, words_per_block
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.x86 import byte_shuffle, multiply_bytes
@@ -125,20 +126,34 @@ class ShuffleSums:
         single = emit.let(first + self.tables.paired[row, run])
 
         def add(start: Expr, stop: Expr, *, paired: bool) -> None:
-            sums = self._new_sums()
-            with emit.loop("step", stop - start) as index:
-                step = emit.let(start + index)
-                at_step(step)
-                self._add_step(row, step, indices, sums, paired=paired)
-            totals.add(sums.widened())
+            self._add_steps(row, (start, stop), indices, totals, at_step, paired=paired)
 
         add(first, single, paired=True)
         _in_runs(single, end, lambda start, stop: add(start, stop, paired=False))
 
+    def _add_steps(
+        self,
+        row: Expr,
+        steps: tuple[Expr, Expr],
+        indices: Indices,
+        totals: Totals,
+        at_step: Callable[[Expr], None] = lambda _: None,
+        *,
+        paired: bool,
+    ) -> None:
+        """Add the steps from the first to before the second of `steps`, as many as 16 bits can sum."""
+        start, stop = steps
+        sums = _UnsignedSums() if self.spec.weight is Encoding.BINARY else _Differences()
+        with emit.loop("step", stop - start) as index:
+            step = emit.let(start + index)
+            at_step(step)
+            self._add_step(row, step, indices, sums, paired=paired)
+        totals.add(sums.widened())
+
     def _add_step(self, row: Expr, step: Expr, indices: Indices, sums: _Sums, *, paired: bool) -> None:
         """Add the lookups of one step; where `paired`, the two of each byte fit a byte."""
         at = emit.let(self.tables.vector_of[row, step])
-        low, high = (self._table(row, step, table) for table in range(2))
+        low, high = (load_table(self.tables.tables, row, step, half) for half in range(2))
         for piece in range(self.spec.weight.planes):
             lower, upper = indices(at, piece)
             some, others = byte_shuffle(low, lower, BLOCK), byte_shuffle(high, upper, BLOCK)
@@ -149,10 +164,7 @@ class ShuffleSums:
         """Add the extra steps of a row, and store its dot products."""
 
         def add(start: Expr, stop: Expr) -> None:
-            sums = self._new_sums()
-            with emit.loop("step", stop - start) as index:
-                self._add_step(row, emit.let(start + index), packed, sums, paired=False)
-            totals.add(sums.widened())
+            self._add_steps(row, (start, stop), packed, totals, paired=False)
 
         _in_runs(T.int64(self.tables.vectors), emit.let(self.tables.steps[row]), add)
         scale, lanes = emit.let(self.tables.rows.scales[row]), self.spec.isa.float_lanes
@@ -162,17 +174,9 @@ class ShuffleSums:
             values = emit.let(emit.select(halves, places))
             epilogue(row, T.int64(column), lanes, values, scale)
 
-    def _new_sums(self) -> _Sums:
-        return _UnsignedSums() if self.spec.weight is Encoding.BINARY else _Differences()
-
     def _place(self, column: int) -> int:
         """Where the sums have a column of the block."""
         return column // 2 + column % 2 * _HALF if self.spec.weight is Encoding.BINARY else column
-
-    def _table(self, row: Expr, step: Expr, table: int) -> Expr:
-        """A table, in both halves of a vector."""
-        half = emit.let(emit.load(self.tables.tables, row, step, table * COLUMNS, lanes=COLUMNS))
-        return emit.let(emit.concat([half, half], COLUMNS))
 
 
 class PackedIndices:

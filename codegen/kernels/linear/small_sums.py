@@ -17,7 +17,9 @@ from __future__ import annotations
 from tbt_compile.codegen.kernels.dispatch import UNPACK_FROM
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue
 from tbt_compile.codegen.kernels.dot.small_tables import SmallTables
+from tbt_compile.codegen.kernels.dot.sum_tables import load_table
 from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl.loops import row_tiles
 from tbt_compile.codegen.kernels.dsl.x86 import byte_shuffle
 from tbt_compile.codegen.kernels.linear.shuffle_sums import BLOCK, PackedIndices, Totals, signed_pairs
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
@@ -53,14 +55,7 @@ class SmallSums:
             epilogue: consumes the dot products.
         """
         indices = PackedIndices(w, block)
-        height = _TILE_ROWS
-        with emit.loop("tile", count // height) as tile:
-            self._tile(tile * height, height, indices, epilogue)
-        # The rest in tiles of halving height.
-        while height > 1:
-            height //= 2
-            with emit.when(count % (2 * height) >= height):
-                self._tile(emit.let(count // (2 * height) * (2 * height)), height, indices, epilogue)
+        row_tiles(count, _TILE_ROWS, lambda first, height: self._tile(first, height, indices, epilogue))
 
     def _tile(self, first: Expr, height: int, indices: PackedIndices, epilogue: Epilogue) -> None:
         """The dot products of `height` rows."""
@@ -93,7 +88,7 @@ class SmallSums:
         at = emit.let(vector * indices.stride)
         nibbles = [[emit.let(half) for half in indices(at, piece)] for piece in range(PIECES)]
         for r, row in enumerate(sums):
-            tables = [self.tables.table(first + r, vector, half) for half in range(2)]
+            tables = [load_table(self.tables.tables, first + r, vector, half) for half in range(2)]
             for total, halves in zip(row, nibbles, strict=True):
                 for table, chosen in zip(tables, halves, strict=True):
                     total.add(byte_shuffle(table, chosen, BLOCK))
