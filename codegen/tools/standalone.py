@@ -11,7 +11,8 @@ import numpy.typing as npt
 from tbt_compile.codegen.kernels.linear.embedding import EmbeddingSpec
 from tbt_compile.codegen.kernels.linear.linear import linear
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
-from tbt_compile.codegen.layouts import arrange, pack_planes
+from tbt_compile.codegen.layouts import arrange, pack_planes, words_for
+from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tools.roofline import READ_WORDS, RoofSpec, compute_roof, read_roof
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, tvm
@@ -74,15 +75,26 @@ def linear_arrays(
         The kernel, and its arguments, output last.
     """
     rng = np.random.default_rng(seed)
-    weight = rng.choice(np.asarray(spec.weight.levels, np.int8), (spec.n, spec.k))
     x = rng.standard_normal((rows, spec.k), dtype=np.float32)
     if not spec.activation.signed:
         x = np.abs(x)
-    stored = stored_weight(weight, spec)
+    stored = _random_weight(rng, spec)
     scale = rng.random(spec.n, dtype=np.float32)
     inputs = [x, np.ones(1, np.float32), stored, scale, *([scale] if spec.has_bias else [])]
     output = np.zeros((rows, spec.n), np.float32)
     return linear(spec), [*inputs, output]
+
+
+def _random_weight(rng: np.random.Generator, spec: LinearSpec) -> npt.NDArray[np.generic]:
+    """A random stored weight, drawn as bit-planes: to draw and pack codes takes ten times as long."""
+    if spec.weight is Encoding.INT8:
+        return rng.integers(-127, 128, (spec.n, spec.k), np.int8)
+    planes = rng.integers(0, 2**64, (spec.n, spec.weight.planes, words_for(spec.k)), np.uint64)
+    if spec.k % WORD_BITS:
+        planes[..., -1] &= np.uint64((1 << spec.k % WORD_BITS) - 1)
+    if spec.weight is Encoding.TERNARY:
+        planes[:, 1] &= planes[:, 0]
+    return arrange(planes, spec.layout, spec.isa)
 
 
 def arithmetic(spec: RoofSpec, target: TargetSpec) -> Call:

@@ -65,9 +65,10 @@ def prepare(pair: str, rows: list[int], n: int, k: int, spec: TargetSpec) -> Lay
     """
     layer = KernelCase(pair, 1, n, k).spec(spec.isa)
     kernel = compile_kernel(linear(layer), spec)
-    arrays = {m: linear_arrays(layer, m)[1] for m in rows}
-    size = next(iter(arrays.values()))[2].nbytes
-    return Layer({m: bound(kernel, some) for m, some in arrays.items()}, size)
+    # Packing takes longer than measuring: once, for the most rows.
+    _, (x, *constants, y) = linear_arrays(layer, max(rows))
+    calls = {m: bound(kernel, [x[:m], *constants, y[:m]]) for m in rows}
+    return Layer(calls, constants[1].nbytes)
 
 
 def measure(pair: str, rows: list[int], n: int, k: int, spec: TargetSpec) -> list[dict]:
