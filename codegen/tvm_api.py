@@ -16,7 +16,7 @@ from tvm.sym import Analyzer
 from tvm.target import Target
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
-from tvm_ffi import structural_equal
+from tvm_ffi import structural_equal, structural_map, structural_walk
 
 from tbt_compile.codegen.library import threads
 
@@ -33,26 +33,6 @@ Buffer = Any
 # Scratch buffers below this many bytes live on the stack, where LLVM turns them into registers; larger ones
 # come from TVM's per-thread workspace pool.
 STACK_BYTES = 1024
-
-# Passes that dominate the build time and do not improve the machine code:
-_DISABLED_PASSES = [
-    # It shrinks scratch buffers to the part in use. That can make a static size symbolic, which keeps the
-    # buffer off the stack.
-    "s_tir.CompactBufferAllocation",
-    # LLVM does this faster; with a long epilogue this pass took half of the build time.
-    "tirx.CommonSubexprElim",
-    # LLVM hoists conditions and simplifies too, and tirx.StmtSimplify runs later. The machine code stays the
-    # same but for a few instructions in ten thousand, in half of the time.
-    "s_tir.HoistIfThenElse",
-    "s_tir.InsertHoistIfThenElse",
-    "s_tir.RenormalizeSplitPattern",
-    "s_tir.StmtSimplify",
-    # GPU only.
-    "s_tir.InjectVirtualThread",
-    "s_tir.InjectPermutedLayout",
-    "s_tir.InjectSoftwarePipeline",
-    "s_tir.TransformMmaBufferLayout",
-]
 
 
 def call_packed(name: str, arguments: Sequence[Expr]) -> Expr:
@@ -115,13 +95,6 @@ def static_size(size: Any) -> int | None:
     return int(size) if isinstance(size, (int, tirx.IntImm)) else None
 
 
-def compile_functions(functions: dict[str, PrimFunc], target: Target) -> Any:
-    """Compile functions to a runtime module that exports them by name."""
-    named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
-    with PassContext(disabled_pass=_DISABLED_PASSES):
-        return tvm.compile(IRModule(named), target=target)
-
-
 __all__ = [
     "STACK_BYTES",
     "Buffer",
@@ -134,12 +107,13 @@ __all__ = [
     "Target",
     "byte_address",
     "call_packed",
-    "compile_functions",
     "ir",
     "relax",
     "simplify",
     "static_size",
     "structural_equal",
+    "structural_map",
+    "structural_walk",
     "te",
     "tensor_argument",
     "tirx",

@@ -20,6 +20,7 @@ from tbt_compile.modules import evaluation_mode, is_prepared, iter_quantized
 from tbt_compile.modules.calls import CallWithWeight, QuantizedCall, keeping_weights
 from tbt_compile.modules.computed_weights import compute_weights, stored_weight
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
+from tbt_compile.ops.exact import exact
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.quantizers.split import SplitWeightQuantizer
@@ -33,7 +34,8 @@ class FrozenModel:
 
     Attributes:
         module: an instance of the user's model class, without the float copies of quantized weights. It
-            runs in eager mode, in float32, and is the reference for the compiled model.
+            runs in eager mode, in float32. Calls of the frozen model on the CPU have the bits of the compiled
+            model (`tbt_compile.ops.exact`); calls of the module itself have those of PyTorch.
         recipe: the recipe that it was prepared with.
         dtypes: of the checkpoint's float parameters, the one with most elements first.
     """
@@ -45,12 +47,13 @@ class FrozenModel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model in eager mode; float arguments are converted to float32."""
         args, kwargs = tree_map(as_float32, (args, kwargs))
-        with torch.no_grad():
+        with torch.no_grad(), exact():
             return self.module(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Run transformers' `generate` on the eager model."""
-        return self.module.generate(*args, **kwargs)  # type: ignore[operator]
+        with torch.no_grad(), exact():
+            return self.module.generate(*args, **kwargs)  # type: ignore[operator]
 
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
         """Write the model to a portable folder (see `tbt_compile.storage.model_folder`).

@@ -10,10 +10,11 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tbt_compile.codegen.layouts import pack_planes
+from tbt_compile.codegen.library.compile import compile_functions
 from tbt_compile.codegen.target.host import host_target, missing_features
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.parse import parse_target
-from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, tvm
+from tbt_compile.codegen.tvm_api import PrimFunc, Target, tvm
 from tbt_compile.encoding import Encoding
 
 SEEDS = st.integers(0, 2**32 - 1)

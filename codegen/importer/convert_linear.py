@@ -1,12 +1,16 @@
-"""Convert quantized and float32 linear layers; all leading dimensions become rows of one matrix product."""
+"""Convert linear layers, quantized and float32, and products of float matrices.
+
+All leading dimensions of a product with a matrix become rows.
+"""
 
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from tbt_compile.codegen.importer.registry import ATEN, TBT, Call, converter
 from tbt_compile.codegen.kernels.linear import float32, linear
-from tbt_compile.codegen.tvm_api import Expr
+from tbt_compile.codegen.tvm_api import Expr, relax, static_size
 from tbt_compile.encoding import Encoding
 
 
@@ -40,3 +44,77 @@ def convert_linear(call: Call) -> Expr:
     spec = float32.FloatLinearSpec(outputs, columns, bias is not None, call.isa)
     args = [call.reshape(x, [rows, columns]), weight, *([] if bias is None else [bias])]
     return call.reshape(call.kernel(spec, float32.linear_float, args, [rows, outputs]), [*lead, outputs])
+
+
+@converter(ATEN.mm.default)
+def convert_mm(call: Call) -> Expr:
+    """`aten::mm(self, mat2)`: `[M, K]`, `[K, N]` -> `[M, N]`."""
+    return _product(call, call.operands.self, call.operands.mat2)
+
+
+@converter(ATEN.bmm.default)
+def convert_bmm(call: Call) -> Expr:
+    """`aten::bmm(self, mat2)`: `[B, M, K]`, `[B, K, N]` -> `[B, M, N]`."""
+    return _product(call, call.operands.self, call.operands.mat2)
+
+
+@converter(ATEN.matmul.default)
+def convert_matmul(call: Call) -> Expr:
+    """`aten::matmul(self, other)`; products with vectors are left to TVM."""
+    return _product(call, call.operands.self, call.operands.other)
+
+
+@converter(ATEN.addmm.default)
+def convert_addmm(call: Call) -> Expr:
+    """`aten::addmm(self, mat1, mat2, *, beta, alpha)`."""
+    return _added(call, call.operands.mat1, call.operands.mat2)
+
+
+@converter(ATEN.baddbmm.default)
+def convert_baddbmm(call: Call) -> Expr:
+    """`aten::baddbmm(self, batch1, batch2, *, beta, alpha)`."""
+    return _added(call, call.operands.batch1, call.operands.batch2)
+
+
+def _product(call: Call, x: Expr, y: Expr) -> Expr:
+    """The product of two float matrices, or of batches of them."""
+    ranks = len(x.ty.shape), len(y.ty.shape)
+    if min(ranks) < 2 or str(x.ty.dtype) != "float32":
+        return call.emit(relax.op.matmul(x, y))
+    *lead, length = x.ty.shape
+    size, spec = y.ty.shape[-1], float32.MatmulSpec(call.isa)
+    if ranks[1] == 2:
+        columns = call.emit(relax.op.permute_dims(y, [1, 0]))
+        rows = call.reshape(x, [prod(lead), length])
+        product = call.kernel(spec, float32.dot_float, [rows, columns], [prod(lead), size])
+        return call.reshape(product, [*lead, size])
+    batch = _broadcast(list(x.ty.shape[:-2]), list(y.ty.shape[:-2]))
+    operands = [_batched(call, each, batch) for each in (x, y)]
+    product = call.kernel(spec, float32.matmul_float, operands, [prod(batch), lead[-1], size])
+    return call.reshape(product, [*batch, lead[-1], size])
+
+
+def _added(call: Call, x: Expr, y: Expr) -> Expr:
+    op = call.operands
+    scaled = [
+        value
+        if factor == 1
+        else call.emit(relax.op.multiply(value, call.scalar(float(factor), value.ty.dtype)))
+        for value, factor in ((_product(call, x, y), op.alpha), (op.self, op.beta))
+    ]
+    return call.emit(relax.op.add(*scaled))
+
+
+def _broadcast(first: list[Any], second: list[Any]) -> list[Any]:
+    """The batch dimensions of a product."""
+    rank = max(len(first), len(second))
+    first, second = ([1] * (rank - len(sizes)) + sizes for sizes in (first, second))
+    return [b if static_size(a) == 1 else a for a, b in zip(first, second, strict=True)]
+
+
+def _batched(call: Call, x: Expr, batch: list[Any]) -> Expr:
+    """Matrices `[B, rows, columns]` for all batch dimensions."""
+    shape = [*batch, *x.ty.shape[-2:]]
+    if [*map(str, x.ty.shape)] != [*map(str, shape)]:
+        x = call.emit(relax.op.broadcast_to(x, shape))
+    return call.reshape(x, [prod(batch), *shape[-2:]])

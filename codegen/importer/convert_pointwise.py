@@ -97,6 +97,48 @@ def convert_silu(call: Call) -> Expr:
     return _activation(call, "silu")
 
 
+@converter(ATEN.exp.default)
+def convert_exp(call: Call) -> Expr:
+    """`aten::exp(self)`."""
+    return _activation(call, "exp")
+
+
+@converter(ATEN.log.default)
+def convert_log(call: Call) -> Expr:
+    """`aten::log(self)`, the natural logarithm."""
+    return _activation(call, "log")
+
+
+@converter(ATEN.sin.default)
+def convert_sin(call: Call) -> Expr:
+    """`aten::sin(self)`."""
+    return _activation(call, "sin")
+
+
+@converter(ATEN.cos.default)
+def convert_cos(call: Call) -> Expr:
+    """`aten::cos(self)`."""
+    return _activation(call, "cos")
+
+
+@converter(ATEN.tanh.default)
+def convert_tanh(call: Call) -> Expr:
+    """`aten::tanh(self)`."""
+    return _activation(call, "tanh")
+
+
+@converter(ATEN.sigmoid.default)
+def convert_sigmoid(call: Call) -> Expr:
+    """`aten::sigmoid(self)`."""
+    return _activation(call, "sigmoid")
+
+
+@converter(ATEN.erf.default)
+def convert_erf(call: Call) -> Expr:
+    """`aten::erf(self)`."""
+    return _activation(call, "erf")
+
+
 @converter(ATEN.celu.default)
 def convert_celu(call: Call) -> Expr:
     """`aten::celu(self, alpha)`: max(x, 0) + min(alpha * (exp(x / alpha) - 1), 0)."""
@@ -112,10 +154,13 @@ def _of_c_library(call: Call, function: str) -> Expr:
 
 
 def _activation(call: Call, function: str) -> Expr:
-    """Call the elementwise kernel of one of `ACTIVATIONS`."""
+    """Call the elementwise kernel of one of `ACTIVATIONS`; dtypes other than float32 are left to TVM."""
+    if str(call.operands.self.ty.dtype) != "float32":
+        return call.default()
     x, shape = call.operands.self, list(call.operands.self.ty.shape)
     # The row length of the kernel is static; with a symbolic last dimension, use rows of one element.
     static = bool(shape) and static_size(shape[-1]) is not None
-    rows = [prod(shape[:-1]), shape[-1]] if static else [prod(shape), 1]
+    rows = [prod(shape[:-1]), shape[-1]] if static else [prod(shape, start=1), 1]
     spec = activations.ActivationSpec(function, int(rows[-1]), call.isa)
-    return call.reshape(call.kernel(spec, activations.activation, [call.reshape(x, rows)], rows), shape)
+    flat = call.emit(relax.op.reshape(x, rows))
+    return call.emit(relax.op.reshape(call.kernel(spec, activations.activation, [flat], rows), shape))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from math import prod
-from typing import Any
-
+from tbt_compile.codegen.importer.convert_reduction import count_of, sum_of
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
-from tbt_compile.codegen.tvm_api import Expr, relax, tirx
+from tbt_compile.codegen.tvm_api import Expr, relax
 
 
 @converter(ATEN.var.correction)
@@ -37,13 +35,10 @@ def convert_std_mean(call: Call) -> Expr:
 def _variance(call: Call) -> tuple[Expr, Expr]:
     """Variance and mean: squared deviations are summed and divided by the count less the correction."""
     op, emit, keep = call.operands, call.emit, call.operands.keepdim
-    x, rank = op.self, len(op.self.ty.shape)
-    dims = [dim % rank for dim in op.dim or range(rank)]
-    mean = emit(relax.op.mean(x, dims, keepdims=True))
+    x, dims = op.self, [dim % len(op.self.ty.shape) for dim in op.dim or range(len(op.self.ty.shape))]
+    mean = emit(relax.op.divide(sum_of(call, x, dims, True), count_of(call, x, dims)))
     deviation = emit(relax.op.subtract(x, mean))
-    total = emit(relax.op.sum(emit(relax.op.multiply(deviation, deviation)), dims, keepdims=keep))
+    total = sum_of(call, emit(relax.op.multiply(deviation, deviation)), dims, keep)
     correction = 1 if op.correction is None else op.correction
-    freedom: Any = prod(x.ty.shape[dim] for dim in dims) - correction
-    freedom = call.scalar(tirx.max(freedom, 0 * freedom), x.ty.dtype)
-    variance = emit(relax.op.divide(total, freedom))
+    variance = emit(relax.op.divide(total, count_of(call, x, dims, correction)))
     return variance, mean if keep else emit(relax.op.squeeze(mean, dims))

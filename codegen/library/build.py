@@ -12,10 +12,11 @@ import torch
 from tbt_compile.codegen.importer.parameters import PLAIN, Parameter
 from tbt_compile.codegen.importer.relax_api import to_kernels
 from tbt_compile.codegen.importer.units import ImportedUnits, import_units
+from tbt_compile.codegen.library.compile import compile_functions
 from tbt_compile.codegen.library.flatten import FlatUnit, flatten
 from tbt_compile.codegen.library.names import shapes_of
 from tbt_compile.codegen.target.spec import TargetSpec
-from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, relax
+from tbt_compile.codegen.tvm_api import PrimFunc, Target, relax
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering import LoweringContext
 from tbt_compile.storage.os_errors import writing

@@ -12,10 +12,11 @@ from tbt_compile.codegen.kernels.linear.embedding import EmbeddingSpec
 from tbt_compile.codegen.kernels.linear.linear import linear
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.layouts import arrange, pack_planes, words_for
+from tbt_compile.codegen.library.compile import compile_functions
 from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tools.roofline import READ_WORDS, RoofSpec, compute_roof, read_roof
-from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions, tvm
+from tbt_compile.codegen.tvm_api import PrimFunc, Target, tvm
 from tbt_compile.encoding import Encoding
 
 Call = Callable[[], None]

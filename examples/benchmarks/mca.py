@@ -31,9 +31,10 @@ from tbt_compile.codegen.kernels.linear.matrix_dot import matrix_tile
 from tbt_compile.codegen.kernels.linear.packed_dot import packed_tile
 from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
 from tbt_compile.codegen.layouts import PLANES_PER_GROUP, quarter_group
+from tbt_compile.codegen.library.compile import compile_functions
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.target.spec import TargetSpec
-from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
+from tbt_compile.codegen.tvm_api import PrimFunc, Target
 
 N, K = 3072, 3072
 ITERATIONS = 200

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tbt_compile.codegen import layouts
 from tbt_compile.encoding import Encoding
+from tbt_compile.ops import exact
 from tbt_compile.ops.schema import Operand, PackedWeight, Scale, declare
 from tbt_compile.quantizers.activations import quantize_dynamic, round_activation
 from tbt_compile.quantizers.ops import narrowed, widened
-from tbt_compile.quantizers.weights import row_mean
 
 
 @declare
@@ -45,7 +45,7 @@ def quantize(
         return tuple(quantize_dynamic(x, kind))  # type: ignore[return-value]
     wide = widened(x)
     if center:
-        wide = wide - row_mean(wide)
+        wide = wide - exact.row_mean(wide)
     return narrowed(round_activation(wide, scale, kind), x), scale.clone()
 
 

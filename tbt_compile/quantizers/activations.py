@@ -143,7 +143,9 @@ def quantize_dynamic(x: Tensor, encoding: Encoding) -> QuantTensor:
     """
     detached = widened(x.detach())
     peak = (detached.abs() if encoding.signed else detached.clamp_min(0)).amax(-1, keepdim=True)
-    inverse = torch.where(peak > LEAST_PEAK, encoding.maximum / peak, torch.zeros_like(peak))
+    # Not `maximum / peak`: PyTorch computes the reciprocal of a tensor first, and rounds twice.
+    quotient = torch.full_like(peak, encoding.maximum) / peak
+    inverse = torch.where(peak > LEAST_PEAK, quotient, torch.zeros_like(peak))
     return QuantTensor(_RoundDynamic.apply(x, inverse, encoding), peak / encoding.maximum)
 
 

@@ -17,6 +17,12 @@ BLOCK = 2**20
 """Elements scaled at a time: the broadcast scales of all logits would be as large as the logits."""
 
 
+EXACT = 2**24
+"""float32 holds all integers below it."""
+LARGEST = 255
+"""The largest magnitude of a code."""
+
+
 class QuantTensor(NamedTuple):
     """A quantized tensor with the value `codes * scale`.
 
@@ -124,14 +130,24 @@ def _product(a: QuantTensor, b: QuantTensor, transpose_b: bool) -> Tensor:
     same_batch = a.codes.shape[:-2] == b.codes.shape[:-2]
     if trains and a.codes.dim() > 1 and (b.codes.dim() == 2 or same_batch):
         return _ScaledProduct.apply(a.codes, a.scale, b.codes, b.scale, transpose_b)
-    return _multiply(a.codes, b.codes, transpose_b) * _scales(a.scale, b.scale, transpose_b)
+    return _sum_of_codes(a.codes, b.codes, transpose_b) * _scales(a.scale, b.scale, transpose_b)
+
+
+def _sum_of_codes(a: Tensor, b: Tensor, transpose_b: bool) -> Tensor:
+    """`_multiply` of codes; in float64, then rounded once, where float32 might not hold the sums exactly."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not a.numel() or not b.numel():
+        return _multiply(a, b, transpose_b)
+    length = a.shape[-1]
+    if length * LARGEST**2 < EXACT or length * float(a.abs().amax()) * float(b.abs().amax()) < EXACT:
+        return _multiply(a, b, transpose_b)
+    return _multiply(a.double(), b.double(), transpose_b).to(widened(a).dtype)
 
 
 def quantized_linear(x: QuantTensor, weight: QuantTensor, bias: Tensor | None) -> Tensor:
     """Compute `x @ weight.T + bias`.
 
-    If both operands are quantized, the reduction over K adds integers, which float32 holds exactly up to
-    2**24, and the scales are applied once, to the sums.
+    If both operands are quantized, the reduction over K adds integers, exactly, and the scales are applied
+    once, to the sums. (In training, sums from 2**24 on are rounded as they are added.)
 
     Args:
         x: `[..., K]`.

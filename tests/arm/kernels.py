@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from arm.machine import Machine
 
+from tbt_compile.codegen.library.compile import compile_functions
 from tbt_compile.codegen.library.link import export_library
 from tbt_compile.codegen.target.parse import parse_target
-from tbt_compile.codegen.tvm_api import PrimFunc, Target, compile_functions
+from tbt_compile.codegen.tvm_api import PrimFunc, Target
 from tbt_compile.encoding import Encoding
 
 EMULATED = {"cortex-a72": "cortex-a72", "cortex-a76": "max"}

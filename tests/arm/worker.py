@@ -71,10 +71,14 @@ def model(folder: str) -> str:
 def logits(
     folder: str, ids: list[list[int]], mask: list[list[int]], decoder: list[list[int]], output: str
 ) -> None:
-    """Write the logits [T, B, V] that a compiled folder gives after each of T decoder tokens [B, T]."""
+    """Write the logits [T, B, V] that a compiled folder gives after each of T decoder tokens [B, T].
+
+    A decoder-only model reads the ids before them, which gives T + 1 logits.
+    """
     session = _model(folder).session(ids, mask)
-    columns = np.asarray(decoder).T[:, :, None]
-    np.save(output, np.stack([session.step(np.ascontiguousarray(tokens)).copy() for tokens in columns]))
+    steps = [] if _model(folder).is_encoder_decoder else [np.asarray(ids)]
+    steps += [np.ascontiguousarray(column) for column in np.asarray(decoder).T[:, :, None]]
+    np.save(output, np.stack([session.step(tokens).copy() for tokens in steps]))
 
 
 @lru_cache

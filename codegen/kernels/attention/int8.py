@@ -187,14 +187,12 @@ class Int8Outputs:
             )
 
     def _pack(self, rows: ByteRows, row: Expr, load: emit.Load) -> None:
-        """Quantize a row, and multiply its codes with the scales of the values."""
+        """Quantize a row, and convert its codes to floats."""
         rows.pack(row, load)
 
         def weigh(t: Expr, lanes: int) -> None:
             codes = emit.cast(emit.load(rows.codes, row, t, lanes=lanes), "float32", lanes)
-            emit.store(
-                self.weights, codes * emit.load(self.value_scales, t, lanes=lanes), row, t, lanes=lanes
-            )
+            emit.store(self.weights, codes, row, t, lanes=lanes)
 
         for_lanes(rows.length, self.spec.isa.float_lanes, weigh)
 
@@ -210,9 +208,11 @@ class Int8Outputs:
             totals = [emit.Register("total", "float32", lanes, zero) for _ in range(height)]
             with emit.loop("t", rows.length) as t:
                 codes = _codes(self.v, self.spec.right, lanes, *self.head, t, d)
-                value = emit.let(emit.cast(emit.cast(codes, "int32", lanes), "float32", lanes))
+                scale = emit.splat(self.value_scales[t], lanes)
+                value = emit.let(emit.cast(emit.cast(codes, "int32", lanes), "float32", lanes) * scale)
                 for r, total in enumerate(totals):
-                    total.add(emit.splat(self.weights[start + r, t], lanes) * value)
+                    weight = emit.splat(self.weights[start + r, t], lanes)
+                    total.set(emit.fma(weight, value, total.get()))
             for r, total in enumerate(totals):
                 result = emit.splat(rows.scales[start + r], lanes) * total.get()
                 store(first + start + r, d, lanes, result)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dot.bit_product import plane_count
-from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl import emit, sums
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
 from tbt_compile.codegen.target.isa import WORD_BITS, Isa
 from tbt_compile.codegen.tvm_api import Expr, T
@@ -25,7 +25,6 @@ from tbt_compile.encoding import LEAST_PEAK, Encoding
 StorePlanes = Callable[[Expr, list[Expr]], None]
 """`store(word, planes)`: stores word number `word` of every plane, uint64."""
 
-_SUM_LANES = 16
 _COPY_LANES = 8
 _INFINITY = 0x7F800000  # the bits of a float32
 
@@ -52,7 +51,7 @@ class RowFormat:
 
 def mean_of_row(load: emit.Load, length: Expr | int) -> Expr:
     """The float32 mean of a row, summed in float64 in a fixed order."""
-    total = _fold(load, length, "float64", lambda a, b: a + b, lambda v, _: v, 0.0)
+    total = sums.total(lambda k, lanes: emit.cast(load(k, lanes), "float64", lanes), length, "float64")
     return emit.let(T.cast(total / T.cast(length, "float64"), "float32"))
 
 
@@ -70,7 +69,8 @@ def row_scale(load: emit.Load, length: Expr | int, encoding: Encoding) -> tuple[
     """
     levels = T.float32(127.0 if encoding is Encoding.INT8 else 255.0)
     # As integers, the bits of floats from 0 on are ordered, and NaN is the largest: it reaches the scale.
-    bits = _fold(load, length, "int32", T.max, lambda v, lanes: _magnitude_bits(v, lanes, encoding), 0)
+    magnitudes = lambda k, lanes: _magnitude_bits(load(k, lanes), lanes, encoding)  # noqa: E731
+    bits = sums.fold(magnitudes, length, "int32", T.max, 0)
     largest = emit.let(T.reinterpret("float32", bits))
     least = T.float32(LEAST_PEAK)
     inverse = emit.let(T.Select(largest > least, levels / T.max(largest, least), T.float32(0)))
@@ -224,24 +224,3 @@ def _pack_word(truth: Expr, isa: Isa) -> Expr:
         for start in (0, 32)
     )
     return T.cast(low, "uint64") | (T.cast(high, "uint64") << T.uint64(32))
-
-
-def _fold(
-    load: emit.Load,
-    length: Expr | int,
-    dtype: str,
-    combine: Callable[[Expr, Expr], Expr],
-    change: Callable[[Expr, int], Expr],
-    initial: float,
-) -> Expr:
-    """Reduce a row in a fixed order: 16 lanes, then a horizontal reduction, then the scalar tail."""
-    start = T.cast(initial, dtype)
-    lanes = emit.Register("lanes", dtype, _SUM_LANES, emit.splat(start, _SUM_LANES))
-    with emit.loop("k", length // _SUM_LANES) as k:
-        values = emit.cast(change(load(k * _SUM_LANES, _SUM_LANES), _SUM_LANES), dtype, _SUM_LANES)
-        lanes.set(combine(lanes.get(), values))
-    total = emit.Register("total", dtype, 1, emit.reduce_lanes(lanes.get(), _SUM_LANES, combine))
-    with emit.loop("k", length % _SUM_LANES) as k:
-        tail = load(length // _SUM_LANES * _SUM_LANES + k, 1)
-        total.set(combine(total.get(), T.cast(change(tail, 1), dtype)))
-    return emit.let(total.get())

@@ -280,6 +280,11 @@ def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:
     return T.cast(value, vector(dtype, lanes))
 
 
+def fma(a: Expr, b: Expr, c: Expr) -> Expr:
+    """a * b + c, rounded once; a call of `fmaf` for each lane where the CPU has no FMA."""
+    return T.call_llvm_pure_intrin(a.ty.dtype, "llvm.fma", a, b, c)
+
+
 def movemask(condition: Expr, lanes: int) -> Expr:
     """Pack a mask of 8, 16, 32 or 64 boolean lanes into an unsigned integer, lane 0 in bit 0."""
     return T.reinterpret(f"uint{lanes}", T.cast(condition, f"uint1x{lanes}"))

@@ -80,12 +80,40 @@ def _relu(x: Expr, lanes: int) -> Expr:
     return T.max(emit.splat(T.float32(0), lanes), x)
 
 
+def _exp(x: Expr, lanes: int) -> Expr:
+    """e^x up to infinity; that of `float_math`, for softmax, ends at e^88."""
+    root = emit.let(float_math.exp(emit.let(x * emit.splat(T.float32(0.5), lanes)), lanes))
+    large = x > emit.splat(T.float32(float_math.EXP_MAX), lanes)
+    return T.Select(large, root * root, float_math.exp(x, lanes))
+
+
+def _sigmoid(x: Expr, lanes: int) -> Expr:
+    """1 / (1 + e^-x), and 0 of -inf, which the exponential of `float_math` does not reach."""
+    lowest, zero = (emit.splat(T.float32(value), lanes) for value in ("-inf", 0.0))
+    return T.Select(x == lowest, zero, float_math.sigmoid(x, lanes))
+
+
+def _or_nan(function: Callable[[Expr, int], Expr]) -> Callable[[Expr, int], Expr]:
+    """The function, but NaN of NaN: the operands of a minimum, which LLVM may swap, decide about it."""
+
+    def whole(x: Expr, lanes: int) -> Expr:
+        x = emit.let(x)
+        y = emit.let(function(x, lanes))
+        return T.Select(float_math.is_nan(x, lanes), x, y)
+
+    return whole
+
+
 ACTIVATIONS: dict[str, Callable[[Expr, int], Expr]] = {
     "relu": _relu,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "silu": _silu,
-    "tanh": float_math.tanh,
-    "exp": float_math.exp,
-    "erf": float_math.erf,
+    "tanh": _or_nan(float_math.tanh),
+    "exp": _or_nan(_exp),
+    "erf": _or_nan(float_math.erf),
+    "sigmoid": _or_nan(_sigmoid),
+    "log": _or_nan(float_math.log),
+    "sin": _or_nan(float_math.sin),
+    "cos": _or_nan(float_math.cos),
 }

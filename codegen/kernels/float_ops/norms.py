@@ -1,13 +1,10 @@
-"""LayerNorm and RMSNorm in float32, one row at a time.
-
-Element k of a row is always summed in lane k % lanes: the result of a row does not depend on its batch.
-"""
+"""LayerNorm and RMSNorm in float32, one row at a time, with sums in the order of `dsl.sums`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tbt_compile.codegen.kernels.dsl import emit
+from tbt_compile.codegen.kernels.dsl import emit, sums
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes, parallel_rows
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
@@ -51,15 +48,6 @@ def rms_norm(spec: NormSpec) -> PrimFunc:
     return emit.function("rms_norm", lambda: _norm(spec, centred=False))
 
 
-def row_total(spec: NormSpec, value: emit.Load) -> Expr:
-    """The sum of `value(k, lanes)` over a row: a horizontal sum of full vectors, plus the scalar tail."""
-    lanes = spec.isa.float_lanes
-    sums = emit.Register("sums", "float32", lanes, emit.splat(T.float32(0), lanes))
-    rest = emit.Register("rest", "float32", 1, T.float32(0))
-    for_lanes(spec.d, lanes, lambda k, count: (sums if count == lanes else rest).add(value(k, count)))
-    return emit.let(emit.reduce_lanes(sums.get(), lanes, lambda a, b: a + b) + rest.get())
-
-
 def _norm(spec: NormSpec, centred: bool) -> None:
     rows = emit.symbol("m")
     x = emit.argument("x", (rows, spec.d), "float32")
@@ -71,7 +59,7 @@ def _norm(spec: NormSpec, centred: bool) -> None:
 
     def row(m: Expr) -> None:
         source = _summed(spec, x, other, y, m)
-        mean = emit.let(row_total(spec, source) / size) if centred else T.float32(0)
+        mean = emit.let(sums.total(source, spec.d) / size) if centred else T.float32(0)
 
         def deviation(k: Expr, lanes: int) -> Expr:
             return source(k, lanes) - emit.splat(mean, lanes) if centred else source(k, lanes)
@@ -80,7 +68,7 @@ def _norm(spec: NormSpec, centred: bool) -> None:
             value = emit.let(deviation(k, lanes))
             return value * value
 
-        spread = row_total(spec, square) / size
+        spread = sums.total(square, spec.d) / size
         factor = emit.let(T.float32(1) / T.sqrt(spread + T.float32(spec.eps)))
 
         def write(k: Expr, lanes: int) -> None:

@@ -2,19 +2,24 @@
 
     y[t] = exp(v[t] - max v) / sum exp(v - max v),      v = x * scale + mask
 
-The tail vector of a row is padded with -inf, whose exponential is an exact zero: the order of summation is
-the same with and without masked positions at the end.
+The exponentials are added as integers, truncated to multiples of 2^-28: their order does not matter. The
+exponential of a masked position is an exact zero. So a row is the same with masked positions on either side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 from tbt_compile.codegen.kernels.dsl import emit, float_math
 from tbt_compile.codegen.kernels.dsl.loops import parallel_heads, row_of
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
 
+_UNIT_BITS = 28
+_AT_ONCE = 4
 _COST = 32
 """Cost of one element, in multiply-accumulates of packed codes."""
 
@@ -111,21 +116,50 @@ def softmax_row(isa: Isa, load: emit.Load, length: Expr, y: Buffer, *at: Expr) -
     with emit.loop("group", whole) as group:
         largest.set(T.max(largest.get(), load(group * lanes, lanes)))
     peak = emit.reduce_lanes(largest.get(), lanes, T.max)
-    sums = emit.Register("sums", "float32", lanes, emit.splat(T.float32(0), lanes))
+    total = _Total(lanes)
 
     def weight(values: Expr) -> Expr:
-        result = emit.let(float_math.exp(values - emit.splat(peak, lanes), lanes))
-        sums.add(result)
-        return result
+        return emit.let(float_math.exp(values - emit.splat(peak, lanes), lanes, _UNIT_BITS))
 
-    with emit.loop("group", whole) as group:
-        emit.store(y, weight(load(group * lanes, lanes)), *at, group * lanes, lanes=lanes)
+    def weigh(first: Expr, count: int) -> None:
+        places = [emit.let(first + n * lanes) for n in range(count)]
+        weights = [weight(load(place, lanes)) for place in places]
+        for place, values in zip(places, weights, strict=True):
+            emit.store(y, values, *at, place, lanes=lanes)
+        total.add(weights)
+
+    with emit.loop("step", whole // _AT_ONCE) as step:
+        weigh(step * (_AT_ONCE * lanes), _AT_ONCE)
+    with emit.loop("group", whole // _AT_ONCE * _AT_ONCE, whole) as group:
+        weigh(group * lanes, 1)
     with emit.when(rest > 0):
-        emit.store(tail, weight(emit.load(tail, 0, lanes=lanes)), 0, lanes=lanes)
-    total = emit.reduce_lanes(sums.get(), lanes, lambda a, b: a + b)
-    factor = emit.let(T.float32(1) / total)
+        last = weight(emit.load(tail, 0, lanes=lanes))
+        total.add([last])
+        emit.store(tail, last, 0, lanes=lanes)
+    factor = emit.let(T.float32(1) / total.get())
     with emit.loop("group", whole) as group:
         value = emit.load(y, *at, group * lanes, lanes=lanes)
         emit.store(y, value * emit.splat(factor, lanes), *at, group * lanes, lanes=lanes)
     with emit.loop("k", rest) as k:
         emit.store(y, tail[k] * factor, *at, whole * lanes + k)
+
+
+class _Total:
+    """The sum of exponentials in units of 2^-28, as integers, or NaN if one is NaN, which has no integer."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        self.units = emit.Register("units", "int64", lanes, emit.splat(T.int64(0), lanes))
+        self.floats = emit.Register("floats", "float32", lanes, emit.splat(T.float32(0), lanes))
+
+    def add(self, weights: Sequence[Expr]) -> None:
+        """Add up to `_AT_ONCE` vectors, whose sum an int32 holds."""
+        self.floats.add(reduce(add, weights))
+        units = emit.let(reduce(add, (emit.cast(values, "int32", self.lanes) for values in weights)))
+        self.units.add(emit.cast(units, "int64", self.lanes))
+
+    def get(self) -> Expr:
+        """The total, float32."""
+        units = T.cast(emit.reduce_lanes(self.units.get(), self.lanes, add), "float32")
+        rounded = emit.reduce_lanes(self.floats.get(), self.lanes, add)
+        return T.Select(float_math.is_nan(rounded, 1), rounded, units)

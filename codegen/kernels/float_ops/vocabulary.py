@@ -5,10 +5,12 @@ Both process a row while it is in the cache; neither sorts. The size of the voca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from tbt_compile.codegen.kernels.dsl import emit, float_math
-from tbt_compile.codegen.kernels.dsl.loops import for_lanes, parallel_rows
+from tbt_compile.codegen.kernels.dsl import emit, float_math, sums
+from tbt_compile.codegen.kernels.dsl.loops import for_lanes, parallel_rows, row_of
 from tbt_compile.codegen.library import names
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
@@ -36,6 +38,27 @@ def log_softmax(isa: Isa) -> PrimFunc:
     return emit.function("log_softmax", lambda: _log_softmax(isa))
 
 
+@dataclass(frozen=True)
+class LogSoftmaxSpec:
+    """Log-softmax that leaves its operand as it is.
+
+    Attributes:
+        isa: instruction set to schedule for.
+    """
+
+    isa: Isa
+
+
+def log_softmax_rows(spec: LogSoftmaxSpec) -> PrimFunc:
+    """As `log_softmax`, with another result.
+
+    Arguments:
+        x: float32 [M, V]
+        y: float32 [M, V], the output
+    """
+    return emit.function("log_softmax_rows", lambda: _log_softmax(spec.isa, in_place=False))
+
+
 def best(isa: Isa) -> PrimFunc:
     """The top k of beam_scores[i, b] + log_probs[i, b, v] over (b, v) for every input i, in descending order.
 
@@ -50,27 +73,24 @@ def best(isa: Isa) -> PrimFunc:
     return emit.function("best", lambda: _best(isa))
 
 
-def _log_softmax(isa: Isa) -> None:
+def _log_softmax(isa: Isa, in_place: bool = True) -> None:
     rows, size = emit.symbol("m"), emit.symbol("v")
     scores = emit.argument("scores", (rows, size), "float32")
+    result = scores if in_place else emit.argument("y", (rows, size), "float32")
     lanes = isa.float_lanes
 
     def row(m: Expr) -> None:
-        largest = _Reduction("largest", "float32", _LOWEST, lanes, T.max)
-        _each(scores, (m,), size, lanes, lambda _, value, width: largest.take(value, width))
-        peak = largest.result()
-        sums = _Reduction("sums", "float32", T.float32(0), lanes, lambda a, b: a + b)
+        load = row_of(scores, m)
+        peak = sums.fold(load, size, "float32", T.max, -math.inf)
 
-        def add(_: Expr, value: Expr, width: int) -> None:
-            below = emit.let(value - emit.splat(peak, width))
-            sums.take(float_math.exp(below, width), width)
+        def weight(k: Expr, width: int) -> Expr:
+            return float_math.exp(emit.let(load(k, width) - emit.splat(peak, width)), width)
 
-        _each(scores, (m,), size, lanes, add)
-        log = float_math.log(sums.result())
+        log = emit.let(float_math.log(sums.total(weight, size), 1))
 
         def subtract(k: Expr, value: Expr, width: int) -> None:
             log_probs = value - emit.splat(peak, width) - emit.splat(log, width)
-            emit.store(scores, log_probs, m, k, lanes=width)
+            emit.store(result, log_probs, m, k, lanes=width)
 
         _each(scores, (m,), size, lanes, subtract)
 

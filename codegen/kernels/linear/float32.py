@@ -1,22 +1,24 @@
-"""Linear layers that stay in full precision, with float32 weights [N, K] as stored.
+"""Products that stay in full precision: of rows with the rows of a weight, and batched ones.
 
-Element k of a row is always summed in the same lane: the result of a row does not depend on its batch.
+A result depends neither on the batch nor on the CPU: products are added by FMA, those with a weight in the
+order of `dsl.sums`, those of batched matrices one after the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import add
 
-from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.dsl.loops import parallel_columns
+from tbt_compile.codegen.kernels.dsl import emit, sums
+from tbt_compile.codegen.kernels.dsl.loops import for_lanes, parallel_columns, parallel_rows, row_of
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 
-COLUMNS = 4
-"""Output columns per block; their weights stay in the L1 cache from one row to the next."""
-VECTORS = 4
-"""Vectors of inputs per step. With 4 columns there are 16 accumulators: enough to hide the add latency."""
+_LEAST_COLUMNS = 4
+_ACCUMULATORS = 8
+"""Vectors of partial sums: enough to hide the latency of FMA."""
+_VECTORS = 4
 _MAX_ROWS = 1 << 20
 
 
@@ -37,6 +39,17 @@ class FloatLinearSpec:
     isa: Isa
 
 
+@dataclass(frozen=True)
+class MatmulSpec:
+    """A matrix product in float32 of any size.
+
+    Attributes:
+        isa: instruction set to schedule for.
+    """
+
+    isa: Isa
+
+
 def linear_float(spec: FloatLinearSpec) -> PrimFunc:
     """y = x @ w.T + bias for M rows, M symbolic.
 
@@ -46,52 +59,123 @@ def linear_float(spec: FloatLinearSpec) -> PrimFunc:
         bias: float32 [N], only if `spec.has_bias`
         y: float32 [M, N], the output
     """
-    return emit.function("linear_float", lambda: _Product(spec).body())
+    return emit.function("linear_float", lambda: _linear(spec))
 
 
-class _Product:
-    """The arguments of the kernel, and the loops over them."""
+def dot_float(spec: MatmulSpec) -> PrimFunc:
+    """y = x @ w.T, all sizes symbolic; the bits of `linear_float`.
 
-    def __init__(self, spec: FloatLinearSpec) -> None:
-        self.spec, self.rows = spec, emit.symbol("m")
-        self.x = emit.argument("x", (self.rows, spec.k), "float32")
-        self.w = emit.argument("w", (spec.n, spec.k), "float32")
-        self.bias = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
-        self.y = emit.argument("y", (self.rows, spec.n), "float32")
+    Arguments:
+        x: float32 [M, K]
+        w: float32 [N, K]
+        y: float32 [M, N], the output
+    """
+    return emit.function("dot_float", lambda: _dot(spec))
 
-    def body(self) -> None:
-        """Blocks of columns, in parallel if it pays off, then the tail columns."""
-        blocks, rest = divmod(self.spec.n, COLUMNS)
-        if blocks:
-            work = self.spec.n * self.spec.k // 2
-            parallel_columns(
-                self.rows, _MAX_ROWS, blocks, work, lambda block: self._block(block * COLUMNS, COLUMNS)
-            )
-        if rest:
-            self._block(T.int64(blocks * COLUMNS), rest)
 
-    def _block(self, first: Expr, columns: int) -> None:
-        with emit.loop("row", self.rows) as row:
-            self._dots(row, first, columns)
+def matmul_float(spec: MatmulSpec) -> PrimFunc:
+    """y[b] = x[b] @ w[b], all sizes symbolic.
 
-    def _dots(self, row: Expr, first: Expr, columns: int) -> None:
-        """Dot products of one row with adjacent columns: full steps, then the scalar tail."""
-        lanes, length = self.spec.isa.float_lanes, self.spec.k
-        step = VECTORS * lanes
-        zero = emit.constant(0.0, "float32", lanes)
-        sums = [
-            [emit.Register("sum", "float32", lanes, zero) for _ in range(VECTORS)] for _ in range(columns)
-        ]
-        with emit.loop("step", length // step) as k:
-            for v in range(VECTORS):
-                values = emit.let(emit.load(self.x, row, k * step + v * lanes, lanes=lanes))
-                for c in range(columns):
-                    sums[c][v].add(values * emit.load(self.w, first + c, k * step + v * lanes, lanes=lanes))
-        for c in range(columns):
-            first_half, second_half = (sums[c][v].get() + sums[c][v + 1].get() for v in (0, 2))
-            total = emit.Register("total", "float32")
-            total.set(emit.reduce_lanes(first_half + second_half, lanes, add))
-            with emit.loop("rest", length // step * step, length) as k:
-                total.add(self.x[row, k] * self.w[first + c, k])
-            value = total.get() if self.bias is None else total.get() + self.bias[first + c]
-            emit.store(self.y, value, row, first + c)
+    Arguments:
+        x: float32 [B, M, K]
+        w: float32 [B, K, N]
+        y: float32 [B, M, N], the output
+    """
+    return emit.function("matmul_float", lambda: _matmul(spec))
+
+
+def _linear(spec: FloatLinearSpec) -> None:
+    rows = emit.symbol("m")
+    x = emit.argument("x", (rows, spec.k), "float32")
+    w = emit.argument("w", (spec.n, spec.k), "float32")
+    bias = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
+    y = emit.argument("y", (rows, spec.n), "float32")
+
+    def block(first: Expr, count: int) -> None:
+        # The weights of a block of columns stay in the L1 cache from one row to the next.
+        with emit.loop("row", rows) as row:
+            weights = [row_of(w, first + c) for c in range(count)]
+            for c, value in enumerate(_dots(row_of(x, row), weights, spec.k)):
+                emit.store(y, value if bias is None else value + bias[first + c], row, first + c)
+
+    columns = _columns(spec.isa)
+    blocks, rest = divmod(spec.n, columns)
+    if blocks:
+        work = spec.n * spec.k // 2
+        parallel_columns(rows, _MAX_ROWS, blocks, work, lambda index: block(index * columns, columns))
+    if rest:
+        block(T.int64(blocks * columns), rest)
+
+
+def _dot(spec: MatmulSpec) -> None:
+    rows, size, length = (emit.symbol(name) for name in ("m", "n", "k"))
+    x = emit.argument("x", (rows, length), "float32")
+    w = emit.argument("w", (size, length), "float32")
+    y = emit.argument("y", (rows, size), "float32")
+    columns = _columns(spec.isa)
+
+    def row(m: Expr) -> None:
+        def block(first: Expr, count: int) -> None:
+            weights = [row_of(w, first + c) for c in range(count)]
+            for c, value in enumerate(_dots(row_of(x, m), weights, length)):
+                emit.store(y, value, m, first + c)
+
+        with emit.loop("block", size // columns) as index:
+            block(index * columns, columns)
+        with emit.loop("rest", size % columns) as index:
+            block(size // columns * columns + index, 1)
+
+    parallel_rows(rows, rows * size * length, row)
+
+
+def _matmul(spec: MatmulSpec) -> None:
+    batch, rows, size, length = (emit.symbol(name) for name in ("b", "m", "n", "k"))
+    x = emit.argument("x", (batch, rows, length), "float32")
+    w = emit.argument("w", (batch, length, size), "float32")
+    y = emit.argument("y", (batch, rows, size), "float32")
+
+    def row(index: Expr) -> None:
+        b, m = emit.let(index // rows), emit.let(index % rows)
+
+        def columns(n: Expr, lanes: int) -> None:
+            total = emit.Register("total", "float32", lanes, emit.constant(0.0, "float32", lanes))
+            with emit.loop("k", length) as k:
+                values = emit.splat(x[b, m, k], lanes)
+                total.set(emit.fma(values, emit.load(w, b, k, n, lanes=lanes), total.get()))
+            emit.store(y, total.get(), b, m, n, lanes=lanes)
+
+        for_lanes(size, _VECTORS * spec.isa.float_lanes, columns)
+
+    parallel_rows(batch * rows, batch * rows * size * length, row)
+
+
+def _columns(isa: Isa) -> int:
+    """Columns that are summed at a time."""
+    return max(_LEAST_COLUMNS, _ACCUMULATORS * isa.float_lanes // sums.LANES)
+
+
+def _dots(inputs: emit.Load, weights: Sequence[emit.Load], length: Expr | int) -> list[Expr]:
+    """Dot products of one row with the rows of several columns."""
+    lanes = sums.LANES
+    zero = emit.constant(0.0, "float32", lanes)
+    totals = [emit.Register("total", "float32", lanes, zero) for _ in weights]
+
+    def step(values: Expr, others: Sequence[Expr]) -> None:
+        values = emit.let(values)
+        for total, other in zip(totals, others, strict=True):
+            total.set(emit.fma(values, other, total.get()))
+
+    with emit.loop("step", length // lanes) as index:
+        step(inputs(index * lanes, lanes), [weight(index * lanes, lanes) for weight in weights])
+    with emit.when(length % lanes > 0):
+        step(_last(inputs, length), [_last(weight, length) for weight in weights])
+    return [emit.reduce_lanes(total.get(), lanes, add) for total in totals]
+
+
+def _last(load: emit.Load, length: Expr | int) -> Expr:
+    """A vector of the last elements of a row, and zeros."""
+    padded = emit.scratch("padded", (sums.LANES,), "float32")
+    emit.store(padded, emit.constant(0.0, "float32", sums.LANES), 0, lanes=sums.LANES)
+    with emit.loop("k", length % sums.LANES) as k:
+        emit.store(padded, load(length // sums.LANES * sums.LANES + k, 1), k)
+    return emit.load(padded, 0, lanes=sums.LANES)

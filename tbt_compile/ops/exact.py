@@ -1,0 +1,211 @@
+"""Float operators of PyTorch with the bits of compiled code.
+
+Sums of floats and elementary functions differ from one engine to the next, and in PyTorch from one batch
+size to the next, in the last bit. Inside `exact()` they run the compiler's kernels, which docs/numerics.md
+defines: what a frozen model computes in eager mode is then what its compiled form computes, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tbt_compile.ops import host_kernels
+
+ATEN = torch.ops.aten
+_RULES: dict[Any, Callable[..., Any]] = {}
+
+
+def exact() -> AbstractContextManager[Any]:
+    """Compute float32 operators on the CPU as compiled code does. Gradients are not computed inside.
+
+    Operators without a rule here add, multiply and compare single floats, which IEEE 754 defines, or call the
+    C library (docs/numerics.md lists them). Tensors on another device, or of another dtype, are left to
+    PyTorch.
+    """
+    return _Exact()
+
+
+class _Exact(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        del types
+        rule = _RULES.get(func)
+        operands = [value for value in args if isinstance(value, Tensor)]
+        if rule is None or not operands or not all(map(_is_host_float, operands)):
+            return func(*args, **(kwargs or {}))
+        return rule(*args, **(kwargs or {}))
+
+
+def row_mean(x: Tensor) -> Tensor:
+    """The mean over the last dimension, `[..., 1]`, as compiled quantizers compute it.
+
+    Tensors that compiled code does not know, on another device or of another dtype, are left to PyTorch.
+    """
+    if not _is_host_float(x):
+        return x.mean(-1, keepdim=True, dtype=torch.float64).to(x.dtype)
+    return _reduced("row_mean", x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], 1)
+
+
+def _is_host_float(x: Tensor) -> bool:
+    return x.dtype is torch.float32 and x.device.type == "cpu"
+
+
+def _rule(*targets: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _RULES.update(dict.fromkeys(targets, function))
+        return function
+
+    return register
+
+
+def _function(name: str, x: Tensor) -> Tensor:
+    from tbt_compile.codegen.kernels.float_ops.activations import ActivationSpec, activation
+
+    spec = ActivationSpec(name, 1, host_kernels.isa())
+    return host_kernels.run(activation, spec, [x.reshape(-1, 1)], [x.numel(), 1]).reshape(x.shape)
+
+
+_FUNCTIONS = {
+    name: getattr(ATEN, name) for name in ("exp", "erf", "tanh", "sigmoid", "log", "sin", "cos", "silu")
+}
+
+
+def _in_place(name: str, x: Tensor) -> Tensor:
+    return x.copy_(_function(name, x))
+
+
+for _name, _target in _FUNCTIONS.items():
+    _RULES[_target.default] = partial(_function, _name)
+    _RULES[getattr(ATEN, f"{_name}_").default] = partial(_in_place, _name)
+
+
+@_rule(ATEN.gelu.default)
+def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
+    return _function("gelu_tanh" if approximate == "tanh" else "gelu", x)
+
+
+@_rule(ATEN.native_layer_norm.default)
+def _layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    from tbt_compile.codegen.kernels.float_ops.norms import NormSpec, layer_norm
+
+    size = prod(shape)
+    weight = torch.ones(size) if weight is None else weight.reshape(size)
+    bias = torch.zeros(size) if bias is None else bias.reshape(size)
+    spec = NormSpec(size, float(eps), host_kernels.isa())
+    rows = x.reshape(-1, size)
+    y = host_kernels.run(layer_norm, spec, [rows, weight, bias], rows.shape).reshape(x.shape)
+    return y, x.new_empty(0), x.new_empty(0)  # the statistics are for gradients only
+
+
+@_rule(ATEN._softmax.default)
+def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    from tbt_compile.codegen.kernels.float_ops.softmax import SoftmaxSpec, softmax
+
+    del half_to_float
+    rows = x.movedim(dim, -1)
+    shape = (1, 1, rows.numel() // max(1, rows.shape[-1]), rows.shape[-1])
+    spec = SoftmaxSpec(host_kernels.isa())
+    y = host_kernels.run(softmax, spec, [rows.reshape(shape)], shape)
+    return y.reshape(rows.shape).movedim(-1, dim)
+
+
+@_rule(ATEN._log_softmax.default)
+def _log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    from tbt_compile.codegen.kernels.float_ops.vocabulary import log_softmax
+
+    del half_to_float
+    rows = x.movedim(dim, -1)
+    y = host_kernels.in_place(log_softmax, host_kernels.isa(), rows.reshape(-1, rows.shape[-1]))
+    return y.reshape(rows.shape).movedim(-1, dim)
+
+
+@_rule(ATEN.sum.default, ATEN.sum.dim_IntList)
+def _sum(x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    if dtype not in (None, torch.float32):
+        return torch.sum(x.to(dtype), tuple(dim or range(x.dim())), keepdim)
+    summed = sorted({each % max(1, x.dim()) for each in dim or range(x.dim())})
+    kept = [each for each in range(x.dim()) if each not in summed]
+    rows = x.permute([*kept, *summed]).reshape(prod(x.shape[each] for each in kept), -1)
+    shape = [1 if each in summed else size for each, size in enumerate(x.shape)]
+    return _reduced("row_sum", rows).reshape(shape if keepdim else [x.shape[each] for each in kept])
+
+
+@_rule(ATEN.mean.default, ATEN.mean.dim)
+def _mean(x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    return _sum(x, dim, keepdim, dtype=dtype) / _count(x, dim)
+
+
+@_rule(ATEN.var.correction)
+def _var(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    deviation = x - _mean(x, dim, True)
+    freedom = max(0, _count(x, dim) - (1 if correction is None else correction))
+    return _sum(deviation * deviation, dim, keepdim) / freedom
+
+
+@_rule(ATEN.std.correction)
+def _std(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    return _var(x, dim, correction=correction, keepdim=keepdim).sqrt()
+
+
+@_rule(ATEN.bmm.default)
+def _bmm(x: Tensor, y: Tensor) -> Tensor:
+    from tbt_compile.codegen.kernels.linear.float32 import MatmulSpec, matmul_float
+
+    if len(x) > 1 and y.stride(0) == 0:  # matmul of a batch that is not contiguous with one matrix
+        return _mm(x.reshape(-1, x.shape[2]), y[0]).reshape(x.shape[0], x.shape[1], y.shape[2])
+    shape = (x.shape[0], x.shape[1], y.shape[2])
+    return host_kernels.run(matmul_float, MatmulSpec(host_kernels.isa()), [x, y], shape)
+
+
+@_rule(ATEN.mm.default)
+def _mm(x: Tensor, y: Tensor) -> Tensor:
+    from tbt_compile.codegen.kernels.linear.float32 import MatmulSpec, dot_float
+
+    return host_kernels.run(dot_float, MatmulSpec(host_kernels.isa()), [x, y.t()], (len(x), y.shape[1]))
+
+
+@_rule(ATEN.addmm.default)
+def _addmm(added: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return _added(added, _mm(x, y), beta, alpha)
+
+
+@_rule(ATEN.baddbmm.default)
+def _baddbmm(added: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    return _added(added, _bmm(x, y), beta, alpha)
+
+
+@_rule(ATEN.add.Tensor)
+def _add(x: Tensor, y: Any, *, alpha: float = 1) -> Tensor:
+    # PyTorch contracts alpha * y + x.
+    return torch.add(x, y if alpha == 1 else y * alpha)
+
+
+def _added(added: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
+    added = added if beta == 1 else added * beta
+    return (product if alpha == 1 else product * alpha) + added
+
+
+def _count(x: Tensor, dim: Sequence[int] | None) -> int:
+    return prod(x.shape[each] for each in {each % max(1, x.dim()) for each in dim or range(x.dim())})
+
+
+def _reduced(name: str, rows: Tensor) -> Tensor:
+    from tbt_compile.codegen.kernels.float_ops import reductions
+
+    build = getattr(reductions, name)
+    return host_kernels.run(build, reductions.RowSpec(host_kernels.isa()), [rows], [len(rows)])
