@@ -22,16 +22,17 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> Floats:
     The product is exact in float64. The sum is rounded to odd there, which keeps the second rounding, to
     float32, from going another way than one rounding would (Boldo and Melquiond 2008).
     """
-    product = np.multiply(a, b, dtype=f64)
-    addend = np.asarray(c, f64)
-    total = product + addend
-    # TwoSum (Knuth): the error of the sum, exactly.
-    part = total - product
-    error = (product - (total - part)) + (addend - part)
-    bits = total.view(np.int64) if total.ndim else np.asarray(total).view(np.int64)
-    inexact = np.isfinite(total) & (error != 0) & (bits & 1 == 0)
-    toward = np.where((error > 0) == (total > 0), 1, -1)
-    return np.where(inexact, bits + toward, bits).view(f64).astype(f32)
+    with np.errstate(all="ignore"):
+        product = np.multiply(a, b, dtype=f64)
+        addend = np.asarray(c, f64)
+        total = np.asarray(product + addend)
+        # TwoSum (Knuth): the error of the sum, exactly.
+        part = total - product
+        error = (product - (total - part)) + (addend - part)
+        bits = total.view(np.int64)
+        inexact = np.isfinite(total) & (error != 0) & (bits & 1 == 0)
+        toward = np.where((error > 0) == (total > 0), 1, -1)
+        return np.where(inexact, bits + toward, bits).view(f64).astype(f32)
 
 
 def fma64(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -91,7 +92,10 @@ def erf(x: Floats) -> Floats:
 
 def tanh(x: Floats) -> Floats:
     """The hyperbolic tangent."""
-    return f32(1) - f32(2) / (exp(x * f32(2)) + f32(1))
+    square = x * x
+    small = fma(x * square, polynomial(float_math._TANH, square), x)
+    large = f32(1) - f32(2) / (exp(x * f32(2)) + f32(1))
+    return np.where(square < f32(float_math._TANH_END), small, large)
 
 
 def sigmoid(x: Floats) -> Floats:

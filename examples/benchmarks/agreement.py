@@ -8,13 +8,12 @@ Models are small and made from configs. By default their weights are random with
 makes outputs differ between sentences (the column *outputs* counts distinct ones). With --steps they are
 trained for this many steps in full precision and as many quantized; see `agreement_models`.
 
-*greedy* and *beam 4* are the share of sentences on which the quantized PyTorch model and the compiled model
+*greedy* and *beam 4* are the share of sentences on which the frozen model in PyTorch and the compiled model
 generate the same tokens; PyTorch runs padded batches, the compiled model one sentence at a time with one
-thread. *1 ulp* compares the PyTorch model, with greedy search, to itself with every normalization result
-randomly rounded up, down or not at all: it shows the effect of a different summation order, which no two
-engines share. The other columns compare the compiled model to itself, greedy and beam search together: in
-batches, in batches with extra padding, and with two threads. With the same --json file, an interrupted run
-resumes.
+thread. *prepared* compares the compiled model to the prepared model in evaluation mode, greedily: that has
+the float arithmetic of PyTorch, whose last bits depend on the machine and the batch. The other columns
+compare the compiled model to itself, greedy and beam search together: in batches, in batches with extra
+padding, and with two threads. With the same --json file, an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from agreement_models import (
 NEW_TOKENS, BATCH, MORE_PADDING = 16, 25, 7
 RECIPES = ("1-1-1", "2-2-2", "2-2-8", "1-1-8")
 BEAMS = {"greedy": 1, "beam 4": 4}
-ULP = "1 ulp"
+PREPARED = "prepared"
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -52,19 +51,21 @@ class Case:
     """A quantized model, its compiled folder, and their input.
 
     Attributes:
-        eager: the PyTorch model, in evaluation mode.
+        prepared: the model that was trained, in evaluation mode.
+        frozen: the same with packed weights.
         folder: of the compiled model.
         sentences: token ids without padding.
     """
 
-    eager: Any
+    prepared: Any
+    frozen: Any
     folder: Path
     sentences: Sentences
 
     @property
     def decoder_only(self) -> bool:
         """Whether the model is decoder-only, so that outputs begin with the prompt."""
-        return not self.eager.config.is_encoder_decoder
+        return not self.prepared.config.is_encoder_decoder
 
     def padded(self, rows: Sentences, more: int = 0) -> tuple[Ids, Ids]:
         """Ids and mask [B, S] with `more` columns of extra padding; prompts are padded on the left."""
@@ -105,26 +106,27 @@ def make_case(family: str, recipe: str, sentences: Sentences, folder: Path, step
         train(model, steps, NEW_TOKENS)
     if steps and model.config.is_encoder_decoder:
         sentences = [row[::-1] for row in sentences]
-    case = Case(tbt_compile.prepare(model, recipe), folder, sentences)
-    ids, mask = map(torch.tensor, case.padded(sentences[:BATCH]))
-    case.eager.train()
+    prepared = tbt_compile.prepare(model, recipe)
+    ids, mask = map(torch.tensor, Case(prepared, None, folder, sentences).padded(sentences[:BATCH]))
+    prepared.train()
     with torch.no_grad():
-        case.eager(input_ids=ids, attention_mask=mask, labels=ids)
+        prepared(input_ids=ids, attention_mask=mask, labels=ids)
     if steps:
-        print(f"{family} {recipe}: loss {train(case.eager, steps, NEW_TOKENS):.2f}", file=sys.stderr)
-    tbt_compile.lower(case.eager.eval()).save(folder)
-    return case
+        print(f"{family} {recipe}: loss {train(prepared, steps, NEW_TOKENS):.2f}", file=sys.stderr)
+    frozen = tbt_compile.freeze(prepared.eval())
+    tbt_compile.lower(frozen).save(folder)
+    return Case(prepared, frozen, folder, sentences)
 
 
-def eager_tokens(case: Case, beams: int) -> Sentences:
-    """The output of `generate` of `transformers`, batch by batch."""
+def eager_tokens(case: Case, model: Any, beams: int) -> Sentences:
+    """The output of `generate` of `transformers` with the prepared or the frozen model, batch by batch."""
     import torch
 
     written = []
     for rows in case.batches():
         ids, mask = case.padded(rows)
         with torch.no_grad():
-            output = case.eager.generate(
+            output = model.generate(
                 torch.tensor(ids),
                 attention_mask=torch.tensor(mask),
                 do_sample=False,
@@ -132,24 +134,6 @@ def eager_tokens(case: Case, beams: int) -> Sentences:
                 max_new_tokens=NEW_TOKENS,
             )
         written += [case.new_tokens(row, ids.shape[1]) for row in output.tolist()]
-    return written
-
-
-def nudge(_module: Any, _inputs: Any, output: Any) -> Any:
-    """A forward hook that moves every nonzero value by -1, 0 or 1 unit in the last place, at random."""
-    import torch
-
-    way = torch.randint(-1, 2, output.shape) * torch.inf
-    return torch.where(way.isnan() | (output == 0), output, torch.nextafter(output, way))
-
-
-def nudged_tokens(case: Case, beams: int) -> Sentences:
-    """`eager_tokens` with normalization results up to one unit in the last place off."""
-    norms = [module for module in case.eager.modules() if "Norm" in type(module).__name__]
-    hooks = [module.register_forward_hook(nudge) for module in norms]
-    written = eager_tokens(case, beams)
-    for hook in hooks:
-        hook.remove()
     return written
 
 
@@ -200,7 +184,7 @@ def measure(case: Case) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     same_ways: dict[str, list[float]] = {way: [] for way in WAYS}
     for name, beams in BEAMS.items():
-        expected = eager_tokens(case, beams)
+        expected = eager_tokens(case, case.frozen, beams)
         own = one_by_one(case, models[1], beams)
         figures[name] = token_agreement(expected, own)
         pairs = enumerate(zip(expected, own, strict=True))
@@ -208,7 +192,7 @@ def measure(case: Case) -> dict[str, Any]:
         for way, (run, threads) in WAYS.items():
             same_ways[way].append(token_agreement(own, run(case, models[threads], beams)))
         if beams == 1:
-            figures[ULP] = token_agreement(expected, nudged_tokens(case, beams))
+            figures[PREPARED] = token_agreement(eager_tokens(case, case.prepared, beams), own)
             figures["outputs"] = len({tuple(row) for row in own})
             figures["mean_new_tokens"] = float(np.mean([len(row) for row in own]))
     return figures | {way: float(np.mean(shares)) for way, shares in same_ways.items()}
@@ -222,10 +206,10 @@ def show(rows: list[dict[str, Any]], sentences: int) -> None:
     table = Table(title=f"same tokens, share of {sentences} sentences")
     table.add_column("family")
     table.add_column("recipe", no_wrap=True)
-    for heading in (*BEAMS, ULP, *WAYS, "outputs"):
+    for heading in (*BEAMS, PREPARED, *WAYS, "outputs"):
         table.add_column(heading, justify="right")
     for row in rows:
-        shares = (f"{row[name]:.1%}" for name in (*BEAMS, ULP, *WAYS))
+        shares = (f"{row[name]:.1%}" for name in (*BEAMS, PREPARED, *WAYS))
         table.add_row(row["family"], row["recipe"], *shares, str(row["outputs"]))
     Console().print(table)
 

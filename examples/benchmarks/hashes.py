@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.freezing import FrozenModel
 from tbt_compile.quantizers import ActivationQuantizer
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 RECORDED = Path(__file__).with_name("hashes.json")
 RECIPES = ("8-8-8", "2-2-8", "1-1-8", "2-2-2", "1-1-1")
 FAMILIES = ("llama", "bart")
@@ -43,24 +45,25 @@ PROMPTS, LONGEST, TOKENS = 8, 21, 12
 Array = np.ndarray[Any, Any]
 Logits = Callable[[Array, Array, Array], Array]
 """From ids, mask and decoder tokens [B, T] to logits [T, B, V]; a decoder-only model reads the ids first."""
+Report = Callable[[str, str, Callable[[], dict[str, str]]], None]
 
 
-def new_model(family: str) -> nn.Module:
-    """A model whose weights are multiples of 2^-10."""
+def new_model(family: str, layers: int) -> nn.Module:
+    """A model whose weights are multiples of 2^-10; half of its layers are an encoder's, if it has one."""
     import transformers
 
     tokens = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": START, "bos_token_id": 0}
     if family == "llama":
         model: nn.Module = transformers.LlamaForCausalLM(
             transformers.LlamaConfig(
-                **tokens, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=LAYERS,
+                **tokens, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=layers,
                 num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128,
             )
         )  # fmt: skip
     else:
         model = transformers.BartForConditionalGeneration(
             transformers.BartConfig(
-                **tokens, d_model=WIDTH, encoder_layers=LAYERS // 2, decoder_layers=LAYERS // 2,
+                **tokens, d_model=WIDTH, encoder_layers=layers // 2, decoder_layers=layers // 2,
                 encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=2 * WIDTH,
                 decoder_ffn_dim=2 * WIDTH, max_position_embeddings=128, decoder_start_token_id=START,
             )
@@ -75,9 +78,9 @@ def new_model(family: str) -> nn.Module:
     return model.eval()
 
 
-def frozen_model(family: str, recipe: str) -> FrozenModel:
+def frozen_model(family: str, recipe: str, layers: int) -> FrozenModel:
     """A frozen model whose activation scales are powers of two."""
-    prepared = tbt_compile.prepare(new_model(family), recipe)
+    prepared = tbt_compile.prepare(new_model(family, layers), recipe)
     for module in prepared.modules():
         if isinstance(module, ActivationQuantizer) and module.learned:
             module.set_scale(0.5 if module.encoding.signed else 0.0625)
@@ -158,7 +161,6 @@ def _digest(logits: Array) -> str:
 @contextmanager
 def emulated(cpu: str) -> Iterator[Callable[[Path], Logits] | None]:
     """An AArch64 machine that computes the logits of folders; None if there is none."""
-    sys.path.insert(0, str(ROOT / "tests"))
     from arm.environment import find
     from arm.machine import Machine
 
@@ -172,28 +174,37 @@ def emulated(cpu: str) -> Iterator[Callable[[Path], Logits] | None]:
         machine.close()
 
 
-def run(family: str, recipe: str, arguments: argparse.Namespace, report: Callable[..., None]) -> None:
+def run(family: str, recipe: str, arguments: argparse.Namespace, report: Report) -> None:
     """Hash one model everywhere, and report each hash."""
-    frozen, decoder_only = frozen_model(family, recipe), family == "llama"
-    report("PyTorch", "", time.time(), hashes(eager(frozen), decoder_only))
-    names = list(dict.fromkeys([host_target().mcpu, *X86] if host_target().arch == "x86_64" else []))
+    from once import only
+
+    frozen, decoder_only = frozen_model(family, recipe, arguments.layers), family == "llama"
+    report("PyTorch", "", lambda: hashes(eager(frozen), decoder_only))
+    here = dict.fromkeys([host_target().mcpu, *X86] if host_target().arch == "x86_64" else [])
+    able = [cpu for cpu in here if not missing_features(parse_target(cpu))]
+    model = tbt_compile.lower(frozen, [*able, *(ARM if arguments.arm else ())])
     with tempfile.TemporaryDirectory() as work:
-        for cpu in names:
-            if missing_features(parse_target(cpu)):
-                report(cpu, "skipped: this machine has not its instructions", time.time(), {})
+        folders = {build.target.mcpu: Path(work) / build.target.mcpu for build in model._builds}
+        for cpu, folder in folders.items():
+            only(model, cpu).save(folder)
+        for cpu in here:
+            if cpu not in able:
+                report(cpu, "skipped: this machine has not its instructions", dict)
                 continue
-            folder = tbt_compile.lower(frozen, cpu).save(Path(work) / cpu)
             for threads in (1, 2):
-                start = time.time()
-                report(cpu, f"{threads} threads", start, hashes(compiled(folder, threads), decoder_only))
+                report(
+                    cpu, f"{threads} threads", partial(_compiled_hashes, folders[cpu], threads, decoder_only)
+                )
         for cpu, emulator in ARM.items() if arguments.arm else ():
             with emulated(emulator) as machine:
                 if machine is None:
-                    report(cpu, "skipped: `make arm` builds the machine", time.time(), {})
-                    continue
-                folder = tbt_compile.lower(frozen, cpu).save(Path(work) / cpu)
-                start = time.time()
-                report(cpu, "emulated", start, hashes(machine(folder), decoder_only))
+                    report(cpu, "skipped: `make arm` builds the machine", dict)
+                else:
+                    report(cpu, "emulated", partial(hashes, machine(folders[cpu]), decoder_only))
+
+
+def _compiled_hashes(folder: Path, threads: int, decoder_only: bool) -> dict[str, str]:
+    return hashes(compiled(folder, threads), decoder_only)
 
 
 def main() -> None:
@@ -201,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", default=",".join(RECIPES), help="comma-separated")
     parser.add_argument("--families", default=",".join(FAMILIES), help="comma-separated")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="of a model")
     parser.add_argument("--no-arm", dest="arm", action="store_false", help="leave out the emulated machine")
     parser.add_argument("--record", action="store_true", help="write hashes.json")
     parser.add_argument("--json", type=Path, help="write all hashes and times to this file")
@@ -208,21 +220,22 @@ def main() -> None:
     known: dict[str, str] = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     rows, failed = [], False
     print("| model | engine | | batch | hash | s |\n| --- | --- | --- | --- | --- | ---: |")
-    for family in arguments.families.split(","):
-        for recipe in arguments.recipes.split(","):
-            name, found = f"{family} {recipe}", set()
+    for family, recipe in itertools.product(arguments.families.split(","), arguments.recipes.split(",")):
+        name, found = f"{family} {recipe}, {arguments.layers} layers", set[str]()
 
-            def report(engine: str, how: str, start: float, each: dict[str, str], name: str = name) -> None:
-                for batch, digest in each.items() or [("", "")]:
-                    seconds = time.time() - start
-                    rows.append({"model": name, "engine": engine, "how": how, "batch": batch, "hash": digest})
-                    print(f"| {name} | {engine} | {how} | {batch} | {digest} | {seconds:.1f} |", flush=True)
-                    found.update({digest} - {""})  # noqa: B023
+        def report(engine: str, how: str, compute: Callable[[], dict[str, str]], name: str = name) -> None:
+            start = time.time()
+            digests = compute()
+            seconds = time.time() - start
+            for batch, digest in digests.items() or [("", "")]:
+                rows.append({"model": name, "engine": engine, "how": how, "batch": batch, "hash": digest})
+                print(f"| {name} | {engine} | {how} | {batch} | {digest} | {seconds:.1f} |", flush=True)
+            found.update(digests.values())  # noqa: B023
 
-            run(family, recipe, arguments, report)
-            if arguments.record and len(found) == 1:
-                known[name] = next(iter(found))
-            failed |= found != {known.get(name)}
+        run(family, recipe, arguments, report)
+        if arguments.record and len(found) == 1:
+            known[name] = next(iter(found))
+        failed |= found != {known.get(name)}
     if arguments.record and not failed:
         RECORDED.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
     if arguments.json:

@@ -8,7 +8,8 @@ parameters, einsum, attention with every option, convolutions, norms, activation
 are used twice.
 Outcomes:
 
-*equal*      reference graph, frozen and compiled module agree: the first two bit for bit
+*equal*      bit for bit: the module and its reference graph; the prepared and the frozen module, with the
+             floats of PyTorch; the frozen model, with the floats of compiled code, and the compiled module
 *refused*    an error of this package that names a module or an operator
 *different*  anything else
 

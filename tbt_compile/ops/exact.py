@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tbt_compile.encoding import Encoding
 from tbt_compile.ops import host_kernels
+from tbt_compile.ops.quantize import quantize_with
 
 ATEN = torch.ops.aten
 _RULES: dict[Any, Callable[..., Any]] = {}
@@ -43,16 +45,6 @@ class _Exact(TorchDispatchMode):
         if rule is None or not operands or not all(map(_is_host_float, operands)):
             return func(*args, **(kwargs or {}))
         return rule(*args, **(kwargs or {}))
-
-
-def row_mean(x: Tensor) -> Tensor:
-    """The mean over the last dimension, `[..., 1]`, as compiled quantizers compute it.
-
-    Tensors that compiled code does not know, on another device or of another dtype, are left to PyTorch.
-    """
-    if not _is_host_float(x):
-        return x.mean(-1, keepdim=True, dtype=torch.float64).to(x.dtype)
-    return _reduced("row_mean", x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], 1)
 
 
 def _is_host_float(x: Tensor) -> bool:
@@ -86,6 +78,14 @@ def _in_place(name: str, x: Tensor) -> Tensor:
 for _name, _target in _FUNCTIONS.items():
     _RULES[_target.default] = partial(_function, _name)
     _RULES[getattr(ATEN, f"{_name}_").default] = partial(_in_place, _name)
+
+
+@_rule(torch.ops.tbt.quantize.default)
+def _quantize(x: Tensor, scale: Tensor, encoding: str, center: bool) -> tuple[Tensor, Tensor]:
+    def mean(wide: Tensor) -> Tensor:
+        return _reduced("row_mean", wide.reshape(-1, wide.shape[-1])).reshape(*wide.shape[:-1], 1)
+
+    return quantize_with(mean, x, scale, Encoding(encoding), center)
 
 
 @_rule(ATEN.gelu.default)

@@ -6,6 +6,7 @@ Torch has no arithmetic on uint64, so packed words are stored as int64 with the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Annotated
 
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from tbt_compile.codegen import layouts
 from tbt_compile.encoding import Encoding
-from tbt_compile.ops import exact
 from tbt_compile.ops.schema import Operand, PackedWeight, Scale, declare
 from tbt_compile.quantizers.activations import quantize_dynamic, round_activation
 from tbt_compile.quantizers.ops import narrowed, widened
+from tbt_compile.quantizers.weights import row_mean
 
 
 @declare
@@ -40,13 +41,27 @@ def quantize(
         Codes, integers in the dtype and shape of x, and the scale: a copy of `scale`, or `[..., 1]` at
         8 bits.
     """
-    kind = Encoding(encoding)
-    if kind.dynamic:
-        return tuple(quantize_dynamic(x, kind))  # type: ignore[return-value]
+    return quantize_with(row_mean, x, scale, Encoding(encoding), center)
+
+
+def quantize_with(
+    mean: Callable[[Tensor], Tensor], x: Tensor, scale: Tensor, encoding: Encoding, center: bool
+) -> tuple[Tensor, Tensor]:
+    """`quantize` with another function for the mean of each row.
+
+    Args:
+        mean: from `[..., D]` to `[..., 1]`.
+        x, scale, encoding, center: as for `quantize`.
+
+    Returns:
+        As `quantize`.
+    """
+    if encoding.dynamic:
+        return tuple(quantize_dynamic(x, encoding))  # type: ignore[return-value]
     wide = widened(x)
     if center:
-        wide = wide - exact.row_mean(wide)
-    return narrowed(round_activation(wide, scale, kind), x), scale.clone()
+        wide = wide - mean(wide)
+    return narrowed(round_activation(wide, scale, encoding), x), scale.clone()
 
 
 @quantize.fake

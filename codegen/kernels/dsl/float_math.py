@@ -52,6 +52,9 @@ _LN2 = 0.6931471805599453
 # ln(2) as a sum (Cody-Waite): the high part has few bits, so n * _LN2_HIGH is exact
 _LN2_HIGH = 0.693359375
 _LN2_LOW = -2.12194440e-4
+# (tanh(x) - x) / x^3 in powers of x^2, for x^2 < _TANH_END (Cephes)
+_TANH = (-3.33332819422e-1, 1.33314422036e-1, -5.37397155531e-2, 2.06390887954e-2, -5.70498872745e-3)
+_TANH_END = 0.390625
 # (sin(r) - r) / r^3 and (cos(r) - 1) / r^2 in powers of r^2, for |r| <= pi / 4
 _SIN = (-1.6666654611e-1, 8.3321608736e-3, -1.9515295891e-4)
 _COS = (-0.5, 4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5)
@@ -150,7 +153,11 @@ def erf(x: Expr, lanes: int) -> Expr:
 
 def tanh(x: Expr, lanes: int) -> Expr:
     """The hyperbolic tangent, with an absolute error of at most `TANH_ABSOLUTE_ERROR`."""
-    return _f32(1.0, lanes) - _f32(2.0, lanes) / (exp(x * _f32(2.0, lanes), lanes) + _f32(1.0, lanes))
+    x = emit.let(x)
+    square = emit.let(x * x)
+    small = emit.fma(emit.let(x * square), _polynomial(_TANH, square, lanes), x)
+    large = _f32(1.0, lanes) - _f32(2.0, lanes) / (exp(x * _f32(2.0, lanes), lanes) + _f32(1.0, lanes))
+    return T.Select(square < _f32(_TANH_END, lanes), small, large)
 
 
 def sigmoid(x: Expr, lanes: int) -> Expr:
