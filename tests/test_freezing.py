@@ -63,7 +63,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 def test_frozen_equals_prepared_and_holds_no_float_weight(family: str) -> None:
     model = trained(FAMILIES[family](layers=1), "2-2-2")
     frozen = tbt_compile.freeze(model)
-    assert torch.equal(logits(frozen, model), logits(model, model))
+    assert torch.equal(logits(frozen.module, model), logits(model, model))
     assert torch.equal(generate(frozen.module), generate(model))
 
     weights = weights_of(model)
@@ -90,7 +90,7 @@ def test_every_kind_of_recipe_freezes_exactly(recipe: str) -> None:
     model = trained(bart(layers=1), recipe)
     frozen = tbt_compile.freeze(model)
     assert frozen.recipe == tbt_compile.Recipe.parse(recipe)
-    assert torch.equal(logits(frozen, model), logits(model, model))
+    assert torch.equal(logits(frozen.module, model), logits(model, model))
     floats = weights_of(model)
     assert not floats.keys() & dict(frozen.module.named_parameters(remove_duplicate=False)).keys()
 
@@ -184,9 +184,9 @@ def test_an_excluded_projection_keeps_the_weight_that_it_shares(tmp_path: Path) 
     frozen = tbt_compile.freeze(model)
     assert frozen.module.lm_head.weight is not model.lm_head.weight
     assert model.lm_head.weight.requires_grad
-    assert torch.equal(logits(frozen, model), logits(model, model))
+    assert torch.equal(logits(frozen.module, model), logits(model, model))
     loaded = tbt_compile.load(frozen.save(tmp_path / "frozen"))
-    assert torch.equal(logits(loaded, model), logits(model, model))
+    assert torch.equal(logits(loaded.module, model), logits(model, model))
 
 
 def test_the_prepared_model_is_left_alone() -> None:
@@ -209,7 +209,7 @@ def test_a_frozen_model_is_in_evaluation_mode_whatever_the_prepared_one_is_in() 
     model(**batch(model))
     frozen = tbt_compile.freeze(model)
     assert not frozen.module.training
-    assert torch.equal(logits(frozen, model), logits(model.eval(), model))
+    assert torch.equal(logits(frozen.module, model), logits(model.eval(), model))
 
 
 def test_a_frozen_model_can_be_copied() -> None:
@@ -226,7 +226,7 @@ def test_attributes_that_python_cannot_copy_are_shared() -> None:
     frozen = tbt_compile.freeze(model)
     assert frozen.module.lock is model.lock
     assert frozen.module is not model
-    assert torch.equal(frozen(x), model(x))
+    assert torch.equal(frozen.module(x), model(x))
 
 
 class Remembering(MLP):
@@ -252,7 +252,7 @@ def test_plain_modules(kind: type[nn.Module], shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     frozen = tbt_compile.freeze(model)
     assert isinstance(frozen.module, kind)
-    assert torch.equal(frozen(x), model(x))
+    assert torch.equal(frozen.module(x), model(x))
     assert not frozen(x).requires_grad
     encodings = {m.encoding for m in frozen.module.modules() if isinstance(m, FrozenWeight)}
     assert encodings == {Encoding.BINARY}

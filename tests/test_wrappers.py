@@ -51,7 +51,7 @@ def test_the_model_inside_is_prepared_and_frozen(wrap: Any) -> None:
     assert torch.equal(wrapper(X), inner(X))
     frozen = tbt_compile.freeze(wrapper)
     assert isinstance(frozen.module, MLP)
-    assert torch.equal(frozen(X), inner(X))
+    assert torch.equal(frozen.module(X), inner(X))
     with pytest.raises(PlanError, match="this MLP is prepared already"):
         tbt_compile.prepare(wrapper, "2-2-2", X)
 

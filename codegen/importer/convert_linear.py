@@ -88,7 +88,7 @@ def _product(call: Call, x: Expr, y: Expr) -> Expr:
         rows = call.reshape(x, [prod(lead), length])
         product = call.kernel(spec, float32.dot_float, [rows, columns], [prod(lead), size])
         return call.reshape(product, [*lead, size])
-    batch = _broadcast(list(x.ty.shape[:-2]), list(y.ty.shape[:-2]))
+    batch = _broadcast(list(x.ty.shape)[:-2], list(y.ty.shape)[:-2])
     operands = [_batched(call, each, batch) for each in (x, y)]
     product = call.kernel(spec, float32.matmul_float, operands, [prod(batch), lead[-1], size])
     return call.reshape(product, [*batch, lead[-1], size])
@@ -114,7 +114,7 @@ def _broadcast(first: list[Any], second: list[Any]) -> list[Any]:
 
 def _batched(call: Call, x: Expr, batch: list[Any]) -> Expr:
     """Matrices `[B, rows, columns]` for all batch dimensions."""
-    shape = [*batch, *x.ty.shape[-2:]]
+    shape = [*batch, *list(x.ty.shape)[-2:]]
     if [*map(str, x.ty.shape)] != [*map(str, shape)]:
         x = call.emit(relax.op.broadcast_to(x, shape))
     return call.reshape(x, [prod(batch), *shape[-2:]])

@@ -13,6 +13,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -93,6 +94,23 @@ def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     return _function("gelu_tanh" if approximate == "tanh" else "gelu", x)
 
 
+@_rule(ATEN.sqrt.default)
+def _sqrt(x: Tensor) -> Tensor:
+    # PyTorch's may be MKL's, which is not rounded as IEEE 754 has it.
+    with np.errstate(invalid="ignore"):
+        return torch.from_numpy(np.sqrt(x.detach().contiguous().numpy()))
+
+
+@_rule(ATEN.sqrt_.default)
+def _sqrt_in_place(x: Tensor) -> Tensor:
+    return x.copy_(_sqrt(x))
+
+
+@_rule(ATEN.pow.Tensor_Scalar)
+def _pow(x: Tensor, exponent: float) -> Tensor:
+    return _sqrt(x) if exponent == 0.5 else x.pow(exponent)
+
+
 @_rule(ATEN.native_layer_norm.default)
 def _layer_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
@@ -159,7 +177,7 @@ def _var(
 def _std(
     x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> Tensor:
-    return _var(x, dim, correction=correction, keepdim=keepdim).sqrt()
+    return _sqrt(_var(x, dim, correction=correction, keepdim=keepdim))
 
 
 @_rule(ATEN.bmm.default)
