@@ -14,7 +14,7 @@ from once import once
 from transformers import PreTrainedModel
 
 import tbt_compile
-from tbt_compile import CompiledModel, Recipe
+from tbt_compile import CompiledModel, FrozenModel, Recipe
 
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 Scores = np.ndarray[Any, np.dtype[np.float32]]
@@ -86,9 +86,9 @@ def prompts(pad: int, rows: int = 5, longest: int = 13) -> tuple[Tokens, Tokens]
     return np.ascontiguousarray(ids[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
 
 
-def eager_tokens(model: PreTrainedModel, ids: Tokens, mask: Tokens, **settings: Any) -> Tokens:
+def eager_tokens(model: PreTrainedModel | FrozenModel, ids: Tokens, mask: Tokens, **settings: Any) -> Tokens:
     """The result of transformers with the frozen model, whose floats have the bits of compiled code."""
-    frozen = tbt_compile.freeze(model)
+    frozen = model if isinstance(model, FrozenModel) else tbt_compile.freeze(model)
     output = frozen.generate(
         torch.tensor(ids), attention_mask=torch.tensor(mask), do_sample=False, **settings
     )

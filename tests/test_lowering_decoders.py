@@ -51,7 +51,7 @@ def test_tokens_equal_those_of_the_eager_model(pair: Pair, beams: int) -> None:
 
 def test_a_half_precision_model_whose_embedding_reads_its_weight() -> None:
     frozen = tbt_compile.freeze(trained(gemma2(layers=1).bfloat16(), "2-2-2"))
-    expected = eager_tokens(frozen.module, IDS, MASK, **NEW_TOKENS)
+    expected = eager_tokens(frozen, IDS, MASK, **NEW_TOKENS)
     compiled = tbt_compile.lower(frozen)
     assert np.array_equal(compiled.generate(IDS, MASK, **NEW_TOKENS), expected)
     assert compiled.description["dtype"] == {"checkpoint": ["bfloat16"], "computation": "float32"}

@@ -65,9 +65,9 @@ def test_from_prepared_to_loaded(case: str, tmp_path: Path) -> None:
     with torch.no_grad():
         output = prepared(*inputs)
     frozen = tbt_compile.freeze(prepared)
-    assert same(frozen(*inputs), output)
+    assert same(frozen.module(*inputs), output)
     loaded = tbt_compile.load(frozen.save(tmp_path / "frozen"), model=fresh)
-    assert same(loaded(*inputs), output)
+    assert same(loaded.module(*inputs), output)
 
 
 def test_no_float_weight_of_a_call_is_kept() -> None:

@@ -32,7 +32,16 @@ def run(build: Callable[[Any], Any], spec: Any, inputs: Sequence[Tensor], shape:
 
 
 def in_place(build: Callable[[Any], Any], spec: Any, x: Tensor) -> Tensor:
-    """Run a kernel that changes its only argument; returns the result as a new tensor."""
+    """Run a kernel that changes its only argument.
+
+    Args:
+        build: builds the kernel.
+        spec: what the kernel is specialised for.
+        x: float32, on the CPU; it stays as it is.
+
+    Returns:
+        The changed copy.
+    """
     output = x.contiguous().clone()
     if output.numel():
         _kernel(build, spec)(_argument(output))

@@ -281,7 +281,11 @@ def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:
 
 
 def fma(a: Expr, b: Expr, c: Expr) -> Expr:
-    """a * b + c, rounded once; a call of `fmaf` for each lane where the CPU has no FMA."""
+    """a * b + c, rounded once; a call of `fmaf` for each lane where the CPU has no FMA.
+
+    Args:
+        a, b, c: floats, of equal lanes.
+    """
     return T.call_llvm_pure_intrin(a.ty.dtype, "llvm.fma", a, b, c)
 
 
