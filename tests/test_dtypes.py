@@ -48,7 +48,7 @@ def test_a_half_precision_model_trains_and_freezes(make: Any, dtype: torch.dtype
     assert frozen.dtypes == [str(dtype).removeprefix("torch.")]
     assert frozen.module.config.dtype in (None, torch.float32)
     assert {t.dtype for t in frozen.module.parameters() if t.is_floating_point()} == {torch.float32}
-    assert torch.equal(logits(frozen, model), logits(copy.deepcopy(model).float(), model))
+    assert torch.equal(logits(frozen.module, model), logits(copy.deepcopy(model).float(), model))
     assert next(model.parameters()).dtype == dtype  # the prepared model is left alone
 
 

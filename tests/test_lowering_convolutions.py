@@ -42,7 +42,7 @@ def test_the_kernels_are_those_of_linear_layers(pair: Pair) -> None:
     shapes = {"12_8", "5_6"}  # outputs and inputs of the pointwise convolution, and of the head
     if frozen.recipe.conv:
         shapes |= {"8_27", "12_108", "6_36"}
-    found = {"_".join(name.split("_")[1:3]) for name in compiled.description["kernels"]}
+    found = {"_".join(name.split("_")[1:3]) for name in compiled.description["kernels"] if name != "row_sum"}
     assert found == shapes
 
 

@@ -193,7 +193,7 @@ def test_learned_clips_are_frozen() -> None:
     prepared, ids = run_once(get_method("quantbart").recipe("2-2-8"))
     with torch.no_grad():
         expected = prepared(input_ids=ids, labels=ids).logits
-        assert torch.equal(freeze(prepared)(input_ids=ids, labels=ids).logits, expected)
+        assert torch.equal(freeze(prepared).module(input_ids=ids, labels=ids).logits, expected)
 
 
 def test_what_has_no_compiled_form_is_refused_by_name() -> None:
