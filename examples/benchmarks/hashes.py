@@ -181,15 +181,19 @@ def run(family: str, recipe: str, arguments: argparse.Namespace, report: Report)
     frozen, decoder_only = frozen_model(family, recipe, arguments.layers), family == "llama"
     report("PyTorch", "", lambda: hashes(eager(frozen), decoder_only))
     here = dict.fromkeys([host_target().mcpu, *X86] if host_target().arch == "x86_64" else [])
-    able = [cpu for cpu in here if not missing_features(parse_target(cpu))]
-    model = tbt_compile.lower(frozen, [*able, *(ARM if arguments.arm else ())])
+    able: dict[Any, str] = {}  # one CPU of each schedule
+    for cpu in here:
+        if not missing_features(parse_target(cpu)):
+            able.setdefault(parse_target(cpu).isa.schedule, cpu)
+    model = tbt_compile.lower(frozen, [*able.values(), *(ARM if arguments.arm else ())])
     with tempfile.TemporaryDirectory() as work:
         folders = {build.target.mcpu: Path(work) / build.target.mcpu for build in model._builds}
         for cpu, folder in folders.items():
             only(model, cpu).save(folder)
         for cpu in here:
-            if cpu not in able:
-                report(cpu, "skipped: this machine has not its instructions", dict)
+            same = able.get(parse_target(cpu).isa.schedule)
+            if same != cpu:
+                report(cpu, f"as {same}" if same else "skipped: this machine has not its instructions", dict)
                 continue
             for threads in (1, 2):
                 report(
