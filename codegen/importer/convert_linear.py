@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 from tbt_compile.codegen.importer.registry import ATEN, TBT, Call, converter
+from tbt_compile.codegen.kernels.float_ops.spec import AnySize
 from tbt_compile.codegen.kernels.linear import float32, linear
 from tbt_compile.codegen.tvm_api import Expr, relax, static_size
 from tbt_compile.encoding import Encoding
@@ -82,7 +83,7 @@ def _product(call: Call, x: Expr, y: Expr) -> Expr:
     if min(ranks) < 2 or str(x.ty.dtype) != "float32":
         return call.emit(relax.op.matmul(x, y))
     *lead, length = x.ty.shape
-    size, spec = y.ty.shape[-1], float32.MatmulSpec(call.isa)
+    size, spec = y.ty.shape[-1], AnySize(call.isa)
     if ranks[1] == 2:
         columns = call.emit(relax.op.permute_dims(y, [1, 0]))
         rows = call.reshape(x, [prod(lead), length])

@@ -8,7 +8,8 @@ from typing import Any
 
 from tbt_compile.codegen.importer.registry import ATEN, TBT, Call, converter
 from tbt_compile.codegen.kernels.float_ops import softmax, vocabulary
-from tbt_compile.codegen.kernels.float_ops.reductions import RowSpec, row_sum
+from tbt_compile.codegen.kernels.float_ops.reductions import row_sum
+from tbt_compile.codegen.kernels.float_ops.spec import AnySize
 from tbt_compile.codegen.tvm_api import Expr, relax, tirx
 from tbt_compile.dtypes import dtype_name
 
@@ -42,7 +43,7 @@ def convert_log_softmax(call: Call) -> Expr:
     x = _in_dtype(call)
     if str(x.ty.dtype) != "float32":
         return call.emit(relax.op.nn.log_softmax(x, call.operands.dim))
-    spec = vocabulary.LogSoftmaxSpec(call.isa)
+    spec = AnySize(call.isa)
     return _over_rows(
         call, x, lambda rows, shape: call.kernel(spec, vocabulary.log_softmax_rows, [rows], shape)
     )
@@ -113,7 +114,7 @@ def sum_of(call: Call, x: Expr, dims: list[int] | None, keep: bool) -> Expr:
     if [*kept, *summed] != list(range(len(shape))):
         x = call.emit(relax.op.permute_dims(x, [*kept, *summed]))
     rows = [prod((shape[dim] for dim in kept), start=1), prod((shape[dim] for dim in summed), start=1)]
-    total = call.kernel(RowSpec(call.isa), row_sum, [call.emit(relax.op.reshape(x, rows))], rows[:1])
+    total = call.kernel(AnySize(call.isa), row_sum, [call.emit(relax.op.reshape(x, rows))], rows[:1])
     sizes = [1 if dim in summed else size for dim, size in enumerate(shape)]
     return call.emit(relax.op.reshape(total, sizes if keep else [shape[dim] for dim in kept]))
 

@@ -67,17 +67,12 @@ def _function(name: str, x: Tensor) -> Tensor:
     return host_kernels.run(activation, spec, [x.reshape(-1, 1)], [x.numel(), 1]).reshape(x.shape)
 
 
-_FUNCTIONS = {
-    name: getattr(ATEN, name) for name in ("exp", "erf", "tanh", "sigmoid", "log", "sin", "cos", "silu")
-}
-
-
 def _in_place(name: str, x: Tensor) -> Tensor:
     return x.copy_(_function(name, x))
 
 
-for _name, _target in _FUNCTIONS.items():
-    _RULES[_target.default] = partial(_function, _name)
+for _name in ("exp", "erf", "tanh", "sigmoid", "log", "sin", "cos", "silu"):
+    _RULES[getattr(ATEN, _name).default] = partial(_function, _name)
     _RULES[getattr(ATEN, f"{_name}_").default] = partial(_in_place, _name)
 
 
@@ -140,12 +135,13 @@ def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
 
 @_rule(ATEN._log_softmax.default)
 def _log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
-    from tbt_compile.codegen.kernels.float_ops.vocabulary import log_softmax
+    from tbt_compile.codegen.kernels.float_ops.vocabulary import log_softmax_rows
 
     del half_to_float
-    rows = x.movedim(dim, -1)
-    y = host_kernels.in_place(log_softmax, host_kernels.isa(), rows.reshape(-1, rows.shape[-1]))
-    return y.reshape(rows.shape).movedim(-1, dim)
+    moved = x.movedim(dim, -1)
+    rows = moved.reshape(-1, moved.shape[-1])
+    y = host_kernels.run(log_softmax_rows, host_kernels.any_size(), [rows], rows.shape)
+    return y.reshape(moved.shape).movedim(-1, dim)
 
 
 @_rule(ATEN.sum.default, ATEN.sum.dim_IntList)
@@ -182,19 +178,19 @@ def _std(
 
 @_rule(ATEN.bmm.default)
 def _bmm(x: Tensor, y: Tensor) -> Tensor:
-    from tbt_compile.codegen.kernels.linear.float32 import MatmulSpec, matmul_float
+    from tbt_compile.codegen.kernels.linear.float32 import matmul_float
 
     if len(x) > 1 and y.stride(0) == 0:  # matmul of a batch that is not contiguous with one matrix
         return _mm(x.reshape(-1, x.shape[2]), y[0]).reshape(x.shape[0], x.shape[1], y.shape[2])
     shape = (x.shape[0], x.shape[1], y.shape[2])
-    return host_kernels.run(matmul_float, MatmulSpec(host_kernels.isa()), [x, y], shape)
+    return host_kernels.run(matmul_float, host_kernels.any_size(), [x, y], shape)
 
 
 @_rule(ATEN.mm.default)
 def _mm(x: Tensor, y: Tensor) -> Tensor:
-    from tbt_compile.codegen.kernels.linear.float32 import MatmulSpec, dot_float
+    from tbt_compile.codegen.kernels.linear.float32 import dot_float
 
-    return host_kernels.run(dot_float, MatmulSpec(host_kernels.isa()), [x, y.t()], (len(x), y.shape[1]))
+    return host_kernels.run(dot_float, host_kernels.any_size(), [x, y.t()], (len(x), y.shape[1]))
 
 
 @_rule(ATEN.addmm.default)
@@ -226,4 +222,4 @@ def _reduced(name: str, rows: Tensor) -> Tensor:
     from tbt_compile.codegen.kernels.float_ops import reductions
 
     build = getattr(reductions, name)
-    return host_kernels.run(build, reductions.RowSpec(host_kernels.isa()), [rows], [len(rows)])
+    return host_kernels.run(build, host_kernels.any_size(), [rows], [len(rows)])

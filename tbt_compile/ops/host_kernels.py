@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ALIGNMENT = 64
-"""Bytes that kernels expect the data of a tensor to be aligned to."""
+from tbt_compile.storage.aligned import ALIGNMENT
 
 
 def run(build: Callable[[Any], Any], spec: Any, inputs: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
@@ -31,29 +30,19 @@ def run(build: Callable[[Any], Any], spec: Any, inputs: Sequence[Tensor], shape:
     return output
 
 
-def in_place(build: Callable[[Any], Any], spec: Any, x: Tensor) -> Tensor:
-    """Run a kernel that changes its only argument.
-
-    Args:
-        build: builds the kernel.
-        spec: what the kernel is specialised for.
-        x: float32, on the CPU; it stays as it is.
-
-    Returns:
-        The changed copy.
-    """
-    output = x.contiguous().clone()
-    if output.numel():
-        _kernel(build, spec)(_argument(output))
-    return output
-
-
 @functools.cache
 def isa() -> Any:
     """The instruction set of this machine."""
     from tbt_compile.codegen.target.host import host_target
 
     return host_target().isa
+
+
+def any_size() -> Any:
+    """The spec of kernels that are specialised for this machine only."""
+    from tbt_compile.codegen.kernels.float_ops.spec import AnySize
+
+    return AnySize(isa())
 
 
 @functools.cache

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tbt_compile.encoding import Encoding
+
 BLOCK = 2**20
 """Elements scaled at a time: the broadcast scales of all logits would be as large as the logits."""
-
-
 EXACT = 2**24
 """float32 holds all integers below it."""
-LARGEST = 255
+LARGEST = Encoding.UINT8.maximum
 """The largest magnitude of a code."""
 
 
@@ -138,9 +138,15 @@ def _sum_of_codes(a: Tensor, b: Tensor, transpose_b: bool) -> Tensor:
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or not a.numel() or not b.numel():
         return _multiply(a, b, transpose_b)
     length = a.shape[-1]
-    if length * LARGEST**2 < EXACT or length * float(a.abs().amax()) * float(b.abs().amax()) < EXACT:
+    if length * LARGEST**2 < EXACT or length * _magnitude(a) * _magnitude(b) < EXACT:
         return _multiply(a, b, transpose_b)
     return _multiply(a.double(), b.double(), transpose_b).to(widened(a).dtype)
+
+
+def _magnitude(codes: Tensor) -> float:
+    """The largest magnitude, without a copy of the codes."""
+    low, high = torch.aminmax(codes)
+    return max(-float(low), float(high))
 
 
 def quantized_linear(x: QuantTensor, weight: QuantTensor, bias: Tensor | None) -> Tensor:

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dot.quantize import mean_of_row
 from tbt_compile.codegen.kernels.dsl import emit, sums
 from tbt_compile.codegen.kernels.dsl.loops import parallel_rows, row_of
-from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.codegen.kernels.float_ops.spec import AnySize
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc
 
 
-@dataclass(frozen=True)
-class RowSpec:
-    """A reduction of each row.
-
-    Attributes:
-        isa: instruction set to schedule for.
-    """
-
-    isa: Isa
-
-
-def row_sum(spec: RowSpec) -> PrimFunc:
+def row_sum(spec: AnySize) -> PrimFunc:
     """The sums of M rows, M and K symbolic.
 
     Arguments:
@@ -33,7 +21,7 @@ def row_sum(spec: RowSpec) -> PrimFunc:
     return _each_row(spec, lambda x, m, length: sums.total(row_of(x, m), length))
 
 
-def row_mean(spec: RowSpec) -> PrimFunc:
+def row_mean(spec: AnySize) -> PrimFunc:
     """The means of M rows, summed in float64: what activation quantizers subtract.
 
     Arguments: as `row_sum`.
@@ -41,7 +29,7 @@ def row_mean(spec: RowSpec) -> PrimFunc:
     return _each_row(spec, lambda x, m, length: mean_of_row(row_of(x, m), length))
 
 
-def _each_row(_spec: RowSpec, reduce: Callable[[Buffer, Expr, Expr], Expr]) -> PrimFunc:
+def _each_row(_spec: AnySize, reduce: Callable[[Buffer, Expr, Expr], Expr]) -> PrimFunc:
     def body() -> None:
         rows, length = emit.symbol("m"), emit.symbol("k")
         x = emit.argument("x", (rows, length), "float32")

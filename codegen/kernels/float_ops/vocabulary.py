@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tbt_compile.codegen.kernels.dsl import emit, float_math, sums
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes, parallel_rows, row_of
+from tbt_compile.codegen.kernels.float_ops.spec import AnySize
 from tbt_compile.codegen.library import names
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
@@ -38,18 +38,7 @@ def log_softmax(isa: Isa) -> PrimFunc:
     return emit.function("log_softmax", lambda: _log_softmax(isa))
 
 
-@dataclass(frozen=True)
-class LogSoftmaxSpec:
-    """Log-softmax that leaves its operand as it is.
-
-    Attributes:
-        isa: instruction set to schedule for.
-    """
-
-    isa: Isa
-
-
-def log_softmax_rows(spec: LogSoftmaxSpec) -> PrimFunc:
+def log_softmax_rows(spec: AnySize) -> PrimFunc:
     """As `log_softmax`, with another result.
 
     Arguments:

@@ -12,6 +12,7 @@ from operator import add
 
 from tbt_compile.codegen.kernels.dsl import emit, sums
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes, parallel_columns, parallel_rows, row_of
+from tbt_compile.codegen.kernels.float_ops.spec import AnySize
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 
@@ -39,17 +40,6 @@ class FloatLinearSpec:
     isa: Isa
 
 
-@dataclass(frozen=True)
-class MatmulSpec:
-    """A matrix product in float32 of any size.
-
-    Attributes:
-        isa: instruction set to schedule for.
-    """
-
-    isa: Isa
-
-
 def linear_float(spec: FloatLinearSpec) -> PrimFunc:
     """y = x @ w.T + bias for M rows, M symbolic.
 
@@ -62,7 +52,7 @@ def linear_float(spec: FloatLinearSpec) -> PrimFunc:
     return emit.function("linear_float", lambda: _linear(spec))
 
 
-def dot_float(spec: MatmulSpec) -> PrimFunc:
+def dot_float(spec: AnySize) -> PrimFunc:
     """y = x @ w.T, all sizes symbolic; the bits of `linear_float`.
 
     Arguments:
@@ -73,7 +63,7 @@ def dot_float(spec: MatmulSpec) -> PrimFunc:
     return emit.function("dot_float", lambda: _dot(spec))
 
 
-def matmul_float(spec: MatmulSpec) -> PrimFunc:
+def matmul_float(spec: AnySize) -> PrimFunc:
     """y[b] = x[b] @ w[b], all sizes symbolic.
 
     Arguments:
@@ -107,7 +97,7 @@ def _linear(spec: FloatLinearSpec) -> None:
         block(T.int64(blocks * columns), rest)
 
 
-def _dot(spec: MatmulSpec) -> None:
+def _dot(spec: AnySize) -> None:
     rows, size, length = (emit.symbol(name) for name in ("m", "n", "k"))
     x = emit.argument("x", (rows, length), "float32")
     w = emit.argument("w", (size, length), "float32")
@@ -128,7 +118,7 @@ def _dot(spec: MatmulSpec) -> None:
     parallel_rows(rows, rows * size * length, row)
 
 
-def _matmul(spec: MatmulSpec) -> None:
+def _matmul(spec: AnySize) -> None:
     batch, rows, size, length = (emit.symbol(name) for name in ("b", "m", "n", "k"))
     x = emit.argument("x", (batch, rows, length), "float32")
     w = emit.argument("w", (batch, length, size), "float32")

@@ -11,8 +11,9 @@ from kernel_tools import SEEDS, call, isa_of, kernel, runnable
 
 from tbt_compile.codegen.kernels.float_ops.activations import ACTIVATIONS, ActivationSpec, activation
 from tbt_compile.codegen.kernels.float_ops.norms import NormSpec, layer_norm, rms_norm
-from tbt_compile.codegen.kernels.float_ops.reductions import RowSpec, row_mean, row_sum
+from tbt_compile.codegen.kernels.float_ops.reductions import row_mean, row_sum
 from tbt_compile.codegen.kernels.float_ops.softmax import SoftmaxSpec, softmax
+from tbt_compile.codegen.kernels.float_ops.spec import AnySize
 from tbt_compile.codegen.kernels.float_ops.vocabulary import log_softmax
 from tbt_compile.codegen.kernels.linear.float32 import FloatLinearSpec, linear_float
 from tbt_compile.codegen.tvm_api import tvm
@@ -69,7 +70,7 @@ def test_softmax_and_sums(cpu: str, seed: int, length: int) -> None:
     run = kernel(softmax, SoftmaxSpec(isa_of(cpu)), cpu)
     same(call(run, [x], x.shape, np.float32), float_spec.softmax(x))
     rows = x.reshape(6, length)
-    run = kernel(row_sum, RowSpec(isa_of(cpu)), cpu)
+    run = kernel(row_sum, AnySize(isa_of(cpu)), cpu)
     same(call(run, [rows], (6,), np.float32), float_spec.total(rows))
 
 
@@ -96,6 +97,6 @@ def test_linear_layers_in_full_precision(cpu: str, n: int, k: int) -> None:
 def test_means_of_rows(cpu: str, length: int) -> None:
     x = spread(length, 4, length)
 
-    run = kernel(row_mean, RowSpec(isa_of(cpu)), cpu)
+    run = kernel(row_mean, AnySize(isa_of(cpu)), cpu)
     expected = (float_spec.total(x.astype(np.float64)) / length).astype(np.float32)
     same(call(run, [x], (4,), np.float32), expected)

@@ -51,6 +51,8 @@ def test_exp_of_a_masked_position_is_exactly_zero() -> None:
     [
         ("erf", torch.erf, float_math.ERF_ABSOLUTE_ERROR),
         ("tanh", torch.tanh, float_math.TANH_ABSOLUTE_ERROR),
+        ("sin", torch.sin, float_math.SIN_ABSOLUTE_ERROR),
+        ("cos", torch.cos, float_math.SIN_ABSOLUTE_ERROR),
         ("gelu", torch.nn.functional.gelu, 2e-7),
         ("gelu_tanh", lambda x: torch.nn.functional.gelu(x, approximate="tanh"), 2e-7),
         ("silu", torch.nn.functional.silu, 2e-7),
@@ -61,6 +63,17 @@ def test_activations_are_accurate(cpu: str, function: str, exact: object, error:
     expected = exact(torch.from_numpy(x).double()).numpy()  # type: ignore[operator]
     difference = np.abs(apply(function, x, cpu) - expected) / np.maximum(1, np.abs(x))
     assert difference.max() <= error
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_log_and_sigmoid_are_within_their_stated_errors(cpu: str) -> None:
+    x = np.geomspace(1e-30, 1e30, 100_000).astype(np.float32).reshape(100, 1000)
+    exact = np.log(x.astype(np.float64))
+    units = np.abs(apply("log", x, cpu) - exact) / np.spacing(np.abs(exact).astype(np.float32))
+    assert units.max() <= float_math.LOG_ERROR
+    x = np.linspace(-86, 86, 100_000).astype(np.float32).reshape(100, 1000)
+    exact = 1 / (1 + np.exp(-x.astype(np.float64)))
+    assert np.abs(apply("sigmoid", x, cpu) / exact - 1).max() <= float_math.SIGMOID_RELATIVE_ERROR
 
 
 def test_an_unknown_activation_is_refused() -> None:
