@@ -42,7 +42,7 @@ class Int8GemvScores:
         self.spec = spec
         self.k = k
         self.head = head
-        self.rows = ByteRows(spec.left, spec.isa, spec.d, self.chunk_rows)
+        self.rows = ByteRows(spec.left, spec.isa, spec.d, self.chunk_rows, products=True)
 
     def chunk(self, count: Expr, tokens: Expr, load: Callable[[Expr], emit.Load], store: Store) -> None:
         """Emit the scores of a chunk.

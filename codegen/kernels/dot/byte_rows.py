@@ -46,10 +46,20 @@ def write_codes(
 
 
 class ByteRows:
-    """A scratch buffer for up to `capacity` rows of 8-bit codes, each padded with zeros, and their scales."""
+    """A scratch buffer for up to `capacity` rows of 8-bit codes, each padded with zeros, and their scales.
+
+    What they are multiplied with is not padded. With `products` the last vector of a row is stored once more,
+    with zeros for what the whole vectors before it hold: the rest of a product is then one step, not scalar.
+    """
 
     def __init__(
-        self, encoding: Encoding, isa: Isa, length: Expr | int, capacity: int, padding: int = 0
+        self,
+        encoding: Encoding,
+        isa: Isa,
+        length: Expr | int,
+        capacity: int,
+        padding: int = 0,
+        products: bool = False,
     ) -> None:
         self.encoding = encoding
         self.isa = isa
@@ -57,11 +67,16 @@ class ByteRows:
         self.padding = padding
         self.codes = emit.scratch("codes", (capacity, length + padding), code_type(encoding))
         self.scales = emit.scratch("row_scales", (capacity,), "float32")
+        size = self._step(Encoding.INT8)
+        self.last: Buffer | None = None
+        if products and isinstance(length, int) and length > size and length % size:
+            self.last = emit.scratch("last_codes", (capacity, size), self.codes.dtype)
 
     def first(self, length: Expr) -> ByteRows:
         """The first elements of the rows, in the same buffer; `length` is at most that of the rows."""
         part = copy(self)
         part.length = length
+        part.last = None
         return part
 
     def pack(self, row: Expr, load: emit.Load) -> None:
@@ -70,6 +85,13 @@ class ByteRows:
         emit.store(self.scales, scale, row)
         with emit.loop("pad", self.padding) as pad:
             emit.store(self.codes, T.cast(0, self.codes.dtype), row, self.length + pad)
+        if self.last is not None:
+            size = int(self.last.shape[1])
+            with emit.loop("seen", size - self.length % size) as k:
+                emit.store(self.last, T.cast(0, self.codes.dtype), row, k)
+            with emit.loop("left", self.length % size) as k:
+                at = self.length - self.length % size + k
+                emit.store(self.last, self.codes[row, at], row, size - self.length % size + k)
 
     def total(self, row: Expr) -> Expr:
         """The sum of the codes of a row, int32."""
@@ -109,30 +131,41 @@ class ByteRows:
         self, row: Expr, others: Sequence[emit.Load], encoding: Encoding
     ) -> tuple[list[emit.Register], list[emit.Register]]:
         """The dot products with each of the others: int32 vectors to be summed, and a scalar to be added."""
-        signed = self.encoding is encoding is Encoding.INT8
-        # Of byte products, "dotprod" and "signed maddubs" take two signed operands.
-        x86 = signed and self.isa.has("avx2") and self.isa.vector_bits == 256
-        bytewise = x86 or (signed and self.isa.has("dotprod"))
-        lanes = self.isa.float_lanes
-        size = lanes * (4 if bytewise else 1)
+        lanes, size = self.isa.float_lanes, self._step(encoding)
         sums = [emit.Register("sums", "int32", lanes, emit.splat(T.int32(0), lanes)) for _ in others]
         rests = [emit.Register("rest", "int32", 1, T.int32(0)) for _ in others]
 
         def step(k: Expr, count: int) -> None:
-            own = emit.let(emit.load(self.codes, row, k, lanes=count))
+            multiply(emit.let(emit.load(self.codes, row, k, lanes=count)), k, count)
+
+        def multiply(own: Expr, k: Expr | int, count: int) -> None:
             for total, rest, other in zip(sums, rests, others, strict=True):
                 theirs = emit.let(other(k, count))
                 if count < size:
                     rest.add(emit.cast(own, "int32") * emit.cast(theirs, "int32"))
-                elif x86:
+                elif size > lanes and self.isa.has("avx2"):
                     total.add(multiply_signed_bytes(own, theirs))
-                elif bytewise:
+                elif size > lanes:
                     total.set(neon.dot_product(total.get(), own, theirs))
                 else:
                     total.add(emit.cast(own, "int32", count) * emit.cast(theirs, "int32", count))
 
-        for_lanes(self.length, size, step)
+        if self.last is None or size != self.last.shape[1]:
+            for_lanes(self.length, size, step)
+            return sums, rests
+        for_lanes(self.length // size * size, size, step)
+        own = emit.let(emit.load(self.last, row, 0, lanes=size))
+        multiply(own, T.int64(self.length - size), size)
         return sums, rests
+
+    def _step(self, encoding: Encoding) -> int:
+        """Codes that one step of a product takes.
+
+        Of byte products, "dotprod" and "signed maddubs" multiply two signed operands.
+        """
+        signed = self.encoding is encoding is Encoding.INT8
+        x86 = self.isa.has("avx2") and self.isa.vector_bits == 256
+        return self.isa.float_lanes * (4 if signed and (x86 or self.isa.has("dotprod")) else 1)
 
 
 def rows_at_once(isa: Isa) -> int:

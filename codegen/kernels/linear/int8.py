@@ -33,7 +33,7 @@ class Int8Gemv:
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:
         self.spec = spec
-        self.rows = ByteRows(spec.activation, spec.isa, spec.k, self.chunk_rows)
+        self.rows = ByteRows(spec.activation, spec.isa, spec.k, self.chunk_rows, products=True)
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantize one row."""
