@@ -6,6 +6,8 @@ guard, a relation of sizes. A range of one size becomes a bound, which is checke
     if ids.shape[1] > 16: ...          tokens <= 16
     assert 2 * ids.shape[1] < 40       tokens <= 19
     if ids.shape[1] == mask.shape[1]   nothing, where both are called tokens
+    if ids.shape[1] % 8 != 0: ...      no tokens that are a multiple of 8, if the example is none
+    if ids.shape[1] // 8 != 4: ...     no tokens from 32 to 39
 
 Any other, such as `tokens % 8 == 0`, is refused.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import sympy
 from torch.export import ExportedProgram
 from torch.utils._sympy.printers import PythonPrinter
@@ -23,6 +26,14 @@ from torch.utils._sympy.solve import try_solve
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.capture_errors import line_of
 from tbt_compile.passes.largest_values import size_of
+from tbt_compile.passes.size_relations import (
+    MOST_TRIED,
+    RANGES,
+    excluded_remainder,
+    simplified,
+    truth,
+    without_positive_factors,
+)
 from tbt_compile.size_bounds import SizeBound, tightest
 
 Shape = Mapping[int, sympy.Expr]
@@ -65,8 +76,9 @@ def size_bounds(program: ExportedProgram, shapes: Sequence[Shape], name: str) ->
         InexpressibleError: a guard is no range of one size.
     """
     bounds: list[SizeBound] = []
+    example = _example(program, shapes)
     for guard in _guards(program, shapes):
-        found = list(_bounds(guard))
+        found = list(_bounds(guard, example))
         if None in found:
             relation = PythonPrinter().doprint(guard.relation)
             raise InexpressibleError(
@@ -149,6 +161,17 @@ def _extents(program: ExportedProgram, shapes: Sequence[Shape]) -> list[tuple[sy
     ]
 
 
+def _example(program: ExportedProgram, shapes: Sequence[Shape]) -> dict[sympy.Symbol, int]:
+    """The sizes of the call that was exported."""
+    found = {}
+    for value, shape in zip(input_values(program), shapes, strict=True):
+        for dim, extent in shape.items():
+            here = value.shape[dim]
+            (symbol,) = extent.free_symbols
+            found[symbol] = (here if isinstance(here, int) else here.node.hint) - int(extent.subs(symbol, 0))
+    return found
+
+
 def _assumed(extent: sympy.Expr, known: Mapping[sympy.Symbol, sympy.Expr]) -> int:
     """The smallest value of an extent where all dynamic dimensions are at least `_SMALLEST`."""
     (symbol,) = extent.free_symbols
@@ -157,19 +180,35 @@ def _assumed(extent: sympy.Expr, known: Mapping[sympy.Symbol, sympy.Expr]) -> in
     return int(extent.subs(symbol, least))
 
 
-def _bounds(guard: Guard) -> Iterator[SizeBound | None]:
-    """The bounds that a guard sets; None if it is no range of one size."""
-    if guard.relation == sympy.true:
+def _bounds(guard: Guard, example: Mapping[sympy.Symbol, int]) -> Iterator[SizeBound | None]:
+    """The bounds that a guard sets; None if it is no range of one size.
+
+    Args:
+        guard: holds for the example.
+        example: the sizes of the call that was exported.
+
+    Yields:
+        The bounds.
+    """
+    relation = simplified(guard.relation)
+    if relation == sympy.true:
         return
-    if isinstance(guard.relation, sympy.And):
-        for part in guard.relation.args:
-            yield from _bounds(Guard(part, guard.place))
+    if isinstance(relation, sympy.And):
+        for part in relation.args:
+            yield from _bounds(Guard(part, guard.place), example)
         return
-    solved = _solved(guard.relation)
+    excluded = excluded_remainder(relation)
+    if excluded is not None:
+        symbol, modulus, remainder = excluded
+        yield SizeBound(str(symbol), remainder, False, _reason("there", guard.place), modulus)
+        return
+    solved = _solved(relation)
     if solved is None:
-        yield None
+        yield from _tried(Guard(relation, guard.place), example)
         return
     symbol, relation, limit = solved
+    if isinstance(relation, sympy.Ne):  # the side on which the example is
+        relation = symbol < limit if example[symbol] < limit else symbol > limit
     largest = isinstance(relation, (sympy.Lt, sympy.Le))
     if isinstance(relation, sympy.Lt):
         whole = sympy.ceiling(limit) - 1
@@ -178,8 +217,38 @@ def _bounds(guard: Guard) -> Iterator[SizeBound | None]:
     else:
         whole = sympy.floor(limit) if largest else sympy.ceiling(limit)
     side = "beyond" if largest else "below"
-    reason = f"the forward takes another branch {side} ({guard.place})" if guard.place else UNKNOWN
-    yield SizeBound(str(symbol), int(whole), largest, reason)
+    yield SizeBound(str(symbol), int(whole), largest, _reason(side, guard.place))
+
+
+def _tried(guard: Guard, example: Mapping[sympy.Symbol, int]) -> Iterator[SizeBound | None]:
+    """The bounds of a guard that cannot be solved, by trying every size up to `MOST_TRIED`."""
+    relation = without_positive_factors(guard.relation)
+    if relation == sympy.true:
+        return
+    if len(relation.free_symbols) != 1:
+        yield None
+        return
+    (symbol,) = relation.free_symbols
+    holds = truth(relation, symbol)
+    changes = np.flatnonzero(np.diff(holds)) + 1  # the last size before each change
+    here = example[symbol]
+    below, beyond = changes[changes < here], changes[changes >= here]
+    if not len(below) and len(beyond) == 2:
+        first, last = int(beyond[0]) + 1, int(beyond[1])
+        yield SizeBound(str(symbol), first, False, _reason("there", guard.place), last=last)
+        beyond = beyond[:0]
+    if len(below) + len(beyond) > 1:
+        yield None
+        return
+    if len(below):
+        yield SizeBound(str(symbol), int(below[0]) + 1, False, _reason("below", guard.place))
+    yield SizeBound(
+        str(symbol), int(beyond[0]) if len(beyond) else MOST_TRIED, True, _reason("beyond", guard.place)
+    )
+
+
+def _reason(side: str, place: str) -> str:
+    return f"the forward takes another branch {side} ({place})" if place else UNKNOWN
 
 
 def _solved(relation: Any) -> tuple[sympy.Symbol, Any, Any] | None:
@@ -188,12 +257,9 @@ def _solved(relation: Any) -> tuple[sympy.Symbol, Any, Any] | None:
         return None
     (symbol,) = relation.free_symbols
     solved = try_solve(relation, symbol)
-    if solved is None or not solved[1].is_number or not isinstance(solved[0], _RANGES):
+    if solved is None or not solved[1].is_number or not isinstance(solved[0], RANGES):
         return None
     return symbol, *solved
-
-
-_RANGES = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
 
 
 def _at(place: str) -> str:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import sympy
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
 from tbt_compile.passes.export import export_program
-from tbt_compile.passes.size_guards import InexpressibleError, named_shapes, size, size_bounds, smallest
+from tbt_compile.passes.size_guards import (
+    InexpressibleError,
+    named_shapes,
+    size,
+    size_bounds,
+    smallest,
+)
+from tbt_compile.passes.size_relations import MOST_TRIED, simplified
 from tbt_compile.size_bounds import SizeBound, broken, tightest
 
 ROWS, TOKENS = size("rows"), size("tokens")
@@ -74,7 +82,6 @@ def test_an_assertion_is_a_bound_too() -> None:
     ("special", "relation"),
     [
         (lambda x, _: x.shape[1] % 3 == 0, r"\(tokens % 3\) == 0"),
-        (lambda x, _: x.shape[1] != 7, r"tokens != 7"),
         (lambda x, _: x.shape[1] == 9, r"tokens == 9"),
         (lambda x, _: x.shape[0] < x.shape[1], r"rows < tokens"),
     ],
@@ -84,6 +91,49 @@ def test_any_other_branch_is_refused(special: Callable[[Tensor, Tensor], bool], 
         InexpressibleError, match=rf"the unit of Branch was captured for calls where {relation}.*_guards.py:"
     ):
         bounds_of(special)
+
+
+def test_one_excluded_size_bounds_the_side_of_the_example() -> None:
+    assert [(bound.limit, bound.largest) for bound in bounds_of(lambda x, _: x.shape[1] != 7)] == [(8, False)]
+    assert [(bound.limit, bound.largest) for bound in bounds_of(lambda x, _: x.shape[1] != 20)] == [
+        (19, True)
+    ]
+
+
+def test_an_excluded_remainder_is_a_bound() -> None:
+    (bound,) = bounds_of(lambda x, _: (x.shape[1] + 1) % 4 != 0)
+    assert (bound.limit, bound.modulus) == (3, 4)
+    assert [size for size in range(1, 13) if bound.excludes(size)] == [3, 7, 11]
+    assert bound.demand().startswith(
+        "expected no multiple of 4 plus 3: the forward takes another branch there"
+    )
+
+
+def test_what_cannot_be_solved_is_tried() -> None:
+    bounds = bounds_of(lambda x, _: x.shape[1] // 4 + x.shape[1] > 5)
+    assert {(bound.limit, bound.largest) for bound in bounds} == {(5, False), (MOST_TRIED, True)}
+    assert bounds_of(lambda x, _: x.shape[0] * (x.shape[1] // 4) != -3) == []
+
+
+def test_excluded_sizes_in_the_middle_are_a_bound() -> None:
+    middle, most = bounds_of(lambda x, _: x.shape[1] // 8 != 4)
+    assert [size for size in range(1, 60) if middle.excludes(size)] == list(range(32, 40))
+    assert middle.demand().startswith("expected none from 32 to 39: the forward takes another branch there")
+    assert (most.limit, most.largest) == (MOST_TRIED, True)
+
+
+def test_relations_that_hold_for_all_positive_sizes_are_no_bounds() -> None:
+    rows, tokens = size("rows"), size("tokens")
+    whole = sympy.Mod(32 * rows * (tokens - 1) + 32 * rows, 32 * rows, evaluate=False)
+    assert simplified(sympy.Eq(whole, 0)) == sympy.true
+    least = sympy.Min(32, 32 * tokens)
+    assert simplified(sympy.Eq(tokens * least, 32 * tokens)) == sympy.true
+    scaled = sympy.Mod(rows, rows * (8 + tokens - sympy.Mod(tokens, 8)), evaluate=False)
+    assert (
+        simplified(sympy.Ne(scaled, 0)) == sympy.true or rows in simplified(sympy.Ne(scaled, 0)).free_symbols
+    )
+    open_relation = sympy.Eq(sympy.Mod(tokens, 8), 0)
+    assert simplified(open_relation) == open_relation
 
 
 def test_names_follow_the_symbols() -> None:
