@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import tbt_compile
 from tbt_compile import Recipe
 from tbt_compile.errors import PlanError
-from tbt_compile.modules.convolutions import Geometry
 from tbt_compile.modules.products import Contraction, contraction
+from tbt_compile.ops.convolutions import Geometry
 
 CONV = Recipe.parse("2-2-2", conv=True)
 OFF = "convolutions stay fp32; conv=True in the recipe quantizes them"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from tbt_compile.codegen.importer.defined_sums import DECOMPOSITIONS
 from tbt_compile.codegen.importer.refusals import decomposition, refusal, unsupported
 from tbt_compile.codegen.importer.registry import CONVERTERS
 from tbt_compile.codegen.importer.units import CHECKS, known_operators
@@ -27,6 +28,8 @@ def decompose(unit: LoweringContext) -> None:
     """
     if any(map(_has_to_be_functional, unit.graph.nodes)):
         _run(unit, {})  # the importer knows a tensor by the node that made it
+    if any(node.target in DECOMPOSITIONS for node in unit.graph.nodes):
+        _run(unit, DECOMPOSITIONS)
     for _ in range(_ROUNDS):
         table = {}
         for node in unsupported(unit.graph):
@@ -46,7 +49,14 @@ def decompose(unit: LoweringContext) -> None:
 def _run(unit: LoweringContext, table: dict[Any, Callable[..., Any]]) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        unit.program = unit.program.run_decompositions(table)
+        try:
+            unit.program = unit.program.run_decompositions(table)
+        except Exception as error:  # torch raises many kinds
+            reason = str(error).strip().partition("\n")[0]
+            raise LoweringError(
+                f"the {unit.name} cannot be decomposed for compilation ({type(error).__name__}: {reason}): "
+                "keep the part of the model that fails out of the module that is compiled"
+            ) from error
 
 
 def _has_to_be_functional(node: fx.Node) -> bool:

@@ -13,7 +13,6 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
-from tbt_compile.modules.convolutions import OTHER_RANKS, TRANSPOSED, geometry
 from tbt_compile.modules.interception import call_name
 from tbt_compile.modules.products import (
     CONVOLUTIONS,
@@ -25,6 +24,7 @@ from tbt_compile.modules.products import (
     operands_of,
     product_name,
 )
+from tbt_compile.ops.convolutions import OTHER_RANKS, TRANSPOSED, geometry
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.prepare.aten import aten
 from tbt_compile.passes.prepare.number_calls import caller, number_of

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbt_compile.modules.convolutions import geometry
+from tbt_compile.ops.convolutions import geometry
 
 aten = torch.ops.aten
 

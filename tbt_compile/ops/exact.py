@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.ops import host_kernels
+from tbt_compile.ops.convolutions import Geometry
 from tbt_compile.ops.quantize import quantize_with
 
 ATEN = torch.ops.aten
@@ -201,6 +202,29 @@ def _addmm(added: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float
 @_rule(ATEN.baddbmm.default)
 def _baddbmm(added: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     return _added(added, _bmm(x, y), beta, alpha)
+
+
+@_rule(ATEN.convolution.default)
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    if transposed or groups != 1 or weight.dim() > 4:
+        return ATEN.convolution.default(
+            x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+        )
+    windows = Geometry.of(weight.shape[2:], stride, padding, dilation)
+    rows = windows.windows(x)
+    product = _mm(rows.reshape(-1, rows.shape[-1]), weight.flatten(1).t())
+    product = product if bias is None else bias + product
+    return windows.image(product.reshape(*rows.shape[:-1], len(weight)))
 
 
 @_rule(ATEN.add.Tensor)

@@ -17,6 +17,18 @@ from tbt_compile.ops.exact import exact
 Function = Callable[[Tensor], Tensor]
 X = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 5, 37), dtype=np.float32) * 3)
 WEIGHT = torch.from_numpy(np.random.default_rng(1).standard_normal((11, 37), dtype=np.float32))
+KERNEL = torch.from_numpy(np.random.default_rng(2).standard_normal((7, 5, 3), dtype=np.float32))
+
+
+def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """A convolution of stride 2 with one zero before and after, by windows and the specified dot product."""
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
+    starts = range(0, padded.shape[2] - 2, 2)
+    windows = np.stack([padded[:, :, start : start + 3].reshape(len(x), -1) for start in starts], 1)
+    rows = float_spec.dot(windows.reshape(-1, windows.shape[2]), kernel.reshape(len(kernel), -1))
+    return rows.reshape(len(x), len(starts), len(kernel)).swapaxes(1, 2)
+
+
 SPECIFIED: dict[str, tuple[Function, Callable[[np.ndarray], np.ndarray]]] = {
     "exp": (torch.exp, float_spec.exp_to_infinity),
     "gelu": (F.gelu, float_spec.gelu),
@@ -33,6 +45,14 @@ SPECIFIED: dict[str, tuple[Function, Callable[[np.ndarray], np.ndarray]]] = {
     "sum of two": (lambda x: x.sum((0, 2)), lambda x: float_spec.total(x.swapaxes(0, 1).reshape(5, -1))),
     "mean": (lambda x: x.mean(), lambda x: float_spec.total(x.reshape(-1)) / np.float32(x.size)),
     "linear": (lambda x: F.linear(x[0], WEIGHT), lambda x: float_spec.dot(x[0], WEIGHT.numpy())),
+    "pooled": (
+        lambda x: F.adaptive_avg_pool1d(x, 1),
+        lambda x: (float_spec.total(x) / np.float32(37))[..., None],
+    ),
+    "convolution": (
+        lambda x: F.conv1d(x, KERNEL, padding=1, stride=2),
+        lambda x: convolved(x, KERNEL.numpy()),
+    ),
     "layer norm": (
         lambda x: F.layer_norm(x, (37,), WEIGHT[0], WEIGHT[1], 1e-5),
         lambda x: float_spec.layer_norm(x, *WEIGHT.numpy()[:2], 1e-5),
