@@ -2,11 +2,12 @@
 
 Scales of keys and values are static or per token, so quantization commutes with concatenation along tokens.
 The pass hoists each packing operator above the cache: the unit takes packed caches, packs only the tokens
-that it appends, and returns packed caches.
+that it appends, and returns packed caches. A cache that something else reads too stays float.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tbt_compile.encoding import Encoding
+from tbt_compile.errors import LoweringError
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
@@ -33,6 +35,42 @@ TOKENS = 2  # dimension of keys and values `[B, H, T, ...]` along which tokens a
 def packs_along_tokens(pack: fx.Node) -> bool:
     """Whether packed words span several tokens, as for values below 8 bits: such words do not concatenate."""
     return is_call(pack, TBT.pack_values.default) and not Encoding(operands(pack).encoding).dynamic
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """The calls that read the elements of a tensor."""
+    return [user for user in node.users if user.op != "output" and not is_call(user, ATEN.sym_size.int)]
+
+
+def _call(node: fx.Node) -> tuple[Any, ...]:
+    return node.target, node.args, node.kwargs
+
+
+def check_caches(units: Sequence[LoweringContext], name: str) -> None:
+    """Check that the steps of a model take the caches that its first step returns.
+
+    Args:
+        units: of one model, lowered.
+        name: of the model.
+
+    Raises:
+        LoweringError: something reads a cache in one of them only, and it is packed in the other.
+    """
+    named = {unit.name: unit for unit in units}
+    if not named.keys() >= {"first_step", "step"}:
+        return
+    outputs: Any = named["first_step"].graph.output_node().args[0]
+    inputs = {node.name: node for node in named["step"].graph.find_nodes(op="placeholder")}
+    for made, taken in zip(named["first_step"].caches, named["step"].caches, strict=True):
+        halves = ((made.key_output, taken.key_input), (made.value_output, taken.value_input))
+        for output, cached in halves:
+            if output is None or cached is None:
+                continue
+            if is_call(outputs[output], *PACKS) is inputs[cached].meta["val"].is_floating_point():
+                raise LoweringError(
+                    f"{name} reads its cache of keys and values outside of attention in some steps only, so "
+                    "that it cannot be kept packed: run the frozen model in eager mode"
+                )
 
 
 class _Packer:
@@ -62,10 +100,9 @@ class _Packer:
         """Pack the keys (`past_keys` is None) or the values of a cache. Returns the number of rewrites."""
         source = self._outputs[output] if output is not None else cached
         assert source is not None, "a cache slot without an input has an output"
-        packs = [user for user in source.users if is_call(user, *PACKS)]
-        if not packs:
+        pack = self._only_pack(source)
+        if pack is None or (source is not cached and cached is not None and _readers(cached) != [source]):
             return 0
-        (pack,) = packs
         if source is cached:
             self._set_packed_shape(cached, pack)
             replace_with(pack, cached)
@@ -77,6 +114,25 @@ class _Packer:
         if output is not None:
             self._set_output(output, packed)
         return 1
+
+    def _only_pack(self, source: fx.Node) -> fx.Node | None:
+        """The packing operator that reads keys or values, if nothing else reads them.
+
+        Attention that is computed twice on one cache (differential attention) packs it twice alike.
+        """
+        readers = _readers(source)
+        if not readers or not all(is_call(reader, *PACKS) for reader in readers):
+            return None
+        pack, *others = readers
+        if any(
+            (other.target, other.args, other.kwargs) != (pack.target, pack.args, pack.kwargs)
+            for other in others
+        ):
+            return None
+        for other in others:
+            other.replace_all_uses_with(pack)
+            self.graph.erase_node(other)
+        return pack
 
     def _append(self, pack: fx.Node, source: fx.Node, cached: fx.Node, past_keys: fx.Node | None) -> fx.Node:
         """Rewrite `pack(cat([cached, new]))` to an operator that packs `new` behind a packed cache."""
