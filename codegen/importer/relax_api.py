@@ -15,7 +15,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 from tbt_compile.codegen.importer.known_sizes import KnownSizes, without_dimensions
 from tbt_compile.codegen.importer.promotion import computed_in, narrower, wrap_numbers
 from tbt_compile.codegen.importer.symbolic_numbers import PYTHON_FUNCTIONS, symbolic, tensor_of
-from tbt_compile.codegen.tvm_api import Expr, IRModule, Target, ir, relax, tvm
+from tbt_compile.codegen.tvm_api import Expr, IRModule, PrimFunc, Target, ir, relax, tvm
 from tbt_compile.dtypes import dtype_name
 
 _PACKAGE = Path(__file__).parents[2]
@@ -139,20 +139,50 @@ def to_kernels(module: IRModule, target: Target) -> IRModule:
     These are the first passes of TVM's CPU pipeline, but a reshape stays an operator: TVM's pass looks for
     functions that only reshape, and fails on functions without schedulable blocks, such as our kernels.
     """
+    with target:
+        try:
+            return _fused(module, ())
+        except tvm.error.InternalError:
+            apart = tvm.transform.module_pass(_keep_numbers_apart, opt_level=0)
+            return _fused(module, (apart,))
+
+
+def _fused(module: IRModule, before_fusion: tuple[Any, ...]) -> IRModule:
     transform = relax.transform
     passes = [
         relax.backend.DispatchSortScan(),
         transform.LegalizeOps(skip_ops=["relax.reshape"]),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),
+        *before_fusion,
         transform.FuseOps(),
         transform.FuseTIR(),
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),
     ]
-    with target:
-        return tvm.transform.Sequential(passes)(module)
+    return tvm.transform.Sequential(passes)(module)
+
+
+_OPAQUE = 8
+"""TVM's kind of a function that is not fused with others."""
+
+
+def _keep_numbers_apart(module: IRModule, _context: Any) -> IRModule:
+    """Keep functions that take a number from being fused.
+
+    TVM's FuseTIR fails where another function of the group has a size in its output that no input shows:
+    `arange(past, past + 1).expand(rows, 1)`. Used only where it fails, as each is then a kernel of its own.
+    """
+    functions = {
+        variable: function.with_attr("op_pattern", _OPAQUE) if _takes_number(function) else function
+        for variable, function in module.functions.items()
+    }
+    return IRModule(functions, attrs=module.attrs)
+
+
+def _takes_number(function: Any) -> bool:
+    return isinstance(function, PrimFunc) and any(isinstance(p.ty, ir.PrimType) for p in function.params)
 
 
 class _Importer(ExportedProgramImporter):
