@@ -34,6 +34,7 @@ def lower(
     num_threads: int | None = None,
     *,
     shortlist: Sequence[int] | None = None,
+    dynamic_shapes: Any = None,
     dump: str | Path | None = None,
     clock: bool = False,
 ) -> CompiledModel | CompiledModule:
@@ -43,8 +44,8 @@ def lower(
     with dynamic batch and sequence lengths. Any other module becomes a `CompiledModule`, called with arrays
     like the example inputs that it was prepared with. Its first dimension is dynamic if the module allows
     that and the examples have at least two rows, and so are those that are dynamic in the exported program
-    that was prepared; other sizes are static. A call for which the forward would take another branch than
-    for the examples is refused.
+    that was prepared or in `dynamic_shapes`; other sizes are static. A call for which the forward would take
+    another branch than for the examples is refused.
 
     The chosen kernels are logged (level INFO) and recorded in the manifest of the saved folder.
 
@@ -59,6 +60,9 @@ def lower(
             added (default: the whole vocabulary). A step computes the logits of these tokens only. The
             output is that of the whole model with all other tokens suppressed; beam search renormalizes the
             scores over the shortlist, like `renormalize_logits`. Sources and prompts may hold any token.
+        dynamic_shapes: of a module that generates no text: which dimensions of its inputs are dynamic besides
+            the first, in the form that torch.export takes: `{"input_ids": {1: Dim.AUTO}}`,
+            `{"x": {1: Dim("length", max=512)}}`.
         dump: folder to which every phase of the pipeline writes its graphs.
         clock: time every step of the compiled model; see `CompiledModel.times`.
 
@@ -70,10 +74,12 @@ def lower(
         PlanError: the model is not prepared, or was never run.
         LoweringError: the model holds an operation without a compiled operator, is no function of its inputs,
             or branches in a way that no bound on a size expresses; its generation config has a field that
-            cannot be kept, or the shortlist does not fit the model.
+            cannot be kept; the shortlist does not fit the model; a dimension in `dynamic_shapes` does not
+            exist, or the forward fixes it.
     """
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.checked_lookups import checked_lookups
+    from tbt_compile.adapters.dynamic_shapes import check_declared, declared_shapes
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
     from tbt_compile.codegen.importer.decompose import decompose
     from tbt_compile.codegen.target.parse import parse_targets
@@ -88,8 +94,9 @@ def lower(
     ids = None if shortlist is None else shortlist_of(frozen.module, shortlist)
     builds: list[Build] = []
     tensors: dict[str, Any] = {}
-    with shortened(frozen.module, ids):
+    with shortened(frozen.module, ids), declared_shapes(frozen.module, dynamic_shapes):
         exported = adapter_for(frozen.module).export_units(frozen.module)
+        check_declared(frozen.module, exported, dynamic_shapes)
         for unit in exported.contexts:
             decompose(unit)
         lookups = checked_lookups(exported)
@@ -113,12 +120,14 @@ def _build(
     from tbt_compile.codegen.library.build import compile_units
     from tbt_compile.codegen.target import tiles
     from tbt_compile.passes.lowering import lowering_pipeline
+    from tbt_compile.passes.lowering.pack_kv_cache import check_caches
     from tbt_compile.runtime.builds import Build
 
     start = time.perf_counter()
     units = [unit.copy() for unit in exported.contexts]  # passes and importer change them in place
     for unit in units:
         lowering_pipeline().run(unit, None if dump is None else dump / unit.name)
+    check_caches(units, type(frozen.module).__name__)
     named = [*frozen.module.named_parameters(), *frozen.module.named_buffers()]
     known = {tensor.data_ptr(): name for name, tensor in named}
     with tiles.recording() as chosen:

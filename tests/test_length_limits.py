@@ -168,9 +168,16 @@ def test_a_call_that_would_take_another_branch_is_refused(
 def test_a_branch_that_no_bound_expresses_is_refused_before_anything_is_compiled() -> None:
     with pytest.raises(
         LoweringError,
-        match=r"the first_step of Toy was captured for calls where \(tokens % 4\) != 0 \(test_len",
+        match=r"the first_step of Toy was captured for calls where rows < tokens \(test_len",
     ):
-        limits_of(branching(lambda ids, _: ids.shape[1] % 4 == 0))
+        limits_of(branching(lambda ids, _: ids.shape[0] >= ids.shape[1]))
+
+
+def test_prompts_of_an_excluded_length_are_refused() -> None:
+    limits = limits_of(branching(lambda ids, _: ids.shape[1] % 4 == 0))
+    with pytest.raises(GenerationError, match="a prompt of 8 tokens: expected no multiple of 4"):
+        limits.check_sizes("first_step", rows=2, tokens=8)
+    limits.check_sizes("first_step", rows=2, tokens=9)
 
 
 def test_a_decoder_that_goes_by_values_or_keeps_state_is_refused() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import MLP
+from models import MLP, prepared
 from test_lowering_modules import frozen_module, lowered
 from torch import Tensor, nn
 from torch.export import Dim
@@ -18,7 +18,7 @@ from torch.export import Dim
 import tbt_compile
 from tbt_compile import CompiledModule
 from tbt_compile.adapters import adapter_for
-from tbt_compile.errors import InputError
+from tbt_compile.errors import InputError, LoweringError
 
 
 class Mixer(nn.Module):
@@ -206,3 +206,57 @@ def test_an_empty_argument_names_the_free_size(exported: tuple[nn.Module, Compil
         exported[1](x[:0], weights[:0])
     with pytest.raises(InputError, match=r"dimension 1 \(n1\) is free, but at least 4"):
         exported[1](x[:, :0], weights[:, :0])
+
+
+class Masked(nn.Module):
+    """`[B, T, 8]` and a mask `[B, T]` -> `[B, 4]`; looks the rows of the mask up, as transformers does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        rows = torch.arange(x.shape[0])
+        return (self.linear(x) * mask[rows].unsqueeze(-1)).sum(1)
+
+
+def test_sizes_that_change_together_have_one_name() -> None:
+    x, mask = torch.randn(3, 5, 8), torch.rand(3, 5)
+    frozen = frozen_module(Masked(), "2-2-8", (x, mask))
+    compiled = tbt_compile.lower(
+        frozen, dynamic_shapes={"x": {1: Dim("length", max=40)}, "mask": {1: Dim.AUTO}}
+    )
+    assert isinstance(compiled, CompiledModule)
+    assert [each["shape"] for each in compiled.description["inputs"]] == [["n0", "n1", 8], ["n0", "n1"]]
+    for rows, tokens in ((3, 5), (1, 7), (4, 40)):
+        given = torch.randn(rows, tokens, 8), torch.rand(rows, tokens)
+        np.testing.assert_array_equal(compiled(*given), frozen(*given).numpy())
+    with pytest.raises(InputError, match=r"mask is float32 of shape \[2, 5\]: expected float32 \[3, 5\]"):
+        compiled(x, mask[:2])
+    with pytest.raises(
+        InputError, match="dimension 1 of x is 41: expected at most 40: dynamic_shapes says so"
+    ):
+        compiled(torch.randn(2, 41, 8), torch.rand(2, 41))
+
+
+@pytest.mark.parametrize(
+    ("dynamic_shapes", "message"),
+    [
+        ({"y": {1: Dim.AUTO}}, "there is no tensor argument 'y'"),
+        ({"x": {3: Dim.AUTO}}, "'x': it has 3 dimensions, and no 3"),
+        ({"x": {1: "length"}}, "dimension 1 is 'length'; expected torch.export.Dim"),
+        ({"x": 1}, "'x': expected a dict from dimensions to a Dim"),
+        ({"x": {2: Dim.AUTO}}, "dimension 2 of 'x' is fixed to 8 by the forward of Masked"),
+        (7, "has to be a dict by argument, or a sequence for x, mask"),
+    ],
+)
+def test_dynamic_shapes_that_do_not_fit_are_refused(dynamic_shapes: Any, message: str) -> None:
+    frozen = frozen_module(Masked(), "2-2-8", (torch.randn(3, 5, 8), torch.rand(3, 5)))
+    with pytest.raises(LoweringError, match=message):
+        tbt_compile.lower(frozen, dynamic_shapes=dynamic_shapes)
+
+
+def test_dynamic_shapes_of_a_generator_are_refused() -> None:
+    frozen = tbt_compile.freeze(prepared("gpt2", "2-2-8", 1))
+    with pytest.raises(LoweringError, match="GPT2LMHeadModel generates text"):
+        tbt_compile.lower(frozen, dynamic_shapes={"input_ids": {1: Dim.AUTO}})

@@ -13,7 +13,6 @@ from models import MLP, bart, batch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
-from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
 
 import tbt_compile
 from tbt_compile.adapters.wrappers import unwrapped
@@ -125,18 +124,6 @@ def test_sharded_parameters_are_refused() -> None:
         tbt_compile.prepare(sharded, "2-2-2", X)
     with pytest.raises(PlanError, match="are sharded"):
         tbt_compile.freeze(sharded)
-
-
-def test_composed_models_are_refused_before_work_is_done() -> None:
-    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    parts = BertConfig(**sizes), BertConfig(**sizes, is_decoder=True, add_cross_attention=True)
-    model = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(*parts))
-    for function in (tbt_compile.plan, tbt_compile.prepare):
-        with pytest.raises(
-            PlanError, match=r"EncoderDecoderModel is composed of models .*\(encoder, decoder\)"
-        ):
-            function(model)
-    assert not is_prepared(model)
 
 
 def test_training_takes_wrapped_models() -> None:

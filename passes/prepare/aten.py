@@ -250,13 +250,21 @@ def search(start: Iterable[object], targets: Iterable[object], *, upwards: bool)
 def is_token_lookup(ids: fx.Node) -> bool:
     """Whether embedding indices are an input of the model other than positions.
 
-    Positions come from `arange` or a cumulative sum, from a buffer, or from an input called position_ids.
+    Some may be replaced, as models that also take images do. Positions come from `arange` or a cumulative
+    sum, from a buffer, or from an input called position_ids.
     """
     node: object = ids
     while isinstance(node, fx.Node):
         if node.op == "placeholder":
             return "position" not in node.name
-        if node.op != "call_function" or node.target not in VIEW:
+        if node.op != "call_function" or node.target not in (*VIEW, *_REPLACING):
             return False
-        node = viewed(node)
+        node = viewed(node) if node.target in VIEW else node.args[0]
     return False
+
+
+_REPLACING = (
+    *(aten.index_put.default, aten.index_put_.default),
+    *(aten.masked_fill.Scalar, aten.masked_fill.Tensor, aten.masked_fill_.Scalar, aten.masked_fill_.Tensor),
+)
+"""Operators whose result is their first operand with some elements replaced."""

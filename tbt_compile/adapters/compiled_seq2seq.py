@@ -245,6 +245,9 @@ class CompiledModelForSeq2SeqLM(PreTrainedModel, GenerationMixin):
         hidden = encoder_outputs[0]
         if mask is None:
             mask = torch.ones(hidden.shape[:2], dtype=torch.int64)
+        padded = self.compiled.padded_length(mask.shape[1])
+        if hidden.shape[1] == padded:  # by the encoder
+            mask = torch.nn.functional.pad(mask, (0, padded - mask.shape[1]))
         session = self.compiled.decoder_session(hidden.numpy(), mask.numpy())
         return SessionCache(session, len(hidden), self.compiled.whole_logits)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import GenerationMixin, PreTrainedModel
 
+from tbt_compile.adapters.speech import follows_whisper, speech_settings, take_fields
+from tbt_compile.adapters.unit_limits import table_rows
 from tbt_compile.errors import GenerationError, LoweringError
 from tbt_compile.runtime.generation import GenerationSettings
 from tbt_compile.runtime.generation.fields import SAMPLING
@@ -34,6 +36,8 @@ def generation_settings(model: PreTrainedModel) -> tuple[GenerationSettings, dic
         for field, value in vars(model.generation_config).items()
         if value is not None and not field.startswith("_")
     }
+    if follows_whisper(model):
+        take_fields(model, fields)
     try:
         sampling = _sampling(fields)
         settings = GenerationSettings.from_fields(fields)
@@ -52,8 +56,11 @@ def check_search(model: PreTrainedModel) -> None:
     Raises:
         LoweringError: its class, or the model itself, replaces a part of `GenerationMixin`.
     """
+    is_known = follows_whisper(model) or type(model).__name__.removeprefix("Quantized") in _SAME
     for part in _SEARCH:
         own = getattr(getattr(model, part), "__func__", None)
+        if part == "generate" and is_known:
+            continue
         if own is not getattr(GenerationMixin, part):
             raise LoweringError(
                 f"{type(model).__name__} replaces {part} of transformers' GenerationMixin: a compiled model "
@@ -62,6 +69,17 @@ def check_search(model: PreTrainedModel) -> None:
             )
 
 
+_SAME = (
+    "GraniteSpeechForConditionalGeneration",
+    "GraniteSpeechPlusForConditionalGeneration",
+    "SeamlessM4TForTextToText",
+    "SeamlessM4Tv2ForTextToText",
+)
+"""Classes whose own `generate` is GenerationMixin's for token ids alone.
+
+It adds adapters for audio, or turns the name of a language into the first decoder token: pass that token as
+`decoder_input_ids`.
+"""
 _SEARCH = ("generate", "_sample", "_beam_search", "_get_logits_processor", "_get_stopping_criteria")
 """The methods that decide which tokens are written."""
 
@@ -73,8 +91,9 @@ def _check_vocabulary(model: PreTrainedModel, settings: GenerationSettings) -> N
         GenerationError: one is beyond the vocabulary of the decoder.
     """
     decoder: Any = model.get_decoder() if model.config.is_encoder_decoder else model
-    size = getattr(decoder.get_input_embeddings(), "num_embeddings", None)
-    if size is None:  # no table: the exported step has the limits
+    try:
+        size = table_rows(decoder)
+    except AttributeError:  # no table: the exported step has the limits
         return
     start = settings.decoder_start_token_id
     fed = {
@@ -130,4 +149,5 @@ def decode_settings(model: PreTrainedModel, layers: int, limits: Mapping[str, An
         "sampling": sampling,
         "layers": layers,
         **limits,
+        **({"speech": speech_settings(model)} if follows_whisper(model) else {}),
     }

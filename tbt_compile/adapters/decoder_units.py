@@ -99,7 +99,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     with torch.no_grad():
         try:
             caches = [tensor.contiguous() for tensor in FirstStep(model)(ids, mask, positions)[1:]]
-        except (AttributeError, TypeError) as error:
+        except Exception as error:  # whatever a model does with a cache that is not of its kind
             raise LoweringError(
                 f"{type(model).__name__} cannot be run step by step with a cache of keys and values "
                 f"({error}): run the frozen model in eager mode"

@@ -34,16 +34,22 @@ class HuggingFaceAdapter(Adapter):
     """Adapter for models that derive from `PreTrainedModel`."""
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a model that generates text but is composed of models with configs of their own."""
-        config = _pretrained(model).config
-        needed = ("vocab_size", "hidden_size") if config.is_encoder_decoder else ("vocab_size",)
-        if model.can_generate() and not all(hasattr(config, name) for name in needed):  # type: ignore[operator]
-            parts = ", ".join(config.sub_configs) or "its parts"
+        """Refuse state-space models and mixtures of experts: most of their weights are in no linear layer."""
+        name = type(model).__name__
+        kinds = {kind for part in _with_parts(_pretrained(model).config) for kind in _layer_types(part)}
+        other = sorted(kind for kind in kinds if "attention" not in kind or kind == "linear_attention")
+        if getattr(model, "_is_stateful", False) or other:
+            found = f"its layers are {', '.join(other)}" if other else "it has a state of its own"
             raise PlanError(
-                f"{type(model).__name__} is composed of models with configs of their own ({parts}): expected "
-                "one config with the vocabulary and the width; prepare and compile a part, such as its "
-                "language model"
+                f"{name} is a state-space, recurrent or linear-attention model ({found}): expected attention "
+                "with a cache of keys and values in every layer; choose such a model"
             )
+        for path, module in model.named_modules():
+            if _holds_experts(module):
+                raise PlanError(
+                    f"{name} is a mixture of experts: {path} ({type(module).__name__}) chooses experts by "
+                    "the values of each token, which is not supported; choose a dense model"
+                )
 
     def example_inputs(self, model: nn.Module) -> dict[str, Any]:
         """Make token ids and masks from the config."""
@@ -132,6 +138,16 @@ class HuggingFaceAdapter(Adapter):
         checked.set_attn_implementation(attention.IMPLEMENTATION)
         attention.guard(checked)
         checked.config.tbt_recipe = recipe.to_dict()
+
+
+def _layer_types(config: PreTrainedConfig) -> list[str]:
+    """The kind of each layer, as far as a config tells it."""
+    kinds = getattr(config, "layer_types", None)
+    return [kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, list | tuple) else []
+
+
+def _holds_experts(module: nn.Module) -> bool:
+    return type(module).__name__.endswith(("Experts", "SparseMLP"))
 
 
 def _with_parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,13 +20,14 @@ from tbt_compile.adapters.call_record import (
 )
 from tbt_compile.adapters.fixed_sizes import EXPORTED, RELATED, with_fixed_sizes
 from tbt_compile.adapters.results import Layout, take_apart
+from tbt_compile.adapters.tied_sizes import tied
 from tbt_compile.adapters.units import ExportUnits, bounded_unit, capture_unit, export_dynamic
 from tbt_compile.dtypes import dtype_name
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.capture_errors import explained
 from tbt_compile.passes.index_bounds import index_bounds
 from tbt_compile.passes.lowering.context import LoweringContext
-from tbt_compile.passes.size_guards import InexpressibleError, input_values, named_shapes
+from tbt_compile.passes.size_guards import InexpressibleError, Shape, input_values, named_shapes
 from tbt_compile.storage.model_folder import MODULE
 
 _INTEGERS = torch.iinfo(torch.int64)
@@ -87,10 +88,12 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
     tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
     constants = {name: value for name, value in given.items() if name not in tensors}
     call = _Call(model, example, list(tensors), shared)
-    unit, reason = _captured(call, list(tensors.values()), free_dimensions(recorded(model) or []))
+    unit, shapes, reason = _captured(call, list(tensors.values()), free_dimensions(recorded(model) or []))
     otherwise = EXPORTED if hasattr(model, "_in_spec") else RELATED
     settings = {
-        "inputs": with_fixed_sizes(call.name, _inputs(unit.program, list(tensors)), reason, otherwise),
+        "inputs": with_fixed_sizes(
+            call.name, _inputs(unit.program, list(tensors), shapes), reason, otherwise
+        ),
         "bounds": [bound.to_dict() for bound in unit.bounds],
         "returns": call.layout,
         "constants": {**constants, **defaults(recorded(model) or [])},
@@ -101,11 +104,12 @@ def _export(model: nn.Module, example: dict[str, Any], shared: dict[str, str]) -
 
 def _captured(
     call: _Call, tensors: list[Tensor], declared: Mapping[str, list[int]]
-) -> tuple[LoweringContext, str]:
+) -> tuple[LoweringContext, list[Shape], str]:
     """Capture a call with as many dynamic dimensions as the branches of the forward allow.
 
     Branches on one size are its bounds. Where a relation of sizes decides, first dimensions are fixed, and if
-    need be all others. The text says why first dimensions are not dynamic, if that is the reason.
+    need be all others. The dynamic dimensions are returned too, and a text that says why first dimensions are
+    not dynamic, if that is the reason.
     """
     reason = ""
     args, own = ([*tensors],), [dict.fromkeys(declared.get(name, ())) for name in call.names]
@@ -113,22 +117,32 @@ def _captured(
     for dims in ([{**a, **b} for a, b in zip(first, own, strict=True)], own):
         program = export_dynamic(call, args, (dims,))
         try:
-            return bounded_unit("forward", call, args, program, named_shapes(program)), reason
+            shapes = tied(call, tensors, named_shapes(program))
+            return bounded_unit("forward", call, args, program, shapes), shapes, reason
         except InexpressibleError as error:
             reason = reason or str(error).partition(": a compiled model keeps")[0]
-    return capture_unit("forward", call, args, ([{} for _ in tensors],)), reason
+    static: list[Shape] = [{} for _ in tensors]
+    return capture_unit("forward", call, args, (static,)), static, reason
 
 
-def _inputs(program: ExportedProgram, names: list[str]) -> list[dict[str, Any]]:
+def _inputs(program: ExportedProgram, names: list[str], shapes: Sequence[Shape]) -> list[dict[str, Any]]:
     """Describe every tensor argument, in order, by name, dtype and shape; dynamic sizes are symbols.
 
     Indices into a table also have `below`, the exclusive upper bound of their values, and `least`, the lower
     one. Arguments with bounded dynamic sizes have `longest`, the largest size of each dimension or None.
+
+    Args:
+        program: the exported call.
+        names: of the arguments.
+        shapes: their dynamic dimensions.
+
+    Returns:
+        The descriptions, JSON-ready.
     """
     bounds, user_inputs = index_bounds(program), map(str, program.graph_signature.user_inputs)
     described = []
     for name, placeholder, value, sizes in zip(
-        names, user_inputs, input_values(program), named_shapes(program), strict=True
+        names, user_inputs, input_values(program), shapes, strict=True
     ):
         shape = [str(sizes[dim]) if dim in sizes else size for dim, size in enumerate(value.shape)]
         entry: dict[str, Any] = {

@@ -10,18 +10,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from tbt_compile.adapters.decode_settings import decode_settings
+from tbt_compile.adapters.sources import ROWS, source_of
 from tbt_compile.adapters.unit_limits import seq2seq_limits, table_rows
 from tbt_compile.adapters.units import ExportUnits, capture_unit
+from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering.context import CacheSlot
 from tbt_compile.passes.size_guards import size
 from tbt_compile.storage.model_folder import GENERATOR
 
-# Sizes of the example inputs; all differ, or export would give two dimensions one symbol.
-_BATCH, _SOURCE, _PREFIX = 2, 9, 3
-ROWS, SOURCE, TOKENS = size("rows"), size("source"), size("tokens")
-"""Sizes of a call; tokens are those of the decoder's prompt, or in a step all, the new one included."""
+_PREFIX = 3
+"""Tokens of the decoder's prompt in the example; sizes differ, or export would give two one symbol."""
+TOKENS = size("tokens")
+"""Those of the decoder's prompt, or in a step all, the new one included."""
 
 
 class Encoder(nn.Module):
@@ -35,12 +38,42 @@ class Encoder(nn.Module):
         return self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
-class FirstStep(nn.Module):
-    """(decoder_input_ids [B, T], hidden states [B, S, D], attention_mask [B, S]) -> logits, both caches."""
+class FeatureEncoder(nn.Module):
+    """(features [B, ...]) -> hidden states [B, S, D]; the model calls its features `name`."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, name: str) -> None:
         super().__init__()
         self.model = model
+        self.name = name
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.model.get_encoder()(**{self.name: features}).last_hidden_state
+
+
+class _Decoder(nn.Module):
+    """A call of the decoder with a KV cache; `masked` says whether the model takes the mask of the source."""
+
+    def __init__(self, model: PreTrainedModel, masked: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.masked = masked
+
+    def run(self, ids: Tensor, hidden: Tensor, mask: Tensor, cache: EncoderDecoderCache) -> Tensor:
+        """Return the logits of the tokens `ids`, [B, T, V], and grow the cache."""
+        given = {"attention_mask": mask} if self.masked else {}
+        output = self.model(
+            **given,
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+            decoder_input_ids=ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits: Tensor = output.logits
+        return logits
+
+
+class FirstStep(_Decoder):
+    """(decoder_input_ids [B, T], hidden states [B, S, D], attention_mask [B, S]) -> logits, both caches."""
 
     def forward(
         self, decoder_input_ids: Tensor, hidden: Tensor, attention_mask: Tensor
@@ -57,24 +90,18 @@ class FirstStep(nn.Module):
             float32 [B, H, T, D]; keys and values of each cross-attention, float32 [B, H, S, D].
         """
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        output = self.model(
-            attention_mask=attention_mask,
-            encoder_outputs=(hidden,),
-            decoder_input_ids=decoder_input_ids,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        logits = self.run(decoder_input_ids, hidden, attention_mask, cache)
         halves = (cache.self_attention_cache.layers, cache.cross_attention_cache.layers)
         tensors = [tensor for layers in halves for layer in layers for tensor in (layer.keys, layer.values)]
-        return (output.logits[:, -1:], *tensors)
+        return (logits[:, -1:], *tensors)
 
 
-class Step(nn.Module):
+class Step(_Decoder):
     """(decoder_input_ids [B, 1], attention_mask [B, S], caches) -> logits [B, 1, V], self-attention cache."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
+    def __init__(self, model: PreTrainedModel, masked: bool = True, width: int | None = None) -> None:
+        super().__init__(model, masked)
+        self.width = model.config.hidden_size if width is None else width
 
     def forward(
         self, decoder_input_ids: Tensor, attention_mask: Tensor, caches: list[Tensor]
@@ -97,42 +124,52 @@ class Step(nn.Module):
         for layer in range(layers):
             cache.is_updated[layer] = True
         # Only the shape of the hidden states is read once the cross-attention cache is filled.
-        hidden = torch.zeros(*attention_mask.shape, 1).expand(-1, -1, self.model.config.hidden_size)
-        output = self.model(
-            attention_mask=attention_mask,
-            encoder_outputs=(hidden,),
-            decoder_input_ids=decoder_input_ids,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        hidden = torch.zeros(*attention_mask.shape, 1).expand(-1, -1, self.width)
+        logits = self.run(decoder_input_ids, hidden, attention_mask, cache)
         grown = cache.self_attention_cache.layers
-        return (output.logits, *(tensor for layer in grown for tensor in (layer.keys, layer.values)))
+        return (logits, *(tensor for layer in grown for tensor in (layer.keys, layer.values)))
 
 
 def export_units(model: PreTrainedModel) -> ExportUnits:
-    """Export the three units of a frozen encoder-decoder model in eval mode."""
+    """Export the three units of a frozen encoder-decoder model in eval mode.
+
+    Raises:
+        LoweringError: the model cannot be captured, or reads something else than ids or features.
+    """
     model.eval()
-    ids = torch.randint(0, table_rows(model.get_encoder()), (_BATCH, _SOURCE))
-    mask = torch.ones_like(ids)
-    mask[1, -2:] = 0
-    prefix = torch.randint(0, table_rows(model.get_decoder()), (_BATCH, _PREFIX))
-    source, target = {0: ROWS, 1: SOURCE}, {0: ROWS, 1: TOKENS}
+    source = source_of(model)
+    encoder = Encoder(model) if source.takes_text else FeatureEncoder(model, source.name)
+    mask, inputs = source.mask, tuple(source.inputs.values())
+    prefix = torch.randint(0, table_rows(model.get_decoder()), (len(mask), _PREFIX))
+    first_step = FirstStep(model, source.masked)
     with torch.no_grad():
-        hidden = Encoder(model)(ids, mask)
-        first = FirstStep(model)(prefix, hidden, mask)
+        try:
+            hidden = encoder(*inputs)
+            first = first_step(prefix, hidden, mask)
+        except Exception as error:  # whatever a model does with a cache that is not of its kind
+            raise LoweringError(
+                f"{type(model).__name__} cannot be run step by step with a cache of keys and values "
+                f"({error}): run the frozen model in eager mode"
+            ) from error
+    step = Step(model, source.masked, hidden.shape[-1])
     caches = [tensor.contiguous() for tensor in first[1:]]
     layers = len(caches) // 4
     created = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(2 * layers))
     names = [f"caches_{i}" for i in range(4 * layers)]
     grown = tuple(CacheSlot(names[2 * i], names[2 * i + 1], 1 + 2 * i, 2 + 2 * i) for i in range(layers))
     read = tuple(CacheSlot(names[2 * i], names[2 * i + 1]) for i in range(layers, 2 * layers))
-    past = [{0: ROWS, 2: TOKENS - 1}] * (2 * layers) + [{0: ROWS, 2: SOURCE}] * (2 * layers)
-    step_args = (prefix[:, :1].contiguous(), mask, caches)
+    crossed = {dim + (dim == 1): extent for dim, extent in source.states.items()}  # [B, H, S, D]
+    past = [{0: ROWS, 2: TOKENS - 1}] * (2 * layers) + [crossed] * (2 * layers)
+    first_args, step_args = (prefix, hidden, mask), (prefix[:, :1].contiguous(), mask, caches)
+    first_shapes = ({0: ROWS, 1: TOKENS}, source.states, source.states)
     contexts = (
-        capture_unit("encoder", Encoder(model), (ids, mask), (source, source)),
-        capture_unit(
-            "first_step", FirstStep(model), (prefix, hidden, mask), (target, source, source), created
-        ),
-        capture_unit("step", Step(model), step_args, ({0: ROWS}, source, past), grown + read),
+        capture_unit("encoder", encoder, inputs, (source.shape,) * len(inputs)),
+        capture_unit("first_step", first_step, first_args, first_shapes, created),
+        capture_unit("step", step, step_args, ({0: ROWS}, source.states, past), grown + read),
     )
-    return ExportUnits(GENERATOR, contexts, decode_settings(model, layers, seq2seq_limits(model, *contexts)))
+    fixed = None if source.takes_text else mask.shape[1]
+    settings = decode_settings(model, layers, seq2seq_limits(model, *contexts, fixed))
+    if not source.takes_text:
+        features = {"name": source.name, "shape": list(inputs[0].shape[1:]), "states": mask.shape[1]}
+        settings["features"] = features
+    return ExportUnits(GENERATOR, contexts, settings)

@@ -13,30 +13,37 @@ from tbt_compile.passes.lowering.match import shape_of
 
 
 def seq2seq_limits(
-    model: PreTrainedModel, encoder: LoweringContext, first_step: LoweringContext, step: LoweringContext
+    model: PreTrainedModel,
+    encoder: LoweringContext,
+    first_step: LoweringContext,
+    step: LoweringContext,
+    states: int | None = None,
 ) -> dict[str, Any]:
     """Return the limits of an encoder-decoder model, JSON-ready; padding counts on either side.
 
     Args:
         model: the exported model; its config may set a limit that no table shows.
-        encoder: the unit that takes `input_ids`.
+        encoder: the unit that takes the source.
         first_step: the unit that takes the prompt of the decoder.
         step: the unit that takes one decoder token and the caches.
+        states: the fixed length of the encoder's output if it takes features, no token ids.
 
     Returns:
         "limits" (see `Limits`), "vocabulary" of the decoder, and "max_positions" of the source.
     """
-    of_config = positions_of(model.config)
+    of_config = positions_of(text_config(model))
     reads, starts, goes_on = map(bounds_of_step, (encoder, first_step, step))
-    source = {
-        "vocabulary": reads.below.get("input_ids", _vocabulary(model)),
-        "length": _least(
-            of_config,
-            reads.longest(encoder.program, "input_ids", 1),
-            starts.longest(first_step.program, "hidden", 1),
-            goes_on.longest(step.program, "attention_mask", 1),
-        ),
-    }
+    source: dict[str, Any] = {"vocabulary": 0, "length": states}
+    if states is None:
+        source = {
+            "vocabulary": reads.below.get("input_ids", _vocabulary(model)),
+            "length": _least(
+                of_config,
+                reads.longest(encoder.program, "input_ids", 1),
+                starts.longest(first_step.program, "hidden", 1),
+                goes_on.longest(step.program, "attention_mask", 1),
+            ),
+        }
     cached = goes_on.longest(step.program, "caches_0", 2)
     decoder = {
         "vocabulary": _least(starts.below.get("decoder_input_ids"), goes_on.below.get("decoder_input_ids"))
@@ -85,7 +92,9 @@ def decoder_limits(
             starts.longest(first_step.program, "input_ids", 1), None if cached is None else cached + 1
         ),
         "positions": _least(
-            positions_of(model.config), starts.below.get("position_ids"), goes_on.below.get("position_ids")
+            positions_of(text_config(model)),
+            starts.below.get("position_ids"),
+            goes_on.below.get("position_ids"),
         ),
     }
     longest = _least(limits["length"], limits["positions"], _longest(first_step, "tokens"))
@@ -98,7 +107,8 @@ def decoder_limits(
 
 def table_rows(model: Any) -> int:
     """Return the number of tokens that a model, or the encoder or decoder of one, has embeddings for."""
-    return int(model.get_input_embeddings().num_embeddings)
+    table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else model.embed_tokens
+    return int(table.num_embeddings)
 
 
 def _bounds(*units: LoweringContext) -> dict[str, list[dict[str, Any]]]:
@@ -110,8 +120,14 @@ def _longest(unit: LoweringContext, size: str) -> int | None:
     return _least(*(bound.limit for bound in unit.bounds if bound.size == size and bound.largest))
 
 
+def text_config(model: PreTrainedModel) -> Any:
+    """The config of the part that writes text; that of the model, unless it is composed of several."""
+    config = model.config
+    return config if hasattr(config, "vocab_size") else config.get_text_config(decoder=True)
+
+
 def _vocabulary(model: PreTrainedModel) -> int:
-    return int(model.config.vocab_size)
+    return int(text_config(model).vocab_size)
 
 
 def _least(*limits: int | None) -> int | None:

@@ -25,7 +25,9 @@ from tbt_compile.runtime.generation import (
 )
 from tbt_compile.runtime.generation.shortlist import Shortlist
 from tbt_compile.runtime.generation.validation import count
-from tbt_compile.runtime.input_checks import Limits, checked_batch, checked_sources
+from tbt_compile.runtime.input_checks import Limits, checked_sources
+from tbt_compile.runtime.source_input import Features, SourceInput
+from tbt_compile.runtime.speech import OPTIONS, SpeechModel, SpeechSettings, transcribe
 from tbt_compile.storage import model_folder
 
 SHORTLIST = "shortlist"
@@ -52,6 +54,8 @@ class CompiledModel(CompiledLibrary):
         self._settings = GenerationSettings.from_dict(description["generation"])
         self._shortlist = Shortlist(tensors[SHORTLIST]) if SHORTLIST in tensors else None
         self._limits = Limits.recorded(description)
+        self._source = SourceInput(description["class"], Features.recorded(description), self._limits)
+        self._speech = SpeechSettings.recorded(description)
 
     @property
     def shortlist(self) -> Tokens | None:
@@ -65,7 +69,7 @@ class CompiledModel(CompiledLibrary):
 
     def generate(
         self,
-        input_ids: npt.ArrayLike,
+        input_ids: npt.ArrayLike | None = None,
         attention_mask: npt.ArrayLike | None = None,
         *,
         decoder_input_ids: npt.ArrayLike | None = None,
@@ -89,7 +93,11 @@ class CompiledModel(CompiledLibrary):
             on_tokens: greedy search only; called after every step with the new tokens, int64 [B].
             settings: fields of `GenerationSettings` (num_beams, max_new_tokens, min_new_tokens,
                 length_penalty, early_stopping, no_repeat_ngram_size, forced_bos_token_id, ...), which
-                override the model's generation config.
+                override the model's generation config. A model of images or audio takes its features here,
+                by the name that its processor gives them, in place of input_ids: `pixel_values`,
+                `input_features`, floats [B, ...]. A Whisper model also takes `language`, `task`,
+                `return_timestamps`, `prompt_ids` and `attention_mask`, and any length (see
+                `runtime.speech.transcribe`, which says what is returned).
 
         Returns:
             int64 [B * num_return_sequences, T], including the decoder's start token or the prompt.
@@ -98,8 +106,11 @@ class CompiledModel(CompiledLibrary):
             GenerationError: an input or a setting does not fit.
             TargetError: the model was compiled for another machine.
         """
+        if self._speech:
+            return self._transcribed(self._speech, input_ids, attention_mask, settings)
+        features = self._source.take(settings)
         chosen = self._settings.replace(**settings)
-        ids, mask = self._checked(input_ids, attention_mask, chosen)
+        ids, mask = self._source.checked(input_ids, attention_mask, features, chosen)
         padding = None
         if self.is_encoder_decoder:
             prompt = decoder_prompt(chosen, len(ids), decoder_input_ids)
@@ -116,7 +127,7 @@ class CompiledModel(CompiledLibrary):
                 self._open(ids, mask),
                 chosen,
                 prompt,
-                encoder_input_ids=ids,
+                encoder_input_ids=None if input_ids is None else ids[:, : np.asarray(input_ids).shape[1]],
                 padding=padding,
                 on_tokens=on_tokens,
             )
@@ -158,6 +169,10 @@ class CompiledModel(CompiledLibrary):
             GenerationError: a source or a setting does not fit, before anything is generated.
             TargetError: the model was compiled for another machine.
         """
+        if self._source.features:
+            raise GenerationError(
+                f"generate_many takes token ids, and this model {self._source.features.name}: use generate"
+            )
         chosen = self._settings.replace(**settings)
         num_workers = count("num_workers", num_workers)
         rows = checked_sources(sources, self._limits.source)
@@ -174,7 +189,10 @@ class CompiledModel(CompiledLibrary):
         )
 
     def session(
-        self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
+        self,
+        input_ids: npt.ArrayLike | None = None,
+        attention_mask: npt.ArrayLike | None = None,
+        **features: Any,
     ) -> DecoderSession:
         """Encode a batch and return a `DecoderSession`, for a custom search.
 
@@ -182,7 +200,7 @@ class CompiledModel(CompiledLibrary):
         `shortlist` returns the logits of those tokens, in that order. Arguments and errors are those of
         `generate`.
         """
-        ids, mask = self._checked(input_ids, attention_mask)
+        ids, mask = self._source.checked(input_ids, attention_mask, features)
         return CheckedSession(self._open(ids, mask), len(ids))
 
     def whole_logits(self, logits: Scores) -> Scores:
@@ -192,13 +210,24 @@ class CompiledModel(CompiledLibrary):
         return self._shortlist.expand(logits, self.description["vocabulary"])
 
     def encode(
-        self, input_ids: npt.ArrayLike, attention_mask: npt.ArrayLike | None = None
+        self,
+        input_ids: npt.ArrayLike | None = None,
+        attention_mask: npt.ArrayLike | None = None,
+        **features: Any,
     ) -> npt.NDArray[np.float32]:
-        """Run the encoder; returns float32 [B, S, D]. Arguments and errors are those of `generate`."""
+        """Run the encoder; returns float32 [B, S, D]. Arguments and errors are those of `generate`.
+
+        S is the `padded_length` of the source.
+        """
         from tbt_compile.runtime.bound_library import as_array
 
         self._need_encoder("encode")
-        return as_array(self._encode(*self._checked(input_ids, attention_mask))).copy()
+        checked = self._source.checked(input_ids, attention_mask, features)
+        return as_array(self._encode(*checked)).copy()
+
+    def padded_length(self, length: int) -> int:
+        """The length to which sources are padded: theirs, or the next one that the model can encode."""
+        return length + self._limits.more_padding(length)
 
     def decoder_session(self, hidden: npt.ArrayLike, attention_mask: npt.ArrayLike) -> DecoderSession:
         """Open a `DecoderSession` on what `encode` returned, [B, S, D], and its mask, integers [B, S].
@@ -218,8 +247,9 @@ class CompiledModel(CompiledLibrary):
                 f"output is {states.dtype}"
             )
         # As for the ids that were encoded, of which only the shape is left.
-        _, checked = self._checked(np.zeros(mask.shape, np.int64), mask)
-        return CheckedSession(self._decode(tensor(states), checked), len(states))
+        if self._source.features is None:
+            _, mask = self._source.checked(np.zeros(mask.shape, np.int64), mask, {})
+        return CheckedSession(self._decode(tensor(states), mask), len(states))
 
     def __call__(self, *_args: Any, **_inputs: Any) -> NoReturn:
         """Refuse the call: a text generator has `generate` instead.
@@ -245,31 +275,33 @@ class CompiledModel(CompiledLibrary):
             return search(*arguments, **options)
         return self._shortlist.search(search, *arguments, **options)
 
-    def _open(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> DecoderSession:
+    def _transcribed(
+        self, speech: SpeechSettings, input_ids: Any, attention_mask: Any, given: dict[str, Any]
+    ) -> Tokens:
+        """Generate from speech; the arguments are those of `generate`."""
+        audio, frames = self._source.audio(input_ids, attention_mask, given)
+        options = {name: given.pop(name) for name in OPTIONS if name in given}
+        settings, size = self._settings.replace(**given), self.description["vocabulary"]
+        model = SpeechModel(lambda windows: self._open(windows, self._source.mask(windows)), self._search)
+        return worker_threads.run(
+            lambda: transcribe(model, speech, audio, frames, settings, vocabulary=size, **options)
+        )
+
+    def _open(self, source: Array, mask: Tokens, num_threads: int | None = None) -> DecoderSession:
         if self.is_encoder_decoder:
-            return self._decode(self._encode(ids, mask, num_threads), mask)
+            return self._decode(self._encode(source, mask, num_threads), mask)
         from tbt_compile.runtime.decoder_only import DecoderOnlySession
 
         return DecoderOnlySession(self._with_threads(num_threads), self._limits, mask)
 
-    def _encode(self, ids: Tokens, mask: Tokens, num_threads: int | None = None) -> Any:
+    def _encode(self, source: Array, mask: Tokens, num_threads: int | None = None) -> Any:
         from tbt_compile.runtime.bound_library import tensor
 
-        self._limits.check_sizes("encoder", rows=len(ids), source=ids.shape[1])
-        return self._with_threads(num_threads).call("encoder", tensor(ids), tensor(mask))[0]
+        self._limits.check_sizes("encoder", rows=len(source), source=mask.shape[1])
+        inputs = [source, mask] if self._source.features is None else [source]
+        return self._with_threads(num_threads).call("encoder", *map(tensor, inputs))[0]
 
     def _decode(self, hidden: Any, mask: Tokens) -> DecoderSession:
         from tbt_compile.runtime.seq2seq import Seq2SeqSession
 
         return Seq2SeqSession(self._bound(), self._limits, hidden, mask)
-
-    def _checked(
-        self,
-        input_ids: npt.ArrayLike,
-        attention_mask: npt.ArrayLike | None,
-        settings: GenerationSettings | None = None,
-    ) -> tuple[Tokens, Tokens]:
-        if self.is_encoder_decoder:
-            return checked_batch(input_ids, attention_mask, self._limits.source)
-        pad_token = None if settings is None else settings.inferred_padding
-        return checked_batch(input_ids, attention_mask, self._limits.source, "left", pad_token)

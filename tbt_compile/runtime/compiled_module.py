@@ -106,7 +106,7 @@ class CompiledModule(CompiledLibrary):
                     "out, or prepare the module with another"
                 )
         sizes: dict[str, int] = {}
-        least = {bound.size: bound.limit for bound in self._bounds if not bound.largest}
+        least = {bound.size: bound.limit for bound in self._bounds if not bound.largest and bound.one_sided}
         arrays = [_checked(argument, given[argument["name"]], sizes, least) for argument in inputs]
         bound = broken(self._bounds, sizes)
         if bound is not None:

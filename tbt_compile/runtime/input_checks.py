@@ -97,6 +97,19 @@ class Limits:
             given, advice = f"a prompt of {count} tokens", "truncate, split or pad it"
         raise GenerationError(f"{given}: {bound.demand()}; {advice}")
 
+    def more_padding(self, length: int) -> int:
+        """Columns of padding that a source needs to have a length that is not excluded."""
+        bounds = [
+            bound
+            for function in self.bounds.values()
+            for bound in function
+            if bound.size == "source" and not bound.one_sided
+        ]
+        more = 0
+        while broken(bounds, {"source": length + more}):
+            more += 1
+        return more
+
     def check_decoder(self, tokens: npt.NDArray[np.int64], length: int, attended: int) -> None:
         """Check decoder tokens before they are appended.
 

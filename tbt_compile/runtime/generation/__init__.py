@@ -8,6 +8,8 @@ The decoder can be any implementation of `DecoderSession`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from numpy.typing import ArrayLike
 
 from tbt_compile.errors import GenerationError
@@ -15,6 +17,7 @@ from tbt_compile.runtime.generation.beam import BeamResult, beam_search
 from tbt_compile.runtime.generation.greedy import OnTokens, greedy_search
 from tbt_compile.runtime.generation.prompt import as_token_matrix, decoder_prompt
 from tbt_compile.runtime.generation.ranking import NUMPY, TokenRanking
+from tbt_compile.runtime.generation.rules import Rule
 from tbt_compile.runtime.generation.session import DecoderSession, Scores, Tokens
 from tbt_compile.runtime.generation.settings import GenerationSettings
 
@@ -73,6 +76,7 @@ def search(
     padding: Tokens | None = None,
     on_tokens: OnTokens | None = None,
     ranking: TokenRanking = NUMPY,
+    more_rules: Sequence[Rule] = (),
 ) -> Tokens:
     """Run the greedy or beam search of `generate` from a complete prompt.
 
@@ -84,6 +88,7 @@ def search(
         padding: int64 [batch], number of padding tokens at the start of each prompt.
         on_tokens: as for `generate`.
         ranking: ranks the continuations in a beam search.
+        more_rules: applied after those of the settings.
 
     Returns:
         As for `generate`.
@@ -97,12 +102,24 @@ def search(
         raise GenerationError(f"encoder_input_ids has {len(source)} rows: expected one per input ({batch})")
     if settings.num_beams == 1:
         return greedy_search(
-            session, prompt, settings, encoder_input_ids=source, padding=padding, on_tokens=on_tokens
+            session,
+            prompt,
+            settings,
+            encoder_input_ids=source,
+            padding=padding,
+            on_tokens=on_tokens,
+            more_rules=more_rules,
         )
     if on_tokens is not None:
         raise GenerationError(
             "on_tokens needs num_beams=1: a beam search may still replace any token until its end"
         )
     return beam_search(
-        session, prompt, settings, encoder_input_ids=source, padding=padding, ranking=ranking
+        session,
+        prompt,
+        settings,
+        encoder_input_ids=source,
+        padding=padding,
+        ranking=ranking,
+        more_rules=more_rules,
     ).sequences

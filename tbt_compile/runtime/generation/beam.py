@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.generation.hypotheses import Finished, Mask, Running
 from tbt_compile.runtime.generation.processors import build_rules
 from tbt_compile.runtime.generation.ranking import NUMPY, TokenRanking
+from tbt_compile.runtime.generation.rules import Rule
 from tbt_compile.runtime.generation.session import (
     DecoderSession,
     Scores,
@@ -42,6 +44,7 @@ def beam_search(
     encoder_input_ids: Tokens | None = None,
     padding: Tokens | None = None,
     ranking: TokenRanking = NUMPY,
+    more_rules: Sequence[Rule] = (),
 ) -> BeamResult:
     """Search for the sequences with the best scores, with `num_beams` beams per input.
 
@@ -59,6 +62,7 @@ def beam_search(
         encoder_input_ids: int64 [batch, length], for the rules that look at the input.
         padding: int64 [batch], number of padding tokens at the start of each prompt.
         ranking: ranks the continuations.
+        more_rules: applied after those of the settings.
 
     Returns:
         The best `num_return_sequences` sequences per input.
@@ -77,7 +81,7 @@ def beam_search(
     size = scores.shape[1]
     if size * beams < kept:
         raise GenerationError(f"num_beams={beams} is too many for a vocabulary of {size} tokens")
-    rules = build_rules(settings, lengths, size, encoder_input_ids, padding)
+    rules = [*build_rules(settings, lengths, size, encoder_input_ids, padding), *more_rules]
     running = Running.start(prompt, beams)
     finished = Finished.start(running, lengths.prompt)
     while True:

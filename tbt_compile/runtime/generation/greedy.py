@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tbt_compile.runtime.generation.processors import build_rules
+from tbt_compile.runtime.generation.rules import Rule
 from tbt_compile.runtime.generation.session import (
     DecoderSession,
     Tokens,
@@ -30,6 +31,7 @@ def greedy_search(
     encoder_input_ids: Tokens | None = None,
     padding: Tokens | None = None,
     on_tokens: OnTokens | None = None,
+    more_rules: Sequence[Rule] = (),
 ) -> Tokens:
     """Take the most probable token at every step; ties go to the lowest token.
 
@@ -40,6 +42,7 @@ def greedy_search(
         encoder_input_ids: int64 [batch, length], for the rules that look at the input.
         padding: int64 [batch], number of padding tokens at the start of each prompt.
         on_tokens: called after every step with the new tokens, int64 [batch]; padding in finished rows.
+        more_rules: applied after those of the settings.
 
     Returns:
         int64 [batch, length], prompt included, padded after the end token.
@@ -57,7 +60,7 @@ def greedy_search(
     live = np.ones(batch, bool)
     remaining = batch
     scores = checked_step(session, prompt)
-    rules = build_rules(settings, lengths, scores.shape[1], encoder_input_ids, padding)
+    rules = [*build_rules(settings, lengths, scores.shape[1], encoder_input_ids, padding), *more_rules]
     while True:
         if rules:
             so_far = output[:, :length] if len(inputs) == batch else output[inputs, :length]
