@@ -143,6 +143,55 @@ def convert_index(call: Call) -> Expr:
     return call.emit(relax.op.take(x, index, axis=axis, mode="clip"))
 
 
+@converter(ATEN.view.default)
+def convert_view(call: Call) -> Expr:
+    """`aten::view(self, size)`; TVM cannot always tell what -1 stands for where other sizes are symbolic."""
+    return _with_inferred(call, "size")
+
+
+@converter(ATEN.reshape.default)
+def convert_reshape(call: Call) -> Expr:
+    """`aten::reshape(self, shape)`; as for `aten::view`."""
+    return _with_inferred(call, "shape")
+
+
+def _with_inferred(call: Call, name: str) -> Expr:
+    shape = list(getattr(call.operands, name))
+    if -1 not in shape or all(isinstance(size, int) for size in shape):
+        return call.default()
+    inferred = call.node.meta["val"].shape[shape.index(-1)]
+    if not isinstance(inferred, int):
+        return call.default()
+    shape[shape.index(-1)] = inferred
+    return call.emit(relax.op.reshape(call.operands.self, shape))
+
+
+@converter(ATEN.pad.default)
+def convert_pad(call: Call) -> Expr:
+    """`aten::pad(self, pad, mode, value)`; TVM takes no amounts that are known at run time only.
+
+    Raises:
+        ValueError: an amount is symbolic, and the padding no constant.
+    """
+    op = call.operands
+    if all(isinstance(amount, int) for amount in op.pad):
+        return call.default()
+    if op.mode != "constant":
+        raise ValueError(f"{call.node.target}: how much is padded is known at run time only")
+    x, value, dtype = op.self, op.value or 0, dtype_name(call.node.meta["val"].dtype)
+    value = float(value) if dtype.startswith("float") else int(value)
+    for index, (before, after) in enumerate(zip(op.pad[::2], op.pad[1::2], strict=True)):
+        axis = len(x.ty.shape) - 1 - index
+        parts = [x]
+        for amount, place in ((before, 0), (after, 2)):
+            if isinstance(amount, int) and amount == 0:
+                continue
+            sizes = list(x.ty.shape)
+            parts.insert(place, _filled(call, [*sizes[:axis], amount, *sizes[axis + 1 :]], value))
+        x = call.emit(relax.op.concat(parts, axis)) if len(parts) > 1 else x
+    return x
+
+
 @converter(ATEN.unfold.default)
 def convert_unfold(call: Call) -> Expr:
     """`aten::unfold(self, dimension, size, step)`: windows of one dimension; their elements become the last.

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from converter_tools import Each, assert_compiles
-from lowering_tools import export
+from lowering_tools import export, library_of
 from torch import Tensor, nn
 from torch.export import Dim
 
+from tbt_compile.codegen.importer.decompose import decompose
 from tbt_compile.codegen.importer.kernels import Kernels
 from tbt_compile.codegen.importer.units import import_unit
 from tbt_compile.codegen.target.host import host_target
 from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lowering import lowering_pipeline
+from tbt_compile.runtime.bound_library import as_array, tensor
 
 PLACES = torch.tensor([-1, 0, 3])
 
@@ -85,3 +89,30 @@ def test_a_call_that_cannot_be_imported_is_named_with_its_module() -> None:
     )
     with pytest.raises(LoweringError, match=message):
         import_unit(unit, Kernels(host_target().isa))
+
+
+def test_padding_and_views_of_sizes_known_at_run_time() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.full((1,), 2.0))
+
+        def forward(self, x: Tensor, ids: Tensor) -> list[Tensor]:
+            tokens = x.shape[1]
+            return [
+                nn.functional.pad(ids, (0, tokens), value=-1),
+                nn.functional.pad(x, (1, 0, tokens, 2)),
+                x.view(x.shape[0], tokens, -1, 2) * self.factor,
+                x.reshape(-1, tokens, 4) * self.factor,
+            ]
+
+    dims = ({0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC})
+    unit = export(Padded(), torch.randn(3, 5, 4), torch.ones(3, 2, dtype=torch.int64), dims=dims)
+    decompose(unit)
+    library = library_of([lowering_pipeline().run(unit)], {})
+    for rows, tokens in ((3, 5), (2, 7), (1, 1)):
+        x, ids = torch.randn(rows, tokens, 4), torch.randint(9, (rows, 2))
+        found = library.call("unit", tensor(x.numpy()), tensor(ids.numpy()))
+        padded = Padded()(x, ids)
+        for one, other in zip(found, padded, strict=True):
+            np.testing.assert_array_equal(as_array(one), other.detach().numpy())
