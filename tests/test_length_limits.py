@@ -17,6 +17,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MoshiConfig,
+    MoshiForCausalLM,
     Phi3Config,
     PreTrainedModel,
 )
@@ -25,6 +27,7 @@ import tbt_compile
 from tbt_compile import CompiledModel
 from tbt_compile.adapters import adapter_for
 from tbt_compile.adapters.rope import positions_of
+from tbt_compile.adapters.unit_limits import _window_of_the_cache
 from tbt_compile.errors import GenerationError, LoweringError
 from tbt_compile.runtime.input_checks import Limits
 
@@ -243,3 +246,10 @@ def test_a_compiled_model_refuses_the_other_branch(dynamic: Pair) -> None:
     ):
         dynamic[1].generate(np.full((1, 13), 5), max_new_tokens=1)
     assert dynamic[1].description["max_positions"] == 12
+
+
+def test_a_cache_that_drops_tokens_limits_a_model_without_a_mask_of_its_window() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
+    moshi = MoshiForCausalLM(MoshiConfig(**sizes, head_dim=8, ffn_dim=32, sliding_window=8))
+    mistral = MistralForCausalLM(MistralConfig(**sizes, intermediate_size=32, sliding_window=8))
+    assert (_window_of_the_cache(moshi), _window_of_the_cache(mistral)) == (8, None)

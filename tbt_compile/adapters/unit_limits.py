@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 
 from tbt_compile.adapters.checked_lookups import bounds_of_step
 from tbt_compile.adapters.rope import positions_of
@@ -89,7 +91,9 @@ def decoder_limits(
         "vocabulary": _least(starts.below.get("input_ids"), goes_on.below.get("input_ids"))
         or _vocabulary(model),
         "length": _least(
-            starts.longest(first_step.program, "input_ids", 1), None if cached is None else cached + 1
+            starts.longest(first_step.program, "input_ids", 1),
+            None if cached is None else cached + 1,
+            _window_of_the_cache(model),
         ),
         "positions": _least(
             positions_of(text_config(model)),
@@ -103,6 +107,23 @@ def decoder_limits(
         "max_positions": longest,
         "limits": {"source": limits, "decoder": limits, "width": None, "bounds": _bounds(first_step, step)},
     }
+
+
+def _window_of_the_cache(model: PreTrainedModel) -> int | None:
+    """The tokens that transformers' cache keeps, where the model itself has no mask of such a window.
+
+    Beyond it the prompt attends to everything and later tokens to the window only (Moshi): a compiled model,
+    which keeps all tokens, ends there.
+    """
+    if any(hasattr(sys.modules.get(type(part).__module__), _SLIDING_MASK) for part in model.modules()):
+        return None
+    windows = [
+        getattr(layer, "sliding_window", None) for layer in DynamicCache(config=text_config(model)).layers
+    ]
+    return _least(*windows)
+
+
+_SLIDING_MASK = "create_sliding_window_causal_mask"
 
 
 def table_rows(model: Any) -> int:
