@@ -2,6 +2,7 @@
 #   make demo   train a small summarizer, compile it at two bits and at one, and compare
 #   make test   run the tests
 #   make lint   ruff and mypy
+#   make zoo    prepare and export a sample of the architectures of transformers, and compare with docs/compatibility.md
 #   make docs   build the documentation, with the API reference, into site/
 #   make arm    build the emulated AArch64 machine, on which tests/arm runs; without it those tests are skipped
 #   make device install what a device needs, and no PyTorch, into an environment of its own, which tests then use
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread per process: the tests run in two processes, and more threads than cores make everything slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo install test lint docs arm device clean
+.PHONY: demo install test lint zoo docs arm device clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/tbt demo $(DEMO_ARGS)
@@ -33,6 +34,10 @@ lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p tbt_compile
+
+zoo: $(VENV)/.stamp-test
+	$(ONE_THREAD) $(BIN)/python examples/zoo.py --check docs/compatibility.json --sample 20 --stage capture \
+		--json build/zoo.json --logs build/zoo-logs
 
 docs: $(VENV)/.stamp-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

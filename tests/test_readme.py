@@ -24,7 +24,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 PRETRAIN = ROOT / "examples" / "pretrain.py"
 TEACHER_TEXTS = ROOT / "examples" / "teacher_texts.py"
 RESULTS = ROOT / "examples" / "results"
-EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {PRETRAIN, TEACHER_TEXTS})
+ZOO = ROOT / "examples" / "zoo.py"
+EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {PRETRAIN, TEACHER_TEXTS, ZOO})
 # One library takes as long as three to find out whether the example works.
 SMALLER = {"cross_compile": {"targets": ("cortex-a72",)}, "trainer": {"steps": 3}}
 
@@ -112,4 +113,4 @@ def test_every_folder_of_results_is_described() -> None:
 
 def test_every_example_is_listed() -> None:
     listing = (ROOT / "examples" / "README.md").read_text()
-    assert all(f"`{path.name}`" in listing for path in [*EXAMPLES, PRETRAIN])
+    assert all(f"`{path.name}`" in listing for path in [*EXAMPLES, PRETRAIN, ZOO])

@@ -1,0 +1,72 @@
+"""The zoo: its table says what comes out today, and its parts do what the table needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+ROOT = Path(__file__).resolve().parent.parent
+ZOO = ROOT / "examples" / "zoo.py"
+TABLE = ROOT / "docs" / "compatibility.json"
+sys.path.insert(0, str(ZOO.parent / "architectures"))
+
+from zoo_models import VOCABULARY, WINDOW, family, tiny_config, tiny_model  # noqa: E402
+from zoo_table import markdown  # noqa: E402
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(ZOO), *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_table_is_checked_against_new_outcomes(tmp_path: Path) -> None:
+    rows = json.loads(TABLE.read_text())
+    chosen = ("causal/gemma2", "causal/mixtral")
+    assert [rows[name]["outcome"] for name in chosen] == ["equal", "refused"]
+    common = ["--kinds", "causal", "--only", "gemma2,mixtral", "--stage", "capture", "--jobs", "1"]
+    common += ["--json", str(tmp_path / "out.json"), "--logs", str(tmp_path / "logs")]
+    checked = run(*common, "--check", str(TABLE))
+    assert checked.returncode == 0, checked.stderr
+    other = {name: {"outcome": "wrong"} for name in chosen}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    resumed = run(*common, "--check", str(tmp_path / "other.json"))
+    assert resumed.returncode == 1
+    assert "causal/mixtral: refused (MixtralForCausalLM is a mixture of experts" in resumed.stderr
+
+
+def test_no_row_is_wrong_and_every_refusal_has_a_reason() -> None:
+    rows = json.loads(TABLE.read_text())
+    assert {row["outcome"] for row in rows.values()} <= {"equal", "refused", "untried"}
+    assert all(row["reason"].strip() for row in rows.values() if row["outcome"] != "equal")
+
+
+@pytest.mark.parametrize(("model_type", "expected"), [("gemma2", ""), ("mixtral", "mixture of experts")])
+def test_models_are_small_and_random(model_type: str, expected: str) -> None:
+    model = tiny_model("causal", model_type)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 200_000
+    assert all(parameter.std() > 0.01 for parameter in model.parameters() if parameter.numel() > 8)
+    assert family(model) == expected
+    config = tiny_config(CONFIG_MAPPING["gemma2"])
+    assert (config.vocab_size, config.sliding_window) == (VOCABULARY, WINDOW)
+    assert set(config.layer_types) == {"sliding_attention", "full_attention"}
+
+
+def test_the_page() -> None:
+    rows = {
+        "causal/a": {"class": "A", "outcome": "equal", "reason": "", "family": ""},
+        "causal/b": {
+            "class": "B",
+            "outcome": "refused",
+            "reason": "a | b\nc",
+            "family": "mixture of experts",
+        },
+        "seq2seq/c": {"class": "C", "outcome": "refused", "reason": "no", "family": ""},
+    }
+    page = markdown(rows, "5.0", "2-2-8", "command")
+    assert "| Decoder-only | 1 | 1 | 0 | 1 of 1 (100 %) |" in page
+    assert "| Encoder-decoder | 0 | 1 | 0 | 0 of 1 (0 %) |" in page
+    assert "| b | B | refused | a \\| b c |" in page
