@@ -30,6 +30,9 @@ Expr = Any
 Buffer = Any
 """A tensor argument or a scratch buffer of the program being built."""
 
+OPAQUE = 8
+"""TVM's kind (`relax.OpPatternKind`) of a function that is never fused with others."""
+
 # Scratch buffers below this many bytes live on the stack, where LLVM turns them into registers; larger ones
 # come from TVM's per-thread workspace pool.
 STACK_BYTES = 1024

@@ -121,12 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = [case for case in cases if "/".join(case) in recorded]
     if options.sample:
         cases = random.Random(0).sample(cases, options.sample)
-    again = options.again.split(",")
-    open_cases = [
-        case
-        for case in cases
-        if "all" in again or results.get("/".join(case), {"outcome": again[0]})["outcome"] in again
-    ]
+    again = {None, *options.again.split(",")}  # None: not run yet
+    known = {case: results.get("/".join(case), {}).get("outcome") for case in cases}
+    open_cases = [case for case in cases if known[case] in again or "all" in again]
     for number, (case, result) in enumerate(run_all(open_cases, options), 1):
         results["/".join(case)] = result
         path.parent.mkdir(parents=True, exist_ok=True)

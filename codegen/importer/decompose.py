@@ -26,10 +26,13 @@ def decompose(unit: LoweringContext) -> None:
     Raises:
         LoweringError: an operator has neither a converter nor a decomposition.
     """
-    if any(map(_has_to_be_functional, unit.graph.nodes)):
-        _run(unit, {})  # the importer knows a tensor by the node that made it
-    if any(node.target in DECOMPOSITIONS for node in unit.graph.nodes):
-        _run(unit, DECOMPOSITIONS)
+    # The importer knows a tensor by the node that made it: a functional graph first, if need be. A run is
+    # slow, so this one decomposes what it can.
+    nodes = list(unit.graph.nodes)
+    defined = {node.target: DECOMPOSITIONS[node.target] for node in nodes if node.target in DECOMPOSITIONS}
+    if defined or any(map(_has_to_be_functional, nodes)):
+        calls = {node.target: decomposition(node.target) for node in unsupported(unit.graph)}
+        _run(unit, {target: found for target, found in calls.items() if found is not None} | defined)
     for _ in range(_ROUNDS):
         table = {}
         for node in unsupported(unit.graph):

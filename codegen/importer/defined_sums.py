@@ -6,41 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tbt_compile.ops.convolutions import Geometry
+from tbt_compile.ops.convolutions import convolved
 
 ATEN = torch.ops.aten
-
-
-def convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
-    """A convolution over one or two dimensions by im2col; NotImplemented if it has groups.
-
-    Args:
-        x: `[N, C, *sizes]`, or without N.
-        weight: `[O, C, *kernel]`.
-        bias: `[O]` or None.
-        stride: as for `torch.nn.functional.conv2d`.
-        padding: as for `torch.nn.functional.conv2d`.
-        dilation: as for `torch.nn.functional.conv2d`.
-        groups: of channels.
-
-    Returns:
-        `[N, O, *positions]`.
-    """
-    if groups != 1 or x.dtype is not torch.float32:
-        return NotImplemented
-    windows = Geometry.of(weight.shape[2:], stride, padding, dilation)
-    return windows.image(F.linear(windows.windows(x), weight.flatten(1), bias))
 
 
 def pooled(x: Tensor, output_size: Any) -> Any:

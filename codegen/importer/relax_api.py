@@ -15,7 +15,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 from tbt_compile.codegen.importer.known_sizes import KnownSizes, without_dimensions
 from tbt_compile.codegen.importer.promotion import computed_in, narrower, wrap_numbers
 from tbt_compile.codegen.importer.symbolic_numbers import PYTHON_FUNCTIONS, symbolic, tensor_of
-from tbt_compile.codegen.tvm_api import Expr, IRModule, PrimFunc, Target, ir, relax, tvm
+from tbt_compile.codegen.tvm_api import OPAQUE, Expr, IRModule, PrimFunc, Target, ir, relax, tvm
 from tbt_compile.dtypes import dtype_name
 
 _PACKAGE = Path(__file__).parents[2]
@@ -164,10 +164,6 @@ def _fused(module: IRModule, before_fusion: tuple[Any, ...]) -> IRModule:
     return tvm.transform.Sequential(passes)(module)
 
 
-_OPAQUE = 8
-"""TVM's kind of a function that is not fused with others."""
-
-
 def _keep_numbers_apart(module: IRModule, _context: Any) -> IRModule:
     """Keep functions that take a number from being fused.
 
@@ -175,7 +171,7 @@ def _keep_numbers_apart(module: IRModule, _context: Any) -> IRModule:
     `arange(past, past + 1).expand(rows, 1)`. Used only where it fails, as each is then a kernel of its own.
     """
     functions = {
-        variable: function.with_attr("op_pattern", _OPAQUE) if _takes_number(function) else function
+        variable: function.with_attr("op_pattern", OPAQUE) if _takes_number(function) else function
         for variable, function in module.functions.items()
     }
     return IRModule(functions, attrs=module.attrs)

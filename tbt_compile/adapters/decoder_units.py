@@ -16,8 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from tbt_compile.adapters.decode_settings import decode_settings
 from tbt_compile.adapters.unit_limits import decoder_limits, table_rows
-from tbt_compile.adapters.units import ExportUnits, capture_unit
-from tbt_compile.errors import LoweringError
+from tbt_compile.adapters.units import ExportUnits, capture_unit, stepping
 from tbt_compile.passes.lowering.context import CacheSlot
 from tbt_compile.passes.size_guards import size
 from tbt_compile.storage.model_folder import GENERATOR
@@ -96,14 +95,8 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     ids = torch.randint(0, table_rows(model), (_BATCH, _PROMPT))
     mask = torch.ones_like(ids)
     positions = torch.arange(_PROMPT).expand(_BATCH, -1).contiguous()
-    with torch.no_grad():
-        try:
-            caches = [tensor.contiguous() for tensor in FirstStep(model)(ids, mask, positions)[1:]]
-        except Exception as error:  # whatever a model does with a cache that is not of its kind
-            raise LoweringError(
-                f"{type(model).__name__} cannot be run step by step with a cache of keys and values "
-                f"({error}): run the frozen model in eager mode"
-            ) from error
+    with torch.no_grad(), stepping(model):
+        caches = [tensor.contiguous() for tensor in FirstStep(model)(ids, mask, positions)[1:]]
     layers = len(caches) // 2
     created = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(layers))
     grown = tuple(

@@ -17,7 +17,6 @@ from tbt_compile.adapters import call_record
 from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.errors import LoweringError, did_you_mean
 from tbt_compile.size_bounds import SizeBound, tightest
-from tbt_compile.storage.model_folder import MODULE
 
 _DYNAMIC = (Dim.AUTO, Dim.DYNAMIC)
 _REASON = "dynamic_shapes says so"
@@ -32,8 +31,16 @@ def declared_shapes(model: nn.Module, dynamic_shapes: Any) -> Iterator[None]:
         dynamic_shapes: as torch.export takes it, or None.
 
     Raises:
-        LoweringError: an argument or a dimension does not exist, or an entry is none of a `Dim`.
+        LoweringError: an argument or a dimension does not exist, or an entry is none of a `Dim`; or the model
+            generates text, whose sizes are always dynamic.
     """
+    can_generate = getattr(model, "can_generate", None)
+    if dynamic_shapes is not None and can_generate is not None and can_generate():
+        name = type(model).__name__.removeprefix("Quantized")
+        raise LoweringError(
+            f"dynamic_shapes: {name} generates text, and its batch and lengths are always dynamic; leave it "
+            "out"
+        )
     call = call_record.recorded(model)
     if dynamic_shapes is None or call is None:
         yield
@@ -61,17 +68,11 @@ def check_declared(model: nn.Module, units: ExportUnits, dynamic_shapes: Any) ->
         dynamic_shapes: as torch.export takes it, or None.
 
     Raises:
-        LoweringError: the model generates text, whose sizes are always dynamic; or a dimension is fixed by
-            the forward.
+        LoweringError: a dimension is fixed by the forward.
     """
     if dynamic_shapes is None:
         return
     name = type(model).__name__.removeprefix("Quantized")
-    if units.kind != MODULE:
-        raise LoweringError(
-            f"dynamic_shapes: {name} generates text, and its batch and lengths are always dynamic; leave it "
-            "out"
-        )
     shapes = {each["name"]: each["shape"] for each in units.settings["inputs"]}
     bounds = [SizeBound(**bound) for bound in units.settings["bounds"]]
     for argument, dims in _dimensions(call_record.recorded(model) or [], dynamic_shapes).items():

@@ -29,7 +29,6 @@ def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     accepted = inspect.signature(model.forward).parameters
     vocabulary: int | None = getattr(_text_config(model), "vocab_size", None)
     inputs: dict[str, Tensor] = {}
-    shape = None
     if "input_ids" in accepted and vocabulary:
         inputs["input_ids"] = _ids(SOURCE, vocabulary)
         if "attention_mask" in accepted:

@@ -15,8 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from tbt_compile.adapters.decode_settings import decode_settings
 from tbt_compile.adapters.sources import ROWS, source_of
 from tbt_compile.adapters.unit_limits import seq2seq_limits, table_rows
-from tbt_compile.adapters.units import ExportUnits, capture_unit
-from tbt_compile.errors import LoweringError
+from tbt_compile.adapters.units import ExportUnits, capture_unit, stepping
 from tbt_compile.passes.lowering.context import CacheSlot
 from tbt_compile.passes.size_guards import size
 from tbt_compile.storage.model_folder import GENERATOR
@@ -142,15 +141,9 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     mask, inputs = source.mask, tuple(source.inputs.values())
     prefix = torch.randint(0, table_rows(model.get_decoder()), (len(mask), _PREFIX))
     first_step = FirstStep(model, source.masked)
-    with torch.no_grad():
-        try:
-            hidden = encoder(*inputs)
-            first = first_step(prefix, hidden, mask)
-        except Exception as error:  # whatever a model does with a cache that is not of its kind
-            raise LoweringError(
-                f"{type(model).__name__} cannot be run step by step with a cache of keys and values "
-                f"({error}): run the frozen model in eager mode"
-            ) from error
+    with torch.no_grad(), stepping(model):
+        hidden = encoder(*inputs)
+        first = first_step(prefix, hidden, mask)
     step = Step(model, source.masked, hidden.shape[-1])
     caches = [tensor.contiguous() for tensor in first[1:]]
     layers = len(caches) // 4

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,22 @@ class ExportUnits:
     kind: str
     contexts: tuple[LoweringContext, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def stepping(model: nn.Module) -> Iterator[None]:
+    """Run a model with a cache of keys and values in the `with` block.
+
+    Raises:
+        LoweringError: it fails, as models with a cache of another kind do.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever a model does with a cache that is not of its kind
+        raise LoweringError(
+            f"{type(model).__name__} cannot be run step by step with a cache of keys and values ({error}): "
+            "run the frozen model in eager mode"
+        ) from error
 
 
 def capture_unit(

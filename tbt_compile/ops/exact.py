@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.ops import host_kernels
-from tbt_compile.ops.convolutions import Geometry
+from tbt_compile.ops.convolutions import convolved
 from tbt_compile.ops.quantize import quantize_with
 
 ATEN = torch.ops.aten
@@ -42,6 +42,9 @@ class _Exact(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         del types
+        if func._can_decompose() and func not in _RULES:  # PyTorch has not, in inference mode and in rules
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         rule = _RULES.get(func)
         operands = [value for value in args if isinstance(value, Tensor)]
         if rule is None or not operands or not all(map(_is_host_float, operands)):
@@ -220,11 +223,8 @@ def _convolution(
         return ATEN.convolution.default(
             x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
         )
-    windows = Geometry.of(weight.shape[2:], stride, padding, dilation)
-    rows = windows.windows(x)
-    product = _mm(rows.reshape(-1, rows.shape[-1]), weight.flatten(1).t())
-    product = product if bias is None else bias + product
-    return windows.image(product.reshape(*rows.shape[:-1], len(weight)))
+    with exact():
+        return convolved(x, weight, bias, stride, padding, dilation)
 
 
 @_rule(ATEN.add.Tensor)

@@ -74,7 +74,10 @@ def test_the_specified_bits(name: str) -> None:
     function, specified = SPECIFIED[name]
     with exact():
         got = function(X)
+    with torch.inference_mode(), exact():
+        inferred = function(X)
     np.testing.assert_array_equal(bits(got.numpy()), bits(specified(X.numpy())))
+    np.testing.assert_array_equal(bits(inferred.numpy()), bits(got.numpy()))
     torch.testing.assert_close(got, function(X), rtol=2e-6, atol=2e-5)
 
 

@@ -13,7 +13,7 @@ from operator import mul
 
 import numpy as np
 
-from tbt_compile.codegen.tvm_api import Buffer, Expr, IRBuilder, PrimFunc, T
+from tbt_compile.codegen.tvm_api import OPAQUE, Buffer, Expr, IRBuilder, PrimFunc, T
 
 Shape = Sequence[Expr | int]
 
@@ -27,14 +27,12 @@ Chunk = Callable[[Expr, int], None]
 Start = Callable[[int, Expr, int], Expr]
 """`start(plane, k, lanes)`: the initial words, to which new bits are added."""
 
-_OPAQUE = 8  # relax.OpPatternKind: never fused into a neighbour
-
 
 def function(name: str, body: Callable[[], None]) -> PrimFunc:
     """Build a PrimFunc; `body` emits its arguments and statements."""
     with IRBuilder() as builder, T.prim_func(is_private=True, s_tir=True):
         T.func_name(name)
-        T.func_attr({"tirx.noalias": True, "op_pattern": _OPAQUE})
+        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE})
         body()
     return builder.get()
 
