@@ -8,7 +8,7 @@ equal. Every result is seen in the sizes of these names.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,31 @@ class KnownSizes:
         """Take the sizes of an input as the ones that their names stand for."""
         for name, size in self._pairs(node, value):
             self._name(name, size)
+
+    def fitting(self, node: fx.Node, values: Mapping[fx.Node, Any], builder: Any) -> dict[fx.Node, Expr]:
+        """Operands of a pointwise call whose sizes are those of the result by a bound on a size.
+
+        Args:
+            node: the call.
+            values: the converted nodes.
+            builder: of the function.
+
+        Returns:
+            Views of them in the sizes of the result: of `x + table[:, : x.shape[1]]`, whose table has 64
+            columns, min(64, T) of them are T.
+        """
+        if not _is_aten(node) or torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+            return {}
+        result, found = node.meta.get("val"), {}
+        for operand in node.all_input_nodes if isinstance(result, Tensor) else ():
+            given, value = operand.meta.get("val"), values[operand]
+            if not isinstance(given, Tensor) or getattr(value.ty, "shape", None) is None:
+                continue
+            sizes = zip(given.shape, result.shape[result.dim() - given.dim() :], value.ty.shape, strict=True)
+            shape = [self._broadcast(ours, whole, size) for ours, whole, size in sizes]
+            if any(new is not old for new, old in zip(shape, value.ty.shape, strict=True)):
+                found[operand] = builder.emit(relax.op.reshape(value, shape))
+        return found
 
     def settle(self, node: fx.Node, value: Any, builder: relax.BlockBuilder) -> Any:
         """A result with the sizes that the captured graph knows.
@@ -59,6 +84,14 @@ class KnownSizes:
             return value
         return builder.emit(relax.op.reshape(value, shape))
 
+    def _broadcast(self, ours: Any, whole: Any, size: Any) -> Any:
+        """The size in Relax of a dimension that is broadcast to `whole`: the example tells which case it is."""
+        if isinstance(ours, int) or str(ours) == str(whole) or ours.node.hint is None:
+            return size
+        if ours.node.hint == 1:
+            return 1
+        return self._named.get(str(whole), size) if ours.node.hint == _hint(whole) else size
+
     def _name(self, name: Any, size: Any) -> Any:
         """The size of a name; the first one that is seen, if it is no number."""
         if static_size(size) is not None:
@@ -74,6 +107,11 @@ class KnownSizes:
             return []
         sizes = list(value.ty.shape)
         return list(zip(known.shape, sizes, strict=True)) if len(sizes) == known.dim() else []
+
+
+def _hint(size: Any) -> int | None:
+    """The size in the example inputs."""
+    return size if isinstance(size, int) else size.node.hint
 
 
 def _empty(node: fx.Node, shape: list[Any], value: Expr, builder: relax.BlockBuilder) -> Expr:

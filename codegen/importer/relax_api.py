@@ -238,6 +238,9 @@ class _Importer(ExportedProgramImporter):
             if single is not None:
                 stored.setdefault(single, self.env[single])
                 self.env[single] = self.block_builder.emit(relax.op.reshape(self.env[single], [1]))
+            fitting = self._sizes(node.graph).fitting(node, self.env, self.block_builder)
+            stored |= {each: self.env[each] for each in fitting if each not in stored}
+            self.env.update(fitting)
             converted = convert(node, *importer)
             self.env.update(stored)
             if single is not None:

@@ -41,6 +41,21 @@ def test_the_first_row_is_broadcast() -> None:
     assert_compiles(Each(*functions), X, torch.tensor([1, 2, 6, 0, 3]), rows=3)
 
 
+def test_what_a_bound_on_a_size_leaves_of_a_table_is_broadcast() -> None:
+    table = torch.arange(384.0).view(64, 6)
+
+    def last_rows(x: Tensor) -> Tensor:
+        return table[max(0, 64 - x.shape[0]) :]
+
+    functions: list[Callable[[Tensor], Tensor]] = [
+        lambda x: x + last_rows(x),
+        lambda x: last_rows(x)[:, max(0, 5 - x.shape[0]) : 1] * x,
+        lambda x: (last_rows(x)[None] / x.expand(2, -1, -1)).sum(0),
+        lambda x: torch.where(last_rows(x)[:, :1] > 370, x, last_rows(x)),
+    ]
+    assert_compiles(Each(*functions), X, rows=7)
+
+
 def test_a_slice_may_have_fewer_rows_than_the_example() -> None:
     module = Each(lambda x: x[:2].exp().sum(0), lambda x: (x[-1:] + x[:1]).sum(0))
     unit = export(module, X, dims=(({0: Dim.DYNAMIC},),))
