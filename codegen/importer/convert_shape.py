@@ -1,13 +1,13 @@
-"""Convert slices, windows, gathers and fills, most of which TVM gets wrong at the ends of their range."""
+"""Convert slices, windows, gathers and padding, most of which TVM gets wrong at the ends of their range."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from operator import mul
 from typing import Any
 
+from tbt_compile.codegen.importer.convert_fill import filled
 from tbt_compile.codegen.importer.convert_slices import END, counted_from_start
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.tvm_api import Expr, relax, static_size, te, tirx
@@ -187,7 +187,7 @@ def convert_pad(call: Call) -> Expr:
             if isinstance(amount, int) and amount == 0:
                 continue
             sizes = list(x.ty.shape)
-            parts.insert(place, _filled(call, [*sizes[:axis], amount, *sizes[axis + 1 :]], value))
+            parts.insert(place, filled(call, [*sizes[:axis], amount, *sizes[axis + 1 :]], value))
         x = call.emit(relax.op.concat(parts, axis)) if len(parts) > 1 else x
     return x
 
@@ -210,79 +210,6 @@ def convert_unfold(call: Call) -> Expr:
         )
 
     return call.compute(windows, call.operands.self)
-
-
-@converter(ATEN.new_ones.default)
-def convert_new_ones(call: Call) -> Expr:
-    """`aten::new_ones(self, size, *, dtype)` of static or symbolic size."""
-    return _filled(call, call.operands.size, 1)
-
-
-@converter(ATEN.new_zeros.default)
-def convert_new_zeros(call: Call) -> Expr:
-    """`aten::new_zeros(self, size, *, dtype)` of static or symbolic size."""
-    return _filled(call, call.operands.size, 0)
-
-
-@converter(ATEN.full.default)
-def convert_full(call: Call) -> Expr:
-    """`aten::full(size, fill_value, *, dtype)` of static or symbolic size."""
-    return _filled(call, call.operands.size, call.operands.fill_value)
-
-
-@converter(ATEN.new_full.default)
-def convert_new_full(call: Call) -> Expr:
-    """`aten::new_full(self, size, fill_value, *, dtype)` of static or symbolic size."""
-    return _filled(call, call.operands.size, call.operands.fill_value)
-
-
-@converter(ATEN.fill.Scalar)
-def convert_fill_scalar(call: Call) -> Expr:
-    """`aten::fill.Scalar(self, value)`."""
-    return _filled(call, call.operands.self.ty.shape, call.operands.value)
-
-
-@converter(ATEN.zeros_like.default)
-def convert_zeros_like(call: Call) -> Expr:
-    """`aten::zeros_like(self, *, dtype)`; TVM ignores `dtype`."""
-    return _filled(call, call.operands.self.ty.shape, 0)
-
-
-@converter(ATEN.ones_like.default)
-def convert_ones_like(call: Call) -> Expr:
-    """`aten::ones_like(self, *, dtype)`; TVM ignores `dtype`."""
-    return _filled(call, call.operands.self.ty.shape, 1)
-
-
-@converter(ATEN.full_like.default)
-def convert_full_like(call: Call) -> Expr:
-    """`aten::full_like(self, fill_value, *, dtype)`; TVM ignores `dtype`."""
-    return _filled(call, call.operands.self.ty.shape, call.operands.fill_value)
-
-
-@converter(ATEN.eye.default)
-def convert_eye(call: Call) -> Expr:
-    """`aten::eye(n, *, dtype)`; TVM needs the dtype."""
-    return _identity(call, call.operands.n)
-
-
-@converter(ATEN.eye.m)
-def convert_eye_of_two_sizes(call: Call) -> Expr:
-    """`aten::eye(n, m, *, dtype)`; TVM needs the dtype."""
-    return _identity(call, call.operands.m)
-
-
-def _identity(call: Call, columns: int) -> Expr:
-    dtype = dtype_name(call.node.meta["val"].dtype)
-    return call.emit(relax.op.eye(call.operands.n, columns, dtype=dtype))
-
-
-def _filled(call: Call, shape: Sequence[Any], value: Any) -> Expr:
-    """A tensor of one value, of the dtype that the captured graph says."""
-    dtype = dtype_name(call.node.meta["val"].dtype)
-    if not isinstance(value, (int, float)) or not math.isfinite(value):  # TVM cannot lower a full of them
-        return call.emit(relax.op.broadcast_to(call.scalar(value, dtype), list(shape)))
-    return call.emit(relax.op.full(list(shape), relax.const(value, dtype), dtype))
 
 
 def _constants(call: Call, *names: str) -> list[int]:

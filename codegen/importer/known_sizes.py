@@ -48,9 +48,9 @@ class KnownSizes:
             given, value = operand.meta.get("val"), values[operand]
             if not isinstance(given, Tensor) or getattr(value.ty, "shape", None) is None:
                 continue
-            sizes = zip(given.shape, result.shape[result.dim() - given.dim() :], value.ty.shape, strict=True)
-            shape = [self._broadcast(ours, whole, size) for ours, whole, size in sizes]
-            if any(new is not old for new, old in zip(shape, value.ty.shape, strict=True)):
+            sizes, whole = list(value.ty.shape), result.shape[result.dim() - given.dim() :]
+            shape = list(map(self._broadcast, given.shape, whole, sizes))
+            if any(new is not old for new, old in zip(shape, sizes, strict=True)):
                 found[operand] = builder.emit(relax.op.reshape(value, shape))
         return found
 
@@ -85,7 +85,7 @@ class KnownSizes:
         return builder.emit(relax.op.reshape(value, shape))
 
     def _broadcast(self, ours: Any, whole: Any, size: Any) -> Any:
-        """The size in Relax of a dimension that is broadcast to `whole`: the example tells which case it is."""
+        """The size in Relax of a dimension that is broadcast to `whole`; the example tells how."""
         if isinstance(ours, int) or str(ours) == str(whole) or ours.node.hint is None:
             return size
         if ours.node.hint == 1:

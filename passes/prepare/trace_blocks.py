@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
     from tbt_compile.passes.prepare.context import PrepareContext
 
 
+_CACHES = frozenset({"past_key_values", "past_key_value", "layer_past"})
+"""What transformers calls the parameter of a cache."""
+
+
 def untraceable_blocks(context: PrepareContext, names: Iterable[str]) -> dict[str, str]:
-    """Find the attention modules whose forward cannot be traced on what they get from the example inputs.
+    """Find the attention modules whose forward cannot be traced.
+
+    It is tried with what the example inputs give them. One that takes a cache of keys and values gets none
+    there, and an object that cannot be traced when the model generates.
 
     Args:
         context: the model and the example inputs.
@@ -31,6 +39,9 @@ def untraceable_blocks(context: PrepareContext, names: Iterable[str]) -> dict[st
 
     def check(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         forward = type(module).forward
+        if not _CACHES.isdisjoint(inspect.signature(forward).parameters):
+            found[name] = "its forward takes a cache of keys and values"
+            return
         try:
             tensors, constants = split_inputs(named_inputs(forward, module, args, kwargs), module)
             quantize_products(trace_call(forward, module, tensors, constants), module, "")

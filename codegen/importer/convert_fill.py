@@ -1,0 +1,111 @@
+"""Convert what makes tensors of one value, and identity matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tbt_compile.codegen.importer.registry import ATEN, Call, converter
+from tbt_compile.codegen.tvm_api import Expr, relax
+from tbt_compile.dtypes import dtype_name
+
+
+@converter(ATEN.empty.memory_format)
+def convert_empty(call: Call) -> Expr:
+    """`aten::empty(size, *, dtype)` of static or symbolic size: zeros, as whatever is there may be read."""
+    return filled(call, call.operands.size, 0)
+
+
+@converter(ATEN.zeros.default)
+def convert_zeros(call: Call) -> Expr:
+    """`aten::zeros(size, *, dtype)` of static or symbolic size."""
+    return filled(call, call.operands.size, 0)
+
+
+@converter(ATEN.ones.default)
+def convert_ones(call: Call) -> Expr:
+    """`aten::ones(size, *, dtype)` of static or symbolic size."""
+    return filled(call, call.operands.size, 1)
+
+
+@converter(ATEN.new_ones.default)
+def convert_new_ones(call: Call) -> Expr:
+    """`aten::new_ones(self, size, *, dtype)` of static or symbolic size."""
+    return filled(call, call.operands.size, 1)
+
+
+@converter(ATEN.new_zeros.default)
+def convert_new_zeros(call: Call) -> Expr:
+    """`aten::new_zeros(self, size, *, dtype)` of static or symbolic size."""
+    return filled(call, call.operands.size, 0)
+
+
+@converter(ATEN.full.default)
+def convert_full(call: Call) -> Expr:
+    """`aten::full(size, fill_value, *, dtype)` of static or symbolic size."""
+    return filled(call, call.operands.size, call.operands.fill_value)
+
+
+@converter(ATEN.new_full.default)
+def convert_new_full(call: Call) -> Expr:
+    """`aten::new_full(self, size, fill_value, *, dtype)` of static or symbolic size."""
+    return filled(call, call.operands.size, call.operands.fill_value)
+
+
+@converter(ATEN.fill.Scalar)
+def convert_fill_scalar(call: Call) -> Expr:
+    """`aten::fill.Scalar(self, value)`."""
+    return filled(call, call.operands.self.ty.shape, call.operands.value)
+
+
+@converter(ATEN.zeros_like.default)
+def convert_zeros_like(call: Call) -> Expr:
+    """`aten::zeros_like(self, *, dtype)`; TVM ignores `dtype`."""
+    return filled(call, call.operands.self.ty.shape, 0)
+
+
+@converter(ATEN.ones_like.default)
+def convert_ones_like(call: Call) -> Expr:
+    """`aten::ones_like(self, *, dtype)`; TVM ignores `dtype`."""
+    return filled(call, call.operands.self.ty.shape, 1)
+
+
+@converter(ATEN.full_like.default)
+def convert_full_like(call: Call) -> Expr:
+    """`aten::full_like(self, fill_value, *, dtype)`; TVM ignores `dtype`."""
+    return filled(call, call.operands.self.ty.shape, call.operands.fill_value)
+
+
+@converter(ATEN.eye.default)
+def convert_eye(call: Call) -> Expr:
+    """`aten::eye(n, *, dtype)`; TVM needs the dtype."""
+    return _identity(call, call.operands.n)
+
+
+@converter(ATEN.eye.m)
+def convert_eye_of_two_sizes(call: Call) -> Expr:
+    """`aten::eye(n, m, *, dtype)`; TVM needs the dtype."""
+    return _identity(call, call.operands.m)
+
+
+def _identity(call: Call, columns: int) -> Expr:
+    dtype = dtype_name(call.node.meta["val"].dtype)
+    return call.emit(relax.op.eye(call.operands.n, columns, dtype=dtype))
+
+
+def filled(call: Call, shape: Sequence[Any], value: Any) -> Expr:
+    """A tensor of one value.
+
+    Args:
+        call: whose dtype it has, as the captured graph says.
+        shape: of static or symbolic sizes.
+        value: a number or an expression.
+
+    Returns:
+        The tensor.
+    """
+    dtype = dtype_name(call.node.meta["val"].dtype)
+    if not isinstance(value, (int, float)) or not math.isfinite(value):  # TVM cannot lower a full of them
+        return call.emit(relax.op.broadcast_to(call.scalar(value, dtype), list(shape)))
+    return call.emit(relax.op.full(list(shape), relax.const(value, dtype), dtype))
