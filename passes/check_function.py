@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from tbt_compile.errors import LoweringError
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.prepare.aten import base_of, described_owner, is_random
+from tbt_compile.passes.strided_views import is_flat
 
 _ATEN = torch.ops.aten
 
@@ -75,7 +76,7 @@ def no_function(node: fx.Node, state: Mapping[fx.Node, str | None]) -> str:
     Returns:
         What the module that makes the call does, "draws random numbers".
     """
-    return _random(node) or _changes(node, state) or _by_values(node)
+    return _random(node) or _changes(node, state) or _by_values(node) or _by_strides(node)
 
 
 def _random(node: fx.Node) -> str:
@@ -137,6 +138,16 @@ def _by_values(node: fx.Node) -> str:
             "fixed number of elements"
         )
     return ""
+
+
+def _by_strides(node: fx.Node) -> str:
+    """The refusal of a view into memory that holds more than its tensor, or that in no known order."""
+    if node.target is not _ATEN.as_strided.default or is_flat(node.args[0].meta["val"]):  # type: ignore[union-attr]
+        return ""
+    return (
+        "views a tensor by strides (aten.as_strided.default) that does not fill one piece of memory from the "
+        "start: make it contiguous before"
+    )
 
 
 _READS = frozenset({_ATEN.item.default, _ATEN._local_scalar_dense.default})

@@ -24,6 +24,7 @@ from tbt_compile.passes.free_sizes import free_sizes
 from tbt_compile.passes.inline_contexts import inline_contexts
 from tbt_compile.passes.mask_sizes import equal_mask_sizes
 from tbt_compile.passes.squeezes import keep_free_dimensions
+from tbt_compile.passes.strided_views import flatten_strided
 
 _TALKATIVE = ("torch.fx.experimental.symbolic_shapes", "torch._export.non_strict_utils")
 _TRACING = threading.RLock()
@@ -57,6 +58,7 @@ def export_program(
     equal_mask_sizes(program)
     constant_sizes(program)
     keep_free_dimensions(program)
+    flatten_strided(program)
     return program
 
 

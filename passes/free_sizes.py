@@ -17,21 +17,21 @@ from torch import SymInt, Tensor, nn
 
 @contextmanager
 def free_sizes(module: nn.Module) -> Iterator[None]:
-    """Replace `torch.nn.functional.one_hot`, and `int` in the files that define a module and its parts."""
+    """Replace `one_hot`, `torch.div` of sizes, and `int` in the files that define a module and its parts."""
     functional: Any = torch.nn.functional
     names = {type(part).__module__ for part in module.modules()}
     files = [
         vars(sys.modules[name]) for name in names if not name.startswith("torch.") and name in sys.modules
     ]
     files = [file for file in files if "int" not in file]
-    one_hot = functional.one_hot
-    functional.one_hot = _one_hot(one_hot)
+    one_hot, div = functional.one_hot, torch.div
+    functional.one_hot, torch.div = _one_hot(one_hot), _div(div)
     for file in files:
         file["int"] = _Int
     try:
         yield
     finally:
-        functional.one_hot = one_hot
+        functional.one_hot, torch.div = one_hot, div
         for file in files:
             del file["int"]
 
@@ -43,6 +43,20 @@ def _one_hot(function: Any) -> Any:
         return (tensor[..., None] == torch.arange(num_classes, device=tensor.device)).long()
 
     return one_hot
+
+
+def _div(function: Any) -> Any:
+    def div(input: Any, other: Any, **options: Any) -> Any:
+        if (
+            isinstance(input, SymInt)
+            and isinstance(other, int)
+            and other > 0
+            and options.get("rounding_mode")
+        ):
+            return input // other  # a number, of which PyTorch makes a tensor
+        return function(input, other, **options)
+
+    return div
 
 
 class _Whole(type):

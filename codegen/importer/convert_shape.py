@@ -145,7 +145,7 @@ def convert_index(call: Call) -> Expr:
 
 @converter(ATEN.view.default)
 def convert_view(call: Call) -> Expr:
-    """`aten::view(self, size)`; TVM cannot always tell what -1 stands for where other sizes are symbolic."""
+    """`aten::view(self, size)`; TVM neither compares symbolic sizes nor tells what -1 stands for then."""
     return _with_inferred(call, "size")
 
 
@@ -157,12 +157,15 @@ def convert_reshape(call: Call) -> Expr:
 
 def _with_inferred(call: Call, name: str) -> Expr:
     shape = list(getattr(call.operands, name))
-    if -1 not in shape or all(isinstance(size, int) for size in shape):
+    known = [static_size(size) for size in shape]
+    if 0 in known or None not in known:
         return call.default()
-    inferred = call.node.meta["val"].shape[shape.index(-1)]
-    if not isinstance(inferred, int):
-        return call.default()
-    shape[shape.index(-1)] = inferred
+    if -1 in known:
+        place = known.index(-1)
+        inferred = call.node.meta["val"].shape[place]
+        if not isinstance(inferred, int):
+            return call.default()
+        shape[place] = inferred
     return call.emit(relax.op.reshape(call.operands.self, shape))
 
 

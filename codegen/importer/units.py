@@ -23,6 +23,7 @@ from tbt_compile.codegen.importer import (
     convert_scatter,
     convert_shape,
     convert_slices,
+    convert_strided,
     convert_variance,
 )
 from tbt_compile.codegen.importer.bind import bind_parameters, weight_layouts
@@ -58,6 +59,7 @@ CONVERTER_FILES = (
     convert_scatter,
     convert_shape,
     convert_slices,
+    convert_strided,
     convert_variance,
 )
 """The modules with converters; importing a module registers its converters."""

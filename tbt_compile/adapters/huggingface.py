@@ -21,6 +21,7 @@ from tbt_compile.adapters.base import Adapter
 from tbt_compile.adapters.conv1d import QuantizedConv1D
 from tbt_compile.adapters.decode_settings import check_search, generation_settings
 from tbt_compile.adapters.example_inputs import example_inputs
+from tbt_compile.adapters.local_attention import local_attention
 from tbt_compile.adapters.rope import original_frequencies
 from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.errors import PlanError
@@ -75,7 +76,7 @@ class HuggingFaceAdapter(Adapter):
         for config in caching:
             config.use_cache = False
         try:
-            with original_frequencies(_pretrained(model)):
+            with original_frequencies(_pretrained(model)), local_attention(model):
                 yield
         finally:
             for config, implementation in zip(configs, implementations, strict=True):
@@ -129,7 +130,7 @@ class HuggingFaceAdapter(Adapter):
         if not checked.can_generate():
             return super().export_units(model)
         units = seq2seq_units if checked.config.is_encoder_decoder else decoder_units
-        with original_frequencies(_pretrained(model)):
+        with original_frequencies(checked), local_attention(model):
             return units.export_units(checked)
 
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
