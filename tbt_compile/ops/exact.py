@@ -22,6 +22,7 @@ from tbt_compile.encoding import Encoding
 from tbt_compile.ops import host_kernels
 from tbt_compile.ops.convolutions import convolved
 from tbt_compile.ops.quantize import quantize_with
+from tbt_compile.ops.statistics import group_normed
 
 ATEN = torch.ops.aten
 _RULES: dict[Any, Callable[..., Any]] = {}
@@ -125,6 +126,15 @@ def _layer_norm(
     return y, x.new_empty(0), x.new_empty(0)  # the statistics are for gradients only
 
 
+@_rule(ATEN.native_group_norm.default)
+def _group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, *sizes: int, eps: float = 1e-5
+) -> tuple[Tensor, Tensor, Tensor]:
+    groups, eps = (sizes[3], eps) if len(sizes) == 4 else sizes[3:]
+    with exact():
+        return group_normed(x, groups, weight, bias, eps), x.new_empty(0), x.new_empty(0)
+
+
 @_rule(ATEN._softmax.default)
 def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     from tbt_compile.codegen.kernels.float_ops.softmax import SoftmaxSpec, softmax
@@ -219,12 +229,12 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
-    if transposed or groups != 1 or weight.dim() > 4:
+    if transposed or weight.dim() > 4:
         return ATEN.convolution.default(
             x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
         )
     with exact():
-        return convolved(x, weight, bias, stride, padding, dilation)
+        return convolved(x, weight, bias, stride, padding, dilation, groups)
 
 
 @_rule(ATEN.add.Tensor)
