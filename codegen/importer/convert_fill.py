@@ -102,6 +102,20 @@ def convert_arange(call: Call) -> Expr:
     return call.emit(relax.op.astype(found, dtype_name(dtype)))
 
 
+@converter(ATEN.linspace.default)
+def convert_linspace(call: Call) -> Expr:
+    """`aten::linspace(start, end, steps, *, dtype)` of numbers; PyTorch's values, which count from both ends.
+
+    Raises:
+        ValueError: a bound or the number of steps is known at run time only.
+    """
+    op, dtype = call.operands, call.node.meta["val"].dtype
+    if not all(isinstance(number, (int, float)) for number in (op.start, op.end, op.steps)):
+        raise ValueError(f"{call.node.target}: a bound or the number of steps is known at run time only")
+    values = torch.linspace(op.start, op.end, op.steps, dtype=dtype).numpy()
+    return call.emit(relax.const(values, dtype_name(dtype)))
+
+
 @converter(ATEN.eye.default)
 def convert_eye(call: Call) -> Expr:
     """`aten::eye(n, *, dtype)`; TVM needs the dtype."""

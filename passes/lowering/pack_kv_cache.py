@@ -61,7 +61,8 @@ def agree_on_caches(units: Sequence[LoweringContext], name: str) -> None:
     named = {unit.name: unit for unit in units}
     if not named.keys() >= {"first_step", "step"}:
         return
-    outputs: Any = list(named["first_step"].graph.output_node().args[0])
+    returned: Any = named["first_step"].graph.output_node().args[0]
+    outputs = list(returned)
     inputs = {node.name: node for node in named["step"].graph.find_nodes(op="placeholder")}
     for made, taken in zip(named["first_step"].caches, named["step"].caches, strict=True):
         halves = ((made.key_output, taken.key_input), (made.value_output, taken.value_input))

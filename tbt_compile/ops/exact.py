@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tbt_compile.encoding import Encoding
 from tbt_compile.ops import host_kernels
 from tbt_compile.ops.convolutions import convolved
+from tbt_compile.ops.definitions import DEFINITIONS, EAGER
 from tbt_compile.ops.quantize import quantize_with
-from tbt_compile.ops.statistics import group_normed
 
 ATEN = torch.ops.aten
 _RULES: dict[Any, Callable[..., Any]] = {}
@@ -47,7 +47,7 @@ class _Exact(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         rule = _RULES.get(func)
-        operands = [value for value in args if isinstance(value, Tensor)]
+        operands = [value for value in args if isinstance(value, Tensor) and value.is_floating_point()]
         if rule is None or not operands or not all(map(_is_host_float, operands)):
             return func(*args, **(kwargs or {}))
         return rule(*args, **(kwargs or {}))
@@ -126,15 +126,6 @@ def _layer_norm(
     return y, x.new_empty(0), x.new_empty(0)  # the statistics are for gradients only
 
 
-@_rule(ATEN.native_group_norm.default)
-def _group_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, *sizes: int, eps: float = 1e-5
-) -> tuple[Tensor, Tensor, Tensor]:
-    groups, eps = (sizes[3], eps) if len(sizes) == 4 else sizes[3:]
-    with exact():
-        return group_normed(x, groups, weight, bias, eps), x.new_empty(0), x.new_empty(0)
-
-
 @_rule(ATEN._softmax.default)
 def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     from tbt_compile.codegen.kernels.float_ops.softmax import SoftmaxSpec, softmax
@@ -181,6 +172,13 @@ def _var(
     deviation = x - _mean(x, dim, True)
     freedom = max(0, _count(x, dim) - (1 if correction is None else correction))
     return _sum(deviation * deviation, dim, keepdim) / freedom
+
+
+@_rule(ATEN.var_mean.correction)
+def _var_mean(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    return _var(x, dim, correction=correction, keepdim=keepdim), _mean(x, dim, keepdim)
 
 
 @_rule(ATEN.std.correction)
@@ -241,6 +239,21 @@ def _convolution(
 def _add(x: Tensor, y: Any, *, alpha: float = 1) -> Tensor:
     # PyTorch contracts alpha * y + x.
     return torch.add(x, y if alpha == 1 else y * alpha)
+
+
+@_rule(ATEN.sub.Tensor)
+def _sub(x: Tensor, y: Any, *, alpha: float = 1) -> Tensor:
+    return torch.sub(x, y if alpha == 1 else y * alpha)
+
+
+def _defined(target: Any, definition: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with exact():
+        found = definition(*args, **kwargs)
+    return target(*args, **kwargs) if found is NotImplemented else found
+
+
+for _target, _definition in {**DEFINITIONS, **EAGER}.items():
+    _RULES[_target] = partial(_defined, _target, _definition)
 
 
 def _added(added: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
