@@ -8,10 +8,11 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import nn
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.nn.utils.rnn import PackedSequence
 
 import tbt_compile
@@ -57,6 +58,15 @@ def explained(error: BaseException, model: nn.Module) -> str:
     if any(isinstance(value, PackedSequence) for frame, _ in frames for value in frame.f_locals.values()):
         return f"{where} {_PACKED}"
     return f"{where} {reason}" if reason is _ON_VALUES else f"{where}: {reason}"
+
+
+def relations_of(error: BaseException | None) -> list[Any]:
+    """The relations of sizes that a capture took for granted before it failed."""
+    frames = () if error is None else _frames(error)
+    environments = (value for frame, _ in frames for value in frame.f_locals.values())
+    return next(
+        ([guard.expr for guard in each.guards] for each in environments if isinstance(each, ShapeEnv)), []
+    )
 
 
 def line_of(filename: str, number: int | None) -> str:

@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind
 from torch.nn.modules import transformer
 
 from tbt_compile.passes.constant_sizes import constant_sizes
+from tbt_compile.passes.free_sizes import free_sizes
 from tbt_compile.passes.inline_contexts import inline_contexts
 from tbt_compile.passes.mask_sizes import equal_mask_sizes
 from tbt_compile.passes.squeezes import keep_free_dimensions
@@ -48,7 +49,8 @@ def export_program(
     Raises:
         Exception: any that `torch.export.export` raises for a module that it cannot capture.
     """
-    with torch.no_grad(), unchanged_attributes(module), _tracing(), _quiet(), warnings.catch_warnings():
+    unchanged = unchanged_attributes(module), free_sizes(module)
+    with torch.no_grad(), unchanged[0], _tracing(), unchanged[1], _quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attribute")  # assigned; that is undone
         program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     inline_contexts(program)

@@ -53,7 +53,16 @@ class Guard(NamedTuple):
 
 
 class InexpressibleError(LoweringError):
-    """A guard that is no range of one size."""
+    """A guard that is no range of one size.
+
+    Args:
+        message: says so.
+        relations: all guards of the program, if they are known.
+    """
+
+    def __init__(self, message: str, relations: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.relations = relations
 
 
 def size(name: str) -> sympy.Symbol:
@@ -77,14 +86,16 @@ def size_bounds(program: ExportedProgram, shapes: Sequence[Shape], name: str) ->
     """
     bounds: list[SizeBound] = []
     example = _example(program, shapes)
-    for guard in _guards(program, shapes):
+    guards = list(_guards(program, shapes))
+    for guard in guards:
         found = list(_bounds(guard, example))
         if None in found:
             relation = PythonPrinter().doprint(guard.relation)
             raise InexpressibleError(
                 f"{name} was captured for calls where {relation}{_at(guard.place)}: a compiled model keeps "
                 "the smallest and the largest value of a size only; compute the same for all sizes, or pad "
-                "to one that fits"
+                "to one that fits",
+                [each.relation for each in guards],
             )
         bounds += [bound for bound in found if bound is not None]
     return tightest(bounds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -96,6 +98,26 @@ def _coefficients(value: Any) -> list[Any] | None:
     if not value.is_polynomial(*value.free_symbols):
         return None
     return list(sympy.Poly(value, *value.free_symbols).coeffs())
+
+
+def modulus(relations: Iterable[Any]) -> int:
+    """The least common multiple of the numbers by which relations divide a size; 1 if they do not.
+
+    >>> source = sympy.Symbol("source", integer=True, positive=True)
+    >>> modulus([sympy.Ne(sympy.Mod(source, 128) + source, 4), sympy.Ne(sympy.Mod(source + 1, 6), 1)])
+    384
+    """
+    parts = (part for relation in relations for part in relation.atoms(sympy.Function))
+    divided = [part.args for part in parts if type(part).__name__ in _FUNCTIONS]
+    return math.lcm(*(int(by) for value, by in divided if by.is_Integer and _is_size(value)))
+
+
+def _is_size(value: Any) -> bool:
+    """Whether an expression is a size or its negative, plus a number."""
+    symbols = value.free_symbols
+    return len(symbols) == 1 and (value - value.subs(dict.fromkeys(symbols, 0))) ** 2 in {
+        s**2 for s in symbols
+    }
 
 
 def excluded_remainder(relation: Any) -> tuple[sympy.Symbol, int, int] | None:

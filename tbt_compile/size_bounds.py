@@ -55,6 +55,15 @@ class SizeBound:
             return f"expected none from {self.limit} to {self.last}: {self.reason}"
         return f"expected at {'most' if self.largest else 'least'} {self.limit}: {self.reason}"
 
+    def scaled(self, size: str, factor: int) -> SizeBound:
+        """The same bound of a size that is always this multiple of the bounded one.
+
+        >>> SizeBound("blocks", 1, False, "", 4).scaled("source", 8)
+        SizeBound(size='source', limit=8, largest=False, reason='', modulus=32, last=None)
+        """
+        modulus, last = (None if each is None else factor * each for each in (self.modulus, self.last))
+        return SizeBound(size, factor * self.limit, self.largest, self.reason, modulus, last)
+
     def to_dict(self) -> dict[str, Any]:
         """The bound as JSON-ready values; `SizeBound(**values)` reads it."""
         return {name: value for name, value in asdict(self).items() if value is not None}

@@ -14,8 +14,6 @@ from transformers import (
     EncoderDecoderModel,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
-    LongT5Config,
-    LongT5ForConditionalGeneration,
     MambaConfig,
     MambaForCausalLM,
     MixtralConfig,
@@ -29,7 +27,7 @@ from transformers import (
 
 import tbt_compile
 from tbt_compile import CompiledModel, FrozenModel
-from tbt_compile.errors import GenerationError, LoweringError, PlanError
+from tbt_compile.errors import GenerationError, PlanError
 from tbt_compile.modules import is_prepared
 
 VOCABULARY, WIDTH, START, PAD, EOS = 96, 32, 1, 0, 2
@@ -190,11 +188,3 @@ def test_other_kinds_of_models_are_refused_by_name(make: Callable[[], Any], mess
         with pytest.raises(PlanError, match=message):
             function(model)
     assert not is_prepared(model)
-
-
-def test_lengths_that_cannot_be_bounded_are_refused() -> None:
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    config = LongT5Config(vocab_size=50, local_radius=3, **sizes)
-    frozen = tbt_compile.freeze(tbt_compile.prepare(LongT5ForConditionalGeneration(config), "2-2-8"))
-    with pytest.raises(LoweringError, match="LongT5ForConditionalGeneration was captured for calls where"):
-        tbt_compile.lower(frozen)

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+import sympy
+from torch import fx
+
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
-from tbt_compile.codegen.tvm_api import Expr, relax, static_size, tirx
+from tbt_compile.codegen.tvm_api import Expr, relax, static_size, te, tirx
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.prepare.aten import VIEW, viewed
 
@@ -39,6 +42,27 @@ def convert_copy(call: Call) -> Expr:
 def convert_fill(call: Call) -> Expr:
     """`aten::fill.Tensor(self, value)`; value is a tensor of one element."""
     return fitted(call, call.operands.value, call.operands.self)
+
+
+@converter(ATEN.slice.Tensor)
+def convert_slice(call: Call) -> Expr:
+    """`aten::slice(self, dim, start, end)`; TVM does not see that a symbolic bound is inside."""
+    op, given = call.operands, operands(call.node)
+    start, end = 0 if given.start is None else op.start, op.end
+    whole = given.end is None or given.end == END
+    if op.step != 1 or not any(isinstance(bound, fx.Node) for bound in (given.start, given.end)):
+        return call.default()
+    axis = op.dim % len(op.self.ty.shape)
+    last = given.self.meta["val"].shape[axis] if whole else _value(given.end)
+    size = call.node.meta["val"].shape[axis]
+    if sympy.expand(_extent(last) - _extent(_value(given.start or 0)) - _extent(size)) != 0:
+        return call.default()  # a bound counts from the end, or may be beyond it
+
+    def part(x: Any, start: Any, end: Any) -> Any:
+        shape = [*x.shape[:axis], (x.shape[axis] if whole else end) - start, *x.shape[axis + 1 :]]
+        return te.compute(shape, lambda *at: x(*at[:axis], at[axis] + start, *at[axis + 1 :]), "slice")
+
+    return call.compute(part, op.self, start, 0 if whole else end)
 
 
 @converter(ATEN.slice_scatter.default)
@@ -84,6 +108,29 @@ def _split(call: Call, sizes: Sequence[Any]) -> Expr:
     bounds = [0, *accumulate(sizes)]
     parts = (relax.op.strided_slice(call.operands.self, [dim], [a], [b]) for a, b in pairwise(bounds))
     return call.emit(relax.Tuple([call.emit(part) for part in parts]))
+
+
+@converter(ATEN.chunk.default)
+def convert_chunk(call: Call) -> Expr:
+    """`aten::chunk(self, chunks, dim)`; TVM takes no parts of a size that is known at run time only."""
+    return _equal_parts(call)
+
+
+@converter(ATEN.split.Tensor)
+def convert_split(call: Call) -> Expr:
+    """`aten::split.Tensor(self, split_size, dim)`; as for `aten::chunk`."""
+    return _equal_parts(call)
+
+
+def _equal_parts(call: Call) -> Expr:
+    x, shape = call.operands.self, list(call.operands.self.ty.shape)
+    axis, parts = call.operands.dim % len(shape), call.node.meta["val"]
+    if static_size(shape[axis]) is not None or len({_extent(part.shape[axis]) for part in parts}) > 1:
+        return call.default()
+    count, size = len(parts), tirx.floordiv(shape[axis], len(parts))
+    rows = call.emit(relax.op.reshape(x, [*shape[:axis], count, size, *shape[axis + 1 :]]))
+    each = [call.emit(relax.op.strided_slice(rows, [axis], [place], [place + 1])) for place in range(count)]
+    return call.emit(relax.Tuple([call.emit(relax.op.squeeze(part, [axis])) for part in each]))
 
 
 def fitted(call: Call, value: Expr, like: Expr, shape: Sequence[Any] | None = None) -> Expr:
@@ -152,6 +199,14 @@ def _replace_slice(call: Call, src: Expr, dim: int, start: Any, end: Any, step: 
         offset = emit(relax.op.floor_divide(offset, one))
     places = emit(relax.op.where(inside, emit(relax.op.add(offset, relax.prim_value(size))), rows))
     return emit(relax.op.take(both, places, axis=axis, mode="clip"))
+
+
+def _value(bound: Any) -> Any:
+    return bound.meta["val"] if isinstance(bound, fx.Node) else bound
+
+
+def _extent(size: Any) -> Any:
+    return size if isinstance(size, int) else size.node.expr
 
 
 def _part(call: Call, axis: int, x: Expr, start: int, end: int) -> Expr:

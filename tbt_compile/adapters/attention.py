@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -76,6 +77,15 @@ def tbt_attention(
     return core(function, module, inputs)
 
 
+def tbt_mask(*args: Any, use_vmap: bool = False, **kwargs: Any) -> Tensor | None:
+    """transformers' eager mask; a graph broadcasts the indices where it maps a function over them one by one.
+
+    For a function that does not compare indices alone, the results may differ: `smallest_sizes` checks that.
+    """
+    mask: Tensor | None = eager_mask(*args, use_vmap=use_vmap and not torch.compiler.is_exporting(), **kwargs)
+    return mask
+
+
 def check_implementation(module: nn.Module, _args: tuple[Any, ...]) -> None:
     """Forward pre-hook: refuse to run quantized attention with another implementation.
 
@@ -102,4 +112,4 @@ def guard(model: nn.Module) -> None:
 
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, tbt_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, eager_mask)
+ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, tbt_mask)

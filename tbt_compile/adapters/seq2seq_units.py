@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from tbt_compile.adapters.blocks import capture_encoder
 from tbt_compile.adapters.decode_settings import decode_settings
 from tbt_compile.adapters.sources import ROWS, encoder_name, source_of
 from tbt_compile.adapters.unit_limits import seq2seq_limits, table_rows
@@ -29,14 +30,15 @@ TOKENS = size("tokens")
 
 
 class Encoder(nn.Module):
-    """(input_ids [B, S], attention_mask [B, S]) -> hidden states [B, S, D]."""
+    """(input_ids [B, S], attention_mask [B, S]) -> hidden states [B, S, D]; takes blocks of tokens too."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        ids, mask = input_ids.flatten(1), attention_mask.flatten(1)
+        return self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
 
 
 class FeatureEncoder(nn.Module):
@@ -146,7 +148,8 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     """
     model.eval()
     source = source_of(model)
-    encoder = Encoder(model) if source.takes_text else FeatureEncoder(model, source.name)
+    encoder: nn.Module = Encoder(model) if source.takes_text else FeatureEncoder(model, source.name)
+    encoding, source = capture_encoder(encoder, source)
     mask, inputs = source.mask, tuple(source.inputs.values())
     prefix = torch.randint(0, table_rows(model.get_decoder()), (len(mask), _PREFIX))
     first_step = FirstStep(model, source.masked)
@@ -163,14 +166,16 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     crossed = {dim + (dim == 1): extent for dim, extent in source.states.items()}  # [B, H, S, D]
     past = [{0: ROWS, 2: TOKENS - 1}] * (2 * layers) + [crossed] * (2 * layers)
     first_args, step_args = (prefix, hidden, mask), (prefix[:, :1].contiguous(), mask, caches)
+    with torch.no_grad(), stepping(model):
+        step(*step_args)  # a graph leaves out what transformers checks
     first_shapes = ({0: ROWS, 1: TOKENS}, source.states, source.states)
     contexts = (
-        capture_unit("encoder", encoder, inputs, (source.shape,) * len(inputs)),
+        encoding,
         capture_unit("first_step", first_step, first_args, first_shapes, created),
         capture_unit("step", step, step_args, ({0: ROWS}, source.states, past), grown + read),
     )
     fixed = None if source.takes_text else mask.shape[1]
-    settings = decode_settings(model, layers, seq2seq_limits(model, *contexts, fixed))
+    settings = decode_settings(model, layers, seq2seq_limits(model, *contexts, fixed, source.block))
     if not source.takes_text:
         features = {"name": source.name, "shape": list(inputs[0].shape[1:]), "states": mask.shape[1]}
         settings["features"] = features

@@ -1,7 +1,7 @@
-"""Whether a captured graph computes what the model computes at the smallest sizes, which leave no guards.
+"""Whether a captured graph computes what the model computes, above all at the smallest sizes.
 
-torch.export takes a dynamic size to be at least 2. A forward that asks whether it is 1 gets the answer no,
-once and for all. So these calls are made, with the model and with the graph.
+These leave no guards: torch.export takes a dynamic size to be at least 2. A forward that asks whether it is 1
+gets the answer no, once and for all. So such calls are made, with the model and with the graph.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from tbt_compile.adapters.repeatable import drawn
+from tbt_compile.errors import LoweringError
 from tbt_compile.passes.export import run_program
 from tbt_compile.passes.size_guards import InexpressibleError, Shape, smallest
 from tbt_compile.size_bounds import SizeBound, broken
@@ -30,7 +31,7 @@ def smallest_sizes(
     shapes: Sequence[Shape],
     bounds: Sequence[SizeBound],
 ) -> list[SizeBound]:
-    """Call a module and its graph with every size at its smallest, one by one and all together.
+    """Call a module and its graph as they are, and with sizes at their smallest, one by one and all together.
 
     Args:
         program: the graph.
@@ -43,6 +44,7 @@ def smallest_sizes(
         A bound for every size at whose smallest value the module computes something else, or fails.
 
     Raises:
+        LoweringError: it computes something else in the example's call.
         InexpressibleError: only where all sizes are the smallest, it computes something else.
     """
     leaves, structure = pytree.tree_flatten(args)
@@ -68,6 +70,11 @@ def smallest_sizes(
             return _DIFFERS
         return "" if len(found) == len(expected) and all(map(_equal, found, expected)) else _DIFFERS
 
+    if outcome(()) == _DIFFERS:
+        raise LoweringError(
+            f"the graph that was captured of {type(unit.model).__name__} does not compute what its forward "
+            "does: expected one that computes the same when it is traced; run the frozen model in eager mode"
+        )
     reasons = {symbol: outcome([symbol]) for symbol in least}
     found = [
         SizeBound(str(symbol), least[symbol] + 1, False, reason)

@@ -19,8 +19,8 @@ from tbt_compile.adapters.unit_limits import table_rows
 from tbt_compile.errors import LoweringError
 from tbt_compile.passes.size_guards import Shape, size
 
-ROWS, SOURCE = size("rows"), size("source")
-_BATCH, _SOURCE = 2, 9
+ROWS, SOURCE, BLOCKS = size("rows"), size("source"), size("blocks")
+_BATCH, _SOURCE, _BLOCKS = 2, 9, 3
 _IDS = "input_ids"
 
 
@@ -34,6 +34,7 @@ class Source:
         states: the dynamic dimensions of the encoder's output, [B, S, D].
         mask: which positions of the output the decoder attends to, int64 [B, S].
         masked: whether the decoder takes that mask.
+        block: if not 1, the length is a multiple of this, and the inputs are [B, S / block, block].
     """
 
     inputs: dict[str, Tensor]
@@ -41,6 +42,7 @@ class Source:
     states: Shape
     mask: Tensor
     masked: bool
+    block: int = 1
 
     @property
     def name(self) -> str:
@@ -61,16 +63,25 @@ def source_of(model: PreTrainedModel) -> Source:
     """
     name = feature_name(model)
     if name is None:
-        ids = torch.randint(0, table_rows(model.get_encoder()), (_BATCH, _SOURCE))
-        mask = torch.ones_like(ids)
-        mask[1, -2:] = 0
-        shape = {0: ROWS, 1: SOURCE}
-        return Source({_IDS: ids, "attention_mask": mask}, shape, shape, mask, masked=True)
+        return text_source(model)
     features = torch.rand(_BATCH, *feature_shape(model, name))
     with torch.no_grad():
         states = model.get_encoder()(**{encoder_name(model, name): features}).last_hidden_state
     mask = torch.ones(states.shape[:2], dtype=torch.int64)
     return Source({name: features}, {0: ROWS}, {0: ROWS}, mask, masked=False)
+
+
+def text_source(model: PreTrainedModel, block: int = 1) -> Source:
+    """A source of token ids with a mask; if `block` is not 1, of blocks of so many tokens."""
+    width = _SOURCE if block == 1 else _BLOCKS * block
+    ids = torch.randint(0, table_rows(model.get_encoder()), (_BATCH, width))
+    mask = torch.ones_like(ids)
+    mask[1, -2:] = 0
+    inputs, states = {_IDS: ids, "attention_mask": mask}, {0: ROWS, 1: SOURCE}
+    if block == 1:
+        return Source(inputs, states, states, mask, masked=True)
+    blocks = {name: value.unflatten(1, (_BLOCKS, block)) for name, value in inputs.items()}
+    return Source(blocks, {0: ROWS, 1: BLOCKS}, states, mask, masked=True, block=block)
 
 
 def feature_name(model: PreTrainedModel) -> str | None:

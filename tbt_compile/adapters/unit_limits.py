@@ -20,6 +20,7 @@ def seq2seq_limits(
     first_step: LoweringContext,
     step: LoweringContext,
     states: int | None = None,
+    block: int = 1,
 ) -> dict[str, Any]:
     """Return the limits of an encoder-decoder model, JSON-ready; padding counts on either side.
 
@@ -29,6 +30,7 @@ def seq2seq_limits(
         first_step: the unit that takes the prompt of the decoder.
         step: the unit that takes one decoder token and the caches.
         states: the fixed length of the encoder's output if it takes features, no token ids.
+        block: the tokens of which a source has a multiple; the encoder takes [B, S / block, block].
 
     Returns:
         "limits" (see `Limits`), "vocabulary" of the decoder, and "max_positions" of the source.
@@ -37,11 +39,12 @@ def seq2seq_limits(
     reads, starts, goes_on = map(bounds_of_step, (encoder, first_step, step))
     source: dict[str, Any] = {"vocabulary": 0, "length": states}
     if states is None:
+        blocks = reads.longest(encoder.program, "input_ids", 1)
         source = {
             "vocabulary": reads.below.get("input_ids", _vocabulary(model)),
             "length": _least(
                 of_config,
-                reads.longest(encoder.program, "input_ids", 1),
+                None if blocks is None else blocks * block,
                 starts.longest(first_step.program, "hidden", 1),
                 goes_on.longest(step.program, "attention_mask", 1),
             ),
@@ -66,6 +69,7 @@ def seq2seq_limits(
             "decoder": decoder,
             "width": int(shape_of(hidden)[2]),
             "bounds": _bounds(encoder, first_step, step),
+            "block": block,
         },
     }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from torch import nn
 from torch.export import Dim, ExportedProgram
@@ -84,7 +86,9 @@ def capture_unit(
             size in a way that bounds cannot express.
     """
     shapes = pytree.tree_leaves(sizes, is_leaf=_is_shape)
-    return bounded_unit(name, unit, args, export_dynamic(unit, args, sizes), shapes, caches)
+    with _unchecked():
+        program = export_dynamic(unit, args, sizes)
+    return bounded_unit(name, unit, args, program, shapes, caches)
 
 
 def export_dynamic(unit: nn.Module, args: tuple[Any, ...], dims: tuple[Any, ...]) -> ExportedProgram:
@@ -146,6 +150,16 @@ def bounded_unit(
     _check_full_precision(program, type(unit.model).__name__)
     extents = extents_of_symbols(program, dynamic)
     return LoweringContext(name, program, caches, ROOT, tuple(bounds), extents)
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Leave transformers' checks of values out of a graph: calls of the units are checked before.
+
+    The model itself keeps them, and runs at the sizes of the example and at the smallest ones.
+    """
+    with patch.dict(os.environ, TRANSFORMERS_DISABLE_TORCH_CHECK="1"):
+        yield
 
 
 def _is_shape(value: Any) -> bool:

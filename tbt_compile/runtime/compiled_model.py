@@ -179,7 +179,7 @@ class CompiledModel(CompiledLibrary):
         share = max(1, choose(self.num_threads) // num_workers)
         threads = share if num_threads is None else count("num_threads", num_threads)
         return run_batches(
-            lambda ids, mask: self._open(ids, mask, threads),
+            lambda ids, mask: self._open(*self._source.padded(ids, mask), threads),
             chosen,
             rows,
             Batching(count("batch_size", batch_size), count("batch_tokens", batch_tokens), num_workers),
@@ -298,8 +298,8 @@ class CompiledModel(CompiledLibrary):
         from tbt_compile.runtime.bound_library import tensor
 
         self._limits.check_sizes("encoder", rows=len(source), source=mask.shape[1])
-        inputs = [source, mask] if self._source.features is None else [source]
-        return self._with_threads(num_threads).call("encoder", *map(tensor, inputs))[0]
+        inputs = map(tensor, self._source.arguments(source, mask))
+        return self._with_threads(num_threads).call("encoder", *inputs)[0]
 
     def _decode(self, hidden: Any, mask: Tokens) -> DecoderSession:
         from tbt_compile.runtime.seq2seq import Seq2SeqSession

@@ -55,6 +55,7 @@ class Limits:
         decoder: limits of decoder tokens; in a decoder-only model the same.
         width: of the encoder's output; None without an encoder.
         bounds: by function, what the branches of the forward require of the sizes of its calls.
+        block: the tokens of which a source has a multiple; the encoder takes [B, S / block, block].
     """
 
     layers: int
@@ -62,6 +63,7 @@ class Limits:
     decoder: TokenLimits
     width: int | None = None
     bounds: Mapping[str, Sequence[SizeBound]] = field(default_factory=dict)
+    block: int = 1
 
     @classmethod
     def recorded(cls, description: Mapping[str, Any]) -> Limits:
@@ -71,7 +73,7 @@ class Limits:
         bounds = {
             name: [SizeBound(**bound) for bound in function] for name, function in limits["bounds"].items()
         }
-        return cls(description["layers"], source, decoder, limits["width"], bounds)
+        return cls(description["layers"], source, decoder, limits["width"], bounds, limits.get("block", 1))
 
     def check_sizes(self, function: str, **sizes: int) -> None:
         """Check the sizes of a call of a function against its bounds.
@@ -105,9 +107,9 @@ class Limits:
             for bound in function
             if bound.size == "source" and not bound.one_sided
         ]
-        more = 0
+        more = -length % self.block
         while broken(bounds, {"source": length + more}):
-            more += 1
+            more += self.block
         return more
 
     def check_decoder(self, tokens: npt.NDArray[np.int64], length: int, attended: int) -> None:

@@ -116,8 +116,22 @@ class SourceInput:
             pad_token = None if settings is None else settings.inferred_padding
             return checked_batch(input_ids, attention_mask, self.limits.source, "left", pad_token)
         ids, mask = checked_batch(input_ids, attention_mask, self.limits.source)
+        return self.padded(ids, mask)
+
+    def padded(self, ids: Tokens, mask: Tokens) -> tuple[Tokens, Tokens]:
+        """Pad a source, int64 [B, S], to a length that the model can encode; a prompt stays."""
+        if self.limits.width is None:
+            return ids, mask
         more = ((0, 0), (0, self.limits.more_padding(ids.shape[1])))
         return np.pad(ids, more), np.pad(mask, more)
+
+    def arguments(self, source: npt.NDArray[Any], mask: Tokens) -> list[npt.NDArray[Any]]:
+        """What the encoder takes of a source that `checked` returned."""
+        if self.features is not None:
+            return [source]
+        if self.limits.block == 1:
+            return [source, mask]
+        return [each.reshape(len(each), -1, self.limits.block) for each in (source, mask)]
 
     def audio(
         self, input_ids: Any, attention_mask: Any, given: dict[str, Any]
