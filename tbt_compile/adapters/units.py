@@ -16,6 +16,7 @@ from tbt_compile.adapters.smallest_sizes import smallest_sizes
 from tbt_compile.dtypes import HALVES, dtype_name
 from tbt_compile.errors import LoweringError
 from tbt_compile.modules import evaluation_mode
+from tbt_compile.modules.whole_operators import whole_operators
 from tbt_compile.passes.capture_errors import explained
 from tbt_compile.passes.check_autocast import check_autocast
 from tbt_compile.passes.check_function import check_function
@@ -104,7 +105,8 @@ def export_dynamic(unit: nn.Module, args: tuple[Any, ...], dims: tuple[Any, ...]
     shapes, structure = pytree.tree_flatten(dims, is_leaf=_is_shape)
     dynamic = pytree.tree_unflatten([dict.fromkeys(shape or {}, Dim.AUTO) for shape in shapes], structure)
     try:
-        return export_program(evaluation_mode(unit), args, dynamic_shapes=dynamic)
+        with whole_operators():
+            return export_program(evaluation_mode(unit), args, dynamic_shapes=dynamic)
     except Exception as error:
         model: Any = unit.model
         raise LoweringError(
