@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -15,6 +16,8 @@ from tbt_compile.codegen.tvm_api import PrimFunc, Target, tvm
 from tbt_compile.errors import LoweringError
 from tbt_compile.storage.atomic_write import atomic_write
 from tbt_compile.storage.content_cache import key_of, user_cache
+
+log = logging.getLogger(__name__)
 
 
 class Library:
@@ -80,4 +83,13 @@ class Library:
 def compile_functions(functions: Mapping[str, PrimFunc], spec: TargetSpec) -> Library:
     """Compile functions to a library that exports them by name, those that the cache lacks."""
     target = Target(spec.code_options)
-    return Library([compile_object(name, function, target) for name, function in functions.items()], spec)
+    objects = [compile_object(name, function, target) for name, function in functions.items()]
+    cached = sum(each.is_cached for each in objects)
+    log.log(
+        logging.INFO if len(objects) > 1 else logging.DEBUG,
+        "compiled %d functions for %s, and took %d from the cache",
+        len(objects) - cached,
+        spec.mcpu,
+        cached,
+    )
+    return Library(objects, spec)

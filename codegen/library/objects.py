@@ -26,6 +26,11 @@ class Object:
     _module: Any = None
     _code: bytes | None = field(default=None, repr=False)
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether the code was known, and the function was not compiled."""
+        return self._module is None
+
     def code(self) -> bytes:
         """The object file. Writing it takes as long as compiling, and not every library is run."""
         if self._code is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from tbt_compile.passes.export import export_program
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
 from tbt_compile.passes.prepare.aten import owner
 from tbt_compile.passes.size_guards import Shape, extents_of_symbols, size_bounds
+
+log = logging.getLogger(__name__)
 
 # Units that wrap the user's model hold it under this name.
 ROOT = "model."
@@ -85,7 +88,9 @@ def capture_unit(
             size in a way that bounds cannot express.
     """
     shapes = pytree.tree_leaves(sizes, is_leaf=_is_shape)
-    return bounded_unit(name, unit, args, export_dynamic(unit, args, sizes), shapes, caches)
+    program = export_dynamic(unit, args, sizes)
+    log.info("captured %s in %d nodes; checking it at other sizes", name, len(program.graph.nodes))
+    return bounded_unit(name, unit, args, program, shapes, caches)
 
 
 def export_dynamic(unit: nn.Module, args: tuple[Any, ...], dims: tuple[Any, ...]) -> ExportedProgram:

@@ -44,6 +44,8 @@ def whole_linear(x: Tensor, activation: nn.Module, weight: nn.Module, bias: Tens
         return None
     if not isinstance(activation, FrozenActivation) or not isinstance(weight, FrozenWeight):
         return None
+    if x.shape[-1] != weight.columns:  # also fixes a size that is dynamic, as a product would
+        return None
     result: Tensor = torch.ops.tbt.bit_linear(
         x,
         activation.scale,
