@@ -99,9 +99,9 @@ def unpack_planes(planes: Words, length: int, encoding: Encoding) -> Codes:
             f"expected the last two dimensions to be {expected}"
         )
     octets = np.ascontiguousarray(planes).astype("<u8", copy=False).view(np.uint8)
-    places = octets[..., 0, :]
+    places = octets[..., 0, :].astype(np.uint16)
     if encoding.planes == 2:
-        places = places | octets[..., 1, :].astype(np.uint16) << 8
+        places |= octets[..., 1, :].astype(np.uint16) << 8
     codes = _codes_of_octets(encoding)[places].view(np.int8)
     return np.ascontiguousarray(codes[..., :length])
 
