@@ -14,6 +14,7 @@ layers with 8-bit activations read another layout, see `Layout`.
 
 from __future__ import annotations
 
+import functools
 from enum import Enum
 
 import numpy as np
@@ -97,15 +98,27 @@ def unpack_planes(planes: Words, length: int, encoding: Encoding) -> Codes:
             f"planes of shape {planes.shape} cannot hold {length} {encoding.name} codes: "
             f"expected the last two dimensions to be {expected}"
         )
-    octets = np.ascontiguousarray(planes).astype("<u8").view(np.uint8)
-    bits = np.unpackbits(octets, axis=-1, bitorder="little")[..., :length].astype(np.int8)
-    if encoding is Encoding.BINARY:
-        return 1 - 2 * bits[..., 0, :]
-    if encoding is Encoding.TERNARY:
-        return bits[..., 0, :] - 2 * bits[..., 1, :]
-    if encoding is Encoding.BINARY01:
-        return bits[..., 0, :]
-    return bits[..., 0, :] + 2 * bits[..., 1, :]
+    octets = np.ascontiguousarray(planes).astype("<u8", copy=False).view(np.uint8)
+    places = octets[..., 0, :].astype(np.uint16)
+    if encoding.planes == 2:
+        places |= octets[..., 1, :].astype(np.uint16) << 8
+    codes = _codes_of_octets(encoding)[places].view(np.int8)
+    return np.ascontiguousarray(codes[..., :length])
+
+
+@functools.cache
+def _codes_of_octets(encoding: Encoding) -> npt.NDArray[np.uint64]:
+    """The 8 codes of every octet of a plane, or of every two of both planes, as one word."""
+    octets = np.arange(256**encoding.planes, dtype="<u4").view(np.uint8).reshape(-1, 4)
+    bits = np.unpackbits(octets, axis=-1, bitorder="little").reshape(-1, 4, 8).astype(np.int8)
+    first, second = bits[:, 0], bits[:, 1]
+    codes = {
+        Encoding.BINARY: 1 - 2 * first,
+        Encoding.TERNARY: first - 2 * second,
+        Encoding.BINARY01: first,
+        Encoding.TERNARY012: first + 2 * second,
+    }[encoding]
+    return np.ascontiguousarray(codes).view(np.uint64)[:, 0]
 
 
 def pair(planes: Words) -> Words:

@@ -7,16 +7,17 @@ builder changed package). When it moves again, this is the only file to change.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tvm
 from tvm import ir, relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.sym import Analyzer
-from tvm.target import Target
+from tvm.target import Target, codegen
 from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as T
-from tvm_ffi import structural_equal, structural_map, structural_walk
+from tvm_ffi import structural_equal, structural_hash, structural_map, structural_walk
 
 from tbt_compile.codegen.library import threads
 
@@ -38,9 +39,23 @@ OPAQUE = 8
 STACK_BYTES = 1024
 
 
-def call_packed(name: str, arguments: Sequence[Expr]) -> Expr:
-    """Call another function of the same library through TVM's packed calling convention."""
-    return tirx.call_cpacked(name, *arguments)
+def call_packed(name: str, arguments: Sequence[Expr], declared: set[str]) -> Expr:
+    """Call another function of the same library through TVM's packed calling convention.
+
+    Functions are compiled apart. The first call of one has to name its symbol, which declares it; TVM finds
+    the declaration for calls by name, and would declare a second symbol for a second one.
+
+    Args:
+        name: of the function.
+        arguments: integers and tensors.
+        declared: the functions that were called before in this function; `name` is added.
+
+    Returns:
+        The call.
+    """
+    symbol = name if name in declared else f"__tvm_ffi_{name}"
+    declared.add(name)
+    return tirx.call_cpacked(symbol, *arguments)
 
 
 def byte_address(memory: Buffer, offset: Expr) -> Expr:
@@ -93,6 +108,14 @@ def value_at(expression: Expr, value: int) -> Expr:
     return analyzer.simplify(expression)
 
 
+def compiler_version() -> str:
+    """The versions of TVM and its LLVM, and what tells two builds of one version apart."""
+    built = sorted((Path(tvm.__file__).parent / "lib").glob("libtvm_compiler.*"))
+    facts = [file.stat() for file in built]
+    builds = [f"{fact.st_size} {fact.st_mtime_ns}" for fact in facts]
+    return " ".join([tvm.__version__, str(codegen.llvm_version_major()), *builds])
+
+
 def static_size(size: Any) -> int | None:
     """The size of a dimension; None for one that is known at run time only."""
     return int(size) if isinstance(size, (int, tirx.IntImm)) else None
@@ -110,11 +133,13 @@ __all__ = [
     "Target",
     "byte_address",
     "call_packed",
+    "compiler_version",
     "ir",
     "relax",
     "simplify",
     "static_size",
     "structural_equal",
+    "structural_hash",
     "structural_map",
     "structural_walk",
     "te",

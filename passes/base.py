@@ -21,6 +21,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 from torch.fx.passes.infra.pass_base import PassResult as FxPassResult
 
 from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lazy_code import recompile_later
 from tbt_compile.passes.rewrite import RewriteResult
 
 
@@ -140,10 +141,10 @@ def pass_name(step: Pass[ContextT] | PassBase) -> str:
 
 
 def lint(context: Context) -> None:
-    """Lint and recompile every graph."""
+    """Lint every graph; its code is generated again when it is needed."""
     for module in context.graphs().values():
         module.graph.lint()
-        module.recompile()
+        recompile_later(module)
 
 
 def write_dump(context: Context, name: str, result: PassResult, folder: Path, index: int) -> None:

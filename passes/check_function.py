@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from tbt_compile.errors import LoweringError
 from tbt_compile.ops.operands import operands
+from tbt_compile.passes.lazy_code import recompile_later
 from tbt_compile.passes.prepare.aten import base_of, described_owner, is_random
 from tbt_compile.passes.strided_views import is_flat
 
@@ -177,7 +178,7 @@ def _drop_overwrites(program: ExportedProgram) -> None:
         first.replace_all_uses_with(source)
         program.graph.erase_node(first)
         node.replace_all_uses_with(source)
-    program.graph_module.recompile()
+    recompile_later(program.graph_module)
 
 
 def _overwriting(node: fx.Node) -> fx.Node | None:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from tbt_compile.passes.check_divisors import described_division, unchecked_divisions
 from tbt_compile.passes.index_bounds import Lookup, index_bounds, lookups_of
+from tbt_compile.passes.lazy_code import recompile_later
 from tbt_compile.passes.least_values import least_values
 from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.prepare.aten import described_owner
@@ -51,7 +52,7 @@ def check_lookups(unit: LoweringContext) -> list[str]:
     unit.program.graph_signature.output_specs.append(
         OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(joined.name), None)
     )
-    unit.program.graph_module.recompile()
+    recompile_later(unit.program.graph_module)
     outside = "an index computed from the inputs leaves its table, "
     zero = "an integer is divided by 0, "
     return [
@@ -76,7 +77,7 @@ def wrap_indices(unit: LoweringContext) -> None:
                 negative = _call(unit.graph, _ATEN.lt.Scalar, lookup.index, 0)
                 index = _call(unit.graph, _ATEN.where.self, negative, wrapped, lookup.index)
             node.replace_input_with(lookup.index, index)
-    unit.program.graph_module.recompile()
+    recompile_later(unit.program.graph_module)
 
 
 def described(lookup: Lookup, root: str) -> str:

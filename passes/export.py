@@ -22,6 +22,7 @@ from torch.nn.modules import transformer
 from tbt_compile.passes.constant_sizes import constant_sizes
 from tbt_compile.passes.free_sizes import free_sizes
 from tbt_compile.passes.inline_contexts import inline_contexts
+from tbt_compile.passes.lazy_code import recompile_later
 from tbt_compile.passes.mask_sizes import equal_mask_sizes
 from tbt_compile.passes.squeezes import keep_free_dimensions
 from tbt_compile.passes.strided_views import flatten_strided
@@ -121,11 +122,13 @@ def _tracing() -> Iterator[None]:
 
     The graph only loses the Python stacks in the meta of its nodes. With symbolic sizes a hit in the fake
     tensor cache costs more than recomputing the result. The garbage collector would repeatedly walk the
-    millions of live objects of the traced graph and free none.
+    millions of live objects of the traced graph and free none. Each of PyTorch's passes would generate the
+    code of the graph.
     """
     with _TRACING:
         collecting, silent = gc.isenabled(), torch.fx.config.do_not_emit_stack_traces
         detect = transformer._detect_is_causal_mask
+        recompile, fx.GraphModule.recompile = fx.GraphModule.recompile, recompile_later  # type: ignore
         transformer._detect_is_causal_mask = _not_looking
         gc.disable()
         torch.fx.config.do_not_emit_stack_traces = True
@@ -133,6 +136,7 @@ def _tracing() -> Iterator[None]:
             with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
                 yield
         finally:
+            fx.GraphModule.recompile = recompile  # type: ignore[method-assign]
             transformer._detect_is_causal_mask = detect
             torch.fx.config.do_not_emit_stack_traces = silent
             if collecting:

@@ -12,6 +12,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from tbt_compile.passes.check_autocast import AUTOCAST
+from tbt_compile.passes.lazy_code import recompile_later
 
 _GRAD = "wrap_with_set_grad_enabled"
 
@@ -27,7 +28,7 @@ def inline_contexts(program: ExportedProgram) -> None:
     for name, _ in list(module.named_children()):
         if not any(node.op == "get_attr" and node.target == name for node in module.graph.nodes):
             delattr(module, name)
-    module.recompile()
+    recompile_later(module)
 
 
 def _inner(node: fx.Node, module: fx.GraphModule) -> tuple[fx.GraphModule, list[Any]] | None:

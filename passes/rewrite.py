@@ -9,6 +9,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from tbt_compile.errors import LoweringError
+from tbt_compile.passes.lazy_code import recompile_later
 
 
 class RewriteResult(PassResult):
@@ -73,6 +74,6 @@ class RewritePass(PassBase):
         changes = sum(self.rewrite(node) for node in candidates)
         modified = graph.eliminate_dead_code() or changes > 0
         if modified:
-            graph_module.recompile()
+            recompile_later(graph_module)
         note = f"{len(candidates) - changes} {self.unmatched}" if self.unmatched else ""
         return RewriteResult(graph_module, modified, changes, note)

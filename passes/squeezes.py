@@ -13,6 +13,8 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from tbt_compile.passes.lazy_code import recompile_later
+
 _ATEN = torch.ops.aten
 _SQUEEZES = (_ATEN.squeeze.default, _ATEN.squeeze.dim, _ATEN.squeeze.dims)
 
@@ -23,7 +25,7 @@ def keep_free_dimensions(program: ExportedProgram) -> None:
         if node.target in _SQUEEZES:
             _keep(node)
     program.graph.lint()
-    program.graph_module.recompile()
+    recompile_later(program.graph_module)
 
 
 def _keep(node: fx.Node) -> None:

@@ -95,6 +95,7 @@ def lower(
     builds: list[Build] = []
     tensors: dict[str, Any] = {}
     with shortened(frozen.module, ids), declared_shapes(frozen.module, dynamic_shapes):
+        log.info("capturing %s", type(frozen.module).__name__)
         exported = adapter_for(frozen.module).export_units(frozen.module)
         check_declared(frozen.module, exported, dynamic_shapes)
         for unit in exported.contexts:
@@ -120,14 +121,15 @@ def _build(
     from tbt_compile.codegen.library.build import compile_units
     from tbt_compile.codegen.target import tiles
     from tbt_compile.passes.lowering import lowering_pipeline
-    from tbt_compile.passes.lowering.pack_kv_cache import check_caches
+    from tbt_compile.passes.lowering.pack_kv_cache import agree_on_caches
     from tbt_compile.runtime.builds import Build
 
     start = time.perf_counter()
+    log.info("lowering %s for %s", " and ".join(unit.name for unit in exported.contexts), spec.mcpu)
     units = [unit.copy() for unit in exported.contexts]  # passes and importer change them in place
     for unit in units:
         lowering_pipeline().run(unit, None if dump is None else dump / unit.name)
-    check_caches(units, type(frozen.module).__name__)
+    agree_on_caches(units, type(frozen.module).__name__)
     named = [*frozen.module.named_parameters(), *frozen.module.named_buffers()]
     known = {tensor.data_ptr(): name for name, tensor in named}
     with tiles.recording() as chosen:

@@ -6,12 +6,15 @@ import gc
 import os
 import random
 import signal
+from pathlib import Path
 
 # Set before torch, TVM or tokenizers is imported: they read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TVM_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# All workers share what one compiled, and so does the next run.
+os.environ.setdefault("TBT_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))
 
 import numpy as np
 import pytest

@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from tbt_compile.codegen.layouts import pack_planes
-from tbt_compile.codegen.library.compile import compile_functions
+from tbt_compile.codegen.library.compile import llvm_module, round_products
+from tbt_compile.codegen.library.library import Library, compile_functions
 from tbt_compile.codegen.target.host import host_target, missing_features
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.parse import parse_target
@@ -41,9 +42,15 @@ def isa_of(cpu: str) -> Isa:
     return parse_target(cpu).isa
 
 
-def build(function: PrimFunc, cpu: str) -> Any:
+def build(function: PrimFunc, cpu: str) -> Library:
     """One kernel compiled for a CPU."""
-    return compile_functions({"kernel": function}, Target(parse_target(cpu).code_options))
+    return compile_functions({"kernel": function}, parse_target(cpu))
+
+
+def source(function: PrimFunc, cpu: str, kind: str = "asm") -> str:
+    """One kernel compiled for a CPU, as text: assembly, or "ll" for LLVM's language."""
+    target = Target(parse_target(cpu).code_options)
+    return str(llvm_module({"kernel": round_products(function)}, target).inspect_source(kind))
 
 
 @cache

@@ -136,8 +136,8 @@ def test_the_work_is_logged(lowered: Lowered) -> None:
 def test_every_phase_is_dumped(lowered: Lowered) -> None:
     texts = {path.name: path.read_text() for path in lowered.dump.rglob("*.txt")}
     assert {"00_clean-up.encoder.txt", "01_fuse-linear.first_step.txt", "relax.txt"} <= texts.keys()
-    assert "bit_linear" not in texts["00_clean-up.step.txt"]
-    assert "bit_linear" in texts["01_fuse-linear.step.txt"]
+    assert "add_layer_norm" not in texts["00_clean-up.step.txt"]
+    assert "add_layer_norm" in texts["08_fuse-add-layer-norm.step.txt"]
     assert all(f"def {unit}(" in texts["relax.txt"] for unit in ("encoder", "first_step", "step"))
 
 

@@ -15,6 +15,7 @@ ZOO = ROOT / "examples" / "zoo.py"
 TABLE = ROOT / "docs" / "compatibility.json"
 sys.path.insert(0, str(ZOO.parent / "architectures"))
 
+from zoo_case import outcome  # noqa: E402
 from zoo_models import VOCABULARY, WINDOW, family, tiny_config, tiny_model  # noqa: E402
 from zoo_table import markdown  # noqa: E402
 
@@ -42,6 +43,24 @@ def test_no_row_is_wrong_and_every_refusal_has_a_reason() -> None:
     rows = json.loads(TABLE.read_text())
     assert {row["outcome"] for row in rows.values()} <= {"equal", "refused", "untried"}
     assert all(row["reason"].strip() for row in rows.values() if row["outcome"] != "equal")
+
+
+@pytest.mark.parametrize(
+    ("kind", "model_type"),
+    [
+        ("causal", "doge"),  # something else than attention reads its values
+        ("speech", "speech-encoder-decoder"),  # the encoder has a name of its own for the audio
+    ],
+)
+def test_tokens_are_equal(kind: str, model_type: str) -> None:
+    found = outcome(kind, model_type, "2-2-8", "lower")
+    assert found["outcome"] == "equal", found["reason"]
+
+
+def test_models_without_a_cache_are_refused() -> None:
+    found = outcome("causal", "xlnet", "2-2-8", "lower")
+    assert found["outcome"] == "refused"
+    assert found["reason"].startswith("XLNetLMHeadModel keeps no cache of keys and values, so that every")
 
 
 @pytest.mark.parametrize(("model_type", "expected"), [("gemma2", ""), ("mixtral", "mixture of experts")])

@@ -1,4 +1,4 @@
-"""Convert what makes tensors of one value, and identity matrices."""
+"""Convert what makes tensors of one value, identity matrices and ranges."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
+from tbt_compile.codegen.importer.symbolic_numbers import is_fraction
 from tbt_compile.codegen.tvm_api import Expr, relax
 from tbt_compile.dtypes import dtype_name
 
@@ -75,6 +78,42 @@ def convert_ones_like(call: Call) -> Expr:
 def convert_full_like(call: Call) -> Expr:
     """`aten::full_like(self, fill_value, *, dtype)`; TVM ignores `dtype`."""
     return filled(call, call.operands.self.ty.shape, call.operands.fill_value)
+
+
+@converter(ATEN.arange.start_step)
+def convert_arange(call: Call) -> Expr:
+    """`aten::arange(start, end, step, *, dtype)`; TVM gets the number of steps back wrong.
+
+    Raises:
+        ValueError: the step, or a fraction, is known at run time only.
+    """
+    start, end, step = call.operands.start, call.operands.end, call.operands.step
+    dtype = call.node.meta["val"].dtype
+    if all(isinstance(number, (int, float)) for number in (start, end, step)):
+        values = torch.arange(start, end, step, dtype=dtype).numpy()
+        return call.emit(relax.const(values, dtype_name(dtype)))
+    if not isinstance(step, int) or any(map(is_fraction, (start, end))):
+        raise ValueError(f"{call.node.target}: the step is known at run time only, or a bound is a fraction")
+    if step > 0:
+        return call.default()
+    places = call.emit(relax.op.arange(0, (start - end - step - 1) // -step, 1, "int64"))
+    back = call.emit(relax.op.multiply(places, relax.const(step, "int64")))
+    found = call.emit(relax.op.add(back, call.scalar(start, "int64")))
+    return call.emit(relax.op.astype(found, dtype_name(dtype)))
+
+
+@converter(ATEN.linspace.default)
+def convert_linspace(call: Call) -> Expr:
+    """`aten::linspace(start, end, steps, *, dtype)` of numbers; PyTorch's values, which count from both ends.
+
+    Raises:
+        ValueError: a bound or the number of steps is known at run time only.
+    """
+    op, dtype = call.operands, call.node.meta["val"].dtype
+    if not all(isinstance(number, (int, float)) for number in (op.start, op.end, op.steps)):
+        raise ValueError(f"{call.node.target}: a bound or the number of steps is known at run time only")
+    values = torch.linspace(op.start, op.end, op.steps, dtype=dtype).numpy()
+    return call.emit(relax.const(values, dtype_name(dtype)))
 
 
 @converter(ATEN.eye.default)

@@ -74,6 +74,13 @@ def convert_batch_norm(call: Call) -> Expr:
     return y if op.bias is None else call.emit(relax.op.add(y, per_channel(op.bias)))
 
 
+@converter(ATEN._native_batch_norm_legit_no_training.default)
+def convert_native_batch_norm(call: Call) -> Expr:
+    """`aten::_native_batch_norm_legit_no_training(input, ...)`, which PyTorch makes of a batch norm."""
+    op = call.operands
+    return relax.Tuple((convert_batch_norm(call), op.running_mean, op.running_var))
+
+
 def _rows(x: Expr) -> list[Any]:
     """The shape of `x` as a matrix of rows."""
     *lead, width = x.ty.shape

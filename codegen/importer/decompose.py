@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from tbt_compile.codegen.importer.defined_sums import DECOMPOSITIONS
 from tbt_compile.codegen.importer.refusals import decomposition, refusal, unsupported
 from tbt_compile.codegen.importer.registry import CONVERTERS
 from tbt_compile.codegen.importer.units import CHECKS, known_operators
 from tbt_compile.errors import LoweringError
+from tbt_compile.ops.definitions import DEFINITIONS
 from tbt_compile.passes.lowering import LoweringContext
 
 _ROUNDS = 8
@@ -29,7 +29,7 @@ def decompose(unit: LoweringContext) -> None:
     # The importer knows a tensor by the node that made it: a functional graph first, if need be. A run is
     # slow, so this one decomposes what it can.
     nodes = list(unit.graph.nodes)
-    defined = {node.target: DECOMPOSITIONS[node.target] for node in nodes if node.target in DECOMPOSITIONS}
+    defined = {node.target: DEFINITIONS[node.target] for node in nodes if node.target in DEFINITIONS}
     if defined or any(map(_has_to_be_functional, nodes)):
         calls = {node.target: decomposition(node.target) for node in unsupported(unit.graph)}
         _run(unit, {target: found for target, found in calls.items() if found is not None} | defined)

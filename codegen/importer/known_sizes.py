@@ -44,7 +44,9 @@ class KnownSizes:
         if not _is_aten(node) or torch.Tag.pointwise not in getattr(node.target, "tags", ()):
             return {}
         result, found = node.meta.get("val"), {}
-        for operand in node.all_input_nodes if isinstance(result, Tensor) else ():
+        if not isinstance(result, Tensor):
+            return {}
+        for operand in node.all_input_nodes:
             given, value = operand.meta.get("val"), values[operand]
             if not isinstance(given, Tensor) or getattr(value.ty, "shape", None) is None:
                 continue

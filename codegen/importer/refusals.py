@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from tbt_compile.codegen.importer.units import known_operators
+from tbt_compile.ops.definitions import composed
 from tbt_compile.passes.check_function import reasons_against
 from tbt_compile.passes.prepare.aten import described_call
 
@@ -62,7 +63,7 @@ def decomposition(target: Any) -> Callable[..., Any] | None:
     if target in core:
         return core[target]
     if target.has_kernel_for_dispatch_key(_COMPOSITE):
-        return target.decompose
+        return composed(target)
     return torch._decomp.decomposition_table.get(target)
 
 

@@ -12,12 +12,12 @@ import torch
 from tbt_compile.codegen.importer.parameters import PLAIN, Parameter
 from tbt_compile.codegen.importer.relax_api import to_kernels
 from tbt_compile.codegen.importer.units import ImportedUnits, import_units
-from tbt_compile.codegen.library.compile import compile_functions
 from tbt_compile.codegen.library.flatten import FlatUnit, flatten
+from tbt_compile.codegen.library.library import Library, compile_functions
 from tbt_compile.codegen.library.names import shapes_of
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, relax
-from tbt_compile.errors import LoweringError
+from tbt_compile.errors import LoweringError, TbtError
 from tbt_compile.passes.lowering import LoweringContext
 from tbt_compile.storage.os_errors import writing
 
@@ -27,7 +27,7 @@ class BuiltUnits:
     """A library with two functions per unit, see `library.names`, and the data to call them.
 
     Attributes:
-        library: the compiled module in memory; `library.link` writes it to a file.
+        library: the compiled functions in memory.
         parameters: for each unit, the tensors whose addresses its function takes, in order.
         tensors: the stored tensor of every parameter, by name.
         outputs: for each unit, dtype and number of dimensions of each output argument.
@@ -37,7 +37,7 @@ class BuiltUnits:
         steps: for each unit, the names of its kernels in call order.
     """
 
-    library: Any
+    library: Library
     parameters: dict[str, list[Parameter]]
     tensors: dict[str, torch.Tensor]
     outputs: dict[str, list[tuple[str, int]]]
@@ -87,8 +87,8 @@ def compile_units(
                 functions |= {name: flat[name].run, shapes_of(name): flat[name].shapes}
             else:
                 functions[name] = function
-        library = compile_functions(functions, target)
-    except LoweringError:
+        library = compile_functions(functions, spec)
+    except TbtError:
         raise
     except Exception as error:  # TVM raises many kinds
         raise LoweringError(
@@ -99,7 +99,7 @@ def compile_units(
     return _built(library, _with_constants(imported, flat), flat)
 
 
-def _built(library: Any, imported: ImportedUnits, flat: dict[str, FlatUnit]) -> BuiltUnits:
+def _built(library: Library, imported: ImportedUnits, flat: dict[str, FlatUnit]) -> BuiltUnits:
     outputs = {name: unit.outputs for name, unit in flat.items()}
     stacks = {
         name: [[output for _, output in stack] for stack in caches.stacks]

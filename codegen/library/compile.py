@@ -23,7 +23,7 @@ from tbt_compile.codegen.tvm_api import (
 )
 
 # Passes that dominate the build time and do not improve the machine code:
-_DISABLED_PASSES = [
+DISABLED_PASSES = [
     # It shrinks scratch buffers to the part in use. That can make a static size symbolic, which keeps the
     # buffer off the stack.
     "s_tir.CompactBufferAllocation",
@@ -43,14 +43,19 @@ _DISABLED_PASSES = [
 ]
 
 
-def compile_functions(functions: Mapping[str, PrimFunc], target: Target) -> Any:
-    """Compile functions to a runtime module that exports them by name."""
-    named = {
-        name: round_products(function).with_attr("global_symbol", name)
-        for name, function in functions.items()
-    }
-    with PassContext(disabled_pass=_DISABLED_PASSES):
-        return tvm.compile(IRModule(named), target=target)
+def llvm_module(functions: Mapping[str, PrimFunc], target: Target) -> Any:
+    """Compile functions to a module of TVM that exports them by name; `inspect_source("asm")` shows the code.
+
+    Args:
+        functions: by name; their products are to be rounded already, see `round_products`.
+        target: what to compile for.
+
+    Returns:
+        The module.
+    """
+    named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
+    with PassContext(disabled_pass=DISABLED_PASSES):
+        return tvm.compile(IRModule(named), target=target).mod
 
 
 def round_products(function: PrimFunc) -> PrimFunc:

@@ -118,8 +118,9 @@ def _run(calls: KernelCalls, inputs: Sequence[Tensor], parameters: Sequence[Tens
     memory = emit.scratch("workspace", (workspace.size,), "uint8")
     for key, offset in workspace.offsets.items():
         data[key] = byte_address(memory, offset)
+    declared: set[str] = set()
     for index, (name, items) in enumerate(calls.steps):
-        call = call_packed(name, [_passed(item, data, strides) for item in items])
+        call = call_packed(name, [_passed(item, data, strides) for item in items], declared)
         if times is None:
             T.evaluate(call)
         else:

@@ -12,52 +12,53 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.errors import LoweringError, TargetError
 
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
-_FLAGS = ["-shared", "-fPIC", "-nostdlib", "-s"]
+# Functions of one library call each other, whatever else the process has under their names.
+_FLAGS = ["-shared", "-fPIC", "-nostdlib", "-s", "-Wl,-Bsymbolic"]
 
 
-def export_library(executable: Any, path: str | Path, spec: TargetSpec) -> Path:
-    """Link a compiled TVM module into a shared library, atomically.
-
-    The linker writes to a temporary folder next to `path`; the result is then renamed.
+def link(objects: Sequence[bytes], spec: TargetSpec) -> bytes:
+    """Link object files into a shared library.
 
     Args:
-        executable: the result of `compile_functions`.
-        path: of the shared library; missing folders are created.
-        spec: the target that the module was compiled for.
+        objects: the contents of the files; a function of one may call those of others.
+        spec: the target that they were compiled for.
 
     Returns:
-        `path`.
+        The contents of the library.
 
     Raises:
         TargetError: no linker for `spec`'s architecture was found.
         LoweringError: the linker failed, or the object code is for another architecture than `spec`.
     """
-    path = Path(path)
-    command = linker_command(spec)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".link-", dir=path.parent) as work:
-        linked = Path(work) / "linked.so"
+    with tempfile.TemporaryDirectory(prefix="tbt-link-") as work:
+        linked, files = Path(work) / "linked.so", []
+        for index, content in enumerate(objects):
+            files.append(str(Path(work) / f"{index}.o"))
+            Path(files[-1]).write_bytes(content)
         environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": work, "ZIG_LOCAL_CACHE_DIR": work}
+        command = [*link_command(spec), "-o", str(linked), *files]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode != 0:
+            raise LoweringError(f"linking for {spec.mcpu} failed: {done.stderr.strip()[-2000:]}")
+        content = linked.read_bytes()
+    _check_machine(content, spec)
+    return content
 
-        def link(output: str, objects: list[str], **_: Any) -> None:
-            arguments = [*command, *_FLAGS, "-o", output, *map(str, objects)]
-            done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
-            if done.returncode != 0:
-                raise LoweringError(
-                    f"linking {path.name} for {spec.mcpu} failed: {done.stderr.strip()[-2000:]}"
-                )
 
-        executable.export_library(str(linked), fcompile=link, workspace_dir=work)
-        _check_machine(linked, path, spec)
-        linked.replace(path)
-    return path
+def link_command(spec: TargetSpec) -> list[str]:
+    """The command that links a library for `spec`, without the names of the files.
+
+    Raises:
+        TargetError: as for `linker_command`.
+    """
+    return [*linker_command(spec), *_FLAGS]
 
 
 def linker_command(spec: TargetSpec) -> list[str]:
@@ -81,13 +82,11 @@ def linker_command(spec: TargetSpec) -> list[str]:
     )
 
 
-def _check_machine(linked: Path, path: Path, spec: TargetSpec) -> None:
-    """Raise unless the library is for the architecture of `spec`; `path` is for the message."""
-    with linked.open("rb") as file:
-        head = file.read(20)
-    machine = int.from_bytes(head[18:20], "little")
-    if head[:4] != b"\x7fELF" or machine != _ELF_MACHINES[spec.arch]:
+def _check_machine(library: bytes, spec: TargetSpec) -> None:
+    """Raise unless the library is for the architecture of `spec`."""
+    machine = int.from_bytes(library[18:20], "little")
+    if library[:4] != b"\x7fELF" or machine != _ELF_MACHINES[spec.arch]:
         raise LoweringError(
-            f"{path.name} was to be linked for {spec.arch} but holds ELF machine {machine}; build the module "
-            f"with the target {spec.as_dict()}"
+            f"a library was to be linked for {spec.arch} but holds ELF machine {machine}; compile its "
+            f"functions with the target {spec.as_dict()}"
         )

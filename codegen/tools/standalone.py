@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +11,11 @@ from tbt_compile.codegen.kernels.linear.embedding import EmbeddingSpec
 from tbt_compile.codegen.kernels.linear.linear import linear
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.layouts import arrange, pack_planes, words_for
-from tbt_compile.codegen.library.compile import compile_functions
+from tbt_compile.codegen.library.library import compile_functions
 from tbt_compile.codegen.target.isa import WORD_BITS
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tools.roofline import READ_WORDS, RoofSpec, compute_roof, read_roof
-from tbt_compile.codegen.tvm_api import PrimFunc, Target, tvm
+from tbt_compile.codegen.tvm_api import PrimFunc, tvm
 from tbt_compile.encoding import Encoding
 
 Call = Callable[[], None]
@@ -25,9 +24,7 @@ _WEIGHT = 2  # position of the weight among the arguments of a linear layer
 
 def compile_kernel(function: PrimFunc, target: TargetSpec) -> Callable[..., None]:
     """Compile one kernel to a callable on TVM tensors."""
-    kernel: Callable[..., None] = compile_functions({"kernel": function}, Target(target.code_options))[
-        "kernel"
-    ]
+    kernel: Callable[..., None] = compile_functions({"kernel": function}, target)["kernel"]
     return kernel
 
 
@@ -39,11 +36,6 @@ def stored_weight(
         return codes.astype(np.int8)
     planes = pack_planes(codes, spec.weight)
     return arrange(planes, spec.layout, spec.isa)
-
-
-def compile_library(functions: dict[str, PrimFunc], target: TargetSpec) -> Any:
-    """Compile kernels to a library in memory; `link.export_library` writes it to a file."""
-    return compile_functions(functions, Target(target.code_options))
 
 
 def random_linear(spec: LinearSpec, target: TargetSpec, rows: int, seed: int = 0) -> tuple[Call, int]:

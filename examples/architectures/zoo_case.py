@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from zoo_models import FAMILIES, PAD, VOCABULARY, WINDOW, family, tiny_model
+from zoo_models import FAMILIES, FEATURES, PAD, VOCABULARY, WINDOW, family, tiny_model
 
 import tbt_compile
 from tbt_compile.adapters import adapter_for
@@ -38,7 +38,7 @@ def batch(model: Any) -> dict[str, torch.Tensor]:
     """Token ids and mask, int64 `[4, 12]`, padded where the model expects it, or features of four rows."""
     generator = torch.Generator().manual_seed(2)
     if model.config.is_encoder_decoder and (name := feature_name(model)) is not None:
-        shape = example_inputs(model)[name].shape[1:]
+        shape = FEATURES.get(model.config.model_type) or example_inputs(model)[name].shape[1:]
         return {name: torch.randn(len(LENGTHS), *shape, generator=generator)}
     width = max(LENGTHS)
     ids = torch.randint(3, VOCABULARY, (len(LENGTHS), width), generator=generator)
@@ -93,11 +93,14 @@ def run(kind: str, model_type: str, recipe: str, stage: str) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         inputs = batch(model)
-        prepared = tbt_compile.prepare(model, recipe)
-        result["prepare_s"] = round(time.perf_counter() - start, 1)
         more = (
             {"decoder_input_ids": torch.arange(20).view(4, 5) + 3} if model.config.is_encoder_decoder else {}
         )
+        given = (
+            {**inputs, **more} if model.config.model_type in FEATURES and "input_ids" not in inputs else None
+        )
+        prepared = tbt_compile.prepare(model, recipe, given)
+        result["prepare_s"] = round(time.perf_counter() - start, 1)
         with torch.no_grad():
             prepared.train()(**inputs, **more)
         frozen = tbt_compile.freeze(prepared.eval())

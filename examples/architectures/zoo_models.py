@@ -32,6 +32,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "decoder_vocab_size", "src_vocab_size", "tgt_vocab_size"), VOCABULARY),
     **dict.fromkeys(("vocab_size_per_layer_input", "text_vocab_size", "audio_vocab_size"), VOCABULARY),
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "d_embed", "model_dim", "embed_dim"), WIDTH),
+    **dict.fromkeys(("hidden_size_global", "encoder_hidden_size", "audio_embed_dim"), WIDTH),
     **dict.fromkeys(("embedding_size", "word_embed_proj_dim", "input_embedding_size", "emb_dim"), WIDTH),
     **dict.fromkeys(("output_embedding_size", "hidden_size_per_layer_input", "lru_width"), WIDTH),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner", "encoder_ffn_dim"), 2 * WIDTH),
@@ -100,13 +101,29 @@ FIELDS: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "ministral": {"head_dim": 8},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 8},
-    "reformer": {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (8, 8)},
+    "reformer": {"axial_pos_embds": False},
     "whisper": {"begin_suppress_tokens": [5, EOS], "suppress_tokens": [6, 7]},
     "nllb-moe": {"encoder_sparse_step": 1, "decoder_sparse_step": 1},
     "switch_transformers": {"num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2},
+    "xmod": {"default_language": "en_XX"},
+    "youtu": {"head_dim": WIDTH // HEADS // 2},
+    "kyutai_speech_to_text": {"num_codebooks": 2, "codebook_vocab_size": 32, "audio_pad_token_id": 70},
+    "moonshine_streaming_encoder": {"sliding_windows": [[8, 4], [8, 0]]},
+    "moonshine_streaming": {"num_key_value_heads": HEADS},
+    "fun_asr_nano_adaptor": {"intermediate_size": WIDTH // 4},
     "zaya": {"num_experts_per_tok": 1},
 }
 """Fields that a model type needs besides."""
+
+
+FEATURES: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("canary", "cohere_asr"), (64, 16)),
+    **dict.fromkeys(("seamless_m4t", "seamless_m4t_v2"), (24, 160)),
+    **dict.fromkeys(("moonshine", "moonshine_streaming"), (4000,)),
+    **dict.fromkeys(("speech-encoder-decoder", "speecht5"), (4000,)),
+    "speech_to_text": (64, 16),
+}
+"""Shape of one row of the features of a model type whose config does not tell it."""
 
 
 def architectures(kind: str) -> dict[str, str]:
@@ -234,7 +251,7 @@ def randomize(model: nn.Module) -> None:
 
 
 _SELECTIVE = ("mamba", "rwkv", "recurrent", "linearattention", "gateddelta", "lightning", "xlstm", "mlstm")
-_SELECTIVE += ("shortconv", "deltanet", "kimidelta", "rglru")
+_SELECTIVE += ("bamba", "falconh1", "shortconv", "deltanet", "kimidelta", "rglru")
 
 
 FAMILIES = {

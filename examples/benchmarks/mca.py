@@ -31,7 +31,7 @@ from tbt_compile.codegen.kernels.linear.matrix_dot import matrix_tile
 from tbt_compile.codegen.kernels.linear.packed_dot import packed_tile
 from tbt_compile.codegen.kernels.linear.unpacked_dot import unpacked_tile
 from tbt_compile.codegen.layouts import PLANES_PER_GROUP, quarter_group
-from tbt_compile.codegen.library.compile import compile_functions
+from tbt_compile.codegen.library.compile import llvm_module, round_products
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tvm_api import PrimFunc, Target
@@ -79,7 +79,7 @@ def float_linear(lanes: int) -> PrimFunc:
 
 def assembly(function: PrimFunc, spec: TargetSpec) -> list[str]:
     """The instructions and labels of a compiled kernel."""
-    text = compile_functions({"kernel": function}, Target(spec.code_options)).mod.inspect_source("asm")
+    text = llvm_module({"kernel": round_products(function)}, Target(spec.code_options)).inspect_source("asm")
     lines = (line.split("//")[0].rstrip() for line in text.splitlines())
     return [line for line in lines if line.strip() and not _NOISE.match(line)]
 

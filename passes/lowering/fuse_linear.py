@@ -50,6 +50,14 @@ def fuse(linear: fx.Node) -> bool:
     return True
 
 
+def fuse_bias(whole: fx.Node) -> bool:
+    """Rewrite `bit_linear(x, w) + bias`, if there is such a sum. Returns True."""
+    bias, last = _bias(whole, shape_of(whole)[-1])
+    if bias is not None:
+        replace(last, TBT.bit_linear.default, **{**vars(operands(whole)), "bias": bias})
+    return True
+
+
 def _bias(scaled: fx.Node, outputs: int) -> tuple[fx.Node | None, fx.Node]:
     """Match `scaled + bias` if `scaled` has one user. Returns the bias `[outputs]` or None, and the root.
 
@@ -72,13 +80,17 @@ def _bias(scaled: fx.Node, outputs: int) -> tuple[fx.Node | None, fx.Node]:
 class FuseLinear(RewritePass):
     """Fuses quantized linear layers into `tbt::bit_linear`.
 
+    Those that were captured whole take the bias that is added to their result.
+
     Needs: a cleaned-up graph of a frozen model. Leaves: no `aten::linear` on codes.
     """
 
     name = "fuse-linear"
-    targets = (ATEN.linear.default,)
+    targets = (ATEN.linear.default, TBT.bit_linear.default)
     unmatched = "linear layers stay in floating point"
 
     def rewrite(self, node: fx.Node) -> bool:
         """`linear(codes(x), unpack(w)) * scales [+ bias]` -> `bit_linear(x, w, bias)`."""
-        return fuse(node)
+        if node.target is ATEN.linear.default:
+            return fuse(node)
+        return operands(node).bias is not None or fuse_bias(node)

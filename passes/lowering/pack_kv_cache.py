@@ -46,31 +46,50 @@ def _call(node: fx.Node) -> tuple[Any, ...]:
     return node.target, node.args, node.kwargs
 
 
-def check_caches(units: Sequence[LoweringContext], name: str) -> None:
-    """Check that the steps of a model take the caches that its first step returns.
+def agree_on_caches(units: Sequence[LoweringContext], name: str) -> None:
+    """Let the first step of a model return the caches that its other steps take, in place.
+
+    A cache that later steps keep float, as something else reads it there, leaves the first step float.
 
     Args:
         units: of one model, lowered.
         name: of the model.
 
     Raises:
-        LoweringError: something reads a cache in one of them only, and it is packed in the other.
+        LoweringError: something else reads a cache in the first step only.
     """
     named = {unit.name: unit for unit in units}
     if not named.keys() >= {"first_step", "step"}:
         return
-    outputs: Any = named["first_step"].graph.output_node().args[0]
+    returned: Any = named["first_step"].graph.output_node().args[0]
+    outputs = list(returned)
     inputs = {node.name: node for node in named["step"].graph.find_nodes(op="placeholder")}
     for made, taken in zip(named["first_step"].caches, named["step"].caches, strict=True):
         halves = ((made.key_output, taken.key_input), (made.value_output, taken.value_input))
         for output, cached in halves:
             if output is None or cached is None:
                 continue
-            if is_call(outputs[output], *PACKS) is inputs[cached].meta["val"].is_floating_point():
+            is_packed = is_call(outputs[output], *PACKS)
+            is_float = inputs[cached].meta["val"].is_floating_point()
+            if is_packed and is_float:
+                outputs[output] = _unpacked(outputs[output])
+            elif is_packed is is_float:
                 raise LoweringError(
-                    f"{name} reads its cache of keys and values outside of attention in some steps only, so "
-                    "that it cannot be kept packed: run the frozen model in eager mode"
+                    f"{name} reads its cache of keys and values outside of attention in its first step only, "
+                    "so that it cannot be kept packed: run the frozen model in eager mode"
                 )
+    named["first_step"].graph.output_node().args = (tuple(outputs),)
+
+
+def _unpacked(pack: fx.Node) -> fx.Node:
+    """The keys or values that a call packs, `[B, H, T, D]`."""
+    source: fx.Node = pack.args[0]  # type: ignore[assignment]
+    if not operands(pack).heads_last:
+        return source
+    with pack.graph.inserting_before(pack):
+        transposed = pack.graph.call_function(ATEN.transpose.int, (source, 1, 2))
+    transposed.meta["val"] = source.meta["val"].transpose(1, 2)
+    return transposed
 
 
 class _Packer:

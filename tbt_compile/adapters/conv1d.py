@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from tbt_compile.modules.packed_view import stored_weight
+from tbt_compile.modules.whole_operators import whole_linear
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer, quantized_linear
 
 
@@ -27,6 +28,9 @@ class QuantizedConv1D(Conv1D):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply the quantized input by the quantized weight and add the bias."""
-        rows = self.input_quantizer(x.view(-1, x.size(-1)))
-        output = quantized_linear(rows, self.weight_quantizer(self.weight_rows), self.bias)
+        rows = x.view(-1, x.size(-1))
+        output = whole_linear(rows, self.input_quantizer, self.weight_quantizer, self.bias)
+        if output is None:
+            codes = self.input_quantizer(rows)
+            output = quantized_linear(codes, self.weight_quantizer(self.weight_rows), self.bias)
         return output.view(*x.size()[:-1], self.nf)

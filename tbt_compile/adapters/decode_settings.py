@@ -72,10 +72,12 @@ def check_search(model: PreTrainedModel) -> None:
 _SAME = (
     "GraniteSpeechForConditionalGeneration",
     "GraniteSpeechPlusForConditionalGeneration",
+    "SeamlessM4TForSpeechToText",
     "SeamlessM4TForTextToText",
+    "SeamlessM4Tv2ForSpeechToText",
     "SeamlessM4Tv2ForTextToText",
 )
-"""Classes whose own `generate` is GenerationMixin's for token ids alone.
+"""Classes whose own `generate` is GenerationMixin's for token ids alone, or for features alone.
 
 It adds adapters for audio, or turns the name of a language into the first decoder token: pass that token as
 `decoder_input_ids`.

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicCache
 from tbt_compile.adapters.decode_settings import decode_settings
 from tbt_compile.adapters.unit_limits import decoder_limits, table_rows
 from tbt_compile.adapters.units import ExportUnits, capture_unit, stepping
+from tbt_compile.errors import LoweringError
 from tbt_compile.passes.lowering.context import CacheSlot
 from tbt_compile.passes.size_guards import size
 from tbt_compile.storage.model_folder import GENERATOR
@@ -98,6 +99,11 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
     with torch.no_grad(), stepping(model):
         caches = [tensor.contiguous() for tensor in FirstStep(model)(ids, mask, positions)[1:]]
     layers = len(caches) // 2
+    if not layers:
+        raise LoweringError(
+            f"{type(model).__name__} keeps no cache of keys and values, so that every token would cost as "
+            "much as its whole prompt: run the frozen model in eager mode"
+        )
     created = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(layers))
     grown = tuple(
         CacheSlot(f"caches_{2 * i}", f"caches_{2 * i + 1}", 1 + 2 * i, 2 + 2 * i) for i in range(layers)

@@ -66,7 +66,7 @@ def source_of(model: PreTrainedModel) -> Source:
         return text_source(model)
     features = torch.rand(_BATCH, *feature_shape(model, name))
     with torch.no_grad():
-        states = model.get_encoder()(**{name: features}).last_hidden_state
+        states = model.get_encoder()(**{encoder_name(model, name): features}).last_hidden_state
     mask = torch.ones(states.shape[:2], dtype=torch.int64)
     return Source({name: features}, {0: ROWS}, {0: ROWS}, mask, masked=False)
 
@@ -88,6 +88,13 @@ def feature_name(model: PreTrainedModel) -> str | None:
     """The name under which the encoder takes features, None if it takes token ids."""
     accepted = inspect.signature(model.get_encoder().forward).parameters
     return None if _IDS in accepted else str(model.main_input_name)
+
+
+def encoder_name(model: PreTrainedModel, name: str) -> str:
+    """What the encoder calls the features that the model calls `name`; composed models may have their own."""
+    encoder: Any = model.get_encoder()
+    accepted = inspect.signature(encoder.forward).parameters
+    return name if name in accepted else str(encoder.main_input_name)
 
 
 def feature_shape(model: PreTrainedModel, name: str) -> list[int]:

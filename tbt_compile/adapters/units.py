@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from tbt_compile.adapters.smallest_sizes import smallest_sizes
 from tbt_compile.dtypes import HALVES, dtype_name
 from tbt_compile.errors import LoweringError
 from tbt_compile.modules import evaluation_mode
+from tbt_compile.modules.whole_operators import whole_operators
 from tbt_compile.passes.capture_errors import explained
 from tbt_compile.passes.check_autocast import check_autocast
 from tbt_compile.passes.check_function import check_function
@@ -25,6 +27,8 @@ from tbt_compile.passes.export import export_program
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
 from tbt_compile.passes.prepare.aten import owner
 from tbt_compile.passes.size_guards import Shape, extents_of_symbols, size_bounds
+
+log = logging.getLogger(__name__)
 
 # Units that wrap the user's model hold it under this name.
 ROOT = "model."
@@ -88,6 +92,7 @@ def capture_unit(
     shapes = pytree.tree_leaves(sizes, is_leaf=_is_shape)
     with _unchecked():
         program = export_dynamic(unit, args, sizes)
+    log.info("captured %s in %d nodes; checking it at other sizes", name, len(program.graph.nodes))
     return bounded_unit(name, unit, args, program, shapes, caches)
 
 
@@ -108,7 +113,8 @@ def export_dynamic(unit: nn.Module, args: tuple[Any, ...], dims: tuple[Any, ...]
     shapes, structure = pytree.tree_flatten(dims, is_leaf=_is_shape)
     dynamic = pytree.tree_unflatten([dict.fromkeys(shape or {}, Dim.AUTO) for shape in shapes], structure)
     try:
-        return export_program(evaluation_mode(unit), args, dynamic_shapes=dynamic)
+        with whole_operators():
+            return export_program(evaluation_mode(unit), args, dynamic_shapes=dynamic)
     except Exception as error:
         model: Any = unit.model
         raise LoweringError(

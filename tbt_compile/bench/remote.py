@@ -19,11 +19,11 @@ from tbt_compile.bench.kernel_case import KernelCase, parse_cases
 from tbt_compile.bench.kernels import KernelSettings
 from tbt_compile.bench.model_shapes import get_shape, source_ids
 from tbt_compile.bench.remote_model import RemoteModel
-from tbt_compile.codegen.library.link import export_library
+from tbt_compile.codegen.library.library import compile_functions
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tools.remote import Board
-from tbt_compile.codegen.tools.standalone import compile_library, linear_arrays
+from tbt_compile.codegen.tools.standalone import linear_arrays
 from tbt_compile.errors import TargetError
 from tbt_compile.progress import Progress
 from tbt_compile.storage.model_folder import folder_bytes
@@ -102,7 +102,7 @@ def _kernel_seconds(board: Board, case: KernelCase, spec: TargetSpec, rounds: in
     function, arrays = linear_arrays(layer, case.m)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{case.operator.replace('*', '-')}-{case.m}-{case.n}-{case.k}.so"
-        module = board.load(export_library(compile_library({_KERNEL: function}, spec), file, spec))
+        module = board.load(compile_functions({_KERNEL: function}, spec).export(file))
     return board.seconds(module, _KERNEL, [board.tensor(array) for array in arrays], rounds)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tbt_compile.modules.packed_view import stored_weight
+from tbt_compile.modules.whole_operators import whole_linear
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer, quantized_embedding, quantized_linear
 
 
@@ -25,6 +26,9 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Multiply the quantized input by the quantized weight and add the bias."""
+        whole = whole_linear(input, self.input_quantizer, self.weight_quantizer, self.bias)
+        if whole is not None:
+            return whole
         return quantized_linear(
             self.input_quantizer(input), self.weight_quantizer(self.weight_rows), self.bias
         )

@@ -109,7 +109,7 @@ def convolved(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    """A convolution over one or two dimensions by im2col; NotImplemented if it has groups.
+    """A convolution over one or two dimensions by im2col; NotImplemented of another dtype than float32.
 
     Args:
         x: `[N, C, *sizes]`, or without N.
@@ -123,10 +123,16 @@ def convolved(
     Returns:
         `[N, O, *positions]`.
     """
-    if groups != 1 or x.dtype is not torch.float32:
+    if x.dtype is not torch.float32:
         return NotImplemented
     windows = Geometry.of(weight.shape[2:], stride, padding, dilation)
-    return windows.image(F.linear(windows.windows(x), weight.flatten(1), bias))
+    rows = windows.windows(x)
+    if groups == 1:
+        return windows.image(F.linear(rows, weight.flatten(1), bias))
+    split = rows.reshape(*rows.shape[:-1], groups, -1).flatten(-2 - len(windows.kernel), -3).transpose(-3, -2)
+    product = split @ weight.reshape(groups, len(weight) // groups, -1).transpose(1, 2)
+    product = product.transpose(-3, -2).reshape(*rows.shape[:-1], len(weight))
+    return windows.image(product if bias is None else product + bias)
 
 
 def geometry(name: str, operands: Sequence[Any]) -> Geometry | str:

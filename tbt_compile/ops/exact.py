@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tbt_compile.encoding import Encoding
 from tbt_compile.ops import host_kernels
 from tbt_compile.ops.convolutions import convolved
+from tbt_compile.ops.definitions import DEFINITIONS, EAGER
 from tbt_compile.ops.quantize import quantize_with
 
 ATEN = torch.ops.aten
@@ -46,7 +47,7 @@ class _Exact(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         rule = _RULES.get(func)
-        operands = [value for value in args if isinstance(value, Tensor)]
+        operands = [value for value in args if isinstance(value, Tensor) and value.is_floating_point()]
         if rule is None or not operands or not all(map(_is_host_float, operands)):
             return func(*args, **(kwargs or {}))
         return rule(*args, **(kwargs or {}))
@@ -173,6 +174,13 @@ def _var(
     return _sum(deviation * deviation, dim, keepdim) / freedom
 
 
+@_rule(ATEN.var_mean.correction)
+def _var_mean(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    return _var(x, dim, correction=correction, keepdim=keepdim), _mean(x, dim, keepdim)
+
+
 @_rule(ATEN.std.correction)
 def _std(
     x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
@@ -219,18 +227,33 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
-    if transposed or groups != 1 or weight.dim() > 4:
+    if transposed or weight.dim() > 4:
         return ATEN.convolution.default(
             x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
         )
     with exact():
-        return convolved(x, weight, bias, stride, padding, dilation)
+        return convolved(x, weight, bias, stride, padding, dilation, groups)
 
 
 @_rule(ATEN.add.Tensor)
 def _add(x: Tensor, y: Any, *, alpha: float = 1) -> Tensor:
     # PyTorch contracts alpha * y + x.
     return torch.add(x, y if alpha == 1 else y * alpha)
+
+
+@_rule(ATEN.sub.Tensor)
+def _sub(x: Tensor, y: Any, *, alpha: float = 1) -> Tensor:
+    return torch.sub(x, y if alpha == 1 else y * alpha)
+
+
+def _defined(target: Any, definition: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with exact():
+        found = definition(*args, **kwargs)
+    return target(*args, **kwargs) if found is NotImplemented else found
+
+
+for _target, _definition in {**DEFINITIONS, **EAGER}.items():
+    _RULES[_target] = partial(_defined, _target, _definition)
 
 
 def _added(added: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:

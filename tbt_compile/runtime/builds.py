@@ -60,9 +60,7 @@ class Build:
         if self.linked is not None:
             file.write_bytes(self.linked)
         else:
-            from tbt_compile.codegen.library.link import export_library
-
-            export_library(self.library, file, self.target)
+            self.library.export(file)
         return {_FILE: file.name, **self.facts}
 
 

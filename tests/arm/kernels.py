@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from arm.machine import Machine
 
-from tbt_compile.codegen.library.compile import compile_functions
-from tbt_compile.codegen.library.link import export_library
+from tbt_compile.codegen.library.library import compile_functions
 from tbt_compile.codegen.target.parse import parse_target
-from tbt_compile.codegen.tvm_api import PrimFunc, Target
+from tbt_compile.codegen.tvm_api import PrimFunc
 from tbt_compile.encoding import Encoding
 
 EMULATED = {"cortex-a72": "cortex-a72", "cortex-a76": "max"}
@@ -43,8 +42,7 @@ class Kernels:
         self._machine = machine
         self._names = {key: f"kernel{index}" for index, key in enumerate(tested)}
         functions = {name: builder(spec) for (builder, spec), name in self._names.items()}
-        compiled = compile_functions(functions, Target(target.code_options))
-        self.library: Path = export_library(compiled, machine.file(".so"), target)
+        self.library: Path = compile_functions(functions, target).export(machine.file(".so"))
 
     def call(
         self,

@@ -37,3 +37,18 @@ def test_empty_tensors_that_are_written() -> None:
         return y
 
     assert_compiles(Each(halves, rotated), torch.randn(5, 4), rows=3)
+
+
+def test_ranges() -> None:
+    functions: list[Callable[[Tensor], Tensor]] = [
+        lambda x: torch.arange(7, -8, -1),
+        lambda x: torch.arange(7, -8, -3, dtype=torch.float32),
+        lambda x: torch.arange(0.5, 3.1, 0.1),
+        lambda x: torch.arange(2.5, -3, -0.5),
+        lambda x: torch.arange(1, 9, 3),
+        lambda x: torch.arange(x.shape[0] - 1, -x.shape[0], -1),
+        lambda x: torch.arange(x.shape[0] * 2, -2, -3, dtype=torch.float32),
+        lambda x: torch.arange(1, x.shape[0] * 3, 2),
+        lambda x: torch.arange(x.shape[0], 3 * x.shape[0]),
+    ]
+    assert_compiles(Each(*functions), torch.randn(5, 4), rows=3)

@@ -13,9 +13,8 @@ from kernel_tools import isa_of, runnable
 from rankings import SETTINGS, scores_of_beams
 
 from tbt_compile.codegen.kernels.float_ops.vocabulary import search_functions
-from tbt_compile.codegen.library.compile import compile_functions
+from tbt_compile.codegen.library.library import compile_functions
 from tbt_compile.codegen.target.parse import parse_target
-from tbt_compile.codegen.tvm_api import Target
 from tbt_compile.runtime.bound_library import BoundLibrary
 from tbt_compile.runtime.compiled_ranking import CompiledRanking
 from tbt_compile.runtime.generation.topk import best_continuations
@@ -25,7 +24,7 @@ CPUS = runnable("haswell")
 
 @cache
 def vocabulary(cpu: str) -> CompiledRanking:
-    library = compile_functions(search_functions(isa_of(cpu)), Target(parse_target(cpu).code_options))
+    library = compile_functions(search_functions(isa_of(cpu)), parse_target(cpu))
     return CompiledRanking(BoundLibrary(library, {}, {}, {}, {}))
 
 

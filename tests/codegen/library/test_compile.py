@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from kernel_tools import build
+from kernel_tools import source
 
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.library.compile import round_products
@@ -37,7 +37,7 @@ def kernel(dtype: str, lanes: int, named: bool) -> PrimFunc:
 
 def fused(function: PrimFunc, cpu: str) -> int:
     """The number of FMA instructions."""
-    return len(FMA.findall(build(function, cpu).mod.inspect_source("asm")))
+    return len(FMA.findall(source(function, cpu)))
 
 
 @pytest.mark.parametrize("cpu", CPUS)

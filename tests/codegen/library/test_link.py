@@ -8,14 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tvm
 from tvm import te
 
-from tbt_compile.codegen.library.link import export_library, linker_command
+from tbt_compile.codegen.library.library import Library, compile_functions
+from tbt_compile.codegen.library.link import linker_command
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.errors import LoweringError, TargetError
@@ -24,12 +24,16 @@ OTHER_CPU = "haswell" if os.uname().machine == "aarch64" else "cortex-a72"
 ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
-def build(spec: TargetSpec) -> Any:
+@pytest.fixture(autouse=True)
+def _without_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TBT_CACHE", "off")
+
+
+def build(spec: TargetSpec) -> Library:
     """y = exp(x) + 1, which needs one function of the maths library."""
     x = te.placeholder((8,), name="x", dtype="float32")
     y = te.compute((8,), lambda i: te.exp(x[i]) + 1.0, name="y")
-    function = te.create_prim_func([x, y]).with_attr("global_symbol", "exp_plus_one")
-    return tvm.compile(tvm.IRModule({"exp_plus_one": function}), target=tvm.target.Target(spec.as_dict()))
+    return compile_functions({"exp_plus_one": te.create_prim_func([x, y])}, spec)
 
 
 def run(path: Path) -> None:
@@ -54,14 +58,14 @@ def hide_linkers(monkeypatch: pytest.MonkeyPatch, keep: tuple[str, ...] = ()) ->
 
 def test_a_host_library_links_and_runs(tmp_path: Path) -> None:
     spec = parse_target("host")
-    path = export_library(build(spec), tmp_path / "sub" / "model.so", spec)
+    path = build(spec).export(tmp_path / "sub" / "model.so")
     assert [file.name for file in path.parent.iterdir()] == ["model.so"]
     run(path)
 
 
 def test_a_library_for_another_architecture_links(tmp_path: Path) -> None:
     spec = parse_target(OTHER_CPU)
-    path = export_library(build(spec), tmp_path / "model.so", spec)
+    path = build(spec).export(tmp_path / "model.so")
     assert machine(path) == ELF_MACHINES[spec.arch]
 
 
@@ -69,7 +73,7 @@ def test_the_old_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     spec = parse_target("host")
     path = tmp_path / "model.so"
     path.write_text("old")
-    export_library(build(spec), path, spec)
+    build(spec).export(path)
     run(path)
 
 
@@ -84,7 +88,7 @@ def test_a_system_compiler_serves_when_there_is_no_linker_package(
     hide_linkers(monkeypatch, keep=("cc",))
     spec = parse_target("host")
     assert linker_command(spec) == ["cc"]
-    run(export_library(build(spec), tmp_path / "model.so", spec))
+    run(build(spec).export(tmp_path / "model.so"))
 
 
 @pytest.mark.parametrize("cpu", ["host", OTHER_CPU])
@@ -95,8 +99,9 @@ def test_no_linker_is_an_error_that_names_both_ways(cpu: str, monkeypatch: pytes
 
 
 def test_code_for_another_architecture_is_not_passed_off(tmp_path: Path) -> None:
-    with pytest.raises(LoweringError, match=r"model\.so"):
-        export_library(build(parse_target(OTHER_CPU)), tmp_path / "model.so", parse_target("host"))
+    objects = build(parse_target(OTHER_CPU))._objects
+    with pytest.raises(LoweringError, match=r"link"):
+        Library(objects, parse_target("host")).export(tmp_path / "model.so")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,6 +113,6 @@ def test_a_failing_linker_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
     done = subprocess.CompletedProcess([], 1, "", "out of memory")
     monkeypatch.setattr("tbt_compile.codegen.library.link.subprocess.run", lambda *args, **kwargs: done)
     with pytest.raises(LoweringError, match="out of memory"):
-        export_library(library, path, spec)
+        library.export(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

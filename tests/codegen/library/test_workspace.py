@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernel_tools import build, runnable
+from kernel_tools import runnable, source
 
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.library.workspace import Workspace, bytes_of
@@ -57,6 +57,6 @@ def test_small_scratch_is_on_the_stack_however_much_of_it_is_used() -> None:
         with emit.loop("i", used) as i:
             emit.store(y, emit.load(few, used - 1 - i), i)
 
-    text = build(emit.function("kernel", body), runnable()[0]).mod.inspect_source("ll")
+    text = source(emit.function("kernel", body), runnable()[0], "ll")
     assert "alloca [16 x float]" in text or "alloca <16 x float>" in text
     assert "AllocWorkspace" not in text

@@ -8,8 +8,9 @@ from golden_text import check_pass
 from lowering_tools import activation, calls, export, frozen, run, weight
 from torch import Tensor, nn
 
+from tbt_compile.modules.whole_operators import whole_linear, whole_operators
 from tbt_compile.ops.operands import operands
-from tbt_compile.passes.base import run_pass
+from tbt_compile.passes.base import graph_text, run_pass
 from tbt_compile.passes.lowering.clean_up import CleanUp
 from tbt_compile.passes.lowering.fuse_linear import FuseLinear
 from tbt_compile.quantizers import QuantTensor, quantized_linear
@@ -141,3 +142,38 @@ def test_the_fused_layer_keeps_its_shape_and_module() -> None:
 def test_golden() -> None:
     x = torch.randn(2, 8)
     check_pass(FuseLinear(), export(frozen(nn.Sequential(nn.Linear(8, 4)), "2-1-2", x), x))
+
+
+class Whole(Linear):
+    """The same layer, captured whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = None if self.use in ("a bias of logits", "nothing") else self.bias
+        product = whole_linear(x, self.input, self.weight, own)
+        if product is None:
+            product = quantized_linear(self.input(x), self.weight(), own)
+        return product + self.row if self.use == "a bias of logits" else product
+
+
+@pytest.mark.parametrize("use", ["nothing", "bias", "a bias of logits"])
+@pytest.mark.parametrize(("weight_bits", "bits", "signed"), [(1, 1, True), (2, 8, True), (8, 2, False)])
+def test_a_layer_that_is_captured_whole_becomes_the_same(
+    use: str, weight_bits: int, bits: int, signed: bool
+) -> None:
+    module = Whole(use, weight_bits, bits, signed)
+    traced = export(module, X)
+    with whole_operators():
+        whole = export(module, X)
+        assert whole_linear(X.double(), module.input, module.weight, None) is None
+        assert whole_linear(X[..., :64], module.input, module.weight, None) is None
+    assert "bit_linear" not in calls(traced)
+    assert "bit_linear" in calls(whole)
+    expected = run(traced, X)
+    assert torch.equal(run(whole, X)[0], expected[0])
+    for unit in (traced, whole):
+        run_pass(CleanUp(), unit)
+        run_pass(FuseLinear(), unit)
+        assert torch.equal(run(unit, X)[0], expected[0])
+    texts = [graph_text(unit.program.graph_module) for unit in (traced, whole)]
+    one, other = (text.replace("_default", "").replace(", function=''", "") for text in texts)
+    assert one == other

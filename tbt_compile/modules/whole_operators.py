@@ -1,0 +1,60 @@
+"""Capture a frozen linear layer as the one operator that it is compiled to.
+
+Traced through, it is ten operators, which the pass `fuse-linear` puts together again. To capture them takes
+half of the time of an export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+
+from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
+
+_CAPTURING = ContextVar("capturing", default=False)
+
+
+@contextmanager
+def whole_operators() -> Iterator[None]:
+    """Capture linear layers whole in the `with` block."""
+    before = _CAPTURING.set(True)
+    try:
+        yield
+    finally:
+        _CAPTURING.reset(before)
+
+
+def whole_linear(x: Tensor, activation: nn.Module, weight: nn.Module, bias: Tensor | None) -> Tensor | None:
+    """A linear layer as one operator, if it is being captured and is one; else None.
+
+    Args:
+        x: the input, [..., K].
+        activation: the quantizer of the input.
+        weight: the quantizer of the weight [N, K].
+        bias: [N], or None.
+
+    Returns:
+        float32 [..., N], or None.
+    """
+    if not _CAPTURING.get() or x.dtype is not torch.float32 or x.dim() < 2:
+        return None
+    if not isinstance(activation, FrozenActivation) or not isinstance(weight, FrozenWeight):
+        return None
+    if x.shape[-1] != weight.columns:  # also fixes a size that is dynamic, as a product would
+        return None
+    result: Tensor = torch.ops.tbt.bit_linear(
+        x,
+        activation.scale,
+        weight.packed,
+        weight.scale,
+        bias,
+        activation.encoding.value,
+        weight.encoding.value,
+        activation.center,
+        weight.columns,
+    )
+    return result
