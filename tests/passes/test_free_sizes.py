@@ -31,7 +31,15 @@ class OneHot(nn.Module):
         return nn.functional.one_hot(places, x.shape[0] + 1) * 2, nn.functional.one_hot(places % 2, 3)
 
 
-@pytest.mark.parametrize("module", [Counts(), OneHot()])
+class Divides(nn.Module):
+    """PyTorch makes a tensor of a number, here of a size."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        halves = torch.div(x.shape[0], 2, rounding_mode="trunc")
+        return x.new_zeros(halves + 1, 3), torch.div(x, 2, rounding_mode="floor")
+
+
+@pytest.mark.parametrize("module", [Counts(), OneHot(), Divides()])
 def test_sizes_stay_free(module: Any) -> None:
     program = export_program(module, (torch.rand(5, 2),), dynamic_shapes=({0: Dim.DYNAMIC},))
     for rows in (2, 3, 9):
