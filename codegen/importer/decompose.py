@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import fx
 
+from tbt_compile.codegen.importer.expand import NotExpandableError, expand
 from tbt_compile.codegen.importer.refusals import decomposition, refusal, unsupported
 from tbt_compile.codegen.importer.registry import CONVERTERS
 from tbt_compile.codegen.importer.units import CHECKS, known_operators
@@ -20,40 +22,67 @@ _ROUNDS = 8
 """Decompositions may use operators that have to be decomposed in turn."""
 
 
+_RUN_AGAIN = frozenset({torch.ops.aten.lstm.input})
+"""Operators whose definition asks whether oneDNN could run them, which it cannot in a whole program."""
+
+
 def decompose(unit: LoweringContext) -> None:
     """Decompose what cannot be imported, in place; a unit without such operators stays as it is.
 
     Raises:
         LoweringError: an operator has neither a converter nor a decomposition.
     """
-    # The importer knows a tensor by the node that made it: a functional graph first, if need be. A run is
-    # slow, so this one decomposes what it can.
-    nodes = list(unit.graph.nodes)
-    defined = {node.target: DEFINITIONS[node.target] for node in nodes if node.target in DEFINITIONS}
-    if defined or any(map(_has_to_be_functional, nodes)):
-        calls = {node.target: decomposition(node.target) for node in unsupported(unit.graph)}
-        _run(unit, {target: found for target, found in calls.items() if found is not None} | defined)
+    # The importer knows a tensor by the node that made it: a functional graph first, if need be.
+    if any(map(_has_to_be_functional, unit.graph.nodes)):
+        _run(unit, {})
     for _ in range(_ROUNDS):
-        table = {}
-        for node in unsupported(unit.graph):
-            target: Any = node.target
-            found = decomposition(target)
-            if found is None:
-                raise LoweringError(refusal(node, unit.root))
-            table[target] = found
-        if not table:
-            return
-        _run(unit, table)
+        if not _expanded(unit):
+            break
     left = unsupported(unit.graph)
     if left:
         raise LoweringError(refusal(left[0], unit.root))
 
 
+def _expanded(unit: LoweringContext) -> bool:
+    """Expand the calls that have a definition or cannot be imported. Returns whether there were any."""
+    table: dict[Any, Callable[..., Any]] = {}
+    wanted, changed = set(unsupported(unit.graph)), False
+    for node in list(unit.graph.nodes):
+        definitions = [DEFINITIONS.get(node.target)] if node.op == "call_function" else []
+        if node in wanted:
+            definitions.append(decomposition(node.target))
+            if definitions == [None, None]:
+                raise LoweringError(refusal(node, unit.root))
+        for definition in filter(None, definitions):
+            try:
+                if node.target in _RUN_AGAIN:
+                    raise NotExpandableError(node.name)
+                with _decomposing(unit):
+                    is_expanded = expand(node, definition, definition is DEFINITIONS.get(node.target))
+            except NotExpandableError:
+                table[node.target] = definition
+                break
+            if is_expanded:
+                changed = True
+                break
+    if table:
+        _run(unit, table)
+    return changed or bool(table)
+
+
 def _run(unit: LoweringContext, table: dict[Any, Callable[..., Any]]) -> None:
+    with _decomposing(unit):
+        unit.program = unit.program.run_decompositions(table)
+
+
+@contextmanager
+def _decomposing(unit: LoweringContext) -> Iterator[None]:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            unit.program = unit.program.run_decompositions(table)
+            yield
+        except NotExpandableError:
+            raise
         except Exception as error:  # torch raises many kinds
             reason = str(error).strip().partition("\n")[0]
             raise LoweringError(

@@ -59,12 +59,10 @@ def unsupported(graph: fx.Graph) -> list[fx.Node]:
 @functools.cache
 def decomposition(target: Any) -> Callable[..., Any] | None:
     """PyTorch's decomposition of an operator; None if it has none."""
-    core = torch._decomp.core_aten_decompositions()
-    if target in core:
-        return core[target]
     if target.has_kernel_for_dispatch_key(_COMPOSITE):
         return composed(target)
-    return torch._decomp.decomposition_table.get(target)
+    core = torch._decomp.core_aten_decompositions()
+    return core[target] if target in core else torch._decomp.decomposition_table.get(target)
 
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd

@@ -95,11 +95,12 @@ def tvm_converters() -> frozenset[str]:
 
 
 # Wrong for some arguments, or refused: numbers that are no booleans, targets beyond the classes, sizes of the
-# grid, NaN, large numbers, indices outside, layers and directions, a function of TVM that is gone. PyTorch
+# grid, NaN, large numbers, indices outside, layers and directions, the order of sums, a function of TVM that
+# is gone. PyTorch
 # decomposes them.
 _UNTRUE = frozenset(
     {
-        *("any.dim", "any.dims", "linalg_vector_norm.default", "take.default"),
+        *("any.dim", "any.dims", "linalg_vector_norm.default", "take.default", "einsum.default"),
         *("elu.default", "selu.default", "softshrink.default", "logaddexp.default"),
         *("cross_entropy_loss.default", "grid_sampler_2d.default", "pixel_shuffle.default"),
         *("gru.input", "lstm.input", "rnn_relu.input", "rnn_tanh.input"),

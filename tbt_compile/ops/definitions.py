@@ -228,7 +228,9 @@ def _safe_softmax(x: Tensor, dim: int, dtype: Any = None) -> Any:
 
 def composed(target: Any) -> Callable[..., Any]:
     """PyTorch's own composition of an operator that has one, whatever decompositions are being run."""
-    return partial(target._op_dk, torch._C.DispatchKey.CompositeImplicitAutograd)
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    in_python: Callable[..., Any] | None = target.py_kernels.get(key)
+    return in_python or partial(target._op_dk, key)
 
 
 DEFINITIONS: dict[Any, Callable[..., Any]] = {
@@ -259,7 +261,6 @@ DEFINITIONS: dict[Any, Callable[..., Any]] = {
     ATEN.linalg_vector_norm.default: _vector_norm,
     ATEN.norm.Scalar: _vector_norm,
     ATEN.norm.ScalarOpt_dim: _vector_norm,
-    ATEN.einsum.default: composed(ATEN.einsum.default),
     ATEN.scaled_dot_product_attention.default: _attention,
     ATEN._safe_softmax.default: _safe_softmax,
     ATEN._scaled_dot_product_flash_attention_for_cpu.default: _flash_attention,
