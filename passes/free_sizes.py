@@ -7,7 +7,7 @@ would hold for that size only.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,14 +16,15 @@ from torch import SymInt, Tensor, nn
 
 
 @contextmanager
-def free_sizes(module: nn.Module) -> Iterator[None]:
-    """Replace `one_hot`, `torch.div` of sizes, and `int` in the files that define a module and its parts."""
+def free_sizes(module: nn.Module, packages: Sequence[str] = ("transformers",)) -> Iterator[None]:
+    """Replace `one_hot`, `torch.div` of sizes, and `int` where `int(x.shape[0])` is in the forward of a part.
+
+    Only in files of `packages`: elsewhere `int` may be a dtype, which PyTorch takes from Python alone.
+    """
     functional: Any = torch.nn.functional
     names = {type(part).__module__ for part in module.modules()}
-    files = [
-        vars(sys.modules[name]) for name in names if not name.startswith("torch.") and name in sys.modules
-    ]
-    files = [file for file in files if "int" not in file]
+    names = {name for name in names if name.partition(".")[0] in packages and name in sys.modules}
+    files = [file for file in (vars(sys.modules[name]) for name in names) if "int" not in file]
     one_hot, div = functional.one_hot, torch.div
     functional.one_hot, torch.div = _one_hot(one_hot), _div(div)
     for file in files:
@@ -53,10 +54,16 @@ def _div(function: Any) -> Any:
             and other > 0
             and options.get("rounding_mode")
         ):
-            return input // other  # a number, of which PyTorch makes a tensor
+            # A number, of which PyTorch makes a tensor.
+            return input // other if options["rounding_mode"] == "floor" else truncated(input, other)
         return function(input, other, **options)
 
     return div
+
+
+def truncated(size: SymInt, other: int) -> Any:
+    """The quotient rounded towards 0; `//` rounds down."""
+    return torch.sym_max(size, 0) // other - torch.sym_max(-size, 0) // other
 
 
 class _Whole(type):

@@ -22,6 +22,7 @@ def convert_select(call: Call) -> Expr:
         ValueError: `index` is symbolic.
     """
     dim, index = _constants(call, "dim", "index")
+    dim %= len(call.operands.self.ty.shape)  # TVM cannot legalize a slice of one from the end
     end = END if index == -1 else index + 1
     part = call.emit(relax.op.strided_slice(call.operands.self, [dim], [index], [end]))
     return call.emit(relax.op.squeeze(part, [dim]))
@@ -35,6 +36,7 @@ def convert_narrow(call: Call) -> Expr:
         ValueError: `start` or `length` is symbolic.
     """
     dim, start, length = _constants(call, "dim", "start", "length")
+    dim %= len(call.operands.self.ty.shape)
     return call.emit(relax.op.strided_slice(call.operands.self, [dim], [start], [start + length or END]))
 
 

@@ -51,7 +51,7 @@ def convert_slice(call: Call) -> Expr:
     start, end = 0 if given.start is None else op.start, op.end
     whole = given.end is None or given.end == END
     if op.step != 1 or not any(isinstance(bound, fx.Node) for bound in (given.start, given.end)):
-        return call.default()
+        return _constant_slice(call)
     axis = op.dim % len(op.self.ty.shape)
     last = given.self.meta["val"].shape[axis] if whole else _value(given.end)
     size = call.node.meta["val"].shape[axis]
@@ -63,6 +63,15 @@ def convert_slice(call: Call) -> Expr:
         return te.compute(shape, lambda *at: x(*at[:axis], at[axis] + start, *at[axis + 1 :]), "slice")
 
     return call.compute(part, op.self, start, 0 if whole else end)
+
+
+def _constant_slice(call: Call) -> Expr:
+    """TVM's slice, which may count the dimension from the front only."""
+    op, given = call.operands, operands(call.node)
+    if op.dim >= 0 or any(isinstance(bound, fx.Node) for bound in (given.start, given.end)):
+        return call.default()
+    axis, start, end = op.dim % len(op.self.ty.shape), op.start or 0, END if op.end is None else op.end
+    return call.emit(relax.op.strided_slice(op.self, [axis], [start], [end], [op.step]))
 
 
 @converter(ATEN.slice_scatter.default)

@@ -26,6 +26,9 @@ _RUN_AGAIN = frozenset({torch.ops.aten.lstm.input})
 """Operators whose definition asks whether oneDNN could run them, which it cannot in a whole program."""
 
 
+_DEFINED = frozenset(target.__name__ for target in DEFINITIONS)
+
+
 def decompose(unit: LoweringContext) -> None:
     """Decompose what cannot be imported, in place; a unit without such operators stays as it is.
 
@@ -103,7 +106,7 @@ def _has_to_be_functional(node: fx.Node) -> bool:
     changed, name = node.args[0], node.target.__name__  # type: ignore[union-attr]
     made = getattr(changed.target, "_schema", None)
     is_view = made is None or any(value.alias_info for value in made.returns)
-    if is_view or len(changed.users) > 1:
+    if is_view or len(changed.users) > 1 or name.replace("_.", ".") in _DEFINED:
         return True
     return name not in CONVERTERS and (name not in known_operators() or name.replace("_.", ".") in CONVERTERS)
 

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import sympy
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
@@ -64,11 +65,14 @@ def expand(node: fx.Node, definition: Callable[..., Any], composed: bool = False
 
     # The dispatcher of Python takes the compositions that keep sizes free.
     mode = _mode_of(values)
-    fixed = _fixed(mode)
+    known = _equations(mode)
     with mode, enable_python_dispatcher(), torch.no_grad():
         traced = make_fx(call, pre_dispatch=composed)(*values)
-    if _fixed(mode) != fixed:
-        raise SpecializedError(f"{node.target} is computed in another way for other sizes")
+    if _equations(mode) != known:
+        raise SpecializedError(
+            f"{node.target} is computed in another way for other sizes: its numbers may not be computed from "
+            "dynamic sizes"
+        )
     if not is_defined:
         return False
     if not all(map(_can_be_copied, traced.graph.nodes)):
@@ -82,10 +86,13 @@ def _mode_of(values: list[Any]) -> FakeTensorMode:
     return mode
 
 
-def _fixed(mode: FakeTensorMode) -> int:
-    """How many symbols turned out to be constants."""
+def _equations(mode: FakeTensorMode) -> int:
+    """How many sizes, and expressions of sizes, had to have the values of the example."""
     env = mode.shape_env
-    return 0 if env is None else sum(size.is_number for size in env.replacements.values())
+    if env is None:
+        return 0
+    fixed = sum(size.is_number for size in env.replacements.values())
+    return fixed + sum(isinstance(guard.expr, sympy.Eq) for guard in env.guards)
 
 
 def _can_be_copied(node: fx.Node) -> bool:

@@ -93,10 +93,14 @@ def compile_units(
     except Exception as error:  # TVM raises many kinds
         raise LoweringError(
             f"the {' and '.join(unit.name for unit in units)} cannot be compiled for {spec.mcpu} "
-            f"({type(error).__name__}): `lower(model, dump=...)` writes the graphs; keep the part of the "
-            "model that fails out of the module that is compiled"
+            f"({type(error).__name__}: {_first_line(error)}): `lower(model, dump=...)` writes the graphs; "
+            "keep the part of the model that fails out of the module that is compiled"
         ) from error
     return _built(library, _with_constants(imported, flat), flat)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:200]
 
 
 def _built(library: Library, imported: ImportedUnits, flat: dict[str, FlatUnit]) -> BuiltUnits:

@@ -18,7 +18,7 @@ from tbt_compile.passes.lowering.match import (
     shape_of,
     single_user,
 )
-from tbt_compile.passes.rewrite import RewritePass
+from tbt_compile.passes.rewrite import RewritePass, RewriteResult
 
 
 def fuse(linear: fx.Node) -> bool:
@@ -51,11 +51,12 @@ def fuse(linear: fx.Node) -> bool:
 
 
 def fuse_bias(whole: fx.Node) -> bool:
-    """Rewrite `bit_linear(x, w) + bias`, if there is such a sum. Returns True."""
-    bias, last = _bias(whole, shape_of(whole)[-1])
+    """Rewrite `bit_linear(x, w) + bias`."""
+    given = vars(operands(whole))
+    bias, last = _bias(whole, shape_of(whole)[-1]) if given["bias"] is None else (None, whole)
     if bias is not None:
-        replace(last, TBT.bit_linear.default, **{**vars(operands(whole)), "bias": bias})
-    return True
+        replace(last, TBT.bit_linear.default, **given | {"bias": bias})
+    return bias is not None
 
 
 def _bias(scaled: fx.Node, outputs: int) -> tuple[fx.Node | None, fx.Node]:
@@ -91,6 +92,10 @@ class FuseLinear(RewritePass):
 
     def rewrite(self, node: fx.Node) -> bool:
         """`linear(codes(x), unpack(w)) * scales [+ bias]` -> `bit_linear(x, w, bias)`."""
-        if node.target is ATEN.linear.default:
-            return fuse(node)
-        return operands(node).bias is not None or fuse_bias(node)
+        return fuse(node) if node.target is ATEN.linear.default else fuse_bias(node)
+
+    def call(self, graph_module: fx.GraphModule) -> RewriteResult:
+        """Rewrite every candidate; layers that were captured whole are not among those that stay."""
+        result = super().call(graph_module)
+        left = len(graph_module.graph.find_nodes(op="call_function", target=ATEN.linear.default))
+        return RewriteResult(graph_module, result.modified, result.changes, f"{left} {self.unmatched}")

@@ -46,9 +46,14 @@ def lower(
 
     from tbt_compile.cli.models import open_for_lowering, tokenizer_of, tokens_of
     from tbt_compile.codegen.target.parse import parse_targets
+    from tbt_compile.errors import LoweringError
     from tbt_compile.storage import model_folder
 
     specs = parse_targets(target)
+    if output.resolve() == source.resolve():
+        raise LoweringError(
+            f"--output {output} is the folder of the model to compile, which would be lost: name another one"
+        )
     model_folder.require_replaceable(output)
     cpus = ", ".join(f"{spec.mcpu} ({spec.arch})" for spec in specs)
     start = time.perf_counter()

@@ -156,6 +156,8 @@ def _addcmul(x: Tensor, first: Tensor, second: Tensor, *, value: float = 1) -> T
 
 
 def _lerp(x: Tensor, end: Tensor, weight: Any) -> Any:
+    if not isinstance(weight, (int, float, Tensor)):
+        weight = torch.scalar_tensor(weight)
     if isinstance(weight, Tensor):
         return torch.where(weight.abs() < 0.5, x + weight * (end - x), end - (end - x) * (1 - weight))
     return x + weight * (end - x) if abs(weight) < 0.5 else end - (end - x) * (1 - weight)
@@ -240,6 +242,7 @@ DEFINITIONS: dict[Any, Callable[..., Any]] = {
     ATEN.conv2d.padding: convolved,
     ATEN.adaptive_avg_pool1d.default: _pooled,
     ATEN.adaptive_avg_pool2d.default: _pooled,
+    ATEN.adaptive_avg_pool3d.default: _pooled,
     ATEN.group_norm.default: _group_norm,
     ATEN.native_group_norm.default: _native_group_norm,
     ATEN.instance_norm.default: _instance_norm,

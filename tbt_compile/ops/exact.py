@@ -48,7 +48,8 @@ class _Exact(TorchDispatchMode):
                 return func.decompose(*args, **(kwargs or {}))
         rule = _RULES.get(func)
         operands = [value for value in args if isinstance(value, Tensor) and value.is_floating_point()]
-        if rule is None or not operands or not all(map(_is_host_float, operands)):
+        is_empty = any(value.numel() == 0 for value in operands)
+        if rule is None or not operands or is_empty or not all(map(_is_host_float, operands)):
             return func(*args, **(kwargs or {}))
         return rule(*args, **(kwargs or {}))
 
@@ -98,7 +99,7 @@ def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
 def _sqrt(x: Tensor) -> Tensor:
     # PyTorch's may be MKL's, which is not rounded as IEEE 754 has it.
     with np.errstate(invalid="ignore"):
-        return torch.from_numpy(np.sqrt(x.detach().contiguous().numpy()))
+        return torch.from_numpy(np.asarray(np.sqrt(x.detach().contiguous().numpy())))
 
 
 @_rule(ATEN.sqrt_.default)
@@ -131,6 +132,8 @@ def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     from tbt_compile.codegen.kernels.float_ops.softmax import SoftmaxSpec, softmax
 
     del half_to_float
+    if x.dim() == 0:
+        return _softmax(x.reshape(1), 0).reshape(())
     rows = x.movedim(dim, -1)
     shape = (1, 1, rows.numel() // max(1, rows.shape[-1]), rows.shape[-1])
     spec = SoftmaxSpec(host_kernels.isa())
@@ -143,6 +146,8 @@ def _log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     from tbt_compile.codegen.kernels.float_ops.vocabulary import log_softmax_rows
 
     del half_to_float
+    if x.dim() == 0:
+        return _log_softmax(x.reshape(1), 0).reshape(())
     moved = x.movedim(dim, -1)
     rows = moved.reshape(-1, moved.shape[-1])
     y = host_kernels.run(log_softmax_rows, host_kernels.any_size(), [rows], rows.shape)
@@ -153,6 +158,8 @@ def _log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
 def _sum(x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     if dtype not in (None, torch.float32):
         return torch.sum(x.to(dtype), tuple(dim or range(x.dim())), keepdim)
+    if x.dim() == 0:
+        return x.clone()
     summed = sorted({each % max(1, x.dim()) for each in dim or range(x.dim())})
     kept = [each for each in range(x.dim()) if each not in summed]
     rows = x.permute([*kept, *summed]).reshape(prod(x.shape[each] for each in kept), -1)
@@ -181,11 +188,28 @@ def _var_mean(
     return _var(x, dim, correction=correction, keepdim=keepdim), _mean(x, dim, keepdim)
 
 
+@_rule(ATEN.std_mean.correction)
+def _std_mean(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    return _std(x, dim, correction=correction, keepdim=keepdim), _mean(x, dim, keepdim)
+
+
 @_rule(ATEN.std.correction)
 def _std(
     x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> Tensor:
     return _sqrt(_var(x, dim, correction=correction, keepdim=keepdim))
+
+
+@_rule(ATEN.topk.default)
+def _topk(
+    x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Tensor, Tensor]:
+    # The first of equals, in order; PyTorch takes any.
+    del sorted
+    values, indices = torch.sort(x, dim=dim, descending=largest, stable=True)
+    return values.narrow(dim, 0, k), indices.narrow(dim, 0, k)
 
 
 @_rule(ATEN.bmm.default)
@@ -246,6 +270,11 @@ def _sub(x: Tensor, y: Any, *, alpha: float = 1) -> Tensor:
     return torch.sub(x, y if alpha == 1 else y * alpha)
 
 
+@_rule(ATEN.rsub.Tensor)
+def _rsub(x: Tensor, y: Any, *, alpha: float = 1) -> Tensor:
+    return torch.sub(y, x if alpha == 1 else x * alpha)
+
+
 def _defined(target: Any, definition: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     with exact():
         found = definition(*args, **kwargs)
@@ -270,3 +299,15 @@ def _reduced(name: str, rows: Tensor) -> Tensor:
 
     build = getattr(reductions, name)
     return host_kernels.run(build, host_kernels.any_size(), [rows], [len(rows)])
+
+
+def _written(rule: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x.copy_(rule(x, *args, **kwargs))
+
+
+for _target, _found in list(_RULES.items()):
+    _packet = getattr(ATEN, f"{_target.overloadpacket.__name__}_", None)
+    if _target is ATEN.pow.Tensor_Scalar:
+        _RULES[ATEN.pow_.Scalar] = partial(_written, _found)
+    if _packet is not None and _target._overloadname in _packet.overloads():
+        _RULES.setdefault(getattr(_packet, _target._overloadname), partial(_written, _found))

@@ -115,6 +115,11 @@ def transcribe(
         GenerationError: the model has no such language or task, or no timestamps; the audio is longer than a
             window and has no timestamps.
     """
+    if settings.num_return_sequences != 1:
+        raise GenerationError(
+            f"num_return_sequences={settings.num_return_sequences}: expected 1, as what follows in the audio "
+            "depends on what was written"
+        )
     timed = _timed(speech, features.shape[2], return_timestamps)
     prompts = _Prompts(model, speech, settings, timed).tokens(features, language, task)
     if prompt_ids is not None:
@@ -141,6 +146,10 @@ def transcribe(
 
 
 def _timed(speech: SpeechSettings, length: int, asked: bool | None) -> bool:
+    if asked not in (None, False, True):
+        raise GenerationError(
+            f"return_timestamps={asked!r}: expected True or False; timestamps of words are not supported"
+        )
     timed = speech.return_timestamps if asked is None else asked
     if length > speech.window:
         if asked is False:

@@ -1,6 +1,6 @@
 """A folder of results that are slow to compute, by key, shared by all processes of a user.
 
-Every file holds the SHA-256 of its content, then the content, and is named after its key. It appears in
+Every file is named after its key and holds the SHA-256 of key and content, then the content. It appears in
 one step, so readers need no lock; one that is damaged is dropped and computed again. The least recently used
 files are removed when the folder has become too large. A folder that cannot be read or written only costs
 time: that is logged as a warning, once.
@@ -60,8 +60,8 @@ class ContentCache:
             self._warn("read", error)
             return None
         content = stored[_DIGEST:]
-        if hashlib.sha256(content).digest() != stored[:_DIGEST]:
-            log.warning("%s is damaged: it is removed and made again", path)
+        if _digest(key, content) != stored[:_DIGEST]:
+            log.warning("%s is damaged, and is made again", path)
             with suppress(OSError):
                 path.unlink()
             return None
@@ -76,7 +76,7 @@ class ContentCache:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with atomic_write(self.folder / key) as draft:
-                draft.write_bytes(hashlib.sha256(content).digest() + content)
+                draft.write_bytes(_digest(key, content) + content)
             self._bound(len(content) + _DIGEST)
         except (OSError, WriteError) as error:
             self._warn("write", error)
@@ -129,11 +129,16 @@ def user_cache() -> ContentCache | None:
         TbtError: the limit in the environment is no number.
     """
     named, limit = os.environ.get(FOLDER, ""), os.environ.get(LIMIT) or str(_DEFAULT_MIB)
-    if named == OFF:
+    if named.lower() == OFF:
         return None
-    if not limit.isdigit():
-        raise TbtError(f"the environment variable {LIMIT} is {limit!r}: expected a number of MiB")
-    return ContentCache(Path(named).absolute() if named else _default(), int(limit) * 2**20)
+    if not (limit.isascii() and limit.isdigit()):
+        raise TbtError(f"the environment variable {LIMIT} is {limit!r}: expected a whole number of MiB")
+    return ContentCache(Path(named).expanduser().absolute() if named else _default(), int(limit) * 2**20)
+
+
+def _digest(key: str, content: bytes) -> bytes:
+    """What a file begins with; it tells too under which name the file was written."""
+    return hashlib.sha256(key.encode() + content).digest()
 
 
 def key_of(*parts: str) -> str:

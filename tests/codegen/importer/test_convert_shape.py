@@ -76,6 +76,24 @@ def test_overlapping_windows() -> None:
     assert_compiles(Windows(), torch.randn(3, 5, 6))
 
 
+def test_dimensions_from_the_end() -> None:
+    functions: list[Callable[[Tensor], Tensor]] = [
+        lambda x: x.narrow(-1, 1, 3),
+        lambda x: x.narrow(-2, -3, 2),
+        lambda x: x.select(-1, 2),
+        lambda x: x.select(-2, -1),
+        lambda x: x.diff(dim=-1),
+        lambda x: x.diff(dim=-2),
+        lambda x: torch.cat([*x.unbind(-1), *x.split(2, -2)[0].unbind(-1)], -1),
+        lambda x: x.chunk(2, -1)[1] + x.tensor_split(2, -1)[0],
+        lambda x: x.unflatten(-1, (2, 3)).flip(-2).roll(1, -3).flatten(-2),
+        lambda x: x.movedim(-1, -2).swapaxes(-1, -2).index_select(-1, torch.tensor([3, 0])),
+        lambda x: x.unfold(-1, 2, 2).amax(-2) + x.cumsum(-2)[..., :2],
+        lambda x: torch.stack([x, -x], -1).sum(-3),
+    ]
+    assert_compiles(Each(*functions), torch.randn(3, 5, 6))
+
+
 def test_identity_matrices() -> None:
     square: Callable[[Tensor], Tensor] = lambda x: x @ torch.eye(5)  # noqa: E731
     assert_compiles(Each(square, lambda x: x @ torch.eye(5, 3)), torch.randn(3, 5))
