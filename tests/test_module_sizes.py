@@ -260,3 +260,21 @@ def test_dynamic_shapes_of_a_generator_are_refused() -> None:
     frozen = tbt_compile.freeze(prepared("gpt2", "2-2-8", 1))
     with pytest.raises(LoweringError, match="GPT2LMHeadModel generates text"):
         tbt_compile.lower(frozen, dynamic_shapes={"input_ids": {1: Dim.AUTO}})
+
+
+class Dilated(nn.Module):
+    """A convolution whose numbers come from a size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.weight = nn.Linear(16, 16), nn.Parameter(torch.randn(8, 16, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        step = x.shape[1] // 2 + 1
+        return nn.functional.conv1d(self.linear(x).mT, self.weight, padding=step, dilation=step)
+
+
+def test_numbers_of_an_operator_that_come_from_a_size_are_refused() -> None:
+    model = tbt_compile.prepare(Dilated(), "2-2-8", (torch.randn(3, 6, 16),))
+    with pytest.raises(LoweringError, match=r"conv1d.* is computed in another way for other sizes"):
+        tbt_compile.lower(model, dynamic_shapes=({1: torch.export.Dim.AUTO},))

@@ -163,6 +163,11 @@ def test_saved_models_and_half_precision(models: tuple[FrozenModel, CompiledMode
         (lambda m: m.generate(input_features=audio(1), language=["en", "de"]), "2 entries: expected one per"),
         (lambda m: m.generate(input_features=audio(1), task="sing"), "expected one of transcribe, translate"),
         (lambda m: m.generate(input_features=audio(1, 90), return_timestamps=False), "longer audio needs"),
+        (lambda m: m.generate(input_features=audio(1), return_timestamps="word"), "words are not supported"),
+        (
+            lambda m: m.generate(input_features=audio(1), num_beams=2, num_return_sequences=2),
+            "num_return_sequences=2: expected 1",
+        ),
         (lambda m: m.generate(input_features=audio(1), max_new_tokens=46), "the model has 48 positions"),
         (lambda m: m.generate_many([[3, 4]]), "takes token ids, and this model input_features"),
         (lambda m: m.encode(input_features=audio(1), typo=1), "unknown argument 'typo'"),

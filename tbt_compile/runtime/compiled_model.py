@@ -100,7 +100,8 @@ class CompiledModel(CompiledLibrary):
                 `runtime.speech.transcribe`, which says what is returned).
 
         Returns:
-            int64 [B * num_return_sequences, T], including the decoder's start token or the prompt.
+            int64 [B * num_return_sequences, T], including the decoder's start token or the prompt; of Whisper
+            the new tokens alone.
 
         Raises:
             GenerationError: an input or a setting does not fit.

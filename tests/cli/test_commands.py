@@ -123,6 +123,12 @@ def test_lower_looks_at_its_output_first(tbt, tmp_path: Path) -> None:
     assert f"{tmp_path} exists and is not a model folder: remove it or choose another place" in result.err
 
 
+def test_lower_does_not_write_over_its_source(tbt, tmp_path: Path) -> None:
+    result = tbt("lower", tmp_path, "--output", tmp_path / "x" / "..")
+    assert result.code == 2
+    assert "is the folder of the model to compile, which would be lost" in " ".join(result.err.split())
+
+
 def test_a_file_that_cannot_be_written_is_an_error(tbt, tmp_path: Path) -> None:
     result = tbt("targets", "--json", tmp_path / "no" / "folder.json")
     assert result.code == 2

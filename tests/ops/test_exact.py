@@ -88,6 +88,27 @@ def test_what_is_left_to_pytorch(name: str) -> None:
     assert torch.equal(got.nan_to_num(), LEFT[name](X).nan_to_num())
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / x.norm(),
+        lambda x: (x - x.mean()) / x.std(),
+        lambda x: x.sum().abs().sqrt() + x.sum().abs() ** 0.5,
+        lambda x: x.sum().softmax(0) + x.sum().log_softmax(0) + x.mean().logsumexp(0) + x.sum().sum(0),
+        lambda x: F.elu(x.sum()) + F.softplus(x.sum()) + x.mean().tanh().exp(),
+        lambda x: x[:, :0].sum(1),
+        lambda x: x[:, :, :0] @ x[:, :, :0].mT,
+        lambda x: F.group_norm(x[:0], 5),
+        lambda x: torch.std_mean(x, 1)[0] + torch.rsub(x, x.flip(0), alpha=0.3).sum(1),
+        lambda x: x.clone().abs().pow_(0.5),
+    ],
+)
+def test_scalars_and_empty_tensors(function: Callable[[Tensor], Tensor]) -> None:
+    with torch.no_grad(), exact():
+        got = function(X)
+    torch.testing.assert_close(got, function(X), rtol=2e-6, atol=2e-5)
+
+
 def test_in_place_functions_change_their_operand() -> None:
     x = X.clone()
     with exact():

@@ -131,3 +131,25 @@ def test_the_environment_names_the_folder_and_its_size(
         user_cache()
     monkeypatch.setenv(FOLDER, "off")
     assert user_cache() is None
+
+
+def test_a_file_under_another_name_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = ContentCache(tmp_path, 2**20)
+    first, second = key_of("first"), key_of("second")
+    cache.write(first, b"one")
+    (tmp_path / second).write_bytes((tmp_path / first).read_bytes())
+    assert cache.read(first) == b"one"
+    assert cache.read(second) is None
+    assert "is damaged, and is made again" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["off", "OFF", "Off"])
+def test_off_in_any_case(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TBT_CACHE", value)
+    assert user_cache() is None
+
+
+def test_the_home_folder_has_a_short_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TBT_CACHE", "~/kernels")
+    cache = user_cache()
+    assert cache is not None and cache.folder == Path.home() / "kernels"
