@@ -51,8 +51,14 @@ def export_program(
     Raises:
         Exception: any that `torch.export.export` raises for a module that it cannot capture.
     """
-    unchanged = unchanged_attributes(module), free_sizes(module)
-    with torch.no_grad(), unchanged[0], _tracing(), unchanged[1], _quiet(), warnings.catch_warnings():
+    with (
+        torch.no_grad(),
+        unchanged_attributes(module),
+        _tracing(),
+        free_sizes(module),
+        _quiet(),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", "The tensor attribute")  # assigned; that is undone
         program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     inline_contexts(program)

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.largest_values import size_of
+from tbt_compile.passes.lazy_code import recompile_later
 
 _ATEN = torch.ops.aten
 
@@ -31,7 +32,7 @@ def flatten_strided(program: ExportedProgram) -> None:
             rows = _call(node, _ATEN.permute.default, given.self, order)
             flat = _call(node, _ATEN.reshape.default, rows, [-1])
         node.args, node.kwargs = (flat, given.size, given.stride), {}
-    program.graph_module.recompile()
+    recompile_later(program.graph_module)
 
 
 def is_flat(x: Tensor) -> bool:

@@ -8,7 +8,7 @@ from operator import mul
 from typing import Any
 
 from tbt_compile.codegen.importer.convert_fill import filled
-from tbt_compile.codegen.importer.convert_slices import END, counted_from_start
+from tbt_compile.codegen.importer.convert_slices import END, counted_from_start, sliced
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.tvm_api import Expr, relax, static_size, te, tirx
 from tbt_compile.dtypes import dtype_name
@@ -22,9 +22,7 @@ def convert_select(call: Call) -> Expr:
         ValueError: `index` is symbolic.
     """
     dim, index = _constants(call, "dim", "index")
-    dim %= len(call.operands.self.ty.shape)  # TVM cannot legalize a slice of one from the end
-    end = END if index == -1 else index + 1
-    part = call.emit(relax.op.strided_slice(call.operands.self, [dim], [index], [end]))
+    part = sliced(call, dim, index, END if index == -1 else index + 1)
     return call.emit(relax.op.squeeze(part, [dim]))
 
 
@@ -36,8 +34,7 @@ def convert_narrow(call: Call) -> Expr:
         ValueError: `start` or `length` is symbolic.
     """
     dim, start, length = _constants(call, "dim", "start", "length")
-    dim %= len(call.operands.self.ty.shape)
-    return call.emit(relax.op.strided_slice(call.operands.self, [dim], [start], [start + length or END]))
+    return sliced(call, dim, start, start + length or END)
 
 
 @converter(ATEN.squeeze.dim)

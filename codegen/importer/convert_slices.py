@@ -12,6 +12,7 @@ from torch import fx
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.tvm_api import Expr, relax, static_size, te, tirx
 from tbt_compile.ops.operands import operands
+from tbt_compile.passes.largest_values import size_of
 from tbt_compile.passes.prepare.aten import VIEW, viewed
 
 END = 2**63 - 1
@@ -53,9 +54,9 @@ def convert_slice(call: Call) -> Expr:
     if op.step != 1 or not any(isinstance(bound, fx.Node) for bound in (given.start, given.end)):
         return _constant_slice(call)
     axis = op.dim % len(op.self.ty.shape)
-    last = given.self.meta["val"].shape[axis] if whole else _value(given.end)
+    last = given.self.meta["val"].shape[axis] if whole else given.end
     size = call.node.meta["val"].shape[axis]
-    if sympy.expand(_extent(last) - _extent(_value(given.start or 0)) - _extent(size)) != 0:
+    if sympy.expand(size_of(last) - size_of(given.start or 0) - size_of(size)) != 0:
         return call.default()  # a bound counts from the end, or may be beyond it
 
     def part(x: Any, start: Any, end: Any) -> Any:
@@ -66,12 +67,28 @@ def convert_slice(call: Call) -> Expr:
 
 
 def _constant_slice(call: Call) -> Expr:
-    """TVM's slice, which may count the dimension from the front only."""
+    """A slice whose dimension TVM may count from the front only."""
     op, given = call.operands, operands(call.node)
     if op.dim >= 0 or any(isinstance(bound, fx.Node) for bound in (given.start, given.end)):
         return call.default()
-    axis, start, end = op.dim % len(op.self.ty.shape), op.start or 0, END if op.end is None else op.end
-    return call.emit(relax.op.strided_slice(op.self, [axis], [start], [end], [op.step]))
+    return sliced(call, op.dim, op.start or 0, END if op.end is None else op.end, op.step)
+
+
+def sliced(call: Call, dim: int, start: int, end: int, step: int = 1) -> Expr:
+    """A slice of `self`; TVM cannot legalize one of a dimension from the end.
+
+    Args:
+        call: the call.
+        dim: from the front, or negative.
+        start: the first place.
+        end: the place after the last, or `END`.
+        step: from place to place.
+
+    Returns:
+        The part.
+    """
+    x = call.operands.self
+    return call.emit(relax.op.strided_slice(x, [dim % len(x.ty.shape)], [start], [end], [step]))
 
 
 @converter(ATEN.slice_scatter.default)
@@ -134,7 +151,7 @@ def convert_split(call: Call) -> Expr:
 def _equal_parts(call: Call) -> Expr:
     x, shape = call.operands.self, list(call.operands.self.ty.shape)
     axis, parts = call.operands.dim % len(shape), call.node.meta["val"]
-    if static_size(shape[axis]) is not None or len({_extent(part.shape[axis]) for part in parts}) > 1:
+    if static_size(shape[axis]) is not None or len({size_of(part.shape[axis]) for part in parts}) > 1:
         return call.default()
     count, size = len(parts), tirx.floordiv(shape[axis], len(parts))
     rows = call.emit(relax.op.reshape(x, [*shape[:axis], count, size, *shape[axis + 1 :]]))
@@ -208,14 +225,6 @@ def _replace_slice(call: Call, src: Expr, dim: int, start: Any, end: Any, step: 
         offset = emit(relax.op.floor_divide(offset, one))
     places = emit(relax.op.where(inside, emit(relax.op.add(offset, relax.prim_value(size))), rows))
     return emit(relax.op.take(both, places, axis=axis, mode="clip"))
-
-
-def _value(bound: Any) -> Any:
-    return bound.meta["val"] if isinstance(bound, fx.Node) else bound
-
-
-def _extent(size: Any) -> Any:
-    return size if isinstance(size, int) else size.node.expr
 
 
 def _part(call: Call, axis: int, x: Expr, start: int, end: int) -> Expr:

@@ -6,7 +6,6 @@ from operator import mul
 from typing import Any
 
 import sympy
-from torch import fx
 
 from tbt_compile.codegen.importer.registry import ATEN, Call, converter
 from tbt_compile.codegen.tvm_api import Expr, te
@@ -27,7 +26,7 @@ def convert_as_strided(call: Call) -> Expr:
     if not is_flat(x) or given.storage_offset is not None:
         raise ValueError("its tensor does not fill one piece of memory from the start: make it contiguous")
     pairs = zip(given.size, given.stride, strict=True)
-    last = sum(((_size(count) - 1) * _size(step) for count, step in pairs), sympy.S.Zero)
+    last = sum(((size_of(count) - 1) * size_of(step) for count, step in pairs), sympy.S.Zero)
     if not sympy.expand(size_of(x.shape[0]) - 1 - last).is_nonnegative:
         raise ValueError("elements beyond the last one of its tensor may be read")
 
@@ -35,7 +34,3 @@ def convert_as_strided(call: Call) -> Expr:
         return te.compute(size, lambda *at: x(sum(map(mul, at, stride))), "strided")
 
     return call.compute(strided, op.self, list(op.size), list(op.stride))
-
-
-def _size(value: Any) -> Any:
-    return size_of(value.meta["val"] if isinstance(value, fx.Node) else value)

@@ -34,10 +34,10 @@ def local_attention(model: nn.Module) -> Iterator[None]:
 
 def _decides(module: nn.Module) -> bool:
     """Whether a module itself takes the mask, and tells its parts what it says."""
+    if not _takes(module, _MASK):
+        return False
     parts = [part for part in module.modules() if part is not module]
-    if _takes(module, _MASK) and not any(_takes(part, _MASK) for part in parts):
-        return any(_takes(part, _DECISION) for part in parts)
-    return False
+    return any(_takes(part, _DECISION) for part in parts) and not any(_takes(part, _MASK) for part in parts)
 
 
 def _takes(module: nn.Module, name: str) -> bool:

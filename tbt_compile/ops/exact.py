@@ -73,13 +73,8 @@ def _function(name: str, x: Tensor) -> Tensor:
     return host_kernels.run(activation, spec, [x.reshape(-1, 1)], [x.numel(), 1]).reshape(x.shape)
 
 
-def _in_place(name: str, x: Tensor) -> Tensor:
-    return x.copy_(_function(name, x))
-
-
 for _name in ("exp", "erf", "tanh", "sigmoid", "log", "sin", "cos", "silu"):
     _RULES[getattr(ATEN, _name).default] = partial(_function, _name)
-    _RULES[getattr(ATEN, f"{_name}_").default] = partial(_in_place, _name)
 
 
 @_rule(torch.ops.tbt.quantize.default)
@@ -100,11 +95,6 @@ def _sqrt(x: Tensor) -> Tensor:
     # PyTorch's may be MKL's, which is not rounded as IEEE 754 has it.
     with np.errstate(invalid="ignore"):
         return torch.from_numpy(np.asarray(np.sqrt(x.detach().contiguous().numpy())))
-
-
-@_rule(ATEN.sqrt_.default)
-def _sqrt_in_place(x: Tensor) -> Tensor:
-    return x.copy_(_sqrt(x))
 
 
 @_rule(ATEN.pow.Tensor_Scalar)
@@ -307,7 +297,6 @@ def _written(rule: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> 
 
 for _target, _found in list(_RULES.items()):
     _packet = getattr(ATEN, f"{_target.overloadpacket.__name__}_", None)
-    if _target is ATEN.pow.Tensor_Scalar:
-        _RULES[ATEN.pow_.Scalar] = partial(_written, _found)
     if _packet is not None and _target._overloadname in _packet.overloads():
         _RULES.setdefault(getattr(_packet, _target._overloadname), partial(_written, _found))
+_RULES[ATEN.pow_.Scalar] = partial(_written, _pow)  # named otherwise than the one that it is made of
