@@ -32,6 +32,8 @@ class Encoding(Enum):
     INT8 = "int8"  # [-127, 127]
     UINT8 = "uint8"  # [0, 255]
     FLOAT = "float"  # not quantized
+    BFLOAT16 = "bfloat16"  # weights only: not quantized, stored in 16 bits
+    FLOAT16 = "float16"
 
     @property
     def bits(self) -> int:
@@ -58,7 +60,7 @@ class Encoding(Enum):
     @property
     def signed(self) -> bool:
         """Whether negative values have codes."""
-        return self in (Encoding.BINARY, Encoding.TERNARY, Encoding.INT8, Encoding.FLOAT)
+        return self not in (Encoding.BINARY01, Encoding.TERNARY012, Encoding.UINT8)
 
     @property
     def dynamic(self) -> bool:
@@ -67,8 +69,13 @@ class Encoding(Enum):
 
     @property
     def quantized(self) -> bool:
-        """Whether there are codes at all: everything but `FLOAT`."""
-        return self is not Encoding.FLOAT
+        """Whether there are codes at all."""
+        return self is not Encoding.FLOAT and not self.half
+
+    @property
+    def half(self) -> bool:
+        """Whether it stores floats in 16 bits."""
+        return self in (Encoding.BFLOAT16, Encoding.FLOAT16)
 
     @property
     def planes(self) -> int:
@@ -105,6 +112,8 @@ _BITS = {
     Encoding.INT8: 8,
     Encoding.UINT8: 8,
     Encoding.FLOAT: 32,
+    Encoding.BFLOAT16: 16,
+    Encoding.FLOAT16: 16,
 }
 _RANGE = {
     Encoding.BINARY: (-1, 1),
@@ -114,6 +123,8 @@ _RANGE = {
     Encoding.INT8: (-127, 127),
     Encoding.UINT8: (0, 255),
     Encoding.FLOAT: (0, -1),
+    Encoding.BFLOAT16: (0, -1),
+    Encoding.FLOAT16: (0, -1),
 }
 _PLANES = {Encoding.BINARY: 1, Encoding.TERNARY: 2, Encoding.BINARY01: 1, Encoding.TERNARY012: 2}
 _ACTIVATIONS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import prod
 
 from tbt_compile.codegen.importer.registry import ATEN, TBT, Call, converter
+from tbt_compile.codegen.kernels.dot.stored_rows import StoredSpec
 from tbt_compile.codegen.kernels.linear import embedding
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.tvm_api import Expr, relax
@@ -22,9 +23,10 @@ def convert_bit_embedding(call: Call) -> Expr:
     A linear layer that shares the table decides its layout; `bind` leaves it in the meta of the placeholder.
     """
     op = call.operands
-    shape, rows = list(op.ids.ty.shape), int(op.weight_scale.ty.shape[0])
-    layout = operands(call.node).packed.meta.get("layout", Layout.PLANES)
-    spec = embedding.EmbeddingSpec(rows, op.columns, Encoding(op.weight_encoding), layout, call.isa)
+    shape, stored = list(op.ids.ty.shape), operands(call.node).packed.meta
+    rows, layout = int(stored["val"].shape[0]), stored.get("layout", Layout.PLANES)
+    groups = int(op.weight_scale.ty.shape[0]) // rows
+    spec = StoredSpec(rows, op.columns, Encoding(op.weight_encoding), layout, call.isa, groups)
     args = [call.reshape(op.ids, [prod(shape)]), op.packed, op.weight_scale]
     y = call.kernel(spec, embedding.embedding, args, [prod(shape), op.columns])
     return call.reshape(y, [*shape, op.columns])

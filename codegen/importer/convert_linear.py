@@ -13,6 +13,7 @@ from tbt_compile.codegen.kernels.float_ops.spec import AnySize
 from tbt_compile.codegen.kernels.linear import float32, linear
 from tbt_compile.codegen.tvm_api import Expr, relax, static_size
 from tbt_compile.encoding import Encoding
+from tbt_compile.ops.operands import operands
 
 
 @converter(TBT.bit_linear.default)
@@ -20,19 +21,30 @@ def convert_bit_linear(call: Call) -> Expr:
     """`tbt::bit_linear(x, x_scale, packed, weight_scale, bias, ...)`: x `[..., K]` -> `[..., N]`."""
     op = call.operands
     *lead, _ = op.x.ty.shape
-    rows, outputs = prod(lead), int(op.weight_scale.ty.shape[0])
+    rows, outputs = prod(lead), int(operands(call.node).packed.meta["val"].shape[0])
+    x, weight = call.reshape(op.x, [rows, op.columns]), Encoding(op.weight_encoding)
+    bias = [] if op.bias is None else [op.bias]
+    if Encoding(op.x_encoding) is Encoding.FLOAT:
+        groups = int(op.weight_scale.ty.shape[0]) // outputs
+        stored = float32.FloatLinearSpec(
+            outputs, op.columns, bool(bias), call.isa, weight, groups, op.function
+        )
+        args = [x, op.packed, op.weight_scale, *bias]
+        return call.reshape(
+            call.kernel(stored, float32.linear_float, args, [rows, outputs]), [*lead, outputs]
+        )
     spec = linear.LinearSpec(
         outputs,
         op.columns,
         Encoding(op.x_encoding),
-        Encoding(op.weight_encoding),
+        weight,
         op.center,
-        op.bias is not None,
+        bool(bias),
         call.isa,
         op.function,
+        op.floor or None,
     )
-    bias = [] if op.bias is None else [op.bias]
-    args = [call.reshape(op.x, [rows, op.columns]), op.x_scale, op.packed, op.weight_scale, *bias]
+    args = [x, op.x_scale, op.packed, op.weight_scale, *bias]
     return call.reshape(call.kernel(spec, linear.linear, args, [rows, outputs]), [*lead, outputs])
 
 

@@ -36,8 +36,8 @@ def kernel_name(kernel: str, spec: Any) -> str:
 
     Args:
         kernel: name of the function that builds it.
-        spec: a dataclass. Its fields follow in order, nested specs flattened; the instruction set and empty
-            strings are omitted.
+        spec: a dataclass. Its fields follow in order, nested specs flattened; the instruction set, empty
+            strings and None are omitted.
     """
     return "_".join([kernel, *_fields(spec)]).replace(".", "p").replace("-", "m")
 
@@ -49,6 +49,6 @@ def _fields(spec: Any) -> list[str]:
             fields.append(value.value)
         elif is_dataclass(value) and name != "isa":
             fields += _fields(value)
-        elif name != "isa" and value != "":
+        elif name != "isa" and value not in ("", None):
             fields.append(str(int(value) if isinstance(value, bool) else value))
     return fields

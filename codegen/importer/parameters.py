@@ -50,22 +50,22 @@ class Parameter:
 
         Args:
             name: of the tensor in the frozen model's state.
-            stored: shape of the stored tensor, `[N, planes, words]` or, at 8 bits, `[N, K]`.
-            encoding: BINARY, TERNARY or INT8.
+            stored: shape of the stored tensor, `[N, planes, words]`, or `[N, K]` at 8 bits and more.
+            encoding: of a weight.
             columns: K.
             isa: instruction set that fixes the block size.
             layout: how the kernels read the weight.
 
         Returns:
-            A parameter of dtype uint64, or int8 at 8 bits.
+            A parameter of dtype uint64, int8 at 8 bits, or int16 in half precision.
         """
-        if encoding is Encoding.INT8:
-            return cls(name, WEIGHT, "int8", stored, encoding)
+        if not encoding.planes:
+            return cls(name, WEIGHT, "int16" if encoding.half else "int8", stored, encoding)
         shape = interleaved_shape(stored[0], columns, encoding, isa)
         return cls(name, WEIGHT, "uint64", shape, encoding, layout)
 
     def arrange(self, stored: npt.NDArray[Any], isa: Isa) -> npt.NDArray[Any]:
         """An aligned copy of the stored tensor in the layout of the argument."""
-        if self.role == WEIGHT and self.encoding is not Encoding.INT8:
+        if self.encoding is not None and self.encoding.planes:
             return arrange(stored.view(np.uint64), self.layout, isa)
         return aligned_copy(stored.reshape(self.shape))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from tbt_compile.codegen.kernels.linear.embedding import EmbeddingSpec
+from tbt_compile.codegen.kernels.dot.stored_rows import StoredSpec
 from tbt_compile.codegen.kernels.linear.linear import linear
 from tbt_compile.codegen.kernels.linear.spec import LinearSpec
 from tbt_compile.codegen.layouts import arrange, pack_planes, words_for
@@ -28,9 +28,7 @@ def compile_kernel(function: PrimFunc, target: TargetSpec) -> Callable[..., None
     return kernel
 
 
-def stored_weight(
-    codes: npt.NDArray[np.integer], spec: LinearSpec | EmbeddingSpec
-) -> npt.NDArray[np.generic]:
+def stored_weight(codes: npt.NDArray[np.integer], spec: LinearSpec | StoredSpec) -> npt.NDArray[np.generic]:
     """Arrange weight codes [N, K] in the layout that the kernel of `spec` reads."""
     if spec.weight is Encoding.INT8:
         return codes.astype(np.int8)

@@ -46,6 +46,7 @@ def fuse(linear: fx.Node) -> bool:
         weight_encoding=unpack.encoding,
         center=x.center,
         columns=unpack.columns,
+        floor=x.floor,
     )
     return True
 

@@ -26,8 +26,10 @@ class FrozenWeight(Float32State):
     """Replaces a `WeightQuantizer`: ignores the weight that it is given and returns the packed one.
 
     Parameters (frozen):
-        packed: int64 words `[N, planes, ceil(K / 64)]`, or int8 `[N, K]` at 8 bits.
-        scale: float32 `[N, 1]`.
+        packed: int64 words `[N, planes, ceil(K / 64)]`, or int8 `[N, K]` at 8 bits, or the bits of floats,
+            int16 `[N, K]`, in half precision.
+        scale: float32 `[N, 1]`, or `[N, G]`, one per group of K / G columns, if it only looks up rows or
+            multiplies floats.
     """
 
     def __init__(self, packed: Tensor, scale: Tensor, encoding: Encoding, columns: int) -> None:
@@ -49,38 +51,58 @@ class FrozenWeight(Float32State):
         return frozen
 
     @classmethod
-    def empty(cls, encoding: Encoding, rows: int, columns: int) -> FrozenWeight:
+    def empty(cls, encoding: Encoding, rows: int, columns: int, groups: int = 1) -> FrozenWeight:
         """Allocate uninitialized codes and scales, to be loaded later.
 
         Args:
             encoding: of the codes.
             rows: N.
             columns: K.
+            groups: G.
 
         Returns:
             A frozen weight with undefined values.
         """
-        if encoding is Encoding.INT8:
-            packed = torch.empty(rows, columns, dtype=torch.int8)
-        else:
+        if encoding.planes:
             packed = torch.empty(rows, encoding.planes, words_for(columns), dtype=torch.int64)
-        return cls(packed, torch.empty(rows, 1), encoding, columns)
+        else:
+            packed = torch.empty(rows, columns, dtype=torch.int16 if encoding.half else torch.int8)
+        return cls(packed, torch.empty(rows, groups), encoding, columns)
 
     def forward(self, _weight: Tensor | None = None) -> QuantTensor:
         codes = torch.ops.tbt.unpack(self.packed, self.encoding.value, self.columns)
         return QuantTensor(codes, self.scale)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Real values of the rows with the given indices, float32 `[*ids.shape, K]`."""
+        rows: Tensor = torch.ops.tbt.bit_embedding(
+            ids, self.packed, self.scale, self.encoding.value, self.columns
+        )
+        return rows
 
     def extra_repr(self) -> str:
         return f"{self.encoding.value}, rows={self.packed.shape[0]}, columns={self.columns}"
 
 
 class FrozenActivation(Float32State):
-    """Replaces an `ActivationQuantizer`; `scale` is a float32 scalar, unused at 8 bits."""
+    """Replaces an `ActivationQuantizer`; `scale` is a float32 scalar, unused at 8 bits.
 
-    def __init__(self, encoding: Encoding, center: bool, scale: Tensor) -> None:
+    `floor`, at 8 bits, is the least that the largest magnitude of a token counts as. A norm, if there is one,
+    comes first, as in the linear layers of BitNet (Wang et al. 2023).
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        center: bool,
+        scale: Tensor,
+        floor: float = 0.0,
+        norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.encoding, self.center = encoding, center
+        self.encoding, self.center, self.floor = encoding, center, floor
         self.scale = _constant(scale.detach().clone())
+        self.norm = norm
 
     @classmethod
     def from_quantizer(cls, quantizer: ActivationQuantizer) -> FrozenActivation:
@@ -88,8 +110,15 @@ class FrozenActivation(Float32State):
         scale = quantizer.effective_scale if quantizer.learned else torch.ones(())
         return cls(quantizer.encoding, quantizer.center, scale)
 
+    def normalized(self, x: Tensor) -> Tensor:
+        """What is quantized."""
+        return x if self.norm is None else self.norm(x)
+
     def forward(self, x: Tensor) -> QuantTensor:
-        return QuantTensor(*torch.ops.tbt.quantize(x, self.scale, self.encoding.value, self.center))
+        codes, scale = torch.ops.tbt.quantize(
+            self.normalized(x), self.scale, self.encoding.value, self.center, self.floor
+        )
+        return QuantTensor(codes, scale)
 
     def extra_repr(self) -> str:
         return f"{self.encoding.value}, center={self.center}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from tbt_compile.modules.frozen import FrozenWeight
 from tbt_compile.modules.packed_view import stored_weight
 from tbt_compile.modules.whole_operators import whole_linear
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer, quantized_embedding, quantized_linear
@@ -49,4 +50,6 @@ class QuantizedEmbedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up rows of the quantized weight, as real values."""
+        if isinstance(self.weight_quantizer, FrozenWeight):
+            return self.weight_quantizer.rows(input)
         return quantized_embedding(input, self.weight_quantizer(self.weight_rows), self.padding_idx)

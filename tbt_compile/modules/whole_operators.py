@@ -13,6 +13,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
+from tbt_compile.encoding import Encoding
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
 
 _CAPTURING = ContextVar("capturing", default=False)
@@ -42,19 +43,31 @@ def whole_linear(x: Tensor, activation: nn.Module, weight: nn.Module, bias: Tens
     """
     if not _CAPTURING.get() or x.dtype is not torch.float32 or x.dim() < 2:
         return None
-    if not isinstance(activation, FrozenActivation) or not isinstance(weight, FrozenWeight):
+    if not isinstance(weight, FrozenWeight):
         return None
     if x.shape[-1] != weight.columns:  # also fixes a size that is dynamic, as a product would
         return None
+    if isinstance(activation, FrozenActivation):
+        x, scale, center, floor = (
+            activation.normalized(x),
+            activation.scale,
+            activation.center,
+            activation.floor,
+        )
+    elif getattr(activation, "encoding", None) is Encoding.FLOAT:
+        scale, center, floor = weight.scale.new_ones(()), False, 0.0
+    else:
+        return None
     result: Tensor = torch.ops.tbt.bit_linear(
         x,
-        activation.scale,
+        scale,
         weight.packed,
         weight.scale,
         bias,
         activation.encoding.value,
         weight.encoding.value,
-        activation.center,
+        center,
         weight.columns,
+        floor=floor,
     )
     return result

@@ -78,11 +78,13 @@ for _name in ("exp", "erf", "tanh", "sigmoid", "log", "sin", "cos", "silu"):
 
 
 @_rule(torch.ops.tbt.quantize.default)
-def _quantize(x: Tensor, scale: Tensor, encoding: str, center: bool) -> tuple[Tensor, Tensor]:
+def _quantize(
+    x: Tensor, scale: Tensor, encoding: str, center: bool, floor: float = 0.0
+) -> tuple[Tensor, Tensor]:
     def mean(wide: Tensor) -> Tensor:
         return _reduced("row_mean", wide.reshape(-1, wide.shape[-1])).reshape(*wide.shape[:-1], 1)
 
-    return quantize_with(mean, x, scale, Encoding(encoding), center)
+    return quantize_with(mean, x, scale, Encoding(encoding), center, floor)
 
 
 @_rule(ATEN.gelu.default)

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tbt_compile.encoding import Encoding
 from tbt_compile.ops.quantize import quantize, unpack
 from tbt_compile.ops.schema import Operand, PackedWeight, Scale, declare
-from tbt_compile.quantizers.ops import QuantTensor, quantized_embedding, quantized_linear
+from tbt_compile.quantizers.ops import QuantTensor, quantized_linear
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -30,32 +31,39 @@ def bit_linear(
     x: Annotated[Tensor, Operand("float32 [..., K]")],
     x_scale: Annotated[Tensor, Scale()],
     packed: Annotated[Tensor, PackedWeight(encoding="weight_encoding", columns="columns")],
-    weight_scale: Annotated[Tensor, Scale("float32 [N, 1]")],
+    weight_scale: Annotated[Tensor, Scale("float32 [N, G]")],
     bias: Annotated[Tensor | None, Operand("float32 [N]")],
     x_encoding: str,
     weight_encoding: str,
     center: bool,
     columns: int,
     function: str = "",
+    floor: float = 0.0,
 ) -> Tensor:
     """Quantize x, multiply by the weight, scale, add the bias and apply a function.
+
+    If x is not quantized, the products are of floats, `x * (code * scale)`.
 
     Args:
         x: in full precision.
         x_scale: learned; ignored by 8-bit encodings, which are scaled per token.
         packed: codes of the weight `[N, K]`.
-        weight_scale: one per row of the weight.
+        weight_scale: one per row of the weight, or per group of K / G columns if x is not quantized.
         bias: one per row of the weight, or None.
-        x_encoding: an `Encoding` value.
+        x_encoding: an `Encoding` value; "float" if x is not quantized.
         weight_encoding: an `Encoding` value.
         center: subtract the mean of each row of x before quantizing.
         columns: K; rows of packed words are padded to whole words.
         function: a name in `FUNCTIONS`, or "" for none.
+        floor: as for `quantize`.
 
     Returns:
         float32 `[..., N]`.
     """
-    codes = QuantTensor(*quantize(x, x_scale, x_encoding, center))
+    quantized = Encoding(x_encoding).quantized
+    codes = (
+        QuantTensor(*quantize(x, x_scale, x_encoding, center, floor)) if quantized else QuantTensor(x, None)
+    )
     y = quantized_linear(codes, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale), bias)
     return FUNCTIONS[function](y) if function else y
 
@@ -69,7 +77,7 @@ def _(call: SimpleNamespace) -> Tensor:
 def bit_embedding(
     ids: Annotated[Tensor, Operand("int64 [...]")],
     packed: Annotated[Tensor, PackedWeight(encoding="weight_encoding", columns="columns")],
-    weight_scale: Annotated[Tensor, Scale("float32 [N, 1]")],
+    weight_scale: Annotated[Tensor, Scale("float32 [N, G]")],
     weight_encoding: str,
     columns: int,
 ) -> Tensor:
@@ -78,14 +86,16 @@ def bit_embedding(
     Args:
         ids: row indices.
         packed: codes of the weight `[N, K]`.
-        weight_scale: one per row.
+        weight_scale: one per row, or per group of K / G columns.
         weight_encoding: an `Encoding` value.
         columns: K; rows of packed words are padded to whole words.
 
     Returns:
         float32 `[*ids.shape, K]`.
     """
-    return quantized_embedding(ids, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale))
+    flat = ids.flatten()
+    rows = QuantTensor(unpack(packed[flat], weight_encoding, columns), weight_scale[flat])
+    return rows.value.reshape(*ids.shape, columns)
 
 
 @bit_embedding.fake

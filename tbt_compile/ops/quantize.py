@@ -28,6 +28,7 @@ def quantize(
     scale: Annotated[Tensor, Scale("float []")],
     encoding: str,
     center: bool,
+    floor: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Quantize x to codes and their scale.
 
@@ -36,28 +37,34 @@ def quantize(
         scale: learned; ignored by 8-bit encodings, which are scaled per token.
         encoding: an `Encoding` value.
         center: subtract the mean of each row before quantizing; ignored by 8-bit encodings.
+        floor: at 8 bits, the least that the largest magnitude of a row counts as.
 
     Returns:
         Codes, integers in the dtype and shape of x, and the scale: a copy of `scale`, or `[..., 1]` at
         8 bits.
     """
-    return quantize_with(row_mean, x, scale, Encoding(encoding), center)
+    return quantize_with(row_mean, x, scale, Encoding(encoding), center, floor)
 
 
 def quantize_with(
-    mean: Callable[[Tensor], Tensor], x: Tensor, scale: Tensor, encoding: Encoding, center: bool
+    mean: Callable[[Tensor], Tensor],
+    x: Tensor,
+    scale: Tensor,
+    encoding: Encoding,
+    center: bool,
+    floor: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """`quantize` with another function for the mean of each row.
 
     Args:
         mean: from `[..., D]` to `[..., 1]`.
-        x, scale, encoding, center: as for `quantize`.
+        x, scale, encoding, center, floor: as for `quantize`.
 
     Returns:
         As `quantize`.
     """
     if encoding.dynamic:
-        return tuple(quantize_dynamic(x, encoding))  # type: ignore[return-value]
+        return tuple(quantize_dynamic(x, encoding, floor))  # type: ignore[return-value]
     wide = widened(x)
     if center:
         wide = wide - mean(wide)
@@ -78,7 +85,7 @@ def unpack(
     encoding: str,
     columns: int,
 ) -> Tensor:
-    """Unpack the codes of a weight.
+    """Unpack the codes of a weight, or convert one stored in half precision.
 
     Args:
         packed: codes of the weight `[N, K]`.
@@ -89,6 +96,8 @@ def unpack(
         Codes, float32 `[N, K]`.
     """
     kind = Encoding(encoding)
+    if kind.half:
+        return packed.view(getattr(torch, kind.value)).float()
     return packed.float() if kind is Encoding.INT8 else unpack_bits(packed, kind, columns)
 
 
@@ -100,9 +109,13 @@ def _(call: SimpleNamespace) -> Tensor:
 def pack(codes: Tensor, encoding: Encoding) -> Tensor:
     """Pack codes `[N, K]`, integers of any dtype, into words or bytes; the inverse of `unpack`.
 
+    Weights in half precision are stored as the int16 with their bits.
+
     >>> pack(torch.tensor([[-1.0, 0.0, 1.0]]), Encoding.TERNARY).tolist()
     [[[5], [1]]]
     """
+    if encoding.half:
+        return codes.to(getattr(torch, encoding.value)).view(torch.int16)
     return codes.to(torch.int8) if encoding is Encoding.INT8 else pack_bits(codes, encoding)
 
 

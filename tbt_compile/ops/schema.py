@@ -91,7 +91,7 @@ class PackedWeight(Operand):
 
     encoding: str
     columns: str
-    forms: str = "int64 [N, planes, words] | int8 [N, K]"
+    forms: str = "int64 [N, planes, words] | int8 [N, K] | int16 [N, K]"
 
 
 @dataclass(frozen=True)

@@ -133,16 +133,19 @@ class _RoundDynamic(torch.autograd.Function):
         return (grad_x if ctx.clipped_below is None else grad_x.masked_fill(ctx.clipped_below, 0)), None, None
 
 
-def quantize_dynamic(x: Tensor, encoding: Encoding) -> QuantTensor:
+def quantize_dynamic(x: Tensor, encoding: Encoding, floor: float = 0.0) -> QuantTensor:
     """Quantize x `[..., D]` to 8 bits, symmetrically, with one scale `[..., 1]` per token.
 
-    Rows with no magnitude above `LEAST_PEAK` become zeros.
+    Rows with no magnitude above `LEAST_PEAK` become zeros. The largest magnitude of a row counts as `floor`
+    if it is smaller (BitNet's is 1e-5).
 
     >>> quantize_dynamic(torch.tensor([[1.0, -0.5, 0.25]]), Encoding.INT8).codes
     tensor([[127., -64.,  32.]])
     """
     detached = widened(x.detach())
     peak = (detached.abs() if encoding.signed else detached.clamp_min(0)).amax(-1, keepdim=True)
+    if floor:
+        peak = peak.clamp_min(floor)
     # Not `maximum / peak`: PyTorch computes the reciprocal of a tensor first, and rounds twice.
     quotient = torch.full_like(peak, encoding.maximum) / peak
     inverse = torch.where(peak > LEAST_PEAK, quotient, torch.zeros_like(peak))

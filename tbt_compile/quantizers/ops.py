@@ -30,7 +30,8 @@ class QuantTensor(NamedTuple):
         codes: integers in the dtype and shape of the original; the original itself if not quantized. Half
             precision holds 8-bit integers exactly.
         scale: float32, or float64 for a float64 original. Broadcasts to `codes`: a scalar, `[N, 1]` per row
-            of a weight, or `[..., 1]` per token. None if the tensor is not quantized.
+            of a weight, or `[..., 1]` per token. A weight `[N, K]` that only looks up rows or multiplies
+            floats may have `[N, G]`, one per group of K / G columns. None if the tensor is not quantized.
     """
 
     codes: Tensor
@@ -39,7 +40,13 @@ class QuantTensor(NamedTuple):
     @property
     def value(self) -> Tensor:
         """The real values that the codes stand for, at least float32 unless the tensor is not quantized."""
-        return self.codes if self.scale is None else widened(self.codes) * self.scale
+        if self.scale is None:
+            return self.codes
+        codes = widened(self.codes)
+        groups = self.scale.shape[-1] if self.scale.dim() else 1
+        if groups == 1 or self.scale.dim() != codes.dim():
+            return codes * self.scale
+        return (codes.unflatten(-1, (groups, -1)) * self.scale.unsqueeze(-1)).flatten(-2)
 
 
 def widened(x: Tensor) -> Tensor:
@@ -215,4 +222,4 @@ def quantized_embedding(ids: Tensor, weight: QuantTensor, padding_idx: int | Non
     rows = F.embedding(ids, weight.codes, padding_idx)
     if weight.scale is None:
         return rows
-    return narrowed(widened(rows) * F.embedding(ids, weight.scale, padding_idx), rows)
+    return narrowed(QuantTensor(rows, F.embedding(ids, weight.scale, padding_idx)).value, rows)

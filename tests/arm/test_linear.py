@@ -14,7 +14,8 @@ from arm.machine_code import DOT_PRODUCTS, UNKNOWN, instructions
 from kernel_tools import codes, floats, powers, scalar
 
 from tbt_compile.codegen import reference
-from tbt_compile.codegen.kernels.linear.embedding import EmbeddingSpec, embedding
+from tbt_compile.codegen.kernels.dot.stored_rows import StoredSpec
+from tbt_compile.codegen.kernels.linear.embedding import embedding
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa
@@ -49,7 +50,7 @@ def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
         for shape in STEPS:
             yield linear, layer(pair, shape, isa)
     for weight, layout in TABLES:
-        yield embedding, EmbeddingSpec(*TABLE, weight, layout, isa)
+        yield embedding, StoredSpec(*TABLE, weight, layout, isa)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_no_rows_and_rows_of_zeros(kernels: Kernels, pair: Pair) -> None:
 def test_embedding(kernels: Kernels, weight: Encoding, layout: Layout) -> None:
     n, k = TABLE
     table, scale = codes(1, weight, n, k), np.abs(floats(1, n))
-    spec = EmbeddingSpec(n, k, weight, layout, kernels.isa)
+    spec = StoredSpec(n, k, weight, layout, kernels.isa)
     stored = stored_weight(table, spec)
     for count in (1, 67):
         ids = np.random.default_rng(count).integers(0, n, count)

@@ -20,7 +20,13 @@ def code_type(encoding: Encoding) -> str:
 
 
 def write_codes(
-    load: emit.Load, length: Expr | int, encoding: Encoding, isa: Isa, out: Buffer, *at: Expr
+    load: emit.Load,
+    length: Expr | int,
+    encoding: Encoding,
+    isa: Isa,
+    out: Buffer,
+    *at: Expr,
+    floor: float | None = None,
 ) -> Expr:
     """Quantize one row to bytes.
 
@@ -31,11 +37,12 @@ def write_codes(
         isa: instruction set.
         out: int8 or uint8; the codes go to out[at, 0 .. length - 1].
         at: indices of the row in `out`.
+        floor: the least that the largest magnitude counts as, if any.
 
     Returns:
         The row's scale, float32.
     """
-    scale, inverse = row_scale(load, length, encoding)
+    scale, inverse = row_scale(load, length, encoding, floor)
 
     def write(k: Expr, lanes: int) -> None:
         codes = code_bytes(load(k, lanes), lanes, inverse, encoding)
@@ -79,9 +86,9 @@ class ByteRows:
         part.last = None
         return part
 
-    def pack(self, row: Expr, load: emit.Load) -> None:
-        """Quantize one row."""
-        scale = write_codes(load, self.length, self.encoding, self.isa, self.codes, row)
+    def pack(self, row: Expr, load: emit.Load, floor: float | None = None) -> None:
+        """Quantize one row; its largest magnitude counts as `floor` if it is smaller."""
+        scale = write_codes(load, self.length, self.encoding, self.isa, self.codes, row, floor=floor)
         emit.store(self.scales, scale, row)
         with emit.loop("pad", self.padding) as pad:
             emit.store(self.codes, T.cast(0, self.codes.dtype), row, self.length + pad)

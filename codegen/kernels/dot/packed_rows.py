@@ -55,7 +55,7 @@ class PackedRows:
         part.length, part.words = length, (length + 63) // 64
         return part
 
-    def pack(self, row: Expr, load: emit.Load, scale: Expr, center: bool) -> None:
+    def pack(self, row: Expr, load: emit.Load, scale: Expr, center: bool, floor: float | None = None) -> None:
         """Quantize and pack one row.
 
         Args:
@@ -63,6 +63,7 @@ class PackedRows:
             load: loads its float32 elements.
             scale: float32, the learned scale; unused by 8-bit encodings.
             center: whether to subtract the row mean, for signed 1 and 2 bit encodings.
+            floor: at 8 bits, the least that the largest magnitude counts as, if any.
         """
         constant = T.cast(self.length, "int32") * T.int32(self.product.per_element)
         if self.inverted:
@@ -77,7 +78,8 @@ class PackedRows:
                 stored = [self.bits[row, word, index, 0] for index in range(self.planes)]
                 total.add(row_terms(self.product, stored))
 
-        dynamic = pack_row(load, self.length, scale, RowFormat(self.product.x, self.isa, center), store)
+        form = RowFormat(self.product.x, self.isa, center, floor)
+        dynamic = pack_row(load, self.length, scale, form, store)
         emit.store(self.sums, total.get(), row)
         emit.store(self.scales, scale if dynamic is None else dynamic, row)
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from tbt_compile.codegen.kernels.dot.bit_product import plane_count
 from tbt_compile.codegen.kernels.dsl import emit, sums
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes
@@ -37,11 +39,13 @@ class RowFormat:
         encoding: any quantized encoding.
         isa: instruction set.
         center: whether to subtract the row mean first; ignored unless BINARY or TERNARY.
+        floor: at 8 bits, the least that the largest magnitude of a row counts as, if any.
     """
 
     encoding: Encoding
     isa: Isa
     center: bool = False
+    floor: float | None = None
 
     @property
     def centred(self) -> bool:
@@ -55,13 +59,16 @@ def mean_of_row(load: emit.Load, length: Expr | int) -> Expr:
     return emit.let(T.cast(total / T.cast(length, "float64"), "float32"))
 
 
-def row_scale(load: emit.Load, length: Expr | int, encoding: Encoding) -> tuple[Expr, Expr]:
+def row_scale(
+    load: emit.Load, length: Expr | int, encoding: Encoding, floor: float | None = None
+) -> tuple[Expr, Expr]:
     """The dynamic scale of an 8-bit row, and its reciprocal.
 
     Args:
         load: loads float32 elements of the row.
         length: number of elements.
         encoding: INT8 or UINT8.
+        floor: the least that the maximum counts as, if any.
 
     Returns:
         The scale max / levels, and levels / max, or 0 for a row of zeros; float32. A row with NaN has the
@@ -70,7 +77,8 @@ def row_scale(load: emit.Load, length: Expr | int, encoding: Encoding) -> tuple[
     levels = T.float32(127.0 if encoding is Encoding.INT8 else 255.0)
     # As integers, the bits of floats from 0 on are ordered, and NaN is the largest: it reaches the scale.
     magnitudes = lambda k, lanes: _magnitude_bits(load(k, lanes), lanes, encoding)  # noqa: E731
-    bits = sums.fold(magnitudes, length, "int32", T.max, 0)
+    least_bits = int(np.float32(floor or 0.0).view(np.int32))
+    bits = sums.fold(magnitudes, length, "int32", T.max, least_bits)
     largest = emit.let(T.reinterpret("float32", bits))
     least = T.float32(LEAST_PEAK)
     inverse = emit.let(T.Select(largest > least, levels / T.max(largest, least), T.float32(0)))
@@ -121,7 +129,9 @@ def pack_row(
         The dynamic scale of an 8-bit row, float32; None for other encodings.
     """
     mean = mean_of_row(load, length) if form.centred else None
-    dynamic, factor = row_scale(load, length, form.encoding) if form.encoding.dynamic else (None, scale)
+    dynamic, factor = None, scale
+    if form.encoding.dynamic:
+        dynamic, factor = row_scale(load, length, form.encoding, form.floor)
 
     def word(index: Expr, values: Expr, used: Expr | None = None) -> None:
         planes = _planes(emit.let(values), mean, factor, form)

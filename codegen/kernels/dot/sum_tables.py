@@ -89,7 +89,7 @@ class SumTables:
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantize one row and fill its tables."""
-        self.rows.pack(row, load)
+        self.rows.pack(row, load, self.spec.floor)
         magnitudes = emit.Register("magnitudes", "int32", 1, T.int32(0))
         extra = emit.Register("extra", "int64", 1, T.int64(self.vectors))
 

@@ -6,15 +6,19 @@ order of `dsl.sums`, those of batched matrices one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import add
 
+from tbt_compile.codegen.kernels.dot.stored_rows import StoredRows, StoredSpec
 from tbt_compile.codegen.kernels.dsl import emit, sums
 from tbt_compile.codegen.kernels.dsl.loops import for_lanes, parallel_columns, parallel_rows, row_of
+from tbt_compile.codegen.kernels.float_ops.activations import ACTIVATIONS
 from tbt_compile.codegen.kernels.float_ops.spec import AnySize
+from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
+from tbt_compile.encoding import Encoding
 
 _LEAST_COLUMNS = 4
 _ACCUMULATORS = 8
@@ -32,12 +36,18 @@ class FloatLinearSpec:
         k: input features.
         has_bias: whether there is a bias argument.
         isa: instruction set to schedule for.
+        weight: how the weight is stored; decoded, it has the same products.
+        groups: groups of columns of a stored weight with a scale each.
+        function: one of `ACTIVATIONS`, applied in the epilogue; "" for none.
     """
 
     n: int
     k: int
     has_bias: bool
     isa: Isa
+    weight: Encoding = Encoding.FLOAT
+    groups: int = 1
+    function: str = ""
 
 
 def linear_float(spec: FloatLinearSpec) -> PrimFunc:
@@ -45,7 +55,7 @@ def linear_float(spec: FloatLinearSpec) -> PrimFunc:
 
     Arguments:
         x: float32 [M, K]
-        w: float32 [N, K]
+        w: float32 [N, K]; for another encoding w and w_scale of `StoredRows`
         bias: float32 [N], only if `spec.has_bias`
         y: float32 [M, N], the output
     """
@@ -77,16 +87,37 @@ def matmul_float(spec: AnySize) -> PrimFunc:
 def _linear(spec: FloatLinearSpec) -> None:
     rows = emit.symbol("m")
     x = emit.argument("x", (rows, spec.k), "float32")
-    w = emit.argument("w", (spec.n, spec.k), "float32")
+    weight = _weight(spec)
     bias = emit.argument("bias", (spec.n,), "float32") if spec.has_bias else None
     y = emit.argument("y", (rows, spec.n), "float32")
 
-    def block(first: Expr, count: int) -> None:
+    def products(row: Expr, first: Expr, weights: list[emit.Load]) -> None:
+        for c, total in enumerate(_dots(row_of(x, row), weights, spec.k)):
+            value = total if bias is None else total + bias[first + c]
+            if spec.function:
+                value = ACTIVATIONS[spec.function](emit.let(value), 1)
+            emit.store(y, value, row, first + c)
+
+    def in_place(first: Expr, count: int) -> None:
         # The weights of a block of columns stay in the L1 cache from one row to the next.
         with emit.loop("row", rows) as row:
-            weights = [row_of(w, first + c) for c in range(count)]
-            for c, value in enumerate(_dots(row_of(x, row), weights, spec.k)):
-                emit.store(y, value if bias is None else value + bias[first + c], row, first + c)
+            products(row, first, [weight(first + c) for c in range(count)])
+
+    def decoded(first: Expr, count: int) -> None:
+        floats = emit.scratch("decoded", (count, spec.k), "float32")
+        for c in range(count):
+            load = weight(first + c)
+            for_lanes(
+                spec.k, sums.LANES, lambda k, lanes: emit.store(floats, load(k, lanes), c, k, lanes=lanes)
+            )
+        with emit.loop("row", rows) as row:
+            products(row, first, [row_of(floats, T.int64(c)) for c in range(count)])
+
+    def block(first: Expr, count: int) -> None:
+        if spec.weight is Encoding.FLOAT:
+            in_place(first, count)
+        else:
+            emit.branch(rows > 1, lambda: decoded(first, count), lambda: in_place(first, count))
 
     columns = _columns(spec.isa)
     blocks, rest = divmod(spec.n, columns)
@@ -95,6 +126,14 @@ def _linear(spec: FloatLinearSpec) -> None:
         parallel_columns(rows, _MAX_ROWS, blocks, work, lambda index: block(index * columns, columns))
     if rest:
         block(T.int64(blocks * columns), rest)
+
+
+def _weight(spec: FloatLinearSpec) -> Callable[[Expr], emit.Load]:
+    """Declare the weight; returns what loads a row of it."""
+    if spec.weight is Encoding.FLOAT:
+        w = emit.argument("w", (spec.n, spec.k), "float32")
+        return lambda n: row_of(w, n)
+    return StoredRows(StoredSpec(spec.n, spec.k, spec.weight, Layout.PLANES, spec.isa, spec.groups)).row
 
 
 def _dot(spec: AnySize) -> None:

@@ -37,7 +37,7 @@ class Int8Gemv:
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantize one row."""
-        self.rows.pack(row, load)
+        self.rows.pack(row, load, self.spec.floor)
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, _blocks: int, epilogue: Epilogue) -> None:
         """Multiply packed rows with one weight block; see `ChunkProduct.multiply`.

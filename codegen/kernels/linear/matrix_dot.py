@@ -62,7 +62,7 @@ class MatrixDot:
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantize one row and place it beside its neighbour."""
-        self.rows.pack(row, load)
+        self.rows.pack(row, load, self.spec.floor)
         self.sum_codes(row)
         with emit.loop("word", self.words) as word:
             codes = emit.let(emit.load(self.rows.codes, row, word * WORD_BITS, lanes=WORD_BITS))

@@ -79,7 +79,7 @@ class PackedDot:
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantize one row and sort the codes of each word by index modulo 8."""
-        self.rows.pack(row, load)
+        self.rows.pack(row, load, self.spec.floor)
         emit.store(self.sums, self.rows.total(row), row)
         by_place = [8 * octet + place for place in range(_PLACES) for octet in range(8)]
         with emit.loop("word", self.words) as word:

@@ -36,7 +36,7 @@ class PopcountGemm:
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantize and pack one row."""
-        self.rows.pack(row, load, self.scale, self.spec.center)
+        self.rows.pack(row, load, self.scale, self.spec.center, self.spec.floor)
 
     def multiply(self, count: Expr, w: Buffer, block: Expr, blocks: int, epilogue: Epilogue) -> None:
         """Multiply packed rows with weight blocks; see `ChunkProduct.multiply`.

@@ -30,6 +30,7 @@ class LinearSpec:
         has_bias: whether there is a bias argument.
         isa: instruction set to schedule for; it also fixes the weight layout.
         function: one of `ACTIVATIONS`, applied in the epilogue; "" for none.
+        floor: at 8 bits, the least that the largest magnitude of a row counts as; None for none.
     """
 
     n: int
@@ -40,6 +41,7 @@ class LinearSpec:
     has_bias: bool
     isa: Isa
     function: str = ""
+    floor: float | None = None
 
     @property
     def strategy(self) -> Strategy:
@@ -71,4 +73,6 @@ def weight_layout(activation: Encoding, weight: Encoding, isa: Isa) -> Layout:
     Returns:
         The layout.
     """
+    if activation is Encoding.FLOAT or not weight.planes:
+        return Layout.PLANES
     return strategy(activation, weight, isa).layout

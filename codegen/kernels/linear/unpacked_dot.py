@@ -49,7 +49,7 @@ class UnpackedDot:
 
     def pack(self, row: Expr, load: emit.Load) -> None:
         """Quantize one row."""
-        self.rows.pack(row, load)
+        self.rows.pack(row, load, self.spec.floor)
         if self.dot.biased:
             emit.store(self.sums, self.rows.total(row), row)
 

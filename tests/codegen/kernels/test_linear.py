@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from kernel_tools import SEEDS, call, codes, floats, isa_of, kernel, powers, runnable, scalar
 
 from tbt_compile.codegen import reference
-from tbt_compile.codegen.kernels.linear.embedding import EmbeddingSpec, embedding
+from tbt_compile.codegen.kernels.dot.stored_rows import StoredSpec
+from tbt_compile.codegen.kernels.linear.embedding import embedding
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.tools.standalone import stored_weight
@@ -183,7 +184,7 @@ def test_embedding_reads_the_layouts_of_linear(
     ids = np.random.default_rng(seed).integers(0, n, count)
     layouts = [Layout.PLANES, Layout.OCTETS, Layout.PAIRS][: 1 + weight.planes]
     layout = other if other in layouts else Layout.PLANES
-    spec = EmbeddingSpec(n, k, weight, layout, isa_of(cpu))
+    spec = StoredSpec(n, k, weight, layout, isa_of(cpu))
     run = kernel(embedding, spec, cpu)
     y = call(run, [ids, stored_weight(table, spec), scale], (count, k), np.float32)
     np.testing.assert_array_equal(y, table[ids].astype(np.float32) * scale[ids, None])
