@@ -30,9 +30,8 @@ def convert_bit_linear(call: Call) -> Expr:
             outputs, op.columns, bool(bias), call.isa, weight, groups, op.function
         )
         args = [x, op.packed, op.weight_scale, *bias]
-        return call.reshape(
-            call.kernel(stored, float32.linear_float, args, [rows, outputs]), [*lead, outputs]
-        )
+        product = call.kernel(stored, float32.linear_float, args, [rows, outputs])
+        return call.reshape(product, [*lead, outputs])
     spec = linear.LinearSpec(
         outputs,
         op.columns,

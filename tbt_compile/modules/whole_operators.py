@@ -47,27 +47,20 @@ def whole_linear(x: Tensor, activation: nn.Module, weight: nn.Module, bias: Tens
         return None
     if x.shape[-1] != weight.columns:  # also fixes a size that is dynamic, as a product would
         return None
-    if isinstance(activation, FrozenActivation):
-        x, scale, center, floor = (
-            activation.normalized(x),
-            activation.scale,
-            activation.center,
-            activation.floor,
-        )
-    elif getattr(activation, "encoding", None) is Encoding.FLOAT:
-        scale, center, floor = weight.scale.new_ones(()), False, 0.0
-    else:
+    if getattr(activation, "encoding", None) is Encoding.FLOAT:
+        activation = FrozenActivation(Encoding.FLOAT, False, weight.scale[0, 0])
+    if not isinstance(activation, FrozenActivation):
         return None
     result: Tensor = torch.ops.tbt.bit_linear(
-        x,
-        scale,
+        activation.normalized(x),
+        activation.scale,
         weight.packed,
         weight.scale,
         bias,
         activation.encoding.value,
         weight.encoding.value,
-        center,
+        activation.center,
         weight.columns,
-        floor=floor,
+        floor=activation.floor,
     )
     return result

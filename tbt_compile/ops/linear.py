@@ -60,11 +60,10 @@ def bit_linear(
     Returns:
         float32 `[..., N]`.
     """
-    quantized = Encoding(x_encoding).quantized
-    codes = (
-        QuantTensor(*quantize(x, x_scale, x_encoding, center, floor)) if quantized else QuantTensor(x, None)
-    )
-    y = quantized_linear(codes, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale), bias)
+    operand = QuantTensor(x, None)
+    if Encoding(x_encoding).quantized:
+        operand = QuantTensor(*quantize(x, x_scale, x_encoding, center, floor))
+    y = quantized_linear(operand, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale), bias)
     return FUNCTIONS[function](y) if function else y
 
 

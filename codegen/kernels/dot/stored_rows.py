@@ -47,10 +47,11 @@ class StoredRows:
 
     def __init__(self, spec: StoredSpec) -> None:
         self.spec = spec
-        shape, dtype = (spec.n, spec.k), "int16" if spec.weight.half else "int8"
         if spec.weight.planes:
-            shape, dtype = interleaved_shape(spec.n, spec.k, spec.weight, spec.isa), "uint64"
-        self.w: Buffer = emit.argument("w", shape, dtype)
+            shape = interleaved_shape(spec.n, spec.k, spec.weight, spec.isa)
+            self.w: Buffer = emit.argument("w", shape, "uint64")
+        else:
+            self.w = emit.argument("w", (spec.n, spec.k), "int16" if spec.weight.half else "int8")
         self.scale: Buffer = emit.argument("w_scale", (spec.n * spec.groups,), "float32")
 
     def row(self, n: Expr) -> emit.Load:
