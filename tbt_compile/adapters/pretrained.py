@@ -65,7 +65,7 @@ def restore_quantizers(model: PreTrainedModel) -> bool:
     stored = {key: weight for key, weight in weights.items() if key in saved}
     other = [key for key, weight in (stored or weights).items() if not _same(saved.get(key), weight)]
     if other:
-        if _weight_files(folder):
+        if weight_files(folder):
             log.warning(
                 "the scales in %s are not restored: they belong to other weights than those of this %s (the "
                 "first is %s); train the model, or run a batch through it",
@@ -93,14 +93,14 @@ def _same(stored: Tensor | None, weight: Tensor) -> bool:
 def saved_tensors(folder: str, names: Iterable[str]) -> dict[str, Tensor]:
     """Read the named tensors that exist in the safetensors files of a folder or a cached repository."""
     wanted, found = set(names), {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in wanted.intersection(file.keys()):
                 found[name] = file.get_tensor(name)
     return found
 
 
-def _weight_files(folder: str) -> list[str]:
+def weight_files(folder: str) -> list[str]:
     single = _find(folder, SAFE_WEIGHTS_NAME)
     if single is not None:
         return [single]

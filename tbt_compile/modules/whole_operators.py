@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def whole_operators() -> Iterator[None]:
         _CAPTURING.reset(before)
 
 
-def whole_linear(x: Tensor, activation: nn.Module, weight: nn.Module, bias: Tensor | None) -> Tensor | None:
+def whole_linear(x: Tensor, activation: Any, weight: nn.Module, bias: Tensor | None) -> Tensor | None:
     """A linear layer as one operator, if it is being captured and is one; else None.
 
     Args:
@@ -47,20 +48,19 @@ def whole_linear(x: Tensor, activation: nn.Module, weight: nn.Module, bias: Tens
         return None
     if x.shape[-1] != weight.columns:  # also fixes a size that is dynamic, as a product would
         return None
-    if getattr(activation, "encoding", None) is Encoding.FLOAT:
-        activation = FrozenActivation(Encoding.FLOAT, False, weight.scale[0, 0])
-    if not isinstance(activation, FrozenActivation):
+    frozen = isinstance(activation, FrozenActivation)
+    if not frozen and getattr(activation, "encoding", None) is not Encoding.FLOAT:
         return None
     result: Tensor = torch.ops.tbt.bit_linear(
-        activation.normalized(x),
-        activation.scale,
+        activation.normalized(x) if frozen else x,
+        activation.scale if frozen else None,
         weight.packed,
         weight.scale,
         bias,
         activation.encoding.value,
         weight.encoding.value,
-        activation.center,
+        activation.center if frozen else False,
         weight.columns,
-        floor=activation.floor,
+        floor=activation.floor if frozen else 0.0,
     )
     return result

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbt_compile.encoding import Encoding
 from tbt_compile.ops.quantize import quantize, unpack
 from tbt_compile.ops.schema import Operand, PackedWeight, Scale, declare
 from tbt_compile.quantizers.ops import QuantTensor, quantized_linear
@@ -29,7 +28,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 @declare
 def bit_linear(
     x: Annotated[Tensor, Operand("float32 [..., K]")],
-    x_scale: Annotated[Tensor, Scale()],
+    x_scale: Annotated[Tensor | None, Scale()],
     packed: Annotated[Tensor, PackedWeight(encoding="weight_encoding", columns="columns")],
     weight_scale: Annotated[Tensor, Scale("float32 [N, G]")],
     bias: Annotated[Tensor | None, Operand("float32 [N]")],
@@ -46,7 +45,7 @@ def bit_linear(
 
     Args:
         x: in full precision.
-        x_scale: learned; ignored by 8-bit encodings, which are scaled per token.
+        x_scale: learned; ignored by 8-bit encodings, which are scaled per token; None if x is not quantized.
         packed: codes of the weight `[N, K]`.
         weight_scale: one per row of the weight, or per group of K / G columns if x is not quantized.
         bias: one per row of the weight, or None.
@@ -61,7 +60,7 @@ def bit_linear(
         float32 `[..., N]`.
     """
     operand = QuantTensor(x, None)
-    if Encoding(x_encoding).quantized:
+    if x_scale is not None:
         operand = QuantTensor(*quantize(x, x_scale, x_encoding, center, floor))
     y = quantized_linear(operand, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale), bias)
     return FUNCTIONS[function](y) if function else y

@@ -16,29 +16,23 @@ from torch.export import ExportedProgram
 from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.dtypes import COMPUTATION, described
-from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
-from tbt_compile.modules import evaluation_mode, is_prepared, iter_quantized
-from tbt_compile.modules.attention import CHILD, QuantizedAttention
-from tbt_compile.modules.calls import QuantizedProductCall, QuantizedSdpaCall
-from tbt_compile.modules.computed_weights import compute_weights
+from tbt_compile.modules import evaluation_mode, is_prepared
 from tbt_compile.modules.exported_mode import follow_mode
-from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
-from tbt_compile.modules.interception import CALLS, Calls, split_call
-from tbt_compile.passes.prepare.context import PrepareContext
-from tbt_compile.passes.prepare.insert_quantizers import build_activation_quantizer
-from tbt_compile.passes.prepare.plan import QuantPlan
-from tbt_compile.passes.prepare.site_plan import Operand, SitePlan
-from tbt_compile.passes.prepare.sites import SiteKind
-from tbt_compile.passes.prepare.write_back import WriteBack
-from tbt_compile.quantizers import WeightQuantizer
+from tbt_compile.modules.frozen import is_placeholder
+from tbt_compile.modules.interception import split_call
 from tbt_compile.recipe import Recipe
 from tbt_compile.storage import model_folder
+from tbt_compile.storage.frozen_quantizers import (
+    describe_calls,
+    describe_quantizers,
+    install_quantizers,
+    owner_of,
+)
 from tbt_compile.storage.os_errors import writing
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-SUFFIX = "_quantizer"
 
 
 def save_frozen(module: nn.Module, recipe: Recipe, dtypes: list[str], path: Path, tokenizer: Any) -> Path:
@@ -113,7 +107,7 @@ def load_frozen(path: Path, model: Any = None) -> tuple[nn.Module, Recipe, list[
     _check_instance(model, manifest["quantizers"], path)
     if manifest.get("calls"):
         _run_once(model, manifest.get("inputs"))
-    _install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
+    install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
     _make_room(model, arrays, manifest.get("derived", []))
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
@@ -121,93 +115,15 @@ def load_frozen(path: Path, model: Any = None) -> tuple[nn.Module, Recipe, list[
     return evaluation_mode(model).requires_grad_(False), recipe, dtypes
 
 
-def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
-    """Describe every quantized module with the encodings of its operands, as JSON-ready values."""
-    described = []
-    for name, module in iter_quantized(model):
-        operands: dict[str, dict[str, Any]] = {}
-        for child, quantizer in module.named_children():
-            encoding = getattr(quantizer, "encoding", None)
-            if isinstance(quantizer, FrozenWeight):
-                rows = quantizer.scale.shape[0]
-                shape = [rows, quantizer.columns]
-                operands[child] = {"encoding": quantizer.encoding.value, "shape": shape}
-            elif isinstance(quantizer, FrozenActivation):
-                operands[child] = {"encoding": quantizer.encoding.value, "center": quantizer.center}
-            elif isinstance(encoding, Encoding):
-                operands[child] = {"encoding": encoding.value}
-        described.append({"module": name, "kind": _kind(module).value, "operands": operands})
-    return described
-
-
-def describe_calls(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The product calls of every module that makes quantized ones, and the plans of those, by module name."""
-    return {
-        name.removesuffix(CALLS).removesuffix("."): {"names": list(module.names), "sites": module.sites}
-        for name, module in model.named_modules()
-        if isinstance(module, Calls)
-    }
-
-
-def _kind(module: nn.Module) -> SiteKind:
-    if isinstance(module, QuantizedAttention | QuantizedProductCall | QuantizedSdpaCall):
-        return SiteKind.ATTENTION
-    return SiteKind.LINEAR if hasattr(module, "input_quantizer") else SiteKind.EMBEDDING
-
-
-def _owner(entry: dict[str, Any]) -> str:
-    """Dotted name of the user's module in an entry of `describe_quantizers`."""
-    return f".{entry['module']}".removesuffix(f".{CHILD}").removeprefix(".")
-
-
 def _check_instance(model: nn.Module, described: list[dict[str, Any]], path: Path) -> None:
     name = type(model).__name__
     if is_prepared(model):
         raise FormatError(f"the {name} to load {path} into has quantizers: pass one in full precision")
     present = {module for module, _ in model.named_modules()}
-    owners = [call[0] if (call := split_call(entry["module"])) else _owner(entry) for entry in described]
+    owners = [call[0] if (call := split_call(entry["module"])) else owner_of(entry) for entry in described]
     missing = [owner for owner in owners if owner not in present]
     if missing:
         raise FormatError(f"{path} does not fit the model: {name} has no module {missing[0]!r}")
-
-
-def _install_quantizers(
-    model: nn.Module, recipe: Recipe, described: list[dict[str, Any]], calls: dict[str, dict[str, Any]]
-) -> None:
-    """Convert the modules as `prepare` does, but with uninitialized frozen quantizers."""
-    quantizers: dict[tuple[str, str], nn.Module] = {}
-    sites = [SitePlan.from_dict(values) for owned in calls.values() for values in owned["sites"]]
-    called = {(site.owner, call.number): site for site in sites for call in site.calls}
-    for entry in described:
-        call = split_call(entry["module"])
-        kind = SiteKind(entry["kind"])
-        fqn = called[call].fqn if call else _owner(entry)
-        operands = []
-        for child, values in entry["operands"].items():
-            operand = child if kind is SiteKind.ATTENTION else child.removesuffix(SUFFIX)
-            encoding = Encoding(values["encoding"])
-            operands.append(Operand(operand, encoding, "as saved"))
-            quantizers[fqn, operand] = _empty_quantizer(encoding, values, recipe, operand)
-        if not call:
-            sites.append(SitePlan(kind, fqn, tuple(operands)))
-    plan = QuantPlan(type(model).__name__, recipe, tuple(sites), ())
-    names = {owner: tuple(owned["names"]) for owner, owned in calls.items()}
-    context = PrepareContext(
-        model, recipe, adapter_for(model), plan=plan, calls={**names}, quantizers=quantizers
-    )
-    WriteBack().apply(context)
-    compute_weights(model)
-    drop_float_weights(model)
-
-
-def _empty_quantizer(encoding: Encoding, values: dict[str, Any], recipe: Recipe, operand: str) -> nn.Module:
-    if "shape" in values:
-        return FrozenWeight.empty(encoding, *values["shape"])
-    if "center" in values:
-        return FrozenActivation(encoding, values["center"], torch.ones(()))
-    if operand == "weight":
-        return WeightQuantizer(encoding)  # not quantized: other weights have a packed shape
-    return build_activation_quantizer(encoding, recipe)
 
 
 def _empty_model(path: Path, name: str) -> nn.Module:

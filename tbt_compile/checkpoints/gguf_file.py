@@ -1,0 +1,150 @@
+"""GGUF files, of the architectures that transformers maps, and of BitNet's.
+
+Names, shapes and the order of rows are mapped by transformers' own tables; the types of the tensors are
+decoded by the `gguf` package. Ternary types (TQ1_0, TQ2_0) and any other whose values are ternary come out as
+codes with scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+
+from tbt_compile.checkpoints.source import Checkpoint
+from tbt_compile.checkpoints.weightless import weightless
+from tbt_compile.errors import FormatError
+from tbt_compile.extras import require_extra
+
+SUFFIX = ".gguf"
+_BITNET = "bitnet"
+_FIELDS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+    "vocab_size": "vocab_size",
+}
+"""Metadata of GGUF's BitNet architecture, which transformers does not map, by the names of its config."""
+_Q1_0_SIGNS = 128
+
+
+class GgufCheckpoint(Checkpoint):
+    """A GGUF file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with require_extra():
+            import gguf
+        try:
+            reader = gguf.GGUFReader(self.path)
+            self.architecture = str(reader.get_field("general.architecture").contents())
+        except (OSError, ValueError, KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
+            raise FormatError(
+                f"{path} cannot be read ({error}): expected a whole GGUF file of version 2 or 3, with "
+                "tensors of types that the gguf package knows"
+            ) from error
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self.config = self._config(reader)
+        self._names, self._processor = self._mapping()
+
+    def _config(self, reader: Any) -> PreTrainedConfig:
+        from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+        if self.architecture == _BITNET:
+            return self._bitnet_config(reader)
+        try:
+            values = load_gguf_checkpoint(str(self.path))["config"]
+        except (ValueError, KeyError, NotImplementedError) as error:
+            raise FormatError(
+                f"{self.path} holds a model of the architecture {self.architecture!r}, which transformers "
+                f"does not read from GGUF ({error}): convert the original checkpoint to safetensors"
+            ) from error
+        config = AutoConfig.for_model(**values)
+        loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        config.architectures = [loader._model_mapping[type(config)].__name__]
+        return config
+
+    def _bitnet_config(self, reader: Any) -> PreTrainedConfig:
+        values: dict[str, Any] = {}
+        for key, field in _FIELDS.items():
+            found = reader.get_field(f"{_BITNET}.{key}")
+            if found is not None:
+                values[field] = found.contents()
+        values.setdefault("vocab_size", int(self._tensors["token_embd.weight"].shape[1]))
+        theta = values.pop("rope_theta", 10000.0)
+        return AutoConfig.for_model(
+            _BITNET,
+            **values,
+            rope_parameters={"rope_type": "default", "rope_theta": theta},
+            hidden_act="silu",  # what this architecture computes in llama.cpp
+            tie_word_embeddings="output.weight" not in self._tensors,
+            architectures=["BitNetForCausalLM"],
+        )
+
+    def _mapping(self) -> tuple[dict[str, str], Any]:
+        """The file's name of each parameter, and what restores the order of its rows."""
+        from transformers.modeling_gguf_pytorch_utils import (
+            TENSOR_PROCESSORS,
+            TensorProcessor,
+            get_gguf_hf_weights_map,
+        )
+
+        processor = TENSOR_PROCESSORS.get(self.architecture, TensorProcessor)(config=self.config.to_dict())
+        try:
+            mapped = get_gguf_hf_weights_map(weightless(self.config), processor)
+        except NotImplementedError as error:
+            raise FormatError(f"{self.path}: {error}") from error
+        return {ours: theirs for theirs, ours in mapped.items() if theirs in self._tensors}, processor
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of the model's parameters that the file has."""
+        return self._names
+
+    def unread(self, used: set[str]) -> list[str]:
+        """Those not in `used`, and the file's own tensors of no parameter; rotations are derived."""
+        known = set(self._names.values())
+        own = [name for name in self._tensors if name not in known and not name.startswith("rope_freqs.")]
+        return [*super().unread(used), *own]
+
+    def read(self, name: str) -> Tensor:
+        """Decode a tensor, in half precision if it is stored so, else in float32."""
+        import gguf
+
+        theirs = self._names[name]
+        tensor = self._tensors[theirs]
+        kind = gguf.GGMLQuantizationType
+        if tensor.tensor_type in (kind.F32, kind.F16):
+            values = np.array(tensor.data)
+        elif tensor.tensor_type is kind.Q1_0:
+            values = _binary(tensor.data, tuple(reversed(tensor.shape.tolist())))
+        else:
+            try:
+                values = gguf.dequantize(tensor.data, tensor.tensor_type)
+            except NotImplementedError as error:
+                raise FormatError(
+                    f"{theirs} in {self.path} is {tensor.tensor_type.name}, which the gguf package does not "
+                    "decode: expected another type"
+                ) from error
+        values = self._processor.process(values, name=theirs).weights
+        decoded = torch.from_numpy(np.ascontiguousarray(values))
+        return decoded.bfloat16() if tensor.tensor_type is kind.BF16 else decoded
+
+
+def _binary(data: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Decode Q1_0: blocks of a float16 scale s and 128 bits, the lowest first; 1 is s, 0 is -s."""
+    blocks = np.ascontiguousarray(data).reshape(-1, 2 + _Q1_0_SIGNS // 8)
+    scale = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    signs = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little").astype(np.float32) * 2 - 1
+    return (signs * scale).reshape(shape)

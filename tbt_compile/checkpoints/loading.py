@@ -1,0 +1,197 @@
+"""`from_pretrained` reads a checkpoint with ternary or binary weights as a frozen model."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tbt_compile.adapters import adapter_for
+from tbt_compile.checkpoints.gguf_file import SUFFIX, GgufCheckpoint
+from tbt_compile.checkpoints.layers import Layer, read_layers
+from tbt_compile.checkpoints.source import Checkpoint, SafetensorsCheckpoint
+from tbt_compile.checkpoints.weightless import weightless
+from tbt_compile.dtypes import COMPUTATION, dtype_name
+from tbt_compile.encoding import Encoding
+from tbt_compile.errors import FormatError, RecipeError
+from tbt_compile.freezing import FrozenModel, freeze
+from tbt_compile.loading import load
+from tbt_compile.passes.prepare.site_plan import Operand, SitePlan
+from tbt_compile.passes.prepare.sites import SiteKind
+from tbt_compile.preparation import load_prepared
+from tbt_compile.recipe import Recipe
+from tbt_compile.storage import model_folder
+from tbt_compile.storage.frozen_quantizers import write_quantizers
+
+_REASON = "as the checkpoint has it"
+_METHOD = "bitnet"
+
+
+def from_pretrained(
+    path: str | Path, *, activation_bits: int | None = None, embedding_bits: int | None = None
+) -> FrozenModel:
+    """Read a model with ternary or binary weights, without any training.
+
+    Weights that are ternary or binary stay as they are, in codes with scales: transformers' BitNet formats
+    (`quant_method` "bitnet": packed, offline and online), GGUF files, and any safetensors checkpoint in which
+    every weight of a layer is 0 or one magnitude per row, or per group of 16 to 256 columns. Other weights
+    keep the 16 or 32 bits that they are stored in. Tensors are read one at a time: the model is never held in
+    full precision. A folder of a prepared model is frozen, that of a frozen one loaded.
+
+    The model computes in float32 what transformers computes from the checkpoint in float32. Inputs of
+    BitNet's layers are quantized to 8 bits, as there; where only weights are quantized, inputs are not.
+
+    Args:
+        path: a folder with a config and safetensors files, or a GGUF file.
+        activation_bits: 8 to quantize the inputs of layers with ternary or binary weights per token, where
+            the checkpoint does not: several times faster, not the same numbers. Each row of a weight must
+            have one scale.
+        embedding_bits: 8 to quantize the embeddings and the output projection by row: half of the memory of
+            16 bits, not the same numbers.
+
+    Returns:
+        A frozen model, to run, save or lower.
+
+    Raises:
+        FormatError: the checkpoint cannot be read, has no ternary or binary weights, or does not fit its
+            config.
+        RecipeError: bits other than 8.
+        MissingPackageError: a GGUF file, and no gguf package.
+    """
+    for name, bits in (("activation_bits", activation_bits), ("embedding_bits", embedding_bits)):
+        if bits not in (None, Encoding.INT8.bits):
+            raise RecipeError(f"{name}={bits!r}: expected 8, or None to keep what the checkpoint has")
+    folder = Path(path)
+    saved = _saved(folder)
+    if saved is not None:
+        if activation_bits or embedding_bits:
+            raise RecipeError(f"{path} has a recipe already: leave activation_bits and embedding_bits out")
+        return saved
+    checkpoint: Checkpoint
+    checkpoint = GgufCheckpoint(folder) if folder.suffix == SUFFIX else SafetensorsCheckpoint(path)
+    model = weightless(checkpoint.config)
+    adapter_for(model).check(model)
+    _check_method(checkpoint)
+    layers, used = read_layers(model, checkpoint, activation_bits, embedding_bits)
+    if not any(layer.weight.encoding.planes for layer in layers):
+        raise FormatError(
+            f"{path} has no ternary or binary weights: expected a BitNet checkpoint, or one whose weights "
+            "are 0 or one magnitude per row or group of columns; to quantize this model, call "
+            "tbt_compile.prepare and train it"
+        )
+    recipe = _recipe(layers)
+    _write(model, recipe, layers)
+    used |= _load_rest(model, checkpoint)
+    _check_all_used(model, checkpoint, used)
+    if checkpoint.generation is not None:
+        model.generation_config = checkpoint.generation
+    model.name_or_path = str(path)
+    dtype = checkpoint.config.dtype
+    adapter_for(model).convert_to_float32(model)
+    kinds = [dtype_name(dtype) if isinstance(dtype, torch.dtype) else COMPUTATION]
+    return FrozenModel(model.eval().requires_grad_(False), recipe, kinds)
+
+
+def _saved(folder: Path) -> FrozenModel | None:
+    """The model that this package saved in a folder, frozen; None if it is another kind of folder."""
+    if (folder / model_folder.MANIFEST).is_file():
+        model = load(folder)
+        if not isinstance(model, FrozenModel):
+            raise FormatError(f"{folder} is compiled already: open it with tbt_compile.load")
+        return model
+    config = folder / "config.json"
+    if config.is_file() and '"tbt_recipe"' in config.read_text(encoding="utf-8", errors="replace"):
+        return freeze(load_prepared(folder))
+    return None
+
+
+def _check_method(checkpoint: Checkpoint) -> None:
+    config = getattr(checkpoint.config, "quantization_config", None)
+    method = config.get("quant_method", "unknown") if isinstance(config, dict) else None
+    if method not in (None, _METHOD):
+        raise FormatError(
+            f"{checkpoint.path} is quantized by the method {method!r}: expected {_METHOD!r}, a GGUF file, or "
+            "weights in full or half precision that are ternary"
+        )
+
+
+def _recipe(layers: list[Layer]) -> Recipe:
+    """The E-W-A notation of what was found; 16 bits count as not quantized."""
+    inputs = [layer for layer in layers if layer.activation is not None]
+    tables = [layer for layer in layers if layer.activation is None]
+    weights = Counter(layer.weight.encoding.bits for layer in inputs if layer.weight.encoding.planes)
+    activations = Counter(
+        getattr(layer.activation, "encoding", Encoding.FLOAT).bits
+        for layer in inputs
+        if layer.weight.encoding.planes
+    )
+    embedding = max((layer.weight.encoding.bits for layer in tables), default=32)
+    return Recipe(
+        embedding if embedding <= Encoding.INT8.bits else 32,
+        weights.most_common(1)[0][0] if weights else 32,
+        activations.most_common(1)[0][0] if activations else 32,
+    )
+
+
+def _write(model: PreTrainedModel, recipe: Recipe, layers: list[Layer]) -> None:
+    sites = []
+    quantizers: dict[tuple[str, str], nn.Module] = {}
+    for layer in layers:
+        parts: dict[str, Any] = {"weight": layer.weight}
+        if layer.activation is not None:
+            parts = {"input": layer.activation, **parts}
+        operands = tuple(Operand(name, part.encoding, _REASON) for name, part in parts.items())
+        kind = SiteKind.EMBEDDING if layer.activation is None else SiteKind.LINEAR
+        sites.append(SitePlan(kind, layer.name, operands))
+        quantizers |= {(layer.name, name): part for name, part in parts.items()}
+    write_quantizers(model, recipe, sites, quantizers, {})
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _load_rest(model: PreTrainedModel, checkpoint: Checkpoint) -> set[str]:
+    """Load what has no quantizer, in float32: norms, biases, and buffers that a checkpoint holds."""
+    loaded: dict[int, nn.Parameter] = {}
+    used = set()
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    for name, place in tensors.items():
+        is_parameter = isinstance(place, nn.Parameter)
+        if place.device.type != "meta" and (is_parameter or name not in checkpoint.names):
+            continue
+        owner, _, attribute = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if id(place) not in loaded:
+            tensor = checkpoint.tensor(name)
+            if tensor.shape != place.shape:
+                raise FormatError(
+                    f"{name} in {checkpoint.path} is {list(tensor.shape)}: expected {list(place.shape)}"
+                )
+            used.add(name)
+            tensor = tensor.float() if tensor.is_floating_point() else tensor
+            if not is_parameter:
+                module._buffers[attribute] = tensor
+                continue
+            loaded[id(place)] = nn.Parameter(tensor, requires_grad=False)
+        module._parameters[attribute] = loaded[id(place)]
+    return used
+
+
+def _check_all_used(model: PreTrainedModel, checkpoint: Checkpoint, used: set[str]) -> None:
+    """Refuse a checkpoint with tensors that no part of the model takes: it would be another model."""
+    tied = set(model.all_tied_weights_keys)
+    ignored = [*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq"]
+    left = [
+        name
+        for name in checkpoint.unread(used)
+        if name not in tied and not any(re.search(pattern, name) for pattern in ignored)
+    ]
+    if left:
+        raise FormatError(
+            f"{checkpoint.path} holds {left[0]} and {len(left) - 1} other tensors for which "
+            f"{type(model).__name__} has no place: expected the weights of the model in its config"
+        )

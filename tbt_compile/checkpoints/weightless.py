@@ -1,0 +1,49 @@
+"""Models without the memory of their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from tbt_compile.errors import FormatError
+
+
+def weightless(config: PreTrainedConfig) -> PreTrainedModel:
+    """Make the model of a config with parameters that have shapes only; buffers have their values.
+
+    Raises:
+        FormatError: the config names no class of transformers.
+    """
+    name = (config.architectures or [None])[0]
+    kind = getattr(transformers, name, None) if name else None
+    if kind is None:
+        raise FormatError(
+            f"the config names {name or 'no class'}: expected a model class of transformers "
+            f"{transformers.__version__} in its architectures"
+        )
+    with _parameters_on_meta():
+        model: PreTrainedModel = kind(config)
+    model.tie_weights()
+    return model
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Drop the memory of each parameter as soon as a module takes it, before it is initialized."""
+    register = nn.Module.register_parameter
+
+    def register_shape(module: nn.Module, name: str, parameter: Any) -> None:
+        register(module, name, parameter)
+        if parameter is not None and parameter.device.type != "meta":
+            module._parameters[name] = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    nn.Module.register_parameter = register_shape  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
