@@ -101,9 +101,7 @@ class BitNetLinears:
             )
         low, high = torch.aminmax(codes.to(torch.float32) if codes.is_floating_point() else codes)
         if low < -1 or high > 1 or (codes.is_floating_point() and not torch.equal(codes, codes.round())):
-            raise FormatError(
-                f"{name}.weight holds other numbers than -1, 0 and 1: its codes are not ternary"
-            )
+            raise FormatError(f"{name}.weight holds other numbers than -1, 0 and 1: expected ternary codes")
         return from_codes(codes, scale)
 
     def activation(self, name: str, columns: int) -> FrozenActivation:
