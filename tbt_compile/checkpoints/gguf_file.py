@@ -142,6 +142,16 @@ class GgufCheckpoint(Checkpoint):
         return decoded.bfloat16() if tensor.tensor_type is kind.BF16 else decoded
 
 
+def tokenizer(path: Path) -> Any | None:
+    """The tokenizer in a GGUF file, or None if it has none that transformers reads."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, KeyError, NotImplementedError, TypeError):
+        return None
+
+
 def _binary(data: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Decode Q1_0: blocks of a float16 scale s and 128 bits, the lowest first; 1 is s, 0 is -s."""
     blocks = np.ascontiguousarray(data).reshape(-1, 2 + _Q1_0_SIGNS // 8)

@@ -32,6 +32,10 @@ _REASON = "as the checkpoint has it"
 _METHOD = "bitnet"
 
 
+class NoTernaryWeightsError(FormatError):
+    """A checkpoint in full precision."""
+
+
 def from_pretrained(
     path: str | Path, *, activation_bits: int | None = None, embedding_bits: int | None = None
 ) -> FrozenModel:
@@ -79,7 +83,7 @@ def from_pretrained(
     _check_method(checkpoint)
     layers, used = read_layers(model, checkpoint, activation_bits, embedding_bits)
     if not any(layer.weight.encoding.planes for layer in layers):
-        raise FormatError(
+        raise NoTernaryWeightsError(
             f"{path} has no ternary or binary weights: expected a BitNet checkpoint, or one whose weights "
             "are 0 or one magnitude per row or group of columns; to quantize this model, call "
             "tbt_compile.prepare and train it"

@@ -11,7 +11,12 @@ from tbt_compile.cli.console import JsonOption, out, spinner, warn, write_json
 
 
 def lower(
-    source: Annotated[Path, typer.Argument(help="Folder of a trained (`tbt train`) or packed model.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a trained (`tbt train`), packed or BitNet model, or a ternary GGUF file."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     target: Annotated[
         list[str],
@@ -23,6 +28,14 @@ def lower(
     shortlist: Annotated[
         Path | None,
         typer.Option(help="File with one text per line; limits the output vocabulary to their tokens."),
+    ] = None,
+    embedding_bits: Annotated[
+        int | None,
+        typer.Option(help="8: quantize the embeddings and output projection of a BitNet or GGUF model."),
+    ] = None,
+    activation_bits: Annotated[
+        int | None,
+        typer.Option(help="8: quantize activations where a checkpoint has ternary weights only; faster."),
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
@@ -41,6 +54,8 @@ def lower(
         tbt lower trained --shortlist summaries.txt --output compiled
 
         tbt lower trained --target cortex-a72 --target cortex-a76 --output for-raspberry-pis
+
+        tbt lower bitnet-b1.58-2B-4T --embedding-bits 8 --output compiled
     """
     import time
 
@@ -58,7 +73,8 @@ def lower(
     cpus = ", ".join(f"{spec.mcpu} ({spec.arch})" for spec in specs)
     start = time.perf_counter()
     with spinner(f"loading {source}"):
-        model = open_for_lowering(source, recipe)
+        bits = {"embedding_bits": embedding_bits, "activation_bits": activation_bits}
+        model = open_for_lowering(source, recipe, bits)
     with spinner(f"compiling for {cpus}"):
         import tbt_compile
 

@@ -16,15 +16,18 @@ def stage_of(folder: Path) -> str:
     """The stage of the model in a folder.
 
     Returns:
-        A kind of `storage.model_folder`, "prepared" (trained with quantizers) or "float".
+        A kind of `storage.model_folder`, "prepared" (trained with quantizers), "ternary" (a GGUF file, or a
+        folder with a quantization config) or "float".
 
     Raises:
-        FormatError: there is no such folder, or no model in it.
+        FormatError: there is no such folder or file, or no model in it.
     """
+    if folder.is_file() and folder.suffix == ".gguf":
+        return "ternary"
     if not folder.is_dir():
         raise FormatError(
             f"there is no folder {folder}: expected one that `tbt train`, `tbt lower` or `save_pretrained` "
-            "wrote"
+            "wrote, or a .gguf file"
         )
     if (folder / model_folder.MANIFEST).is_file():
         return model_folder.peek_kind(folder)
@@ -35,7 +38,9 @@ def stage_of(folder: Path) -> str:
         fields = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FormatError(f"{config} is damaged ({error}): save the model again") from error
-    return "prepared" if "tbt_recipe" in fields else "float"
+    if "tbt_recipe" in fields:
+        return "prepared"
+    return "ternary" if "quantization_config" in fields else "float"
 
 
 def open_model(folder: Path) -> Any:
@@ -61,6 +66,10 @@ def open_model(folder: Path) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if stage == "ternary":
+        import tbt_compile
+
+        return tbt_compile.from_pretrained(folder)
     if stage == "prepared":
         from tbt_compile.preparation import load_prepared
 
@@ -70,34 +79,54 @@ def open_model(folder: Path) -> Any:
     return load_generator(folder)
 
 
-def open_for_lowering(source: Path, recipe: str | None) -> Any:
-    """Open a frozen or prepared model, or quantize a full-precision one.
+def open_for_lowering(source: Path, recipe: str | None, bits: dict[str, int | None]) -> Any:
+    """Open a frozen or prepared model, or one with ternary weights, or quantize a full-precision one.
 
     Args:
-        source: folder of the model.
+        source: folder of the model, or a GGUF file.
         recipe: for a full-precision checkpoint; None for a model that has a recipe.
+        bits: the arguments of `from_pretrained`; None where not given.
 
     Raises:
         FormatError: the folder holds no model, or a compiled one.
-        RecipeError: the recipe is missing for a full-precision checkpoint, or given for another model.
+        RecipeError: the recipe is missing for a full-precision checkpoint, or given for another model; bits
+            are given for a model with a recipe.
     """
     stage = stage_of(source)
+    given = [name for name, value in bits.items() if value is not None]
     if stage in (model_folder.GENERATOR, model_folder.MODULE):
         raise FormatError(f"{source} is compiled already; name the folder that it was compiled from")
-    if stage == "float":
-        if recipe is None:
-            raise RecipeError(
-                f"{source} is a full-precision model: train it with `tbt train --recipe`, or add --recipe "
-                "here to quantize it without training (its text will be poor)"
-            )
+    if stage == "float" and recipe is not None and not given:
         return _quantize_untrained(open_model(source), recipe)
+    if stage in ("float", "ternary") and recipe is None:
+        return _with_ternary_weights(source, bits)
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise RecipeError(f"{option} cannot be applied: {source} has a recipe, or gets one; leave it out")
     if recipe is not None:
         raise RecipeError(f"--recipe {recipe} cannot be applied: {source} has a recipe already; leave it out")
     return open_model(source)
 
 
+def _with_ternary_weights(source: Path, bits: dict[str, int | None]) -> Any:
+    import tbt_compile
+    from tbt_compile.checkpoints.loading import NoTernaryWeightsError
+
+    try:
+        return tbt_compile.from_pretrained(source, **bits)
+    except NoTernaryWeightsError as error:
+        raise RecipeError(
+            f"{source} is a full-precision model: train it with `tbt train --recipe`, or add --recipe here "
+            "to quantize it without training (its text will be poor)"
+        ) from error
+
+
 def tokenizer_of(source: Path) -> Any | None:
-    """The tokenizer saved in a model's folder, if there is one."""
+    """The tokenizer saved in a model's folder, or in a GGUF file, if there is one."""
+    if source.suffix == ".gguf":
+        from tbt_compile.checkpoints.gguf_file import tokenizer
+
+        return tokenizer(source)
     if not (source / "tokenizer.json").is_file():
         return None
     from tbt_compile.data.tokenization import load_tokenizer
