@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any
 
 from tbt_compile.bench.conditions import conditions
@@ -25,6 +26,8 @@ _MIB = 2**20
 _CLOCKS = ("s", "cpu_s")
 _TURN_SECONDS = 1.0
 LENGTHS = ("equal", "mixed")
+BITNET_RECIPES = ("8-2-8", "32-2-8")
+"""A BitNet checkpoint with its embedding quantized to 8 bits, and as it is, with 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ class BenchSettings:
         shape = get_shape(self.shape)
         for recipe in self.recipes:
             Recipe.parse(recipe)
+            if shape.family == "bitnet" and recipe not in BITNET_RECIPES:
+                raise TbtError(
+                    f"shape {self.shape!r} is a checkpoint with ternary weights and 8-bit activations, which "
+                    f"no recipe makes {recipe!r}: expected {' or '.join(BITNET_RECIPES)}"
+                )
         for name in ("threads", "source_length", "new_tokens", "batch", "beams", "repeats"):
             if getattr(self, name) < 1:
                 raise TbtError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -112,7 +120,9 @@ def run(settings: BenchSettings, progress: Progress = lambda _text, _share: None
             if row.skipped:
                 continue
             progress(f"preparing {row.name}", 0.4 * index / len(jobs))
+            start = perf_counter()
             build(job)
+            row.build_s = perf_counter() - start
             ready.append((row, workers.enter_context(closing(Worker(job)))))
         take_turns(ready, settings, lambda text, share: progress(text, 0.4 + 0.6 * share))
     return {"conditions": conditions(), "settings": asdict(settings), "rows": [asdict(row) for row in rows]}
@@ -194,6 +204,7 @@ def _fill(row: Row, worker: Worker, settings: BenchSettings) -> None:
     row.token_cpu_ms, row.encoder_cpu_ms = _token_and_encoder_ms(row, "cpu_s", settings.new_tokens)
     row.size_mib = worker.size_bytes / _MIB
     row.peak_mib = worker.peak_bytes / _MIB
+    row.load_s = worker.load_seconds
     if row.token_ms > 0:
         row.tokens_per_second = settings.batch * 1000 / row.token_ms
     else:

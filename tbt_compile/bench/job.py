@@ -64,6 +64,8 @@ class Row:
             tokens of the results.
         size_mib: of the model on disk.
         peak_mib: peak memory of the process during generation, with everything it has loaded.
+        load_s: seconds to load the model, libraries included.
+        build_s: seconds to write the files that are loaded.
         skipped: why there are no figures; "" if there are.
         samples: the measured seconds by kind, "first_token" or "all_tokens" in wall time or CPU time.
     """
@@ -76,5 +78,7 @@ class Row:
     tokens_per_second: float = 0.0
     size_mib: float = 0.0
     peak_mib: float = 0.0
+    load_s: float = 0.0
+    build_s: float = 0.0
     skipped: str = ""
     samples: dict[str, list[float]] = field(default_factory=dict)

@@ -34,14 +34,16 @@ def _work(answers: TextIO) -> None:
     if sys.argv[1:] == ["build"]:
         engine.build(job)
         return
+    start = time.perf_counter()
     runner = engine.load(job)
+    load_seconds = time.perf_counter() - start
     if sys.argv[1] == "profile":
         answer(answers, _steps(runner, job.new_tokens, int(sys.argv[2])))
         return
     gc.collect()
     _reset_peak()
     runner.generate(2)
-    answer(answers, {"size_bytes": runner.size_bytes})
+    answer(answers, {"size_bytes": runner.size_bytes, "load_seconds": load_seconds})
     for line in sys.stdin:
         count = int(line)
         start, cpu_start = time.perf_counter(), time.process_time()

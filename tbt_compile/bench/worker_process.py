@@ -110,12 +110,14 @@ class Worker(WorkerProcess):
 
     Attributes:
         size_bytes: of the model on disk.
+        load_seconds: to load it.
         peak_bytes: peak memory so far.
     """
 
     def __init__(self, job: Job) -> None:
         super().__init__(job.name, "worker", "serve", threads=job.threads)
-        self.size_bytes = int(self.ask(job.to_dict())["size_bytes"])
+        loaded = self.ask(job.to_dict())
+        self.size_bytes, self.load_seconds = int(loaded["size_bytes"]), float(loaded["load_seconds"])
         self.peak_bytes = 0
 
     def measure(self, count: int) -> tuple[float, float]:

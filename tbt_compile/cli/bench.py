@@ -59,9 +59,9 @@ def generate(
     Every engine runs in a separate process, and the processes take turns. *encoder* (*prompt* for shapes
     without encoder) is the time to the first token minus one decoding step; *ms/token* is a decoding step of
     the whole batch; *tokens/s* is its throughput; *RAM* is the peak memory of the process during generation,
-    libraries included; *vs. int8* is the speedup per token over the fastest other int8 engine. For beam
-    search the PyTorch engines run `model.generate` of transformers, which adds one to two milliseconds per
-    token.
+    libraries included; *load s* is the time to load the model; *vs. int8* is the speedup per token over the
+    fastest other int8 engine. For beam search the PyTorch engines run `model.generate` of transformers, which
+    adds one to two milliseconds per token.
 
     Examples:
 
@@ -134,7 +134,7 @@ def _show(result: dict[str, Any]) -> None:
     )
     table.add_column("engine", no_wrap=True)
     first = "prompt ms" if get_shape(settings["shape"]).decoder_only else "encoder ms"
-    for heading in (first, "ms/token", "tokens/s", "disk MiB", "RAM MiB", "vs. int8"):
+    for heading in (first, "ms/token", "tokens/s", "disk MiB", "RAM MiB", "load s", "vs. int8"):
         table.add_column(heading, justify="right")
     for row in result["rows"]:
         if row["skipped"]:
@@ -147,6 +147,7 @@ def _show(result: dict[str, Any]) -> None:
             f"{row['tokens_per_second']:.0f}",
             f"{row['size_mib']:.1f}",
             f"{row['peak_mib']:.0f}",
+            f"{row['load_s']:.2f}",
             versus,
         )
         table.add_row(row["name"], *figures)

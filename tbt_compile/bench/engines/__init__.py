@@ -35,6 +35,8 @@ _DECODER_ONLY = ("llama.cpp Q8_0", "llama.cpp Q4_0", "llama.cpp TQ2_0")
 def engines_for(shape: Shape) -> list[str]:
     """The engines that are measured with a shape."""
     others = _SEQ2SEQ_ONLY if shape.decoder_only else _DECODER_ONLY
+    if shape.family == "bitnet":  # the others would hold it in full precision
+        return ["llama.cpp TQ2_0", "tbt"]
     return [name for name in ENGINES if name not in others]
 
 

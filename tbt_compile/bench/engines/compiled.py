@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import Any
 
+from tbt_compile.bench.bitnet_files import write_folder
 from tbt_compile.bench.engines import check_counts
 from tbt_compile.bench.job import Job
-from tbt_compile.bench.model_shapes import get_shape, padded, random_model, source_ids, source_texts
+from tbt_compile.bench.model_shapes import (
+    Shape,
+    get_shape,
+    padded,
+    random_model,
+    source_ids,
+    source_texts,
+)
+from tbt_compile.recipe import Recipe
 
 
 def available(_job: Job) -> str:
@@ -16,11 +27,32 @@ def available(_job: Job) -> str:
 
 def build(job: Job) -> None:
     """Compile to a folder, in a separate process: the measured process never imports PyTorch."""
+    import tbt_compile
+
+    shape = get_shape(job.shape)
+    frozen = _released(job, shape) if shape.family == "bitnet" else _calibrated(job, shape)
+    count = job.shortlist
+    shortlist = [index * shape.vocab_size // count for index in range(count)] if count else None
+    lowered = tbt_compile.lower(frozen, target=job.target, shortlist=shortlist, clock=job.clock)
+    lowered.save(folder_of(job))
+
+
+def _released(job: Job, shape: Shape) -> Any:
+    """A BitNet checkpoint, with its embedding in 16 or 8 bits."""
+    import tbt_compile
+
+    with tempfile.TemporaryDirectory(dir=job.folder) as folder:
+        checkpoint = write_folder(Path(folder) / "checkpoint", shape)
+        bits = Recipe.parse(job.recipe).embedding_bits
+        return tbt_compile.from_pretrained(checkpoint, embedding_bits=8 if bits == 8 else None)
+
+
+def _calibrated(job: Job, shape: Shape) -> Any:
+    """A random model that has seen one text."""
     import torch
 
     import tbt_compile
 
-    shape = get_shape(job.shape)
     model = tbt_compile.prepare(random_model(shape), recipe=job.recipe)
     ids = torch.tensor([source_ids(shape, min(64, job.source_length))])
     model.train()
@@ -28,11 +60,7 @@ def build(job: Job) -> None:
         # The first batch initializes the activation scales.
         decoder = {} if shape.decoder_only else {"decoder_input_ids": ids}
         model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder)
-    frozen = tbt_compile.freeze(model.eval())
-    count = job.shortlist
-    shortlist = [index * shape.vocab_size // count for index in range(count)] if count else None
-    lowered = tbt_compile.lower(frozen, target=job.target, shortlist=shortlist, clock=job.clock)
-    lowered.save(folder_of(job))
+    return tbt_compile.freeze(model.eval())
 
 
 def load(job: Job) -> CompiledRunner:

@@ -11,6 +11,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tbt_compile.bench import bitnet_files
 from tbt_compile.bench.engines import check_counts
 from tbt_compile.bench.job import Job
 from tbt_compile.bench.model_shapes import Shape, get_shape, random_model, source_texts
@@ -38,8 +39,11 @@ _TENSORS = {
 
 def available(job: Job) -> str:
     """The reason that the engine cannot do the job: it is not installed, or the job is of another kind."""
-    if get_shape(job.shape).family != "llama":
-        return "only Llama shapes are written as GGUF"
+    family = get_shape(job.shape).family
+    if family == "bitnet" and not job.engine.endswith("TQ2_0"):
+        return "BitNet shapes are written as TQ2_0 only"
+    if family not in ("llama", "bitnet"):
+        return "only Llama and BitNet shapes are written as GGUF"
     if job.batch > 1 or job.beams > 1:
         return "it is measured on one text, greedily"
     missing = [package for name, package in _PACKAGES.items() if importlib.util.find_spec(name) is None]
@@ -53,6 +57,9 @@ def build(job: Job) -> None:
     import llama_cpp
 
     shape = get_shape(job.shape)
+    if shape.family == "bitnet":
+        bitnet_files.write_gguf(_file(job), shape)
+        return
     whole = Path(job.folder) / "f16.gguf"
     write_gguf(whole, shape, random_model(shape))
     kind = job.engine.split()[-1]
