@@ -67,7 +67,9 @@ def pack_planes(codes: npt.NDArray[np.integer], encoding: Encoding) -> Words:
     if encoding.planes == 0:
         raise LoweringError(f"{encoding.name} codes have no bit-planes: expected a 1 or 2 bit encoding")
     codes = np.asarray(codes)
-    if not np.isin(codes, encoding.levels).all():
+    # Every value between the least and the largest level is one, but for 0 where codes are signs.
+    outside = codes.size and (codes.min() < encoding.minimum or codes.max() > encoding.maximum)
+    if outside or (encoding is Encoding.BINARY and not codes.all()):
         raise LoweringError(f"codes outside {encoding.name}: expected only {encoding.levels}")
     planes = {
         Encoding.BINARY: (codes < 0,),

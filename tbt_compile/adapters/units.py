@@ -20,6 +20,7 @@ from tbt_compile.dtypes import HALVES, dtype_name
 from tbt_compile.errors import LoweringError
 from tbt_compile.modules import evaluation_mode
 from tbt_compile.modules.whole_operators import whole_operators
+from tbt_compile.ops.linear import sampled_rows
 from tbt_compile.passes.capture_errors import explained
 from tbt_compile.passes.check_autocast import check_autocast
 from tbt_compile.passes.check_function import check_function
@@ -150,9 +151,10 @@ def bounded_unit(
     bounds = size_bounds(program, dynamic, f"the {name} of {type(unit.model).__name__}")
     check_autocast(program.graph, ROOT)
     check_function(program, ROOT)
-    if all(slot.key_input is None for slot in caches):  # later steps run the modules of the first one
-        check_repeatable(unit, args)
-    bounds += smallest_sizes(program, unit, args, dynamic, bounds)
+    with whole_operators(), sampled_rows():
+        if all(slot.key_input is None for slot in caches):  # later steps run the modules of the first one
+            check_repeatable(unit, args)
+        bounds += smallest_sizes(program, unit, args, dynamic, bounds)
     _check_full_precision(program, type(unit.model).__name__)
     extents = extents_of_symbols(program, dynamic)
     return LoweringContext(name, program, caches, ROOT, tuple(bounds), extents)

@@ -34,7 +34,7 @@ _PER_BYTE = 4
 
 def unpack_bytes(packed: Tensor) -> Tensor:
     """Unpack uint8 `[N / 4, K]` to codes, int8 `[N, K]`."""
-    return torch.cat([((packed >> 2 * place) & 3).to(torch.int8) for place in range(_PER_BYTE)]) - 1
+    return torch.cat([(packed >> 2 * place).bitwise_and_(3) for place in range(_PER_BYTE)]).char().sub_(1)
 
 
 class BitNetLinears:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from types import SimpleNamespace
 from typing import Annotated
@@ -14,6 +16,25 @@ from torch import Tensor
 from tbt_compile.ops.quantize import quantize, unpack
 from tbt_compile.ops.schema import Operand, PackedWeight, Scale, declare
 from tbt_compile.quantizers.ops import QuantTensor, quantized_linear
+
+_SAMPLING = ContextVar("sampling", default=False)
+_SAMPLE = 64
+"""Rows."""
+
+
+@contextmanager
+def sampled_rows() -> Iterator[None]:
+    """Let `bit_linear` multiply with the first rows of a weight, and repeat their results for the others.
+
+    It is for checks that two ways to run a model agree, or take the same branches: any function of its
+    operands serves them, and unpacking the weights of a large model takes most of the time.
+    """
+    before = _SAMPLING.set(True)
+    try:
+        yield
+    finally:
+        _SAMPLING.reset(before)
+
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -62,7 +83,14 @@ def bit_linear(
     operand = QuantTensor(x, None)
     if x_scale is not None:
         operand = QuantTensor(*quantize(x, x_scale, x_encoding, center, floor))
-    y = quantized_linear(operand, QuantTensor(unpack(packed, weight_encoding, columns), weight_scale), bias)
+    rows = len(packed)
+    if _SAMPLING.get():
+        packed, weight_scale = packed[:_SAMPLE], weight_scale[:_SAMPLE]
+    weight = QuantTensor(unpack(packed, weight_encoding, columns), weight_scale)
+    y = quantized_linear(operand, weight, None)
+    if len(packed) < rows:
+        y = y.repeat(*[1] * (y.dim() - 1), -(-rows // len(packed)))[..., :rows]
+    y = y if bias is None else y + bias
     return FUNCTIONS[function](y) if function else y
 
 
