@@ -51,6 +51,13 @@ class ExportUnits:
 
 
 @contextmanager
+def cheap_layers() -> Iterator[None]:
+    """Run a model for the shapes of its results, and for what it does, not for the numbers."""
+    with whole_operators(), sampled_rows():
+        yield
+
+
+@contextmanager
 def stepping(model: nn.Module) -> Iterator[None]:
     """Run a model with a cache of keys and values in the `with` block.
 
@@ -58,7 +65,8 @@ def stepping(model: nn.Module) -> Iterator[None]:
         LoweringError: it fails, as models with a cache of another kind do.
     """
     try:
-        yield
+        with cheap_layers():
+            yield
     except Exception as error:  # whatever a model does with a cache that is not of its kind
         raise LoweringError(
             f"{type(model).__name__} cannot be run step by step with a cache of keys and values ({error}): "
@@ -151,7 +159,7 @@ def bounded_unit(
     bounds = size_bounds(program, dynamic, f"the {name} of {type(unit.model).__name__}")
     check_autocast(program.graph, ROOT)
     check_function(program, ROOT)
-    with whole_operators(), sampled_rows():
+    with cheap_layers():
         if all(slot.key_input is None for slot in caches):  # later steps run the modules of the first one
             check_repeatable(unit, args)
         bounds += smallest_sizes(program, unit, args, dynamic, bounds)
