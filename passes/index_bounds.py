@@ -21,6 +21,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from tbt_compile.ops.linear import bit_embedding
 from tbt_compile.ops.operands import operands
 from tbt_compile.passes.base import target_name
 from tbt_compile.passes.largest_values import Terms, largest_values, size_of
@@ -169,6 +170,9 @@ def lookups_of(node: fx.Node) -> Iterator[Lookup]:
     if node.target is _ATEN.embedding.default:
         op = operands(node)
         found = [(op.weight, 0, op.indices, False)]
+    elif node.target is bit_embedding.target:
+        op = operands(node)
+        found = [(op.packed, 0, op.ids, False)]
     elif node.target is _ATEN.one_hot.default:
         found = [(node, -1, operands(node).self, False)]
     elif node.target in (_ATEN.index_select.default, _ATEN.gather.default):

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 import tbt_compile
 from tbt_compile import CompiledModel
 from tbt_compile.codegen.target.host import host_target
-from tbt_compile.errors import LoweringError, PlanError, TargetError
+from tbt_compile.errors import PlanError, TargetError
 
 NEW_TOKENS = {"max_new_tokens": 14, "min_new_tokens": 5}
 OTHER = "llvm -mcpu=cortex-a72"
@@ -153,7 +153,10 @@ def test_a_model_that_is_not_prepared_or_was_never_run() -> None:
         tbt_compile.lower(tbt_compile.prepare(bart(layers=1), "2-2-2"))
 
 
-def test_operands_in_full_precision_are_refused() -> None:
-    model = trained(bart(layers=1), "2-2-32")
-    with pytest.raises(LoweringError, match=r"no compiled operator takes .* model\.encoder\.layers\.0\.fc1"):
-        tbt_compile.lower(model)
+@pytest.mark.parametrize("recipe", ["2-2-32", "1-1-32", "8-8-32"])
+def test_weights_alone_are_quantized(recipe: str) -> None:
+    model = trained(bart(layers=1), recipe)
+    frozen = tbt_compile.freeze(model)
+    ids = torch.randint(3, model.config.vocab_size, (3, 7))
+    expected = frozen.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6)
+    assert np.array_equal(tbt_compile.lower(frozen).generate(ids, max_new_tokens=6), expected)

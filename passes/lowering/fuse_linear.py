@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
+from tbt_compile.encoding import Encoding
 from tbt_compile.ops.operands import call_operator, operands
 from tbt_compile.passes.lowering.match import (
     ATEN,
@@ -51,6 +52,29 @@ def fuse(linear: fx.Node) -> bool:
     return True
 
 
+def fuse_float(linear: fx.Node) -> bool:
+    """Rewrite `linear(x, unpack(w) * scale(w) [, bias])`, where x is not quantized."""
+    product = operands(linear)
+    unpacked, scale = factors(product.weight) or (None, None)
+    unpack = match_call(unpacked, TBT.unpack.default)
+    if unpack is None:
+        return False
+    replace(
+        linear,
+        TBT.bit_linear.default,
+        x=product.input,
+        x_scale=None,
+        packed=unpack.packed,
+        weight_scale=scale,
+        bias=product.bias,
+        x_encoding=Encoding.FLOAT.value,
+        weight_encoding=unpack.encoding,
+        center=False,
+        columns=unpack.columns,
+    )
+    return True
+
+
 def fuse_bias(whole: fx.Node) -> bool:
     """Rewrite `bit_linear(x, w) + bias`."""
     given = vars(operands(whole))
@@ -93,7 +117,9 @@ class FuseLinear(RewritePass):
 
     def rewrite(self, node: fx.Node) -> bool:
         """`linear(codes(x), unpack(w)) * scales [+ bias]` -> `bit_linear(x, w, bias)`."""
-        return fuse(node) if node.target is ATEN.linear.default else fuse_bias(node)
+        if node.target is TBT.bit_linear.default:
+            return fuse_bias(node)
+        return fuse(node) or fuse_float(node)
 
     def call(self, graph_module: fx.GraphModule) -> RewriteResult:
         """Rewrite every candidate; layers that were captured whole are not among those that stay."""

@@ -120,8 +120,8 @@ def bit_embedding(
         float32 `[*ids.shape, K]`.
     """
     flat = ids.flatten()
-    rows = QuantTensor(unpack(packed[flat], weight_encoding, columns), weight_scale[flat])
-    return rows.value.reshape(*ids.shape, columns)
+    rows, scales = packed.index_select(0, flat), weight_scale.index_select(0, flat)
+    return QuantTensor(unpack(rows, weight_encoding, columns), scales).value.reshape(*ids.shape, columns)
 
 
 @bit_embedding.fake

@@ -44,10 +44,18 @@ def set_operand(node: fx.Node, name: str, value: Any) -> None:
         node.update_kwarg(name, value)
 
 
+def _takes_default(argument: Any, named: dict[str, Any]) -> bool:
+    if argument.name not in named:
+        return True
+    value = named[argument.name]
+    same = type(value) is type(argument.default_value) and value == argument.default_value
+    return argument.has_default_value() and same
+
+
 def call_operator(graph: fx.Graph, target: Any, **named: Any) -> fx.Node:
     """Insert a call of `target` at the graph's insertion point.
 
-    Operands are passed by position up to the last one given, as torch.export writes them.
+    Operands are passed by position up to the last one that is not its default, as torch.export writes them.
 
     Args:
         graph: receives the call.
@@ -68,7 +76,7 @@ def call_operator(graph: fx.Graph, target: Any, **named: Any) -> fx.Node:
     if missing:
         raise KeyError(f"{target} needs the operand {', '.join(missing)}")
     by_position = [argument for argument in schema if not argument.kwarg_only]
-    while by_position and by_position[-1].name not in named:
-        by_position.pop()
+    while by_position and _takes_default(by_position[-1], named):
+        named.pop(by_position.pop().name, None)
     positional = [named.pop(argument.name, argument.default_value) for argument in by_position]
     return graph.call_function(target, tuple(positional), named)

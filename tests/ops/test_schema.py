@@ -30,10 +30,11 @@ ATEN = torch.ops.aten
 
 # Names, order and defaults are what graphs on disk are written in.
 SCHEMAS = {
-    "quantize": "(Tensor x, Tensor scale, str encoding, bool center) -> (Tensor, Tensor)",
+    "quantize": "(Tensor x, Tensor scale, str encoding, bool center, float floor=0.) -> (Tensor, Tensor)",
     "unpack": "(Tensor packed, str encoding, SymInt columns) -> Tensor",
-    "bit_linear": "(Tensor x, Tensor x_scale, Tensor packed, Tensor weight_scale, Tensor? bias, "
-    'str x_encoding, str weight_encoding, bool center, SymInt columns, str function="") -> Tensor',
+    "bit_linear": "(Tensor x, Tensor? x_scale, Tensor packed, Tensor weight_scale, Tensor? bias, "
+    "str x_encoding, str weight_encoding, bool center, SymInt columns, "
+    'str function="", float floor=0.) -> Tensor',
     "bit_embedding": "(Tensor ids, Tensor packed, Tensor weight_scale, str weight_encoding, SymInt columns) "
     "-> Tensor",
     "pack_keys": "(Tensor keys, Tensor scale, str encoding, bool center, bool heads_last=False) -> Tensor",
@@ -146,7 +147,7 @@ def test_the_uses_of_an_operand_given_by_keyword() -> None:
         ("int64 [...]", [torch.zeros((), dtype=torch.int64)], [torch.zeros(2, dtype=torch.int32)]),
         ("float32 [..., T, D]", [torch.zeros(1, 2), torch.zeros(3, 1, 2)], [torch.zeros(2)]),
         (
-            "int64 [N, planes, words] | int8 [N, K]",
+            "int64 [N, planes, words] | int8 [N, K] | int16 [N, K]",
             [torch.zeros(1, 1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int8)],
             [torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, 1, dtype=torch.int8)],
         ),
@@ -179,7 +180,7 @@ WRONG = [
     (
         bit_linear,
         linear_call(packed=torch.zeros(3, 5)),
-        "packed is float32 [3, 5], expected int64 [N, planes, words] | int8 [N, K]",
+        "packed is float32 [3, 5], expected int64 [N, planes, words] | int8 [N, K] | int16 [N, K]",
     ),
     (bit_linear, linear_call(bias=torch.zeros(1, 3)), "bias is float32 [1, 3], expected float32 [N]"),
     (
