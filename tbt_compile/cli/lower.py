@@ -41,6 +41,8 @@ def lower(
         tbt lower trained --shortlist summaries.txt --output compiled
 
         tbt lower trained --target cortex-a72 --target cortex-a76 --output for-raspberry-pis
+
+        tbt lower trained --target apple-m1 --target "haswell windows" --output for-laptops
     """
     import time
 
@@ -55,7 +57,7 @@ def lower(
             f"--output {output} is the folder of the model to compile, which would be lost: name another one"
         )
     model_folder.require_replaceable(output)
-    cpus = ", ".join(f"{spec.mcpu} ({spec.arch})" for spec in specs)
+    cpus = ", ".join(spec.label for spec in specs)
     start = time.perf_counter()
     with spinner(f"loading {source}"):
         model = open_for_lowering(source, recipe)

@@ -51,7 +51,7 @@ def folder(model: CompiledModule, tmp_path: Path) -> Path:
 def pretend(monkeypatch: pytest.MonkeyPatch, cpu: str) -> None:
     """Have this machine be another one."""
     spec = parse_target(cpu)
-    monkeypatch.setattr(host, "host_arch", lambda: spec.arch)
+    monkeypatch.setattr(host, "this_machine", lambda: (spec.arch, spec.system))
     monkeypatch.setattr(host, "host_features", lambda: spec.features)
     monkeypatch.setattr(host, "host_target", lambda: spec)
 
