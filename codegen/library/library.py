@@ -67,8 +67,8 @@ class Library:
 
     @cached_property
     def _loaded(self) -> Any:
-        # Not from the cache, where another process may replace it. A loaded file may be removed; on Windows it
-        # stays until temporary files are cleared.
+        # Not from the cache, where another process may replace it. A loaded file may be removed, but stays on
+        # Windows until temporary files are cleared.
         with tempfile.TemporaryDirectory(prefix="tbt-load-", ignore_cleanup_errors=True) as folder:
             path = Path(folder) / f"library{self._spec.system.suffix}"
             path.write_bytes(self._linked)

@@ -12,12 +12,9 @@ _ARM = "hw.optional.arm.FEAT_"
 _NAMES = {"CRC32": "crc", "LSE": "lse", "FP16": "fullfp16", "RDM": "rdm", "JSCVT": "jsconv"}
 _NAMES |= {"FCMA": "complxnum", "LRCPC": "rcpc", "LRCPC2": "rcpc-immo", "SHA3": "sha3", "DotProd": "dotprod"}
 _NAMES |= {"FHM": "fp16fml", "I8MM": "i8mm", "BF16": "bf16", "CSSC": "cssc"}
-# Older names, of features that every Mac with an Apple CPU has; CRC32 has no other one before macOS 15.
-_OLDER = {
-    "hw.optional.floatingpoint": "fp-armv8",
-    "hw.optional.neon": "neon",
-    "hw.optional.armv8_crc32": "crc",
-}
+_OLDER = {"hw.optional.armv8_crc32": "crc"}  # which has no other name before macOS 15
+_ALWAYS = frozenset({"fp-armv8", "neon"})
+"""What every program for a Mac with an Apple CPU may use."""
 
 
 def read() -> frozenset[str]:
@@ -48,4 +45,4 @@ def from_sysctl(text: str) -> frozenset[str]:
             f"`{' '.join(_COMMAND)}` has no lines {_ARM}...: compiled models run on macOS 12 or later"
         )
     known = {**{f"{_ARM}{arm}": llvm for arm, llvm in _NAMES.items()}, **_OLDER}
-    return frozenset(feature for name, feature in known.items() if values.get(name) == "1")
+    return _ALWAYS | {feature for name, feature in known.items() if values.get(name) == "1"}
