@@ -137,7 +137,7 @@ def test_a_mac_library_is_signed_ad_hoc(mac: Path) -> None:
 
 @pytest.mark.parametrize("cpu", MACS)
 def test_a_macs_instructions(folder: Path, cpu: str) -> None:
-    """Dot products, from M2 on matrix products, never SVE, SME or the register that macOS keeps for itself."""
+    """Dot products, from M2 on matrix products, never SVE, SME or the register that macOS keeps."""
     more = [] if cpu == "apple-m1" else ["--mattr=+i8mm,+bf16"]
     code = disassembly(library(folder, cpu), "--mcpu=apple-m1", *more)
     counts = instructions(code)
@@ -176,7 +176,7 @@ def test_a_windows_library_names_the_dlls_of_its_symbols(pc: Path) -> None:
 
 
 def test_the_instructions_under_windows(folder: Path) -> None:
-    """Byte products of AVX2 and of VNNI; vector registers that under Windows belong to the caller are kept."""
+    """Byte products of AVX2 and of VNNI; vector registers that belong to the caller are kept."""
     old = disassembly(library(folder, "haswell windows"))
     counts = instructions(old)
     assert counts["vpmaddubsw"] > 0 == counts["vpdpbusd"]
