@@ -112,6 +112,12 @@ def list_targets() -> list[TargetSpec]:
     ]
 
 
+def systems_of(spec: TargetSpec) -> list[System]:
+    """The systems that a target's CPU can be compiled for, its own first."""
+    others = [system for system in SYSTEMS.values() if spec.arch in system.triples and system != spec.system]
+    return [spec.system, *others]
+
+
 @cache
 def known_cpus(arch: str) -> tuple[str, ...]:
     """The names of the 64-bit CPUs that LLVM knows for `arch`, sorted."""
