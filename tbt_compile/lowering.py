@@ -103,8 +103,10 @@ def lower(
         lookups = checked_lookups(exported)
         for unit in exported.contexts:
             wrap_indices(unit)
+        repeated = len({spec.mcpu for spec in specs}) < len(specs)
         for spec in specs:
-            folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
+            name = f"{spec.mcpu}-{spec.system.name}" if repeated else spec.mcpu
+            folder = None if dump is None else Path(dump) / (name if len(specs) > 1 else "")
             build, arrays = _build(frozen, exported, spec, folder, clock)
             builds.append(_with_shared_tensors(build, arrays, tensors))
     if ids is not None:

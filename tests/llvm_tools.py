@@ -19,13 +19,16 @@ UNKNOWN = "<unknown>"
 
 def llvm(name: str, *arguments: str | Path) -> str:
     """What a tool prints; skips the test where there is none, or fails where there has to be one."""
-    environment = None if shutil.which(name) else find()
-    if environment is None and shutil.which(name) is None:
+    environment = find()
+    if shutil.which(name) is not None:
+        command = [name]
+    elif environment is not None and environment.tools is not None:
+        command = environment.tool(name)
+    else:
         reason = f"there is no {name}: install LLVM, or let `{COMMAND}` download it"
         if os.environ.get("TBT_REQUIRE_ARM") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    command = [name] if environment is None else environment.tool(name)
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout
 
 

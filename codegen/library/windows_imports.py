@@ -20,11 +20,14 @@ _IMPORTS = {
     "VCRUNTIME140.dll": ("memcmp", "memcpy", "memmove", "memset"),
     "api-ms-win-crt-math-l1-1-0.dll": tuple(f"{name}{type_}" for name in _FLOAT_TOO for type_ in ("", "f")),
 }
-# LLVM calls it where a function takes more than a page of stack, which Windows maps page by page: it touches
+# Two symbols of the C runtime's static part. `_fltused` only tells it that floats are used. LLVM calls
+# `__chkstk` where a function takes more than a page of stack, which Windows maps page by page: it touches
 # every page of the RAX bytes below the stack pointer, and changes no register.
-_PROBE = """
-    .globl ___chkstk_ms
-___chkstk_ms:
+_RUNTIME = """
+    .globl _fltused
+    .globl __chkstk
+    .set _fltused, 0x9875
+__chkstk:
     pushq %rcx
     pushq %rax
     leaq 24(%rsp), %rcx
@@ -47,7 +50,7 @@ def sources() -> dict[str, str]:
     lists = {
         f"{dll}.def": "\n".join((f"LIBRARY {dll}", "EXPORTS", *names, "")) for dll, names in _IMPORTS.items()
     }
-    return {"probe.s": _PROBE, **lists}
+    return {"runtime.s": _RUNTIME, **lists}
 
 
 def write_inputs(folder: Path, dlltool: Callable[[list[str]], None]) -> list[str]:

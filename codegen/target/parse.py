@@ -29,7 +29,7 @@ def parse_target(target: Target = "host") -> TargetSpec:
     >>> str(parse_target("cortex-a72"))
     'llvm -mcpu=cortex-a72 -mtriple=aarch64-unknown-linux-gnu'
     >>> str(parse_target("haswell windows"))
-    'llvm -mcpu=haswell -mtriple=x86_64-pc-windows-gnu'
+    'llvm -mcpu=haswell -mtriple=x86_64-pc-windows-msvc'
     >>> parse_target("llvm -mcpu=znver4").isa.vector_bits
     512
     """

@@ -42,9 +42,9 @@ def targets(
     """List the CPUs that models can be compiled for, and the kernels that they get.
 
     Any name in the first column is a value for `--target`; so is `host`, for this machine. A system may
-    follow the name, as in `--target "haswell windows"`; without one the first of its row is meant. The columns
-    of the second table are bits of activations x weights: the kernel for few rows and, after `>`, that for
-    many.
+    follow the name, as in `--target "haswell windows"`; without one the first of its row is meant. The
+    columns of the second table are bits of activations x weights: the kernel for few rows and, after `>`,
+    that for many.
 
     Examples:
 

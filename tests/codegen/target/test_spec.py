@@ -70,8 +70,8 @@ def test_every_spelling_of_one_cpu_gives_the_same_target() -> None:
         ),
         (["apple-m1 linux"], "aarch64-unknown-linux-gnu", "Linux"),
         (
-            ["haswell windows", "haswell Windows", "llvm -mcpu=haswell -mtriple=x86_64-pc-windows-msvc"],
-            "x86_64-pc-windows-gnu",
+            ["haswell windows", "haswell Windows", "llvm -mcpu=haswell -mtriple=x86_64-w64-windows-gnu"],
+            "x86_64-pc-windows-msvc",
             "Windows",
         ),
         (["haswell", "haswell linux"], "x86_64-unknown-linux-gnu", "Linux"),
