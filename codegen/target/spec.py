@@ -114,8 +114,8 @@ def list_targets() -> list[TargetSpec]:
 
 def systems_of(spec: TargetSpec) -> list[System]:
     """The systems that a target's CPU can be compiled for, its own first."""
-    others = [system for system in SYSTEMS.values() if spec.arch in system.triples and system != spec.system]
-    return [spec.system, *others]
+    others = [system for system in SYSTEMS.values() if system != spec.system and spec.arch in system.triples]
+    return [spec.system, *(system for system in others if system is not MACOS or _is_apple(spec.mcpu))]
 
 
 @cache
@@ -159,9 +159,15 @@ def target_of(options: dict[str, Any], target: str, system: System | None = None
         arch = _arch_of_cpu(cpu, system)
     if not llvm_cpus.is_known(cpu, TRIPLES[arch]):
         raise TargetError(_unknown_cpu(cpu, (arch,)))
+    if system is MACOS and not _is_apple(cpu):
+        raise TargetError(f"target {target!r}: no Mac has the CPU {cpu!r}; write apple-m1 for any of them")
     attributes = options.get("mattr") or ()
     parts = attributes.split(",") if isinstance(attributes, str) else [str(part) for part in attributes]
     return _resolve(cpu, system.triples[arch], tuple(_check_feature(part, arch) for part in parts))
+
+
+def _is_apple(cpu: str) -> bool:
+    return cpu.startswith("apple-") or cpu == "generic"  # which is an Apple CPU that LLVM does not know
 
 
 def _usual_system(cpu: str) -> System:
@@ -178,10 +184,9 @@ def _arch_of_cpu(cpu: str, system: System) -> str:
         raise TargetError(_unknown_cpu(cpu, tuple(sorted(TRIPLES))))
     arches = [arch for arch in known if arch in system.triples]
     if not arches:
-        systems = " or ".join(other.name for other in SYSTEMS.values() if known[0] in other.triples)
         raise TargetError(
             f"CPU {cpu!r} is {known[0]}, and TVM can be installed under {system.title} on "
-            f"{' and '.join(system.triples)} only; write '{cpu}' with {systems}, or another CPU"
+            f"{' and '.join(system.triples)} only; leave the system out, or name another CPU"
         )
     if len(arches) > 1:
         choices = " or ".join(f"-mtriple={system.triples[arch]}" for arch in arches)
