@@ -2,8 +2,8 @@
 
     python macho.py FOLDER
 
-calls the function `forward` of FOLDER/model.dylib with the arrays of FOLDER/arrays.npz (the input "x", the unit's
-tensors "tensor_000" and so on, and "y" for the shape of the output), and writes the result to FOLDER/found.npy.
+calls the function `forward` of FOLDER/model.dylib with the arrays of FOLDER/arrays.npz: the input "x", the
+unit's tensors "tensor_000" and so on, and "y" for the shape of the output. It writes FOLDER/found.npy.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Image:
         return self.symbols.get(name.removeprefix("_")) or self._address_of(name.removeprefix("_"))
 
     def _steps(self, start: int, size: int, pointers: bool = False) -> Iterator[tuple[int, str]]:
-        """Run a table: the places to write to, and the names of the symbols, of which own `pointers` have none."""
+        """Run a table: places to write to, and the names of symbols; the library's own `pointers` have none."""
         place, end, segment, offset, name = start, start + size, 0, 0, ""
 
         def number() -> int:
