@@ -84,7 +84,7 @@ class Image:
         return self.symbols.get(name.removeprefix("_")) or self._address_of(name.removeprefix("_"))
 
     def _steps(self, start: int, size: int, pointers: bool = False) -> Iterator[tuple[int, str]]:
-        """Run a table: places to write to, and the names of symbols; the library's own `pointers` have none."""
+        """Run a table: places to write to, and names of symbols; the library's own `pointers` have none."""
         place, end, segment, offset, name = start, start + size, 0, 0, ""
 
         def number() -> int:
