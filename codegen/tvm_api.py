@@ -110,7 +110,7 @@ def value_at(expression: Expr, value: int) -> Expr:
 
 def compiler_version() -> str:
     """The versions of TVM and its LLVM, and what tells two builds of one version apart."""
-    built = sorted((Path(tvm.__file__).parent / "lib").glob("libtvm_compiler.*"))
+    built = sorted((Path(tvm.__file__).parent / "lib").glob("*tvm_compiler.*"))
     facts = [file.stat() for file in built]
     builds = [f"{fact.st_size} {fact.st_mtime_ns}" for fact in facts]
     return " ".join([tvm.__version__, str(codegen.llvm_version_major()), *builds])

@@ -51,10 +51,10 @@ def lower(
 
     Args:
         model: a frozen model, or a prepared one, which is frozen first.
-        target: "host", a CPU name, "llvm -mcpu=NAME", or a dict (see `tbt targets`). A model compiled for
-            another machine can be saved but not run here. A list gives one library per CPU; a machine uses
-            the best one that it can run. Weights that several libraries read in the same layout are stored
-            once.
+        target: "host", a CPU name, one with a system as in "haswell windows", "llvm -mcpu=NAME", or a dict
+            (see `tbt targets`). A model compiled for another machine can be saved but not run here. A list
+            gives one library per CPU and system; a machine uses the best one that it can run. Weights that
+            several libraries read in the same layout are stored once.
         num_threads: threads to run with (default: `TVM_NUM_THREADS`, else one per CPU).
         shortlist: ids of the tokens that the model may write, to which those in its generation config are
             added (default: the whole vocabulary). A step computes the logits of these tokens only. The
@@ -70,7 +70,7 @@ def lower(
         A `CompiledModel` or a `CompiledModule`, ready to run if this machine supports one of the targets.
 
     Raises:
-        TargetError: a target is unknown, or a CPU is listed twice.
+        TargetError: a target is unknown, a CPU is listed twice for one system, or `clock` is set for Windows.
         PlanError: the model is not prepared, or was never run.
         LoweringError: the model holds an operation without a compiled operator, is no function of its inputs,
             or branches in a way that no bound on a size expresses; its generation config has a field that
@@ -103,8 +103,10 @@ def lower(
         lookups = checked_lookups(exported)
         for unit in exported.contexts:
             wrap_indices(unit)
+        repeated = len({spec.mcpu for spec in specs}) < len(specs)
         for spec in specs:
-            folder = None if dump is None else Path(dump) / (spec.mcpu if len(specs) > 1 else "")
+            name = f"{spec.mcpu}-{spec.system.name}" if repeated else spec.mcpu
+            folder = None if dump is None else Path(dump) / (name if len(specs) > 1 else "")
             build, arrays = _build(frozen, exported, spec, folder, clock)
             builds.append(_with_shared_tensors(build, arrays, tensors))
     if ids is not None:

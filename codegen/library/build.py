@@ -17,7 +17,7 @@ from tbt_compile.codegen.library.library import Library, compile_functions
 from tbt_compile.codegen.library.names import shapes_of
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, relax
-from tbt_compile.errors import LoweringError, TbtError
+from tbt_compile.errors import LoweringError, TargetError, TbtError
 from tbt_compile.passes.lowering import LoweringContext
 from tbt_compile.storage.os_errors import writing
 
@@ -69,7 +69,9 @@ def compile_units(
 
     Raises:
         LoweringError: TVM cannot import or build a unit.
+        TargetError: units are to measure their steps on a system without a clock for it.
     """
+    ticks = _clock_of(spec) if clock else None
     imported = import_units(units, spec.isa, known)
     target = Target(spec.code_options)
     _dump(dump, "relax.txt", imported.module)
@@ -82,7 +84,7 @@ def compile_units(
             name = variable.name_hint
             if isinstance(function, relax.Function):
                 flat[name] = flatten(
-                    function, imported.inputs[name], name, imported.caches[name], clock=clock
+                    function, imported.inputs[name], name, imported.caches[name], clock=ticks
                 )
                 functions |= {name: flat[name].run, shapes_of(name): flat[name].shapes}
             else:
@@ -97,6 +99,16 @@ def compile_units(
             "keep the part of the model that fails out of the module that is compiled"
         ) from error
     return _built(library, _with_constants(imported, flat), flat)
+
+
+def _clock_of(spec: TargetSpec) -> int:
+    clock = spec.system.monotonic_clock
+    if clock is None:
+        raise TargetError(
+            f"clock=True for {spec.label}: code there has no clock_gettime to measure its steps with; "
+            "leave clock out, or compile for another system"
+        )
+    return clock
 
 
 def _first_line(error: Exception) -> str:

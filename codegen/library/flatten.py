@@ -29,8 +29,6 @@ from tbt_compile.codegen.tvm_api import (
     tensor_argument,
 )
 
-_CLOCK_MONOTONIC = 1  # clock id on Linux
-
 
 @dataclass(frozen=True)
 class FlatUnit:
@@ -52,7 +50,7 @@ class FlatUnit:
 
 
 def flatten(
-    function: relax.Function, inputs: int, name: str, caches: Caches, *, clock: bool = False
+    function: relax.Function, inputs: int, name: str, caches: Caches, *, clock: int | None = None
 ) -> FlatUnit:
     """Flatten a Relax function that only allocates, views and calls kernels.
 
@@ -63,8 +61,8 @@ def flatten(
         caches: the caches of the unit. The heads dimension of a cache may be strided. A cache that grows is
             passed twice: as an input of its old length and an output of its new length. The caches of a stack
             are one argument, at the position of the first.
-        clock: whether `run` takes one more output, int64 [number of steps], and adds to it the nanoseconds
-            that each step takes.
+        clock: number of a clock of `clock_gettime`, for a `run` that takes one more output, int64 [number of
+            steps], and adds to it the nanoseconds that each step takes; None for one that measures nothing.
 
     Returns:
         The two functions, and the data to call them.
@@ -86,7 +84,9 @@ def flatten(
     )
 
 
-def _run(calls: KernelCalls, inputs: Sequence[Tensor], parameters: Sequence[Tensor], clock: bool) -> None:
+def _run(
+    calls: KernelCalls, inputs: Sequence[Tensor], parameters: Sequence[Tensor], clock: int | None
+) -> None:
     """Emit the body of `run`: arguments, workspace and calls."""
     data: dict[int, Expr] = {}
     strides: dict[int, list[Expr]] = {}
@@ -112,7 +112,7 @@ def _run(calls: KernelCalls, inputs: Sequence[Tensor], parameters: Sequence[Tens
         data[tensor.key] = byte_address(places, places[index])
     for index, group in enumerate(calls.arguments(calls.outputs)):
         declare(f"output_{index}", group)
-    times = emit.argument("times", (len(calls.steps),), "int64") if clock else None
+    times = emit.argument("times", (len(calls.steps),), "int64") if clock is not None else None
     inner = {key: size for key, size in calls.allocated.items() if key not in data}
     workspace = Workspace(inner, [[tensor.key for tensor in tensors_of(items)] for _, items in calls.steps])
     memory = emit.scratch("workspace", (workspace.size,), "uint8")
@@ -121,10 +121,10 @@ def _run(calls: KernelCalls, inputs: Sequence[Tensor], parameters: Sequence[Tens
     declared: set[str] = set()
     for index, (name, items) in enumerate(calls.steps):
         call = call_packed(name, [_passed(item, data, strides) for item in items], declared)
-        if times is None:
+        if clock is None or times is None:
             T.evaluate(call)
         else:
-            _timed(call, times, index)
+            _timed(call, times, index, clock)
     for buffer, output in copies:
         _copy(buffer, data[output.key], output)
 
@@ -155,12 +155,12 @@ def _passed(value: Any, data: dict[int, Expr], strides: dict[int, list[Expr]]) -
     return tensor_argument(data[value.key], value.shape, value.dtype, strides.get(value.key))
 
 
-def _timed(call: Expr, times: Buffer, index: int) -> None:
-    """Emit a call, and add the nanoseconds that it takes to `times[index]`."""
+def _timed(call: Expr, times: Buffer, index: int, clock: int) -> None:
+    """Emit a call, and add the nanoseconds that it takes by a clock to `times[index]`."""
     before, after = (emit.scratch(name, (2,), "int64") for name in ("before", "after"))
-    T.evaluate(T.call_extern("int32", "clock_gettime", _CLOCK_MONOTONIC, before.data))
+    T.evaluate(T.call_extern("int32", "clock_gettime", clock, before.data))
     T.evaluate(call)
-    T.evaluate(T.call_extern("int32", "clock_gettime", _CLOCK_MONOTONIC, after.data))
+    T.evaluate(T.call_extern("int32", "clock_gettime", clock, after.data))
     elapsed = (after[0] - before[0]) * T.int64(1_000_000_000) + after[1] - before[1]
     emit.store(times, times[index] + elapsed, index)
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tbt_compile.codegen.library.link import link, link_command
+from tbt_compile.codegen.library.link import link, link_command, link_sources
 from tbt_compile.codegen.library.objects import Object, compile_object
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, tvm
@@ -55,7 +55,8 @@ class Library:
     @cached_property
     def _linked(self) -> bytes:
         cache = user_cache()
-        key = key_of("library", *link_command(self._spec), *(each.key for each in self._objects))
+        linking = (*link_command(self._spec), *link_sources(self._spec))
+        key = key_of("library", *linking, *(each.key for each in self._objects))
         found = None if cache is None else cache.read(key)
         if found is not None:
             return found
@@ -66,9 +67,10 @@ class Library:
 
     @cached_property
     def _loaded(self) -> Any:
-        # Not from the cache, where another process may replace it. A loaded file may be removed.
-        with tempfile.TemporaryDirectory(prefix="tbt-load-") as folder:
-            path = Path(folder) / "library.so"
+        # Not from the cache, where another process may replace it. A loaded file may be removed, but stays on
+        # Windows until temporary files are cleared.
+        with tempfile.TemporaryDirectory(prefix="tbt-load-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / f"library{self._spec.system.suffix}"
             path.write_bytes(self._linked)
             try:
                 return tvm.runtime.load_module(str(path))

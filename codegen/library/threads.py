@@ -11,6 +11,7 @@ It does not import TVM: the variables must be set before TVM is loaded.
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def choose(count: int | None) -> int:
 
 
 def _cpus() -> set[int]:
-    return os.sched_getaffinity(0)
+    if sys.platform == "linux":
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))  # macOS and Windows do not tell Python more
 
 
 @cache

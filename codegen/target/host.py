@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import platform
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from tbt_compile.codegen.target import llvm_cpus
+from tbt_compile.codegen.target import linux_features, llvm_cpus, macos_features, windows_features
 from tbt_compile.codegen.target.spec import ALIASES, TRIPLES, TargetSpec, known_cpus, target_of
+from tbt_compile.codegen.target.systems import LINUX, MACOS, System, this_machine
 from tbt_compile.errors import TargetError
 
 # Features that compiled code may use. Others (memory keys, monitor/wait, AES ...) are implied by a CPU's name
@@ -23,50 +21,44 @@ avx512f avx512bw avx512cd avx512dq avx512vl avx512ifma avx512vbmi avx512vbmi2 av
 avx512vpopcntdq avx512bf16 avx512fp16 avx512vp2intersect
 avxvnniint16 avx10.1 avx10.2 egpr push2pop2 ppx ndd ccmp nf zu
 """
-_X86 = frozenset(_X86_NAMES.split())
-# Linux names of x86 features that differ from LLVM's by more than underscores.
-_LINUX_NAMES = {"pni": "sse3", "abm": "lzcnt", "pclmulqdq": "pclmul", "lahf_lm": "sahf", "bmi1": "bmi"}
-_LINUX_NAMES |= {"sse4_1": "sse4.1", "sse4_2": "sse4.2"}
-# Bits of AT_HWCAP and AT_HWCAP2, in which Linux reports the features of an AArch64 CPU.
-_HWCAP = {"fp-armv8": 0, "neon": 1, "crc": 7, "lse": 8, "fullfp16": 10, "rdm": 12, "jsconv": 13}
-_HWCAP |= {"complxnum": 14, "rcpc": 15, "sha3": 17, "dotprod": 20, "sve": 22, "fp16fml": 23, "rcpc-immo": 26}
-_HWCAP2 = {"sve2": 1, "i8mm": 13, "bf16": 14, "cssc": 34, "mops": 43, "faminmax": 50}
-_AT_HWCAP, _AT_HWCAP2 = 16, 26
+_ARM_NAMES = """
+fp-armv8 neon crc lse fullfp16 rdm jsconv complxnum rcpc sha3 dotprod sve fp16fml rcpc-immo sve2 i8mm bf16
+cssc mops faminmax
+"""
+_USABLE = {"x86_64": frozenset(_X86_NAMES.split()), "aarch64": frozenset(_ARM_NAMES.split())}
 
 
-@lru_cache(maxsize=1)
 def host_arch() -> str:
     """The host's architecture, "x86_64" or "aarch64".
 
     Raises:
-        TargetError: the host has another architecture, or does not run Linux.
+        TargetError: libraries can neither be built for the host nor run on it.
     """
-    arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
-    if arch not in TRIPLES or platform.system() != "Linux":
-        raise TargetError(
-            f"this machine is {platform.machine()} with {platform.system()}; libraries can be built for, and "
-            f"run on, Linux on {' and '.join(sorted(TRIPLES))}. Name a target to build for another machine"
-        )
-    return arch
+    return this_machine()[0]
+
+
+def host_system() -> System:
+    """The host's operating system.
+
+    Raises:
+        TargetError: as for `host_arch`.
+    """
+    return this_machine()[1]
 
 
 @lru_cache(maxsize=1)
 def host_features() -> frozenset[str]:
-    """The features of the host's CPU that compiled code may use, as LLVM names them and Linux reports them.
+    """The features of the host's CPU that code may use, as LLVM names them and the system reports them.
 
     Raises:
-        TargetError: /proc/cpuinfo lists no features.
+        TargetError: the system does not report them.
     """
-    if host_arch() == "aarch64":
-        getauxval = ctypes.CDLL(None).getauxval
-        getauxval.restype, getauxval.argtypes = ctypes.c_ulong, (ctypes.c_ulong,)
-        words = ((_HWCAP, getauxval(_AT_HWCAP)), (_HWCAP2, getauxval(_AT_HWCAP2)))
-        return frozenset(name for table, word in words for name, bit in table.items() if word >> bit & 1)
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("flags"):
-            names = line.partition(":")[2].split()
-            return frozenset(_LINUX_NAMES.get(name, name.replace("_", "")) for name in names) & _X86
-    raise TargetError("/proc/cpuinfo has no flags line: mount /proc of a Linux kernel to run here")
+    arch, system = this_machine()
+    if system is LINUX:
+        found = linux_features.read(arch)
+    else:
+        found = macos_features.read() if system is MACOS else windows_features.read()
+    return found & _USABLE[arch]
 
 
 @lru_cache(maxsize=1)
@@ -77,9 +69,9 @@ def host_target() -> TargetSpec:
     name = ALIASES.get(name, name)
     if name not in known_cpus(arch):
         name = "x86-64" if arch == "x86_64" else "generic"
-    options: dict[str, Any] = {"mcpu": name, "mtriple": TRIPLES[arch]}
+    options: dict[str, Any] = {"mcpu": name, "mtriple": host_system().triples[arch]}
     plain = target_of(dict(options), name)
-    usable = _usable(arch)
+    usable = _USABLE[arch]
     known = {f for cpu in known_cpus(arch) for f in llvm_cpus.features(cpu, TRIPLES[arch])}
     extra = sorted(f"+{feature}" for feature in (has & known) - plain.features)
     hidden = sorted(f"-{feature}" for feature in (plain.features & usable) - has)
@@ -88,12 +80,12 @@ def host_target() -> TargetSpec:
 
 def missing_features(spec: TargetSpec) -> list[str]:
     """The features that code for `spec` may use and the host lacks; the architectures must be the same."""
-    return sorted((spec.features & _usable(spec.arch)) - host_features())
+    return sorted((spec.features & _USABLE[spec.arch]) - host_features())
 
 
 def is_runnable(spec: TargetSpec) -> bool:
     """Whether code built for `spec` can run on the host."""
-    return spec.arch == host_arch() and not missing_features(spec)
+    return _fits(spec) and not missing_features(spec)
 
 
 def check_runnable(spec: TargetSpec) -> None:
@@ -107,17 +99,17 @@ def best_target(specs: Sequence[TargetSpec]) -> int:
     Ties go to the first target.
 
     Raises:
-        TargetError: none can run here; the message names the other architecture or the missing features, and
-            what to build for instead.
+        TargetError: none can run here; the message names the other architecture or system, or the missing
+            features, and what to build for instead.
     """
     runnable = [index for index, spec in enumerate(specs) if is_runnable(spec)]
     if runnable:
         return max(runnable, key=lambda index: _rank(specs[index]))
-    local = [spec for spec in specs if spec.arch == host_arch()]
+    local = [spec for spec in specs if _fits(spec)]
     if not local:
-        names = ", ".join(f"{spec.mcpu} ({spec.arch})" for spec in specs)
+        names = ", ".join(spec.label for spec in specs)
         raise TargetError(
-            f"the model was compiled for {names} and this machine is {host_arch()}; "
+            f"the model was compiled for {names} and this machine is {host_arch()}, {host_system().title}; "
             "compile it again with target 'host' to run it here, or copy it to such a machine"
         )
     names = " and ".join(spec.mcpu for spec in local)
@@ -130,12 +122,13 @@ def best_target(specs: Sequence[TargetSpec]) -> int:
     )
 
 
+def _fits(spec: TargetSpec) -> bool:
+    """Whether a target has the host's architecture and system."""
+    return (spec.arch, spec.system) == (host_arch(), host_system())
+
+
 def _rank(spec: TargetSpec) -> tuple[int, bool, bool, int]:
     """The features that make code fast, most important first."""
     isa = spec.isa
     multiplies = isa.dot in ("vnni", "dotprod")
-    return isa.vector_bits, isa.has_popcount, multiplies, len(spec.features & _usable(spec.arch))
-
-
-def _usable(arch: str) -> frozenset[str]:
-    return _X86 if arch == "x86_64" else frozenset(_HWCAP) | frozenset(_HWCAP2)
+    return isa.vector_bits, isa.has_popcount, multiplies, len(spec.features & _USABLE[spec.arch])

@@ -1,4 +1,4 @@
-"""Compilation targets: one CPU, its triple and its features, checked.
+"""Compilation targets: one CPU, its operating system and its features, checked.
 
 TVM 0.27 does not parse `"llvm -mcpu=..."`, does not infer the triple from the CPU (it builds x86 code for an
 ARM CPU), and silently builds for "generic" if it does not know the name. So targets are checked here, against
@@ -7,7 +7,6 @@ the CPUs that the LLVM inside TVM knows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,10 +14,11 @@ from typing import Any
 
 from tbt_compile.codegen.target import llvm_cpus
 from tbt_compile.codegen.target.isa import Isa
+from tbt_compile.codegen.target.systems import LINUX, MACOS, SYSTEMS, System, read_triple
 from tbt_compile.errors import TargetError, did_you_mean
 
-TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
-_ARCH_SPELLINGS = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+# LLVM is asked about CPUs under these; the features of a CPU are the same under every system.
+TRIPLES = LINUX.triples
 
 ALIASES = {
     "raspberrypi3": "cortex-a53",
@@ -34,7 +34,12 @@ ALIASES = {
     "zen5": "znver5",
 }
 # CPUs that LLVM accepts but does not list.
-_UNLISTED = {"aarch64": ("apple-m1", "apple-m2", "apple-m3", "cobalt-100", "ampere1"), "x86_64": ()}
+_UNLISTED = {
+    "aarch64": ("apple-m1", "apple-m2", "apple-m3", "apple-m4", "cobalt-100", "ampere1"),
+    "x86_64": (),
+}
+_MAC = "apple-m"
+"""What the names of CPUs begin with that are in Macs."""
 _KEYS = ("mcpu", "mtriple", "mattr")
 # EOR3 (SHA3, SVE2) keeps the operands of the carry-save adder alive for longer, and its loop spills them. SVE
 # has no instruction that vectors of 128 bits need.
@@ -47,7 +52,7 @@ class TargetSpec:
 
     Attributes:
         mcpu: LLVM's name of the CPU.
-        triple: LLVM's triple; always Linux with glibc.
+        triple: LLVM's triple, one of `systems.System.triples`.
         mattr: features switched on ("+name") or off ("-name") on top of what `mcpu` has.
         features: LLVM's names of all features that are then on.
     """
@@ -60,7 +65,17 @@ class TargetSpec:
     @property
     def arch(self) -> str:
         """The architecture, "x86_64" or "aarch64"."""
-        return self.triple.split("-", 1)[0]
+        return read_triple(self.triple)[0]
+
+    @property
+    def system(self) -> System:
+        """The operating system."""
+        return read_triple(self.triple)[1]
+
+    @property
+    def label(self) -> str:
+        """The CPU for people: "cortex-a72 (aarch64, Linux)"."""
+        return f"{self.mcpu} ({self.arch}, {self.system.title})"
 
     @property
     def isa(self) -> Isa:
@@ -89,8 +104,18 @@ class TargetSpec:
 
 
 def list_targets() -> list[TargetSpec]:
-    """All supported 64-bit CPUs, sorted by architecture and name."""
-    return [_resolve(cpu, TRIPLES[arch], ()) for arch in sorted(TRIPLES) for cpu in known_cpus(arch)]
+    """All supported 64-bit CPUs under their usual system, sorted by architecture and name."""
+    return [
+        _resolve(cpu, _usual_system(cpu).triples[arch], ())
+        for arch in sorted(TRIPLES)
+        for cpu in known_cpus(arch)
+    ]
+
+
+def systems_of(spec: TargetSpec) -> list[System]:
+    """The systems that a target's CPU can be compiled for, its own first."""
+    others = [system for system in SYSTEMS.values() if system != spec.system and spec.arch in system.triples]
+    return [spec.system, *(system for system in others if system is not MACOS or _is_apple(spec.mcpu))]
 
 
 @cache
@@ -102,12 +127,13 @@ def known_cpus(arch: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if "_" not in name and llvm_cpus.is_known(name, triple)))
 
 
-def target_of(options: dict[str, Any], target: str) -> TargetSpec:
+def target_of(options: dict[str, Any], target: str, system: System | None = None) -> TargetSpec:
     """Check target options and resolve them to a `TargetSpec`.
 
     Args:
         options: "mcpu", and optionally "mtriple" and "mattr", as in `TargetSpec.as_dict`.
         target: the text that the user wrote, for messages.
+        system: where there is no triple; None: macOS for a CPU that is in Macs, else Linux.
 
     Raises:
         TargetError: the CPU, the architecture, a feature or an option is unknown; near matches are named.
@@ -126,36 +152,46 @@ def target_of(options: dict[str, Any], target: str) -> TargetSpec:
             f"target {target!r} names no CPU; add one, as in 'llvm -mcpu=cortex-a72', or write 'host'"
         )
     cpu = ALIASES.get(cpu, cpu)
-    triple = options.get("mtriple")
-    arch = _arch_of_cpu(cpu) if triple is None else _arch_of_triple(str(triple))
+    if options.get("mtriple") is not None:
+        arch, system = read_triple(str(options["mtriple"]))
+    else:
+        system = system or _usual_system(cpu)
+        arch = _arch_of_cpu(cpu, system)
     if not llvm_cpus.is_known(cpu, TRIPLES[arch]):
         raise TargetError(_unknown_cpu(cpu, (arch,)))
+    if system is MACOS and not _is_apple(cpu):
+        raise TargetError(f"target {target!r}: no Mac has the CPU {cpu!r}; write apple-m1 for any of them")
     attributes = options.get("mattr") or ()
     parts = attributes.split(",") if isinstance(attributes, str) else [str(part) for part in attributes]
-    return _resolve(cpu, TRIPLES[arch], tuple(_check_feature(part, arch) for part in parts))
+    return _resolve(cpu, system.triples[arch], tuple(_check_feature(part, arch) for part in parts))
+
+
+def _is_apple(cpu: str) -> bool:
+    return cpu.startswith("apple-") or cpu == "generic"  # which is an Apple CPU that LLVM does not know
+
+
+def _usual_system(cpu: str) -> System:
+    return MACOS if cpu.startswith(_MAC) else LINUX
 
 
 def _resolve(cpu: str, triple: str, mattr: tuple[str, ...]) -> TargetSpec:
     return TargetSpec(cpu, triple, mattr, llvm_cpus.features(cpu, triple, mattr))
 
 
-def _arch_of_cpu(cpu: str) -> str:
-    arches = [arch for arch in sorted(TRIPLES) if llvm_cpus.is_known(cpu, TRIPLES[arch])]
-    if not arches:
+def _arch_of_cpu(cpu: str, system: System) -> str:
+    known = [arch for arch in sorted(TRIPLES) if llvm_cpus.is_known(cpu, TRIPLES[arch])]
+    if not known:
         raise TargetError(_unknown_cpu(cpu, tuple(sorted(TRIPLES))))
+    arches = [arch for arch in known if arch in system.triples]
+    if not arches:
+        raise TargetError(
+            f"CPU {cpu!r} is {known[0]}, and TVM can be installed under {system.title} on "
+            f"{' and '.join(system.triples)} only; leave the system out, or name another CPU"
+        )
     if len(arches) > 1:
-        choices = " or ".join(f"-mtriple={TRIPLES[arch]}" for arch in arches)
+        choices = " or ".join(f"-mtriple={system.triples[arch]}" for arch in arches)
         raise TargetError(f"CPU {cpu!r} exists for several architectures; add {choices}")
     return arches[0]
-
-
-def _arch_of_triple(triple: str) -> str:
-    arch, _, system = triple.partition("-")
-    if arch not in _ARCH_SPELLINGS or not re.search(r"(^|-)linux(-gnu)?$", system):
-        raise TargetError(
-            f"triple {triple!r} is not supported; supported are {' and '.join(sorted(TRIPLES.values()))}"
-        )
-    return _ARCH_SPELLINGS[arch]
 
 
 def _check_feature(part: str, arch: str) -> str:

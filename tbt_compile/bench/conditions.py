@@ -22,7 +22,7 @@ def conditions() -> dict[str, Any]:
         "arch": host.arch,
         "vector_bits": host.isa.vector_bits,
         "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 2),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
@@ -30,7 +30,8 @@ def conditions() -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    cpus = Path("/proc/cpuinfo")  # of Linux
+    for line in cpus.read_text().splitlines() if cpus.exists() else ():
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "Model"):
             return value.strip()

@@ -101,7 +101,9 @@ def _kernel_seconds(board: Board, case: KernelCase, spec: TargetSpec, rounds: in
     layer = case.spec(spec.isa)
     function, arrays = linear_arrays(layer, case.m)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{case.operator.replace('*', '-')}-{case.m}-{case.n}-{case.k}.so"
+        file = (
+            Path(folder) / f"{case.operator.replace('*', '-')}-{case.m}-{case.n}-{case.k}{spec.system.suffix}"
+        )
         module = board.load(compile_functions({_KERNEL: function}, spec).export(file))
     return board.seconds(module, _KERNEL, [board.tensor(array) for array in arrays], rounds)
 

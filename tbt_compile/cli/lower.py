@@ -56,6 +56,8 @@ def lower(
         tbt lower trained --target cortex-a72 --target cortex-a76 --output for-raspberry-pis
 
         tbt lower bitnet-b1.58-2B-4T --embedding-bits 8 --output compiled
+
+        tbt lower trained --target apple-m1 --target "haswell windows" --output for-laptops
     """
     import time
 
@@ -70,7 +72,7 @@ def lower(
             f"--output {output} is the folder of the model to compile, which would be lost: name another one"
         )
     model_folder.require_replaceable(output)
-    cpus = ", ".join(f"{spec.mcpu} ({spec.arch})" for spec in specs)
+    cpus = ", ".join(spec.label for spec in specs)
     start = time.perf_counter()
     with spinner(f"loading {source}"):
         bits = {"embedding_bits": embedding_bits, "activation_bits": activation_bits}

@@ -19,6 +19,8 @@ _USUAL = (
         "cortex-a76",
         "neoverse-n1",
         "apple-m1",
+        "apple-m2",
+        "apple-m4",
     ),
 )
 # Columns of the table by bits: (activation, weight) encodings.
@@ -39,8 +41,10 @@ def targets(
 ) -> None:
     """List the CPUs that models can be compiled for, and the kernels that they get.
 
-    Any name in the first column is a value for `--target`; so is `host`, for this machine. The columns of the
-    second table are bits of activations x weights: the kernel for few rows and, after `>`, that for many.
+    Any name in the first column is a value for `--target`; so is `host`, for this machine. A system may
+    follow the name, as in `--target "haswell windows"`; without one the first of its row is meant. The
+    columns of the second table are bits of activations x weights: the kernel for few rows and, after `>`,
+    that for many.
 
     Examples:
 
@@ -69,11 +73,12 @@ def targets(
 def _print_cpus(rows: list[dict[str, Any]], host: Any) -> None:
     from rich.table import Table
 
-    table = Table(title=f"This machine is {host.mcpu} ({host.arch})")
-    for heading in ("CPU", "architecture", "vector bits", "features", "also called"):
+    table = Table(title=f"This machine is {host.label}")
+    for heading in ("CPU", "architecture", "systems", "vector bits", "features", "also called"):
         table.add_column(heading)
     for row in rows:
-        cells = (row["cpu"], row["arch"], str(row["vector_bits"]), " ".join(row["features"]))
+        systems = " ".join(row["systems"])
+        cells = (row["cpu"], row["arch"], systems, str(row["vector_bits"]), " ".join(row["features"]))
         style = "bold green" if row["cpu"] == host.mcpu else None
         table.add_row(*cells, ", ".join(row["aliases"]), style=style)
     out.print(table)
@@ -112,6 +117,8 @@ def _reason(found: dict[str, Any]) -> str:
 
 
 def _row(spec: Any, aliases: list[str]) -> dict[str, Any]:
+    from tbt_compile.codegen.target.spec import systems_of
+
     if spec.isa.has_popcount:
         popcount = "vector popcount"
     elif spec.arch == "aarch64":
@@ -123,6 +130,7 @@ def _row(spec: Any, aliases: list[str]) -> dict[str, Any]:
     return {
         "cpu": spec.mcpu,
         "arch": spec.arch,
+        "systems": [system.name for system in systems_of(spec)],
         "vector_bits": spec.isa.vector_bits,
         "popcount": popcount,
         "dot": "widening" if spec.isa.dot == "none" else spec.isa.dot,

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 import tbt_compile
 from tbt_compile.bench.conditions import conditions
+from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.demo.rows import DemoRow, Measured, Subject, measure
 from tbt_compile.demo.task import LENGTHS, DemoTask, build_task
 from tbt_compile.evaluation import RougeScores
 from tbt_compile.progress import Progress
-from tbt_compile.runtime.builds import LIBRARY
+from tbt_compile.runtime.builds import library_name
 from tbt_compile.storage import model_folder
 from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training import (
@@ -192,7 +193,9 @@ def _student_rows(
     tbt_compile.lower(frozen, settings.target, settings.num_threads).save(folder, tokenizer=task.tokenizer)
     compiled = tbt_compile.load(folder, num_threads=settings.num_threads)
     weights = folder / model_folder.KINDS["compiled"].tensors
-    subject = Subject(recipe, "compiled", compiled, weights, library=folder / LIBRARY)
+    subject = Subject(
+        recipe, "compiled", compiled, weights, library=folder / library_name(parse_target(settings.target))
+    )
     return [eager, measure(subject, task, with_beam=True, reference=eager, progress=progress)]
 
 

@@ -16,8 +16,7 @@ from tbt_compile.storage.tensor_files import map_file
 if TYPE_CHECKING:
     from mmap import mmap
 
-LIBRARY = "model.so"
-"""File name of the library of a model that was compiled for one CPU."""
+_STEM = "model"
 _FILE = "library"
 
 Array = npt.NDArray[Any]
@@ -65,11 +64,19 @@ class Build:
 
 
 def file_names(builds: Sequence[Build]) -> list[str]:
-    """Return the file name of every build: `model.so`, or for several CPUs `model-cortex-a72.so` etc."""
-    if len(builds) == 1:
-        return [LIBRARY]
-    stem, suffix = LIBRARY.split(".")
-    return [f"{stem}-{build.target.mcpu}.{suffix}" for build in builds]
+    """Return the file name of every build: `model.so`, or for several CPUs `model-cortex-a72.so` etc.
+
+    The suffix is that of the system: `model.dylib` on macOS, `model.dll` on Windows.
+    """
+    targets = [build.target for build in builds]
+    if len(targets) == 1:
+        return [library_name(targets[0])]
+    return [f"{_STEM}-{target.mcpu}{target.system.suffix}" for target in targets]
+
+
+def library_name(target: TargetSpec) -> str:
+    """Return the file name of the library of a model that was compiled for one CPU."""
+    return f"{_STEM}{target.system.suffix}"
 
 
 def add_tensors(stored: dict[str, Array], own: Mapping[str, Array]) -> dict[str, str]:

@@ -24,7 +24,6 @@ from tbt_compile.storage.os_errors import writing
 if TYPE_CHECKING:
     from typing import Self
 
-    from tbt_compile.codegen.target.spec import TargetSpec
     from tbt_compile.runtime.bound_library import BoundLibrary
 
 Array = npt.NDArray[Any]
@@ -124,7 +123,9 @@ class CompiledLibrary:
                 tokenizer.save_pretrained(folder)
             names = zip(self._builds, file_names(self._builds), strict=True)
             manifest = {**self._common, "builds": [build.save(folder / name) for build, name in names]}
-            files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+            files = {
+                file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()
+            }
             return model_folder.write_folder(path, self.KIND, manifest, self._tensors, files)
 
     @classmethod
@@ -181,10 +182,10 @@ class CompiledLibrary:
         return reduced(self, self._origin)
 
     def __str__(self) -> str:
-        text = f"{self.description['class']} at {self.recipe}, compiled for {_named(self.target)}"
+        text = f"{self.description['class']} at {self.recipe}, compiled for {self.target.label}"
         if len(self.targets) == 1:
             return text
-        return f"{text}, chosen from {', '.join(map(_named, self.targets))}"
+        return f"{text}, chosen from {', '.join(target.label for target in self.targets)}"
 
     def _bound(self) -> BoundLibrary:
         """Return the library in use with its tensors bound; binds it on first use.
@@ -215,7 +216,3 @@ class CompiledLibrary:
         library = self._bound()
         set_threads(num_threads or self.num_threads)
         return library
-
-
-def _named(target: TargetSpec) -> str:
-    return f"{target.mcpu} ({target.arch})"

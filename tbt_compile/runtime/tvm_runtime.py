@@ -51,8 +51,11 @@ def _unused_name(library: str | Path) -> str:
 
     The dynamic linker takes a name that it knows for the library that it loaded by that name, even if the
     file was replaced since. Under a new name it compares the files themselves, and still loads each once.
+    (Windows takes only names with backslashes, and does not let a loaded file be replaced.)
     """
     path = Path(os.path.abspath(library))
+    if os.name == "nt":
+        return str(path)
     bits = f"{next(_LOADS):b}"
     return f"{path.parent}/{''.join('./' if bit == '1' else '/' for bit in bits)}{path.name}"
 

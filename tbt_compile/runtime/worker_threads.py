@@ -50,4 +50,5 @@ def _start() -> None:
 
 _threads: ThreadPoolExecutor
 _start()
-os.register_at_fork(after_in_child=_start)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_start)

@@ -99,7 +99,7 @@ def replace_contents(draft: Path, place: Path, layout: Layout) -> None:
     """
     with locked(place):
         require_ours(place, layout, place)
-        new = {str(file.relative_to(draft)) for file in draft.rglob("*") if not file.is_dir()}
+        new = {file.relative_to(draft).as_posix() for file in draft.rglob("*") if not file.is_dir()}
         names = sorted((belonging(place, layout) | new) - {layout.manifest})
         done: list[tuple[Path, Path]] = []
         try:

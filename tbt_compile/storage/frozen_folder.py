@@ -70,7 +70,7 @@ def save_frozen(module: nn.Module, recipe: Recipe, dtypes: list[str], path: Path
         for part in (*configs, tokenizer):
             if hasattr(part, "save_pretrained"):
                 part.save_pretrained(work)
-        files = {str(file.relative_to(work)): file for file in Path(work).rglob("*") if file.is_file()}
+        files = {file.relative_to(work).as_posix(): file for file in Path(work).rglob("*") if file.is_file()}
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         return model_folder.write_folder(path, model_folder.FROZEN, manifest, arrays, files)
 

@@ -2,8 +2,7 @@
 
 A lock ends with the process that holds it, however it ends, and is seen by every process of the machine, in
 any container. File systems without such locks (some NFS mounts) go unlocked, and so do folders that another
-program keeps locked (`flock FOLDER command`). Windows cannot lock folders: there a file `.tbt-lock` is
-locked, and stays.
+program keeps locked (`flock FOLDER command`). Windows cannot lock folders, see `windows_locks`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 PATIENCE = 30.0
@@ -20,31 +19,11 @@ PATIENCE = 30.0
 _TAKEN: set[tuple[int, int]] = set()
 
 if sys.platform == "win32":
-    import msvcrt
+    from tbt_compile.storage import windows_locks
+    from tbt_compile.storage.windows_locks import held, is_abandoned
 
-    @contextmanager
-    def _locked(folder: Path, _shared: bool) -> Iterator[None]:
-        try:
-            stream = (folder / ".tbt-lock").open("a+b")
-        except OSError:  # the folder is missing or read-only
-            yield
-            return
-        with stream:
-            msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK, 1)
-            try:
-                yield
-            finally:
-                stream.seek(0)
-                msvcrt.locking(stream.fileno(), msvcrt.LK_UNLCK, 1)
-
-    @contextmanager
-    def held(_folder: Path) -> Iterator[None]:
-        """Hold a folder while it is written; see `is_abandoned`."""
-        yield
-
-    def is_abandoned(_folder: Path) -> bool:
-        """Whether the process that held a folder is gone; False if that cannot be known."""
-        return False
+    def _locked(folder: Path, _shared: bool) -> AbstractContextManager[None]:
+        return windows_locks.locked(folder, PATIENCE)
 
 else:
     import fcntl

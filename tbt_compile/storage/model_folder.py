@@ -112,7 +112,7 @@ def write_folder(
         listed = sorted(file for file in work.rglob("*") if file.is_file())
         for file in listed:
             file.chmod(0o644)  # some writers make files that only their owner can read
-        checks = {str(file.relative_to(work)): _fingerprint(file, form.digest) for file in listed}
+        checks = {file.relative_to(work).as_posix(): _fingerprint(file, form.digest) for file in listed}
         record = {
             "format": FORMAT,
             "version": form.version,

@@ -31,6 +31,8 @@ _WHEN_READING = {
 }
 
 
+# What Windows gives for files that a program has open: ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION.
+_WHEN_OPEN = (5, 32)
 _FROM_RUST = re.compile(r"\(os error (\d+)\)")
 
 
@@ -46,6 +48,8 @@ def writing(path: str | Path) -> Iterator[None]:
         if cause is None:
             raise
         hint = _WHEN_WRITING.get(cause.errno or 0, "choose another place")
+        if getattr(cause, "winerror", None) in _WHEN_OPEN:
+            hint = "end the programs that have it open, choose another place or change its permissions"
         failed = WriteError(f"cannot write {path}: {cause.strerror or cause}; {hint}")
         failed.errno = cause.errno
         raise failed from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tbt_compile.errors import FormatError
 from tbt_compile.storage.locks import is_abandoned
@@ -86,8 +86,8 @@ def _entries(folder: Path) -> Iterator[str]:
             folders[:] = [name for name in folders if not name.startswith(DRAFT) and name not in _SYSTEM]
         for name in (*folders, *files):
             if name not in _SYSTEM:
-                yield os.path.relpath(os.path.join(base, name), folder)
+                yield Path(base, name).relative_to(folder).as_posix()
 
 
 def _with_parents(names: frozenset[str]) -> set[str]:
-    return {*names, *(str(parent) for name in names for parent in Path(name).parents)}
+    return {*names, *(str(parent) for name in names for parent in PurePosixPath(name).parents)}

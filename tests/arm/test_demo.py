@@ -90,7 +90,9 @@ def test_the_same_tokens_for_fifty_sentences(
     other = machine(EMULATED[cpu])
     found = other.generate(folder, ids, mask, max_new_tokens=LENGTHS.target)
     np.testing.assert_array_equal(found, expected)
-    assert f"compiled for {cpu} (aarch64), chosen from {OLD} (aarch64), {NEW} (" in other.model(folder)
+    assert f"compiled for {cpu} (aarch64, Linux), chosen from {OLD} (aarch64, Linux), {NEW} (" in other.model(
+        folder
+    )
 
 
 def test_no_library_has_an_instruction_that_its_cpu_has_not(folder: Path, environment: Environment) -> None:

@@ -26,7 +26,6 @@ from tbt_compile import CompiledModel
 from tbt_compile.codegen.library.link import linker_command
 from tbt_compile.codegen.target.host import missing_features
 from tbt_compile.codegen.target.parse import parse_target
-from tbt_compile.runtime.builds import LIBRARY
 
 RECIPES = ("2-2-2", "1-1-1", "2-2-8")
 OLD, NEW = "cortex-a72", "cortex-a76"
@@ -96,7 +95,7 @@ def test_the_same_logits_at_every_step(case: Case, machine: Callable[[str], Mach
 
 
 def test_the_old_cpu_gets_no_newer_instruction(case: Case, environment: Environment) -> None:
-    counts = instructions(environment, case.folder / LIBRARY, OLD)
+    counts = instructions(environment, case.folder / "model.so", OLD)
     assert counts["ldr"] > 100, "this is no disassembly of a library"
     assert counts[UNKNOWN] == 0
 
@@ -107,7 +106,7 @@ def test_a_newer_cpu_runs_its_own_code(
     if environment.emulator is None and missing_features(parse_target(NEW)):
         pytest.skip(f"this machine cannot run code for {NEW}")
     prepared, folder = newer
-    counts = instructions(environment, folder / LIBRARY, NEW)
+    counts = instructions(environment, folder / "model.so", NEW)
     assert counts[UNKNOWN] == 0
     assert sum(counts[name] for name in DOT_PRODUCTS) > 0
     ids, mask = sources(PAD)
@@ -137,7 +136,9 @@ def test_code_for_a_newer_cpu_is_refused(
 def test_code_for_x86_is_refused(case: Case, machine: Callable[[str], Machine], tmp_path: Path) -> None:
     x86 = case.here if case.here.target.arch == "x86_64" else tbt_compile.lower(case.prepared, "haswell")
     folder = x86.save(tmp_path / "x86")
-    with pytest.raises(RemoteError, match=r"compiled for .* \(x86_64\) and this machine is aarch64") as error:
+    with pytest.raises(
+        RemoteError, match=r"compiled for .* \(x86_64, Linux\) and this machine is aarch64"
+    ) as error:
         machine(OLD).generate(folder, *sources(PAD))
     assert error.value.kind == "TargetError"
 

@@ -9,6 +9,9 @@ def test_json_says_what_multiplies(tbt) -> None:
     assert (board["popcount"], board["dot"], board["vector_bits"]) == ("byte popcount", "widening", 128)
     assert (server["popcount"], server["dot"], server["vector_bits"]) == ("vector popcount", "vnni", 512)
     assert rows["haswell"]["popcount"] == "table look-up"
+    assert rows["haswell"]["systems"] == ["linux", "windows"]
+    assert rows["cortex-a72"]["systems"] == ["linux"]
+    assert rows["apple-m2"]["systems"] == ["macos", "linux"]
     assert board["features"] == ["neon"]
     assert list(board["strategies"]) == ["1 x 1", "2 x 2", "8 x 1", "8 x 2", "8 x 8"]
     few, many, rows_from = (

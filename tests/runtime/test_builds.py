@@ -51,7 +51,7 @@ def folder(model: CompiledModule, tmp_path: Path) -> Path:
 def pretend(monkeypatch: pytest.MonkeyPatch, cpu: str) -> None:
     """Have this machine be another one."""
     spec = parse_target(cpu)
-    monkeypatch.setattr(host, "host_arch", lambda: spec.arch)
+    monkeypatch.setattr(host, "this_machine", lambda: (spec.arch, spec.system))
     monkeypatch.setattr(host, "host_features", lambda: spec.features)
     monkeypatch.setattr(host, "host_target", lambda: spec)
 
@@ -135,7 +135,7 @@ def test_what_every_library_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     ):
         best_target(specs)
     with pytest.raises(
-        TargetError, match=r"for haswell \(x86_64\), znver4 \(x86_64\) and this machine is aarch"
+        TargetError, match=r"for haswell \(x86_64, Linux\), znver4 .* and this machine is aarch64, Linux"
     ):
         best_target(parse_targets(["haswell", "znver4"]))
 

@@ -46,6 +46,13 @@ def test_cores_that_share_siblings_count_once(monkeypatch: pytest.MonkeyPatch) -
     assert threads.cores() == 2
 
 
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_other_systems_tell_the_number_of_cpus_only(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads.sys, "platform", platform)
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 6)
+    assert len(threads._cpus()) == 6
+
+
 @pytest.mark.parametrize("count", (0, 5))
 def test_an_impossible_number_is_refused(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setenv("TVM_NUM_THREADS", "4")

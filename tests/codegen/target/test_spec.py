@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from tvm_ffi import get_global_func
 
-from tbt_compile.codegen.target import host, llvm_cpus
+from tbt_compile.codegen.target import host, linux_features, llvm_cpus
 from tbt_compile.codegen.target.host import check_runnable, host_target, missing_features
 from tbt_compile.codegen.target.parse import parse_target, parse_targets
 from tbt_compile.codegen.target.spec import ALIASES, TargetSpec, list_targets
+from tbt_compile.codegen.target.systems import LINUX, SYSTEMS
 from tbt_compile.errors import TargetError
 
 OTHER_ARCH_CPU = "haswell" if platform.machine() == "aarch64" else "cortex-a72"
@@ -32,7 +33,6 @@ OTHER_ARCH_CPU = "haswell" if platform.machine() == "aarch64" else "cortex-a72"
         ("cortex-a72", "aarch64", 128, "neon"),
         ("raspberrypi4", "aarch64", 128, "neon"),
         ("neoverse-n1", "aarch64", 128, "dotprod"),
-        ("apple-m1", "aarch64", 128, "dotprod"),
     ],
 )
 def test_a_cpu_name_gives_its_architecture_and_instructions(
@@ -58,6 +58,52 @@ def test_every_spelling_of_one_cpu_gives_the_same_target() -> None:
         json.loads(json.dumps(spec.as_dict())),
     )
     assert all(parse_target(spelling) == spec for spelling in spellings)
+
+
+@pytest.mark.parametrize(
+    ("spellings", "triple", "system"),
+    [
+        (
+            ["apple-m1", "apple-m1 macos", "llvm -mcpu=apple-m1 -mtriple=aarch64-apple-darwin23.4.0"],
+            "arm64-apple-macos",
+            "macOS",
+        ),
+        (["apple-m1 linux"], "aarch64-unknown-linux-gnu", "Linux"),
+        (
+            ["haswell windows", "haswell Windows", "llvm -mcpu=haswell -mtriple=x86_64-w64-windows-gnu"],
+            "x86_64-pc-windows-msvc",
+            "Windows",
+        ),
+        (["haswell", "haswell linux"], "x86_64-unknown-linux-gnu", "Linux"),
+    ],
+)
+def test_a_system_follows_the_cpu(spellings: list[str], triple: str, system: str) -> None:
+    """Macs have macOS by default, every other CPU Linux."""
+    for spelling in spellings:
+        spec = parse_target(spelling)
+        assert (spec.triple, spec.system.title) == (triple, system)
+        assert parse_target(spec.as_dict()) == parse_target(str(spec)) == spec
+
+
+def test_a_cpu_may_come_once_for_every_system() -> None:
+    specs = parse_targets(["haswell", "haswell windows"])
+    assert [spec.label for spec in specs] == ["haswell (x86_64, Linux)", "haswell (x86_64, Windows)"]
+    with pytest.raises(TargetError, match="haswell comes twice"):
+        parse_targets(["haswell", "haswell windows", "haswell linux"])
+
+
+@pytest.mark.parametrize("cpu", ["apple-m1", "haswell", "x86-64-v3", "znver4"])
+def test_a_cpu_has_the_same_features_under_every_system(cpu: str) -> None:
+    arch = parse_target(cpu).arch
+    triples = [system.triples[arch] for system in SYSTEMS.values() if arch in system.triples]
+    assert len({llvm_cpus.features(cpu, triple) for triple in triples}) == 1 < len(triples)
+
+
+@pytest.mark.parametrize("cpu", ["apple-m1", "apple-m2", "apple-m3", "apple-m4"])
+def test_macs_have_dot_products_and_from_the_second_on_matrix_products(cpu: str) -> None:
+    isa = parse_target(cpu).isa
+    assert (isa.vector_bits, isa.dot, isa.has("sve")) == (128, "dotprod", False)
+    assert isa.has("i8mm") == (cpu != "apple-m1")
 
 
 def test_features_can_be_switched() -> None:
@@ -86,7 +132,13 @@ def test_features_can_be_switched() -> None:
         ("llvm -cpu=znver4", ["unknown option 'cpu'", "mcpu"]),
         ("llvm -mcpu=cortex-a72 -mattr=+dotprd", ["unknown aarch64 feature 'dotprd'", "dotprod"]),
         ("llvm -mcpu=cortex-a72 -mattr=dotprod", ["'+'"]),
-        ("llvm -mcpu=znver3 -mtriple=x86_64-pc-windows-msvc", ["not supported", "x86_64-unknown-linux-gnu"]),
+        ("llvm -mcpu=znver3 -mtriple=x86_64-unknown-freebsd", ["not supported", "x86_64-unknown-linux-gnu"]),
+        ("llvm -mcpu=znver3 -mtriple=x86_64-apple-macos", ["not supported", "arm64-apple-macos"]),
+        ("haswell macos", ["'haswell' is x86_64", "under macOS on aarch64 only", "leave the system out"]),
+        ("cortex-a72 windows", ["'cortex-a72' is aarch64", "under Windows on x86_64 only", "another CPU"]),
+        ("cortex-a72 macos", ["no Mac has the CPU 'cortex-a72'", "apple-m1"]),
+        ("haswell window", ["the system 'window'", "linux, macos, windows", "mean windows?"]),
+        ("host windows", ["cannot be read", "'haswell windows'"]),
         ("llvm -mcpu=znver3 -mtriple=riscv64-linux-gnu", ["not supported"]),
         ("cuda -arch=sm_90", ["only the kind 'llvm'"]),
         ({"kind": "cuda", "mcpu": "znver4"}, ["only the kind 'llvm'"]),
@@ -124,15 +176,15 @@ def test_the_kernel_and_llvm_agree_on_the_features_of_this_machine() -> None:
     by_cpuid = {str(name) for name, on in seen.items() if bool(on)}
     assert host.host_features() <= by_cpuid
     # A kernel may leave out what came after it; these it has all known for years.
-    known = {name for name in host._X86 if name.startswith(("sse", "avx2", "avx512", "bmi", "fma"))}
+    old = ("sse", "avx2", "avx512", "bmi", "fma")
+    known = {name for name in host._USABLE["x86_64"] if name.startswith(old)}
     assert by_cpuid & (known - {"avx512fp16", "avx512vp2intersect"}) <= host.host_features()
 
 
 def test_a_kernel_that_does_not_tell_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "host_arch", lambda: "x86_64")
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "processor : 0\n")
     with pytest.raises(TargetError, match="/proc/cpuinfo has no flags line: mount /proc"):
-        host.host_features.__wrapped__()
+        linux_features.read("x86_64")
 
 
 def test_a_recorded_target_is_the_same_target() -> None:
@@ -149,8 +201,8 @@ def test_another_architecture_cannot_run_here() -> None:
 def old_x86(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pretend to be an x86 virtual machine that hides everything that AVX-512 brought."""
     shown = parse_target("haswell").features - {"fma"}
-    monkeypatch.setattr(host, "host_arch", lambda: "x86_64")
-    monkeypatch.setattr(host, "host_features", lambda: frozenset(shown) & frozenset(host._X86))
+    monkeypatch.setattr(host, "this_machine", lambda: ("x86_64", LINUX))
+    monkeypatch.setattr(host, "host_features", lambda: frozenset(shown) & host._USABLE["x86_64"])
     monkeypatch.setattr(llvm_cpus, "system_name", lambda: "znver4")
     host_target.cache_clear()
     yield
@@ -171,7 +223,7 @@ def test_missing_features_are_named() -> None:
     [
         ("cortex-a53", None),
         ("cortex-a76", "dotprod, fullfp16, lse, rcpc, rdm"),
-        ("apple-m2", "sha3"),
+        ("apple-m2 linux", "sha3"),
         ("neoverse-v1", "i8mm, .*sve"),
         ("ampere1b", "cssc, dotprod"),
     ],
@@ -180,13 +232,14 @@ def test_a_raspberry_pi_4_runs_what_has_no_newer_instruction(
     monkeypatch: pytest.MonkeyPatch, cpu: str, missing: str | None
 ) -> None:
     """Without AES and SHA2, which LLVM believes the chip to have; they are never used."""
-    monkeypatch.setattr(host, "host_arch", lambda: "aarch64")
+    monkeypatch.setattr(host, "this_machine", lambda: ("aarch64", LINUX))
     monkeypatch.setattr(host, "host_features", lambda: frozenset({"fp-armv8", "neon", "crc"}))
     monkeypatch.setattr(host, "host_target", lambda: parse_target("cortex-a72"))
     if missing is None:
         check_runnable(parse_target(cpu))
         return
-    with pytest.raises(TargetError, match=rf"compiled for {cpu}, .*cortex-a72.* lacks .*{missing}.*'host'"):
+    named = cpu.split()[0]
+    with pytest.raises(TargetError, match=rf"compiled for {named}, .*cortex-a72.* lacks .*{missing}.*'host'"):
         check_runnable(parse_target(cpu))
 
 
