@@ -122,7 +122,8 @@ def write_gguf(path: Path, shape: Shape) -> None:
             theirs = f"{names.get_name(f'{stem}.{name}')}.weight"
             writer.add_tensor(theirs, _ternary(random, rows, columns), raw_dtype=kinds.TQ2_0)
         for name, size in norm_sizes(shape).items():
-            writer.add_tensor(f"{names.get_name(f'{stem}.{name}')}.weight", np.ones(size, np.float32))
+            theirs = names.get_name(f"{stem}.{name}") or f"blk.{layer}.{name.rpartition('.')[2]}"
+            writer.add_tensor(f"{theirs}.weight", np.ones(size, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -105,6 +105,8 @@ class GgufCheckpoint(Checkpoint):
             mapped = get_gguf_hf_weights_map(weightless(self.config), processor)
         except NotImplementedError as error:
             raise FormatError(f"{self.path}: {error}") from error
+        if self.architecture == _BITNET:
+            mapped |= _sub_norms(self.config.num_hidden_layers)
         return {ours: theirs for theirs, ours in mapped.items() if theirs in self._tensors}, processor
 
     @property
@@ -140,6 +142,15 @@ class GgufCheckpoint(Checkpoint):
         values = self._processor.process(values, name=theirs).weights
         decoded = torch.from_numpy(np.ascontiguousarray(values))
         return decoded.bfloat16() if tensor.tensor_type is kind.BF16 else decoded
+
+
+def _sub_norms(layers: int) -> dict[str, str]:
+    """The norms of BitNet whose names in transformers the `gguf` package does not know."""
+    return {
+        f"blk.{layer}.{norm}.weight": f"model.layers.{layer}.{part}.{norm}.weight"
+        for layer in range(layers)
+        for part, norm in (("self_attn", "attn_sub_norm"), ("mlp", "ffn_sub_norm"))
+    }
 
 
 def tokenizer(path: Path) -> Any | None:
