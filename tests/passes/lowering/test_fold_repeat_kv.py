@@ -44,6 +44,25 @@ def test_repeated_heads_are_packed_once(bits: int) -> None:
     assert torch.equal(run(unit, Q, K, V)[0], expected[0])
 
 
+class Float(nn.Module):
+    """The same attention in full precision."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q @ repeat_kv(k, 2).transpose(2, 3)
+        return torch.softmax(scores, -1) @ repeat_kv(v, 2)
+
+
+def test_products_of_floats_read_each_head_once() -> None:
+    unit = export(Float(), Q, K, V)
+    expected = run(unit, Q, K, V)
+    run_pass(CleanUp(), unit)
+    assert run_pass(FoldRepeatKV(), unit).changes == 2
+    run_pass(CleanUp(), unit)
+    folded = ["reshape", "transpose", "matmul", "reshape"]
+    assert calls(unit) == [*folded, "softmax", "reshape", "matmul", "reshape"]
+    torch.testing.assert_close(run(unit, Q, K, V)[0], expected[0])
+
+
 class Tiled(nn.Module):
     """Heads repeated in another order: 0 1 2 0 1 2."""
 
