@@ -27,7 +27,7 @@ _CLOCKS = ("s", "cpu_s")
 _TURN_SECONDS = 1.0
 LENGTHS = ("equal", "mixed")
 BITNET_RECIPES = ("8-2-8", "32-2-8")
-"""A BitNet checkpoint with its embedding quantized to 8 bits, and as it is, with 16 bits."""
+"""A BitNet checkpoint with its embedding and attention quantized to 8 bits, and as it is."""
 
 
 @dataclass(frozen=True)

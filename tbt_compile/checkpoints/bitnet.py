@@ -110,9 +110,11 @@ class BitNetLinears:
         if self.config.use_rms_norm:
             norm = rms_norm(columns, self.config.rms_norm_eps)
             norm.weight = nn.Parameter(self.tensor(f"{name}.rms_norm.weight").float())
-        return byte_activation(FLOOR, norm)
+        return byte_activation(floor=FLOOR, norm=norm)
 
 
-def byte_activation(floor: float = 0.0, norm: nn.Module | None = None) -> FrozenActivation:
+def byte_activation(
+    encoding: Encoding = Encoding.INT8, floor: float = 0.0, norm: nn.Module | None = None
+) -> FrozenActivation:
     """A quantizer to 8 bits per token; see `FrozenActivation`."""
-    return FrozenActivation(Encoding.INT8, False, torch.ones(()), floor, norm)
+    return FrozenActivation(encoding, False, torch.ones(()), floor, norm)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tbt_compile.adapters import adapter_for
+from tbt_compile.checkpoints.bitnet import byte_activation
 from tbt_compile.checkpoints.gguf_file import SUFFIX, GgufCheckpoint
 from tbt_compile.checkpoints.layers import Layer, read_layers
 from tbt_compile.checkpoints.source import Checkpoint, SafetensorsCheckpoint
@@ -23,6 +24,7 @@ from tbt_compile.freezing import FrozenModel, freeze
 from tbt_compile.loading import load
 from tbt_compile.passes.prepare.site_plan import Operand, SitePlan
 from tbt_compile.passes.prepare.sites import SiteKind
+from tbt_compile.passes.prepare.trace_attention import OPERANDS
 from tbt_compile.preparation import load_prepared
 from tbt_compile.recipe import Recipe
 from tbt_compile.storage import model_folder
@@ -37,7 +39,11 @@ class NoTernaryWeightsError(FormatError):
 
 
 def from_pretrained(
-    path: str | Path, *, activation_bits: int | None = None, embedding_bits: int | None = None
+    path: str | Path,
+    *,
+    activation_bits: int | None = None,
+    attention_bits: int | None = None,
+    embedding_bits: int | None = None,
 ) -> FrozenModel:
     """Read a model with ternary or binary weights, without any training.
 
@@ -55,6 +61,8 @@ def from_pretrained(
         activation_bits: 8 to quantize the inputs of layers with ternary or binary weights per token, where
             the checkpoint does not: several times faster, not the same numbers. Each row of a weight must
             have one scale.
+        attention_bits: 8 to quantize queries, keys, values and attention weights per token: the cache takes a
+            quarter of the memory and is appended to in place, which long texts need; not the same numbers.
         embedding_bits: 8 to quantize the embeddings and the output projection by row: half of the memory of
             16 bits, not the same numbers.
 
@@ -67,14 +75,19 @@ def from_pretrained(
         RecipeError: bits other than 8.
         MissingPackageError: a GGUF file, and no gguf package.
     """
-    for name, bits in (("activation_bits", activation_bits), ("embedding_bits", embedding_bits)):
+    asked = {
+        "activation_bits": activation_bits,
+        "attention_bits": attention_bits,
+        "embedding_bits": embedding_bits,
+    }
+    for name, bits in asked.items():
         if bits not in (None, Encoding.INT8.bits):
             raise RecipeError(f"{name}={bits!r}: expected 8, or None to keep what the checkpoint has")
     folder = Path(path)
     saved = _saved(folder)
     if saved is not None:
-        if activation_bits or embedding_bits:
-            raise RecipeError(f"{path} has a recipe already: leave activation_bits and embedding_bits out")
+        if given := [name for name, bits in asked.items() if bits]:
+            raise RecipeError(f"{path} has a recipe already: leave {' and '.join(given)} out")
         return saved
     checkpoint: Checkpoint
     checkpoint = GgufCheckpoint(folder) if folder.suffix == SUFFIX else SafetensorsCheckpoint(path)
@@ -89,7 +102,7 @@ def from_pretrained(
             "tbt_compile.prepare and train it"
         )
     recipe = _recipe(layers)
-    _write(model, recipe, layers)
+    _write(model, recipe, layers, attention_bits == Encoding.INT8.bits)
     used |= _load_rest(model, checkpoint)
     _check_all_used(model, checkpoint, used)
     if checkpoint.generation is not None:
@@ -142,7 +155,7 @@ def _recipe(layers: list[Layer]) -> Recipe:
     )
 
 
-def _write(model: PreTrainedModel, recipe: Recipe, layers: list[Layer]) -> None:
+def _write(model: PreTrainedModel, recipe: Recipe, layers: list[Layer], attention: bool) -> None:
     sites = []
     quantizers: dict[tuple[str, str], nn.Module] = {}
     for layer in layers:
@@ -153,6 +166,13 @@ def _write(model: PreTrainedModel, recipe: Recipe, layers: list[Layer]) -> None:
         kind = SiteKind.EMBEDDING if layer.activation is None else SiteKind.LINEAR
         sites.append(SitePlan(kind, layer.name, operands))
         quantizers |= {(layer.name, name): part for name, part in parts.items()}
+    adapter = adapter_for(model)
+    for name, module in model.named_modules() if attention else ():
+        if adapter.attention_function(module) is not None:
+            kinds = {part: Encoding.UINT8 if part == "probabilities" else Encoding.INT8 for part in OPERANDS}
+            operands = tuple(Operand(part, kind, "asked for") for part, kind in kinds.items())
+            sites.append(SitePlan(SiteKind.ATTENTION, name, operands))
+            quantizers |= {(name, part): byte_activation(kind) for part, kind in kinds.items()}
     write_quantizers(model, recipe, sites, quantizers, {})
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -37,6 +37,10 @@ def lower(
         int | None,
         typer.Option(help="8: quantize activations where a checkpoint has ternary weights only; faster."),
     ] = None,
+    attention_bits: Annotated[
+        int | None,
+        typer.Option(help="8: quantize the attention of a BitNet or GGUF model; a quarter of the cache."),
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Compile a model for this machine's CPU, another one, or several.
@@ -55,7 +59,7 @@ def lower(
 
         tbt lower trained --target cortex-a72 --target cortex-a76 --output for-raspberry-pis
 
-        tbt lower bitnet-b1.58-2B-4T --embedding-bits 8 --output compiled
+        tbt lower bitnet-b1.58-2B-4T --embedding-bits 8 --attention-bits 8 --output compiled
 
         tbt lower trained --target apple-m1 --target "haswell windows" --output for-laptops
     """
@@ -75,7 +79,11 @@ def lower(
     cpus = ", ".join(spec.label for spec in specs)
     start = time.perf_counter()
     with spinner(f"loading {source}"):
-        bits = {"embedding_bits": embedding_bits, "activation_bits": activation_bits}
+        bits = {
+            "activation_bits": activation_bits,
+            "attention_bits": attention_bits,
+            "embedding_bits": embedding_bits,
+        }
         model = open_for_lowering(source, recipe, bits)
     with spinner(f"compiling for {cpus}"):
         import tbt_compile

@@ -131,6 +131,20 @@ def test_eight_bit_embeddings_are_smaller(tmp_path: Path) -> None:
     assert 0 < change < 0.05
 
 
+def test_eight_bit_attention_has_a_packed_cache(tmp_path: Path) -> None:
+    folder = save_bitnet(tmp_path / "folder")
+    frozen = tbt_compile.from_pretrained(folder, attention_bits=8)
+    compiled = tbt_compile.lower(frozen)
+    assert any(name.startswith("attention") for name in compiled.kernels)
+    ids = torch.randint(3, 320, (4, 9))
+    expected = frozen.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS)
+    assert np.array_equal(compiled.generate(ids, max_new_tokens=NEW_TOKENS), expected)
+    plain = tbt_compile.from_pretrained(folder)
+    with torch.no_grad():
+        change = (frozen(ids).logits - plain(ids).logits).norm() / plain(ids).logits.norm()
+    assert 0 < change < 0.1
+
+
 def _altered(folder: Path, change: Any) -> Path:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)

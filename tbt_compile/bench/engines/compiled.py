@@ -38,13 +38,13 @@ def build(job: Job) -> None:
 
 
 def _released(job: Job, shape: Shape) -> Any:
-    """A BitNet checkpoint, with its embedding in 16 or 8 bits."""
+    """A BitNet checkpoint as it is, or with its embedding and attention in 8 bits."""
     import tbt_compile
 
     with tempfile.TemporaryDirectory(dir=job.folder) as folder:
         checkpoint = write_folder(Path(folder) / "checkpoint", shape)
-        bits = Recipe.parse(job.recipe).embedding_bits
-        return tbt_compile.from_pretrained(checkpoint, embedding_bits=8 if bits == 8 else None)
+        bits = 8 if Recipe.parse(job.recipe).embedding_bits == 8 else None
+        return tbt_compile.from_pretrained(checkpoint, embedding_bits=bits, attention_bits=bits)
 
 
 def _calibrated(job: Job, shape: Shape) -> Any:
