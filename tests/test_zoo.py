@@ -16,7 +16,8 @@ TABLE = ROOT / "docs" / "compatibility.json"
 sys.path.insert(0, str(ZOO.parent / "architectures"))
 
 from zoo_case import outcome  # noqa: E402
-from zoo_models import VOCABULARY, WINDOW, family, tiny_config, tiny_model  # noqa: E402
+from zoo_models import family, tiny_config, tiny_model  # noqa: E402
+from zoo_sizes import VOCABULARY, WINDOW  # noqa: E402
 from zoo_table import markdown  # noqa: E402
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from zoo_models import FAMILIES, FEATURES, PAD, VOCABULARY, WINDOW, family, tiny_model
+from zoo_models import FAMILIES, FEATURES, family, tiny_model
+from zoo_sizes import PAD, VOCABULARY, WINDOW
 
 import tbt_compile
 from tbt_compile.adapters import adapter_for
