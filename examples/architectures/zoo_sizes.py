@@ -15,7 +15,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size_global", "encoder_hidden_size", "audio_embed_dim"), WIDTH),
     **dict.fromkeys(("embedding_size", "word_embed_proj_dim", "input_embedding_size", "emb_dim"), WIDTH),
     **dict.fromkeys(("output_embedding_size", "hidden_size_per_layer_input", "lru_width"), WIDTH),
-    **dict.fromkeys(("out_hidden_size", "text_hidden_size"), WIDTH),
+    **dict.fromkeys(("out_hidden_size", "text_hidden_size", "decoder_hidden_size"), WIDTH),
     **dict.fromkeys(("adapter_in_dim", "adapter_out_dim", "adapter_input_size"), WIDTH),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner", "encoder_ffn_dim"), 2 * WIDTH),
     **dict.fromkeys(("decoder_ffn_dim", "ffn_hidden_size", "d_inner", "dim_ff", "dff"), 2 * WIDTH),
@@ -44,7 +44,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), HEADS // 2),
     **dict.fromkeys(("time_step_rank", "mamba_n_groups", "n_groups", "first_k_dense_replace"), 1),
     **dict.fromkeys(("num_mel_bins", "input_feat_per_channel", "num_mel_channels"), 16),
-    **dict.fromkeys(("max_source_positions",), 20),
+    **dict.fromkeys(("max_source_positions", "seq_len"), 20),
     **dict.fromkeys(("conv_channels", "audio_hidden_size"), WIDTH),
     **dict.fromkeys(("blank_token_id", "upsample_groups"), 16),
     **dict.fromkeys(("vision_feature_layer",), -1),
@@ -67,7 +67,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_theta": 1e4, "rope_type": "default"}}
     },
-    "chameleon": {"vocabulary_map": {"<image>": 3}},
+    "chameleon": {"vocabulary_map": {"<image>": 3, "IMGIMGAZ": 4, "IMGIMGBZ": 5}},
     "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8}},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2},
     "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": WIDTH},
