@@ -233,13 +233,6 @@ _SELECTIVE = ("mamba", "rwkv", "recurrent", "linearattention", "gateddelta", "li
 _SELECTIVE += ("bamba", "falconh1", "shortconv", "deltanet", "kimidelta", "rglru")
 
 
-FAMILIES = {
-    **dict.fromkeys(("dbrx", "dots3_note", "dots3_note_text"), "mixture of experts"),
-    **dict.fromkeys(("nemo_speechlm", "qwen4_exp", "qwen4_exp_text", "zamba"), "state space"),
-}
-"""What model types are of which no small model is made."""
-
-
 def family(model: nn.Module) -> str:
     """Whether a model is one of the kinds that may be refused: "mixture of experts", "state space", or ""."""
     names = {type(module).__name__.lower() for module in model.modules()}

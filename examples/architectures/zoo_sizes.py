@@ -116,6 +116,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "moonshine_streaming": {"num_key_value_heads": HEADS},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": WIDTH // 4}},
     "fun_asr_nano_encoder": {"num_timestamp_prediction_layers": 1},
+    "zamba": {"num_hidden_layers": 3, "layer_types": ["mamba", "hybrid", "hybrid"]},
     "zaya": {"num_experts_per_tok": 1},
 }
 """Fields that a model type needs besides."""
