@@ -203,7 +203,7 @@ def _layer_lists(usual: PreTrainedConfig, small: dict[str, Any]) -> dict[str, An
     words = {name: list(dict.fromkeys(value)) for name, value in lists.items() if _are_words(value)}
     if not lists:
         return {}
-    layers = max(LAYERS, *map(len, words.values()), 0)
+    layers = max([LAYERS, *map(len, words.values())])
     cut = {name: value[:layers] for name, value in lists.items()}
     for name, value in words.items():
         cut[name] = value + value[-1:] * (layers - len(value))
