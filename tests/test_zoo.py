@@ -16,7 +16,8 @@ TABLE = ROOT / "docs" / "compatibility.json"
 sys.path.insert(0, str(ZOO.parent / "architectures"))
 
 from zoo_case import outcome  # noqa: E402
-from zoo_models import VOCABULARY, WINDOW, family, tiny_config, tiny_model  # noqa: E402
+from zoo_models import architectures, family, tiny_config, tiny_model  # noqa: E402
+from zoo_sizes import VOCABULARY, WINDOW  # noqa: E402
 from zoo_table import markdown  # noqa: E402
 
 
@@ -50,6 +51,8 @@ def test_no_row_is_wrong_and_every_refusal_has_a_reason() -> None:
     [
         ("causal", "doge"),  # something else than attention reads its values
         ("speech", "speech-encoder-decoder"),  # the encoder has a name of its own for the audio
+        ("vision", "pp_formulanet"),  # its decoder reads what the encoder calls its pooled output
+        ("vision", "pix2struct"),  # patches come with their places
     ],
 )
 def test_tokens_are_equal(kind: str, model_type: str) -> None:
@@ -72,6 +75,27 @@ def test_models_are_small_and_random(model_type: str, expected: str) -> None:
     config = tiny_config(CONFIG_MAPPING["gemma2"])
     assert (config.vocab_size, config.sliding_window) == (VOCABULARY, WINDOW)
     assert set(config.layer_types) == {"sliding_attention", "full_attention"}
+
+
+def test_parts_of_a_small_model_fit() -> None:
+    qwen, spark, next_glm = (
+        tiny_config(CONFIG_MAPPING[name]) for name in ("qwen2_vl", "muse_spark", "glm5_next")
+    )
+    assert qwen.text_config.rope_parameters["mrope_section"] == [2, 1, 1]  # half of a head
+    assert (spark.audio_config.num_hidden_layers, len(spark.audio_config.depths)) == (2, 2)
+    assert spark.audio_config.out_hidden_size == spark.text_config.hidden_size
+    assert next_glm.text_config.qk_rope_head_dim == 0  # no rotary embedding
+    assert tiny_config(CONFIG_MAPPING["mistral3"]).text_config.sliding_window is None  # of Mistral 3 alone
+
+
+def test_only_models_that_generate_are_listed() -> None:
+    assert "qwen2_vl" in architectures("vision")
+    assert "pi0" not in architectures("vision")
+
+
+def test_a_refusal_names_what_inputs_would_not_change() -> None:
+    found = outcome("vision", "blip-2", "2-2-8", "capture")
+    assert found["reason"].startswith("Blip2ForConditionalGeneration replaces generate of transformers'")
 
 
 def test_the_page() -> None:

@@ -9,6 +9,7 @@ of its config; "reason" says why it is not equal.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import time
 import traceback
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from zoo_models import FAMILIES, FEATURES, PAD, VOCABULARY, WINDOW, family, tiny_model
+from zoo_models import FEATURES, family, tiny_model
+from zoo_sizes import PAD, VOCABULARY, WINDOW
 
 import tbt_compile
 from tbt_compile.adapters import adapter_for
@@ -39,13 +41,24 @@ def batch(model: Any) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     if model.config.is_encoder_decoder and (name := feature_name(model)) is not None:
         shape = FEATURES.get(model.config.model_type) or example_inputs(model)[name].shape[1:]
-        return {name: torch.randn(len(LENGTHS), *shape, generator=generator)}
+        features = torch.randn(len(LENGTHS), *shape, generator=generator)
+        if name == "flattened_patches":  # of a row of patches; their first values tell the row and the column
+            features[..., :2] = torch.stack([torch.zeros(shape[0]), torch.arange(shape[0])], -1)
+        return {name: features}
     width = max(LENGTHS)
     ids = torch.randint(3, VOCABULARY, (len(LENGTHS), width), generator=generator)
     places = torch.arange(width)
     lengths = torch.tensor(LENGTHS)[:, None]
     mask = places < lengths if model.config.is_encoder_decoder else places >= width - lengths
     return {"input_ids": ids.masked_fill(~mask, PAD), "attention_mask": mask.long()}
+
+
+def training_inputs(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a forward call takes besides a batch: tokens of the decoder, and that no token is of an image."""
+    if model.config.is_encoder_decoder:
+        return {"decoder_input_ids": torch.arange(20).view(4, 5) + 3}
+    of_images = "mm_token_type_ids" in inspect.signature(model.forward).parameters
+    return {"mm_token_type_ids": torch.zeros_like(inputs["input_ids"])} if of_images else {}
 
 
 def differences(frozen: Any, compiled: Any, inputs: dict[str, torch.Tensor]) -> Iterator[str]:
@@ -86,16 +99,17 @@ def run(kind: str, model_type: str, recipe: str, stage: str) -> dict[str, Any]:
         model = tiny_model(kind, model_type)
     except Exception as error:  # whatever a config says of its sizes
         reason = f"no small model is made of its config ({type(error).__name__}: {str(error).strip()[:200]})"
-        return {"outcome": "untried", "reason": reason, "family": FAMILIES.get(model_type, "")}
+        return {"outcome": "untried", "reason": reason, "family": ""}
     result: dict[str, Any] = {"class": type(model).__name__, "family": family(model)}
     if stage == "model":
         return {**result, "outcome": "made"}
     start = time.perf_counter()
     try:
+        adapter = adapter_for(model)
+        adapter.check(model)
+        adapter.check_lowering(model)  # what inputs do not change
         inputs = batch(model)
-        more = (
-            {"decoder_input_ids": torch.arange(20).view(4, 5) + 3} if model.config.is_encoder_decoder else {}
-        )
+        more = training_inputs(model, inputs)
         given = (
             {**inputs, **more} if model.config.model_type in FEATURES and "input_ids" not in inputs else None
         )

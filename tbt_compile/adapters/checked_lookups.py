@@ -25,8 +25,9 @@ def bounds_of_step(unit: LoweringContext) -> IndexBounds:
 def checked_lookups(exported: ExportUnits) -> dict[str, Any]:
     """Add the checks of lookups to the unit of a plain module, or list those of a model that generates.
 
-    A decode step has no output to spare, and the models of transformers compute indices from values in one
-    place only, the buckets of T5's relative positions, which stay in their table.
+    A decode step has no output to spare, and the models of transformers compute indices from values in two
+    places only: the buckets of T5's relative positions, which stay in their table, and the rows and columns
+    that Pix2Struct's processor writes before each patch.
 
     Args:
         exported: units that are decomposed, not yet lowered.

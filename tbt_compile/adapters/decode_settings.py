@@ -72,6 +72,7 @@ def check_search(model: PreTrainedModel) -> None:
 _SAME = (
     "GraniteSpeechForConditionalGeneration",
     "GraniteSpeechPlusForConditionalGeneration",
+    "JanusForConditionalGeneration",
     "SeamlessM4TForSpeechToText",
     "SeamlessM4TForTextToText",
     "SeamlessM4Tv2ForSpeechToText",
@@ -79,8 +80,8 @@ _SAME = (
 )
 """Classes whose own `generate` is GenerationMixin's for token ids alone, or for features alone.
 
-It adds adapters for audio, or turns the name of a language into the first decoder token: pass that token as
-`decoder_input_ids`.
+It adds adapters for audio, writes images if asked to, or turns the name of a language into the first decoder
+token: pass that token as `decoder_input_ids`.
 """
 _SEARCH = ("generate", "_sample", "_beam_search", "_get_logits_processor", "_get_stopping_criteria")
 """The methods that decide which tokens are written."""

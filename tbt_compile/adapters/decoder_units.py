@@ -28,11 +28,13 @@ ROWS, TOKENS = size("rows"), size("tokens")
 
 
 class _Unit(nn.Module):
-    """A call of the model with a KV cache."""
+    """A call of the model with a KV cache, as `generate` makes it."""
+
+    is_first: bool
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.accepted = frozenset(inspect.signature(model.forward).parameters)
 
     def run(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> tuple[Tensor, ...]:
@@ -40,15 +42,26 @@ class _Unit(nn.Module):
         # Models without position embeddings do not accept position_ids.
         optional: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
         given = {name: value for name, value in optional.items() if name in self.accepted}
-        output = self.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **given
+        # The model has the last word on its inputs: some count positions from 1, or those of padding too.
+        inputs = self.model.prepare_inputs_for_generation(
+            ids,
+            past_key_values=cache,
+            attention_mask=mask,
+            use_cache=True,
+            is_first_iteration=self.is_first,
+            **given,
         )
+        if inputs.get("past_key_values") is None:
+            raise _without_cache(self.model)
+        output = self.model(**inputs, return_dict=True)
         tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
         return (output.logits[:, -1:], *tensors)
 
 
 class FirstStep(_Unit):
     """Prefill: (input_ids, attention_mask, position_ids, each [B, T]) -> logits [B, 1, V] and the caches."""
+
+    is_first = True
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
         """Run the model on whole prompts.
@@ -67,6 +80,8 @@ class FirstStep(_Unit):
 
 class Step(_Unit):
     """Decode step: (input_ids [B, 1], attention_mask [B, T + 1], position_ids [B, 1], caches) -> the same."""
+
+    is_first = False
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, caches: list[Tensor]
@@ -100,10 +115,7 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
         caches = [tensor.contiguous() for tensor in FirstStep(model)(ids, mask, positions)[1:]]
     layers = len(caches) // 2
     if not layers:
-        raise LoweringError(
-            f"{type(model).__name__} keeps no cache of keys and values, so that every token would cost as "
-            "much as its whole prompt: run the frozen model in eager mode"
-        )
+        raise _without_cache(model)
     created = tuple(CacheSlot(key_output=1 + 2 * i, value_output=2 + 2 * i) for i in range(layers))
     grown = tuple(
         CacheSlot(f"caches_{2 * i}", f"caches_{2 * i + 1}", 1 + 2 * i, 2 + 2 * i) for i in range(layers)
@@ -117,3 +129,10 @@ def export_units(model: PreTrainedModel) -> ExportUnits:
         capture_unit("step", Step(model), step_args, (column, row, column, past), grown),
     )
     return ExportUnits(GENERATOR, contexts, decode_settings(model, layers, decoder_limits(model, *contexts)))
+
+
+def _without_cache(model: PreTrainedModel) -> LoweringError:
+    return LoweringError(
+        f"{type(model).__name__} keeps no cache of keys and values, so that every token would cost as much "
+        "as its whole prompt: run the frozen model in eager mode"
+    )

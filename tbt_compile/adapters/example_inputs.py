@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tbt_compile.adapters.sources import shape_of_config
+from tbt_compile.adapters.sources import feature_name, shape_of_config
 from tbt_compile.errors import CaptureError
 
 BATCH, SOURCE, TARGET = 2, 7, 5
@@ -29,7 +29,8 @@ def example_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     accepted = inspect.signature(model.forward).parameters
     vocabulary: int | None = getattr(_text_config(model), "vocab_size", None)
     inputs: dict[str, Tensor] = {}
-    if "input_ids" in accepted and vocabulary:
+    of_features = model.config.is_encoder_decoder and feature_name(model) is not None
+    if "input_ids" in accepted and vocabulary and not of_features:
         inputs["input_ids"] = _ids(SOURCE, vocabulary)
         if "attention_mask" in accepted:
             mask = torch.ones(BATCH, SOURCE, dtype=torch.int64)

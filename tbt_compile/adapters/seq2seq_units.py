@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tbt_compile.adapters.blocks import capture_encoder
 from tbt_compile.adapters.decode_settings import decode_settings
-from tbt_compile.adapters.sources import ROWS, encoder_name, source_of
+from tbt_compile.adapters.sources import ROWS, encoder_name, source_of, states_of
 from tbt_compile.adapters.unit_limits import seq2seq_limits, table_rows
 from tbt_compile.adapters.units import ExportUnits, capture_unit, stepping
 from tbt_compile.passes.lowering.context import CacheSlot
@@ -50,7 +50,7 @@ class FeatureEncoder(nn.Module):
         self.name = encoder_name(model, name)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.model.get_encoder()(**{self.name: features}).last_hidden_state
+        return states_of(self.model.get_encoder()(**{self.name: features}))
 
 
 @dataclass
@@ -58,6 +58,7 @@ class EncoderOutput(BaseModelOutput):
     """What the encoder returned, with the mask that decoders of audio read there: features have none."""
 
     attention_mask: Tensor | None = None
+    pooler_output: Tensor | None = None
 
 
 class _Decoder(nn.Module):
@@ -73,7 +74,7 @@ class _Decoder(nn.Module):
         given = {"attention_mask": mask} if self.masked else {}
         output = self.model(
             **given,
-            encoder_outputs=EncoderOutput(last_hidden_state=hidden),
+            encoder_outputs=EncoderOutput(last_hidden_state=hidden, pooler_output=hidden),
             decoder_input_ids=ids,
             past_key_values=cache,
             use_cache=True,

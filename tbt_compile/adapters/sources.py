@@ -66,9 +66,19 @@ def source_of(model: PreTrainedModel) -> Source:
         return text_source(model)
     features = torch.rand(_BATCH, *feature_shape(model, name))
     with torch.no_grad():
-        states = model.get_encoder()(**{encoder_name(model, name): features}).last_hidden_state
+        states = states_of(model.get_encoder()(**{encoder_name(model, name): features}))
     mask = torch.ones(states.shape[:2], dtype=torch.int64)
     return Source({name: features}, {0: ROWS}, {0: ROWS}, mask, masked=False)
+
+
+def states_of(output: Any) -> Tensor:
+    """What the decoder attends to, [B, S, D], of the output of an encoder of features.
+
+    Encoders that end in a projection for the decoder call its result their pooled output (PP-FormulaNet).
+    """
+    pooled: Tensor | None = getattr(output, "pooler_output", None)
+    states: Tensor = output.last_hidden_state
+    return pooled if pooled is not None and pooled.dim() == 3 else states
 
 
 def text_source(model: PreTrainedModel, block: int = 1) -> Source:
@@ -121,6 +131,9 @@ def shape_of_config(model: PreTrainedModel, name: str) -> list[int] | None:
     if name == "pixel_values" and getattr(config, "image_size", None):
         height, width = _pair(config.image_size)
         return [int(getattr(config, "num_channels", 3)), height, width]
+    patches, values = (getattr(config, field, None) for field in ("seq_len", "patch_embed_hidden_size"))
+    if name == "flattened_patches" and patches and values:
+        return [int(patches), 2 + int(values)]  # after the row and the column of a patch
     mels, positions = (getattr(config, field, None) for field in ("num_mel_bins", "max_source_positions"))
     if name == "input_features" and mels and positions:
         strides = [module.stride[0] for module in _convolutions(model)]

@@ -91,16 +91,19 @@ def decoder_limits(
     """
     starts, goes_on = map(bounds_of_step, (first_step, step))
     cached = goes_on.longest(step.program, "caches_0", 2)
+    of_config = positions_of(text_config(model))
+    counts_attended = _reads_positions(first_step)
     limits = {
         "vocabulary": _least(starts.below.get("input_ids"), goes_on.below.get("input_ids"))
         or _vocabulary(model),
         "length": _least(
+            None if counts_attended else of_config,
             starts.longest(first_step.program, "input_ids", 1),
             None if cached is None else cached + 1,
             _window_of_the_cache(model),
         ),
         "positions": _least(
-            positions_of(text_config(model)),
+            of_config if counts_attended else None,
             starts.below.get("position_ids"),
             goes_on.below.get("position_ids"),
         ),
@@ -111,6 +114,10 @@ def decoder_limits(
         "max_positions": longest,
         "limits": {"source": limits, "decoder": limits, "width": None, "bounds": _bounds(first_step, step)},
     }
+
+
+def _reads_positions(unit: LoweringContext) -> bool:
+    return any(node.users for node in unit.graph.find_nodes(op="placeholder") if node.name == "position_ids")
 
 
 def _window_of_the_cache(model: PreTrainedModel) -> int | None:

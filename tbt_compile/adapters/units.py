@@ -67,6 +67,8 @@ def stepping(model: nn.Module) -> Iterator[None]:
     try:
         with cheap_layers():
             yield
+    except LoweringError:
+        raise
     except Exception as error:  # whatever a model does with a cache that is not of its kind
         raise LoweringError(
             f"{type(model).__name__} cannot be run step by step with a cache of keys and values ({error}): "
