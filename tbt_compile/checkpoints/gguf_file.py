@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
+from tbt_compile.checkpoints.bitnet import FLOOR
 from tbt_compile.checkpoints.source import Checkpoint
 from tbt_compile.checkpoints.weightless import weightless
 from tbt_compile.errors import FormatError
@@ -56,6 +57,7 @@ class GgufCheckpoint(Checkpoint):
             ) from error
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self.config = self._config(reader)
+        self.input_floor = FLOOR if self.architecture == _BITNET else None
         self._names, self._processor = self._mapping()
 
     def _config(self, reader: Any) -> PreTrainedConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -80,7 +79,7 @@ def read_layers(
         if bitnet is not None and converted:
             activation = bitnet.activation(name, weight.shape[1])
         elif isinstance(module, nn.Linear):
-            activation = _activation(name, found, activation_bits)
+            activation = _activation(name, found, activation_bits, checkpoint.input_floor)
         layers.append(Layer(name, found, activation))
     return layers, used
 
@@ -112,25 +111,18 @@ def _packed(weight: Tensor, bits: int | None) -> FrozenWeight | None:
     return stored_weight(weight)
 
 
-def _activation(name: str, weight: FrozenWeight, bits: int | None) -> nn.Module:
-    """The quantizer of the input of a layer that the checkpoint says nothing of.
+def _activation(name: str, weight: FrozenWeight, bits: int | None, floor: float | None) -> nn.Module:
+    """The quantizer of the input of a layer of which no quantization config speaks.
 
     8-bit weights of one scale per row are multiplied with 8-bit activations in any case.
     """
     if weight.encoding is Encoding.INT8:
         return byte_activation()
-    if bits is None or not weight.encoding.quantized:
+    if (bits is None and floor is None) or not weight.encoding.quantized:
         return ActivationQuantizer(Encoding.FLOAT)
     if weight.scale.shape[1] > 1:
         raise FormatError(
             f"{name} has a scale for every {weight.columns // weight.scale.shape[1]} columns: 8-bit "
             "activations need one scale per row; leave activation_bits out"
         )
-    return byte_activation()
-
-
-def iter_inputs(layers: list[Layer]) -> Iterator[nn.Module]:
-    """The quantizers of the inputs of linear layers with ternary or binary weights."""
-    for layer in layers:
-        if layer.activation is not None and layer.weight.encoding.planes:
-            yield layer.activation
+    return byte_activation(floor=floor or 0.0)

@@ -23,11 +23,14 @@ class Checkpoint(ABC):
         path: what it was opened from.
         config: of the model.
         generation: settings of `generate`, if the checkpoint has them.
+        input_floor: if inputs of layers with ternary weights have 8 bits per token, the least that the
+            largest magnitude of a token counts as; None if they are not quantized, or the config says how.
     """
 
     path: Path
     config: PreTrainedConfig
     generation: GenerationConfig | None = None
+    input_floor: float | None = None
 
     @property
     @abstractmethod

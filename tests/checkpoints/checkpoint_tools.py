@@ -150,12 +150,12 @@ def with_codes(model: Any, size: int | None, binary: bool = False) -> Any:
 Encode = Callable[[np.ndarray], tuple[np.ndarray, Any]]
 
 
-def save_gguf(path: Path, model: LlamaForCausalLM, encode: Encode) -> Path:
-    """Write a Llama as a GGUF file, as llama.cpp's converter does: heads of queries and keys permuted.
+def save_gguf(path: Path, model: PreTrainedModel, encode: Encode) -> Path:
+    """Write a Llama or BitNet model as a GGUF file, as llama.cpp's converter does.
 
     Args:
         path: of the file.
-        model: in float32.
+        model: its weights are written as float32 values; a Llama's heads of queries and keys are permuted.
         encode: of the weight of a ternary layer; returns the bytes and their GGML type.
 
     Returns:
@@ -164,7 +164,8 @@ def save_gguf(path: Path, model: LlamaForCausalLM, encode: Encode) -> Path:
     import gguf
 
     config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
+    architecture = config.model_type
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -175,15 +176,19 @@ def save_gguf(path: Path, model: LlamaForCausalLM, encode: Encode) -> Path:
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     quantized = linears(model)
     for name, tensor in model.state_dict().items():
         stem = name.removesuffix(".weight")
+        if stem == "lm_head" and config.tie_word_embeddings:
+            continue
         values = tensor.float().numpy()
-        if "q_proj" in name or "k_proj" in name:
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             values = _permuted(values, heads)
-        theirs = f"{names.get_name(stem)}.weight"
+        layer, _, part = stem.removeprefix("model.layers.").partition(".")
+        theirs = f"{names.get_name(stem) or f'blk.{layer}.{part.rpartition(chr(46))[2]}'}.weight"
         if stem in quantized:
             data, kind = encode(values)
             writer.add_tensor(theirs, data, raw_dtype=kind)

@@ -10,7 +10,18 @@ import torch
 
 import tbt_compile
 from tbt_compile.encoding import Encoding
-from tests.checkpoints.checkpoint_tools import linears, llama, q1_0, q2_k, save, save_gguf, with_codes
+from tbt_compile.errors import FormatError
+from tests.checkpoints.checkpoint_tools import (
+    bitnet,
+    linears,
+    llama,
+    q1_0,
+    q2_k,
+    save,
+    save_gguf,
+    ternary,
+    with_codes,
+)
 
 gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
 KIND = gguf.GGMLQuantizationType
@@ -48,3 +59,44 @@ def test_tokens_are_those_of_the_same_weights_in_safetensors(tmp_path: Path, nam
     with torch.no_grad():
         assert torch.equal(ours(ids).logits, theirs(ids).logits)
         torch.testing.assert_close(ours(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_bitnet_is_what_its_safetensors_are(tmp_path: Path) -> None:
+    """GGUF's BitNet has SiLU, sub-norms and inputs of 8 bits; its blocks of weights share one scale."""
+    model = bitnet(hidden_act="silu").float()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"].half()
+    for name, module in linears(model).items():
+        codes, _ = ternary(module.weight)
+        module.weight.data = codes * 0.125
+        state |= {f"{name}.weight": codes.half(), f"{name}.weight_scale": torch.tensor([0.125])}
+    file = save_gguf(tmp_path / "model.gguf", model, _by_package(KIND.TQ2_0))
+    model.config.quantization_config = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
+    folder = save(tmp_path / "folder", model, state)
+    ours, theirs = tbt_compile.from_pretrained(file), tbt_compile.from_pretrained(folder)
+    assert ours.recipe == theirs.recipe
+    ids = torch.randint(3, 320, (4, 9))
+    with torch.no_grad():
+        assert torch.equal(ours(ids).logits, theirs(ids).logits)
+
+
+@pytest.mark.parametrize("share", (0.0, 0.001, 0.3, 0.99))
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
+    file = save_gguf(tmp_path / "model.gguf", with_codes(llama(), 256), _by_package(KIND.TQ2_0))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(FormatError, match=r"model.gguf cannot be read .*: expected a whole GGUF file"):
+        tbt_compile.from_pretrained(file)
+
+
+def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"not a GGUF file at all" * 99)
+    with pytest.raises(FormatError, match=r"model.gguf cannot be read .*: expected a whole GGUF file"):
+        tbt_compile.from_pretrained(file)
+
+
+def test_a_file_in_full_precision_is_refused(tmp_path: Path) -> None:
+    file = save_gguf(tmp_path / "model.gguf", llama(), _by_package(KIND.Q8_0))
+    with pytest.raises(FormatError, match=r"has no ternary or binary weights"):
+        tbt_compile.from_pretrained(file)
