@@ -101,18 +101,29 @@ def saved_tensors(folder: str, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def weight_files(folder: str) -> list[str]:
-    single = _find(folder, SAFE_WEIGHTS_NAME)
+    """The safetensors files of a folder or a cached repository.
+
+    Raises:
+        FormatError: the index names a file that is not there.
+    """
+    single = find_file(folder, SAFE_WEIGHTS_NAME)
     if single is not None:
         return [single]
-    index = _find(folder, SAFE_WEIGHTS_INDEX_NAME)
+    index = find_file(folder, SAFE_WEIGHTS_INDEX_NAME)
     if index is None:
         return []
     shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
-    paths = [_find(folder, shard) for shard in sorted(shards)]
-    return [path for path in paths if path is not None]
+    paths = {shard: find_file(folder, shard) for shard in sorted(shards)}
+    missing = [shard for shard, path in paths.items() if path is None]
+    if missing:
+        raise FormatError(
+            f"{folder} lacks {missing[0]}, which {SAFE_WEIGHTS_INDEX_NAME} names: copy it there"
+        )
+    return [path for path in paths.values() if path is not None]
 
 
-def _find(folder: str, name: str) -> str | None:
+def find_file(folder: str, name: str) -> str | None:
+    """The path of a file in a folder or a cached repository, if it is there."""
     if not folder:
         return None
     if Path(folder).is_dir():

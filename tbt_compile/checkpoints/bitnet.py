@@ -22,6 +22,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils.quantization_config import BitNetQuantConfig
 
 from tbt_compile.checkpoints.stored_weights import from_codes
+from tbt_compile.dtypes import dtype_name
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight
@@ -85,7 +86,14 @@ class BitNetLinears:
             FormatError: the weight has another shape or is not ternary.
         """
         stored = self.tensor(f"{name}.weight")
+        is_packed = stored.dtype is torch.uint8
+        expected = [shape[0] // _PER_BYTE, shape[1]] if is_packed else list(shape)
+        if list(stored.shape) != expected or (is_packed and shape[0] % _PER_BYTE):
+            dtype = dtype_name(stored.dtype)
+            raise FormatError(f"{name}.weight is {dtype} {list(stored.shape)}: expected {expected}")
         if self.config.linear_class == "autobitlinear" and self.config.quantization_mode == "online":
+            if is_packed:
+                raise FormatError(f"{name}.weight is packed: the mode 'online' has weights in full precision")
             mean = stored.float().abs().mean().clamp_min(FLOOR)
             # As transformers has it: the reciprocal first, by which the weight is multiplied.
             inverse = 1.0 / mean
@@ -93,23 +101,31 @@ class BitNetLinears:
             return from_codes(codes, 1.0 / inverse)
         factor = self.tensor(f"{name}.weight_scale").float()
         scale = factor if self.config.linear_class == "autobitlinear" else 1.0 / factor
-        codes = unpack_bytes(stored) if stored.dtype is torch.uint8 else stored
-        if codes.shape != shape or factor.numel() not in (1, shape[0]):
-            raise FormatError(
-                f"{name}.weight is {list(stored.shape)} with {factor.numel()} scales: expected "
-                f"{[shape[0] // _PER_BYTE, shape[1]]} bytes, or the codes of {list(shape)}, with one scale"
-            )
+        codes = unpack_bytes(stored) if is_packed else stored
+        if factor.numel() not in (1, shape[0]) or not bool(torch.isfinite(scale).all()):
+            raise FormatError(f"{name}.weight_scale is {factor.tolist()}: expected one finite number, not 0")
         low, high = torch.aminmax(codes.to(torch.float32) if codes.is_floating_point() else codes)
         if low < -1 or high > 1 or (codes.is_floating_point() and not torch.equal(codes, codes.round())):
             raise FormatError(f"{name}.weight holds other numbers than -1, 0 and 1: expected ternary codes")
         return from_codes(codes, scale)
 
     def activation(self, name: str, columns: int) -> FrozenActivation:
-        """The quantizer of a converted layer's input, after the layer's own norm if it has one."""
+        """The quantizer of a converted layer's input, after the layer's own norm if it has one.
+
+        Args:
+            name: of the layer.
+            columns: K.
+
+        Raises:
+            FormatError: the weight of the norm is missing or has another size.
+        """
         norm = None
         if self.config.use_rms_norm:
+            weight = self.tensor(f"{name}.rms_norm.weight")
+            if weight.shape != (columns,):
+                raise FormatError(f"{name}.rms_norm.weight is {list(weight.shape)}: expected [{columns}]")
             norm = rms_norm(columns, self.config.rms_norm_eps)
-            norm.weight = nn.Parameter(self.tensor(f"{name}.rms_norm.weight").float())
+            norm.weight = nn.Parameter(weight.float())
         return byte_activation(floor=FLOOR, norm=norm)
 
 

@@ -23,7 +23,6 @@ from tbt_compile.checkpoints.weightless import weightless
 from tbt_compile.errors import FormatError
 from tbt_compile.extras import require_extra
 
-SUFFIX = ".gguf"
 _BITNET = "bitnet"
 _FIELDS = {
     "block_count": "num_hidden_layers",
@@ -44,7 +43,7 @@ class GgufCheckpoint(Checkpoint):
     """A GGUF file."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         with require_extra():
             import gguf
         try:
@@ -55,10 +54,25 @@ class GgufCheckpoint(Checkpoint):
                 f"{path} cannot be read ({error}): expected a whole GGUF file of version 2 or 3, with "
                 "tensors of types that the gguf package knows"
             ) from error
+        if reader.byte_order != "I":
+            raise FormatError(f"{path} has the bytes of another CPU's order: convert it for this machine")
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._check_rotations(reader)
         self.config = self._config(reader)
         self.input_floor = FLOOR if self.architecture == _BITNET else None
         self._names, self._processor = self._mapping()
+
+    def _check_rotations(self, reader: Any) -> None:
+        """Refuse scaled rotations, which transformers does not read from GGUF."""
+        kind = reader.get_field(f"{self.architecture}.rope.scaling.type")
+        factors = self._tensors.get("rope_freqs.weight")
+        if (kind is not None and kind.contents() != "none") or (
+            factors is not None and not bool((factors.data == 1).all())
+        ):
+            raise FormatError(
+                f"{self.path} scales its rotary positions, which is not read from GGUF: convert the original "
+                "checkpoint to safetensors"
+            )
 
     def _config(self, reader: Any) -> PreTrainedConfig:
         from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -83,7 +97,11 @@ class GgufCheckpoint(Checkpoint):
             found = reader.get_field(f"{_BITNET}.{key}")
             if found is not None:
                 values[field] = found.contents()
-        values.setdefault("vocab_size", int(self._tensors["token_embd.weight"].shape[1]))
+        for token in ("bos", "eos", "padding"):
+            found = reader.get_field(f"tokenizer.ggml.{token}_token_id")
+            values[f"{token[:3]}_token_id"] = None if found is None else int(found.contents())
+        if "vocab_size" not in values and "token_embd.weight" in self._tensors:
+            values["vocab_size"] = int(self._tensors["token_embd.weight"].shape[1])
         theta = values.pop("rope_theta", 10000.0)
         return AutoConfig.for_model(
             _BITNET,
@@ -116,11 +134,11 @@ class GgufCheckpoint(Checkpoint):
         """The names of the model's parameters that the file has."""
         return self._names
 
-    def unread(self, used: set[str]) -> list[str]:
-        """Those not in `used`, and the file's own tensors of no parameter; rotations are derived."""
+    def unread(self) -> list[str]:
+        """Those not read, and the file's own tensors of no parameter; rotations are derived."""
         known = set(self._names.values())
         own = [name for name in self._tensors if name not in known and not name.startswith("rope_freqs.")]
-        return [*super().unread(used), *own]
+        return [*super().unread(), *own]
 
     def read(self, name: str) -> Tensor:
         """Decode a tensor, in half precision if it is stored so, else in float32."""

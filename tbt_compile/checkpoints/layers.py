@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tbt_compile.adapters import adapter_for
 from tbt_compile.checkpoints.bitnet import BitNetLinears, byte_activation
 from tbt_compile.checkpoints.source import Checkpoint
 from tbt_compile.checkpoints.stored_weights import stored_weight
+from tbt_compile.dtypes import dtype_name
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
+from tbt_compile.modules.family import replaces_forward
 from tbt_compile.modules.frozen import FrozenWeight
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 
@@ -36,7 +39,7 @@ def read_layers(
     checkpoint: Checkpoint,
     activation_bits: int | None,
     embedding_bits: int | None,
-) -> tuple[list[Layer], set[str]]:
+) -> list[Layer]:
     """Read the weights of all linear layers and embeddings, one at a time.
 
     Args:
@@ -44,34 +47,32 @@ def read_layers(
         checkpoint: its tensors.
         activation_bits: 8 to quantize the inputs of layers with packed weights that the checkpoint leaves in
             full precision.
-        embedding_bits: 8 to quantize embeddings and the output projection by row.
+        embedding_bits: 8 to quantize the token embedding and the output projection by row.
 
     Returns:
-        The layers, and the names of the tensors that they were read from. Layers in float32 are left out.
+        The layers. Those in float32 are left out, and those whose class computes in its own way.
 
     Raises:
         FormatError: a weight is missing or of another shape, or a layer cannot have 8-bit activations.
     """
     config = getattr(model.config, "quantization_config", None)
     bitnet = BitNetLinears(config, model, checkpoint.tensor) if config else None
-    names = _names_of_weights(model)
-    head = model.get_output_embeddings()
+    names = names_of_parameters(model)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = {id(module.weight) for module in ends if module is not None}
     packed: dict[int, FrozenWeight | None] = {}
-    layers, used = [], set()
+    layers = []
     for name, module in model.named_modules():
         weight = module._parameters.get("weight")
-        if not isinstance(module, nn.Linear | nn.Embedding) or weight is None:
+        if weight is None or not _is_layer(model, module):
             continue
         converted = bitnet is not None and name in bitnet.names
         if id(weight) not in packed:
             if bitnet is not None and converted:
                 packed[id(weight)] = bitnet.read(name, weight.shape)
-                used |= {f"{name}.{part}" for part in ("weight", "weight_scale", "rms_norm.weight")}
             else:
-                stored, read = _read(checkpoint, names[id(weight)], weight)
-                used.add(read)
-                is_table = isinstance(module, nn.Embedding) or module is head
-                packed[id(weight)] = _packed(stored, embedding_bits if is_table else None)
+                stored = _read(checkpoint, names[id(weight)], weight)
+                packed[id(weight)] = _packed(stored, embedding_bits if id(weight) in tables else None)
         found = packed[id(weight)]
         if found is None:
             continue
@@ -81,28 +82,38 @@ def read_layers(
         elif isinstance(module, nn.Linear):
             activation = _activation(name, found, activation_bits, checkpoint.input_floor)
         layers.append(Layer(name, found, activation))
-    return layers, used
+    return layers
 
 
-def _names_of_weights(model: nn.Module) -> dict[int, list[str]]:
-    """The names of every parameter; a tied one has several."""
+def names_of_parameters(model: nn.Module) -> dict[int, list[str]]:
+    """The names of every parameter by its identity; a tied one has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return names
 
 
-def _read(checkpoint: Checkpoint, names: list[str], weight: Tensor) -> tuple[Tensor, str]:
-    """Read a weight under the name that the checkpoint has it by."""
-    name = next((name for name in names if name in checkpoint.names), names[0])
-    stored = checkpoint.tensor(name)
-    if stored.shape != weight.shape or not stored.is_floating_point():
-        dtype = str(stored.dtype).removeprefix("torch.")
+def _is_layer(model: nn.Module, module: nn.Module) -> bool:
+    """Whether a module is a linear layer or embedding that computes as its base class does."""
+    if not isinstance(module, nn.Linear | nn.Embedding):
+        return False
+    form = adapter_for(model).quantized_form(module)
+    return form is not None and not replaces_forward(type(module), form)
+
+
+def _read(checkpoint: Checkpoint, names: list[str], weight: Tensor) -> Tensor:
+    """Read a weight of real values."""
+    stored = checkpoint.tied(names)
+    if not stored.is_floating_point():
         raise FormatError(
-            f"{name} in {checkpoint.path} is {dtype} {list(stored.shape)}: expected floats "
-            f"{list(weight.shape)}, or a quantization_config of the method 'bitnet' that says what it is"
+            f"{names[0]} in {checkpoint.path} is {dtype_name(stored.dtype)}: expected floats, or a "
+            "quantization_config of the method 'bitnet' that says what it is"
         )
-    return stored, name
+    if stored.shape != weight.shape:
+        raise FormatError(
+            f"{names[0]} in {checkpoint.path} is {list(stored.shape)}: expected {list(weight.shape)}"
+        )
+    return stored
 
 
 def _packed(weight: Tensor, bits: int | None) -> FrozenWeight | None:

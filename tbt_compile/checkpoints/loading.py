@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tbt_compile.adapters import adapter_for
 from tbt_compile.checkpoints.bitnet import byte_activation
-from tbt_compile.checkpoints.gguf_file import SUFFIX, GgufCheckpoint
-from tbt_compile.checkpoints.layers import Layer, read_layers
+from tbt_compile.checkpoints.gguf_file import GgufCheckpoint
+from tbt_compile.checkpoints.kinds import is_gguf
+from tbt_compile.checkpoints.layers import Layer, names_of_parameters, read_layers
 from tbt_compile.checkpoints.source import Checkpoint, SafetensorsCheckpoint
 from tbt_compile.checkpoints.weightless import weightless
 from tbt_compile.dtypes import COMPUTATION, dtype_name
@@ -90,12 +91,12 @@ def from_pretrained(
             raise RecipeError(f"{path} has a recipe already: leave {' and '.join(given)} out")
         return saved
     checkpoint: Checkpoint
-    checkpoint = GgufCheckpoint(folder) if folder.suffix == SUFFIX else SafetensorsCheckpoint(path)
+    checkpoint = GgufCheckpoint(folder) if is_gguf(folder) else SafetensorsCheckpoint(path)
     model = weightless(checkpoint.config)
     adapter_for(model).check(model)
     _check_method(checkpoint)
-    layers, used = read_layers(model, checkpoint, activation_bits, embedding_bits)
-    if not any(layer.weight.encoding.planes for layer in layers):
+    layers = read_layers(model, checkpoint, activation_bits, embedding_bits)
+    if not any(layer.weight.encoding.planes and bool(layer.weight.scale.any()) for layer in layers):
         raise NoTernaryWeightsError(
             f"{path} has no ternary or binary weights: expected a BitNet checkpoint, or one whose weights "
             "are 0 or one magnitude per row or group of columns; to quantize this model, call "
@@ -103,8 +104,8 @@ def from_pretrained(
         )
     recipe = _recipe(layers)
     _write(model, recipe, layers, attention_bits == Encoding.INT8.bits)
-    used |= _load_rest(model, checkpoint)
-    _check_all_used(model, checkpoint, used)
+    _load_rest(model, checkpoint)
+    _check_all_used(model, checkpoint)
     if checkpoint.generation is not None:
         model.generation_config = checkpoint.generation
     model.name_or_path = str(path)
@@ -167,53 +168,50 @@ def _write(model: PreTrainedModel, recipe: Recipe, layers: list[Layer], attentio
         sites.append(SitePlan(kind, layer.name, operands))
         quantizers |= {(layer.name, name): part for name, part in parts.items()}
     adapter = adapter_for(model)
-    for name, module in model.named_modules() if attention else ():
-        if adapter.attention_function(module) is not None:
-            kinds = {part: Encoding.UINT8 if part == "probabilities" else Encoding.INT8 for part in OPERANDS}
-            operands = tuple(Operand(part, kind, "asked for") for part, kind in kinds.items())
-            sites.append(SitePlan(SiteKind.ATTENTION, name, operands))
-            quantizers |= {(name, part): byte_activation(kind) for part, kind in kinds.items()}
+    found = [item for item in model.named_modules() if adapter.attention_function(item[1]) is not None]
+    if attention and not found:
+        raise RecipeError(
+            f"attention_bits=8: the attention of {type(model).__name__} does not go through transformers' "
+            "interface; leave attention_bits out"
+        )
+    for name, _ in found if attention else ():
+        kinds = {part: Encoding.UINT8 if part == "probabilities" else Encoding.INT8 for part in OPERANDS}
+        operands = tuple(Operand(part, kind, "asked for") for part, kind in kinds.items())
+        sites.append(SitePlan(SiteKind.ATTENTION, name, operands))
+        quantizers |= {(name, part): byte_activation(kind) for part, kind in kinds.items()}
     write_quantizers(model, recipe, sites, quantizers, {})
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
 
 
-def _load_rest(model: PreTrainedModel, checkpoint: Checkpoint) -> set[str]:
+def _load_rest(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     """Load what has no quantizer, in float32: norms, biases, and buffers that a checkpoint holds."""
-    loaded: dict[int, nn.Parameter] = {}
-    used = set()
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-    for name, place in tensors.items():
-        is_parameter = isinstance(place, nn.Parameter)
-        if place.device.type != "meta" and (is_parameter or name not in checkpoint.names):
-            continue
-        owner, _, attribute = name.rpartition(".")
-        module = model.get_submodule(owner)
-        if id(place) not in loaded:
-            tensor = checkpoint.tensor(name)
-            if tensor.shape != place.shape:
-                raise FormatError(
-                    f"{name} in {checkpoint.path} is {list(tensor.shape)}: expected {list(place.shape)}"
-                )
-            used.add(name)
-            tensor = tensor.float() if tensor.is_floating_point() else tensor
-            if not is_parameter:
-                module._buffers[attribute] = tensor
-                continue
-            loaded[id(place)] = nn.Parameter(tensor, requires_grad=False)
-        module._parameters[attribute] = loaded[id(place)]
-    return used
+    for names in names_of_parameters(model).values():
+        place = model.get_parameter(names[0])
+        if place.device.type == "meta":
+            parameter = nn.Parameter(_fitting(checkpoint, names, place), requires_grad=False)
+            for name in names:
+                owner, _, attribute = name.rpartition(".")
+                model.get_submodule(owner)._parameters[attribute] = parameter
+    for name, place in list(model.named_buffers()):
+        if name in checkpoint.names:
+            owner, _, attribute = name.rpartition(".")
+            model.get_submodule(owner)._buffers[attribute] = _fitting(checkpoint, [name], place)
 
 
-def _check_all_used(model: PreTrainedModel, checkpoint: Checkpoint, used: set[str]) -> None:
+def _fitting(checkpoint: Checkpoint, names: list[str], place: Tensor) -> Tensor:
+    tensor = checkpoint.tied(names)
+    if tensor.shape != place.shape:
+        raise FormatError(
+            f"{names[0]} in {checkpoint.path} is {list(tensor.shape)}: expected {list(place.shape)}"
+        )
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _check_all_used(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     """Refuse a checkpoint with tensors that no part of the model takes: it would be another model."""
-    tied = set(model.all_tied_weights_keys)
     ignored = [*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq"]
-    left = [
-        name
-        for name in checkpoint.unread(used)
-        if name not in tied and not any(re.search(pattern, name) for pattern in ignored)
-    ]
+    left = [name for name in checkpoint.unread() if not any(re.search(pattern, name) for pattern in ignored)]
     if left:
         raise FormatError(
             f"{checkpoint.path} holds {left[0]} and {len(left) - 1} other tensors for which "

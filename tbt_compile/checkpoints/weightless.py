@@ -21,13 +21,16 @@ def weightless(config: PreTrainedConfig) -> PreTrainedModel:
     """
     name = (config.architectures or [None])[0]
     kind = getattr(transformers, name, None) if name else None
-    if kind is None:
+    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
         raise FormatError(
             f"the config names {name or 'no class'}: expected a model class of transformers "
             f"{transformers.__version__} in its architectures"
         )
-    with _parameters_on_meta():
-        model: PreTrainedModel = kind(config)
+    try:
+        with _parameters_on_meta():
+            model: PreTrainedModel = kind(config)
+    except Exception as error:  # whatever a class does with a config that is not its own, or is damaged
+        raise FormatError(f"the config does not fit {name} ({type(error).__name__}: {error})") from error
     model.tie_weights()
     return model
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tbt_compile.checkpoints.kinds import is_gguf
 from tbt_compile.errors import DataError, FormatError, RecipeError
 from tbt_compile.storage import model_folder
 
@@ -22,7 +23,7 @@ def stage_of(folder: Path) -> str:
     Raises:
         FormatError: there is no such folder or file, or no model in it.
     """
-    if folder.is_file() and folder.suffix == ".gguf":
+    if is_gguf(folder):
         return "ternary"
     if not folder.is_dir():
         raise FormatError(
@@ -123,7 +124,7 @@ def _with_ternary_weights(source: Path, bits: dict[str, int | None]) -> Any:
 
 def tokenizer_of(source: Path) -> Any | None:
     """The tokenizer saved in a model's folder, or in a GGUF file, if there is one."""
-    if source.suffix == ".gguf":
+    if is_gguf(source):
         from tbt_compile.checkpoints.gguf_file import tokenizer
 
         return tokenizer(source)

@@ -168,15 +168,83 @@ UP = "model.layers.0.mlp.up_proj"
         ),
         (
             _set(f"{UP}.weight", torch.zeros(64, 256, dtype=torch.uint8)),
-            r"is \[64, 256\] with 1 scales: expected",
+            r"is uint8 \[64, 256\]: expected \[128, 256\]",
         ),
         (_set(f"{UP}.weight", torch.full((128, 256), 3, dtype=torch.uint8)), "expected ternary codes"),
+        (_set(f"{UP}.weight_scale", torch.tensor([0.0])), r"weight_scale is \[0.0\]: expected one finite"),
+        (_set(f"{UP}.weight_scale", torch.tensor([float("nan")])), "holds NaN or infinity"),
+        (_set(f"{UP}.rms_norm.weight", torch.ones(256)), "for which BitNetForCausalLM has no place"),
+        (
+            _set("model.embed_tokens.weight", torch.zeros(320, 256).to(torch.float8_e4m3fn)),
+            "is float8_e4m3fn",
+        ),
+        (_set("lm_head.weight", torch.ones(320, 256)), "different values for .*, which its config ties"),
         (_set("model.norm.weight", torch.ones(5)), r"model.norm.weight in .* is \[5\]: expected \[256\]"),
         (_set("model.extra.weight", torch.ones(5)), "for which BitNetForCausalLM has no place"),
-        (_set("model.embed_tokens.weight", torch.ones(3, 256)), r"is float32 \[3, 256\]: expected floats"),
+        (_set("model.embed_tokens.weight", torch.ones(3, 256)), r"is \[3, 256\]: expected \[320, 256\]"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     folder = _altered(save_bitnet(tmp_path / "folder"), change)
     with pytest.raises(FormatError, match=message):
         tbt_compile.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "message"),
+    [
+        ({"norm": True}, _set(f"{UP}.rms_norm.weight", torch.ones(1)), r"rms_norm.weight is \[1\]: expected"),
+        (
+            FORMATS["autobitlinear online"],
+            _set(f"{UP}.weight", torch.ones(512, 255)),
+            r"expected \[512, 256\]",
+        ),
+        (
+            FORMATS["autobitlinear online"],
+            _set(f"{UP}.weight", torch.ones(128, 256, dtype=torch.uint8)),
+            "is packed: the mode 'online'",
+        ),
+        (
+            FORMATS["autobitlinear online"],
+            _set(f"{UP}.weight_scale", torch.ones(1)),
+            "for which BitNetForCausalLM has no place",
+        ),
+    ],
+)
+def test_other_formats_are_checked_too(
+    tmp_path: Path, options: dict[str, Any], change: Any, message: str
+) -> None:
+    folder = _altered(save_bitnet(tmp_path / "folder", **options), change)
+    with pytest.raises(FormatError, match=message):
+        tbt_compile.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tied_weight_may_have_either_name(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = save_bitnet(tmp_path / "folder")
+    expected = tbt_compile.from_pretrained(folder)
+    weight = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight").to(dtype)
+
+    frozen = tbt_compile.from_pretrained(_altered(folder, rename))
+    ids = torch.randint(3, 320, (2, 5))
+    assert torch.equal(frozen.module.get_input_embeddings()(ids), weight[ids].float())
+    with torch.no_grad():
+        assert torch.equal(frozen(ids).logits, expected(ids).logits)
+
+
+def test_places_that_hold_no_model(tmp_path: Path) -> None:
+    folder = save_bitnet(tmp_path / "folder")
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(FormatError, match=r"generation_config.json is damaged"):
+        tbt_compile.from_pretrained(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(FormatError, match=r"holds no model of transformers: expected a folder"):
+        tbt_compile.from_pretrained(folder)
+    (folder / "model-TQ2_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(FormatError, match=r"name the file: .*model-TQ2_0.gguf"):
+        tbt_compile.from_pretrained(folder)
+    with pytest.raises(FormatError, match=r"nothing/at/all does not exist: expected a folder"):
+        tbt_compile.from_pretrained("nothing/at/all")

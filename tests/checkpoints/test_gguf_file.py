@@ -100,3 +100,22 @@ def test_a_file_in_full_precision_is_refused(tmp_path: Path) -> None:
     file = save_gguf(tmp_path / "model.gguf", llama(), _by_package(KIND.Q8_0))
     with pytest.raises(FormatError, match=r"has no ternary or binary weights"):
         tbt_compile.from_pretrained(file)
+
+
+def test_scaled_rotations_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers reads them from no GGUF file, and would compute with others."""
+    add = gguf.GGUFWriter.add_vocab_size
+
+    def scaled(writer: Any, size: int) -> None:
+        add(writer, size)
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_vocab_size", scaled)
+    file = save_gguf(tmp_path / "model.gguf", with_codes(llama(), 256), _by_package(KIND.TQ2_0))
+    with pytest.raises(FormatError, match="scales its rotary positions, which is not read from GGUF"):
+        tbt_compile.from_pretrained(file)
+
+
+def test_a_file_is_known_by_its_first_bytes(tmp_path: Path) -> None:
+    file = save_gguf(tmp_path / "MODEL", with_codes(llama(), 256), _by_package(KIND.TQ2_0))
+    assert tbt_compile.from_pretrained(file).recipe.notation == "32-2-32"

@@ -128,5 +128,37 @@ def test_what_is_not_understood_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path / "gptq", model, dict(model.state_dict()))
     with pytest.raises(FormatError, match="is quantized by the method 'gptq': expected 'bitnet'"):
         tbt_compile.from_pretrained(folder)
-    with pytest.raises(FormatError, match="cannot be read"):
+    with pytest.raises(FormatError, match="does not exist: expected a folder"):
         tbt_compile.from_pretrained(tmp_path / "nothing")
+
+
+def test_attention_that_is_no_function_is_not_quantized_silently(tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model = BloomForCausalLM(BloomConfig(vocab_size=100, hidden_size=64, n_layer=1, n_head=2))
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = torch.randint(-1, 2, module.weight.shape).float()
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    folder = save(tmp_path / "folder", model, state)
+    with pytest.raises(RecipeError, match="attention of BloomForCausalLM does not go through"):
+        tbt_compile.from_pretrained(folder, attention_bits=8)
+
+
+def test_tables_with_a_forward_of_their_own_stay_as_they_are(tmp_path: Path) -> None:
+    from transformers import PegasusConfig, PegasusForConditionalGeneration
+
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 50}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    model = PegasusForConditionalGeneration(PegasusConfig(**sizes, **heads, decoder_ffn_dim=32)).eval()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            module.weight.data = torch.randint(-1, 2, module.weight.shape).float() * 0.25
+    model = model.bfloat16()
+    tied = ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+    folder = save(tmp_path / "folder", model, {k: v for k, v in model.state_dict().items() if k not in tied})
+    ids = torch.randint(3, 50, (2, 5))
+    with torch.no_grad():
+        expected = model.float()(input_ids=ids, decoder_input_ids=ids).logits
+        found = tbt_compile.from_pretrained(folder)(input_ids=ids, decoder_input_ids=ids).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
