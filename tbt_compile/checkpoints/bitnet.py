@@ -132,5 +132,14 @@ class BitNetLinears:
 def byte_activation(
     encoding: Encoding = Encoding.INT8, floor: float = 0.0, norm: nn.Module | None = None
 ) -> FrozenActivation:
-    """A quantizer to 8 bits per token; see `FrozenActivation`."""
+    """A quantizer to 8 bits per token.
+
+    Args:
+        encoding: INT8 or UINT8.
+        floor: the least that the largest magnitude of a token counts as.
+        norm: applied before.
+
+    Returns:
+        A frozen quantizer, which has no scale to train.
+    """
     return FrozenActivation(encoding, False, torch.ones(()), floor, norm)

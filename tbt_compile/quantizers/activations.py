@@ -136,8 +136,15 @@ class _RoundDynamic(torch.autograd.Function):
 def quantize_dynamic(x: Tensor, encoding: Encoding, floor: float = 0.0) -> QuantTensor:
     """Quantize x `[..., D]` to 8 bits, symmetrically, with one scale `[..., 1]` per token.
 
-    Rows with no magnitude above `LEAST_PEAK` become zeros. The largest magnitude of a row counts as `floor`
-    if it is smaller (BitNet's is 1e-5).
+    Rows with no magnitude above `LEAST_PEAK` become zeros.
+
+    Args:
+        x: in full precision.
+        encoding: INT8 or UINT8.
+        floor: the least that the largest magnitude of a row counts as (BitNet's is 1e-5).
+
+    Returns:
+        Codes and scales.
 
     >>> quantize_dynamic(torch.tensor([[1.0, -0.5, 0.25]]), Encoding.INT8).codes
     tensor([[127., -64.,  32.]])

@@ -81,7 +81,14 @@ def owner_of(entry: dict[str, Any]) -> str:
 def install_quantizers(
     model: nn.Module, recipe: Recipe, described: list[dict[str, Any]], calls: dict[str, dict[str, Any]]
 ) -> None:
-    """Convert the modules as `prepare` does, but with uninitialized frozen quantizers."""
+    """Convert the modules as `prepare` does, but with uninitialized frozen quantizers.
+
+    Args:
+        model: in full precision, in place.
+        recipe: that it was prepared with.
+        described: what `describe_quantizers` returned.
+        calls: what `describe_calls` returned.
+    """
     quantizers: dict[tuple[str, str], nn.Module] = {}
     sites = [SitePlan.from_dict(values) for owned in calls.values() for values in owned["sites"]]
     called = {(site.owner, call.number): site for site in sites for call in site.calls}

@@ -87,7 +87,13 @@ class ByteRows:
         return part
 
     def pack(self, row: Expr, load: emit.Load, floor: float | None = None) -> None:
-        """Quantize one row; its largest magnitude counts as `floor` if it is smaller."""
+        """Quantize one row.
+
+        Args:
+            row: index of the row in the buffer.
+            load: loads its float32 elements.
+            floor: the least that the largest magnitude counts as, if any.
+        """
         scale = write_codes(load, self.length, self.encoding, self.isa, self.codes, row, floor=floor)
         emit.store(self.scales, scale, row)
         with emit.loop("pad", self.padding) as pad:
