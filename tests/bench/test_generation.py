@@ -28,6 +28,7 @@ class FakeWorker:
     def __init__(self, job: Job) -> None:
         self.size_bytes = 2**20
         self.peak_bytes = 3 * 2**20
+        self.load_seconds = 0.5
 
     def measure(self, count: int) -> tuple[float, float]:
         return 0.09 + 0.01 * count, 0.04 + 0.005 * count

@@ -160,7 +160,7 @@ def test_lower_with_the_tokens_of_texts(tbt, trained: Path, tmp_path: Path) -> N
 
 def test_lower_for_several_machines(tbt, trained: Path, several: Path, tmp_path: Path) -> None:
     said = (several / "out.txt").read_text()
-    assert re.search(rf"MiB for {OTHER_CPU} \(\w+\), .* of .* MiB of tensors serve every CPU", said)
+    assert re.search(rf"MiB for {OTHER_CPU} \(\w+, \w+\), .* of .* MiB of tensors serve every CPU", said)
     run = tbt("run", several / "model", "one two", "--json", "-")
     assert f"chosen from {OTHER_CPU}" in run.err
     assert run.json()["cpu"] == parse_target("host").mcpu
