@@ -29,7 +29,7 @@ class FakeWorker:
     three more from the second on."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.size_bytes, self.peak_bytes = job, 2**20, 2**20
+        self.job, self.size_bytes, self.peak_bytes, self.load_seconds = job, 2**20, 2**20, 0.5
 
     def measure(self, count: int) -> tuple[float, float]:
         batch = self.job.batch

@@ -19,6 +19,7 @@ class FakeWorker:
     """A quadratic encoder, and a token that takes four times as long for two texts as for one."""
 
     size_bytes = peak_bytes = 2**20
+    load_seconds = 0.5
 
     def __init__(self, job: Job) -> None:
         self.encoder, self.token = job.source_length**2, job.batch**2

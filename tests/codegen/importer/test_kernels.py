@@ -25,9 +25,9 @@ def test_a_kernel_is_built_once_per_spec() -> None:
 
     specs = [FloatLinearSpec(8, columns, False, ISA) for columns in (4, 4, 5)]
     names = [kernels.get(spec, build)[0] for spec in specs]
-    assert names == ["build_8_4_0", "build_8_4_0", "build_8_5_0"]
+    assert names == ["build_8_4_0_float_1", "build_8_4_0_float_1", "build_8_5_0_float_1"]
     assert built == [specs[0], specs[2]]
-    assert list(kernels.built) == ["build_8_4_0", "build_8_5_0"]
+    assert list(kernels.built) == ["build_8_4_0_float_1", "build_8_5_0_float_1"]
 
 
 def test_names_list_the_fields_of_a_spec() -> None:
