@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from arm.environment import Environment
 from arm.kernels import B01, I8, T012, U8, B, Builder, Kernels, Pair, T, named
 from arm.machine import Machine
@@ -16,12 +17,15 @@ from kernel_tools import codes, floats, powers, scalar
 from tbt_compile.codegen import reference
 from tbt_compile.codegen.kernels.dot.stored_rows import StoredSpec
 from tbt_compile.codegen.kernels.linear.embedding import embedding
+from tbt_compile.codegen.kernels.linear.float32 import FloatLinearSpec, linear_float
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.codegen.target.parse import parse_target
 from tbt_compile.codegen.tools.standalone import stored_weight
 from tbt_compile.encoding import Encoding
+from tbt_compile.ops.quantize import pack, unpack
+from tbt_compile.quantizers import QuantTensor
 
 PAIRS = [*((left, weight) for weight in (B, T) for left in (B, T, B01, T012, I8, U8)), (I8, I8), (U8, I8)]
 # N and K are no multiples of a word, a vector or a block. The long sums are as large as they get before a
@@ -33,6 +37,9 @@ STEP_PAIRS = ((B, B), (T, T), (B01, T))
 TABLE = (75, 100)
 TABLES = [(B, Layout.PLANES), (T, Layout.PLANES), (T, Layout.PAIRS), (I8, Layout.PLANES)]
 TABLES += [(B, Layout.QUARTERS), (T, Layout.QUARTERS)]
+GROUPED = (39, 128)
+HALVES = (Encoding.BFLOAT16, Encoding.FLOAT16)
+STORED = [(B, 8), (T, 2), (T, 1), (I8, 4), *((half, 1) for half in HALVES)]
 ROWS = (1, 2, 3, 8, 67, 130)
 SCALE = 0.5
 
@@ -51,6 +58,10 @@ def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
             yield linear, layer(pair, shape, isa)
     for weight, layout in TABLES:
         yield embedding, StoredSpec(*TABLE, weight, layout, isa)
+    for weight, groups in STORED:
+        yield embedding, StoredSpec(*GROUPED, weight, Layout.PLANES, isa, groups)
+        yield linear_float, FloatLinearSpec(*GROUPED, False, isa, weight, groups)
+    yield linear_float, FloatLinearSpec(*GROUPED, False, isa)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +137,30 @@ def test_embedding(kernels: Kernels, weight: Encoding, layout: Layout) -> None:
         ids = np.random.default_rng(count).integers(0, n, count)
         y = kernels.call(embedding, spec, [ids, stored, scale], (count, k), np.float32)
         np.testing.assert_array_equal(y, table[ids].astype(np.float32) * scale[ids, None])
+
+
+@pytest.mark.parametrize(("weight", "groups"), STORED, ids=str)
+def test_weights_decoded_in_registers(kernels: Kernels, weight: Encoding, groups: int) -> None:
+    n, k = GROUPED
+    scale = np.abs(floats(1, n, groups))
+    spec = StoredSpec(n, k, weight, Layout.PLANES, kernels.isa, groups)
+    if weight.half:
+        packed = pack(torch.from_numpy(floats(2, n, k)), weight)
+        stored, values = packed.numpy(), unpack(packed, weight.value, k)
+    else:
+        drawn = codes(2, weight, n, k)
+        stored, values = stored_weight(drawn, spec), torch.from_numpy(drawn.astype(np.float32))
+    decoded = QuantTensor(values, torch.from_numpy(scale)).value.numpy()
+    ids = np.random.default_rng(1).integers(0, n, 9)
+    rows = kernels.call(embedding, spec, [ids, stored, scale.ravel()], (9, k), np.float32)
+    np.testing.assert_array_equal(rows, decoded[ids])
+    for count in (1, 5):
+        x = floats(3, count, k)
+        plain = FloatLinearSpec(n, k, False, kernels.isa)
+        expected = kernels.call(linear_float, plain, [x, decoded], (count, n), np.float32)
+        decoding = FloatLinearSpec(n, k, False, kernels.isa, weight, groups)
+        found = kernels.call(linear_float, decoding, [x, stored, scale.ravel()], (count, n), np.float32)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_only_cpus_that_have_dot_products_get_them(kernels: Kernels, environment: Environment) -> None:
