@@ -95,6 +95,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8, "head_dim": 8},
+    # The window of its cache limits the length, like positions: it has no mask of a window.
+    "moshi": {"sliding_window": POSITIONS},
     "nemotron": {"num_key_value_heads": 2},
     "paddleocr_vl_text": {"rope_parameters": {"rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 70},
