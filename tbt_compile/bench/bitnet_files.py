@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tbt_compile.bench.gguf_header import close_gguf, opened_gguf
 from tbt_compile.bench.model_shapes import Shape
 
 if TYPE_CHECKING:
@@ -98,18 +99,7 @@ def write_gguf(path: Path, shape: Shape) -> None:
     import gguf
     import numpy as np
 
-    writer = gguf.GGUFWriter(path, "bitnet", use_temp_file=True)
-    writer.add_context_length(shape.positions)
-    writer.add_embedding_length(shape.width)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.feed_forward)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.key_value_heads)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(shape.width // shape.heads)
-    writer.add_rope_freq_base(500000.0)
-    writer.add_vocab_size(shape.vocab_size)
-    writer.add_tokenizer_model("none")
+    writer = opened_gguf(path, shape, 1e-5, 500000.0, spool=True)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_TQ2_0)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BITNET, shape.layers)
     kinds, random = gguf.GGMLQuantizationType, np.random.default_rng(0)
@@ -124,10 +114,7 @@ def write_gguf(path: Path, shape: Shape) -> None:
         for name, size in norm_sizes(shape).items():
             theirs = names.get_name(f"{stem}.{name}") or f"blk.{layer}.{name.rpartition('.')[2]}"
             writer.add_tensor(f"{theirs}.weight", np.ones(size, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    close_gguf(writer)
 
 
 def _ternary(random: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.uint8]:

@@ -24,6 +24,9 @@ with warnings.catch_warnings():  # importing it calls torch.compile, which impor
     warnings.simplefilter("ignore", DeprecationWarning)
     from transformers.integrations.bitnet import pack_weights
 
+from tbt_compile.bench.gguf_header import adjacent_pairs, close_gguf, opened_gguf
+from tbt_compile.bench.model_shapes import Shape
+
 SIZES = {
     "vocab_size": 320,
     "hidden_size": 256,
@@ -165,17 +168,18 @@ def save_gguf(path: Path, model: PreTrainedModel, encode: Encode) -> Path:
 
     config = model.config
     architecture = config.model_type
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
+    shape = Shape(
+        "test",
+        architecture,
+        config.vocab_size,
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.intermediate_size,
+        config.max_position_embeddings,
+        config.num_key_value_heads,
+    )
+    writer = opened_gguf(path, shape, config.rms_norm_eps, config.rope_parameters["rope_theta"])
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     quantized = linears(model)
@@ -186,7 +190,7 @@ def save_gguf(path: Path, model: PreTrainedModel, encode: Encode) -> Path:
         values = tensor.float().numpy()
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-            values = _permuted(values, heads)
+            values = adjacent_pairs(values, heads)
         layer, _, part = stem.removeprefix("model.layers.").partition(".")
         theirs = f"{names.get_name(stem) or f'blk.{layer}.{part.rpartition(chr(46))[2]}'}.weight"
         if stem in quantized:
@@ -196,17 +200,8 @@ def save_gguf(path: Path, model: PreTrainedModel, encode: Encode) -> Path:
             writer.add_tensor(theirs, values)
         else:
             writer.add_tensor(theirs, values.astype(np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    close_gguf(writer)
     return path
-
-
-def _permuted(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows in the order of rotations of adjacent elements."""
-    rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
 def q1_0(weight: np.ndarray) -> np.ndarray:

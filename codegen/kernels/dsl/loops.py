@@ -66,6 +66,19 @@ def row_of(x: Buffer, *at: Expr) -> emit.Load:
     return lambda k, lanes: emit.load(x, *at, k, lanes=lanes)
 
 
+def copy_row(load: emit.Load, length: Expr | int, lanes: int, out: Buffer, *at: Expr) -> None:
+    """Store the elements of a row.
+
+    Args:
+        load: loads them.
+        length: number of elements, static or symbolic.
+        lanes: lanes of a vector.
+        out: what they are stored in.
+        at: indices of the row in `out`.
+    """
+    for_lanes(length, lanes, lambda k, count: emit.store(out, load(k, count), *at, k, lanes=count))
+
+
 def parallel_columns(rows: Expr, max_rows: int, extent: int, ops_per_row: int, body: emit.Body) -> None:
     """Loop over groups of columns, in parallel if there are enough rows.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tbt_compile.codegen.kernels.dot.stored_rows import StoredRows, StoredSpec
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.dsl.loops import for_lanes
+from tbt_compile.codegen.kernels.dsl.loops import copy_row
 from tbt_compile.codegen.tvm_api import PrimFunc, T
 
 _LANES = 16
@@ -31,4 +31,4 @@ def _embedding(spec: StoredSpec) -> None:
     y = emit.argument("y", (count, spec.k), "float32")
     with emit.loop("m", count) as m:
         row = table.row(emit.let(T.min(T.max(ids[m], T.int64(0)), T.int64(spec.n - 1))))
-        for_lanes(spec.k, _LANES, lambda k, lanes: emit.store(y, row(k, lanes), m, k, lanes=lanes))
+        copy_row(row, spec.k, _LANES, y, m)

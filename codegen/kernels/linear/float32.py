@@ -12,12 +12,12 @@ from operator import add
 
 from tbt_compile.codegen.kernels.dot.stored_rows import StoredRows, StoredSpec
 from tbt_compile.codegen.kernels.dsl import emit, sums
-from tbt_compile.codegen.kernels.dsl.loops import for_lanes, parallel_columns, parallel_rows, row_of
+from tbt_compile.codegen.kernels.dsl.loops import copy_row, for_lanes, parallel_columns, parallel_rows, row_of
 from tbt_compile.codegen.kernels.float_ops.activations import ACTIVATIONS
 from tbt_compile.codegen.kernels.float_ops.spec import AnySize
 from tbt_compile.codegen.layouts import Layout
 from tbt_compile.codegen.target.isa import Isa
-from tbt_compile.codegen.tvm_api import Buffer, Expr, PrimFunc, T
+from tbt_compile.codegen.tvm_api import Expr, PrimFunc, T
 from tbt_compile.encoding import Encoding
 
 _LEAST_COLUMNS = 4
@@ -106,7 +106,7 @@ def _linear(spec: FloatLinearSpec) -> None:
     def decoded(first: Expr, count: int) -> None:
         floats = emit.scratch("decoded", (count, spec.k), "float32")
         for c in range(count):
-            _copy(weight(first + c), spec.k, floats, c)
+            copy_row(weight(first + c), spec.k, sums.LANES, floats, T.int64(c))
         with emit.loop("row", rows) as row:
             products(row, first, [row_of(floats, T.int64(c)) for c in range(count)])
 
@@ -123,11 +123,6 @@ def _linear(spec: FloatLinearSpec) -> None:
         parallel_columns(rows, _MAX_ROWS, blocks, work, lambda index: block(index * columns, columns))
     if rest:
         block(T.int64(blocks * columns), rest)
-
-
-def _copy(load: emit.Load, length: int, out: Buffer, row: int) -> None:
-    """Store the elements of a row in a row of `out`."""
-    for_lanes(length, sums.LANES, lambda k, lanes: emit.store(out, load(k, lanes), row, k, lanes=lanes))
 
 
 def _weight(spec: FloatLinearSpec) -> Callable[[Expr], emit.Load]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tbt_compile.bench import bitnet_files
 from tbt_compile.bench.engines import check_counts
+from tbt_compile.bench.gguf_header import adjacent_pairs, close_gguf, opened_gguf
 from tbt_compile.bench.job import Job
 from tbt_compile.bench.model_shapes import Shape, get_shape, random_model, source_texts
 
@@ -126,35 +127,15 @@ def write_gguf(path: Path, shape: Shape, model: Any) -> None:
     import gguf
     import numpy as np
 
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(shape.positions)
-    writer.add_embedding_length(shape.width)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.feed_forward)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.key_value_heads)
-    writer.add_layer_norm_rms_eps(model.config.rms_norm_eps)
-    writer.add_rope_dimension_count(shape.width // shape.heads)
-    writer.add_rope_freq_base(model.config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(shape.vocab_size)
-    writer.add_tokenizer_model("none")
+    writer = opened_gguf(path, shape, model.config.rms_norm_eps, model.config.rope_parameters["rope_theta"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     for name, tensor in model.state_dict().items():
         array = tensor.numpy()
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = shape.heads if "q_proj" in name else shape.key_value_heads
-            array = _adjacent_pairs(array, heads)
+            array = adjacent_pairs(array, heads)
         writer.add_tensor(_tensor_name(name), array.astype(np.float16) if array.ndim > 1 else array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _adjacent_pairs(weight: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """Reorder rows: transformers rotates element i of a head with i + D / 2, llama.cpp with the next one."""
-    halves = weight.reshape(heads, 2, -1, weight.shape[1])
-    return halves.swapaxes(1, 2).reshape(weight.shape)
+    close_gguf(writer)
 
 
 def _tensor_name(name: str) -> str:
