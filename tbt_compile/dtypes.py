@@ -49,7 +49,7 @@ def check_dtypes(model: nn.Module) -> None:
 
 
 def forget_quantization(model: nn.Module) -> None:
-    """Remove what transformers keeps of a GGUF file: it would refuse to save the model, or to load it again."""
+    """Remove what transformers keeps of a GGUF file: with it, it would not save the model."""
     if _is_dequantized(model):
         vars(model.config).pop("quantization_config", None)
         for name in ("hf_quantizer", "is_quantized", "quantization_method"):
