@@ -16,6 +16,7 @@ from tbt_compile.cli import (
     operators,
     reproduce,
     run,
+    serve,
     summary,
     targets,
     train,
@@ -42,6 +43,7 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(lower.lower)
 app.command(name="run")(run.run_text)
+app.command()(serve.serve)
 app.command()(summary.summary)
 app.command()(reproduce.reproduce)
 app.add_typer(bench.app, name="bench")
@@ -58,7 +60,7 @@ def options(
 
     **demo** runs the whole pipeline on a small model. For your own model and data: **train** distils a
     low-bit student from a full-precision checkpoint, **evaluate** scores it, **lower** compiles it, and
-    **run** generates text with the compiled model.
+    **run** generates text with the compiled model, **serve** does so over HTTP.
     """
 
 

@@ -70,6 +70,13 @@ class ServedModel:
         # The last token is not read again.
         self.model._limits.check_decoder(np.zeros((1, 1), np.int64), longest - 1, longest - 1)
 
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that an output can have, prompt included and without its last; None: any number."""
+        limits = self.model._limits.decoder
+        known = [limit for limit in (limits.length, limits.positions) if limit is not None]
+        return min(known, default=None)
+
     def open(self, ids: Tokens, mask: Tokens) -> DecoderSession:
         """Open a session on sources, int64 [B, S], padded on the right, or prompts, padded on the left."""
         return self.model._open(*self.model._source.padded(ids, mask))
