@@ -5,8 +5,8 @@
 
 Without a folder, a small Llama with random weights is compiled. Every client draws its next request: a
 completion, a stream, one that hangs up after some tokens, a malformed one. Whole answers are compared with
-what the model writes for that request alone. Then requests are sent one at a time: the ratio is what continuous
-batching gains. The exit status is 1 if an answer was wrong or the service failed.
+what the model writes for that request alone. Then requests are sent one at a time: the ratio is the gain of
+continuous batching. The exit status is 1 if an answer was wrong or the service failed.
 """
 
 from __future__ import annotations
