@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=LAYERS, help="of the models of the families")
     parser.add_argument("--json", type=Path, help="write the results to this file; a run resumes there")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # its threads wait actively, also beside other work
     written = arguments.json is not None and arguments.json.exists()
     rows: list[dict[str, Any]] = json.loads(arguments.json.read_text()) if written else []
     print("| model | how | logits that differ | s |\n| --- | --- | ---: | ---: |")
