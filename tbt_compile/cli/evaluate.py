@@ -73,7 +73,8 @@ def evaluate(
 
 
 def _pairs(data: str, split: str, source_field: str, target_field: str) -> Any:
-    from tbt_compile.data.text_pairs import SPLITS, load_data, read_pairs
+    from tbt_compile.data.records import SPLITS
+    from tbt_compile.data.text_pairs import load_data, read_pairs
     from tbt_compile.errors import DataError, did_you_mean
 
     if data.endswith(".jsonl"):

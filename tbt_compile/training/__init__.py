@@ -1,7 +1,8 @@
 """Training: a full-precision teacher and the low-bit students distilled from it."""
 
+from tbt_compile.training.job import TrainJob
 from tbt_compile.training.losses import DistillationTerms, distillation_terms
-from tbt_compile.training.pipeline import TrainJob, train
+from tbt_compile.training.pipeline import train
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights, TrainingError, TrainSettings
 from tbt_compile.training.sizes import MODEL_SIZES, ModelSize, new_model

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.trainer_utils import set_seed
 
-from tbt_compile.data.batches import Corpus
+from tbt_compile.data.examples import Examples
 from tbt_compile.storage.os_errors import writing
 from tbt_compile.training import processes
 from tbt_compile.training.order import TrainingOrder
@@ -35,7 +35,7 @@ LOGGING_WINDOW = 20
 
 def fit(
     model: PreTrainedModel,
-    corpus: Corpus,
+    corpus: Examples,
     record: TrainingRecord,
     run: TrainingRun,
     *,
@@ -53,7 +53,7 @@ def fit(
 
     Args:
         model: trained in place.
-        corpus: the training pairs, with their tokenizer and lengths.
+        corpus: the training examples.
         record: the record of the run, already opened.
         run: settings, progress callback and title; its folder is that of `record`.
         trainer_class: the trainer, which defines the loss.
@@ -69,7 +69,7 @@ def fit(
     dataset, collator, settings = corpus.dataset(), corpus.collator(), run.settings
     processes.wait()  # the first process may be removing old checkpoints
     steps = run.steps(len(dataset))
-    order = TrainingOrder([len(row) for row in dataset.inputs], settings.batch_size, steps, settings.seed)
+    order = TrainingOrder(dataset.lengths, settings.batch_size, steps, settings.seed)
     trainer = _with_order(trainer_class, order)(
         model,
         args=_arguments(record.folder, settings, steps),
@@ -97,7 +97,7 @@ def fit(
         with writing(record.folder):
             with quiet():
                 model.save_pretrained(record.folder)
-            corpus.tokenizer.save_pretrained(record.folder)
+            corpus.save(record.folder)
         record.finish(outcome)
     processes.wait()
     return model

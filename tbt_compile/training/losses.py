@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbt_compile.data.batches import IGNORED_LABEL
 from tbt_compile.training import processes
 from tbt_compile.training.settings import LossWeights
 from tbt_compile.training.soft_labels import soft_cross_entropy
+from tbt_compile.training.tasks import Inputs, Stack, Task
 
 
 class DistillationTerms(NamedTuple):
@@ -45,25 +45,22 @@ def hidden_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], keep: Tenso
     return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
 
 
-def attention_mse(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], queries: Tensor, keys: Tensor
-) -> Tensor:
+def attention_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Tensor) -> Tensor:
     """Mean squared error of the attention maps, per layer.
 
     Args:
         student, teacher: attention maps `[B, H, Q, K]` of each layer.
-        queries: bool `[B, Q]`, false at padding.
-        keys: bool `[B, K]`, false at padding.
+        pairs: bool `[B, Q, K]`, false at padding.
 
     Returns:
         `[layers]`.
     """
-    keep = (queries[:, None, :, None] & keys[:, None, None, :]).expand_as(student[0])
+    keep = pairs[:, None].expand_as(student[0])
     return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
 
 
 def distillation_terms(
-    student: Any, teacher: Any, labels: Tensor, attention_mask: Tensor, weights: LossWeights
+    student: Any, teacher: Any, inputs: Inputs, weights: LossWeights, task: Task
 ) -> DistillationTerms:
     """The loss terms with a weight above 0, from the outputs of student and teacher on one batch.
 
@@ -71,40 +68,44 @@ def distillation_terms(
     term of the whole batch.
 
     Args:
-        student, teacher: outputs of encoder-decoder models: `logits` `[B, T, V]`, the student's `loss` on
-            the labels, and hidden states and attention maps if their weights are above 0.
-        labels: int64 `[B, T]`, -100 at padding.
-        attention_mask: int64 `[B, S]`, 0 at padding.
+        student, teacher: outputs of the models: `logits`, the student's `loss` on the labels, and hidden
+            states and attention maps if their weights are above 0.
+        inputs: the batch, with `labels`.
         weights: of the terms, and the temperature of the logits term.
+        task: what the models do; it says which tokens count.
 
     Returns:
         The unweighted terms.
     """
-    targets, sources = labels != IGNORED_LABEL, attention_mask.bool()
-    target_weight, source_weight = processes.weight(targets), processes.weight(sources)
+    share = processes.weight(task.scored(inputs))
     logits = hidden = attention = None
     if weights.logits:
-        logits = soft_cross_entropy(student.logits[targets], teacher.logits[targets], weights.temperature)
-        logits = logits * target_weight
-    if weights.hidden:
-        encoder = hidden_mse(student.encoder_hidden_states, teacher.encoder_hidden_states, sources)
-        decoder = hidden_mse(student.decoder_hidden_states, teacher.decoder_hidden_states, targets)
-        hidden = torch.cat([encoder * source_weight, decoder * target_weight]).mean()
-    if weights.attention:
-        encoder_maps = attention_mse(student.encoder_attentions, teacher.encoder_attentions, sources, sources)
-        decoder_maps = attention_mse(student.decoder_attentions, teacher.decoder_attentions, targets, targets)
-        cross_maps = attention_mse(student.cross_attentions, teacher.cross_attentions, targets, sources)
-        parts = (
-            encoder_maps * _pairs(sources, sources),
-            decoder_maps * _pairs(targets, targets),
-            cross_maps * _pairs(targets, sources),
-        )
-        attention = torch.cat(parts).mean()
-    return DistillationTerms(
-        logits, student.loss * target_weight if weights.labels else None, hidden, attention
-    )
+        ours, theirs = task.logits(student, inputs), task.logits(teacher, inputs)
+        logits = soft_cross_entropy(ours, theirs, weights.temperature) * share
+    if weights.hidden or weights.attention:
+        of_teacher = task.stacks(teacher, inputs)
+        pairs = [(stack, of_teacher[name]) for name, stack in task.stacks(student, inputs).items()]
+        hidden = _hidden(pairs) if weights.hidden else None
+        attention = _attention(pairs) if weights.attention else None
+    labels = student.loss * processes.weight(task.labelled(inputs)) if weights.labels else None
+    return DistillationTerms(logits, labels, hidden, attention)
 
 
-def _pairs(queries: Tensor, keys: Tensor) -> float | Tensor:
-    """`processes.weight` of the attention-map entries between kept queries and kept keys."""
-    return processes.weight(queries[:, :, None] & keys[:, None, :])
+def _hidden(stacks: Sequence[tuple[Stack, Stack]]) -> Tensor:
+    """The mean over all layers of all stacks."""
+    parts = [
+        hidden_mse(ours.states, theirs.states, ours.queries) * processes.weight(ours.queries)
+        for ours, theirs in stacks
+        if ours.states
+    ]
+    return torch.cat(parts).mean()
+
+
+def _attention(stacks: Sequence[tuple[Stack, Stack]]) -> Tensor:
+    """The mean over all layers of all stacks."""
+    parts = [
+        attention_mse(ours.maps, theirs.maps, ours.pairs) * processes.weight(ours.pairs)
+        for ours, theirs in stacks
+        if ours.maps
+    ]
+    return torch.cat(parts).mean()

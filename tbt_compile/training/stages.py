@@ -13,9 +13,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
-from tbt_compile.adapters.pretrained import load_generator
-from tbt_compile.data.batches import Corpus
-from tbt_compile.data.text_pairs import digest
+from tbt_compile.adapters.pretrained import load_pretrained
+from tbt_compile.data.examples import Examples
 from tbt_compile.preparation import load_prepared, prepare
 from tbt_compile.recipe import Recipe
 from tbt_compile.training.loop import fit
@@ -23,10 +22,10 @@ from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import TrainingRecord
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights
+from tbt_compile.training.tasks import task_of
 from tbt_compile.training.terms import Objective
 from tbt_compile.training.trainers import (
     DistillationTrainer,
-    require_encoder_decoder,
     require_same_shape,
     whole_model,
 )
@@ -35,12 +34,12 @@ Start: TypeAlias = PreTrainedModel | Callable[[PreTrainedModel], PreTrainedModel
 """What initializes a student other than its teacher: a model, or a function that prepares the student."""
 
 
-def train_teacher(model: PreTrainedModel, corpus: Corpus, run: TrainingRun) -> PreTrainedModel:
-    """Train a full-precision encoder-decoder and save it, with its tokenizer, in the folder of the run.
+def train_teacher(model: PreTrainedModel, corpus: Examples, run: TrainingRun) -> PreTrainedModel:
+    """Train a full-precision model on labels and save it, with its tokenizer, in the folder of the run.
 
     Args:
         model: trained in place.
-        corpus: the training pairs.
+        corpus: the training examples.
         run: folder, settings, and whether to resume an earlier run there.
 
     Returns:
@@ -61,7 +60,7 @@ def train_teacher(model: PreTrainedModel, corpus: Corpus, run: TrainingRun) -> P
 def distill(
     teacher: PreTrainedModel,
     recipe: str | Recipe,
-    corpus: Corpus,
+    corpus: Examples,
     run: TrainingRun,
     *,
     objective: Objective | LossWeights | None = None,
@@ -74,9 +73,9 @@ def distill(
     The student starts from the teacher's weights. Its learned scales are initialized from the first batch.
 
     Args:
-        teacher: an encoder-decoder.
+        teacher: a model of any kind that `training.tasks` knows.
         recipe: quantization of the student.
-        corpus: the training pairs.
+        corpus: the training examples.
         run: folder, settings, and whether to resume an earlier run there.
         objective: the loss terms; `LossWeights` for the paper's terms, None for their default weights.
         start: a full-precision model of the teacher's shape that initializes the student instead, such as
@@ -89,8 +88,8 @@ def distill(
         The prepared student, ready for `tbt_compile.freeze` and `lower`.
 
     Raises:
-        TrainingError: the folder holds a run with other settings, the teacher is not an encoder-decoder, or
-            the model to start from has another shape.
+        TrainingError: the folder holds a run with other settings, the teacher is of no kind that can be
+            distilled, or the model to start from has another shape.
         RecipeError: the recipe is not understood.
     """
     teacher, recipe = whole_model(teacher), Recipe.parse(recipe)
@@ -136,25 +135,21 @@ def _initial_student(teacher: PreTrainedModel, start: Start | None, recipe: Reci
 
 
 def load_teacher(folder: str | Path) -> PreTrainedModel:
-    """Load a full-precision encoder-decoder in evaluation mode; a student is loaded without its quantizers.
+    """Load a full-precision model in evaluation mode; a student is loaded without its quantizers.
 
     Raises:
-        FormatError: the folder holds another kind of model, or cannot be read.
-        TrainingError: it holds a decoder-only model.
+        FormatError: the folder cannot be read.
+        TrainingError: it holds a model of no kind that can be distilled.
     """
     with quiet():
-        model = load_generator(folder)
-    require_encoder_decoder(f"{folder}: the", model)
+        model = load_pretrained(folder)
+    task_of(model, f"{folder}: the")
     return model
 
 
-def _common_record(corpus: Corpus, run: TrainingRun) -> dict[str, Any]:
+def _common_record(corpus: Examples, run: TrainingRun) -> dict[str, Any]:
     """The part of the record that both stages share: data and settings."""
-    return {
-        "data": digest(corpus.pairs),
-        **corpus.lengths.to_dict(),
-        "settings": run.settings.to_dict(),
-    }
+    return {**corpus.record(), "settings": run.settings.to_dict()}
 
 
 def fingerprint(model: PreTrainedModel) -> str:

@@ -9,21 +9,41 @@ from torch import Tensor
 from transformers import PreTrainedModel, Seq2SeqTrainer
 
 from tbt_compile.adapters.wrappers import unwrapped
-from tbt_compile.data.batches import IGNORED_LABEL
 from tbt_compile.modules import is_prepared
 from tbt_compile.training import processes
 from tbt_compile.training.losses import distillation_terms
 from tbt_compile.training.settings import LossWeights, TrainingError
+from tbt_compile.training.tasks import Task, task_of
 from tbt_compile.training.terms import LayerMap, Objective, Watch
 
 
 class LabelTrainer(Seq2SeqTrainer):
-    """`Seq2SeqTrainer` whose loss is the mean over all tokens of a batch, for any number of processes."""
+    """`Seq2SeqTrainer` whose loss is the mean over all tokens of a batch, for any number of processes.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Models of every task are trained: those without an encoder too.
+    """
+
+    def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+        self.task = task_of(whole_model(model))
+        super().__init__(model, *args, **kwargs)
         # BART accepts `num_items_in_batch` but ignores it; the trainer would scale the loss as if it did not.
+        # The loss is a mean, so the trainer has to divide it by the gradient accumulation steps.
         self.model_accepts_loss_kwargs = False
+        self._unchecked: list[PreTrainedModel] = [whole_model(model)]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """A step of `Seq2SeqTrainer`; before the first, `Task.check_batch`.
+
+        Args:
+            model, inputs: as for `compute_loss`.
+            args, kwargs: further arguments of the overridden method.
+
+        Raises:
+            TrainingError: see `Task.check_batch`.
+        """
+        while self._unchecked:
+            self.task.check_batch(self._unchecked.pop(), inputs)
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -35,8 +55,8 @@ class LabelTrainer(Seq2SeqTrainer):
         """Cross-entropy with `labels`, without padding.
 
         Args:
-            model: an encoder-decoder.
-            inputs: a batch with `labels`, int64 `[B, T]`.
+            model: the model that is trained.
+            inputs: a batch with `labels`.
             return_outputs: whether to return the model's outputs too.
             num_items_in_batch: unused.
 
@@ -44,11 +64,11 @@ class LabelTrainer(Seq2SeqTrainer):
             The loss, or (loss, outputs).
         """
         outputs = model(**inputs)
-        loss = outputs.loss * processes.weight(inputs["labels"] != IGNORED_LABEL)
+        loss = outputs.loss * processes.weight(self.task.labelled(inputs))
         return (loss, outputs) if return_outputs else loss
 
 
-class DistillationTrainer(Seq2SeqTrainer):
+class DistillationTrainer(LabelTrainer):
     """`Seq2SeqTrainer` with the paper's distillation loss on the teacher's logits and hidden states.
 
     Prepare the student as a copy of the teacher: `tbt_compile.prepare(copy.deepcopy(teacher), recipe)`. The
@@ -62,7 +82,7 @@ class DistillationTrainer(Seq2SeqTrainer):
         objective: replaces `weights` if there are further terms, or the student has fewer layers.
 
     Raises:
-        TrainingError: a model is not an encoder-decoder, or the layers or vocabularies differ.
+        TrainingError: a model is of no kind that can be distilled, or the layers or vocabularies differ.
     """
 
     def __init__(
@@ -80,12 +100,12 @@ class DistillationTrainer(Seq2SeqTrainer):
         super().__init__(model, *args, **kwargs)
         self.watch = Watch()
         self.terms = [(term.weight, term.bind(model, teacher, self.watch)) for term in self.objective.terms]
-        if self.objective.weights.attention and not is_prepared(teacher):
-            teacher.set_attn_implementation("eager")  # fused attention returns no maps
+        for one in (model, teacher):
+            if self.objective.weights.attention and not is_prepared(one):
+                one.set_attn_implementation("eager")  # fused attention returns no maps
         # The teacher's parameters keep requires_grad: its next student is a copy and has to train.
         self.teacher = teacher.to(self.args.device).eval()
-        # The loss is a mean, so the trainer has to divide it by the gradient accumulation steps.
-        self.model_accepts_loss_kwargs = False
+        self._unchecked = [self.teacher]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Seq2SeqTrainer` does, then remove the hooks from student and teacher."""
@@ -105,7 +125,7 @@ class DistillationTrainer(Seq2SeqTrainer):
 
         Args:
             model: the student.
-            inputs: a batch with `input_ids` and `attention_mask` `[B, S]`, and `labels` `[B, T]`.
+            inputs: a batch with `labels`, as the task of the model has it.
             return_outputs: whether to return the student's outputs too.
             num_items_in_batch: unused.
 
@@ -117,10 +137,10 @@ class DistillationTrainer(Seq2SeqTrainer):
             "output_hidden_states": bool(weights.hidden or self.terms),
             "output_attentions": bool(weights.attention),
         }
-        outputs, target = both_outputs(model, self.teacher, inputs, weights, **options)
+        outputs, target = both_outputs(self.task, model, self.teacher, inputs, weights, **options)
         if self.objective.layers is not None:
             target = self.objective.layers.select(target)
-        terms = distillation_terms(outputs, target, inputs["labels"], inputs["attention_mask"], weights)
+        terms = distillation_terms(outputs, target, inputs, weights, self.task)
         loss = terms.weighted(weights)
         for weight, measure in self.terms:
             loss = loss + weight * measure(outputs, target, inputs)
@@ -128,12 +148,13 @@ class DistillationTrainer(Seq2SeqTrainer):
 
 
 def both_outputs(
-    student: Any, teacher: Any, inputs: dict[str, Any], weights: LossWeights, **options: bool
+    task: Task, student: Any, teacher: Any, inputs: dict[str, Any], weights: LossWeights, **options: bool
 ) -> tuple[Any, Any]:
     """Run student and teacher on one batch, the teacher without gradients.
 
     Args:
-        student, teacher: encoder-decoder models.
+        task: of both models.
+        student, teacher: the models.
         inputs: a batch with `labels`.
         weights: the student gets the labels only if their term has a weight.
         options: of both forward passes, such as `output_hidden_states`.
@@ -141,23 +162,11 @@ def both_outputs(
     Returns:
         The outputs of student and teacher.
     """
-    read = without_labels(inputs, teacher)
+    read = task.without_labels(inputs, teacher)
     outputs = student(**(inputs if weights.labels else read), **options)
     with torch.no_grad():
         target = teacher(**read, **options)
     return outputs, target
-
-
-def without_labels(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Replace the labels of a batch by the decoder inputs they imply, which saves the model's unused loss.
-
-    A model that cannot shift labels itself keeps them.
-    """
-    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if shift is None:
-        return inputs
-    kept = {name: value for name, value in inputs.items() if name != "labels"}
-    return {**kept, "decoder_input_ids": shift(labels=inputs["labels"]), "use_cache": False}
 
 
 def whole_model(model: Any) -> PreTrainedModel:
@@ -173,19 +182,6 @@ def whole_model(model: Any) -> PreTrainedModel:
     return inner
 
 
-def require_encoder_decoder(role: str, model: PreTrainedModel) -> None:
-    """Refuse a model that distillation cannot take; the role comes before its class in the message.
-
-    Raises:
-        TrainingError: the model is not an encoder-decoder.
-    """
-    if not getattr(model.config, "is_encoder_decoder", False):
-        raise TrainingError(
-            f"{role} {type(model).__name__} is no encoder-decoder: distillation expects a model such as BART "
-            "or T5; prepare others and train them in a loop of your own"
-        )
-
-
 def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layers: LayerMap | None) -> None:
     """Refuse a student whose outputs cannot be compared with the teacher's.
 
@@ -194,10 +190,10 @@ def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layer
         layers: maps the layers of a shallower student; None requires equal numbers of layers.
 
     Raises:
-        TrainingError: widths, vocabularies or layers differ, or a model is not an encoder-decoder.
+        TrainingError: widths, vocabularies or layers differ, or a model is of no kind that can be distilled.
     """
     for role, model in (("student", student), ("teacher", teacher)):
-        require_encoder_decoder(f"the {role}", model)
+        task_of(model, f"the {role}")
     names = ("vocab_size", "hidden_size", "num_hidden_layers")
     for name in names if layers is None else names[:2]:
         ours, theirs = getattr(student.config, name, None), getattr(teacher.config, name, None)
