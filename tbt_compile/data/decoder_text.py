@@ -84,8 +84,8 @@ class TextCorpus(Examples):
     """Plain texts in blocks of one length, several texts to a block, each read by itself.
 
     Positions count from the first token of a text, and there is no attention mask: transformers' masks then
-    hide one text from the next. A text that does not fit into the rest of a block goes on in the next block,
-    as a text of its own.
+    hide one text from the next, if the model is called with `use_cache=False`. A text that does not fit into
+    the rest of a block goes on in the next block, as a text of its own.
 
     Attributes:
         texts: the documents.

@@ -74,8 +74,9 @@ def perplexity(
     for first in range(0, len(dataset), batch_size):
         batch = collate([dataset[row] for row in range(first, min(first + batch_size, len(dataset)))])
         labels = batch.pop("labels").to(model.device)
+        inputs = {name: value.to(model.device) for name, value in batch.items()}
         with torch.no_grad():
-            logits = model(**{name: value.to(model.device) for name, value in batch.items()}).logits
+            logits = model(**inputs, use_cache=False).logits
         predicted = logits[:, :-1].float().flatten(0, 1)
         loss += F.cross_entropy(predicted, labels[:, 1:].flatten(), reduction="sum").item()
         tokens += int((labels[:, 1:] >= 0).sum())

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from transformers import AutoFeatureExtractor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tbt_compile.data.batches import Corpus
 from tbt_compile.data.decoder_text import PromptCorpus, TextCorpus
 from tbt_compile.data.examples import Examples
-from tbt_compile.data.labeled_texts import LabeledCorpus, label_reader
+from tbt_compile.data.labeled_texts import LabeledCorpus
 from tbt_compile.data.prompts import PromptTemplate
-from tbt_compile.data.recordings import SpeechCorpus, recording_reader
-from tbt_compile.data.records import Reader, Record, load_splits, text_at
-from tbt_compile.data.text_pairs import pair_reader
-from tbt_compile.errors import DataError
+from tbt_compile.data.recordings import SpeechCorpus
 from tbt_compile.evaluation.classification import accuracy, class_logits
 from tbt_compile.evaluation.generation import DecodeSettings
 from tbt_compile.evaluation.perplexity import perplexity
@@ -26,6 +22,7 @@ from tbt_compile.evaluation.report import evaluate_model
 from tbt_compile.evaluation.transcription import evaluate_speech
 from tbt_compile.progress import Progress
 from tbt_compile.training.job import TrainJob
+from tbt_compile.training.settings import TrainingError
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,24 @@ class JobData(ABC):
         """The training examples."""
 
     def positions(self, tokenizer: PreTrainedTokenizerBase) -> int:  # noqa: ARG002
-        """The positions that a model from scratch needs."""
+        """The positions that a model needs."""
         return self.job.lengths.longest
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse lengths for which the teacher has no positions.
+
+        Raises:
+            TrainingError: it has fewer.
+        """
+        config, needed = getattr(self.model, "config", None), self.positions(tokenizer)
+        names = ("max_target_positions", "max_position_embeddings")
+        there = next((size for name in names if (size := getattr(config, name, None))), needed)
+        if needed > there:
+            raise TrainingError(
+                f"sources of {self.job.lengths.source} and targets of {self.job.lengths.target} tokens need "
+                f"{needed} positions, and the teacher has {there}: give smaller lengths (--source-length, "
+                "--target-length)"
+            )
 
     @abstractmethod
     def score(
@@ -129,6 +142,10 @@ class PromptData(PairData):
 class PlainTextData(JobData):
     """Texts for decoder-only models, in blocks; scored by perplexity."""
 
+    def positions(self, tokenizer: PreTrainedTokenizerBase) -> int:  # noqa: ARG002
+        """Those of a block."""
+        return self.job.lengths.source
+
     def texts(self) -> Iterable[str]:
         """The texts."""
         return self.train
@@ -155,6 +172,10 @@ class PlainTextData(JobData):
 
 class LabeledData(JobData):
     """Texts with classes; scored by accuracy."""
+
+    def positions(self, tokenizer: PreTrainedTokenizerBase) -> int:  # noqa: ARG002
+        """Those of the longest text."""
+        return self.job.lengths.source
 
     def texts(self) -> Iterable[str]:
         """The texts."""
@@ -185,6 +206,10 @@ class LabeledData(JobData):
 
 class SpeechData(JobData):
     """Recordings and their transcripts; scored by word error rate."""
+
+    def positions(self, tokenizer: PreTrainedTokenizerBase) -> int:  # noqa: ARG002
+        """Those of the longest transcript and a start token."""
+        return self.job.lengths.target + 1
 
     def texts(self) -> Iterable[str]:
         """The transcripts."""
@@ -219,71 +244,3 @@ class SpeechData(JobData):
             title=title,
         )
         return found.to_dict()
-
-
-def open_data(job: TrainJob, kind: str, model: PreTrainedModel | None, folder: Path | None) -> JobData:
-    """Read the data of a job.
-
-    Args:
-        job: the configuration.
-        kind: of the model, a `Task.kind`.
-        model: the teacher; None: one is to be made.
-        folder: of the teacher.
-
-    Raises:
-        DataError: the data cannot be read, or an option does not fit this kind of model.
-    """
-    if job.template is not None and (kind != "decoder-only" or job.text_field is not None):
-        raise DataError(
-            "a template makes prompts of sources for decoder-only models: leave it out for other models, and "
-            "for plain texts"
-        )
-    if job.text_field is not None and kind not in ("decoder-only", "classifier"):
-        raise DataError(
-            f"plain texts (text field {job.text_field!r}) train decoder-only models and classifiers: give "
-            f"sources and targets for this one ({kind})"
-        )
-    data_class, reader = _KINDS[kind](job, model, folder)
-    splits: dict[str, Sequence[Any]] = dict(load_splits(job.data, reader))
-    scored = (splits.get("test") or splits.get("validation") or ())[: job.test_sentences]
-    return data_class(job, splits["train"], scored, model)
-
-
-_Opened = tuple[type[JobData], Reader[Any]]
-
-
-def _pairs(job: TrainJob, _model: PreTrainedModel | None, _folder: Path | None) -> _Opened:
-    return PairData, pair_reader(job.source_field, job.target_field)
-
-
-def _prompts(job: TrainJob, _model: PreTrainedModel | None, _folder: Path | None) -> _Opened:
-    field = job.text_field
-    if field is None:
-        return PromptData, pair_reader(job.source_field, job.target_field)
-
-    def parse(record: Record, where: str) -> str:
-        return text_at(record, field, where)
-
-    return PlainTextData, Reader(parse, (field,))
-
-
-def _labels(job: TrainJob, model: PreTrainedModel | None, _folder: Path | None) -> _Opened:
-    assert model is not None, "classifiers are not made from scratch"
-    classes: dict[str, int] = model.config.label2id
-    label = job.target_field if job.text_field is None else None
-    return LabeledData, label_reader(classes, job.text_field or job.source_field, label)
-
-
-def _speech(job: TrainJob, _model: PreTrainedModel | None, folder: Path | None) -> _Opened:
-    extractor = None
-    if folder is not None and (folder / "preprocessor_config.json").is_file():
-        extractor = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
-    return SpeechData, recording_reader(Path(job.data), extractor, job.source_field, job.target_field)
-
-
-_KINDS: dict[str, Callable[[TrainJob, PreTrainedModel | None, Path | None], _Opened]] = {
-    "encoder-decoder": _pairs,
-    "decoder-only": _prompts,
-    "classifier": _labels,
-    "features to text": _speech,
-}

@@ -15,7 +15,8 @@ from tbt_compile.recipe import Recipe
 from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.storage.os_errors import writing
 from tbt_compile.training.job import TrainJob
-from tbt_compile.training.job_data import JobData, open_data
+from tbt_compile.training.job_data import JobData
+from tbt_compile.training.open_data import open_data
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.sizes import model_type
 from tbt_compile.training.stages import distill, load_teacher, train_teacher
@@ -48,6 +49,8 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     given = None if job.teacher is None else _given_teacher(Path(job.teacher))
     kind = model_type(job.model_type).kind if given is None else task_of(given[0]).kind
     data = open_data(job, kind, *((None, None) if given is None else (given[0], given[2])))
+    if given is not None:
+        data.check(given[1])
     output = Path(job.output)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ class LabelTrainer(Seq2SeqTrainer):
         Returns:
             The loss, or (loss, outputs).
         """
-        outputs = model(**inputs)
+        outputs = model(**self.task.with_labels(inputs))
         loss = outputs.loss * processes.weight(self.task.labelled(inputs))
         return (loss, outputs) if return_outputs else loss
 
@@ -163,7 +163,7 @@ def both_outputs(
         The outputs of student and teacher.
     """
     read = task.without_labels(inputs, teacher)
-    outputs = student(**(inputs if weights.labels else read), **options)
+    outputs = student(**(task.with_labels(inputs) if weights.labels else read), **options)
     with torch.no_grad():
         target = teacher(**read, **options)
     return outputs, target

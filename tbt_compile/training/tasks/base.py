@@ -63,6 +63,10 @@ class Task(ABC):
     def takes(self, model: PreTrainedModel) -> bool:
         """Whether a model is of this kind."""
 
+    def with_labels(self, inputs: Inputs) -> dict[str, Any]:
+        """The arguments of a forward that works out the loss on labels."""
+        return dict(inputs)
+
     @abstractmethod
     def without_labels(self, inputs: Inputs, model: PreTrainedModel) -> dict[str, Any]:
         """The arguments of a forward that gives the same outputs, but works out no loss."""

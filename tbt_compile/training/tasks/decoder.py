@@ -31,9 +31,13 @@ class DecoderTask(Task):
         """Whether the model continues a text, and has no encoder."""
         return not getattr(model.config, "is_encoder_decoder", False) and is_a(model, _NAMES)
 
+    def with_labels(self, inputs: Inputs) -> dict[str, Any]:
+        """Turn the cache off: with one, transformers' masks do not tell the texts of a row apart."""
+        return {**inputs, "use_cache": False}
+
     def without_labels(self, inputs: Inputs, model: PreTrainedModel) -> dict[str, Any]:  # noqa: ARG002
         """Leave the labels out."""
-        return {**{name: value for name, value in inputs.items() if name != "labels"}, "use_cache": False}
+        return {name: value for name, value in self.with_labels(inputs).items() if name != "labels"}
 
     def scored(self, inputs: Inputs) -> Tensor:
         """Bool `[B, T]`: positions that predict a label; never the last one."""
