@@ -141,6 +141,23 @@ def train(
     labels: Annotated[
         float, typer.Option(help="Weight of the cross-entropy with the labels.", rich_help_panel=_LOSS)
     ] = 0.0,
+    reverse: Annotated[
+        float,
+        typer.Option(help="Weight of the divergence of the student from the teacher.", rich_help_panel=_LOSS),
+    ] = 0.0,
+    relations: Annotated[
+        float, typer.Option(help="Weight of BitDistill's attention relations.", rich_help_panel=_LOSS)
+    ] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(help="Of both distributions in --logits and --reverse.", rich_help_panel=_LOSS)
+    ] = 1.0,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers whose states, maps and relations are compared, such as 0,5,-1.  [default: all]",
+            rich_help_panel=_LOSS,
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Resume an interrupted run.")] = True,
     json_path: JsonOption = None,
 ) -> None:
@@ -191,7 +208,16 @@ def train(
             common, epochs=teacher_epochs, steps=teacher_steps, learning_rate=of_teacher
         ),
         student_settings=replace(common, epochs=epochs, steps=steps, learning_rate=of_student),
-        weights=LossWeights(logits=logits, labels=labels, hidden=hidden, attention=attention),
+        weights=LossWeights(
+            logits=logits,
+            labels=labels,
+            hidden=hidden,
+            attention=attention,
+            temperature=temperature,
+            reverse=reverse,
+            relations=relations,
+            layers=_indices(layers),
+        ),
         source_field=source_field,
         target_field=target_field,
         text_field=text_field,
@@ -210,6 +236,15 @@ def train(
     write_json(figures, json_path)
     if str(json_path) != "-":
         _show(result, recipe)
+
+
+def _indices(text: str | None) -> tuple[int, ...] | None:
+    from tbt_compile.training import TrainingError
+
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise TrainingError(f"--layers {text}: expected indices such as 0,5,-1") from error
 
 
 def _show(result: TrainResult, recipe: str) -> None:

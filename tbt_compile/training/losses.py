@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tbt_compile.training import processes
 from tbt_compile.training.settings import LossWeights
-from tbt_compile.training.soft_labels import soft_cross_entropy
+from tbt_compile.training.soft_labels import reverse_divergence, soft_cross_entropy
 from tbt_compile.training.tasks import Inputs, Stack, Task
 
 
@@ -22,10 +22,12 @@ class DistillationTerms(NamedTuple):
     labels: Tensor | None
     hidden: Tensor | None
     attention: Tensor | None
+    reverse: Tensor | None = None
 
     def weighted(self, weights: LossWeights) -> Tensor:
-        """The weighted sum of the terms: the loss to minimize."""
-        return torch.stack([getattr(weights, name) * term for name, term in self.present().items()]).sum()
+        """The weighted sum of the terms: the loss to minimize, 0 if there is none."""
+        parts = [getattr(weights, name) * term for name, term in self.present().items()]
+        return torch.stack(parts).sum() if parts else torch.zeros(())
 
     def present(self) -> dict[str, Tensor]:
         """The terms that were computed, by name."""
@@ -78,33 +80,39 @@ def distillation_terms(
         The unweighted terms.
     """
     share = processes.weight(task.scored(inputs))
-    logits = hidden = attention = None
-    if weights.logits:
+    logits = reverse = hidden = attention = None
+    if weights.logits or weights.reverse:
         ours, theirs = task.logits(student, inputs), task.logits(teacher, inputs)
-        logits = soft_cross_entropy(ours, theirs, weights.temperature) * share
+        if weights.logits:
+            logits = soft_cross_entropy(ours, theirs, weights.temperature) * share
+        if weights.reverse:
+            reverse = reverse_divergence(ours, theirs, weights.temperature) * share
     if weights.hidden or weights.attention:
         of_teacher = task.stacks(teacher, inputs)
         pairs = [(stack, of_teacher[name]) for name, stack in task.stacks(student, inputs).items()]
-        hidden = _hidden(pairs) if weights.hidden else None
-        attention = _attention(pairs) if weights.attention else None
+        hidden = _hidden(pairs, weights) if weights.hidden else None
+        attention = _attention(pairs, weights) if weights.attention else None
     labels = student.loss * processes.weight(task.labelled(inputs)) if weights.labels else None
-    return DistillationTerms(logits, labels, hidden, attention)
+    return DistillationTerms(logits, labels, hidden, attention, reverse)
 
 
-def _hidden(stacks: Sequence[tuple[Stack, Stack]]) -> Tensor:
-    """The mean over all layers of all stacks."""
+def _hidden(stacks: Sequence[tuple[Stack, Stack]], weights: LossWeights) -> Tensor:
+    """The mean over the chosen layers of all stacks; embeddings are part of all layers, and no layer."""
+    first = 0 if weights.layers is None else 1
     parts = [
-        hidden_mse(ours.states, theirs.states, ours.queries) * processes.weight(ours.queries)
+        hidden_mse(weights.chosen(ours.states[first:]), weights.chosen(theirs.states[first:]), ours.queries)
+        * processes.weight(ours.queries)
         for ours, theirs in stacks
         if ours.states
     ]
     return torch.cat(parts).mean()
 
 
-def _attention(stacks: Sequence[tuple[Stack, Stack]]) -> Tensor:
-    """The mean over all layers of all stacks."""
+def _attention(stacks: Sequence[tuple[Stack, Stack]], weights: LossWeights) -> Tensor:
+    """The mean over the chosen layers of all stacks."""
     parts = [
-        attention_mse(ours.maps, theirs.maps, ours.pairs) * processes.weight(ours.pairs)
+        attention_mse(weights.chosen(ours.maps), weights.chosen(theirs.maps), ours.pairs)
+        * processes.weight(ours.pairs)
         for ours, theirs in stacks
         if ours.maps
     ]

@@ -17,7 +17,8 @@ from tbt_compile.training.settings import TrainingError
 from tbt_compile.training.tasks import task_of
 from tbt_compile.training.terms import Measure, Term, Watch
 
-_PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("q", "k", "v"))
+_PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("q", "k", "v"), ("query", "key", "value"))
+_WIDTHS = ("head_dim", "key_value_proj_dim", "attention_head_size")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class ScoreTerm(Term):
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The names and attention modules of an encoder-decoder.
+    """The names and attention modules of a model.
 
     Raises:
         TrainingError: no module has query, key and value projections under the usual names.
@@ -97,8 +98,8 @@ def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     found = [(name, module) for name, module in model.named_modules() if projections(module)]
     if not found:
         raise TrainingError(
-            f"{type(model).__name__} has no attention with q_proj, k_proj and v_proj (or q, k and v): "
-            "expected an encoder-decoder such as BART or T5"
+            f"{type(model).__name__} has no attention with q_proj, k_proj and v_proj (or q, k and v; query, "
+            "key and value): expected a model such as BART, T5, Llama or BERT"
         )
     return iter(found)
 
@@ -116,7 +117,7 @@ def heads(x: Tensor, module: nn.Module) -> Tensor:
     """Split `[B, T, H * D]` into heads `[B, H, T, D]`; four dimensions are split already."""
     if x.dim() == 4:
         return x
-    width: Any = getattr(module, "head_dim", None) or module.key_value_proj_dim
+    width: Any = next(value for name in _WIDTHS if (value := getattr(module, name, None)))
     return x.view(*x.shape[:2], -1, width).transpose(1, 2)
 
 

@@ -54,3 +54,23 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     """
     loss: Tensor = _SoftCrossEntropy.apply(student, teacher, temperature)
     return loss
+
+
+def reverse_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(student || teacher), averaged over tokens and multiplied by the squared temperature.
+
+    Args:
+        student, teacher: logits `[N, V]`.
+        temperature: of both distributions.
+
+    Returns:
+        A scalar; half-precision logits accumulate in float32.
+
+    >>> uniform = torch.zeros(1, 2)
+    >>> reverse_divergence(uniform, uniform).item()
+    0.0
+    """
+    ours, theirs = (
+        F.log_softmax(logits.float() / temperature, dim=-1) for logits in (student, teacher.detach())
+    )
+    return (ours.exp() * (ours - theirs)).sum(-1).mean() * temperature**2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -104,7 +103,7 @@ def distill(
     asked = {
         "stage": "student",
         "recipe": recipe.to_dict(),
-        "weights": asdict(objective.weights),
+        "weights": objective.weights.to_dict(),
         **objective.to_dict(),
         **note,
         "model": _shape(teacher),

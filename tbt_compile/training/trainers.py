@@ -12,9 +12,10 @@ from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.modules import is_prepared
 from tbt_compile.training import processes
 from tbt_compile.training.losses import distillation_terms
+from tbt_compile.training.losses_relations import RelationTerm
 from tbt_compile.training.settings import LossWeights, TrainingError
 from tbt_compile.training.tasks import Task, task_of
-from tbt_compile.training.terms import LayerMap, Objective, Watch
+from tbt_compile.training.terms import LayerMap, Objective, Term, Watch
 
 
 class LabelTrainer(Seq2SeqTrainer):
@@ -99,13 +100,19 @@ class DistillationTrainer(LabelTrainer):
         require_same_shape(model, teacher, self.objective.layers)
         super().__init__(model, *args, **kwargs)
         self.watch = Watch()
-        self.terms = [(term.weight, term.bind(model, teacher, self.watch)) for term in self.objective.terms]
+        self.terms = [(term.weight, term.bind(model, teacher, self.watch)) for term in self.all_terms()]
         for one in (model, teacher):
             if self.objective.weights.attention and not is_prepared(one):
                 one.set_attn_implementation("eager")  # fused attention returns no maps
         # The teacher's parameters keep requires_grad: its next student is a copy and has to train.
         self.teacher = teacher.to(self.args.device).eval()
         self._unchecked = [self.teacher]
+
+    def all_terms(self) -> list[Term]:
+        """The objective's further terms, and that of attention relations if it has a weight."""
+        weights = self.objective.weights
+        relations = [RelationTerm(weights.relations, weights.layers)] if weights.relations else []
+        return [*self.objective.terms, *relations]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Seq2SeqTrainer` does, then remove the hooks from student and teacher."""

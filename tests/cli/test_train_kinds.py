@@ -46,11 +46,17 @@ def test_a_decoder_only_model_from_scratch(tbt, data: Path, tmp_path: Path) -> N
         "a new model has no chat template: give the template" in nothing.err and nothing.err.count("\n") == 1
     )
     template = r"{source}\nbackwards:"
-    found = tbt(*arguments, "--template", template, *FEW)
+    assert "--layers first: expected indices" in tbt(*arguments, "--layers", "first").err
+    losses = ("--reverse", 0.5, "--relations", 1, "--temperature", 2, "--layers", "-1", "--hidden", 0)
+    found = tbt(*arguments, "--template", template, *losses, *FEW)
     assert found.code == 0, found.err
     assert {"rouge1", "bleu"} < found.json()["student"].keys()
     student = tmp_path / "out" / "student-2-2-2"
     record = json.loads((student / "training.json").read_text())["asked"]
+    assert record["weights"] == {
+        "logits": 1.0, "labels": 0.0, "hidden": 0.0, "attention": 0.0, "temperature": 2.0,
+        "reverse": 0.5, "relations": 1.0, "layers": [-1],
+    }
     assert record["template"] == "{source}\nbackwards:"
     assert record["model"]["class"] == "LlamaForCausalLM"
     lowered = tbt("lower", student, "-o", tmp_path / "compiled")
