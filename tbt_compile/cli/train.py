@@ -141,6 +141,16 @@ def train(
     labels: Annotated[
         float, typer.Option(help="Weight of the cross-entropy with the labels.", rich_help_panel=_LOSS)
     ] = 0.0,
+    cache_logits: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep the teacher's K likeliest tokens on disk: it runs in the first epoch only. Needs "
+            "--hidden 0.",
+            metavar="K",
+            min=1,
+            rich_help_panel=_LOSS,
+        ),
+    ] = None,
     reverse: Annotated[
         float,
         typer.Option(help="Weight of the divergence of the student from the teacher.", rich_help_panel=_LOSS),
@@ -218,6 +228,7 @@ def train(
             relations=relations,
             layers=_indices(layers),
         ),
+        cache_logits=cache_logits,
         source_field=source_field,
         target_field=target_field,
         text_field=text_field,
@@ -232,6 +243,7 @@ def train(
         "student_folder": str(result.student_folder),
         "teacher": result.teacher_scores,
         "student": result.student_scores,
+        "cache": result.cache,
     }
     write_json(figures, json_path)
     if str(json_path) != "-":
@@ -260,6 +272,10 @@ def _show(result: TrainResult, recipe: str) -> None:
         for name, scores in rows:
             table.add_row(name, *(f"{scores[key]:.1f}" for key in shown))
         out.print(table)
+    if result.cache:
+        k, size, left = result.cache["k"], result.cache["bytes"] / 2**20, result.cache["rest"]
+        text = f"The teacher's {k} likeliest tokens take {size:.1f} MiB and leave out {left:.1%} of its mass"
+        out.print(text, highlight=False)
     out.print(f"The student is in {result.student_folder}", markup=False, highlight=False, soft_wrap=True)
     out.print(
         f"Compile it: tbt lower {result.student_folder} --output compiled",

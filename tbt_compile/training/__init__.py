@@ -7,6 +7,7 @@ from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights, TrainingError, TrainSettings
 from tbt_compile.training.sizes import MODEL_SIZES, ModelSize, new_model
 from tbt_compile.training.stages import distill, train_teacher
+from tbt_compile.training.teacher_cache import TeacherCache
 from tbt_compile.training.trainers import DistillationTrainer
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "DistillationTrainer",
     "LossWeights",
     "ModelSize",
+    "TeacherCache",
     "TrainJob",
     "TrainSettings",
     "TrainingError",

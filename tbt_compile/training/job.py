@@ -33,6 +33,8 @@ class TrainJob:
         template: of the prompts of a decoder-only model, with `{source}` in it; None: its chat template.
         teacher_settings, student_settings: optimization of each.
         weights: of the distillation loss terms.
+        cache_logits: keep this many of the teacher's most likely tokens of each prediction in the folder
+            `teacher-logits` of the output, so that the teacher runs in the first epoch only; None: none.
         source_field, target_field: fields of the records that hold the source and the target.
         text_field: field of plain texts, for a decoder-only model that learns to continue them, or for a
             classifier that learns from its teacher alone; None: there are sources and targets.
@@ -54,6 +56,7 @@ class TrainJob:
     teacher_settings: TrainSettings = field(default_factory=TrainSettings)
     student_settings: TrainSettings = field(default_factory=TrainSettings)
     weights: LossWeights = field(default_factory=LossWeights)
+    cache_logits: int | None = None
     source_field: str = "source"
     target_field: str = "target"
     text_field: str | None = None

@@ -91,6 +91,7 @@ def fit(
         "loss": _last_loss(trainer),
         "seconds": time.perf_counter() - start,
         "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
+        **trainer.figures(),
     }
     model.cpu().eval()
     if processes.is_first():

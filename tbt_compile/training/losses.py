@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbt_compile.training import processes
+from tbt_compile.training import likeliest, processes
+from tbt_compile.training.likeliest import Likeliest
 from tbt_compile.training.settings import LossWeights
 from tbt_compile.training.soft_labels import reverse_divergence, soft_cross_entropy
 from tbt_compile.training.tasks import Inputs, Stack, Task
@@ -71,7 +72,8 @@ def distillation_terms(
 
     Args:
         student, teacher: outputs of the models: `logits`, the student's `loss` on the labels, and hidden
-            states and attention maps if their weights are above 0.
+            states and attention maps if their weights are above 0. Of the teacher the distributions of the
+            predictions alone, `Likeliest`, are enough for the terms on logits.
         inputs: the batch, with `labels`.
         weights: of the terms, and the temperature of the logits term.
         task: what the models do; it says which tokens count.
@@ -82,11 +84,14 @@ def distillation_terms(
     share = processes.weight(task.scored(inputs))
     logits = reverse = hidden = attention = None
     if weights.logits or weights.reverse:
-        ours, theirs = task.logits(student, inputs), task.logits(teacher, inputs)
+        kept = isinstance(teacher, Likeliest)
+        ours, theirs = task.logits(student, inputs), teacher if kept else task.logits(teacher, inputs)
         if weights.logits:
-            logits = soft_cross_entropy(ours, theirs, weights.temperature) * share
+            forward: Any = likeliest.cross_entropy if kept else soft_cross_entropy
+            logits = forward(ours, theirs, weights.temperature) * share
         if weights.reverse:
-            reverse = reverse_divergence(ours, theirs, weights.temperature) * share
+            backward: Any = likeliest.reverse_divergence if kept else reverse_divergence
+            reverse = backward(ours, theirs, weights.temperature) * share
     if weights.hidden or weights.attention:
         of_teacher = task.stacks(teacher, inputs)
         pairs = [(stack, of_teacher[name]) for name, stack in task.stacks(student, inputs).items()]

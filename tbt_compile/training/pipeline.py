@@ -17,10 +17,12 @@ from tbt_compile.storage.os_errors import writing
 from tbt_compile.training.job import TrainJob
 from tbt_compile.training.job_data import JobData
 from tbt_compile.training.open_data import open_data
+from tbt_compile.training.record import read_record
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.sizes import model_type
 from tbt_compile.training.stages import distill, load_teacher, train_teacher
 from tbt_compile.training.tasks import task_of
+from tbt_compile.training.teacher_cache import TeacherCache
 
 _Teacher: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase, Path]
 """A teacher, its tokenizer and its folder."""
@@ -34,6 +36,8 @@ class TrainResult:
     student_folder: Path
     teacher_scores: dict[str, Any]
     student_scores: dict[str, Any]
+    cache: dict[str, Any] | None = None
+    """Figures of the cache of the teacher's distributions, if there is one."""
 
 
 def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
@@ -63,13 +67,20 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
         TrainingRun(student_folder, job.student_settings, job.resume, progress),
         objective=job.weights,
         start=start,
+        cache=None if job.cache_logits is None else TeacherCache(output / "teacher-logits", job.cache_logits),
     )
     scores = {
         name: data.score(model, tokenizer, progress, f"evaluating {name}") if data.scored else {}
         for name, model in (("teacher", teacher), (f"student {recipe}", student))
     }
     save_json(student_folder / "results.json", scores)
-    return TrainResult(teacher_folder, student_folder, scores["teacher"], scores[f"student {recipe}"])
+    return TrainResult(
+        teacher_folder,
+        student_folder,
+        scores["teacher"],
+        scores[f"student {recipe}"],
+        read_record(student_folder).get("outcome", {}).get("cache"),
+    )
 
 
 def _given_teacher(folder: Path) -> _Teacher:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -18,13 +16,15 @@ from tbt_compile.preparation import load_prepared, prepare
 from tbt_compile.recipe import Recipe
 from tbt_compile.training.loop import fit
 from tbt_compile.training.progress import quiet
-from tbt_compile.training.record import TrainingRecord
+from tbt_compile.training.record import TrainingRecord, fingerprint
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights
 from tbt_compile.training.tasks import task_of
+from tbt_compile.training.teacher_cache import TeacherCache
 from tbt_compile.training.terms import Objective
 from tbt_compile.training.trainers import (
     DistillationTrainer,
+    require_distributions,
     require_same_shape,
     whole_model,
 )
@@ -65,6 +65,7 @@ def distill(
     objective: Objective | LossWeights | None = None,
     start: Start | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    cache: TeacherCache | None = None,
     note: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Distil a low-bit student: prepare a copy of the teacher, train it on the teacher's outputs, save it.
@@ -81,6 +82,8 @@ def distill(
             `load_teacher` reads from a student with more bits; or a function from the teacher to the
             prepared student.
         callbacks: further trainer callbacks.
+        cache: keeps the teacher's distributions on disk, so that it runs in the first epoch only; the loss
+            terms have to be of distributions and labels alone. Other students of the teacher may share it.
         note: JSON-ready values to add to the record; a run is resumed only if they are the same.
 
     Returns:
@@ -96,6 +99,9 @@ def distill(
     if not isinstance(objective, Objective):
         objective = Objective(objective or LossWeights())
     note = dict(note or {})
+    if cache is not None:
+        require_distributions(objective)
+        note["likeliest"] = cache.k
     if isinstance(start, nn.Module):
         start = whole_model(start)
         require_same_shape(start, teacher, objective.layers)
@@ -123,6 +129,7 @@ def distill(
         callbacks=callbacks,
         teacher=teacher,
         objective=objective,
+        cache=cache,
     )
 
 
@@ -149,15 +156,6 @@ def load_teacher(folder: str | Path) -> PreTrainedModel:
 def _common_record(corpus: Examples, run: TrainingRun) -> dict[str, Any]:
     """The part of the record that both stages share: data and settings."""
     return {**corpus.record(), "settings": run.settings.to_dict()}
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """A short hash of all weights; it tells students of different teachers apart."""
-    found = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def _shape(model: PreTrainedModel) -> dict[str, Any]:

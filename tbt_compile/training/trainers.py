@@ -11,10 +11,13 @@ from transformers import PreTrainedModel, Seq2SeqTrainer
 from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.modules import is_prepared
 from tbt_compile.training import processes
+from tbt_compile.training.likeliest import Likeliest, likeliest
 from tbt_compile.training.losses import distillation_terms
 from tbt_compile.training.losses_relations import RelationTerm
+from tbt_compile.training.record import fingerprint
 from tbt_compile.training.settings import LossWeights, TrainingError
 from tbt_compile.training.tasks import Task, task_of
+from tbt_compile.training.teacher_cache import NUMBERS, Numbered, NumberedCollator, TeacherCache
 from tbt_compile.training.terms import LayerMap, Objective, Term, Watch
 
 
@@ -31,6 +34,10 @@ class LabelTrainer(Seq2SeqTrainer):
         # The loss is a mean, so the trainer has to divide it by the gradient accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._unchecked: list[PreTrainedModel] = [whole_model(model)]
+
+    def figures(self) -> dict[str, Any]:
+        """What the record of a finished run says besides its loss, JSON-ready."""
+        return {}
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """A step of `Seq2SeqTrainer`; before the first, `Task.check_batch`.
@@ -81,9 +88,11 @@ class DistillationTrainer(LabelTrainer):
         args, kwargs: as for `Seq2SeqTrainer`.
         weights: of the loss terms; None: the defaults.
         objective: replaces `weights` if there are further terms, or the student has fewer layers.
+        cache: keeps the teacher's distributions on disk: the teacher runs when an example is first seen.
 
     Raises:
-        TrainingError: a model is of no kind that can be distilled, or the layers or vocabularies differ.
+        TrainingError: a model is of no kind that can be distilled, or the layers or vocabularies differ; a
+            cache is given, and a loss term needs more than distributions.
     """
 
     def __init__(
@@ -93,9 +102,10 @@ class DistillationTrainer(LabelTrainer):
         *args: Any,
         weights: LossWeights | None = None,
         objective: Objective | None = None,
+        cache: TeacherCache | None = None,
         **kwargs: Any,
     ) -> None:
-        self.objective = objective or Objective(weights or LossWeights())
+        self.objective, self.cache = objective or Objective(weights or LossWeights()), cache
         model, teacher = whole_model(model), whole_model(teacher)
         require_same_shape(model, teacher, self.objective.layers)
         super().__init__(model, *args, **kwargs)
@@ -107,6 +117,27 @@ class DistillationTrainer(LabelTrainer):
         # The teacher's parameters keep requires_grad: its next student is a copy and has to train.
         self.teacher = teacher.to(self.args.device).eval()
         self._unchecked = [self.teacher]
+        if cache is not None:
+            self._number_examples(cache)
+
+    def _number_examples(self, cache: TeacherCache) -> None:
+        require_distributions(self.objective)
+        temperature = self.objective.weights.temperature
+        asked = {"teacher": fingerprint(self.teacher), "temperature": temperature}
+        config = self.teacher.config
+        outputs = config.num_labels if self.task.kind == "classifier" else config.get_text_config().vocab_size
+        dataset: Any = self.train_dataset
+        cache.open(asked, outputs, len(dataset))
+        self.train_dataset: Any = Numbered(dataset)
+        self.data_collator: Any = NumberedCollator(self.data_collator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns: Any = [*self._signature_columns, NUMBERS]
+
+    def figures(self) -> dict[str, Any]:
+        """What the cache costs, if there is one."""
+        return {} if self.cache is None else {"cache": self.cache.figures()}
 
     def all_terms(self) -> list[Term]:
         """The objective's further terms, and that of attention relations if it has a weight."""
@@ -144,7 +175,13 @@ class DistillationTrainer(LabelTrainer):
             "output_hidden_states": bool(weights.hidden or self.terms),
             "output_attentions": bool(weights.attention),
         }
-        outputs, target = both_outputs(self.task, model, self.teacher, inputs, weights, **options)
+        numbers = inputs.get(NUMBERS)
+        inputs = {name: value for name, value in inputs.items() if name != NUMBERS}
+        if numbers is not None and self.cache is not None:
+            outputs = model(**student_inputs(self.task, self.teacher, inputs, weights))
+            target: Any = self._cached(self.cache, numbers, inputs)
+        else:
+            outputs, target = both_outputs(self.task, model, self.teacher, inputs, weights, **options)
         if self.objective.layers is not None:
             target = self.objective.layers.select(target)
         terms = distillation_terms(outputs, target, inputs, weights, self.task)
@@ -152,6 +189,18 @@ class DistillationTrainer(LabelTrainer):
         for weight, measure in self.terms:
             loss = loss + weight * measure(outputs, target, inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _cached(self, cache: TeacherCache, numbers: Tensor, inputs: dict[str, Any]) -> Likeliest:
+        """The teacher's distributions of a batch."""
+        scored = self.task.scored(inputs)
+
+        def compute() -> Likeliest:
+            with torch.no_grad():
+                outputs = self.teacher(**self.task.without_labels(inputs, self.teacher))
+                temperature = self.objective.weights.temperature
+                return likeliest(self.task.logits(outputs, inputs), cache.k, temperature)
+
+        return cache.of(numbers, scored.reshape(len(scored), -1).sum(1), compute)
 
 
 def both_outputs(
@@ -169,11 +218,19 @@ def both_outputs(
     Returns:
         The outputs of student and teacher.
     """
-    read = task.without_labels(inputs, teacher)
-    outputs = student(**(task.with_labels(inputs) if weights.labels else read), **options)
+    outputs = student(**student_inputs(task, teacher, inputs, weights), **options)
     with torch.no_grad():
-        target = teacher(**read, **options)
+        target = teacher(**task.without_labels(inputs, teacher), **options)
     return outputs, target
+
+
+def student_inputs(task: Task, teacher: Any, inputs: dict[str, Any], weights: LossWeights) -> dict[str, Any]:
+    """The arguments of the student's forward: with labels only if their term has a weight.
+
+    Args:
+        task, teacher, inputs, weights: as for `both_outputs`.
+    """
+    return task.with_labels(inputs) if weights.labels else task.without_labels(inputs, teacher)
 
 
 def whole_model(model: Any) -> PreTrainedModel:
@@ -187,6 +244,19 @@ def whole_model(model: Any) -> PreTrainedModel:
     if not isinstance(inner, PreTrainedModel):
         raise TrainingError(f"a {type(inner).__name__} cannot be trained here: expected a transformers model")
     return inner
+
+
+def require_distributions(objective: Objective) -> None:
+    """Refuse an objective that compares more than the distributions that a cache holds.
+
+    Raises:
+        TrainingError: a loss term is on hidden states, attention or logits, or none on distributions.
+    """
+    if objective.terms or not objective.weights.of_distributions:
+        raise TrainingError(
+            "a cache holds the teacher's distributions, and a loss term compares more (hidden states, "
+            "attention, relations or the logits themselves): set those weights to 0, or train without a cache"
+        )
 
 
 def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layers: LayerMap | None) -> None:

@@ -54,8 +54,14 @@ def test_a_decoder_only_model_from_scratch(tbt, data: Path, tmp_path: Path) -> N
     student = tmp_path / "out" / "student-2-2-2"
     record = json.loads((student / "training.json").read_text())["asked"]
     assert record["weights"] == {
-        "logits": 1.0, "labels": 0.0, "hidden": 0.0, "attention": 0.0, "temperature": 2.0,
-        "reverse": 0.5, "relations": 1.0, "layers": [-1],
+        "logits": 1.0,
+        "labels": 0.0,
+        "hidden": 0.0,
+        "attention": 0.0,
+        "temperature": 2.0,
+        "reverse": 0.5,
+        "relations": 1.0,
+        "layers": [-1],
     }
     assert record["template"] == "{source}\nbackwards:"
     assert record["model"]["class"] == "LlamaForCausalLM"
@@ -144,3 +150,14 @@ def test_speech(tbt, tmp_path: Path, suffix: str) -> None:
     found = tbt(*arguments)
     assert found.code == 0, found.err
     assert found.json()["student"]["wer"] >= 0
+
+
+def test_a_teacher_on_disk(tbt, data: Path, trained: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--data", data, "--teacher", trained / "teacher", "-o", tmp_path, *FEW[:-2]]
+    refused = tbt(*arguments, "--cache-logits", 8)
+    assert refused.code == 2
+    assert "a loss term compares more (hidden states" in refused.err
+    found = tbt(*arguments, "--cache-logits", 8, "--hidden", 0)
+    assert found.code == 0, found.err
+    assert "The teacher's 8 likeliest tokens take 0.0 MiB and leave out" in found.out
+    assert (tmp_path / "teacher-logits" / "cache.json").is_file()
