@@ -21,13 +21,13 @@ from transformers.trainer_utils import set_seed
 from tbt_compile.data.examples import Examples
 from tbt_compile.storage.os_errors import writing
 from tbt_compile.training import processes
+from tbt_compile.training.label_trainer import LabelTrainer
 from tbt_compile.training.order import TrainingOrder
 from tbt_compile.training.progress import TrainerProgress, quiet, silence
 from tbt_compile.training.record import CHECKPOINTS, TrainingRecord
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import TrainingError, TrainSettings
 from tbt_compile.training.shared_scales import shared_scales
-from tbt_compile.training.trainers import LabelTrainer
 
 LOGGING_WINDOW = 20
 """Steps per logged mean loss; fewer if this does not divide the steps between checkpoints."""
@@ -75,9 +75,10 @@ def fit(
         args=_arguments(record.folder, settings, steps),
         data_collator=collator,
         train_dataset=dataset,
-        callbacks=[*callbacks, TrainerProgress(run.progress, run.title)],
+        callbacks=[*callbacks],
         **trainer_options,
     )
+    trainer.add_callback(TrainerProgress(run.progress, run.title, trainer.tokens_per_second))
     silence(trainer)
     checkpoint = record.latest_checkpoint()
     first = None if checkpoint else collator([dataset[index] for index in islice(order, settings.batch_size)])

@@ -14,6 +14,7 @@ from tbt_compile.adapters.pretrained import load_pretrained
 from tbt_compile.data.examples import Examples
 from tbt_compile.preparation import load_prepared, prepare
 from tbt_compile.recipe import Recipe
+from tbt_compile.training.label_trainer import whole_model
 from tbt_compile.training.loop import fit
 from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import TrainingRecord, fingerprint
@@ -26,7 +27,6 @@ from tbt_compile.training.trainers import (
     DistillationTrainer,
     require_distributions,
     require_same_shape,
-    whole_model,
 )
 
 Start: TypeAlias = PreTrainedModel | Callable[[PreTrainedModel], PreTrainedModel]

@@ -1,4 +1,4 @@
-"""Two trainers: `LabelTrainer` on reference texts, `DistillationTrainer` with a teacher."""
+"""`DistillationTrainer`: a trainer with a teacher."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Seq2SeqTrainer
+from transformers import PreTrainedModel
 
-from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.modules import is_prepared
-from tbt_compile.training import processes
+from tbt_compile.training.label_trainer import LabelTrainer, whole_model
 from tbt_compile.training.likeliest import Likeliest, likeliest
 from tbt_compile.training.losses import distillation_terms
 from tbt_compile.training.losses_relations import RelationTerm
@@ -19,61 +18,6 @@ from tbt_compile.training.settings import LossWeights, TrainingError
 from tbt_compile.training.tasks import Task, task_of
 from tbt_compile.training.teacher_cache import NUMBERS, Numbered, NumberedCollator, TeacherCache
 from tbt_compile.training.terms import LayerMap, Objective, Term, Watch
-
-
-class LabelTrainer(Seq2SeqTrainer):
-    """`Seq2SeqTrainer` whose loss is the mean over all tokens of a batch, for any number of processes.
-
-    Models of every task are trained: those without an encoder too.
-    """
-
-    def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
-        self.task = task_of(whole_model(model))
-        super().__init__(model, *args, **kwargs)
-        # BART accepts `num_items_in_batch` but ignores it; the trainer would scale the loss as if it did not.
-        # The loss is a mean, so the trainer has to divide it by the gradient accumulation steps.
-        self.model_accepts_loss_kwargs = False
-        self._unchecked: list[PreTrainedModel] = [whole_model(model)]
-
-    def figures(self) -> dict[str, Any]:
-        """What the record of a finished run says besides its loss, JSON-ready."""
-        return {}
-
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """A step of `Seq2SeqTrainer`; before the first, `Task.check_batch`.
-
-        Args:
-            model, inputs: as for `compute_loss`.
-            args, kwargs: further arguments of the overridden method.
-
-        Raises:
-            TrainingError: see `Task.check_batch`.
-        """
-        while self._unchecked:
-            self.task.check_batch(self._unchecked.pop(), inputs)
-        return super().training_step(model, inputs, *args, **kwargs)
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002  (part of the overridden signature)
-    ) -> Any:
-        """Cross-entropy with `labels`, without padding.
-
-        Args:
-            model: the model that is trained.
-            inputs: a batch with `labels`.
-            return_outputs: whether to return the model's outputs too.
-            num_items_in_batch: unused.
-
-        Returns:
-            The loss, or (loss, outputs).
-        """
-        outputs = model(**self.task.with_labels(inputs))
-        loss = outputs.loss * processes.weight(self.task.labelled(inputs))
-        return (loss, outputs) if return_outputs else loss
 
 
 class DistillationTrainer(LabelTrainer):
@@ -138,6 +82,17 @@ class DistillationTrainer(LabelTrainer):
     def figures(self) -> dict[str, Any]:
         """What the cache costs, if there is one."""
         return {} if self.cache is None else {"cache": self.cache.figures()}
+
+    def savings(self) -> list[str]:
+        """Those of a trainer on labels, and of the teacher's outputs."""
+        weights = self.objective.weights
+        maps = ["the weight of attention maps (to 0)"] if weights.attention else []
+        layers = (
+            ["the number of compared layers"]
+            if weights.layers is None and not weights.of_distributions
+            else []
+        )
+        return [*super().savings(), *maps, *layers]
 
     def all_terms(self) -> list[Term]:
         """The objective's further terms, and that of attention relations if it has a weight."""
@@ -231,19 +186,6 @@ def student_inputs(task: Task, teacher: Any, inputs: dict[str, Any], weights: Lo
         task, teacher, inputs, weights: as for `both_outputs`.
     """
     return task.with_labels(inputs) if weights.labels else task.without_labels(inputs, teacher)
-
-
-def whole_model(model: Any) -> PreTrainedModel:
-    """The transformers model inside the wrappers of training code.
-
-    Raises:
-        PlanError: it is sharded, or has adapters that are not merged.
-        TrainingError: it is not a transformers model.
-    """
-    inner = unwrapped(model)
-    if not isinstance(inner, PreTrainedModel):
-        raise TrainingError(f"a {type(inner).__name__} cannot be trained here: expected a transformers model")
-    return inner
 
 
 def require_distributions(objective: Objective) -> None:

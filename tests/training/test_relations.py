@@ -11,9 +11,9 @@ import torch
 from models import gpt2, llama
 from torch import Tensor
 from training.kinds import KINDS
-from training.small import SETTINGS, model
+from training.small import SETTINGS, batch_of, model
 from training.test_losses import BATCH, TASK, WRITTEN, outputs
-from training.test_trainers import batch, trainer
+from training.test_trainers import trainer
 
 import tbt_compile
 from tbt_compile.training import LossWeights, TrainingError, TrainingRun, distill, distillation_terms
@@ -131,7 +131,7 @@ def test_only_the_chosen_layers_count(tmp_path: Path) -> None:
 def test_a_layer_that_is_not_there_is_refused(tmp_path: Path) -> None:
     weights = LossWeights(layers=(5,))
     with pytest.raises(TrainingError, match="layer 5 of a stack of 1"):
-        trainer(model(), model(), tmp_path, weights=weights).compute_loss(model(), batch())
+        trainer(model(), model(), tmp_path, weights=weights).compute_loss(model(), batch_of(4))
     with pytest.raises(TrainingError, match="layer 5 of a stack of 1"):
         trainer(model(), model(), tmp_path, weights=LossWeights(relations=1.0, layers=(5,)))
     with pytest.raises(TrainingError, match=r"layers=\(\)"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from models import bart, m2m100, marian, mbart, t5
-from training.small import PAIRS, SETTINGS, corpus, model, student, tokenizer
+from training.small import PAIRS, SETTINGS, batch_of, corpus, model, student, tokenizer
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, Seq2SeqTrainingArguments
 
 import tbt_compile
@@ -33,11 +33,6 @@ def trainer(
     return DistillationTrainer(student, teacher, arguments, **options)
 
 
-def batch(rows: int = 4) -> dict[str, torch.Tensor]:
-    dataset = corpus().dataset()
-    return PairCollator(pad_token_id=1)([dataset[index] for index in range(rows)])
-
-
 def test_the_teacher_is_frozen_and_the_student_follows_it(tmp_path: Path) -> None:
     teacher = model()
     before = copy.deepcopy(teacher.state_dict())
@@ -48,7 +43,7 @@ def test_the_teacher_is_frozen_and_the_student_follows_it(tmp_path: Path) -> Non
     with torch.no_grad():
         # What is left when the student is the teacher itself: the entropy of its distributions.
         least, first, last = (
-            trainer(pupil.eval(), teacher, tmp_path).compute_loss(pupil, batch())
+            trainer(pupil.eval(), teacher, tmp_path).compute_loss(pupil, batch_of(4))
             for pupil in (teacher, untrained, trained)
         )
     assert last - least < 0.7 * (first - least)
@@ -104,7 +99,7 @@ def test_the_loss_does_not_depend_on_padding(tmp_path: Path) -> None:
     teacher = model().eval()
     pupil = tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2").eval()
     distilling = trainer(pupil, teacher, tmp_path, weights=LossWeights(labels=0.5, attention=1.0))
-    short = batch()
+    short = batch_of(4)
     padded = {
         name: torch.nn.functional.pad(
             tensor, (0, 3), value={"input_ids": 1, "attention_mask": 0}.get(name, -100)
@@ -125,7 +120,7 @@ def test_evaluation_reports_the_same_loss(tmp_path: Path) -> None:
         pupil, teacher, tmp_path, eval_dataset=dataset, data_collator=PairCollator(1), weights=LossWeights()
     )
     with torch.no_grad():
-        expected = distilling.compute_loss(pupil, batch()).item()
+        expected = distilling.compute_loss(pupil, batch_of(4)).item()
     assert distilling.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 

@@ -75,6 +75,11 @@ class Task(ABC):
     def scored(self, inputs: Inputs) -> Tensor:
         """Bool mask of the predictions in which the student follows the teacher."""
 
+    def tokens(self, inputs: Inputs) -> Tensor:
+        """The number of tokens that are read and predicted, without padding; a scalar."""
+        mask, written = inputs.get("attention_mask"), self.scored(inputs).sum()
+        return written if mask is None else written + mask.sum()
+
     @abstractmethod
     def logits(self, outputs: Any, inputs: Inputs) -> Tensor:
         """The logits `[N, V]` of the N predictions that `scored` marks."""

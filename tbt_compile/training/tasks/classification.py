@@ -62,6 +62,11 @@ class ClassificationTask(Task):
         """Bool `[B]`: rows with a label."""
         return inputs["labels"] != IGNORED_LABEL
 
+    def tokens(self, inputs: Inputs) -> Tensor:
+        """Tokens of the texts; images and recordings count as one each."""
+        mask = inputs.get("attention_mask")
+        return self.scored(inputs).sum() if mask is None else mask.sum()
+
     def logits(self, outputs: Any, inputs: Inputs) -> Tensor:  # noqa: ARG002
         """The logits `[B, classes]`."""
         logits: Tensor = outputs.logits

@@ -43,6 +43,11 @@ class DecoderTask(Task):
         """Bool `[B, T]`: positions that predict a label; never the last one."""
         return F.pad(inputs["labels"][:, 1:] != IGNORED_LABEL, (0, 1), value=False)
 
+    def tokens(self, inputs: Inputs) -> Tensor:
+        """Tokens of prompts and answers; of packed texts those that predict another."""
+        mask = inputs.get("attention_mask")
+        return self.scored(inputs).sum() if mask is None else mask.sum()
+
     def logits(self, outputs: Any, inputs: Inputs) -> Tensor:
         """The logits of the positions that predict a label."""
         return outputs.logits[self.scored(inputs)]
