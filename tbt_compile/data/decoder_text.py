@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +28,13 @@ class PromptCorpus(Examples):
         pairs: sources and targets.
         tokenizer: of the model.
         lengths: to which sources and targets are cut; the tokens of the template come on top.
-        template: of the prompts; a text with `{source}` in it, or a `PromptTemplate`.
+        template: of the prompts, a text with `{source}` in it; None: the chat template of the tokenizer.
     """
 
     pairs: Sequence[TextPair]
     tokenizer: PreTrainedTokenizerBase
-    lengths: TextLengths
-    template: PromptTemplate
+    lengths: TextLengths = field(default_factory=TextLengths)
+    template: str | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -42,8 +42,9 @@ class PromptCorpus(Examples):
     def dataset(self) -> RowDataset:
         """Rows of `input_ids`, a prompt and its answer, and `labels`, those of the answer."""
         sources, targets = [pair.source for pair in self.pairs], [pair.target for pair in self.pairs]
-        prompts = self.template.prompts(self.tokenizer, sources, self.lengths.source)
-        answers = self.template.answers(self.tokenizer, targets, self.lengths.target)
+        template = PromptTemplate(self.template)
+        prompts = template.prompts(self.tokenizer, sources, self.lengths.source)
+        answers = template.answers(self.tokenizer, targets, self.lengths.target)
         rows: list[Row] = [
             {"input_ids": prompt + answer, "labels": [IGNORED_LABEL] * len(prompt) + answer}
             for prompt, answer in zip(prompts, answers, strict=True)
@@ -56,7 +57,7 @@ class PromptCorpus(Examples):
 
     def record(self) -> dict[str, Any]:
         """A hash of the pairs, the lengths and the template."""
-        template = self.tokenizer.chat_template if self.template.text is None else self.template.text
+        template = self.tokenizer.chat_template if self.template is None else self.template
         return {"data": digest(self.pairs), **self.lengths.to_dict(), "template": template}
 
     def save(self, folder: Path) -> None:

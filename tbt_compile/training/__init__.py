@@ -1,5 +1,10 @@
 """Training: a full-precision teacher and the low-bit students distilled from it."""
 
+from tbt_compile.data.batches import Corpus, TextLengths
+from tbt_compile.data.decoder_text import PromptCorpus, TextCorpus
+from tbt_compile.data.labeled_texts import LabeledCorpus, LabeledText
+from tbt_compile.data.recordings import Recording, SpeechCorpus
+from tbt_compile.data.text_pairs import TextPair
 from tbt_compile.training.job import TrainJob
 from tbt_compile.training.losses import DistillationTerms, distillation_terms
 from tbt_compile.training.pipeline import train
@@ -12,11 +17,20 @@ from tbt_compile.training.trainers import DistillationTrainer
 
 __all__ = [
     "MODEL_SIZES",
+    "Corpus",
     "DistillationTerms",
     "DistillationTrainer",
+    "LabeledCorpus",
+    "LabeledText",
     "LossWeights",
     "ModelSize",
+    "PromptCorpus",
+    "Recording",
+    "SpeechCorpus",
     "TeacherCache",
+    "TextCorpus",
+    "TextLengths",
+    "TextPair",
     "TrainJob",
     "TrainSettings",
     "TrainingError",

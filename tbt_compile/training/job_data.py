@@ -136,7 +136,7 @@ class PromptData(PairData):
 
     def corpus(self, tokenizer: PreTrainedTokenizerBase) -> Examples:
         """Prompts and answers."""
-        return PromptCorpus(self.train, tokenizer, self.job.lengths, self.template)
+        return PromptCorpus(self.train, tokenizer, self.job.lengths, self.job.template)
 
 
 class PlainTextData(JobData):

@@ -30,7 +30,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return train_word_tokenizer([WORDS, "assistant"])
 
 
-def corpus(template: PromptTemplate, *pairs: TextPair, **lengths: int) -> PromptCorpus:
+def corpus(template: str | None, *pairs: TextPair, **lengths: int) -> PromptCorpus:
     return PromptCorpus(pairs, tokenizer(), TextLengths(**{"source": 3, "target": 3, **lengths}), template)
 
 
@@ -39,9 +39,7 @@ def words(ids: Any) -> str:
 
 
 def test_the_answer_is_learned_and_the_prompt_is_not() -> None:
-    found = corpus(
-        PromptTemplate("sum {source} :"), TextPair("one two", "three"), TextPair("four", "five six")
-    )
+    found = corpus("sum {source} :", TextPair("one two", "three"), TextPair("four", "five six"))
     dataset = found.dataset()
     row = dataset[0]
     assert words(row["input_ids"]) == "sum one two : three </s>"
@@ -55,13 +53,13 @@ def test_the_answer_is_learned_and_the_prompt_is_not() -> None:
 
 def test_sources_are_cut_inside_the_template_and_targets_keep_their_end() -> None:
     pair = TextPair("One  two three four five", "six seven eight one two")
-    row = corpus(PromptTemplate("sum {source} :"), pair).dataset()[0]
+    row = corpus("sum {source} :", pair).dataset()[0]
     assert words(row["input_ids"]) == "sum one two three : six seven </s>"
-    assert corpus(PromptTemplate("sum {source} :"), pair).record()["template"] == "sum {source} :"
+    assert corpus("sum {source} :", pair).record()["template"] == "sum {source} :"
 
 
 def test_the_chat_template_of_the_tokenizer_is_the_default() -> None:
-    found = corpus(PromptTemplate(), TextPair("one two", "three"))
+    found = corpus(None, TextPair("one two", "three"))
     with pytest.raises(DataError, match=r"no chat template: give the template.*\{source\} in it"):
         found.dataset()
     found.tokenizer.chat_template = CHAT

@@ -53,7 +53,7 @@ def small_llama() -> PreTrainedModel:
 
 def prompts() -> PromptCorpus:
     """The pairs as prompts and answers."""
-    return PromptCorpus(PAIRS, tokenizer(), LENGTHS, TEMPLATE)
+    return PromptCorpus(PAIRS, tokenizer(), LENGTHS, TEMPLATE.text)
 
 
 def texts() -> TextCorpus:
