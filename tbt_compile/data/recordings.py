@@ -34,6 +34,16 @@ class Recording:
     text: str
 
 
+def feature_extractor(folder: str | Path) -> SequenceFeatureExtractor | None:
+    """The feature extractor in a model's folder; None if there is none."""
+    from transformers import AutoFeatureExtractor
+
+    if not (Path(folder) / "preprocessor_config.json").is_file():
+        return None
+    found: SequenceFeatureExtractor = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+    return found
+
+
 def recording_reader(
     folder: Path, extractor: SequenceFeatureExtractor | None, audio_field: str, text_field: str
 ) -> Reader[Recording]:
@@ -96,6 +106,7 @@ class SpeechCorpus(Examples):
         max_target: tokens of a transcript; longer ones are cut.
         start: the decoder's start token, which models put in front of labels themselves.
         name: the argument of the model's forward that takes the features.
+        extractor: what made the features of audio, saved with the model; None: nothing.
     """
 
     recordings: Sequence[Recording]
@@ -103,6 +114,7 @@ class SpeechCorpus(Examples):
     max_target: int
     start: int
     name: str = "input_features"
+    extractor: SequenceFeatureExtractor | None = None
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -134,8 +146,10 @@ class SpeechCorpus(Examples):
         }
 
     def save(self, folder: Path) -> None:
-        """Save the tokenizer."""
+        """Save the tokenizer and the feature extractor."""
         self.tokenizer.save_pretrained(folder)
+        if self.extractor is not None:
+            self.extractor.save_pretrained(folder)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tbt_compile.data.decoder_text import PromptCorpus, TextCorpus
 from tbt_compile.data.examples import Examples
 from tbt_compile.data.labeled_texts import LabeledCorpus
 from tbt_compile.data.prompts import PromptTemplate
-from tbt_compile.data.recordings import SpeechCorpus
+from tbt_compile.data.recordings import SpeechCorpus, feature_extractor
 from tbt_compile.evaluation.classification import accuracy, class_logits
 from tbt_compile.evaluation.generation import DecodeSettings
 from tbt_compile.evaluation.perplexity import perplexity
@@ -219,7 +219,8 @@ class SpeechData(JobData):
         """Features and transcripts."""
         assert self.model is not None, "speech models are not made from scratch"
         start, name = self.model.config.decoder_start_token_id, str(self.model.main_input_name)
-        return SpeechCorpus(self.train, tokenizer, self.job.lengths.target, int(start), name)
+        extractor = feature_extractor(self.model.name_or_path)
+        return SpeechCorpus(self.train, tokenizer, self.job.lengths.target, int(start), name, extractor)
 
     def score(
         self,

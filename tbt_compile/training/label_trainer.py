@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from typing import Any
 
@@ -107,7 +108,8 @@ class LabelTrainer(Seq2SeqTrainer):
         return ["the batch size", "the lengths of sources and targets"]
 
     def _out_of_memory(self, inputs: dict[str, Any]) -> str:
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+        known = inspect.signature(self.model.forward).parameters
+        shapes = ", ".join(f"{name} {list(inputs[name].shape)}" for name in inputs if name in known)
         *others, last = self.savings()
         return (
             f"not enough memory for a step on {shapes}; {memory_gib():.1f} GiB were taken: lower "

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from transformers import AutoFeatureExtractor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tbt_compile.data.labeled_texts import label_reader
-from tbt_compile.data.recordings import recording_reader
+from tbt_compile.data.recordings import feature_extractor, recording_reader
 from tbt_compile.data.records import Reader, Record, load_splits, text_at
 from tbt_compile.data.text_pairs import pair_reader
 from tbt_compile.errors import DataError
@@ -79,9 +79,8 @@ def _labels(job: TrainJob, model: PreTrainedModel | None, _folder: Path | None) 
 
 
 def _speech(job: TrainJob, _model: PreTrainedModel | None, folder: Path | None) -> _Opened:
-    extractor = None
-    if folder is not None and (folder / "preprocessor_config.json").is_file():
-        extractor = AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+    assert folder is not None, "speech models are not made from scratch"
+    extractor = feature_extractor(folder)
     return SpeechData, recording_reader(Path(job.data), extractor, job.source_field, job.target_field)
 
 

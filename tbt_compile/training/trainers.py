@@ -68,8 +68,8 @@ class DistillationTrainer(LabelTrainer):
         require_distributions(self.objective)
         temperature = self.objective.weights.temperature
         asked = {"teacher": fingerprint(self.teacher), "temperature": temperature}
-        config = self.teacher.config
-        outputs = config.num_labels if self.task.kind == "classifier" else config.get_text_config().vocab_size
+        head: Any = self.teacher.get_output_embeddings()
+        outputs = self.teacher.config.num_labels if head is None else len(head.weight)
         dataset: Any = self.train_dataset
         cache.open(asked, outputs, len(dataset))
         self.train_dataset: Any = Numbered(dataset)
@@ -86,13 +86,12 @@ class DistillationTrainer(LabelTrainer):
     def savings(self) -> list[str]:
         """Those of a trainer on labels, and of the teacher's outputs."""
         weights = self.objective.weights
-        maps = ["the weight of attention maps (to 0)"] if weights.attention else []
-        layers = (
-            ["the number of compared layers"]
-            if weights.layers is None and not weights.of_distributions
-            else []
-        )
-        return [*super().savings(), *maps, *layers]
+        found = super().savings()
+        if weights.attention:
+            found.append("the weight of attention maps (to 0)")
+        if weights.layers is None and (weights.hidden or weights.attention or weights.relations):
+            found.append("the number of compared layers")
+        return found
 
     def all_terms(self) -> list[Term]:
         """The objective's further terms, and that of attention relations if it has a weight."""
@@ -137,8 +136,8 @@ class DistillationTrainer(LabelTrainer):
             target: Any = self._cached(self.cache, numbers, inputs)
         else:
             outputs, target = both_outputs(self.task, model, self.teacher, inputs, weights, **options)
-        if self.objective.layers is not None:
-            target = self.objective.layers.select(target)
+            if self.objective.layers is not None:
+                target = self.objective.layers.select(target)
         terms = distillation_terms(outputs, target, inputs, weights, self.task)
         loss = terms.weighted(weights)
         for weight, measure in self.terms:
@@ -197,7 +196,8 @@ def require_distributions(objective: Objective) -> None:
     if objective.terms or not objective.weights.of_distributions:
         raise TrainingError(
             "a cache holds the teacher's distributions, and a loss term compares more (hidden states, "
-            "attention, relations or the logits themselves): set those weights to 0, or train without a cache"
+            "attention, relations or the logits themselves), or none is on distributions: set those weights "
+            "to 0 and that of logits or reverse above it, or train without a cache"
         )
 
 

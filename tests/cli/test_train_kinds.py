@@ -150,6 +150,8 @@ def test_speech(tbt, tmp_path: Path, suffix: str) -> None:
     found = tbt(*arguments)
     assert found.code == 0, found.err
     assert found.json()["student"]["wer"] >= 0
+    student = tmp_path / "out" / "student-2-2-2"
+    assert (student / "preprocessor_config.json").is_file() == (suffix == "wav")
 
 
 def test_a_teacher_on_disk(tbt, data: Path, trained: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from models import gpt2, llama, opt
 from transformers import PreTrainedTokenizerBase
 
+import tbt_compile
 from tbt_compile.data.batches import TextLengths
 from tbt_compile.data.decoder_text import PromptCorpus, TextCorpus
 from tbt_compile.data.prompts import PromptTemplate
@@ -98,7 +99,15 @@ def test_blocks_hold_every_token_once_and_positions_start_with_each_text() -> No
     ]
 
 
-@pytest.mark.parametrize("family", [llama, gpt2])
+def quantized_llama() -> Any:
+    """A prepared Llama with scales."""
+    model = tbt_compile.prepare(llama(), "2-2-2")
+    with torch.no_grad():
+        model.train()(torch.arange(3, 60)[None])
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", [llama, gpt2, quantized_llama])
 def test_a_text_in_a_block_is_read_as_if_it_were_alone(family: Any) -> None:
     model = family()
     found = TextCorpus(["one two three", "four five", "six seven eight"], tokenizer(), block=11)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from training.kinds import KINDS
@@ -102,6 +103,20 @@ def test_cached_losses_are_those_of_the_teacher_and_it_is_not_asked_again(kind: 
     figures = again.figures()["cache"]
     assert (figures["k"], figures["examples"], figures["bytes_per_prediction"]) == (2, 3, 16)
     assert 0 < figures["rest"] < 1
+
+
+def test_a_trainer_of_ones_own_numbers_its_examples(tmp_path: Path) -> None:
+    teacher = KINDS["t5"].model()
+    dataset = KINDS["t5"].examples().dataset()
+    rows = datasets.Dataset.from_list([{**dataset[row], "note": "not for the model"} for row in range(16)])
+    cache = TeacherCache(tmp_path / "logits", 4)
+    options = {"weights": WEIGHTS, "train_dataset": rows, "data_collator": KINDS["t5"].examples().collator()}
+    own = trainer(
+        tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2"), teacher, tmp_path, cache=cache, **options
+    )
+    own.args.max_steps = 2
+    assert own.train().training_loss > 0
+    assert cache.figures()["examples"] == 16
 
 
 def student(folder: Path, teacher: PreTrainedModel, cache: TeacherCache, **options: Any) -> PreTrainedModel:
