@@ -29,6 +29,8 @@ _EXPORTS = {
     "lower": "tbt_compile.lowering",
     "from_pretrained": "tbt_compile.checkpoints.loading",
     "load": "tbt_compile.loading",
+    "summary": "tbt_compile.inspection.summarize",
+    "Summary": "tbt_compile.inspection.layers",
     "CompiledModel": "tbt_compile.runtime.compiled_model",
     "CompiledModule": "tbt_compile.runtime.compiled_module",
     "CompiledModelForSeq2SeqLM": "tbt_compile.adapters.compiled_seq2seq",
@@ -44,6 +46,7 @@ __all__ = [
     "QuantPlan",
     "Recipe",
     "Seq2SeqPipeline",
+    "Summary",
     "TbtError",
     "__version__",
     "freeze",
@@ -53,6 +56,7 @@ __all__ = [
     "lower",
     "plan",
     "prepare",
+    "summary",
 ]
 
 if TYPE_CHECKING:
@@ -61,6 +65,8 @@ if TYPE_CHECKING:
     from tbt_compile.encoding import Encoding
     from tbt_compile.errors import TbtError
     from tbt_compile.freezing import FrozenModel, freeze
+    from tbt_compile.inspection.layers import Summary
+    from tbt_compile.inspection.summarize import summary
     from tbt_compile.loading import load
     from tbt_compile.lowering import lower
     from tbt_compile.passes.prepare.plan import QuantPlan

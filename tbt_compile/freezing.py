@@ -96,6 +96,12 @@ def freeze(model: nn.Module) -> FrozenModel:
     """
     model = unwrapped(model)
     _check_freezable(model)
+    return packed_copy(model)
+
+
+def packed_copy(model: nn.Module) -> FrozenModel:
+    """As `freeze`, of a prepared model that is not ready: unset scales count as 1, weights without a packed
+    form stay."""
     adapter = adapter_for(model)
     recipe = adapter.stored_recipe(model)
     frozen = _copy_to_pack(model)

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from tbt_compile.cli import bench, demo, evaluate, lower, operators, reproduce, run, targets, train, tune
+from tbt_compile.cli import (
+    bench,
+    demo,
+    evaluate,
+    lower,
+    operators,
+    reproduce,
+    run,
+    summary,
+    targets,
+    train,
+    tune,
+)
 from tbt_compile.cli.console import err, fail
 from tbt_compile.errors import TbtError
 from tbt_compile.extras import require_extra
@@ -30,6 +42,7 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(lower.lower)
 app.command(name="run")(run.run_text)
+app.command()(summary.summary)
 app.command()(reproduce.reproduce)
 app.add_typer(bench.app, name="bench")
 app.command()(tune.tune)

@@ -80,6 +80,36 @@ def open_model(folder: Path) -> Any:
     return load_generator(folder)
 
 
+def describable(folder: Path, recipe: str | None) -> Any:
+    """Open the model in a folder to describe it; a compiled one may be for another machine.
+
+    Args:
+        folder: of a model at any stage.
+        recipe: for a full-precision checkpoint, which it is prepared with; else None.
+
+    Raises:
+        FormatError: the folder holds no model, or a damaged one.
+        RecipeError: there is a recipe, and the model has one already.
+    """
+    stage = stage_of(folder)
+    if recipe is not None and stage != "float":
+        raise RecipeError(f"--recipe {recipe} cannot be applied: {folder} has a recipe already; leave it out")
+    if stage in (model_folder.GENERATOR, model_folder.MODULE):
+        from tbt_compile.runtime.without_torch import hide_torch
+
+        hide_torch()
+        from tbt_compile.runtime.compiled_model import CompiledModel
+        from tbt_compile.runtime.compiled_module import CompiledModule
+
+        return (CompiledModel if stage == model_folder.GENERATOR else CompiledModule).read(folder)
+    model = open_model(folder)
+    if recipe is None:
+        return model
+    import tbt_compile
+
+    return tbt_compile.prepare(model, recipe=recipe)
+
+
 def open_for_lowering(source: Path, recipe: str | None, bits: dict[str, int | None]) -> Any:
     """Open a frozen or prepared model, or one with ternary weights, or quantize a full-precision one.
 
