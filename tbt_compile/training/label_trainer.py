@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, Seq2SeqTrainer
 
 from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.training import processes
+from tbt_compile.training.losses import label_loss
 from tbt_compile.training.progress import memory_gib
 from tbt_compile.training.settings import TrainingError
 from tbt_compile.training.tasks import task_of
@@ -100,7 +101,7 @@ class LabelTrainer(Seq2SeqTrainer):
             The loss, or (loss, outputs).
         """
         outputs = model(**self.task.with_labels(inputs))
-        loss = outputs.loss * processes.weight(self.task.labelled(inputs))
+        loss = label_loss(outputs, inputs, self.task)
         return (loss, outputs) if return_outputs else loss
 
     def savings(self) -> list[str]:

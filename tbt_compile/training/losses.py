@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tbt_compile.training import likeliest, processes
 from tbt_compile.training.likeliest import Likeliest
-from tbt_compile.training.settings import LossWeights
+from tbt_compile.training.settings import LossWeights, TrainingError
 from tbt_compile.training.soft_labels import reverse_divergence, soft_cross_entropy
 from tbt_compile.training.tasks import Inputs, Stack, Task
 
@@ -97,8 +97,29 @@ def distillation_terms(
         pairs = [(stack, of_teacher[name]) for name, stack in task.stacks(student, inputs).items()]
         hidden = _hidden(pairs, weights) if weights.hidden else None
         attention = _attention(pairs, weights) if weights.attention else None
-    labels = student.loss * processes.weight(task.labelled(inputs)) if weights.labels else None
+    labels = label_loss(student, inputs, task) if weights.labels else None
     return DistillationTerms(logits, labels, hidden, attention, reverse)
+
+
+def label_loss(outputs: Any, inputs: Inputs, task: Task) -> Tensor:
+    """The model's own loss on labels, weighted for several processes.
+
+    Args:
+        outputs: of the model, with `loss`.
+        inputs: the batch.
+        task: of the model.
+
+    Raises:
+        TrainingError: the batch has no label at all, so that the loss is not a number.
+    """
+    labelled = task.labelled(inputs)
+    if not labelled.any():
+        raise TrainingError(
+            "no example of a batch has a label, and the loss on labels has a weight: give labels, or set "
+            "that weight to 0"
+        )
+    loss: Tensor = outputs.loss * processes.weight(labelled)
+    return loss
 
 
 def _hidden(stacks: Sequence[tuple[Stack, Stack]], weights: LossWeights) -> Tensor:

@@ -209,12 +209,23 @@ def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layer
         layers: maps the layers of a shallower student; None requires equal numbers of layers.
 
     Raises:
-        TrainingError: widths, vocabularies or layers differ, or a model is of no kind that can be distilled.
+        TrainingError: kinds, widths, vocabularies, classes or layers differ, or a model is of no kind that
+            can be distilled.
     """
-    for role, model in (("student", student), ("teacher", teacher)):
-        task_of(model, f"the {role}")
-    names = ("vocab_size", "hidden_size", "num_hidden_layers")
-    for name in names if layers is None else names[:2]:
+    kinds = {
+        task_of(model, f"the {role}").kind for role, model in (("student", student), ("teacher", teacher))
+    }
+    names = ["vocab_size", "hidden_size"]
+    if layers is None:
+        names.append("num_hidden_layers")
+    if "classifier" in kinds:
+        names.append("num_labels")
+    if len(kinds) > 1:
+        raise TrainingError(
+            f"student and teacher are models of two kinds, {' and '.join(sorted(kinds))}: start the student "
+            "from the teacher"
+        )
+    for name in names:
         ours, theirs = getattr(student.config, name, None), getattr(teacher.config, name, None)
         if ours != theirs:
             raise TrainingError(

@@ -12,13 +12,22 @@ import numpy as np
 import pytest
 import torch
 from torch.export import Dim
-from training.kinds import KINDS
-from training.small import SETTINGS
+from training.kinds import KINDS, labelled
+from training.small import SETTINGS, tokenizer
 from training.test_resume import Killed, kill_at, require_equal
 from training.test_trainers import trainer
+from transformers import BertConfig, BertForSequenceClassification
 
 import tbt_compile
-from tbt_compile.training import LossWeights, TrainingRun, distill, train_teacher
+from tbt_compile.training import (
+    LabeledCorpus,
+    LabeledText,
+    LossWeights,
+    TrainingError,
+    TrainingRun,
+    distill,
+    train_teacher,
+)
 
 WEIGHTS = LossWeights(logits=1.0, hidden=0.1, attention=1.0, labels=0.1)
 SETTING = replace(SETTINGS, steps=24, save_every=10, learning_rate=3e-2)
@@ -67,6 +76,31 @@ def test_a_student_learns_resumes_is_scored_and_compiles(kind: str, tmp_path: Pa
         compiled = tbt_compile.lower(frozen, dynamic_shapes={name: {1: Dim.AUTO} for name in inputs})
         np.testing.assert_array_equal(compiled(**arrays)["logits"], frozen(**inputs)["logits"].numpy())
     assert made.score(compiled) == made.score(frozen)
+
+
+def test_texts_without_a_class_follow_the_teacher_alone(tmp_path: Path) -> None:
+    teacher = KINDS["bert"].model()
+    texts = LabeledCorpus([LabeledText(text.text, None) for text in labelled()], tokenizer(), 40)
+    run = TrainingRun(tmp_path / "student", replace(SETTINGS, steps=3))
+    with pytest.raises(TrainingError, match="no example of a batch has a label"):
+        distill(teacher, "2-2-2", texts, run, objective=LossWeights(labels=1.0))
+    run = replace(run, folder=tmp_path / "other")
+    student = distill(teacher, "2-2-2", texts, run, objective=LossWeights())
+    assert all(weight.isfinite().all() for weight in student.parameters())
+
+
+def test_students_of_another_kind_or_with_other_classes_are_refused(tmp_path: Path) -> None:
+    teacher = KINDS["bert"].model()
+    more = BertForSequenceClassification(BertConfig(**{**teacher.config.to_dict(), "num_labels": 5}))
+    with pytest.raises(TrainingError, match=r"differ in num_labels \(5 and 3\)"):
+        trainer(more, teacher, tmp_path)
+    with pytest.raises(TrainingError, match="two kinds, classifier and decoder-only"):
+        trainer(KINDS["llama"].model(), teacher, tmp_path)
+    many = BertForSequenceClassification(
+        BertConfig(**{**teacher.config.to_dict(), "problem_type": "multi_label_classification"})
+    )
+    with pytest.raises(TrainingError, match="expects classes that exclude each other"):
+        trainer(many, many, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert", "whisper"])
