@@ -165,7 +165,7 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
     Raises:
         FormatError: the folder holds another kind of model, or cannot be read.
     """
-    try:
+    with _reading(folder):
         config = AutoConfig.from_pretrained(folder)
         known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         other = [name for name in config.architectures or () if name not in known]
@@ -175,8 +175,34 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
                 "decoder-only model; prepare and lower others from Python"
             )
         loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model: PreTrainedModel = loader.from_pretrained(folder)
+    return model.eval()
+
+
+def load_pretrained(folder: str | Path) -> PreTrainedModel:
+    """Load a full-precision model in evaluation mode, of the class that its config names.
+
+    A config without a class is that of a model that generates text. The folder of a prepared model gives its
+    weights without quantizers.
+
+    Raises:
+        FormatError: the folder cannot be read.
+    """
+    with _reading(folder):
+        names = AutoConfig.from_pretrained(folder).architectures or []
+        found = getattr(transformers, names[0], None) if names else None
+        if found is not None:
+            model: PreTrainedModel = found.from_pretrained(folder)
+            return model.eval()
+    return load_generator(folder)
+
+
+@contextmanager
+def _reading(folder: str | Path) -> Iterator[None]:
+    """Turn the errors of reading a model's folder into one of a sentence, and keep transformers quiet."""
+    try:
         with _errors_only():
-            model: PreTrainedModel = loader.from_pretrained(folder)
+            yield
     except FormatError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
@@ -184,7 +210,6 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
         raise FormatError(
             f"{folder} cannot be read ({reason}): expected a model that save_pretrained wrote"
         ) from error
-    return model.eval()
 
 
 @contextmanager

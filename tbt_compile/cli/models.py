@@ -183,6 +183,38 @@ def tokens_of(texts: Path, tokenizer: Any | None) -> list[int]:
     return sorted({token for ids in tokenizer(lines).input_ids for token in ids})
 
 
+def prompt_template(model: Any, text: str | None) -> Any:
+    """The template of the prompts of a decoder-only model; None for a model with an encoder.
+
+    Args:
+        model: what `open_model` returned.
+        text: with `{source}` in it, and `\\n` for new lines; None: the chat template of the tokenizer.
+    """
+    from tbt_compile.data.prompts import PromptTemplate
+
+    described = getattr(model, "module", model)
+    described = getattr(described, "config", described)
+    if text is None and getattr(described, "is_encoder_decoder", True):
+        return None
+    return PromptTemplate(None if text is None else text.replace("\\n", "\n"))
+
+
+def dynamic_lengths(model: Any) -> Any:
+    """The dimensions, besides the batch, in which a compiled model is free: tokens of what is not generated.
+
+    Returns:
+        `dynamic_shapes` of `tbt_compile.lower` for a model that reads token ids and generates no text, such
+        as a classifier; else None.
+    """
+    from torch.export import Dim
+    from transformers import PreTrainedModel
+
+    inner = getattr(model, "module", model)
+    if not isinstance(inner, PreTrainedModel) or inner.can_generate() or inner.main_input_name != "input_ids":
+        return None
+    return {name: {1: Dim.AUTO} for name in ("input_ids", "attention_mask")}
+
+
 def longest_source(model: Any) -> int:
     """The maximum tokens of a source: the model's positions, else `_LONGEST_SOURCE`."""
     description = getattr(model, "description", None)
