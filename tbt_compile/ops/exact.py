@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cache, partial
 from math import prod
 from typing import Any
 
@@ -43,15 +43,22 @@ class _Exact(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         del types
-        if func._can_decompose() and func not in _RULES:  # PyTorch has not, in inference mode and in rules
-            with self:
-                return func.decompose(*args, **(kwargs or {}))
         rule = _RULES.get(func)
+        if rule is None:
+            if _is_composite(func):  # PyTorch has not decomposed it, in inference mode and in rules
+                with self:
+                    return func.decompose(*args, **(kwargs or {}))
+            return func(*args, **(kwargs or {}))
         operands = [value for value in args if isinstance(value, Tensor) and value.is_floating_point()]
         is_empty = any(value.numel() == 0 for value in operands)
-        if rule is None or not operands or is_empty or not all(map(_is_host_float, operands)):
+        if not operands or is_empty or not all(map(_is_host_float, operands)):
             return func(*args, **(kwargs or {}))
         return rule(*args, **(kwargs or {}))
+
+
+@cache
+def _is_composite(operator: Any) -> bool:
+    return bool(operator._can_decompose())
 
 
 def _is_host_float(x: Tensor) -> bool:
