@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tbt_compile.integrations.registration import register_with_transformers
+
 __version__ = "0.1.0"
 
 # No module may share a name with a function exported here: importing the module would shadow the function.
@@ -31,6 +33,7 @@ _EXPORTS = {
     "load": "tbt_compile.loading",
     "CompiledModel": "tbt_compile.runtime.compiled_model",
     "CompiledModule": "tbt_compile.runtime.compiled_module",
+    "TbtConfig": "tbt_compile.adapters.quantization_config",
     "CompiledModelForSeq2SeqLM": "tbt_compile.adapters.compiled_seq2seq",
     "Seq2SeqPipeline": "tbt_compile.adapters.seq2seq_pipeline",
 }
@@ -44,6 +47,7 @@ __all__ = [
     "QuantPlan",
     "Recipe",
     "Seq2SeqPipeline",
+    "TbtConfig",
     "TbtError",
     "__version__",
     "freeze",
@@ -57,6 +61,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tbt_compile.adapters.compiled_seq2seq import CompiledModelForSeq2SeqLM
+    from tbt_compile.adapters.quantization_config import TbtConfig
     from tbt_compile.adapters.seq2seq_pipeline import Seq2SeqPipeline
     from tbt_compile.encoding import Encoding
     from tbt_compile.errors import TbtError
@@ -81,3 +86,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+register_with_transformers()

@@ -84,7 +84,8 @@ def prepare(
 
     What `lower` will refuse is logged as a warning as far as the captured graph shows it.
 
-    A model that `from_pretrained` read from the folder of a prepared model gets its exact scales back.
+    `from_pretrained` of transformers prepares what it reads from the folder of a prepared model, and gives it
+    its exact scales back.
 
     Args:
         model: a transformers model, or any `nn.Module` that `torch.export` can capture, in float32, bfloat16,
@@ -156,7 +157,7 @@ def opened(model: Any, example_inputs: Any) -> tuple[Any, Any]:
 def load_prepared(folder: str | Path) -> nn.Module:
     """Load a prepared transformers model, with its scales, from the folder that `save_pretrained` wrote.
 
-    The same as `prepare(Class.from_pretrained(folder))` with the class that was saved.
+    The same as `Class.from_pretrained(folder)` with the class that was saved.
 
     Raises:
         FormatError: the folder does not exist, was not saved from a prepared model, or lacks some scales.
