@@ -25,10 +25,13 @@ _EXPORTS = {
     "prepare": "tbt_compile.preparation",
     "plan": "tbt_compile.preparation",
     "load_prepared": "tbt_compile.preparation",
+    "set_scales": "tbt_compile.preparation",
     "QuantPlan": "tbt_compile.passes.prepare.plan",
     "freeze": "tbt_compile.freezing",
     "FrozenModel": "tbt_compile.freezing",
     "lower": "tbt_compile.lowering",
+    "model_card": "tbt_compile.integrations.model_card",
+    "quantize_": "tbt_compile.integrations.torchao",
     "from_pretrained": "tbt_compile.checkpoints.loading",
     "load": "tbt_compile.loading",
     "CompiledModel": "tbt_compile.runtime.compiled_model",
@@ -55,8 +58,11 @@ __all__ = [
     "load",
     "load_prepared",
     "lower",
+    "model_card",
     "plan",
     "prepare",
+    "quantize_",
+    "set_scales",
 ]
 
 if TYPE_CHECKING:
@@ -66,10 +72,12 @@ if TYPE_CHECKING:
     from tbt_compile.encoding import Encoding
     from tbt_compile.errors import TbtError
     from tbt_compile.freezing import FrozenModel, freeze
+    from tbt_compile.integrations.model_card import model_card
+    from tbt_compile.integrations.torchao import quantize_
     from tbt_compile.loading import load
     from tbt_compile.lowering import lower
     from tbt_compile.passes.prepare.plan import QuantPlan
-    from tbt_compile.preparation import load_prepared, plan, prepare
+    from tbt_compile.preparation import load_prepared, plan, prepare, set_scales
     from tbt_compile.recipe import Recipe
     from tbt_compile.runtime.compiled_model import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule

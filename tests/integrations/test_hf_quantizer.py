@@ -141,6 +141,7 @@ def test_a_loaded_model_trains_on_as_a_prepared_one(tmp_path: Path) -> None:
         optimizer.step()
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
+    assert tbt_compile.prepare(loaded) is loaded
     loaded.bfloat16().float()  # an ordinary model may be converted
     frozen = tbt_compile.freeze(loaded.eval())
     assert frozen.recipe == tbt_compile.Recipe.parse("2-2-2")
