@@ -66,7 +66,7 @@ $(VENV)/.stamp-run: $(VENV)/.stamp-torch pyproject.toml
 	touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-run
-	$(PIP) install -c constraints.txt -e '.[train,test,bench,report]'
+	$(PIP) install -c constraints.txt -e '.[train,test,bench,report,serve]'
 	touch $@
 
 # The reference is read from the sources, so that neither PyTorch nor anything else of the package's is imported.

@@ -13,7 +13,28 @@ import sympy
 RANGES = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge, sympy.Ne)
 MOST_TRIED = 1 << 20
 """The largest size for which a relation that cannot be solved is tried."""
-_FUNCTIONS = {"FloorDiv": np.floor_divide, "PythonMod": np.mod, "Mod": np.mod, "CleanDiv": np.floor_divide}
+_DIVISIONS = {"FloorDiv": np.floor_divide, "PythonMod": np.mod, "Mod": np.mod, "CleanDiv": np.floor_divide}
+_FUNCTIONS = {
+    **_DIVISIONS,
+    "IntTrueDiv": np.true_divide,
+    "FloatTrueDiv": np.true_divide,
+    "FloatPow": np.float_power,
+    "PowByNatural": np.power,
+    "OpaqueUnaryFn_sqrt": np.sqrt,
+    "ToFloat": np.float64,
+    "TruncToFloat": np.trunc,
+    "TruncToInt": np.trunc,
+    "FloorToInt": np.floor,
+    "CeilToInt": np.ceil,
+    "RoundToInt": np.rint,
+    "LShift": np.left_shift,
+    "RShift": np.right_shift,
+    "BitwiseFn_bitwise_and": np.bitwise_and,
+    "BitwiseFn_bitwise_or": np.bitwise_or,
+    "BitwiseFn_bitwise_xor": np.bitwise_xor,
+    "Identity": np.asarray,
+}
+"""What computes the functions of Python's numbers that torch adds to sympy, by name."""
 
 
 def truth(relation: Any, symbol: sympy.Symbol) -> npt.NDArray[np.bool_]:
@@ -108,7 +129,7 @@ def modulus(relations: Iterable[Any]) -> int:
     384
     """
     parts = (part for relation in relations for part in relation.atoms(sympy.Function))
-    divided = [part.args for part in parts if type(part).__name__ in _FUNCTIONS]
+    divided = [part.args for part in parts if type(part).__name__ in _DIVISIONS]
     return math.lcm(*(int(by) for value, by in divided if by.is_Integer and _is_size(value)))
 
 

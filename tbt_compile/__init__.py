@@ -34,6 +34,8 @@ _EXPORTS = {
     "quantize_": "tbt_compile.integrations.torchao",
     "from_pretrained": "tbt_compile.checkpoints.loading",
     "load": "tbt_compile.loading",
+    "summary": "tbt_compile.inspection.summarize",
+    "Summary": "tbt_compile.inspection.layers",
     "CompiledModel": "tbt_compile.runtime.compiled_model",
     "CompiledModule": "tbt_compile.runtime.compiled_module",
     "TbtConfig": "tbt_compile.adapters.quantization_config",
@@ -50,6 +52,7 @@ __all__ = [
     "QuantPlan",
     "Recipe",
     "Seq2SeqPipeline",
+    "Summary",
     "TbtConfig",
     "TbtError",
     "__version__",
@@ -63,6 +66,7 @@ __all__ = [
     "prepare",
     "quantize_",
     "set_scales",
+    "summary",
 ]
 
 if TYPE_CHECKING:
@@ -72,6 +76,8 @@ if TYPE_CHECKING:
     from tbt_compile.encoding import Encoding
     from tbt_compile.errors import TbtError
     from tbt_compile.freezing import FrozenModel, freeze
+    from tbt_compile.inspection.layers import Summary
+    from tbt_compile.inspection.summarize import summary
     from tbt_compile.integrations.model_card import model_card
     from tbt_compile.integrations.torchao import quantize_
     from tbt_compile.loading import load

@@ -34,7 +34,8 @@ def check_dtypes(model: nn.Module) -> None:
             another dtype than `FLOATS`, or a packed tensor in the guise of one.
     """
     advice = "load it in float32, bfloat16 or float16, or call its dequantize() first"
-    if getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False) is True:
+    packed = getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False) is True
+    if packed and not _is_dequantized(model):
         raise PlanError(f"this {type(model).__name__} was loaded with a quantization config: {advice}")
     for name, module in model.named_modules():
         weight = module._parameters.get("weight")
@@ -45,6 +46,19 @@ def check_dtypes(model: nn.Module) -> None:
             f"the weight of {name or 'the model'} in {type(model).__name__} is {kind}: expected one in full "
             f"or half precision; {advice}"
         )
+
+
+def forget_quantization(model: nn.Module) -> None:
+    """Remove what transformers keeps of a GGUF file: with it, it would not save the model."""
+    if _is_dequantized(model):
+        vars(model.config).pop("quantization_config", None)
+        for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+            vars(model).pop(name, None)
+
+
+def _is_dequantized(model: nn.Module) -> bool:
+    """Whether the weights come from a GGUF file, whose tensors transformers converts to floats."""
+    return getattr(model, "quantization_method", None) == "gguf"
 
 
 def checkpoint_dtypes(model: nn.Module) -> list[str]:

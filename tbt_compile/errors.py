@@ -80,3 +80,7 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     matches = get_close_matches(wrong, list(known), n=4 * _NEAR_MATCHES, cutoff=0.6)
     matches = sorted(matches, key=lambda name: sorted(name) != sorted(wrong))[:_NEAR_MATCHES]
     return f" Did you mean {' or '.join(matches)}?" if matches else ""
+
+
+class ServingError(TbtError):
+    """A request to a service cannot be answered."""

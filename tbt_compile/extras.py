@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tbt_compile.errors import MissingPackageError
 
 _CONVERT = ("torch", "transformers", "safetensors")
-_TRAIN = ("accelerate", "datasets", "rouge_score", "sacrebleu")
+_TRAIN = ("accelerate", "datasets", "psutil", "rouge_score", "sacrebleu")
 _EXTRAS = (
     dict.fromkeys(_CONVERT, "convert")
     | dict.fromkeys(_TRAIN, "train")

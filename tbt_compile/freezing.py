@@ -106,11 +106,18 @@ def freeze(model: nn.Module) -> FrozenModel:
             weights without a packed form (pruned or split).
     """
     model = unwrapped(model)
+    if not is_frozen(model):
+        _check_freezable(model)
+    return packed_copy(model)
+
+
+def packed_copy(model: nn.Module) -> FrozenModel:
+    """As `freeze`, of a prepared model that is not ready: unset scales count as 1, weights without a packed
+    form stay."""
     adapter = adapter_for(model)
     recipe = adapter.stored_recipe(model)
     if is_frozen(model):
         return FrozenModel(model, recipe or Recipe(), adapter.checkpoint_dtypes(model))
-    _check_freezable(model)
     frozen = _copy_to_pack(model)
     compute_weights(frozen)
     with keeping_weights(frozen):

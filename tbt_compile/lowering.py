@@ -83,6 +83,7 @@ def lower(
     from tbt_compile.adapters.shortlist import shortened, shortlist_of
     from tbt_compile.codegen.importer.decompose import decompose
     from tbt_compile.codegen.target.parse import parse_targets
+    from tbt_compile.inspection.summarize import SUMMARY, recorded_layers
     from tbt_compile.passes.check_lookups import wrap_indices
     from tbt_compile.runtime.compiled_model import SHORTLIST, CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
@@ -104,6 +105,7 @@ def lower(
         for unit in exported.contexts:
             wrap_indices(unit)
         repeated = len({spec.mcpu for spec in specs}) < len(specs)
+        layers = recorded_layers(frozen)
         for spec in specs:
             name = f"{spec.mcpu}-{spec.system.name}" if repeated else spec.mcpu
             folder = None if dump is None else Path(dump) / (name if len(specs) > 1 else "")
@@ -112,7 +114,8 @@ def lower(
     if ids is not None:
         tensors[SHORTLIST] = ids
     kind = next(kind for kind in (CompiledModel, CompiledModule) if exported.kind == kind.KIND)
-    return kind(builds, {**_description(frozen, exported), **lookups}, tensors, num_threads=num_threads)
+    described = {**_description(frozen, exported), **lookups, SUMMARY: layers}
+    return kind(builds, described, tensors, num_threads=num_threads)
 
 
 def _build(

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.adapters.wrappers import check_growable, renew, unwrapped
-from tbt_compile.dtypes import check_dtypes
+from tbt_compile.dtypes import check_dtypes, forget_quantization
 from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.modules import is_prepared
 from tbt_compile.modules.exported_mode import follow_mode
@@ -123,6 +123,7 @@ def prepare(
     saved_with = context.adapter.stored_recipe(inner)
     call = call_record.record(inner, context.args, context.kwargs)
     PREPARE.run(context, dump)
+    forget_quantization(inner)
     for reason in context.planned.refused:
         log.warning("lower will refuse this %s: %s", type(inner).__name__.removeprefix("Quantized"), reason)
     call_record.restore(inner, call)

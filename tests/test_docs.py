@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import typer
+from models import llama
 
 import tbt_compile.codegen.importer.units  # noqa: F401  (registers the converters)
 from tbt_compile.cli.app import app
 from tbt_compile.codegen.importer.registry import CONVERTERS
+from tbt_compile.data.tokenization import train_word_tokenizer
 from tbt_compile.training.methods.registry import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,10 +82,19 @@ def _registries() -> Iterator[None]:
         registry.update(content)
 
 
+def save_llama(folder: Path) -> None:
+    """What a reader has: a decoder-only model of their own, here a small random one."""
+    tokenizer = train_word_tokenizer(["a steel maker rose three percent . nobody knew why summary : up"])
+    llama(vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 @pytest.mark.usefixtures("_registries")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if '"my-llama"' in page.read_text():
+        save_llama(tmp_path / "my-llama")
     module = ModuleType(page.stem)
     monkeypatch.setitem(sys.modules, page.stem, module)  # where dataclasses look their annotations up
     for number, code in enumerate(blocks(page, "python")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -278,3 +279,34 @@ def test_numbers_of_an_operator_that_come_from_a_size_are_refused() -> None:
     model = tbt_compile.prepare(Dilated(), "2-2-8", (torch.randn(3, 6, 16),))
     with pytest.raises(LoweringError, match=r"conv1d.* is computed in another way for other sizes"):
         tbt_compile.lower(model, dynamic_shapes=({1: torch.export.Dim.AUTO},))
+
+
+class Half(nn.Module):
+    """Returns the first rows of `[B, 8]`, as many as a function of B says."""
+
+    def __init__(self, count: Callable[[int], int]) -> None:
+        super().__init__()
+        self.linear, self.count = nn.Linear(8, 8), count
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)[: self.count(x.shape[0])]
+
+
+@pytest.mark.parametrize(
+    ("count", "why"),
+    [
+        (lambda rows: int(rows / 2), r"math.trunc\(n0 / 2\) == 3"),
+        (lambda rows: math.floor(rows * 0.5), "math.floor"),
+        (lambda rows: round(rows * 0.5), "round"),
+        (lambda rows: int(rows**0.5), "math.trunc"),
+    ],
+)
+def test_rounded_sizes_fix_a_dimension(
+    count: Callable[[int], int], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PyTorch captures such a number as that of the example, and says for which sizes it is right."""
+    caplog.set_level(logging.WARNING)
+    described(Half(count), torch.randn(6, 8))
+    assert re.search(
+        f"the first dimension of 'x' is fixed to the 6 of the example inputs.*{why}", caplog.text
+    )

@@ -135,3 +135,12 @@ def test_a_name_that_is_taken_is_refused() -> None:
     model.first.input_quantizer = nn.Identity()
     with pytest.raises(PlanError, match="already has an attribute 'input_quantizer'"):
         tbt_compile.prepare(model, "2-2-2", X)
+
+
+@pytest.mark.parametrize(
+    "function", [tbt_compile.plan, tbt_compile.prepare, tbt_compile.freeze, tbt_compile.lower]
+)
+@pytest.mark.parametrize("model", ["facebook/bart-base", None, nn.Linear])
+def test_what_is_no_model_is_refused(function: Callable[[object], object], model: object) -> None:
+    with pytest.raises(PlanError, match="is no model: expected an nn.Module, such as AutoModelForSeq2SeqLM"):
+        function(model)

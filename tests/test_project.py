@@ -56,6 +56,7 @@ FORBIDDEN = {
     "storage": (*APPLICATIONS, "runtime", "codegen"),
     "adapters": APPLICATIONS,
     "data": (*APPLICATIONS, "modules", "passes", "codegen", "runtime", "adapters"),
+    "inspection": APPLICATIONS,
     "training": ("demo", "reproduce", "bench", "cli"),
     "evaluation": ("training", "demo", "reproduce", "bench", "cli"),
 }

@@ -19,7 +19,7 @@ from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared
 from tbt_compile.training import TrainingError
-from tbt_compile.training.trainers import whole_model
+from tbt_compile.training.label_trainer import whole_model
 
 X = torch.randn(4, 8)
 

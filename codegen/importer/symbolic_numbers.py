@@ -81,6 +81,21 @@ def _smallest(first: Number, second: Number) -> Number:
     return tirx.min(first, second)
 
 
+def _whole(rounded: Callable[[Expr], Expr]) -> Callable[[Number], Number]:
+    """Round a fraction to an integer."""
+
+    def compute(value: Number) -> Number:
+        return rounded(_fraction(value)).astype("int64")
+
+    return compute
+
+
+def _round(value: Number, digits: None = None) -> Number:
+    if digits is not None:
+        raise ValueError(f"to {digits} digits")
+    return _whole(tirx.nearbyint)(value)
+
+
 PYTHON_FUNCTIONS: dict[str, Callable[..., Number]] = {
     "add": _arithmetic(operator.add),
     "sub": _arithmetic(operator.sub),
@@ -91,5 +106,9 @@ PYTHON_FUNCTIONS: dict[str, Callable[..., Number]] = {
     "sym_float": _fraction,
     "sym_max": _arithmetic(_largest),
     "sym_min": _arithmetic(_smallest),
+    "ceil": _whole(tirx.ceil),
+    "floor": _whole(tirx.floor),
+    "trunc": _whole(tirx.trunc),
+    "round": _round,
 }
 """What computes each function of Python, by its name in a graph."""

@@ -221,6 +221,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write hashes.json")
     parser.add_argument("--json", type=Path, help="write all hashes and times to this file")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # its threads wait actively, also beside other work
     known: dict[str, str] = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     rows, failed = [], False
     print("| model | engine | | batch | hash | s |\n| --- | --- | --- | --- | --- | ---: |")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOAT = "32-32-32"
-SHORT, LONG = 4, 12
+SHORT, LONG = 4, 68
 # Declares the part of QEMU's plugin API (version 1) that it uses, as no package has `qemu-plugin.h`.
 PLUGIN = """
 #include <inttypes.h>

@@ -1,15 +1,17 @@
-"""Kill `tbt reproduce` at random times, resume it, and compare it with an uninterrupted run.
+"""Kill training at random times, resume it, and compare it with an uninterrupted run.
 
     python examples/benchmarks/kill_and_resume.py
-    python examples/benchmarks/kill_and_resume.py --kills 10 --json kills.json
+    python examples/benchmarks/kill_and_resume.py --decoder-only --kills 10 --json kills.json
 
-Both runs train a teacher and two students on the demo's text, in separate processes. The kill is SIGKILL,
-which cannot be caught. Every score and loss has to be the same to the last digit.
+Both runs train a teacher and its students on the demo's text, in separate processes: `tbt reproduce` a BART
+and two students, or with --decoder-only `tbt train` a Llama and a student with cached logits. The kill is
+SIGKILL, which cannot be caught. Every score, loss and weight has to be the same to the last digit.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import shutil
@@ -21,32 +23,64 @@ from pathlib import Path
 from typing import Any
 
 ROWS = "tbt-2-2-2,bwn-1-1-1"
-OPTIONS = ("--data", "DEMO", "--test-sentences", "40", "--batch-size", "16", "--save-every", "5")
+OPTIONS = ("--test-sentences", "40", "--batch-size", "16", "--save-every", "5")
+DATA = "pairs"
+DECODER = (
+    *("--model-type", "llama", "--template", "{source} :", "--vocab-size", "1000", "--source-length", "32"),
+    *("--target-length", "16", "--hidden", "0", "--cache-logits", "32"),
+)
 
 
-def command(output: Path, steps: int) -> list[str]:
-    """The command that starts and resumes the run."""
+def write_pairs_of_demo(folder: Path) -> None:
+    """The data of a decoder-only run: news items and summaries of the demo."""
+    from tbt_compile.data.text_pairs import TextPair, write_pairs
+    from tbt_compile.demo.grammar import make_items
+
+    folder.mkdir()
+    for split, count, seed in (("train", 1000, 1), ("test", 40, 2)):
+        items = make_items(count, seed)
+        write_pairs(folder / f"{split}.jsonl", (TextPair(item.source, item.target) for item in items))
+
+
+def command(output: Path, steps: int, decoder_only: bool) -> list[str]:
+    """The command that starts and resumes the run.
+
+    Args:
+        output: folder of the run.
+        steps: of each model.
+        decoder_only: train a Llama and one student of it with cached logits, else a BART and two students.
+    """
+    start = (sys.executable, "-m", "tbt_compile")
     counts = ("--steps", str(steps), "--teacher-steps", str(steps))
-    run = (sys.executable, "-m", "tbt_compile", "reproduce", "table3", "--out", str(output), "--rows", ROWS)
+    if not decoder_only:
+        run = (*start, "reproduce", "table3", "--out", str(output), "--rows", ROWS, "--data", "DEMO")
+        return [*run, *counts, *OPTIONS]
+    run = (*start, "train", "--output", str(output), "--data", str(output.parent / DATA), *DECODER)
     return [*run, *counts, *OPTIONS]
 
 
 def figures(output: Path) -> dict[str, Any]:
-    """Scores, losses and settings of every row, without times, which differ."""
+    """Scores, losses, settings and a hash of the weights of every model, without times, which differ."""
     found = {}
     for path in sorted((output / "rows").glob("*.json")):
         row = json.loads(path.read_text())
         scores = {name: value for name, value in row["scores"].items() if name != "seconds"}
         found[path.stem] = {**row["asked"], **scores, "loss": row["outcome"]["loss"]}
+    for path in sorted(output.glob("*/results.json")):
+        for name, scores in json.loads(path.read_text()).items():
+            found[name] = {key: value for key, value in scores.items() if key != "seconds"}
+    for path in sorted(output.glob("*/training.json")):
+        record, weights = json.loads(path.read_text()), path.with_name("model.safetensors")
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        found[f"{path.parent.name} run"] = {"loss": record["outcome"]["loss"], "weights": digest}
     return found
 
 
-def run_killed(output: Path, steps: int, seconds: float, kills: int, seed: int) -> list[float]:
+def run_killed(asked: list[str], seconds: float, kills: int, seed: int) -> list[float]:
     """Start and kill a run repeatedly, then let it finish.
 
     Args:
-        output: folder of the run.
-        steps: of each model.
+        asked: the command that starts and resumes it.
         seconds: duration of an uninterrupted run; kills come within a third of it.
         kills: maximum number of kills.
         seed: of their times.
@@ -58,9 +92,7 @@ def run_killed(output: Path, steps: int, seconds: float, kills: int, seed: int) 
     done: list[float] = []
     while len(done) < kills:
         moment = moments.uniform(0.0, seconds / 3)
-        process = subprocess.Popen(
-            command(output, steps), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(asked, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         try:
             process.wait(moment)
         except subprocess.TimeoutExpired:
@@ -72,7 +104,7 @@ def run_killed(output: Path, steps: int, seconds: float, kills: int, seed: int) 
         if process.returncode:
             raise SystemExit(f"the run failed with code {process.returncode}")
         break  # the run finished before its kill
-    subprocess.run(command(output, steps), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(asked, check=True, stdout=subprocess.DEVNULL)
     return done
 
 
@@ -83,20 +115,31 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=10, help="number of kills")
     parser.add_argument("--steps", type=int, default=40, help="of the teacher and of each student")
+    parser.add_argument("--decoder-only", action="store_true", help="`tbt train` with a Llama")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kill-and-resume-"))
     try:
+        write_pairs_of_demo(folder / DATA)
+        whole, killed_one = (
+            command(folder / name, arguments.steps, arguments.decoder_only) for name in ("whole", "killed")
+        )
         start = time.perf_counter()
-        subprocess.run(command(folder / "whole", arguments.steps), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
-        killed = run_killed(folder / "killed", arguments.steps, seconds, arguments.kills, arguments.seed)
-        whole, resumed = figures(folder / "whole"), figures(folder / "killed")
+        killed = run_killed(killed_one, seconds, arguments.kills, arguments.seed)
+        expected, resumed = figures(folder / "whole"), figures(folder / "killed")
     finally:
         shutil.rmtree(folder)
-    same = whole == resumed
-    result = {"kills": killed, "seconds": round(seconds, 1), "same": same, "whole": whole, "resumed": resumed}
+    same = bool(expected) and expected == resumed
+    result = {
+        "kills": killed,
+        "seconds": round(seconds, 1),
+        "same": same,
+        "whole": expected,
+        "resumed": resumed,
+    }
     print(f"{len(killed)} kills in runs of {seconds:.0f} s: figures {'are the same' if same else 'DIFFER'}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

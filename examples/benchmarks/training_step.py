@@ -25,6 +25,7 @@ from torch import Tensor
 import tbt_compile
 from tbt_compile.data.tokenization import train_word_tokenizer
 from tbt_compile.training import MODEL_SIZES, LossWeights, distillation_terms, new_model
+from tbt_compile.training.tasks import task_of
 from tbt_compile.training.trainers import both_outputs
 
 OFF = "32-32-32"
@@ -45,11 +46,11 @@ def make_step(
         A function that runs one training step.
     """
     student = tbt_compile.prepare(copy.deepcopy(teacher), recipe).train()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    optimizer, task = torch.optim.AdamW(student.parameters(), lr=1e-3), task_of(teacher)
 
     def step() -> None:
-        outputs, target = both_outputs(student, teacher, batch, weights, output_hidden_states=True)
-        terms = distillation_terms(outputs, target, batch["labels"], batch["attention_mask"], weights)
+        outputs, target = both_outputs(task, student, teacher, batch, weights, output_hidden_states=True)
+        terms = distillation_terms(outputs, target, batch, weights, task)
         terms.weighted(weights).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()

@@ -78,6 +78,7 @@ def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module
                 quantizer = build_weight_quantizer(operand.encoding, context, site)
             else:
                 quantizer = build_activation_quantizer(operand.encoding, context.recipe)
+                quantizer.reason = operand.reason
             quantizers[site.fqn, operand.name] = quantizer
     for site in context.planned:
         follower = quantizers.get((site.fqn, "weight"))

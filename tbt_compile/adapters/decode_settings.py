@@ -12,7 +12,7 @@ from tbt_compile.adapters.speech import follows_whisper, speech_settings, take_f
 from tbt_compile.adapters.unit_limits import table_rows
 from tbt_compile.errors import GenerationError, LoweringError
 from tbt_compile.runtime.generation import GenerationSettings
-from tbt_compile.runtime.generation.fields import SAMPLING
+from tbt_compile.runtime.generation.fields import OTHER_SAMPLING, SAMPLING
 from tbt_compile.runtime.generation.validation import number, plain
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def generation_settings(model: PreTrainedModel) -> tuple[GenerationSettings, dic
     """Read a model's generation config.
 
     Returns:
-        The settings of greedy and beam search, and the fields that only sampling reads, JSON-ready.
+        The settings without those of sampling, and the fields of sampling, JSON-ready.
 
     Raises:
         LoweringError: the config has a field that is unknown, has an invalid value, or asks for a search that
@@ -111,8 +111,10 @@ def _check_vocabulary(model: PreTrainedModel, settings: GenerationSettings) -> N
 
 def _sampling(fields: dict[str, Any]) -> dict[str, Any]:
     """Remove the fields of sampling from `fields`; return those that are set."""
-    found = {name: plain(fields.pop(name)) for name in ("do_sample", *SAMPLING) if name in fields}
-    for name in found.keys() & SAMPLING:
+    found = {
+        name: plain(fields.pop(name)) for name in ("do_sample", *SAMPLING, *OTHER_SAMPLING) if name in fields
+    }
+    for name in found.keys() - {"do_sample"}:
         number(name, found[name])
     if not found.pop("do_sample", False):
         return found
@@ -122,8 +124,8 @@ def _sampling(fields: dict[str, Any]) -> dict[str, Any]:
 def decode_settings(model: PreTrainedModel, layers: int, limits: Mapping[str, Any]) -> dict[str, Any]:
     """Return the decode settings of a model as JSON-ready values.
 
-    A config that asks for sampling is recorded under "sampling", and reported: `CompiledModel.generate` is
-    greedy or beam search.
+    What a config says of sampling is recorded under "sampling", and reported: `CompiledModel.generate`
+    samples so, but only if it is asked to.
 
     Args:
         model: a frozen model that generates text.
@@ -139,8 +141,8 @@ def decode_settings(model: PreTrainedModel, layers: int, limits: Mapping[str, An
     settings, sampling = generation_settings(model)
     if "do_sample" in sampling:
         log.warning(
-            "the generation_config of %s asks for sampling (%s): CompiledModel.generate is greedy, or a beam "
-            "search if num_beams is above 1",
+            "the generation_config of %s asks for sampling (%s): CompiledModel.generate samples so with "
+            "do_sample=True, and is greedy or beam search without",
             type(model).__name__,
             ", ".join(f"{name}={value}" for name, value in sampling.items()),
         )

@@ -193,7 +193,7 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
     Raises:
         FormatError: the folder holds another kind of model, or cannot be read.
     """
-    try:
+    with _reading(folder):
         config = AutoConfig.from_pretrained(folder)
         known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         other = [name for name in config.architectures or () if name not in known]
@@ -204,6 +204,33 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
             )
         loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = _load_without_quantizers(loader, folder, config)
+    return model.eval()
+
+
+def load_pretrained(folder: str | Path) -> PreTrainedModel:
+    """Load a full-precision model in evaluation mode, of the class that its config names.
+
+    A config without a class is that of a model that generates text. The folder of a prepared model gives its
+    weights without quantizers.
+
+    Raises:
+        FormatError: the folder cannot be read.
+    """
+    with _reading(folder):
+        config = AutoConfig.from_pretrained(folder)
+        names = config.architectures or []
+        found = getattr(transformers, names[0], None) if names else None
+        if found is not None:
+            return _load_without_quantizers(found, folder, config).eval()
+    return load_generator(folder)
+
+
+@contextmanager
+def _reading(folder: str | Path) -> Iterator[None]:
+    """Turn the errors of reading a model's folder into one of a sentence, and keep transformers quiet."""
+    try:
+        with _errors_only():
+            yield
     except FormatError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
@@ -211,7 +238,6 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
         raise FormatError(
             f"{folder} cannot be read ({reason}): expected a model that save_pretrained wrote"
         ) from error
-    return model.eval()
 
 
 def _load_without_quantizers(loader: Any, folder: str | Path, config: PreTrainedConfig) -> PreTrainedModel:

@@ -28,8 +28,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the user's own model inside any number of wrappers; the model itself if there is none.
 
     Raises:
-        PlanError: the model is TorchScript, its parameters are sharded, or its adapters (LoRA) not merged.
+        PlanError: it is no module, the model is TorchScript, its parameters are sharded, or its adapters
+            (LoRA) not merged.
     """
+    if not isinstance(model, nn.Module):
+        raise PlanError(
+            f"{model!r:.80} is no model: expected an nn.Module, such as "
+            "AutoModelForSeq2SeqLM.from_pretrained(folder) of transformers returns"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise PlanError("this model is TorchScript, which cannot be captured: pass the nn.Module of it")
     while (inner := _inner(model)) is not None:

@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from tbt_compile.cli import bench, demo, evaluate, lower, operators, reproduce, run, targets, train, tune
+from tbt_compile.cli import (
+    bench,
+    demo,
+    evaluate,
+    lower,
+    operators,
+    reproduce,
+    run,
+    serve,
+    summary,
+    targets,
+    train,
+    tune,
+)
 from tbt_compile.cli.console import err, fail
 from tbt_compile.errors import TbtError
 from tbt_compile.extras import require_extra
@@ -30,6 +43,8 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(lower.lower)
 app.command(name="run")(run.run_text)
+app.command()(serve.serve)
+app.command()(summary.summary)
 app.command()(reproduce.reproduce)
 app.add_typer(bench.app, name="bench")
 app.command()(tune.tune)
@@ -45,7 +60,7 @@ def options(
 
     **demo** runs the whole pipeline on a small model. For your own model and data: **train** distils a
     low-bit student from a full-precision checkpoint, **evaluate** scores it, **lower** compiles it, and
-    **run** generates text with the compiled model.
+    **run** generates text with the compiled model, **serve** does so over HTTP.
     """
 
 

@@ -28,6 +28,12 @@ def evaluate(
     ] = None,
     source_field: Annotated[str, typer.Option(help="Name of the source text in the data.")] = "source",
     target_field: Annotated[str, typer.Option(help="Name of the target text in the data.")] = "target",
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompt of a decoder-only model, as for `tbt train`.  [default: its chat template]"
+        ),
+    ] = None,
     texts: Annotated[
         Path | None, typer.Option(help="Write every source, target and generated text to this file.")
     ] = None,
@@ -44,7 +50,7 @@ def evaluate(
 
         tbt evaluate compiled --data my-data --num-beams 4 --workers 4 --json scores.json
     """
-    from tbt_compile.cli.models import longest_source, open_model, tokenizer_of
+    from tbt_compile.cli.models import longest_source, open_model, prompt_template, tokenizer_of
     from tbt_compile.errors import FormatError
     from tbt_compile.evaluation import DecodeSettings, evaluate_model
 
@@ -62,6 +68,7 @@ def evaluate(
             batch_size,
             num_workers=workers,
             num_threads=threads,
+            template=prompt_template(model, template),
         )
         scores, generated = evaluate_model(model, tokenizer, pairs, decode, progress=progress)
     write_json({"folder": str(folder), "data": data, "split": split, **scores.to_dict()}, json_path)
@@ -73,7 +80,8 @@ def evaluate(
 
 
 def _pairs(data: str, split: str, source_field: str, target_field: str) -> Any:
-    from tbt_compile.data.text_pairs import SPLITS, load_data, read_pairs
+    from tbt_compile.data.records import SPLITS
+    from tbt_compile.data.text_pairs import load_data, read_pairs
     from tbt_compile.errors import DataError, did_you_mean
 
     if data.endswith(".jsonl"):

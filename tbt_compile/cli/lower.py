@@ -65,7 +65,7 @@ def lower(
     """
     import time
 
-    from tbt_compile.cli.models import open_for_lowering, tokenizer_of, tokens_of
+    from tbt_compile.cli.models import dynamic_lengths, open_for_lowering, tokenizer_of, tokens_of
     from tbt_compile.codegen.target.parse import parse_targets
     from tbt_compile.errors import LoweringError
     from tbt_compile.storage import model_folder
@@ -90,7 +90,8 @@ def lower(
 
         tokenizer = tokenizer_of(source)
         tokens = None if shortlist is None else tokens_of(shortlist, tokenizer)
-        compiled = tbt_compile.lower(model, target=specs, shortlist=tokens)
+        free = dynamic_lengths(model)
+        compiled = tbt_compile.lower(model, target=specs, shortlist=tokens, dynamic_shapes=free)
         compiled.save(output, tokenizer=tokenizer)
     if isinstance(compiled, tbt_compile.CompiledModel) and tokenizer is None:
         warn(

@@ -81,6 +81,36 @@ def open_model(folder: Path) -> Any:
     return load_generator(folder)
 
 
+def describable(folder: Path, recipe: str | None) -> Any:
+    """Open the model in a folder to describe it; a compiled one may be for another machine.
+
+    Args:
+        folder: of a model at any stage.
+        recipe: for a full-precision checkpoint, which it is prepared with; else None.
+
+    Raises:
+        FormatError: the folder holds no model, or a damaged one.
+        RecipeError: there is a recipe, and the model has one already.
+    """
+    stage = stage_of(folder)
+    if recipe is not None and stage != "float":
+        raise RecipeError(f"--recipe {recipe} cannot be applied: {folder} has a recipe already; leave it out")
+    if stage in (model_folder.GENERATOR, model_folder.MODULE):
+        from tbt_compile.runtime.without_torch import hide_torch
+
+        hide_torch()
+        from tbt_compile.runtime.compiled_model import CompiledModel
+        from tbt_compile.runtime.compiled_module import CompiledModule
+
+        return (CompiledModel if stage == model_folder.GENERATOR else CompiledModule).read(folder)
+    model = open_model(folder)
+    if recipe is None:
+        return model
+    import tbt_compile
+
+    return tbt_compile.prepare(model, recipe=recipe)
+
+
 def open_for_lowering(source: Path, recipe: str | None, bits: dict[str, int | None]) -> Any:
     """Open a frozen or prepared model, or one with ternary weights, or quantize a full-precision one.
 
@@ -152,6 +182,38 @@ def tokens_of(texts: Path, tokenizer: Any | None) -> list[int]:
     if not any(line.strip() for line in lines):
         raise DataError(f"{texts} is empty: expected one text per line, such as the model should write")
     return sorted({token for ids in tokenizer(lines).input_ids for token in ids})
+
+
+def prompt_template(model: Any, text: str | None) -> Any:
+    """The template of the prompts of a decoder-only model; None for a model with an encoder.
+
+    Args:
+        model: what `open_model` returned.
+        text: with `{source}` in it, and `\\n` for new lines; None: the chat template of the tokenizer.
+    """
+    from tbt_compile.data.prompts import PromptTemplate
+
+    described = getattr(model, "module", model)
+    described = getattr(described, "config", described)
+    if text is None and getattr(described, "is_encoder_decoder", True):
+        return None
+    return PromptTemplate(None if text is None else text.replace("\\n", "\n"))
+
+
+def dynamic_lengths(model: Any) -> Any:
+    """The dimensions, besides the batch, in which a compiled model is free: tokens of what is not generated.
+
+    Returns:
+        `dynamic_shapes` of `tbt_compile.lower` for a model that reads token ids and generates no text, such
+        as a classifier; else None.
+    """
+    from torch.export import Dim
+    from transformers import PreTrainedModel
+
+    inner = getattr(model, "module", model)
+    if not isinstance(inner, PreTrainedModel) or inner.can_generate() or inner.main_input_name != "input_ids":
+        return None
+    return {name: {1: Dim.AUTO} for name in ("input_ids", "attention_mask")}
 
 
 def longest_source(model: Any) -> int:

@@ -23,6 +23,17 @@ def run_text(
     ] = None,
     num_beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 1,
     max_new_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw tokens at random, as the model's generation config says.")
+    ] = False,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of samples: below 1, likely tokens more often.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among this many tokens; 0: all.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample among tokens that together are so likely.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of samples: the same seed gives the same text.")] = None,
     batch_size: Annotated[int, typer.Option(help="Texts per batch.", min=1)] = 32,
     workers: Annotated[int, typer.Option(help="Concurrent batches.", min=1)] = 1,
     threads: Annotated[
@@ -40,6 +51,8 @@ def run_text(
         tbt run compiled --stream "A man is riding a horse ."
 
         tbt run compiled --num-beams 4 --workers 4 < sentences.txt > translations.txt
+
+        tbt run compiled --sample --temperature 0.7 --top-p 0.9 --seed 1 "Once upon a time"
     """
     import tbt_compile
     from tbt_compile.cli.models import stage_of
@@ -49,6 +62,15 @@ def run_text(
         raise TbtError("--stream with --num-beams: beam search may revise any word until it ends")
     if stream and str(json_path) == "-":
         raise TbtError("--stream with --json -: both write to standard output; name a file")
+    options: dict[str, Any] = {"num_beams": num_beams}
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    given = {name: value for name, value in sampling.items() if value is not None}
+    if given and not sample:
+        raise TbtError(f"--{next(iter(given)).replace('_', '-')} is of samples only: add --sample")
+    if sample:
+        options |= {"do_sample": True, **given}
+    if max_new_tokens is not None:
+        options["max_new_tokens"] = max_new_tokens
     texts = text if text else [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         raise TbtError("there is no text: pass one after the folder, or lines on standard input")
@@ -72,9 +94,6 @@ def run_text(
         model: Any = tbt_compile.load(folder, num_threads=threads if stream else None)
     if len(model.targets) > 1:
         err.print(str(model), markup=False, highlight=False, soft_wrap=True)
-    options: dict[str, Any] = {"num_beams": num_beams}
-    if max_new_tokens is not None:
-        options["max_new_tokens"] = max_new_tokens
     start = time.perf_counter()
     if stream:
         written = [_stream(model, tokenizer, source, options) for source in sources]

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from tbt_compile.training.pipeline import TrainResult
 
 _MODEL, _DATA, _OPTIMIZER, _LOSS = "Model", "Data", "Optimization", "Loss terms"
+_METRICS = {
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "bleu": "BLEU",
+    "perplexity": "perplexity",
+    "accuracy": "accuracy",
+    "wer": "word error rate",
+}
 
 
 def train(
@@ -34,6 +43,9 @@ def train(
             help="Folder of a student with more bits whose weights to start from.", rich_help_panel=_MODEL
         ),
     ] = None,
+    model_type: Annotated[
+        str, typer.Option(help="Without --teacher: train a bart or a llama.", rich_help_panel=_MODEL)
+    ] = "bart",
     size: Annotated[
         str,
         typer.Option(help="Without --teacher: train one, tiny, small or base.", rich_help_panel=_MODEL),
@@ -47,14 +59,35 @@ def train(
     target_field: Annotated[
         str, typer.Option(help="Name of the target text in the data.", rich_help_panel=_DATA)
     ] = "target",
+    text_field: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of plain texts in the data, in place of source and target, for decoder-only models "
+            "and classifiers.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help=r"Prompt of a decoder-only model, with {source} in it and \n for new lines.  [default: its "
+            "chat template]",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     source_length: Annotated[
-        int, typer.Option(help="Truncate sources to this many tokens.", min=2, rich_help_panel=_DATA)
+        int,
+        typer.Option(
+            help="Truncate sources to this many tokens; blocks of plain texts.",
+            min=2,
+            rich_help_panel=_DATA,
+        ),
     ] = 64,
     target_length: Annotated[
         int, typer.Option(help="Truncate targets to this many tokens.", min=2, rich_help_panel=_DATA)
     ] = 64,
     test_sentences: Annotated[
-        int, typer.Option(help="Test pairs to score at the end; 0: none.", min=0, rich_help_panel=_DATA)
+        int, typer.Option(help="Test examples to score at the end; 0: none.", min=0, rich_help_panel=_DATA)
     ] = 500,
     epochs: Annotated[float, typer.Option(help="Epochs of the student.", rich_help_panel=_OPTIMIZER)] = 3.0,
     steps: Annotated[
@@ -108,12 +141,43 @@ def train(
     labels: Annotated[
         float, typer.Option(help="Weight of the cross-entropy with the labels.", rich_help_panel=_LOSS)
     ] = 0.0,
+    cache_logits: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep the teacher's K likeliest tokens on disk: it runs in the first epoch only. Needs "
+            "--hidden 0.",
+            metavar="K",
+            min=1,
+            rich_help_panel=_LOSS,
+        ),
+    ] = None,
+    reverse: Annotated[
+        float,
+        typer.Option(help="Weight of the divergence of the student from the teacher.", rich_help_panel=_LOSS),
+    ] = 0.0,
+    relations: Annotated[
+        float, typer.Option(help="Weight of BitDistill's attention relations.", rich_help_panel=_LOSS)
+    ] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(help="Of both distributions in --logits and --reverse.", rich_help_panel=_LOSS)
+    ] = 1.0,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers whose states, maps and relations are compared, such as 0,5,-1.  [default: all]",
+            rich_help_panel=_LOSS,
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Resume an interrupted run.")] = True,
     json_path: JsonOption = None,
 ) -> None:
     """Distil a low-bit student from a full-precision teacher.
 
     --data is a folder with train.jsonl and, for scores, test.jsonl: {"source": ..., "target": ...} per line.
+    Of a decoder-only teacher the source is the prompt, which counts in no loss, and the target what follows;
+    --text-field takes plain texts instead. For a classifier the target is a class, for a speech model the
+    source is a .wav or .npy file. ROUGE, BLEU, perplexity, accuracy or word error rate are printed.
+
     The student is written to *student-RECIPE* in the output folder; `tbt lower` compiles it. An interrupted
     command resumes from the last checkpoint when it is run again. A binary student learns more when it starts
     from a ternary student of the same teacher (--start).
@@ -123,6 +187,10 @@ def train(
         tbt train --data my-data --teacher my-bart --recipe 2-2-2 --output trained
 
         tbt train --data my-data --teacher my-bart --recipe 1-1-1 --start trained/student-2-2-2 -o trained
+
+        tbt train --data my-data --teacher my-llama --template "{source}\\nSummary:" --output trained
+
+        tbt train --data my-data --teacher my-bert --target-field label --output trained
 
         tbt train --data my-data --size small --teacher-epochs 10 --epochs 10 --output trained
     """
@@ -142,6 +210,7 @@ def train(
         recipe=recipe,
         teacher=teacher,
         start=start,
+        model_type=model_type,
         size=size,
         vocab_size=vocab_size,
         lengths=TextLengths(source_length, target_length),
@@ -149,9 +218,21 @@ def train(
             common, epochs=teacher_epochs, steps=teacher_steps, learning_rate=of_teacher
         ),
         student_settings=replace(common, epochs=epochs, steps=steps, learning_rate=of_student),
-        weights=LossWeights(logits=logits, labels=labels, hidden=hidden, attention=attention),
+        weights=LossWeights(
+            logits=logits,
+            labels=labels,
+            hidden=hidden,
+            attention=attention,
+            temperature=temperature,
+            reverse=reverse,
+            relations=relations,
+            layers=_indices(layers),
+        ),
+        cache_logits=cache_logits,
         source_field=source_field,
         target_field=target_field,
+        text_field=text_field,
+        template=None if template is None else template.replace("\\n", "\n"),
         test_sentences=test_sentences,
         resume=resume,
     )
@@ -162,25 +243,39 @@ def train(
         "student_folder": str(result.student_folder),
         "teacher": result.teacher_scores,
         "student": result.student_scores,
+        "cache": result.cache,
     }
     write_json(figures, json_path)
     if str(json_path) != "-":
         _show(result, recipe)
 
 
+def _indices(text: str | None) -> tuple[int, ...] | None:
+    from tbt_compile.training import TrainingError
+
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise TrainingError(f"--layers {text}: expected indices such as 0,5,-1") from error
+
+
 def _show(result: TrainResult, recipe: str) -> None:
     from rich.table import Table
 
     if result.student_scores:
-        table = Table(title=f"{result.student_scores['sentences']} test texts")
+        table = Table(title=f"{result.student_scores['sentences']} test examples")
         table.add_column("model")
-        names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "bleu": "BLEU"}
-        for heading in names.values():
+        shown = {key: heading for key, heading in _METRICS.items() if key in result.student_scores}
+        for heading in shown.values():
             table.add_column(heading, justify="right")
         rows = (("teacher", result.teacher_scores), (f"student {recipe}", result.student_scores))
         for name, scores in rows:
-            table.add_row(name, *(f"{scores[key]:.1f}" for key in names))
+            table.add_row(name, *(f"{scores[key]:.1f}" for key in shown))
         out.print(table)
+    if result.cache:
+        k, size, left = result.cache["k"], result.cache["bytes"] / 2**20, result.cache["rest"]
+        text = f"The teacher's {k} likeliest tokens take {size:.1f} MiB and leave out {left:.1%} of its mass"
+        out.print(text, highlight=False)
     out.print(f"The student is in {result.student_folder}", markup=False, highlight=False, soft_wrap=True)
     out.print(
         f"Compile it: tbt lower {result.student_folder} --output compiled",

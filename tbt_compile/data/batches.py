@@ -1,22 +1,20 @@
-"""Text pairs as token ids and as padded batches."""
+"""Text pairs as token ids and as padded batches, for encoder-decoders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from tbt_compile.data.text_pairs import TextPair
+from tbt_compile.data.examples import IGNORED_LABEL, Examples, RowDataset
+from tbt_compile.data.text_pairs import TextPair, digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-IGNORED_LABEL = -100
-"""Label of padding, which the losses of torch and transformers ignore."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class TextLengths:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Corpus(Examples):
     """Text pairs with their tokenizer and the lengths to truncate to."""
 
     pairs: Sequence[TextPair]
@@ -47,31 +45,30 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def dataset(self) -> PairDataset:
-        """The pairs as token ids."""
-        return PairDataset(self)
+    def dataset(self) -> RowDataset:
+        """Rows of `input_ids` and `labels`, both with a final end token."""
+        sources = [pair.source for pair in self.pairs]
+        targets = [pair.target for pair in self.pairs]
+        inputs = self.tokenizer(sources, truncation=True, max_length=self.lengths.source)["input_ids"]
+        # `text_target` makes a multilingual tokenizer use the target language.
+        labels = self.tokenizer(text_target=targets, truncation=True, max_length=self.lengths.target)
+        rows = [
+            {"input_ids": ids, "labels": target}
+            for ids, target in zip(inputs, labels["input_ids"], strict=True)
+        ]
+        return RowDataset(rows, [len(ids) for ids in inputs])
 
     def collator(self) -> PairCollator:
         """The collator that pads rows of the data set to batches."""
         return PairCollator(int(self.tokenizer.pad_token_id or 0))
 
+    def record(self) -> dict[str, Any]:
+        """A hash of the pairs, and the lengths."""
+        return {"data": digest(self.pairs), **self.lengths.to_dict()}
 
-class PairDataset(Dataset[dict[str, list[int]]]):
-    """The pairs of a corpus as token ids: `input_ids` and `labels`, both with a final end token."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        sources = [pair.source for pair in corpus.pairs]
-        targets = [pair.target for pair in corpus.pairs]
-        tokenizer, lengths = corpus.tokenizer, corpus.lengths
-        self.inputs = tokenizer(sources, truncation=True, max_length=lengths.source)["input_ids"]
-        # `text_target` makes a multilingual tokenizer use the target language.
-        self.labels = tokenizer(text_target=targets, truncation=True, max_length=lengths.target)["input_ids"]
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return {"input_ids": self.inputs[index], "labels": self.labels[index]}
+    def save(self, folder: Path) -> None:
+        """Save the tokenizer."""
+        self.tokenizer.save_pretrained(folder)
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -84,9 +81,18 @@ def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long)
 
 
+def pad_left(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Pad rows of different lengths on the left: int64 `[B, T]`.
+
+    >>> pad_left([[5, 6, 7], [8]], 1).tolist()
+    [[5, 6, 7], [1, 1, 8]]
+    """
+    return pad_right([row[::-1] for row in rows], value).flip(1)
+
+
 @dataclass(frozen=True)
 class PairCollator:
-    """Pads rows of a `PairDataset` to a batch of int64 tensors.
+    """Pads rows of a `Corpus` to a batch of int64 tensors.
 
     The batch has `input_ids` and `attention_mask` `[B, S]` and `labels` `[B, T]`.
     """

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tbt_compile.errors import DataError
+from tbt_compile.data.records import (
+    Reader,
+    Record,
+    load_splits,
+    read_hub,
+    read_lines,
+    read_splits,
+    text_at,
+)
 from tbt_compile.storage.atomic_write import atomic_write
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,15 @@ def digest(pairs: Sequence[TextPair]) -> str:
     return f"{len(pairs)} pairs, sha256 {found.hexdigest()[:16]}"
 
 
+def pair_reader(source_field: str = "source", target_field: str = "target") -> Reader[TextPair]:
+    """A reader of records with two texts; fields may be paths such as "translation.de"."""
+
+    def parse(record: Record, where: str) -> TextPair:
+        return TextPair(*(text_at(record, name, where) for name in (source_field, target_field)))
+
+    return Reader(parse, (source_field, target_field))
+
+
 def read_pairs(
     path: str | Path, source_field: str = "source", target_field: str = "target"
 ) -> list[TextPair]:
@@ -62,56 +76,7 @@ def read_pairs(
     Raises:
         DataError: the file is missing, empty or malformed; the message names the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            f"data file {path} does not exist: expected JSON lines with {source_field!r} and {target_field!r}"
-        )
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"data file {path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it to UTF-8"
-        ) from error
-    pairs = [
-        _parse_line(line, f"{path}, line {number}", source_field, target_field)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    if not pairs:
-        raise DataError(f"data file {path} is empty: expected at least one line of JSON")
-    return pairs
-
-
-def _parse_line(line: str, where: str, source_field: str, target_field: str) -> TextPair:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
-    return _pair(record, where, source_field, target_field)
-
-
-def _pair(record: Any, where: str, source_field: str, target_field: str) -> TextPair:
-    if not isinstance(record, Mapping):
-        raise DataError(
-            f"{where}: expected an object with fields {source_field!r} and {target_field!r}, got "
-            f"{type(record).__name__}"
-        )
-    return TextPair(*(_text(record, name, where) for name in (source_field, target_field)))
-
-
-def _text(record: Mapping[str, Any], name: str, where: str) -> str:
-    """The text at a field or path of fields."""
-    value: Any = record
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise DataError(
-                f"{where}: field {name!r} is missing (fields there: {', '.join(map(str, record)) or 'none'})"
-            )
-        value = value[part]
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: field {name!r} must be a non-empty text, got {value!r}")
-    return value
+    return read_lines(path, pair_reader(source_field, target_field))
 
 
 def write_pairs(path: str | Path, pairs: Iterable[TextPair]) -> None:
@@ -131,20 +96,7 @@ def load_folder(folder: str | Path, source_field: str = "source", target_field: 
     Raises:
         DataError: there is no train.jsonl, or a file is empty or malformed.
     """
-    folder = Path(folder)
-    if not (folder / "train.jsonl").is_file():
-        raise DataError(
-            f"data folder {folder} holds no train.jsonl: expected JSON lines with {source_field!r} and "
-            f"{target_field!r}"
-        )
-    files = {split: folder / f"{split}.jsonl" for split in SPLITS}
-    return TextData(
-        **{
-            split: tuple(read_pairs(file, source_field, target_field))
-            for split, file in files.items()
-            if file.is_file()
-        }
-    )
+    return TextData(**read_splits(folder, pair_reader(source_field, target_field)))
 
 
 def load_hub(
@@ -160,28 +112,7 @@ def load_hub(
     Raises:
         DataError: the data set cannot be loaded (for instance without a network), or a field is missing.
     """
-    import datasets
-
-    try:
-        splits = datasets.load_dataset(name, config)
-    except Exception as error:  # the library raises many unrelated types for one cause
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise DataError(
-            f"data set {name!r} could not be fetched ({reason}). Without a network, only cached data sets "
-            "can be loaded by name: check the name, or give a folder with train.jsonl instead"
-        ) from error
-    if "train" not in splits:
-        raise DataError(f"data set {name!r} has no split 'train' (it has {', '.join(splits)})")
-    return TextData(
-        **{
-            split: tuple(
-                _pair(record, f"data set {name!r}, {split}, row {row}", source_field, target_field)
-                for row, record in enumerate(splits[split])
-            )
-            for split in SPLITS
-            if split in splits
-        }
-    )
+    return TextData(**read_hub(name, config, pair_reader(source_field, target_field)))
 
 
 def load_data(where: str | Path, source_field: str = "source", target_field: str = "target") -> TextData:
@@ -194,10 +125,4 @@ def load_data(where: str | Path, source_field: str = "source", target_field: str
     Raises:
         DataError: see `load_folder` and `load_hub`.
     """
-    if Path(where).is_dir():
-        return load_folder(where, source_field, target_field)
-    text = str(where)
-    if isinstance(where, Path) or text.startswith((".", "/", "~")):
-        raise DataError(f"data folder {where} does not exist: expected a folder with train.jsonl")
-    name, _, config = text.partition(":")
-    return load_hub(name, config or None, source_field, target_field)
+    return TextData(**load_splits(where, pair_reader(source_field, target_field)))

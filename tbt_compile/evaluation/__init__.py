@@ -1,4 +1,4 @@
-"""Evaluation of generated text: ROUGE, BLEU, lengths, token agreement, and trivial baselines."""
+"""Evaluation: scores of texts, perplexity, accuracy, word errors, token agreement, and trivial baselines."""
 
 from tbt_compile.evaluation.generation import (
     DecodeSettings,
@@ -7,7 +7,14 @@ from tbt_compile.evaluation.generation import (
     milliseconds_per_sentence,
 )
 from tbt_compile.evaluation.report import Evaluation, evaluate_model
-from tbt_compile.evaluation.scores import BleuScore, RougeScores, bleu, rouge, token_agreement
+from tbt_compile.evaluation.scores import (
+    BleuScore,
+    RougeScores,
+    bleu,
+    rouge,
+    token_agreement,
+    word_error_rate,
+)
 from tbt_compile.evaluation.trivial_baselines import constant_baseline, lead_baseline, lead_sentence
 
 __all__ = [
@@ -25,4 +32,5 @@ __all__ = [
     "milliseconds_per_sentence",
     "rouge",
     "token_agreement",
+    "word_error_rate",
 ]

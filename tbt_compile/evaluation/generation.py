@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tbt_compile.adapters.wrappers import unwrapped
-from tbt_compile.data.batches import pad_right
+from tbt_compile.data.batches import pad_left, pad_right
+from tbt_compile.data.prompts import PromptTemplate
 from tbt_compile.errors import GenerationError
 from tbt_compile.freezing import FrozenModel
 from tbt_compile.progress import Progress
@@ -29,6 +30,7 @@ class DecodeSettings:
         num_beams: beams of the search; 1 is greedy.
         batch_size: maximum sources per batch.
         num_workers, num_threads: of a compiled model; see `CompiledModel.generate_many`.
+        template: makes the prompts of a decoder-only model; None for an encoder-decoder.
     """
 
     max_source_length: int
@@ -37,9 +39,12 @@ class DecodeSettings:
     batch_size: int = BATCH_SIZE
     num_workers: int = 1
     num_threads: int | None = None
+    template: PromptTemplate | None = None
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[str]) -> list[list[int]]:
-        """The token ids of every source, truncated."""
+        """The token ids of every source, truncated; of its prompt if there is a template."""
+        if self.template is not None:
+            return self.template.prompts(tokenizer, sources, self.max_source_length)
         cut = tokenizer(list(sources), truncation=True, max_length=self.max_source_length)
         rows: list[list[int]] = cut["input_ids"]
         return rows
@@ -55,7 +60,7 @@ class Generated:
     """The output of a model, in the order of the sources.
 
     Attributes:
-        tokens: of every text, up to the end token.
+        tokens: of every text, up to the end token; without the prompt.
         texts: decoded, without special tokens.
         lengths: tokens of every text, without special tokens.
         seconds: wall time of generation, without tokenization.
@@ -95,10 +100,12 @@ def generate_texts(
         Tokens and texts in the order of the sources.
 
     Raises:
-        GenerationError: workers or threads were set for a PyTorch model, or the model has no encoder.
+        GenerationError: workers or threads were set for a PyTorch model, or the template does not fit the
+            model: one of prompts for a decoder-only model, none for others.
+        DataError: the template does not fit the tokenizer.
     """
-    model = _runner(model)
-    _require_encoder(model)
+    model = runner(model)
+    prompts = _reads_prompts(model, decode)
     rows = decode.encode(tokenizer, sources)
 
     def report(done: int, total: int) -> None:
@@ -117,6 +124,8 @@ def generate_texts(
             **decode.search,
         )
         tokens = [row.tolist() for row in written]
+        if prompts:
+            tokens = [row[len(prompt) :] for row, prompt in zip(tokens, rows, strict=True)]
     elif decode.num_workers == 1 and decode.num_threads is None:
         tokens = _generate_many(model, rows, int(tokenizer.pad_token_id or 0), decode, report)
     else:
@@ -152,7 +161,7 @@ def milliseconds_per_sentence(
         Milliseconds per text.
     """
     rows = decode.encode(tokenizer, sources)
-    model = _runner(model)
+    model = runner(model)
 
     def write(row: list[int]) -> None:
         if isinstance(model, PreTrainedModel):
@@ -168,21 +177,27 @@ def milliseconds_per_sentence(
     return 1000.0 * (time.perf_counter() - start) / len(rows)
 
 
-def _runner(model: Any) -> Any:
+def runner(model: Any) -> Any:
     """The model that generates: the eager one of a frozen model, or the one inside a wrapper."""
     if isinstance(model, FrozenModel):
         return model.module
     return unwrapped(model) if isinstance(model, nn.Module) else model
 
 
-def _require_encoder(model: Any) -> None:
-    """Refuse a decoder-only model, whose output starts with the source and would be scored with it."""
+def _reads_prompts(model: Any, decode: DecodeSettings) -> bool:
+    """Whether the model is decoder-only and continues a prompt, which its template has to make."""
     described = model.config if isinstance(model, PreTrainedModel) else model
-    if not getattr(described, "is_encoder_decoder", True):
+    prompts = not getattr(described, "is_encoder_decoder", True)
+    if prompts and decode.template is None:
         raise GenerationError(
-            "the model is decoder-only and continues its source: texts are generated and scored for "
-            "encoder-decoder models; call its generate with padded prompts, and cut them off"
+            "the model is decoder-only and continues a prompt: give the template of the prompts that it was "
+            "trained with (--template)"
         )
+    if not prompts and decode.template is not None:
+        raise GenerationError(
+            "a template was given, and the model reads its source with an encoder: leave the template out"
+        )
+    return prompts
 
 
 def _generate_many(
@@ -200,7 +215,7 @@ def _generate_many(
     for batch in pack([len(row) for row in rows], decode.batch_size, BATCH_TOKENS):
         written = _generate(model, [rows[index] for index in batch], pad, decode)
         for index, row in zip(batch, written.tolist(), strict=True):
-            tokens[index] = cut_after_end(row, ends)
+            tokens[index] = cut_after_end(row, ends, first=0 if decode.template else 1)
         done += len(batch)
         report(done, len(rows))
     return tokens
@@ -208,11 +223,14 @@ def _generate_many(
 
 @torch.no_grad()
 def _generate(model: PreTrainedModel, rows: list[list[int]], pad: int, decode: DecodeSettings) -> Tensor:
-    ids = pad_right(rows, pad).to(model.device)
-    mask = pad_right([[1] * len(row) for row in rows], 0).to(model.device)
+    """The output of a batch; of prompts, which are padded on the left, what follows them."""
+    pad_rows = pad_left if decode.template else pad_right
+    ids = pad_rows(rows, pad).to(model.device)
+    mask = pad_rows([[1] * len(row) for row in rows], 0).to(model.device)
     was_training = model.training
     model.eval()
     try:
-        return model.generate(ids, attention_mask=mask, do_sample=False, **decode.search)
+        written = model.generate(ids, attention_mask=mask, do_sample=False, **decode.search)
     finally:
         model.train(was_training)
+    return written[:, ids.shape[1] :] if decode.template else written

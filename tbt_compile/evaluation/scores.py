@@ -1,4 +1,4 @@
-"""Scores of generated texts: ROUGE (F-measure, Porter stemming), BLEU, and token agreement."""
+"""Scores of generated texts: ROUGE (F-measure, Porter stemming), BLEU, word errors, token agreement."""
 
 from __future__ import annotations
 
@@ -88,6 +88,37 @@ def bleu(predictions: Sequence[str], references: Sequence[str]) -> BleuScore:
     metric = BLEU()
     score = metric.corpus_score(list(predictions), [list(references)]).score
     return BleuScore(float(score), str(metric.get_signature()))
+
+
+def word_error_rate(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Words to insert, delete and replace in all predictions, in percent of the words of all references.
+
+    Case and punctuation count.
+
+    Raises:
+        DataError: there are no predictions, not one reference for each, or only empty references.
+
+    >>> word_error_rate(["a cat sat"], ["the cat sat down"])
+    50.0
+    """
+    _require_pairs(predictions, references)
+    pairs = [
+        (text.split(), reference.split()) for text, reference in zip(predictions, references, strict=True)
+    ]
+    words = sum(len(reference) for _, reference in pairs)
+    if not words:
+        raise DataError("the references have no words: expected at least one, to count errors by")
+    return 100.0 * sum(_edits(text, reference) for text, reference in pairs) / words
+
+
+def _edits(first: Sequence[str], second: Sequence[str]) -> int:
+    """The Levenshtein distance."""
+    row = list(range(len(second) + 1))
+    for number, word in enumerate(first, start=1):
+        last, row[0] = row[0], number
+        for place, other in enumerate(second, start=1):
+            last, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, last + (word != other))
+    return row[-1]
 
 
 def token_agreement(first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> float:

@@ -88,8 +88,11 @@ class FrozenActivation(Float32State):
     """Replaces an `ActivationQuantizer`; `scale` is a float32 scalar, unused at 8 bits.
 
     `floor`, at 8 bits, is the least that the largest magnitude of a token counts as. A norm, if there is one,
-    comes first, as in the linear layers of BitNet (Wang et al. 2023).
+    comes first, as in the linear layers of BitNet (Wang et al. 2023). `reason` says why the encoding is
+    signed or not, if that is known.
     """
+
+    reason = ""
 
     def __init__(
         self,
@@ -108,7 +111,9 @@ class FrozenActivation(Float32State):
     def from_quantizer(cls, quantizer: ActivationQuantizer) -> FrozenActivation:
         """Freeze the current scale of a quantizer."""
         scale = quantizer.effective_scale if quantizer.learned else torch.ones(())
-        return cls(quantizer.encoding, quantizer.center, scale)
+        frozen = cls(quantizer.encoding, quantizer.center, scale)
+        frozen.reason = quantizer.reason
+        return frozen
 
     def normalized(self, x: Tensor) -> Tensor:
         """What is quantized."""

@@ -224,6 +224,7 @@ class ActivationQuantizer(Float32State):
 
     scale: nn.Parameter
     initialized: Tensor
+    reason = ""  # why its encoding is signed or not, as the plan says it
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import open_model
 from tbt_compile.training import LossWeights, TrainSettings, distillation_terms, processes
 from tbt_compile.training.order import POOL, TrainingOrder
+from tbt_compile.training.tasks import task_of
 from tbt_compile.training.trainers import both_outputs
 
 WARM_UP, TIMED_STEPS = 1, 3
@@ -89,7 +90,7 @@ def _batches(task: Task, tokenizer: PreTrainedTokenizerBase, batch_size: int) ->
     """A few training batches, each of texts of similar length."""
     corpus = Corpus(task.data.train[: POOL * batch_size], tokenizer, task.lengths)
     dataset, collate = corpus.dataset(), corpus.collator()
-    order = iter(TrainingOrder([len(row) for row in dataset.inputs], batch_size, POOL, seed=0))
+    order = iter(TrainingOrder(dataset.lengths, batch_size, POOL, seed=0))
     return [
         collate([dataset[row] for row in islice(order, batch_size)]) for _ in range(WARM_UP + TIMED_STEPS)
     ]
@@ -113,11 +114,11 @@ class _Timer:
         student = (
             tbt_compile.prepare(copy.deepcopy(self.model).cpu(), notation).to(processes.device()).train()
         )
-        weights, teacher = LossWeights(), self.model.eval()
+        weights, teacher, task = LossWeights(), self.model.eval(), task_of(self.model)
 
         def step(batch: Batch) -> None:
-            outputs, target = both_outputs(student, teacher, batch, weights, output_hidden_states=True)
-            terms = distillation_terms(outputs, target, batch["labels"], batch["attention_mask"], weights)
+            outputs, target = both_outputs(task, student, teacher, batch, weights, output_hidden_states=True)
+            terms = distillation_terms(outputs, target, batch, weights, task)
             terms.weighted(weights).backward()
 
         return self._mean(step)

@@ -182,7 +182,7 @@ def run_batches(
         ids, mask = pad([rows[index] for index in batch], settings.pad_token_id or 0)
         session = _Stoppable(open_session(ids, mask), stop)
         prompt = ids if prompts else decoder_prompt(settings, len(batch))
-        return run_search(session, settings, prompt, encoder_input_ids=ids)
+        return run_search(session, settings, prompt, encoder_input_ids=ids, streams=np.array(batch))
 
     waiting = deque(batches)
     finished: SimpleQueue[tuple[list[int], Tokens | BaseException]] = SimpleQueue()

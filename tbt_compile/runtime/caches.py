@@ -61,6 +61,8 @@ def caches_of(
     ]
 
 
+BLOCK = 64
+"""Tokens whose values are packed in one word."""
 _LEAST_TOKENS = 64
 """Minimum capacity of a new cache, in tokens."""
 _PACKED_ALONG_TOKENS = 6
@@ -110,6 +112,34 @@ class GrowingCache:
             self._memory = _with_room(used[:, rows], self._memory.shape[3])
             self._rows_shown = -1
 
+    def join(self, other: GrowingCache) -> None:
+        """Append the batch rows of another cache, so that all end with their newest token.
+
+        The cache with fewer tokens gets zeros in front, which a mask has to hide.
+
+        Args:
+            other: has the same layers, heads and layout, and a number of tokens that differs by a multiple of
+                `BLOCK`.
+        """
+        length = max(self._length, other._length)
+        parts = [part._memory[:, :, :, : part._rows(part._length)] for part in (self, other)]
+        layers, _, heads, _, *row = self._memory.shape
+        room = self._rows(length + _LEAST_TOKENS)
+        shape = (layers, sum(part.shape[1] for part in parts), heads, room, *row)
+        memory, start, used = aligned_empty(shape, self._memory.dtype), 0, self._rows(length)
+        for part in parts:
+            place = memory[:, start : start + part.shape[1]]
+            place[:, :, :, : used - part.shape[3]] = 0
+            place[:, :, :, used - part.shape[3] : used] = part
+            start += part.shape[1]
+        self._memory, self._length, self._rows_shown = memory, length, -1
+
+    def drop(self, tokens: int) -> None:
+        """Forget the first tokens of every row, a multiple of `BLOCK`."""
+        used = self._memory[:, :, :, self._rows(tokens) : self._rows(self._length)]
+        self._length -= tokens
+        self._memory, self._rows_shown = _with_room(used, self._rows(self._length + _LEAST_TOKENS)), -1
+
     def _rows(self, tokens: int) -> int:
         return words_for(tokens) if self._along_tokens else tokens
 
@@ -133,6 +163,17 @@ class FloatCache:
     def reorder(self, rows: Rows) -> None:
         """Replace the batch rows by the current ones at the indices `rows`."""
         self._shown = take_rows([self._shown], rows)[0]
+
+    def join(self, other: FloatCache) -> None:
+        """As `GrowingCache.join`."""
+        parts = [as_array(cache._shown) for cache in (self, other)]
+        length = max(part.shape[2] for part in parts)
+        padded = [np.pad(part, ((0, 0), (0, 0), (length - part.shape[2], 0), (0, 0))) for part in parts]
+        self._shown = shared_tensor(aligned_copy(np.concatenate(padded)))
+
+    def drop(self, tokens: int) -> None:
+        """Forget the first tokens of every row."""
+        self._shown = shared_tensor(aligned_copy(as_array(self._shown)[:, :, tokens:]))
 
 
 def take_rows(values: Sequence[Tensor], rows: Rows) -> list[Tensor]:

@@ -20,6 +20,7 @@ from tbt_compile.runtime.copying import Origin, reduced
 from tbt_compile.runtime.generation.validation import count
 from tbt_compile.storage import model_folder
 from tbt_compile.storage.os_errors import writing
+from tbt_compile.storage.tensor_files import encode
 
 if TYPE_CHECKING:
     from typing import Self
@@ -84,6 +85,15 @@ class CompiledLibrary:
         """
         total = sum(tensor.nbytes for tensor in self._tensors.values())
         return {"weights": total, "shared": shared_bytes(self._builds, self._tensors)}
+
+    def stored_bytes(self) -> dict[str, int]:
+        """Return the bytes that every tensor takes in a folder, by name."""
+        return {name: encode(tensor).nbytes for name, tensor in self._tensors.items()}
+
+    def library_bytes(self) -> dict[str, int]:
+        """Return the sizes of the libraries by the names of their files; empty before they are saved."""
+        names = zip(file_names(self._builds), self._builds, strict=True)
+        return {name: len(build.linked) for name, build in names if build.linked is not None}
 
     def times(self) -> dict[str, list[tuple[str, int]]]:
         """Return, per function, its steps in order, with the nanoseconds spent in each since loading.

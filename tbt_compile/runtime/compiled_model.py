@@ -76,11 +76,12 @@ class CompiledModel(CompiledLibrary):
         on_tokens: Callable[[Tokens], None] | None = None,
         **settings: Any,
     ) -> Tokens:
-        """Generate by greedy or beam search, like transformers' `generate(do_sample=False)`.
+        """Generate by greedy search, beam search or sampling, like transformers' `generate`.
 
-        Tokens and padding are those of transformers. An interrupt (Ctrl-C) takes effect after the running
-        step or encoder call; the model remains usable. Outside the main thread, the search and `on_tokens`
-        run in a worker thread (see `worker_threads`).
+        Tokens and padding are those of transformers; samples have its distribution, and are repeatable with a
+        `seed`. Without `do_sample=True` nothing is sampled, whatever the model's config says. An interrupt
+        (Ctrl-C) takes effect after the running step or encoder call; the model remains usable. Outside the
+        main thread, the search and `on_tokens` run in a worker thread (see `worker_threads`).
 
         Args:
             input_ids: integers [B, S]: the sources, padded on the right, or the prompts of a decoder-only
@@ -90,14 +91,15 @@ class CompiledModel(CompiledLibrary):
                 outputs: transformers infers the same.
             decoder_input_ids: encoder-decoder models only; integers [B, q], the start of every output. The
                 default is the start token.
-            on_tokens: greedy search only; called after every step with the new tokens, int64 [B].
+            on_tokens: not with beams; called after every step with the new tokens, int64 [B].
             settings: fields of `GenerationSettings` (num_beams, max_new_tokens, min_new_tokens,
-                length_penalty, early_stopping, no_repeat_ngram_size, forced_bos_token_id, ...), which
-                override the model's generation config. A model of images or audio takes its features here,
-                by the name that its processor gives them, in place of input_ids: `pixel_values`,
-                `input_features`, floats [B, ...]. A Whisper model also takes `language`, `task`,
-                `return_timestamps`, `prompt_ids` and `attention_mask`, and any length (see
-                `runtime.speech.transcribe`, which says what is returned).
+                length_penalty, early_stopping, no_repeat_ngram_size, forced_bos_token_id, do_sample,
+                temperature, top_k, top_p, min_p, seed, ...), which override the model's generation config.
+                A model of images or audio takes its features here, by the name that its processor gives
+                them, in place of input_ids: `pixel_values`, `input_features`, floats [B, ...]. A Whisper
+                model also takes `language`, `task`, `return_timestamps`, `prompt_ids` and
+                `attention_mask`, and any length (see `runtime.speech.transcribe`, which says what is
+                returned).
 
         Returns:
             int64 [B * num_return_sequences, T], including the decoder's start token or the prompt; of Whisper
@@ -110,7 +112,7 @@ class CompiledModel(CompiledLibrary):
         if self._speech:
             return self._transcribed(self._speech, input_ids, attention_mask, settings)
         features = self._source.take(settings)
-        chosen = self._settings.replace(**settings)
+        chosen = self._chosen(settings)
         ids, mask = self._source.checked(input_ids, attention_mask, features, chosen)
         padding = None
         if self.is_encoder_decoder:
@@ -174,7 +176,7 @@ class CompiledModel(CompiledLibrary):
             raise GenerationError(
                 f"generate_many takes token ids, and this model {self._source.features.name}: use generate"
             )
-        chosen = self._settings.replace(**settings)
+        chosen = self._chosen(settings)
         num_workers = count("num_workers", num_workers)
         rows = checked_sources(sources, self._limits.source)
         share = max(1, choose(self.num_threads) // num_workers)
@@ -262,6 +264,11 @@ class CompiledModel(CompiledLibrary):
             f"{self.description['class']} was compiled to generate text: use generate(input_ids), or session "
             "for logits step by step"
         )
+
+    def _chosen(self, settings: dict[str, Any]) -> GenerationSettings:
+        """The settings of a call; one that samples does so as the model's config says."""
+        recorded = self.description["sampling"] if settings.get("do_sample") else {}
+        return self._settings.replace(**{**recorded, **settings})
 
     def _need_encoder(self, method: str) -> None:
         if not self.is_encoder_decoder:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.bound_library import BoundLibrary, tensor
-from tbt_compile.runtime.caches import FloatCache, GrowingCache, caches_of
+from tbt_compile.runtime.caches import BLOCK, FloatCache, GrowingCache, caches_of
 from tbt_compile.runtime.generation import Scores, Tokens
 from tbt_compile.runtime.input_checks import Limits
 from tbt_compile.runtime.step_buffers import StepLogits, StepTokens
@@ -82,3 +82,38 @@ class DecoderOnlySession:
         self._mask, self._lengths = self._mask[rows], self._lengths[rows]
         for cache in self._caches:
             cache.reorder(rows)
+
+    @property
+    def width(self) -> int:
+        """The tokens of every row, padding included."""
+        return self._mask.shape[1]
+
+    def join(self, other: DecoderOnlySession) -> None:
+        """Append the rows of another session; both have made their first step.
+
+        Shorter rows are padded on the left, which changes no result of a model that counts attended tokens.
+
+        Args:
+            other: of the same model; its width differs by a multiple of `caches.BLOCK`.
+        """
+        if (self.width - other.width) % BLOCK:
+            raise ValueError(
+                f"sessions of {self.width} and {other.width} tokens: expected whole blocks between"
+            )
+        width = max(self.width, other.width)
+        self._mask = np.concatenate([_padded(session._mask, width) for session in (self, other)])
+        self._lengths = np.concatenate([self._lengths, other._lengths])
+        for cache, more in zip(self._caches, other._caches, strict=True):
+            cache.join(more)  # type: ignore[arg-type]
+
+    def trim(self) -> None:
+        """Drop whole blocks of padding that all rows begin with."""
+        spare = int(self._mask.argmax(axis=1).min()) // BLOCK * BLOCK
+        if spare:
+            self._mask = self._mask[:, spare:]
+            for cache in self._caches:
+                cache.drop(spare)
+
+
+def _padded(mask: Tokens, width: int) -> Tokens:
+    return np.pad(mask, ((0, 0), (width - mask.shape[1], 0)))

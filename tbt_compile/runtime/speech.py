@@ -113,8 +113,10 @@ def transcribe(
 
     Raises:
         GenerationError: the model has no such language or task, or no timestamps; the audio is longer than a
-            window and has no timestamps.
+            window and has no timestamps; it is to be sampled.
     """
+    if settings.do_sample:
+        raise GenerationError("do_sample=True: speech is transcribed by greedy or beam search; leave it out")
     if settings.num_return_sequences != 1:
         raise GenerationError(
             f"num_return_sequences={settings.num_return_sequences}: expected 1, as what follows in the audio "

@@ -21,7 +21,7 @@ from tbt_compile.passes.prepare.plan import QuantPlan
 from tbt_compile.passes.prepare.site_plan import Operand, SitePlan
 from tbt_compile.passes.prepare.sites import SiteKind
 from tbt_compile.passes.prepare.write_back import WriteBack
-from tbt_compile.quantizers import WeightQuantizer
+from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.recipe import Recipe
 
 SUFFIX = "_quantizer"
@@ -45,7 +45,9 @@ def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
                 operands[child] |= _described_input(quantizer)
             elif isinstance(encoding, Encoding):
                 operands[child] = {"encoding": encoding.value}
-        described.append({"module": name, "kind": _kind(module).value, "operands": operands})
+            if getattr(quantizer, "reason", ""):
+                operands[child]["why"] = quantizer.reason
+        described.append({"module": name, "kind": kind_of(module).value, "operands": operands})
     return described
 
 
@@ -67,7 +69,8 @@ def describe_calls(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def _kind(module: nn.Module) -> SiteKind:
+def kind_of(module: nn.Module) -> SiteKind:
+    """What a quantized module computes, as far as its class tells: of a convolution, its product."""
     if isinstance(module, QuantizedAttention | QuantizedProductCall | QuantizedSdpaCall):
         return SiteKind.ATTENTION
     return SiteKind.LINEAR if hasattr(module, "input_quantizer") else SiteKind.EMBEDDING
@@ -101,7 +104,9 @@ def install_quantizers(
             operand = child if kind is SiteKind.ATTENTION else child.removesuffix(SUFFIX)
             encoding = Encoding(values["encoding"])
             operands.append(Operand(operand, encoding, "as saved"))
-            quantizers[fqn, operand] = _empty_quantizer(encoding, values, recipe, operand)
+            quantizer = quantizers[fqn, operand] = _empty_quantizer(encoding, values, recipe, operand)
+            if isinstance(quantizer, ActivationQuantizer | FrozenActivation):
+                quantizer.reason = values.get("why", "")
         if not call:
             sites.append(SitePlan(kind, fqn, tuple(operands)))
     names = {owner: tuple(owned["names"]) for owner, owned in calls.items()}

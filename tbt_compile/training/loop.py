@@ -18,16 +18,16 @@ from transformers import (
 )
 from transformers.trainer_utils import set_seed
 
-from tbt_compile.data.batches import Corpus
+from tbt_compile.data.examples import Examples
 from tbt_compile.storage.os_errors import writing
 from tbt_compile.training import processes
+from tbt_compile.training.label_trainer import LabelTrainer
 from tbt_compile.training.order import TrainingOrder
 from tbt_compile.training.progress import TrainerProgress, quiet, silence
 from tbt_compile.training.record import CHECKPOINTS, TrainingRecord
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import TrainingError, TrainSettings
 from tbt_compile.training.shared_scales import shared_scales
-from tbt_compile.training.trainers import LabelTrainer
 
 LOGGING_WINDOW = 20
 """Steps per logged mean loss; fewer if this does not divide the steps between checkpoints."""
@@ -35,7 +35,7 @@ LOGGING_WINDOW = 20
 
 def fit(
     model: PreTrainedModel,
-    corpus: Corpus,
+    corpus: Examples,
     record: TrainingRecord,
     run: TrainingRun,
     *,
@@ -53,7 +53,7 @@ def fit(
 
     Args:
         model: trained in place.
-        corpus: the training pairs, with their tokenizer and lengths.
+        corpus: the training examples.
         record: the record of the run, already opened.
         run: settings, progress callback and title; its folder is that of `record`.
         trainer_class: the trainer, which defines the loss.
@@ -69,15 +69,16 @@ def fit(
     dataset, collator, settings = corpus.dataset(), corpus.collator(), run.settings
     processes.wait()  # the first process may be removing old checkpoints
     steps = run.steps(len(dataset))
-    order = TrainingOrder([len(row) for row in dataset.inputs], settings.batch_size, steps, settings.seed)
+    order = TrainingOrder(dataset.lengths, settings.batch_size, steps, settings.seed)
     trainer = _with_order(trainer_class, order)(
         model,
         args=_arguments(record.folder, settings, steps),
         data_collator=collator,
         train_dataset=dataset,
-        callbacks=[*callbacks, TrainerProgress(run.progress, run.title)],
+        callbacks=[*callbacks],
         **trainer_options,
     )
+    trainer.add_callback(TrainerProgress(run.progress, run.title, trainer.tokens_per_second))
     silence(trainer)
     checkpoint = record.latest_checkpoint()
     first = None if checkpoint else collator([dataset[index] for index in islice(order, settings.batch_size)])
@@ -91,13 +92,14 @@ def fit(
         "loss": _last_loss(trainer),
         "seconds": time.perf_counter() - start,
         "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
+        **trainer.figures(),
     }
     model.cpu().eval()
     if processes.is_first():
         with writing(record.folder):
             with quiet():
                 model.save_pretrained(record.folder)
-            corpus.tokenizer.save_pretrained(record.folder)
+            corpus.save(record.folder)
         record.finish(outcome)
     processes.wait()
     return model

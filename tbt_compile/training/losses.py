@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbt_compile.data.batches import IGNORED_LABEL
-from tbt_compile.training import processes
-from tbt_compile.training.settings import LossWeights
-from tbt_compile.training.soft_labels import soft_cross_entropy
+from tbt_compile.training import likeliest, processes
+from tbt_compile.training.likeliest import Likeliest
+from tbt_compile.training.settings import LossWeights, TrainingError
+from tbt_compile.training.soft_labels import reverse_divergence, soft_cross_entropy
+from tbt_compile.training.tasks import Inputs, Stack, Task
 
 
 class DistillationTerms(NamedTuple):
@@ -22,10 +23,12 @@ class DistillationTerms(NamedTuple):
     labels: Tensor | None
     hidden: Tensor | None
     attention: Tensor | None
+    reverse: Tensor | None = None
 
     def weighted(self, weights: LossWeights) -> Tensor:
-        """The weighted sum of the terms: the loss to minimize."""
-        return torch.stack([getattr(weights, name) * term for name, term in self.present().items()]).sum()
+        """The weighted sum of the terms: the loss to minimize, 0 if there is none."""
+        parts = [getattr(weights, name) * term for name, term in self.present().items()]
+        return torch.stack(parts).sum() if parts else torch.zeros(())
 
     def present(self) -> dict[str, Tensor]:
         """The terms that were computed, by name."""
@@ -45,25 +48,22 @@ def hidden_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], keep: Tenso
     return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
 
 
-def attention_mse(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], queries: Tensor, keys: Tensor
-) -> Tensor:
+def attention_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Tensor) -> Tensor:
     """Mean squared error of the attention maps, per layer.
 
     Args:
         student, teacher: attention maps `[B, H, Q, K]` of each layer.
-        queries: bool `[B, Q]`, false at padding.
-        keys: bool `[B, K]`, false at padding.
+        pairs: bool `[B, Q, K]`, false at padding.
 
     Returns:
         `[layers]`.
     """
-    keep = (queries[:, None, :, None] & keys[:, None, None, :]).expand_as(student[0])
+    keep = pairs[:, None].expand_as(student[0])
     return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
 
 
 def distillation_terms(
-    student: Any, teacher: Any, labels: Tensor, attention_mask: Tensor, weights: LossWeights
+    student: Any, teacher: Any, inputs: Inputs, weights: LossWeights, task: Task
 ) -> DistillationTerms:
     """The loss terms with a weight above 0, from the outputs of student and teacher on one batch.
 
@@ -71,40 +71,75 @@ def distillation_terms(
     term of the whole batch.
 
     Args:
-        student, teacher: outputs of encoder-decoder models: `logits` `[B, T, V]`, the student's `loss` on
-            the labels, and hidden states and attention maps if their weights are above 0.
-        labels: int64 `[B, T]`, -100 at padding.
-        attention_mask: int64 `[B, S]`, 0 at padding.
+        student, teacher: outputs of the models: `logits`, the student's `loss` on the labels, and hidden
+            states and attention maps if their weights are above 0. Of the teacher the distributions of the
+            predictions alone, `Likeliest`, are enough for the terms on logits.
+        inputs: the batch, with `labels`.
         weights: of the terms, and the temperature of the logits term.
+        task: what the models do; it says which tokens count.
 
     Returns:
         The unweighted terms.
     """
-    targets, sources = labels != IGNORED_LABEL, attention_mask.bool()
-    target_weight, source_weight = processes.weight(targets), processes.weight(sources)
-    logits = hidden = attention = None
-    if weights.logits:
-        logits = soft_cross_entropy(student.logits[targets], teacher.logits[targets], weights.temperature)
-        logits = logits * target_weight
-    if weights.hidden:
-        encoder = hidden_mse(student.encoder_hidden_states, teacher.encoder_hidden_states, sources)
-        decoder = hidden_mse(student.decoder_hidden_states, teacher.decoder_hidden_states, targets)
-        hidden = torch.cat([encoder * source_weight, decoder * target_weight]).mean()
-    if weights.attention:
-        encoder_maps = attention_mse(student.encoder_attentions, teacher.encoder_attentions, sources, sources)
-        decoder_maps = attention_mse(student.decoder_attentions, teacher.decoder_attentions, targets, targets)
-        cross_maps = attention_mse(student.cross_attentions, teacher.cross_attentions, targets, sources)
-        parts = (
-            encoder_maps * _pairs(sources, sources),
-            decoder_maps * _pairs(targets, targets),
-            cross_maps * _pairs(targets, sources),
+    share = processes.weight(task.scored(inputs))
+    logits = reverse = hidden = attention = None
+    if weights.logits or weights.reverse:
+        kept = isinstance(teacher, Likeliest)
+        ours, theirs = task.logits(student, inputs), teacher if kept else task.logits(teacher, inputs)
+        if weights.logits:
+            forward: Any = likeliest.cross_entropy if kept else soft_cross_entropy
+            logits = forward(ours, theirs, weights.temperature) * share
+        if weights.reverse:
+            backward: Any = likeliest.reverse_divergence if kept else reverse_divergence
+            reverse = backward(ours, theirs, weights.temperature) * share
+    if weights.hidden or weights.attention:
+        of_teacher = task.stacks(teacher, inputs)
+        pairs = [(stack, of_teacher[name]) for name, stack in task.stacks(student, inputs).items()]
+        hidden = _hidden(pairs, weights) if weights.hidden else None
+        attention = _attention(pairs, weights) if weights.attention else None
+    labels = label_loss(student, inputs, task) if weights.labels else None
+    return DistillationTerms(logits, labels, hidden, attention, reverse)
+
+
+def label_loss(outputs: Any, inputs: Inputs, task: Task) -> Tensor:
+    """The model's own loss on labels, weighted for several processes.
+
+    Args:
+        outputs: of the model, with `loss`.
+        inputs: the batch.
+        task: of the model.
+
+    Raises:
+        TrainingError: the batch has no label at all, so that the loss is not a number.
+    """
+    labelled = task.labelled(inputs)
+    if not labelled.any():
+        raise TrainingError(
+            "no example of a batch has a label, and the loss on labels has a weight: give labels, or set "
+            "that weight to 0"
         )
-        attention = torch.cat(parts).mean()
-    return DistillationTerms(
-        logits, student.loss * target_weight if weights.labels else None, hidden, attention
-    )
+    loss: Tensor = outputs.loss * processes.weight(labelled)
+    return loss
 
 
-def _pairs(queries: Tensor, keys: Tensor) -> float | Tensor:
-    """`processes.weight` of the attention-map entries between kept queries and kept keys."""
-    return processes.weight(queries[:, :, None] & keys[:, None, :])
+def _hidden(stacks: Sequence[tuple[Stack, Stack]], weights: LossWeights) -> Tensor:
+    """The mean over the chosen layers of all stacks; embeddings are part of all layers, and no layer."""
+    first = 0 if weights.layers is None else 1
+    parts = [
+        hidden_mse(weights.chosen(ours.states[first:]), weights.chosen(theirs.states[first:]), ours.queries)
+        * processes.weight(ours.queries)
+        for ours, theirs in stacks
+        if ours.states
+    ]
+    return torch.cat(parts).mean()
+
+
+def _attention(stacks: Sequence[tuple[Stack, Stack]], weights: LossWeights) -> Tensor:
+    """The mean over the chosen layers of all stacks."""
+    parts = [
+        attention_mse(weights.chosen(ours.maps), weights.chosen(theirs.maps), ours.pairs)
+        * processes.weight(ours.pairs)
+        for ours, theirs in stacks
+        if ours.maps
+    ]
+    return torch.cat(parts).mean()

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tbt_compile.data.batches import IGNORED_LABEL
 from tbt_compile.modules.attention import CHILD
 from tbt_compile.quantizers import QuantTensor
 from tbt_compile.training import processes
 from tbt_compile.training.settings import TrainingError
+from tbt_compile.training.tasks import task_of
 from tbt_compile.training.terms import Measure, Term, Watch
 
-_PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("q", "k", "v"))
-_CROSS = ("encoder_attn", "EncDecAttention")
+_PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("q", "k", "v"), ("query", "key", "value"))
+_WIDTHS = ("head_dim", "key_value_proj_dim", "attention_head_size")
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class DirectionTerm(Term):
         """
         pairs = list(zip(attention_modules(student), attention_modules(teacher), strict=True))
         watched = [[watch(part) for part in projections(module)] for pair in pairs for _, module in pair]
+        task = task_of(student)
 
-        def measure(_student: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-            losses = []
+        def measure(outputs: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+            losses, stacks = [], task.stacks(outputs, inputs)
             for number, ((name, module), (_, theirs)) in enumerate(pairs):
-                queries, keys = kept_tokens(name, inputs)
+                stack = stacks[task.stack_of(name)]
+                queries, keys = stack.queries, stack.keys
                 ours, target = watched[2 * number], watched[2 * number + 1]
                 for student_part, teacher_part, keep in zip(ours, target, (queries, keys, keys), strict=True):
                     student_p, teacher_p = (
@@ -76,22 +78,19 @@ class ScoreTerm(Term):
         """
         pairs = list(zip(attention_modules(student), attention_modules(teacher), strict=True))
         watched = [(_scores(ours, watch), _scores(theirs, watch)) for (_, ours), (_, theirs) in pairs]
+        task = task_of(student)
 
-        def measure(_student: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-            losses = []
+        def measure(outputs: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+            losses, stacks = [], task.stacks(outputs, inputs)
             for ((name, _), _), (ours, theirs) in zip(pairs, watched, strict=True):
-                queries, keys = kept_tokens(name, inputs)
-                keep = queries[:, :, None] & keys[:, None, :]
-                if "decoder" in name and not name.endswith(_CROSS):
-                    keep = keep.tril()
-                losses.append(_masked_mse(ours(), theirs(), keep))
+                losses.append(_masked_mse(ours(), theirs(), stacks[task.stack_of(name)].visible))
             return torch.stack(losses).sum()
 
         return measure
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The names and attention modules of an encoder-decoder.
+    """The names and attention modules of a model.
 
     Raises:
         TrainingError: no module has query, key and value projections under the usual names.
@@ -99,8 +98,8 @@ def attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     found = [(name, module) for name, module in model.named_modules() if projections(module)]
     if not found:
         raise TrainingError(
-            f"{type(model).__name__} has no attention with q_proj, k_proj and v_proj (or q, k and v): "
-            "expected an encoder-decoder such as BART or T5"
+            f"{type(model).__name__} has no attention with q_proj, k_proj and v_proj (or q, k and v; query, "
+            "key and value): expected a model such as BART, T5, Llama or BERT"
         )
     return iter(found)
 
@@ -118,7 +117,7 @@ def heads(x: Tensor, module: nn.Module) -> Tensor:
     """Split `[B, T, H * D]` into heads `[B, H, T, D]`; four dimensions are split already."""
     if x.dim() == 4:
         return x
-    width: Any = getattr(module, "head_dim", None) or module.key_value_proj_dim
+    width: Any = next(value for name in _WIDTHS if (value := getattr(module, name, None)))
     return x.view(*x.shape[:2], -1, width).transpose(1, 2)
 
 
@@ -130,14 +129,6 @@ def similarity(x: Tensor) -> Tensor:
             [0., 1.]])
     """
     return F.normalize(x @ x.transpose(-1, -2), dim=-1)
-
-
-def kept_tokens(name: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Masks of the queries `[B, Q]` and keys `[B, K]` of the named attention module, false at padding."""
-    sources, targets = inputs["attention_mask"].bool(), inputs["labels"] != IGNORED_LABEL
-    if "decoder" not in name:
-        return sources, sources
-    return targets, sources if name.endswith(_CROSS) else targets
 
 
 def _masked_mse(student: Tensor, teacher: Tensor, keep: Tensor) -> Tensor:

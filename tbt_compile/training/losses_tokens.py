@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tbt_compile.data.batches import IGNORED_LABEL
 from tbt_compile.training import processes
+from tbt_compile.training.tasks import task_of
 from tbt_compile.training.terms import Measure, Term, Watch
 
 
@@ -24,16 +24,18 @@ class LogitsTerm(Term):
 
     weight: float = 1.0
 
-    def bind(self, _student: nn.Module, _teacher: nn.Module, _watch: Watch) -> Measure:
+    def bind(self, student: nn.Module, _teacher: nn.Module, _watch: Watch) -> Measure:
         """Nothing to watch: the outputs hold the logits.
 
         Args:
-            _student, _teacher, _watch: unused; see `Term.bind`.
+            student: see `Term.bind`.
+            _teacher, _watch: unused.
         """
+        task = task_of(student)
 
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-            targets = inputs["labels"] != IGNORED_LABEL
-            return F.mse_loss(ours.logits[targets], theirs.logits[targets]) * processes.weight(targets)
+            error = F.mse_loss(task.logits(ours, inputs), task.logits(theirs, inputs))
+            return error * processes.weight(task.scored(inputs))
 
         return measure
 
@@ -50,17 +52,19 @@ class ContrastiveTerm(Term):
     weight: float = 0.1
     temperature: float = 0.1
 
-    def bind(self, _student: nn.Module, _teacher: nn.Module, _watch: Watch) -> Measure:
+    def bind(self, student: nn.Module, _teacher: nn.Module, _watch: Watch) -> Measure:
         """Nothing to watch: the outputs hold the hidden states.
 
         Args:
-            _student, _teacher, _watch: unused; see `Term.bind`.
+            student: see `Term.bind`.
+            _teacher, _watch: unused.
         """
+        task = task_of(student)
 
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-            targets = inputs["labels"] != IGNORED_LABEL
-            student, teacher = ours.decoder_hidden_states[-1], theirs.decoder_hidden_states[-1]
-            return contrastive(student, teacher, targets, self.temperature) * processes.weight(targets)
+            stack, target = (task.stacks(outputs, inputs)["decoder"] for outputs in (ours, theirs))
+            loss = contrastive(stack.states[-1], target.states[-1], stack.queries, self.temperature)
+            return loss * processes.weight(stack.queries)
 
         return measure
 

@@ -1,69 +1,28 @@
-"""The resumable pipeline from text pairs to a low-bit student: tokenizer, teacher, student, scores."""
+"""The resumable pipeline from a data set to a low-bit student: tokenizer, teacher, student, scores."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.data.batches import Corpus, TextLengths
-from tbt_compile.data.text_pairs import TextData, load_data
 from tbt_compile.data.tokenization import load_tokenizer, train_bpe_tokenizer
 from tbt_compile.errors import DataError
-from tbt_compile.evaluation.generation import DecodeSettings
-from tbt_compile.evaluation.report import evaluate_model
 from tbt_compile.progress import Progress
 from tbt_compile.recipe import Recipe
 from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.storage.os_errors import writing
+from tbt_compile.training.job import TrainJob
+from tbt_compile.training.job_data import JobData
+from tbt_compile.training.open_data import open_data
+from tbt_compile.training.record import read_record
 from tbt_compile.training.run import TrainingRun
-from tbt_compile.training.settings import LossWeights, TrainSettings
-from tbt_compile.training.sizes import new_model
+from tbt_compile.training.sizes import model_type
 from tbt_compile.training.stages import distill, load_teacher, train_teacher
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """The configuration of `train`.
-
-    Attributes:
-        data: folder with train.jsonl (and validation.jsonl, test.jsonl), or the name of a data set.
-        output: folder for the tokenizer, `teacher/` and one `student-E-W-A/` with results.json per recipe.
-        recipe: quantization of the student.
-        teacher: folder of a fine-tuned full-precision model and its tokenizer; None trains a model of `size`
-            from scratch on the data.
-        start: folder of a model of the teacher's shape that initializes the student, usually a student with
-            more bits (Liu et al. 2022, BiT, arXiv:2205.13016); None initializes it from the teacher.
-        size: a name in `MODEL_SIZES`; unused with `teacher`.
-        vocab_size: tokens of the byte-level BPE tokenizer; unused with `teacher`.
-        lengths: maximum tokens of sources and targets; longer ones are truncated.
-        teacher_settings, student_settings: optimization of each.
-        weights: of the distillation loss terms.
-        source_field, target_field: fields of the records that hold the texts.
-        test_sentences: pairs of the test split (else the validation split) to score; 0 scores none.
-        num_beams: beams of the search that scores both models; 1 is greedy.
-        resume: continue what the output folder holds; otherwise start over.
-    """
-
-    data: str | Path
-    output: str | Path
-    recipe: str | Recipe = "2-2-2"
-    teacher: str | Path | None = None
-    start: str | Path | None = None
-    size: str = "tiny"
-    vocab_size: int = 8000
-    lengths: TextLengths = field(default_factory=TextLengths)
-    teacher_settings: TrainSettings = field(default_factory=TrainSettings)
-    student_settings: TrainSettings = field(default_factory=TrainSettings)
-    weights: LossWeights = field(default_factory=LossWeights)
-    source_field: str = "source"
-    target_field: str = "target"
-    test_sentences: int = 500
-    num_beams: int = 1
-    resume: bool = True
-
+from tbt_compile.training.tasks import task_of
+from tbt_compile.training.teacher_cache import TeacherCache
 
 _Teacher: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase, Path]
 """A teacher, its tokenizer and its folder."""
@@ -77,6 +36,8 @@ class TrainResult:
     student_folder: Path
     teacher_scores: dict[str, Any]
     student_scores: dict[str, Any]
+    cache: dict[str, Any] | None = None
+    """Figures of the cache of the teacher's distributions, if there is one."""
 
 
 def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
@@ -90,7 +51,10 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     recipe = Recipe.parse(job.recipe)
     start = None if job.start is None else _open(Path(job.start), "start")
     given = None if job.teacher is None else _given_teacher(Path(job.teacher))
-    data = load_data(job.data, job.source_field, job.target_field)
+    kind = model_type(job.model_type).kind if given is None else task_of(given[0]).kind
+    data = open_data(job, kind, *((None, None) if given is None else (given[0], given[2])))
+    if given is not None:
+        data.check(given[1])
     output = Path(job.output)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -99,17 +63,24 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     student = distill(
         teacher,
         recipe,
-        Corpus(data.train, tokenizer, job.lengths),
+        data.corpus(tokenizer),
         TrainingRun(student_folder, job.student_settings, job.resume, progress),
         objective=job.weights,
         start=start,
+        cache=None if job.cache_logits is None else TeacherCache(output / "teacher-logits", job.cache_logits),
     )
     scores = {
-        name: _scores(model, tokenizer, data, job, progress, name)
+        name: data.score(model, tokenizer, progress, f"evaluating {name}") if data.scored else {}
         for name, model in (("teacher", teacher), (f"student {recipe}", student))
     }
     save_json(student_folder / "results.json", scores)
-    return TrainResult(teacher_folder, student_folder, scores["teacher"], scores[f"student {recipe}"])
+    return TrainResult(
+        teacher_folder,
+        student_folder,
+        scores["teacher"],
+        scores[f"student {recipe}"],
+        read_record(student_folder).get("outcome", {}).get("cache"),
+    )
 
 
 def _given_teacher(folder: Path) -> _Teacher:
@@ -123,12 +94,12 @@ def _given_teacher(folder: Path) -> _Teacher:
         ) from error
 
 
-def _trained_teacher(job: TrainJob, data: TextData, output: Path, progress: Progress | None) -> _Teacher:
+def _trained_teacher(job: TrainJob, data: JobData, output: Path, progress: Progress | None) -> _Teacher:
     tokenizer = _tokenizer(job, data, output / "tokenizer", progress)
-    folder = output / "teacher"
+    folder, make = output / "teacher", model_type(job.model_type).make
     model = train_teacher(
-        new_model(job.size, tokenizer, job.lengths.longest, job.teacher_settings.seed),
-        Corpus(data.train, tokenizer, job.lengths),
+        make(job.size, tokenizer, data.positions(tokenizer), job.teacher_settings.seed),
+        data.corpus(tokenizer),
         TrainingRun(folder, job.teacher_settings, job.resume, progress),
     )
     return model, tokenizer, folder
@@ -143,7 +114,7 @@ def _open(folder: Path, role: str) -> PreTrainedModel:
 
 
 def _tokenizer(
-    job: TrainJob, data: TextData, folder: Path, progress: Progress | None
+    job: TrainJob, data: JobData, folder: Path, progress: Progress | None
 ) -> PreTrainedTokenizerBase:
     if job.resume and (folder / "tokenizer.json").is_file():
         return load_tokenizer(folder)
@@ -153,21 +124,3 @@ def _tokenizer(
     with writing(folder):
         tokenizer.save_pretrained(folder)
     return tokenizer
-
-
-def _scores(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: TextData,
-    job: TrainJob,
-    progress: Progress | None,
-    name: str,
-) -> dict[str, Any]:
-    pairs = (data.test or data.validation)[: job.test_sentences]
-    if not pairs:
-        return {}
-    decode = DecodeSettings(job.lengths.source, job.lengths.target, job.num_beams)
-    evaluation, _ = evaluate_model(
-        model, tokenizer, pairs, decode, progress=progress, title=f"evaluating {name}"
-    )
-    return evaluation.to_dict()

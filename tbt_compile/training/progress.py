@@ -1,12 +1,14 @@
-"""Progress reports of a training run, in place of the trainer's own output."""
+"""Progress reports of a training run, with its speed and memory, in place of the trainer's own output."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
+import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils import logging
@@ -15,10 +17,16 @@ from tbt_compile.progress import Progress
 
 
 class TrainerProgress(TrainerCallback):
-    """Reports the step, the latest loss and the time left to a `Progress` function after every step."""
+    """Reports to a `Progress` function after every step: the step, the latest loss, speed, memory, time left.
 
-    def __init__(self, report: Progress | None, title: str) -> None:
-        self.report, self.title = report, title
+    Args:
+        report: the function; None: nothing is reported.
+        title: of the run.
+        speed: returns the tokens per second.
+    """
+
+    def __init__(self, report: Progress | None, title: str, speed: Callable[[], float]) -> None:
+        self.report, self.title, self.speed = report, title, speed
         self.loss: float | None = None
         self.started, self.first_step = 0.0, 0
 
@@ -52,8 +60,16 @@ class TrainerProgress(TrainerCallback):
         done = state.global_step - self.first_step
         left = (time.perf_counter() - self.started) / done * (state.max_steps - state.global_step)
         loss = "" if self.loss is None else f", loss {self.loss:.3f}"
-        text = f"{self.title}: step {state.global_step} of {state.max_steps}{loss}, {left:.0f} s left"
+        cost = f"{self.speed():.0f} tokens/s, {memory_gib():.1f} GiB"
+        text = f"{self.title}: step {state.global_step} of {state.max_steps}{loss}, {cost}, {left:.0f} s left"
         self.report(text, state.global_step / state.max_steps)
+
+
+def memory_gib() -> float:
+    """The memory of this process in GiB: the most that was reserved on its GPU, else what it holds now."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_reserved()) / 2**30
+    return float(psutil.Process().memory_info().rss) / 2**30
 
 
 def silence(trainer: Any) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from transformers import PreTrainedModel
 
 from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.storage.os_errors import writing
@@ -102,6 +106,15 @@ class TrainingRecord:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         save_json(self.path, content)
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """A short hash of all weights; it tells students of different teachers apart."""
+    found = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

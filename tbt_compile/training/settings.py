@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tbt_compile.errors import TbtError
 from tbt_compile.recipe import Recipe
@@ -12,6 +13,9 @@ from tbt_compile.recipe import Recipe
 PAPER_RATE = 5e-4
 """Learning rate of BART-base and mBART-large with 1- and 2-bit activations (Liu et al. 2023, section 3.1)."""
 _SMALL = ("tiny", "small")
+_LATER = ("reverse", "relations", "layers")
+_TERMS = ("logits", "labels", "hidden", "attention", "reverse", "relations")
+T = TypeVar("T")
 
 
 class TrainingError(TbtError):
@@ -71,10 +75,16 @@ class LossWeights:
 
     Attributes:
         logits: cross-entropy between the teacher's and the student's distributions (the paper's soft labels).
+            Its gradient is that of the divergence KL(teacher || student).
         labels: cross-entropy with the reference text.
         hidden: mean squared error of the hidden states, embeddings included, averaged over layers.
         attention: mean squared error of the attention maps, averaged over layers.
-        temperature: of both distributions in the `logits` term.
+        temperature: of both distributions in the `logits` and `reverse` terms.
+        reverse: the divergence KL(student || teacher), which makes the student choose among what the teacher
+            finds likely (Gu et al. 2023, MiniLLM, arXiv:2306.08543).
+        relations: divergence of the attention relations of BitDistill (see `RelationTerm`).
+        layers: indices of the layers that `hidden`, `attention` and `relations` compare, from 0, or from the
+            end if negative; None: all. An encoder and a decoder have the same.
     """
 
     logits: float = 1.0
@@ -82,16 +92,45 @@ class LossWeights:
     hidden: float = 1.0
     attention: float = 0.0
     temperature: float = 1.0
+    reverse: float = 0.0
+    relations: float = 0.0
+    layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        values = asdict(self)
-        for name, value in values.items():
+        for name in (*_TERMS, "temperature"):
+            value = getattr(self, name)
             if value < 0 or (name == "temperature" and value == 0):
                 raise TrainingError(f"loss weight {name}={value!r}: expected a number that is not negative")
-        if not any(value for name, value in values.items() if name != "temperature"):
-            raise TrainingError(
-                "every loss weight is 0: expected at least one of logits, labels, hidden, attention"
-            )
+        if not any(getattr(self, name) for name in _TERMS):
+            raise TrainingError(f"every loss weight is 0: expected at least one of {', '.join(_TERMS)}")
+        if self.layers is not None and not self.layers:
+            raise TrainingError("layers=(): expected the index of a layer, or None for all layers")
+
+    @property
+    def of_distributions(self) -> bool:
+        """Whether the teacher's distributions are all that is compared with."""
+        return bool(self.logits or self.reverse) and not (self.hidden or self.attention or self.relations)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, JSON-ready; later ones only if they are set, so that earlier records stay equal."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in _LATER or value}
+
+    def chosen(self, layers: Sequence[T]) -> Sequence[T]:
+        """The layers to compare, of all that there are.
+
+        Raises:
+            TrainingError: there is no such layer.
+
+        >>> LossWeights(layers=(0, -1)).chosen(["first", "second", "third"])
+        ['first', 'third']
+        """
+        if self.layers is None:
+            return layers
+        for index in self.layers:
+            if not -len(layers) <= index < len(layers):
+                raise TrainingError(f"layer {index} of a stack of {len(layers)}: expected one that is there")
+        return [layers[index] for index in self.layers]
 
 
 def teacher_rate(model: str) -> float:

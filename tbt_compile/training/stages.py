@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
-from tbt_compile.adapters.pretrained import load_generator
-from tbt_compile.data.batches import Corpus
-from tbt_compile.data.text_pairs import digest
+from tbt_compile.adapters.pretrained import load_pretrained
+from tbt_compile.data.examples import Examples
 from tbt_compile.preparation import load_prepared, prepare
 from tbt_compile.recipe import Recipe
+from tbt_compile.training.label_trainer import whole_model
 from tbt_compile.training.loop import fit
 from tbt_compile.training.progress import quiet
-from tbt_compile.training.record import TrainingRecord
+from tbt_compile.training.record import TrainingRecord, fingerprint
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.settings import LossWeights
+from tbt_compile.training.tasks import task_of
+from tbt_compile.training.teacher_cache import TeacherCache
 from tbt_compile.training.terms import Objective
 from tbt_compile.training.trainers import (
     DistillationTrainer,
-    require_encoder_decoder,
+    require_distributions,
     require_same_shape,
-    whole_model,
 )
 
 Start: TypeAlias = PreTrainedModel | Callable[[PreTrainedModel], PreTrainedModel]
 """What initializes a student other than its teacher: a model, or a function that prepares the student."""
 
 
-def train_teacher(model: PreTrainedModel, corpus: Corpus, run: TrainingRun) -> PreTrainedModel:
-    """Train a full-precision encoder-decoder and save it, with its tokenizer, in the folder of the run.
+def train_teacher(model: PreTrainedModel, corpus: Examples, run: TrainingRun) -> PreTrainedModel:
+    """Train a full-precision model on labels and save it, with its tokenizer, in the folder of the run.
 
     Args:
         model: trained in place.
-        corpus: the training pairs.
+        corpus: the training examples.
         run: folder, settings, and whether to resume an earlier run there.
 
     Returns:
@@ -61,12 +59,13 @@ def train_teacher(model: PreTrainedModel, corpus: Corpus, run: TrainingRun) -> P
 def distill(
     teacher: PreTrainedModel,
     recipe: str | Recipe,
-    corpus: Corpus,
+    corpus: Examples,
     run: TrainingRun,
     *,
     objective: Objective | LossWeights | None = None,
     start: Start | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    cache: TeacherCache | None = None,
     note: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Distil a low-bit student: prepare a copy of the teacher, train it on the teacher's outputs, save it.
@@ -74,23 +73,25 @@ def distill(
     The student starts from the teacher's weights. Its learned scales are initialized from the first batch.
 
     Args:
-        teacher: an encoder-decoder.
+        teacher: a model of any kind that `training.tasks` knows.
         recipe: quantization of the student.
-        corpus: the training pairs.
+        corpus: the training examples.
         run: folder, settings, and whether to resume an earlier run there.
         objective: the loss terms; `LossWeights` for the paper's terms, None for their default weights.
         start: a full-precision model of the teacher's shape that initializes the student instead, such as
             `load_teacher` reads from a student with more bits; or a function from the teacher to the
             prepared student.
         callbacks: further trainer callbacks.
+        cache: keeps the teacher's distributions on disk, so that it runs in the first epoch only; the loss
+            terms have to be of distributions and labels alone. Other students of the teacher may share it.
         note: JSON-ready values to add to the record; a run is resumed only if they are the same.
 
     Returns:
         The prepared student, ready for `tbt_compile.freeze` and `lower`.
 
     Raises:
-        TrainingError: the folder holds a run with other settings, the teacher is not an encoder-decoder, or
-            the model to start from has another shape.
+        TrainingError: the folder holds a run with other settings, the teacher is of no kind that can be
+            distilled, or the model to start from has another shape.
         RecipeError: the recipe is not understood.
     """
     teacher, recipe = whole_model(teacher), Recipe.parse(recipe)
@@ -98,6 +99,9 @@ def distill(
     if not isinstance(objective, Objective):
         objective = Objective(objective or LossWeights())
     note = dict(note or {})
+    if cache is not None:
+        require_distributions(objective)
+        note["likeliest"] = cache.k
     if isinstance(start, nn.Module):
         start = whole_model(start)
         require_same_shape(start, teacher, objective.layers)
@@ -105,7 +109,7 @@ def distill(
     asked = {
         "stage": "student",
         "recipe": recipe.to_dict(),
-        "weights": asdict(objective.weights),
+        "weights": objective.weights.to_dict(),
         **objective.to_dict(),
         **note,
         "model": _shape(teacher),
@@ -125,6 +129,7 @@ def distill(
         callbacks=callbacks,
         teacher=teacher,
         objective=objective,
+        cache=cache,
     )
 
 
@@ -136,34 +141,21 @@ def _initial_student(teacher: PreTrainedModel, start: Start | None, recipe: Reci
 
 
 def load_teacher(folder: str | Path) -> PreTrainedModel:
-    """Load a full-precision encoder-decoder in evaluation mode; a student is loaded without its quantizers.
+    """Load a full-precision model in evaluation mode; a student is loaded without its quantizers.
 
     Raises:
-        FormatError: the folder holds another kind of model, or cannot be read.
-        TrainingError: it holds a decoder-only model.
+        FormatError: the folder cannot be read.
+        TrainingError: it holds a model of no kind that can be distilled.
     """
     with quiet():
-        model = load_generator(folder)
-    require_encoder_decoder(f"{folder}: the", model)
+        model = load_pretrained(folder)
+    task_of(model, f"{folder}: the")
     return model
 
 
-def _common_record(corpus: Corpus, run: TrainingRun) -> dict[str, Any]:
+def _common_record(corpus: Examples, run: TrainingRun) -> dict[str, Any]:
     """The part of the record that both stages share: data and settings."""
-    return {
-        "data": digest(corpus.pairs),
-        **corpus.lengths.to_dict(),
-        "settings": run.settings.to_dict(),
-    }
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """A short hash of all weights; it tells students of different teachers apart."""
-    found = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+    return {**corpus.record(), "settings": run.settings.to_dict()}
 
 
 def _shape(model: PreTrainedModel) -> dict[str, Any]:

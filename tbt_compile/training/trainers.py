@@ -1,4 +1,4 @@
-"""Two trainers: `LabelTrainer` on reference texts, `DistillationTrainer` with a teacher."""
+"""`DistillationTrainer`: a trainer with a teacher."""
 
 from __future__ import annotations
 
@@ -6,49 +6,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Seq2SeqTrainer
+from transformers import PreTrainedModel
 
-from tbt_compile.adapters.wrappers import unwrapped
-from tbt_compile.data.batches import IGNORED_LABEL
 from tbt_compile.modules import is_prepared
-from tbt_compile.training import processes
+from tbt_compile.training.label_trainer import LabelTrainer, whole_model
+from tbt_compile.training.likeliest import Likeliest, likeliest
 from tbt_compile.training.losses import distillation_terms
+from tbt_compile.training.losses_relations import RelationTerm
+from tbt_compile.training.record import fingerprint
 from tbt_compile.training.settings import LossWeights, TrainingError
-from tbt_compile.training.terms import LayerMap, Objective, Watch
+from tbt_compile.training.tasks import Task, task_of
+from tbt_compile.training.teacher_cache import NUMBERS, Numbered, NumberedCollator, TeacherCache
+from tbt_compile.training.terms import LayerMap, Objective, Term, Watch
 
 
-class LabelTrainer(Seq2SeqTrainer):
-    """`Seq2SeqTrainer` whose loss is the mean over all tokens of a batch, for any number of processes."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # BART accepts `num_items_in_batch` but ignores it; the trainer would scale the loss as if it did not.
-        self.model_accepts_loss_kwargs = False
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002  (part of the overridden signature)
-    ) -> Any:
-        """Cross-entropy with `labels`, without padding.
-
-        Args:
-            model: an encoder-decoder.
-            inputs: a batch with `labels`, int64 `[B, T]`.
-            return_outputs: whether to return the model's outputs too.
-            num_items_in_batch: unused.
-
-        Returns:
-            The loss, or (loss, outputs).
-        """
-        outputs = model(**inputs)
-        loss = outputs.loss * processes.weight(inputs["labels"] != IGNORED_LABEL)
-        return (loss, outputs) if return_outputs else loss
-
-
-class DistillationTrainer(Seq2SeqTrainer):
+class DistillationTrainer(LabelTrainer):
     """`Seq2SeqTrainer` with the paper's distillation loss on the teacher's logits and hidden states.
 
     Prepare the student as a copy of the teacher: `tbt_compile.prepare(copy.deepcopy(teacher), recipe)`. The
@@ -60,9 +32,11 @@ class DistillationTrainer(Seq2SeqTrainer):
         args, kwargs: as for `Seq2SeqTrainer`.
         weights: of the loss terms; None: the defaults.
         objective: replaces `weights` if there are further terms, or the student has fewer layers.
+        cache: keeps the teacher's distributions on disk: the teacher runs when an example is first seen.
 
     Raises:
-        TrainingError: a model is not an encoder-decoder, or the layers or vocabularies differ.
+        TrainingError: a model is of no kind that can be distilled, or the layers or vocabularies differ; a
+            cache is given, and a loss term needs more than distributions.
     """
 
     def __init__(
@@ -72,20 +46,58 @@ class DistillationTrainer(Seq2SeqTrainer):
         *args: Any,
         weights: LossWeights | None = None,
         objective: Objective | None = None,
+        cache: TeacherCache | None = None,
         **kwargs: Any,
     ) -> None:
-        self.objective = objective or Objective(weights or LossWeights())
+        self.objective, self.cache = objective or Objective(weights or LossWeights()), cache
         model, teacher = whole_model(model), whole_model(teacher)
         require_same_shape(model, teacher, self.objective.layers)
         super().__init__(model, *args, **kwargs)
         self.watch = Watch()
-        self.terms = [(term.weight, term.bind(model, teacher, self.watch)) for term in self.objective.terms]
-        if self.objective.weights.attention and not is_prepared(teacher):
-            teacher.set_attn_implementation("eager")  # fused attention returns no maps
+        self.terms = [(term.weight, term.bind(model, teacher, self.watch)) for term in self.all_terms()]
+        for one in (model, teacher):
+            if self.objective.weights.attention and not is_prepared(one):
+                one.set_attn_implementation("eager")  # fused attention returns no maps
         # The teacher's parameters keep requires_grad: its next student is a copy and has to train.
         self.teacher = teacher.to(self.args.device).eval()
-        # The loss is a mean, so the trainer has to divide it by the gradient accumulation steps.
-        self.model_accepts_loss_kwargs = False
+        self._unchecked = [self.teacher]
+        if cache is not None:
+            self._number_examples(cache)
+
+    def _number_examples(self, cache: TeacherCache) -> None:
+        require_distributions(self.objective)
+        temperature = self.objective.weights.temperature
+        asked = {"teacher": fingerprint(self.teacher), "temperature": temperature}
+        head: Any = self.teacher.get_output_embeddings()
+        outputs = self.teacher.config.num_labels if head is None else len(head.weight)
+        dataset: Any = self.train_dataset
+        cache.open(asked, outputs, len(dataset))
+        self.train_dataset: Any = Numbered(dataset)
+        self.data_collator: Any = NumberedCollator(self.data_collator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns: Any = [*self._signature_columns, NUMBERS]
+
+    def figures(self) -> dict[str, Any]:
+        """What the cache costs, if there is one."""
+        return {} if self.cache is None else {"cache": self.cache.figures()}
+
+    def savings(self) -> list[str]:
+        """Those of a trainer on labels, and of the teacher's outputs."""
+        weights = self.objective.weights
+        found = super().savings()
+        if weights.attention:
+            found.append("the weight of attention maps (to 0)")
+        if weights.layers is None and (weights.hidden or weights.attention or weights.relations):
+            found.append("the number of compared layers")
+        return found
+
+    def all_terms(self) -> list[Term]:
+        """The objective's further terms, and that of attention relations if it has a weight."""
+        weights = self.objective.weights
+        relations = [RelationTerm(weights.relations, weights.layers)] if weights.relations else []
+        return [*self.objective.terms, *relations]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as `Seq2SeqTrainer` does, then remove the hooks from student and teacher."""
@@ -105,7 +117,7 @@ class DistillationTrainer(Seq2SeqTrainer):
 
         Args:
             model: the student.
-            inputs: a batch with `input_ids` and `attention_mask` `[B, S]`, and `labels` `[B, T]`.
+            inputs: a batch with `labels`, as the task of the model has it.
             return_outputs: whether to return the student's outputs too.
             num_items_in_batch: unused.
 
@@ -117,23 +129,42 @@ class DistillationTrainer(Seq2SeqTrainer):
             "output_hidden_states": bool(weights.hidden or self.terms),
             "output_attentions": bool(weights.attention),
         }
-        outputs, target = both_outputs(model, self.teacher, inputs, weights, **options)
-        if self.objective.layers is not None:
-            target = self.objective.layers.select(target)
-        terms = distillation_terms(outputs, target, inputs["labels"], inputs["attention_mask"], weights)
+        numbers = inputs.get(NUMBERS)
+        inputs = {name: value for name, value in inputs.items() if name != NUMBERS}
+        if numbers is not None and self.cache is not None:
+            outputs = model(**student_inputs(self.task, self.teacher, inputs, weights))
+            target: Any = self._cached(self.cache, numbers, inputs)
+        else:
+            outputs, target = both_outputs(self.task, model, self.teacher, inputs, weights, **options)
+            if self.objective.layers is not None:
+                target = self.objective.layers.select(target)
+        terms = distillation_terms(outputs, target, inputs, weights, self.task)
         loss = terms.weighted(weights)
         for weight, measure in self.terms:
             loss = loss + weight * measure(outputs, target, inputs)
         return (loss, outputs) if return_outputs else loss
 
+    def _cached(self, cache: TeacherCache, numbers: Tensor, inputs: dict[str, Any]) -> Likeliest:
+        """The teacher's distributions of a batch."""
+        scored = self.task.scored(inputs)
+
+        def compute() -> Likeliest:
+            with torch.no_grad():
+                outputs = self.teacher(**self.task.without_labels(inputs, self.teacher))
+                temperature = self.objective.weights.temperature
+                return likeliest(self.task.logits(outputs, inputs), cache.k, temperature)
+
+        return cache.of(numbers, scored.reshape(len(scored), -1).sum(1), compute)
+
 
 def both_outputs(
-    student: Any, teacher: Any, inputs: dict[str, Any], weights: LossWeights, **options: bool
+    task: Task, student: Any, teacher: Any, inputs: dict[str, Any], weights: LossWeights, **options: bool
 ) -> tuple[Any, Any]:
     """Run student and teacher on one batch, the teacher without gradients.
 
     Args:
-        student, teacher: encoder-decoder models.
+        task: of both models.
+        student, teacher: the models.
         inputs: a batch with `labels`.
         weights: the student gets the labels only if their term has a weight.
         options: of both forward passes, such as `output_hidden_states`.
@@ -141,48 +172,32 @@ def both_outputs(
     Returns:
         The outputs of student and teacher.
     """
-    read = without_labels(inputs, teacher)
-    outputs = student(**(inputs if weights.labels else read), **options)
+    outputs = student(**student_inputs(task, teacher, inputs, weights), **options)
     with torch.no_grad():
-        target = teacher(**read, **options)
+        target = teacher(**task.without_labels(inputs, teacher), **options)
     return outputs, target
 
 
-def without_labels(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Replace the labels of a batch by the decoder inputs they imply, which saves the model's unused loss.
+def student_inputs(task: Task, teacher: Any, inputs: dict[str, Any], weights: LossWeights) -> dict[str, Any]:
+    """The arguments of the student's forward: with labels only if their term has a weight.
 
-    A model that cannot shift labels itself keeps them.
+    Args:
+        task, teacher, inputs, weights: as for `both_outputs`.
     """
-    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if shift is None:
-        return inputs
-    kept = {name: value for name, value in inputs.items() if name != "labels"}
-    return {**kept, "decoder_input_ids": shift(labels=inputs["labels"]), "use_cache": False}
+    return task.with_labels(inputs) if weights.labels else task.without_labels(inputs, teacher)
 
 
-def whole_model(model: Any) -> PreTrainedModel:
-    """The transformers model inside the wrappers of training code.
+def require_distributions(objective: Objective) -> None:
+    """Refuse an objective that compares more than the distributions that a cache holds.
 
     Raises:
-        PlanError: it is sharded, or has adapters that are not merged.
-        TrainingError: it is not a transformers model.
+        TrainingError: a loss term is on hidden states, attention or logits, or none on distributions.
     """
-    inner = unwrapped(model)
-    if not isinstance(inner, PreTrainedModel):
-        raise TrainingError(f"a {type(inner).__name__} cannot be trained here: expected a transformers model")
-    return inner
-
-
-def require_encoder_decoder(role: str, model: PreTrainedModel) -> None:
-    """Refuse a model that distillation cannot take; the role comes before its class in the message.
-
-    Raises:
-        TrainingError: the model is not an encoder-decoder.
-    """
-    if not getattr(model.config, "is_encoder_decoder", False):
+    if objective.terms or not objective.weights.of_distributions:
         raise TrainingError(
-            f"{role} {type(model).__name__} is no encoder-decoder: distillation expects a model such as BART "
-            "or T5; prepare others and train them in a loop of your own"
+            "a cache holds the teacher's distributions, and a loss term compares more (hidden states, "
+            "attention, relations or the logits themselves), or none is on distributions: set those weights "
+            "to 0 and that of logits or reverse above it, or train without a cache"
         )
 
 
@@ -194,12 +209,23 @@ def require_same_shape(student: PreTrainedModel, teacher: PreTrainedModel, layer
         layers: maps the layers of a shallower student; None requires equal numbers of layers.
 
     Raises:
-        TrainingError: widths, vocabularies or layers differ, or a model is not an encoder-decoder.
+        TrainingError: kinds, widths, vocabularies, classes or layers differ, or a model is of no kind that
+            can be distilled.
     """
-    for role, model in (("student", student), ("teacher", teacher)):
-        require_encoder_decoder(f"the {role}", model)
-    names = ("vocab_size", "hidden_size", "num_hidden_layers")
-    for name in names if layers is None else names[:2]:
+    kinds = {
+        task_of(model, f"the {role}").kind for role, model in (("student", student), ("teacher", teacher))
+    }
+    names = ["vocab_size", "hidden_size"]
+    if layers is None:
+        names.append("num_hidden_layers")
+    if "classifier" in kinds:
+        names.append("num_labels")
+    if len(kinds) > 1:
+        raise TrainingError(
+            f"student and teacher are models of two kinds, {' and '.join(sorted(kinds))}: start the student "
+            "from the teacher"
+        )
+    for name in names:
         ours, theirs = getattr(student.config, name, None), getattr(teacher.config, name, None)
         if ours != theirs:
             raise TrainingError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import tbt_compile
 from tbt_compile.encoding import Encoding
@@ -100,6 +101,18 @@ def test_a_file_in_full_precision_is_refused(tmp_path: Path) -> None:
     file = save_gguf(tmp_path / "model.gguf", llama(), _by_package(KIND.Q8_0))
     with pytest.raises(FormatError, match=r"has no ternary or binary weights"):
         tbt_compile.from_pretrained(file)
+
+
+def test_a_float_model_that_transformers_read_is_prepared(tmp_path: Path) -> None:
+    """transformers converts the weights of a GGUF file to floats, and leaves the file's config behind."""
+    file = save_gguf(tmp_path / "model.gguf", llama(), _by_package(KIND.Q8_0))
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    prepared = tbt_compile.prepare(model, "2-2-2")
+    ids = torch.randint(3, 320, (4, 9))
+    with torch.no_grad():
+        expected = prepared(ids).logits
+        prepared.save_pretrained(tmp_path / "prepared")
+        assert torch.equal(tbt_compile.load_prepared(tmp_path / "prepared").eval()(ids).logits, expected)
 
 
 def test_scaled_rotations_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from tbt_compile.errors import TbtError
 
 COMMANDS = (
     *("demo", "train", "evaluate", "lower", "run", "reproduce"),
+    "summary",
     *("bench generate", "bench growth", "bench kernels", "tune", "targets", "operators"),
 )
 

@@ -70,21 +70,42 @@ def test_a_packed_plain_module_is_lowered_from_python(tbt, tmp_path: Path) -> No
 def test_train_says_what_it_distils_before_it_does_anything(
     tbt, checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
+    out, teacher = tmp_path / "out", tmp_path / "bert"
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 20}
+    BertForMaskedLM(BertConfig(**sizes, intermediate_size=16)).save_pretrained(teacher)
     for data_folder in (data, tmp_path / "nothing"):
-        result = tbt("train", "--data", data_folder, "--teacher", checkpoint, "-o", out)
+        result = tbt("train", "--data", data_folder, "--teacher", teacher, "-o", out)
         assert result.code == 2
-        assert f"{checkpoint}: the LlamaForCausalLM is no encoder-decoder" in result.err
-        assert "distillation expects a model such as BART or T5" in result.err
+        assert f"{teacher}: the BertForMaskedLM cannot be distilled" in result.err
         assert result.err.count("\n") == 1
         assert not out.exists()
 
 
-def test_evaluate_scores_no_prompts(tbt, checkpoint: Path, data: Path) -> None:
-    result = tbt("evaluate", checkpoint, "--data", data)
-    assert result.code == 2
-    assert "the model is decoder-only" in result.err
-    assert result.err.count("\n") == 1
+def test_prompts_need_a_template(tbt, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    commands = (
+        ["evaluate", checkpoint],
+        [
+            "train",
+            "--teacher",
+            checkpoint,
+            "-o",
+            tmp_path / "out",
+            "--source-length",
+            16,
+            "--target-length",
+            16,
+        ],
+    )
+    for command in commands:
+        result = tbt(*command, "--data", data)
+        assert result.code == 2
+        assert "the tokenizer has no chat template: give the template" in result.err
+        assert result.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    scored = tbt(
+        "evaluate", checkpoint, "--data", data, "--template", "{source} :", "--json", "-", "--limit", 2
+    )
+    assert scored.json()["sentences"] == 2
 
 
 @pytest.mark.parametrize("damage", ["config", "weights", "no weights", "another kind"])

@@ -125,7 +125,7 @@ def test_lower_for_another_machine(
 ) -> None:
     both, output = tbt_compile.load(several / "model"), tmp_path / "other"
 
-    def lower(model, target, shortlist):
+    def lower(model, target, shortlist, dynamic_shapes):
         (spec,) = target
         return only(both, spec.mcpu)
 
@@ -202,6 +202,18 @@ def test_run_takes_texts_or_lines(tbt, compiled: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stdin", io.StringIO("one two three\n\nfour five\n"))
     piped = tbt("run", compiled, "--num-beams", 2, "--max-new-tokens", 6, "--workers", 2, "--batch-size", 1)
     assert piped.out == "".join(f"{text}\n" for text in expected)
+
+
+def test_run_samples(tbt, wordy: Path) -> None:
+    arguments = ["run", wordy, "one two three", "--max-new-tokens", 16]
+    texts = [
+        tbt(*arguments, "--sample", "--temperature", 5.0, "--top-k", 0, "--seed", seed, *more).out
+        for seed, more in ((1, ()), (1, ["--stream"]), (2, ()))
+    ]
+    assert texts[0] == texts[1] != texts[2]
+    assert tbt(*arguments, "--sample", "--top-k", 1).out == tbt(*arguments).out
+    result = tbt(*arguments, "--top-p", 0.5)
+    assert (result.code, "--top-p is of samples only: add --sample" in result.err) == (2, True)
 
 
 def test_run_streams_what_it_would_write(tbt, wordy: Path, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_sources_that_do_not_fit(case: Case, sources: list[Any], message: str) -
         ({"batch_tokens": 1.5}, "batch_tokens=1.5: expected an integer"),
         ({"num_workers": 0}, "num_workers=0: expected"),
         ({"num_threads": 0}, "num_threads=0: expected"),
-        ({"do_sample": True}, "only greedy search"),
+        ({"do_sample": True, "num_beams": 2}, "beams are not sampled"),
         ({"decoder_start_token_id": [2, 2]}, "one id per source"),
         ({"max_new_tokens": 200, "min_new_tokens": 200}, "more than the model's 150 positions"),
     ],

@@ -107,7 +107,7 @@ def test_sources_that_do_not_fit(case: Case, ids: Any, mask: Any, message: str) 
     ("settings", "message"),
     [
         ({"num_beam": 4}, "unknown generation setting 'num_beam'.*Did you mean num_beams"),
-        ({"do_sample": True}, "only greedy search and plain beam search"),
+        ({"num_beam_groups": 2}, "only greedy search, plain beam search and sampling"),
         ({"max_new_tokens": 0}, "max_new_tokens=0: expected an integer of at least 1"),
         ({"num_beams": 1, "num_return_sequences": 2}, "at most num_beams sequences"),
         (

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from tbt_compile.errors import GenerationError, TbtError
 from tbt_compile.runtime.generation import GenerationSettings, decoder_prompt
-from tbt_compile.runtime.generation.fields import CHECKS, INERT_AT, SAMPLING, WITHOUT_EFFECT
+from tbt_compile.runtime.generation.fields import CHECKS, INERT_AT, OTHER_SAMPLING, WITHOUT_EFFECT
 
 BART_CNN = {
     "bos_token_id": 0,
@@ -105,8 +105,8 @@ def test_numbers_of_any_type() -> None:
 
 def test_every_field_of_transformers_is_known() -> None:
     fields = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
-    assert fields - {*CHECKS, *SAMPLING, *INERT_AT, *WITHOUT_EFFECT} == set()
-    groups = (set(CHECKS), set(SAMPLING), set(INERT_AT), set(WITHOUT_EFFECT))
+    assert fields - {*CHECKS, *OTHER_SAMPLING, *INERT_AT, *WITHOUT_EFFECT} == set()
+    groups = (set(CHECKS), set(OTHER_SAMPLING), set(INERT_AT), set(WITHOUT_EFFECT))
     assert sum(map(len, groups)) == len(set().union(*groups))
 
 
@@ -180,7 +180,7 @@ def test_default_length() -> None:
         ({"max_length": 3, "min_length": 4}, "min_length=4 is above max_length=3"),
         ({"forced_bos_token_id": 5, "suppress_tokens": [4, 5]}, "forced_bos_token_id.*suppress_tokens"),
         ({"forced_eos_token_id": [5, 4], "suppress_tokens": [4, 5]}, "forced_eos_token_id.*suppress_tokens"),
-        ({"do_sample": True}, "do_sample=True: only greedy search and plain beam search"),
+        ({"do_sample": True, "num_beams": 2}, "do_sample=True with num_beams=2: beams are not sampled"),
         ({"temperature": 0.7}, "temperature=0.7 affects only sampling"),
         ({"num_beam_groups": 2}, "num_beam_groups=2"),
         ({"stop_strings": ["."]}, "stop_strings"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tbt_compile.data.batches import Corpus, TextLengths
@@ -26,6 +27,12 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 def corpus() -> Corpus:
     return Corpus(PAIRS, tokenizer(), LENGTHS)
+
+
+def batch_of(rows: int) -> dict[str, Tensor]:
+    """The first rows of the corpus as a batch."""
+    dataset = corpus().dataset()
+    return corpus().collator()([dataset[row] for row in range(rows)])
 
 
 def model() -> PreTrainedModel:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tbt_compile.training import LossWeights, TrainingError, distillation_terms
+from tbt_compile.training.tasks import EncoderDecoderTask
 
 LAYERS, B, S, T, D, H, V = 2, 2, 4, 3, 5, 2, 7
 EVERYTHING = LossWeights(logits=0.5, labels=0.25, hidden=2.0, attention=3.0, temperature=2.0)
@@ -34,6 +35,8 @@ def outputs(seed: int) -> SimpleNamespace:
 
 LABELS = torch.tensor([[4, 5, 2], [6, 2, -100]])
 MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+BATCH = {"labels": LABELS, "attention_mask": MASK}
+TASK = EncoderDecoderTask()
 WRITTEN = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
 READ = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
 
@@ -78,7 +81,7 @@ def by_hand_attention(student: SimpleNamespace, teacher: SimpleNamespace) -> flo
 
 def test_every_term_equals_the_sum_by_hand() -> None:
     student, teacher = outputs(1), outputs(2)
-    terms = distillation_terms(student, teacher, LABELS, MASK, EVERYTHING)
+    terms = distillation_terms(student, teacher, BATCH, EVERYTHING, TASK)
     hand = {
         "logits": by_hand_logits(student, teacher, 2.0),
         "labels": student.loss.item(),
@@ -99,8 +102,8 @@ def test_padding_changes_neither_the_loss_nor_any_gradient() -> None:
         other.encoder_hidden_states[0][1, 2:] += 7.0
         other.cross_attentions[1][1, :, :, 2:] += 9.0
         other.decoder_attentions[0][1, :, 2] += 9.0
-    first = distillation_terms(student, teacher, LABELS, MASK, EVERYTHING).weighted(EVERYTHING)
-    second = distillation_terms(other, teacher, LABELS, MASK, EVERYTHING).weighted(EVERYTHING)
+    first = distillation_terms(student, teacher, BATCH, EVERYTHING, TASK).weighted(EVERYTHING)
+    second = distillation_terms(other, teacher, BATCH, EVERYTHING, TASK).weighted(EVERYTHING)
     assert torch.equal(first, second)
     second.backward()
     assert torch.count_nonzero(other.logits.grad[1, 2]) == 0
@@ -110,13 +113,13 @@ def test_padding_changes_neither_the_loss_nor_any_gradient() -> None:
 
 def test_terms_of_weight_zero_are_not_computed() -> None:
     student, teacher = SimpleNamespace(logits=outputs(1).logits), SimpleNamespace(logits=outputs(2).logits)
-    terms = distillation_terms(student, teacher, LABELS, MASK, LossWeights(hidden=0.0))
+    terms = distillation_terms(student, teacher, BATCH, LossWeights(hidden=0.0), TASK)
     assert list(terms.present()) == ["logits"]
 
 
 def test_a_student_equal_to_its_teacher_has_only_the_teachers_entropy_left() -> None:
     same = outputs(1)
-    terms = distillation_terms(same, same, LABELS, MASK, LossWeights(attention=1.0))
+    terms = distillation_terms(same, same, BATCH, LossWeights(attention=1.0), TASK)
     p = torch.softmax(same.logits[[b for b, _ in WRITTEN], [t for _, t in WRITTEN]], -1)
     assert terms.logits is not None
     assert terms.logits.item() == pytest.approx(-(p * p.log()).sum(-1).mean().item(), rel=1e-5)

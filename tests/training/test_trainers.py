@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from models import bart, gpt2, m2m100, marian, mbart, t5
-from training.small import PAIRS, SETTINGS, corpus, model, student, tokenizer
-from transformers import PreTrainedModel, Seq2SeqTrainingArguments
+from models import bart, m2m100, marian, mbart, t5
+from training.small import PAIRS, SETTINGS, batch_of, corpus, model, student, tokenizer
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, Seq2SeqTrainingArguments
 
 import tbt_compile
 from tbt_compile.data.batches import PairCollator
@@ -21,7 +21,7 @@ from tbt_compile.recipe import Recipe
 from tbt_compile.training import DistillationTrainer, LossWeights, TrainingError, new_model
 from tbt_compile.training.sizes import ModelSize
 from tbt_compile.training.stages import load_teacher
-from tbt_compile.training.trainers import without_labels
+from tbt_compile.training.tasks import task_of
 
 
 def trainer(
@@ -31,11 +31,6 @@ def trainer(
         output_dir=str(folder), report_to="none", dataloader_pin_memory=False, disable_tqdm=True, use_cpu=True
     )
     return DistillationTrainer(student, teacher, arguments, **options)
-
-
-def batch(rows: int = 4) -> dict[str, torch.Tensor]:
-    dataset = corpus().dataset()
-    return PairCollator(pad_token_id=1)([dataset[index] for index in range(rows)])
 
 
 def test_the_teacher_is_frozen_and_the_student_follows_it(tmp_path: Path) -> None:
@@ -48,7 +43,7 @@ def test_the_teacher_is_frozen_and_the_student_follows_it(tmp_path: Path) -> Non
     with torch.no_grad():
         # What is left when the student is the teacher itself: the entropy of its distributions.
         least, first, last = (
-            trainer(pupil.eval(), teacher, tmp_path).compute_loss(pupil, batch())
+            trainer(pupil.eval(), teacher, tmp_path).compute_loss(pupil, batch_of(4))
             for pupil in (teacher, untrained, trained)
         )
     assert last - least < 0.7 * (first - least)
@@ -94,7 +89,7 @@ def test_without_labels_a_model_writes_the_same_and_no_loss_is_worked_out(
     labels = torch.where(torch.arange(7) < torch.tensor([[7], [5], [2]]), ids, -100)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     with torch.no_grad():
-        whole, read = pupil(**inputs), pupil(**without_labels(inputs, pupil))
+        whole, read = pupil(**inputs), pupil(**task_of(pupil).without_labels(inputs, pupil))
     assert torch.equal(read.logits, whole.logits)
     can_shift = hasattr(pupil, "prepare_decoder_input_ids_from_labels")
     assert (read.loss is None) == can_shift == (family is not m2m100)
@@ -104,7 +99,7 @@ def test_the_loss_does_not_depend_on_padding(tmp_path: Path) -> None:
     teacher = model().eval()
     pupil = tbt_compile.prepare(copy.deepcopy(teacher), "2-2-2").eval()
     distilling = trainer(pupil, teacher, tmp_path, weights=LossWeights(labels=0.5, attention=1.0))
-    short = batch()
+    short = batch_of(4)
     padded = {
         name: torch.nn.functional.pad(
             tensor, (0, 3), value={"input_ids": 1, "attention_mask": 0}.get(name, -100)
@@ -125,7 +120,7 @@ def test_evaluation_reports_the_same_loss(tmp_path: Path) -> None:
         pupil, teacher, tmp_path, eval_dataset=dataset, data_collator=PairCollator(1), weights=LossWeights()
     )
     with torch.no_grad():
-        expected = distilling.compute_loss(pupil, batch()).item()
+        expected = distilling.compute_loss(pupil, batch_of(4)).item()
     assert distilling.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -133,6 +128,7 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     wider = new_model(ModelSize(width=32, layers=1, heads=2, inner=32), tokenizer(), max_length=40)
     with pytest.raises(TrainingError, match=r"differ in hidden_size \(16 and 32\)"):
         trainer(model(), wider, tmp_path)
-    decoder = gpt2()
-    with pytest.raises(TrainingError, match="the student GPT2LMHeadModel is no encoder-decoder"):
-        trainer(decoder, decoder, tmp_path)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 20}
+    other = BertForMaskedLM(BertConfig(**sizes, intermediate_size=16))
+    with pytest.raises(TrainingError, match="the student BertForMaskedLM cannot be distilled: expected a"):
+        trainer(other, other, tmp_path)

@@ -1,4 +1,6 @@
-"""Greedy and beam search in NumPy, token for token equal to transformers' `generate` without sampling.
+"""Greedy search, beam search and sampling in NumPy.
+
+Without sampling, tokens are those of transformers' `generate`; samples have its distribution.
 
     settings = GenerationSettings.from_dict(generation_config).replace(num_beams=4, max_new_tokens=60)
     tokens = generate(session, settings, batch)
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from tbt_compile.errors import GenerationError
@@ -18,6 +21,7 @@ from tbt_compile.runtime.generation.greedy import OnTokens, greedy_search
 from tbt_compile.runtime.generation.prompt import as_token_matrix, decoder_prompt
 from tbt_compile.runtime.generation.ranking import NUMPY, TokenRanking
 from tbt_compile.runtime.generation.rules import Rule
+from tbt_compile.runtime.generation.sampling import Copies, Sampler
 from tbt_compile.runtime.generation.session import DecoderSession, Scores, Tokens
 from tbt_compile.runtime.generation.settings import GenerationSettings
 
@@ -46,7 +50,9 @@ def generate(
     encoder_input_ids: ArrayLike | None = None,
     on_tokens: OnTokens | None = None,
 ) -> Tokens:
-    """Generate what transformers' `generate(do_sample=False)` returns for the same logits and settings.
+    """Generate what transformers' `generate` returns for the same logits and settings.
+
+    Samples have the same distribution, but come from other random numbers.
 
     Args:
         session: a session before its first step, with one row per input.
@@ -55,7 +61,7 @@ def generate(
         decoder_input_ids: integers [batch, q], the start of every output; default: the start token.
         encoder_input_ids: integers [batch, length]; needed only by `encoder_no_repeat_ngram_size` and
             `encoder_repetition_penalty`.
-        on_tokens: greedy search only; called after every step with the new tokens, int64 [batch].
+        on_tokens: not with beams; called after every step with the new tokens, int64 [batch].
 
     Returns:
         int64 [batch * num_return_sequences, length], the prompt included, padded after the end token.
@@ -77,8 +83,9 @@ def search(
     on_tokens: OnTokens | None = None,
     ranking: TokenRanking = NUMPY,
     more_rules: Sequence[Rule] = (),
+    streams: Tokens | None = None,
 ) -> Tokens:
-    """Run the greedy or beam search of `generate` from a complete prompt.
+    """Run the search of `generate` from a complete prompt.
 
     Args:
         session: as for `generate`.
@@ -89,6 +96,7 @@ def search(
         on_tokens: as for `generate`.
         ranking: ranks the continuations in a beam search.
         more_rules: applied after those of the settings.
+        streams: int64 [batch], the numbers that tell the inputs apart for a seed; default: their places.
 
     Returns:
         As for `generate`.
@@ -100,6 +108,19 @@ def search(
     source = None if encoder_input_ids is None else as_token_matrix("encoder_input_ids", encoder_input_ids)
     if source is not None and len(source) != batch:
         raise GenerationError(f"encoder_input_ids has {len(source)} rows: expected one per input ({batch})")
+    if settings.do_sample:
+        copies = settings.num_return_sequences
+        numbers = (np.arange(batch) if streams is None else streams)[:, None] * copies + np.arange(copies)
+        return greedy_search(
+            session if copies == 1 else Copies(session, copies),
+            prompt.repeat(copies, axis=0),
+            settings,
+            encoder_input_ids=None if source is None else source.repeat(copies, axis=0),
+            padding=None if padding is None else padding.repeat(copies),
+            on_tokens=on_tokens,
+            more_rules=more_rules,
+            choose=Sampler(settings, numbers.reshape(-1)),
+        )
     if settings.num_beams == 1:
         return greedy_search(
             session,

@@ -1,7 +1,7 @@
 """What becomes of every field of transformers' `GenerationConfig`.
 
-A field is kept with its meaning (`CHECKS`), or has no effect on the tokens of greedy and beam search, at any
-value (`WITHOUT_EFFECT`, `SAMPLING`) or at certain ones (`INERT_AT`). Everything else is refused by name: to
+A field is kept with its meaning (`CHECKS`), or has no effect on the tokens, at any value (`WITHOUT_EFFECT`),
+at certain ones (`INERT_AT`) or without sampling (`OTHER_SAMPLING`). Everything else is refused by name: to
 ignore it could change the output without a word.
 """
 
@@ -40,14 +40,27 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "eos_token_id": validation.token_ids,
     "pad_token_id": validation.integer,
     "max_position_embeddings": validation.count,
+    "do_sample": validation.flag,
+    "temperature": validation.positive_number,
+    "top_k": validation.integer,
+    "top_p": validation.share,
+    "min_p": validation.share,
+    "seed": validation.integer,
 }
-"""The settings of greedy and beam search, with the check of each value."""
+"""The settings of a search, with the check of each value."""
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-"""Fields that only sampling reads."""
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+"""Settings that only sampling reads."""
+
+OTHER_SAMPLING: dict[str, tuple[float, ...]] = {
+    "top_h": (),
+    "typical_p": (1,),
+    "epsilon_cutoff": (0, 1),
+    "eta_cutoff": (0, 1),
+}
+"""Fields that only sampling reads and that are not implemented here, with the values that ask for nothing."""
 
 INERT_AT: dict[str, tuple[Any, ...]] = {
-    "do_sample": (False,),
     "num_beam_groups": (1,),
     "diversity_penalty": (0,),
     "penalty_alpha": (0,),
@@ -107,15 +120,14 @@ WITHOUT_EFFECT = frozenset(
         "transformers_version",
     }
 )
-"""Fields that no value of which changes the tokens of greedy and beam search."""
+"""Fields that no value of which changes the tokens."""
 
 
 def refuse_unless_inert(name: str, value: Any) -> None:
     """Return if a field that is not among `CHECKS` asks for nothing.
 
     Raises:
-        GenerationError: it asks for something that is not implemented here, only sampling reads it, or it is
-            unknown.
+        GenerationError: it asks for something that is not implemented here, or is unknown.
     """
     if name in WITHOUT_EFFECT:
         return
@@ -123,11 +135,14 @@ def refuse_unless_inert(name: str, value: Any) -> None:
         if validation.plain(value) in INERT_AT[name]:
             return
         raise GenerationError(
-            f"{name}={value!r}: only greedy search and plain beam search are available here; leave {name} out"
+            f"{name}={value!r}: only greedy search, plain beam search and sampling are available here; leave "
+            f"{name} out"
         )
-    if name in SAMPLING:
+    if name in OTHER_SAMPLING:
+        if validation.plain(value) in OTHER_SAMPLING[name]:
+            return
         raise GenerationError(
-            f"{name}={value!r} affects only sampling, and only greedy and beam search are available here"
+            f"{name}={value!r}: sampling knows {', '.join(SAMPLING)}; set {name} to None to sample without it"
         )
     raise GenerationError(
         f"unknown generation setting {name!r}: expected one of {', '.join(sorted(CHECKS))}."

@@ -1,4 +1,4 @@
-"""Greedy search."""
+"""Searches with one sequence per row: greedy search, and sampling with another choice of tokens."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tbt_compile.runtime.generation.processors import build_rules
 from tbt_compile.runtime.generation.rules import Rule
 from tbt_compile.runtime.generation.session import (
     DecoderSession,
+    Scores,
     Tokens,
     checked_step,
     nan_error,
@@ -19,6 +20,14 @@ from tbt_compile.runtime.generation.session import (
 from tbt_compile.runtime.generation.settings import GenerationSettings
 
 OnTokens = Callable[[Tokens], None]
+Choice = Callable[[Scores, Tokens], Tokens]
+"""From scores, float32 [rows, vocabulary], and the input of each row to the next token of each, int64."""
+
+
+def _best(scores: Scores, _inputs: Tokens) -> Tokens:
+    return scores.argmax(axis=1)
+
+
 _SHRINK_BELOW = 0.75
 """Drop finished rows once the share of unfinished ones is below this: dropping copies the other caches."""
 
@@ -32,8 +41,9 @@ def greedy_search(
     padding: Tokens | None = None,
     on_tokens: OnTokens | None = None,
     more_rules: Sequence[Rule] = (),
+    choose: Choice = _best,
 ) -> Tokens:
-    """Take the most probable token at every step; ties go to the lowest token.
+    """Take one token at every step: by default the most probable, ties going to the lowest.
 
     Args:
         session: a session before its first step, with one row per row of `prompt`.
@@ -43,6 +53,7 @@ def greedy_search(
         padding: int64 [batch], number of padding tokens at the start of each prompt.
         on_tokens: called after every step with the new tokens, int64 [batch]; padding in finished rows.
         more_rules: applied after those of the settings.
+        choose: makes the choice.
 
     Returns:
         int64 [batch, length], prompt included, padded after the end token.
@@ -66,7 +77,7 @@ def greedy_search(
             so_far = output[:, :length] if len(inputs) == batch else output[inputs, :length]
             for rule in rules:
                 rule(so_far, scores, inputs)
-        chosen = scores.argmax(axis=1)
+        chosen = choose(scores, inputs)
         # Ten NumPy calls take as long as a decode step of a small model: the common path makes few.
         token_list = chosen.tolist()
         if any(math.isnan(scores.item(place)) for place in enumerate(token_list)):

@@ -1,4 +1,4 @@
-"""Generation settings: the fields of transformers' `GenerationConfig` that greedy and beam search use."""
+"""Generation settings: the fields of transformers' `GenerationConfig` that a search uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from tbt_compile.errors import GenerationError
-from tbt_compile.runtime.generation.fields import CHECKS, INERT_AT, refuse_unless_inert
+from tbt_compile.runtime.generation.fields import CHECKS, INERT_AT, SAMPLING, refuse_unless_inert
 
 DEFAULT_NEW_TOKENS = 20
 """Tokens generated when no length is set, as in transformers."""
@@ -24,12 +24,13 @@ class Lengths(NamedTuple):
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """Settings of greedy and beam search; all fields have their transformers meaning.
+    """Settings of greedy search, beam search and sampling; all fields have their transformers meaning.
 
     Lengths count decoder tokens: `max_new_tokens` and `min_new_tokens` without the decoder prompt,
     `max_length` and `min_length` with it. The former take precedence. Fields that accept one id or several
     (`eos_token_id`, `forced_eos_token_id`, ...) hold a tuple, empty if unset. `decoder_start_token_id` is
-    one id, or one per row. `max_position_embeddings` only caps the default length.
+    one id, or one per row. `max_position_embeddings` only caps the default length. `seed`, which transformers
+    does not have, makes samples repeatable.
 
     >>> GenerationSettings.from_dict({"num_beams": 4, "eos_token_id": 2, "d_model": 768}).eos_token_id
     (2,)
@@ -38,7 +39,7 @@ class GenerationSettings:
 
     Raises:
         GenerationError: a value has the wrong type or is out of range, num_return_sequences exceeds
-            num_beams, or a token is both forced and suppressed.
+            num_beams without sampling, beams are to be sampled, or a token is both forced and suppressed.
     """
 
     num_beams: int = 1
@@ -67,16 +68,27 @@ class GenerationSettings:
     eos_token_id: tuple[int, ...] = ()
     pad_token_id: int | None = None
     max_position_embeddings: int | None = None
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             canonical = field.default if value is None else CHECKS[field.name](field.name, value)
             object.__setattr__(self, field.name, canonical)
-        if self.num_return_sequences > self.num_beams:
+        if self.do_sample and self.num_beams > 1:
+            raise GenerationError(
+                f"do_sample=True with num_beams={self.num_beams}: beams are not sampled here; set one of them"
+            )
+        if self.num_return_sequences > self.num_beams and not self.do_sample:
             raise GenerationError(
                 f"num_return_sequences={self.num_return_sequences} with num_beams={self.num_beams}: a search "
-                "returns at most num_beams sequences per input; raise num_beams or lower num_return_sequences"
+                "returns at most num_beams sequences per input; raise num_beams, lower num_return_sequences, "
+                "or sample"
             )
         first = () if self.forced_bos_token_id is None else (self.forced_bos_token_id,)
         for name, forced in (
@@ -93,11 +105,11 @@ class GenerationSettings:
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> GenerationSettings:
         """Make settings from the contents of a `generation_config.json` or `config.json`.
 
-        Ignores nulls and entries that describe the model or matter only for sampling. `overrides` replace
-        entries of the same name, with the checks of `replace`.
+        Ignores nulls and entries that describe the model. `overrides` replace entries of the same name, with
+        the checks of `replace`.
 
         Raises:
-            GenerationError: a value is invalid, or asks for something other than greedy or beam search.
+            GenerationError: a value is invalid, or asks for a search that is not implemented.
         """
         given = {name: value for name, value in values.items() if value is not None and name not in overrides}
         for name in INERT_AT:
@@ -110,8 +122,8 @@ class GenerationSettings:
         """Make settings from the fields of a `GenerationConfig`, every one of which must be understood.
 
         Raises:
-            GenerationError: a value is invalid, a field is unknown, or it asks for something other than
-                greedy or beam search.
+            GenerationError: a value is invalid, a field is unknown, or asks for a search that is not
+                implemented.
         """
         given = {name: value for name, value in values.items() if value is not None}
         for name, value in given.items():
@@ -128,8 +140,8 @@ class GenerationSettings:
         """Return a copy with some fields changed; None resets a field to its default.
 
         Raises:
-            GenerationError: a name is unknown or belongs to a search that is not implemented, a value is
-                invalid, or two values contradict each other.
+            GenerationError: a name is unknown or belongs to a search that is not implemented or not chosen, a
+                value is invalid, or two values contradict each other.
         """
         known = {name: value for name, value in changes.items() if name in CHECKS}
         for name, value in changes.items():
@@ -143,6 +155,11 @@ class GenerationSettings:
                     f"set one of them and pass {new_tokens}=None to use {total}"
                 )
         result = dataclasses.replace(self, **known)
+        for name in SAMPLING if not result.do_sample else ():
+            if changes.get(name) is not None:
+                raise GenerationError(
+                    f"{name}={changes[name]!r} affects only sampling: pass do_sample=True, or leave it out"
+                )
         for low, high in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
             if (
                 changes.get(low) is not None

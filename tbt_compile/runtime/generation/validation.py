@@ -82,6 +82,14 @@ def positive_number(name: str, value: Any) -> float:
     return result
 
 
+def share(name: str, value: Any) -> float:
+    """Check a number from 0 to 1; returns a float."""
+    result = number(name, value)
+    if not 0 <= result <= 1:
+        raise GenerationError(f"{name}={value!r}: expected a number from 0 to 1")
+    return result
+
+
 def flag(name: str, value: Any) -> bool:
     """Check a boolean."""
     if not isinstance(value, bool):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from converter_tools import Each, assert_compiles
 from torch import Tensor
@@ -26,6 +28,8 @@ def test_numbers_computed_from_sizes() -> None:
             lambda x, i: x.mul(2) + torch.tensor(x.shape[0]),
         ),
         *(lambda x, i: torch.where(i > 2, x, x.shape[0]), lambda x, i: x.masked_fill(i > 2, x.shape[0])),
+        *(lambda x, i: x * math.ceil(x.shape[0] * 0.3), lambda x, i: x * math.floor(x.shape[0] * 0.3)),
+        *(lambda x, i: x * round(x.shape[0] * 0.5), lambda x, i: x * math.trunc(x.shape[0] / 2)),
     )
     assert_compiles(module, torch.rand(7, 5) + 0.5, torch.randint(-5, 5, (7, 5), dtype=torch.int32))
 

@@ -1,0 +1,77 @@
+"""`tbt serve`: a compiled folder behind OpenAI's HTTP interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tbt_compile.cli.console import err, out, spinner
+from tbt_compile.errors import TbtError
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="Folder that `tbt lower` wrote, with a tokenizer.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    name: Annotated[str | None, typer.Option(help="The model's name (default: that of the folder).")] = None,
+    rows: Annotated[int, typer.Option(help="Outputs that are written at a time.", min=1)] = 16,
+    queue: Annotated[int, typer.Option(help="Outputs that may wait; more are answered 429.", min=0)] = 256,
+    threads: Annotated[int | None, typer.Option(help="Threads of a step (default: all CPUs).", min=1)] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.", min=0.001)] = 300.0,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request's body.", min=1)] = 2**20,
+    api_key: Annotated[
+        str | None, typer.Option(help="Key that clients have to send.", envvar="TBT_API_KEY")
+    ] = None,
+) -> None:
+    """Serve a compiled model over HTTP, for OpenAI's clients: completions, chat, streams.
+
+    Requests share the steps of one running batch; what is written for one does not depend on the others.
+    GET / shows a page to try the model, /docs the interface, /metrics counters for Prometheus.
+
+    Examples:
+
+        tbt serve compiled
+
+        tbt serve compiled --port 9000 --rows 32 --threads 4
+
+        TBT_API_KEY=secret tbt serve compiled --host 0.0.0.0
+    """
+    import asyncio
+
+    try:
+        import uvicorn
+
+        from tbt_compile.serving.service import Service, ServiceSettings
+    except ModuleNotFoundError as error:
+        raise TbtError(
+            f"{error.name} is not installed: serving needs it; `pip install 'tbt-compile[serve]'`"
+        ) from error
+    if host not in _LOOPBACK and api_key is None:
+        err.print(
+            f"warning: {host} is reachable from other machines, and no --api-key is set", style="yellow"
+        )
+    settings = ServiceSettings(
+        name or folder.resolve().name, rows, rows + queue, max_body, timeout, api_key or None
+    )
+    with spinner(f"loading {folder}"):
+        service = Service(folder, settings, threads)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            service.app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(timeout)
+        )
+    )
+
+    async def run() -> None:
+        serving = asyncio.create_task(server.serve())
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if server.started:
+            taken = server.servers[0].sockets[0].getsockname()[1]
+            out.print(f"serving {service.model} at http://{host}:{taken}", highlight=False, soft_wrap=True)
+        await serving
+
+    asyncio.run(run())

@@ -1,0 +1,86 @@
+"""Perplexity of a decoder-only model on plain texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tbt_compile.data.decoder_text import TextCorpus
+from tbt_compile.errors import GenerationError
+from tbt_compile.evaluation.generation import runner
+from tbt_compile.progress import Progress
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """The exponential of the mean negative log-likelihood per token.
+
+    Attributes:
+        perplexity: the figure.
+        tokens: that were predicted: all but the first of a text.
+        sentences: number of texts.
+    """
+
+    perplexity: float
+    tokens: int
+    sentences: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every figure, as JSON-ready values."""
+        return asdict(self)
+
+
+def perplexity(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    block: int,
+    *,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+    title: str = "evaluating",
+) -> Perplexity:
+    """The perplexity of texts, read in the blocks of a `TextCorpus`: each text by itself, cut at their ends.
+
+    Args:
+        model: a transformers model, prepared or not, or a `FrozenModel`.
+        tokenizer: of the model.
+        texts: at least one of more than one token.
+        block: tokens of a block.
+        batch_size: blocks per batch.
+        progress: called with `title` and the share that is done.
+        title: of the progress reports.
+
+    Raises:
+        GenerationError: the model is compiled: it returns the logits of one step alone.
+    """
+    model = runner(model)
+    if not isinstance(model, PreTrainedModel):
+        raise GenerationError(
+            "perplexity needs the logits of whole texts, and a compiled model has those of one step: score "
+            "the model that it was compiled from"
+        )
+    corpus = TextCorpus(texts, tokenizer, block)
+    dataset, collate = corpus.dataset(), corpus.collator()
+    loss, tokens = 0.0, 0
+    training = model.training
+    model.eval()
+    for first in range(0, len(dataset), batch_size):
+        batch = collate([dataset[row] for row in range(first, min(first + batch_size, len(dataset)))])
+        labels = batch.pop("labels").to(model.device)
+        inputs = {name: value.to(model.device) for name, value in batch.items()}
+        with torch.no_grad():
+            logits = model(**inputs, use_cache=False).logits
+        predicted = logits[:, :-1].float().flatten(0, 1)
+        loss += F.cross_entropy(predicted, labels[:, 1:].flatten(), reduction="sum").item()
+        tokens += int((labels[:, 1:] >= 0).sum())
+        if progress is not None:
+            progress(title, min(1.0, (first + batch_size) / len(dataset)))
+    model.train(training)
+    return Perplexity(math.exp(loss / tokens), tokens, len(texts))

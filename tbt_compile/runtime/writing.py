@@ -1,0 +1,112 @@
+"""One output that is being written, token by token, beside others of other requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from tbt_compile.errors import GenerationError, TbtError
+from tbt_compile.runtime.generation import GenerationSettings, Scores, Tokens
+from tbt_compile.runtime.generation.processors import build_rules
+from tbt_compile.runtime.generation.rules import Rule
+from tbt_compile.runtime.generation.sampling import Sampler
+from tbt_compile.runtime.generation.session import nan_error, with_room
+
+Reason = Literal["end", "length", "cancelled"]
+_ROW = np.zeros(1, np.int64)
+
+
+@dataclass
+class Writing:
+    """An output: what it starts from, the rules of its tokens, and who is told of them.
+
+    The tokens are those of `generate` for this source alone, with the same settings.
+
+    Attributes:
+        source: int64 [S], the source of an encoder-decoder, or the prompt of a decoder-only model.
+        prompt: int64 [q], the first decoder tokens; in a decoder-only model the source.
+        settings: of greedy search or sampling.
+        stream: the number of its random numbers, for a seed.
+        on_token: called with every new token, the end token included.
+        on_end: called once, with the reason or the error.
+        cancelled: set by the caller to end it.
+    """
+
+    source: Tokens
+    prompt: Tokens
+    settings: GenerationSettings
+    stream: int
+    on_token: Callable[[int], None]
+    on_end: Callable[[Reason | TbtError], None]
+    cancelled: bool = False
+    newest: int = -1
+    _rules: list[Rule] | None = field(default=None, init=False)
+    _length: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._lengths = self.settings.lengths(len(self.prompt))
+        self._ids = self.prompt[None]
+        self._length = len(self.prompt)
+        self._sampler = Sampler(self.settings, np.array([self.stream])) if self.settings.do_sample else None
+
+    @property
+    def most_tokens(self) -> int:
+        """The largest length that the output may have, prompt included."""
+        return self._lengths.maximum
+
+    def take(self, scores: Scores) -> bool:
+        """Choose the next token from its scores, float32 [1, V], and report it.
+
+        Returns:
+            Whether the output goes on.
+        """
+        if self.cancelled:
+            self.on_end("cancelled")
+            return False
+        try:
+            self.newest = self._choose(scores)
+        except TbtError as error:
+            self.on_end(error)
+            return False
+        self._ids = with_room(self._ids, self._length + 1, self.most_tokens, self.newest)
+        self._ids[0, self._length] = self.newest
+        self._length += 1
+        self.on_token(self.newest)
+        if self.newest in self.settings.eos_token_id:
+            self.on_end("end")
+        elif self._length == self.most_tokens:
+            self.on_end("length")
+        else:
+            return True
+        return False
+
+    def _choose(self, scores: Scores) -> int:
+        if self._rules is None:
+            self._rules = build_rules(self.settings, self._lengths, scores.shape[1], self.source[None])
+        for rule in self._rules:
+            rule(self._ids[:, : self._length], scores, _ROW)
+        chosen = int((scores.argmax(axis=1) if self._sampler is None else self._sampler(scores, _ROW))[0])
+        if np.isnan(scores[0, chosen]):
+            raise nan_error(self._length)
+        return chosen
+
+
+def checked(writing: Writing, vocabulary: int) -> Writing:
+    """Build the rules of a writing now, so that settings that do not fit are refused before it waits.
+
+    Args:
+        writing: before its first token.
+        vocabulary: number of tokens.
+
+    Raises:
+        GenerationError: a setting does not fit the vocabulary, or asks for beams.
+    """
+    if writing.settings.num_beams > 1:
+        raise GenerationError(
+            f"num_beams={writing.settings.num_beams}: expected 1 where requests share steps"
+        )
+    writing._rules = build_rules(writing.settings, writing._lengths, vocabulary, writing.source[None])
+    return writing

@@ -1,0 +1,103 @@
+"""What a service takes: the size of bodies, keys, and how errors look. An ASGI middleware and handlers."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from tbt_compile.errors import TbtError
+from tbt_compile.runtime.continuous import FullError
+from tbt_compile.serving.answers import error
+
+log = logging.getLogger(__name__)
+_OPEN = ("/health", "/")
+
+
+class BodyLimit:
+    """Refuses requests whose body is larger than `most` bytes, as soon as that is known."""
+
+    def __init__(self, app: Any, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Run the application on a request whose body was read whole."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        body, more = b"", not declared.isdigit() or int(declared) <= self.most
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # the client is gone
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.most:
+                break
+        else:
+            if not declared.isdigit() or int(declared) <= self.most:
+                await self.app(scope, _replayed(body, receive), send)
+                return
+        refusal = error(f"the request is larger than {self.most} bytes, the limit of this service")
+        await JSONResponse(refusal, 413)(scope, receive, send)
+
+
+def _replayed(body: bytes, receive: Any) -> Any:
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Any:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
+def require_key(app: FastAPI, key: str) -> None:
+    """Answer only requests with `Authorization: Bearer <key>`; the page and /health need none."""
+
+    @app.middleware("http")
+    async def check(request: Request, call_next: Any) -> Any:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if request.url.path in _OPEN or hmac.compare_digest(given.encode(), key.encode()):
+            return await call_next(request)
+        refusal = error("the API key is missing or wrong", code="invalid_api_key")
+        return JSONResponse(refusal, 401, {"WWW-Authenticate": "Bearer"})
+
+
+def refusal(problem: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body of an error of this package."""
+    if isinstance(problem, FullError):
+        return 429, error(str(problem), "rate_limit_error", "queue_full")
+    if isinstance(problem, TimeoutError):
+        return 504, error("the answer took longer than this service allows", "server_error", "timeout")
+    return 400, error(str(problem))
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Give every error the body that OpenAI's clients read."""
+
+    @app.exception_handler(TbtError)
+    @app.exception_handler(TimeoutError)
+    async def ours(_request: Request, problem: Exception) -> JSONResponse:
+        status, body = refusal(problem)
+        return JSONResponse(body, status, {"Retry-After": "1"} if status == 429 else None)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, problem: RequestValidationError) -> JSONResponse:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        return JSONResponse(error(f"{place or 'body'}: {first['msg']}"), 400)
+
+    @app.exception_handler(HTTPException)
+    async def http(_request: Request, problem: HTTPException) -> JSONResponse:
+        return JSONResponse(error(str(problem.detail)), problem.status_code, problem.headers)
+
+    @app.exception_handler(Exception)
+    async def others(_request: Request, problem: Exception) -> JSONResponse:
+        log.error("a request failed", exc_info=problem)
+        return JSONResponse(error("the service failed; its log says how", "server_error"), 500)

@@ -1,0 +1,39 @@
+"""What a service counts, in the format of Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tbt_compile.runtime.continuous import Engine
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Counters of one service.
+
+    Args:
+        engine: its queue is measured when the metrics are read.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "tbt_requests", "Requests by route and status", ["route", "status"], registry=registry
+        )
+        self.prompt_tokens = Counter("tbt_prompt_tokens", "Tokens of prompts and sources", registry=registry)
+        self.new_tokens = Counter("tbt_new_tokens", "Tokens written", registry=registry)
+        self.first = Histogram(
+            "tbt_first_token_seconds", "Until the first token", buckets=_SECONDS, registry=registry
+        )
+        self.whole = Histogram(
+            "tbt_request_seconds", "Until the answer is whole", buckets=_SECONDS, registry=registry
+        )
+        waiting = Gauge("tbt_waiting_outputs", "Outputs that wait for a row", registry=registry)
+        running = Gauge("tbt_running_outputs", "Outputs that are being written", registry=registry)
+        waiting.set_function(lambda: engine.waiting)
+        running.set_function(lambda: engine.running)
+
+    def text(self) -> bytes:
+        """All values, as a scrape reads them."""
+        return generate_latest(self._registry)

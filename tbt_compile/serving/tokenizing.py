@@ -1,0 +1,130 @@
+"""From text and messages to token ids and back, with the tokenizer files in a compiled folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tbt_compile.errors import FormatError, ServingError
+
+_CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+
+
+class ServedTokenizer:
+    """The tokenizer of a folder.
+
+    Args:
+        folder: holds tokenizer.json, and for chat a template in chat_template.jinja or tokenizer_config.json.
+        ends: ids of end tokens, which encoded prompts lose.
+
+    Raises:
+        FormatError: the folder has no tokenizer, or a file that cannot be read.
+    """
+
+    def __init__(self, folder: Path, ends: Sequence[int]) -> None:
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise FormatError(
+                f"{folder} has no tokenizer.json, which a service needs: save the tokenizer in the model's "
+                "folder with save_pretrained, and lower it again"
+            )
+        self.tokenizer = Tokenizer.from_file(str(path))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self._ends = frozenset(ends)
+        config = _json(folder / _CONFIG)
+        self._specials = {
+            name: value if isinstance(value, str) else value.get("content", "")
+            for name, value in config.items()
+            if name.endswith("_token") and isinstance(value, (str, dict))
+        }
+        self._template = _compiled(folder / _TEMPLATE, config.get("chat_template"))
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether there is a chat template."""
+        return self._template is not None
+
+    def encode(self, text: str, keep_end: bool) -> list[int]:
+        """Token ids of a text, with the tokens that the tokenizer adds.
+
+        Args:
+            text: a source or a prompt.
+            keep_end: whether an end token stays, as encoders want; a prompt is to be continued.
+        """
+        ids = list(self.tokenizer.encode(text).ids)
+        while not keep_end and ids and ids[-1] in self._ends:
+            ids.pop()
+        return ids
+
+    def chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins.
+
+        Raises:
+            ServingError: there is no template, or it refuses the messages.
+        """
+        from jinja2 import TemplateError
+
+        if self._template is None:
+            raise ServingError("this model has no chat template: use /v1/completions")
+        try:
+            text = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
+        except TemplateError as error:
+            raise ServingError(f"the model's chat template refuses these messages: {error}") from error
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path} is not JSON: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _compiled(path: Path, inline: Any) -> Any:
+    """Compile a chat template as transformers does, in a sandbox: it comes with the model."""
+    from jinja2 import TemplateError
+    from jinja2.exceptions import TemplateSyntaxError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    if isinstance(inline, list):  # several by name
+        inline = next((each["template"] for each in inline if each.get("name") == "default"), None)
+    text = path.read_text(encoding="utf-8") if path.is_file() else inline
+    if text is None:
+        return None
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = _now
+    try:
+        return environment.from_string(text)
+    except TemplateSyntaxError as error:
+        raise FormatError(f"the chat template in {path.parent} cannot be read: {error}") from error
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _now(form: str) -> str:
+    from datetime import datetime
+
+    return datetime.now().strftime(form)

@@ -1,0 +1,98 @@
+"""`tbt serve` as a process: OpenAI's own client, shutdown, and clear errors before it listens."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RUN = [sys.executable, "-c", "from tbt_compile.cli import main; main()", "serve"]
+
+
+@pytest.fixture(scope="module")
+def server(llama_folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running service with a key, and its address."""
+    command = [
+        *RUN,
+        str(llama_folder),
+        "--port",
+        "0",
+        "--name",
+        "tiny",
+        "--threads",
+        "1",
+        "--api-key",
+        "secret",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := re.search(r"at (http://127.0.0.1:\d+)", line):
+                break
+        else:
+            pytest.fail("the service did not start")
+        yield process, found[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (0, 130)
+
+
+def client_of(address: str, key: str = "secret") -> Any:
+    openai = pytest.importorskip("openai", reason="the openai package is not installed")
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0)
+
+
+def test_the_openai_client_completes_streams_and_gets_errors(server: tuple[Any, str]) -> None:
+    import openai
+
+    client = client_of(server[1])
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    whole = client.completions.create(model="tiny", prompt="w1 w2", max_tokens=9)
+    parts = client.completions.create(model="tiny", prompt="w1 w2", max_tokens=9, stream=True)
+    assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
+    messages = [{"role": "user", "content": "w5"}]
+    answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=6)
+    stream = client.chat.completions.create(
+        model="tiny", messages=messages, max_tokens=6, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == answer.choices[0].message.content
+    assert chunks[-1].usage == answer.usage
+    with pytest.raises(openai.BadRequestError, match="positions: lower max_new_tokens"):
+        client.completions.create(model="tiny", prompt="w1", max_tokens=10**6)
+    with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
+        client_of(server[1], "other").models.list()
+
+
+def test_a_client_that_hangs_up_ends_its_output(server: tuple[Any, str]) -> None:
+    import httpx
+
+    headers = {"Authorization": "Bearer secret"}
+    asked = {"prompt": "w1", "max_tokens": 250, "temperature": 2, "logit_bias": {"2": -100}, "stream": True}
+    for _ in range(3):
+        with httpx.stream("POST", f"{server[1]}/v1/completions", json=asked, headers=headers) as answer:
+            next(answer.iter_lines())
+    for _ in range(100):
+        if httpx.get(f"{server[1]}/health").json()["running"] == 0:
+            return
+        threading.Event().wait(0.1)
+    pytest.fail("outputs went on without a client")
+
+
+def test_what_cannot_be_served_is_refused(llama_folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(llama_folder, bare)
+    (bare / "tokenizer.json").unlink()
+    for folder in (tmp_path / "nothing", bare):
+        refused = subprocess.run([*RUN, str(folder)], capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: ")
+        assert refused.stderr.count("\n") == 1

@@ -1,0 +1,200 @@
+"""The HTTP interface: answers equal to `generate`, streams, limits, and errors that OpenAI's clients read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tbt_compile.serving.service import Service, ServiceSettings
+
+PROMPT = "w1 w2 w3"
+
+
+def expected(service: Service, prompt: str, **settings: Any) -> str:
+    ids = service.tokenizer.encode(prompt, keep_end=False)
+    tokens = service.model.generate([ids], [[1] * len(ids)], num_beams=1, **settings)
+    return service.tokenizer.decode(tokens[0, len(ids) :].tolist())
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    parts = text.strip().split("\n\n")
+    assert parts[-1] == "data: [DONE]"
+    return [json.loads(part.removeprefix("data: ")) for part in parts[:-1]]
+
+
+def test_a_completion_is_what_generate_writes(service: Service, client: TestClient) -> None:
+    answer = client.post("/v1/completions", json={"model": "tiny", "prompt": PROMPT, "max_tokens": 12}).json()
+    assert answer["choices"][0]["text"] == expected(service, PROMPT, max_new_tokens=12)
+    assert answer["choices"][0]["finish_reason"] in ("length", "stop")
+    assert answer["usage"]["prompt_tokens"] == 3
+    assert answer["usage"]["total_tokens"] == 3 + answer["usage"]["completion_tokens"]
+    assert (answer["object"], answer["model"]) == ("text_completion", "tiny")
+
+
+def test_prompts_of_every_form(service: Service, client: TestClient) -> None:
+    ids = service.tokenizer.encode(PROMPT, keep_end=False)
+    other = service.tokenizer.encode("w9", keep_end=False)
+    for prompt, texts in (
+        ([PROMPT, "w9"], [PROMPT, "w9"]),
+        (ids, [PROMPT]),
+        ([ids, other], [PROMPT, "w9"]),
+    ):
+        answer = client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 5}).json()
+        assert [choice["text"] for choice in answer["choices"]] == [
+            expected(service, text, max_new_tokens=5) for text in texts
+        ]
+
+
+def test_samples(service: Service, client: TestClient) -> None:
+    asked = {"prompt": PROMPT, "max_tokens": 12, "temperature": 2.0, "n": 3, "seed": 5}
+    first, again = (client.post("/v1/completions", json=asked).json()["choices"] for _ in range(2))
+    texts = [choice["text"] for choice in first]
+    assert texts == [choice["text"] for choice in again]
+    assert len(set(texts)) > 1
+    assert texts[0] == expected(
+        service, PROMPT, max_new_tokens=12, do_sample=True, temperature=2.0, top_k=0, seed=5
+    )
+    assert client.post("/v1/completions", json={**asked, "temperature": 0, "n": 1}).json()["choices"][0][
+        "text"
+    ] == expected(service, PROMPT, max_new_tokens=12)
+
+
+def test_a_stream_is_the_answer_in_parts(service: Service, client: TestClient) -> None:
+    asked = {"prompt": PROMPT, "max_tokens": 12, "stream": True, "stream_options": {"include_usage": True}}
+    answer = client.post("/v1/completions", json=asked)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *parts, last = events(answer.text)
+    text = "".join(part["choices"][0]["text"] for part in parts)
+    assert text == expected(service, PROMPT, max_new_tokens=12)
+    assert parts[-1]["choices"][0]["finish_reason"]
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] > 0
+
+
+def test_chat_by_the_template(service: Service, client: TestClient) -> None:
+    messages = [
+        {"role": "system", "content": "w4"},
+        {"role": "user", "content": [{"type": "text", "text": "w5"}]},
+    ]
+    whole = client.post(
+        "/v1/chat/completions", json={"messages": messages, "max_completion_tokens": 9}
+    ).json()
+    text = expected(service, "system w4 user w5 assistant", max_new_tokens=9)
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": text}
+    asked = {"messages": messages, "max_tokens": 9, "stream": True}
+    parts = events(client.post("/v1/chat/completions", json=asked).text)
+    assert parts[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert "".join(part["choices"][0]["delta"]["content"] for part in parts) == text
+    assert parts[0]["object"] == "chat.completion.chunk"
+
+
+def test_stop_strings(service: Service, client: TestClient) -> None:
+    asked: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 40, "temperature": 2, "seed": 2}
+    text = client.post("/v1/completions", json=asked).json()["choices"][0]["text"]
+    words = text.split()
+    assert len(words) > 4
+    stop = f"{words[2]} {words[3]}"
+    asked |= {"stop": ["nowhere", stop]}
+    answer = client.post("/v1/completions", json=asked).json()["choices"][0]
+    assert (answer["text"], answer["finish_reason"]) == (text[: text.index(stop)], "stop")
+    parts = events(client.post("/v1/completions", json={**asked, "stream": True}).text)
+    assert "".join(part["choices"][0]["text"] for part in parts) == answer["text"]
+
+
+def test_a_sequence_to_sequence_model(bart_client: TestClient, bart_folder: Path) -> None:
+    import tbt_compile
+
+    model: Any = tbt_compile.load(bart_folder)
+    from tbt_compile.serving.tokenizing import ServedTokenizer
+
+    tokenizer = ServedTokenizer(bart_folder, ())
+    ids = tokenizer.encode(PROMPT, keep_end=True)
+
+    def written(**settings: Any) -> str:
+        return tokenizer.decode(model.generate([ids], [[1] * len(ids)], **settings)[0].tolist())
+
+    answer = bart_client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 7}).json()
+    assert answer["choices"][0]["text"] == written(num_beams=1, max_new_tokens=7)
+    asked = {"texts": [PROMPT, "w7"], "num_beams": 3, "max_new_tokens": 6}
+    assert bart_client.post("/translate", json=asked).json()["texts"][0] == written(
+        num_beams=3, max_new_tokens=6
+    )
+    refused = bart_client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "w1"}]})
+    assert (refused.status_code, "no chat template" in refused.json()["error"]["message"]) == (400, True)
+
+
+def test_models_health_metrics_and_page(client: TestClient) -> None:
+    assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
+    assert client.get("/v1/models/tiny").json()["object"] == "model"
+    assert client.get("/v1/models/other").status_code == 400
+    assert client.get("/health").json()["status"] == "ok"
+    metrics = client.get("/metrics").text
+    assert 'tbt_requests_total{route="/v1/models",status="200"}' in metrics
+    assert "tbt_new_tokens_total" in metrics
+    assert "<title>tbt serve</title>" in client.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": ""}, "input_ids has shape"),
+        ({"prompt": []}, "prompt is an empty list"),
+        ({"prompt": [10**6]}, "input_ids holds"),
+        ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
+        ({"max_tokens": 10**6}, "positions: lower max_new_tokens"),
+        ({"temperature": 3}, "temperature: Input should be less than or equal to 2"),
+        ({"model": "gpt"}, "the model 'gpt' does not exist"),
+        ({"presence_penalty": 1}, "presence_penalty is not available"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"best_of": 2}, "best_of"),
+        ({"tools": []}, "tools: Extra inputs are not permitted"),
+        ({"logit_bias": {"a": 1}}, "logit_bias: 'a' is no token id"),
+        ({"logit_bias": {"1000": 1}}, "outside the vocabulary"),
+    ],
+    ids=str,
+)
+def test_requests_that_do_not_fit(client: TestClient, changes: dict[str, Any], message: str) -> None:
+    for stream in (False, True):
+        answer = client.post("/v1/completions", json={"prompt": PROMPT, "stream": stream, **changes})
+        assert answer.status_code == 400
+        assert message in answer.json()["error"]["message"]
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_bodies_that_are_no_requests(client: TestClient) -> None:
+    assert client.post("/v1/completions", content=b"{").status_code == 400
+    assert client.post("/v1/completions", content=b"\xff\xfe").status_code == 400
+    large = json.dumps({"prompt": "w1 " * 2**20}).encode()
+    for body in (large, iter([large[:1000], large[1000:]])):  # with a declared length, and without
+        answer = client.post("/v1/completions", content=body)
+        assert answer.status_code == 413
+        assert "larger than 1048576 bytes" in answer.json()["error"]["message"]
+    assert client.get("/nothing").json()["error"]["message"] == "Not Found"
+
+
+def test_keys(llama_folder: Path) -> None:
+    service = Service(llama_folder, ServiceSettings(api_key="secret"))
+    client = TestClient(service.app)
+    assert client.get("/v1/models").status_code == 401
+    assert client.get("/v1/models", headers={"Authorization": "Bearer other"}).status_code == 401
+    assert client.get("/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
+    assert client.get("/health").status_code == client.get("/").status_code == 200
+    service.close()
+
+
+def test_a_full_queue_and_a_timeout(llama_folder: Path) -> None:
+    service = Service(
+        llama_folder, ServiceSettings(most_rows=1, most_waiting=2, timeout=0.0001), num_threads=1
+    )
+    client = TestClient(service.app)
+    full = client.post("/v1/completions", json={"prompt": PROMPT, "n": 3, "temperature": 1})
+    assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+    assert full.json()["error"]["code"] == "queue_full"
+    slow = client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 200})
+    assert slow.status_code == 504
+    service.settings.__dict__["timeout"] = 60.0
+    assert service.engine.running <= 1
+    service.close(finish=False)
