@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tbt_compile.integrations.registration import register_with_transformers
+
 __version__ = "0.1.0"
 
 # No module may share a name with a function exported here: importing the module would shadow the function.
@@ -23,16 +25,20 @@ _EXPORTS = {
     "prepare": "tbt_compile.preparation",
     "plan": "tbt_compile.preparation",
     "load_prepared": "tbt_compile.preparation",
+    "set_scales": "tbt_compile.preparation",
     "QuantPlan": "tbt_compile.passes.prepare.plan",
     "freeze": "tbt_compile.freezing",
     "FrozenModel": "tbt_compile.freezing",
     "lower": "tbt_compile.lowering",
+    "model_card": "tbt_compile.integrations.model_card",
+    "quantize_": "tbt_compile.integrations.torchao",
     "from_pretrained": "tbt_compile.checkpoints.loading",
     "load": "tbt_compile.loading",
     "summary": "tbt_compile.inspection.summarize",
     "Summary": "tbt_compile.inspection.layers",
     "CompiledModel": "tbt_compile.runtime.compiled_model",
     "CompiledModule": "tbt_compile.runtime.compiled_module",
+    "TbtConfig": "tbt_compile.adapters.quantization_config",
     "CompiledModelForSeq2SeqLM": "tbt_compile.adapters.compiled_seq2seq",
     "Seq2SeqPipeline": "tbt_compile.adapters.seq2seq_pipeline",
 }
@@ -47,6 +53,7 @@ __all__ = [
     "Recipe",
     "Seq2SeqPipeline",
     "Summary",
+    "TbtConfig",
     "TbtError",
     "__version__",
     "freeze",
@@ -54,23 +61,29 @@ __all__ = [
     "load",
     "load_prepared",
     "lower",
+    "model_card",
     "plan",
     "prepare",
+    "quantize_",
+    "set_scales",
     "summary",
 ]
 
 if TYPE_CHECKING:
     from tbt_compile.adapters.compiled_seq2seq import CompiledModelForSeq2SeqLM
+    from tbt_compile.adapters.quantization_config import TbtConfig
     from tbt_compile.adapters.seq2seq_pipeline import Seq2SeqPipeline
     from tbt_compile.encoding import Encoding
     from tbt_compile.errors import TbtError
     from tbt_compile.freezing import FrozenModel, freeze
     from tbt_compile.inspection.layers import Summary
     from tbt_compile.inspection.summarize import summary
+    from tbt_compile.integrations.model_card import model_card
+    from tbt_compile.integrations.torchao import quantize_
     from tbt_compile.loading import load
     from tbt_compile.lowering import lower
     from tbt_compile.passes.prepare.plan import QuantPlan
-    from tbt_compile.preparation import load_prepared, plan, prepare
+    from tbt_compile.preparation import load_prepared, plan, prepare, set_scales
     from tbt_compile.recipe import Recipe
     from tbt_compile.runtime.compiled_model import CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
@@ -87,3 +100,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+register_with_transformers()

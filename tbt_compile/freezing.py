@@ -14,18 +14,24 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.adapters.wrappers import unwrapped
-from tbt_compile.dtypes import COMPUTATION, as_float32, checkpoint_dtypes
+from tbt_compile.dtypes import COMPUTATION, as_float32
 from tbt_compile.errors import CaptureError, PlanError
 from tbt_compile.modules import evaluation_mode, is_prepared, iter_quantized
 from tbt_compile.modules.calls import CallWithWeight, QuantizedCall, keeping_weights
 from tbt_compile.modules.computed_weights import compute_weights, stored_weight
-from tbt_compile.modules.frozen import FrozenActivation, FrozenWeight, drop_float_weights, is_placeholder
+from tbt_compile.modules.frozen import (
+    FrozenActivation,
+    FrozenWeight,
+    drop_float_weights,
+    is_frozen,
+    is_placeholder,
+)
 from tbt_compile.ops.exact import exact
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.quantizers.split import SplitWeightQuantizer
 from tbt_compile.recipe import Recipe
-from tbt_compile.storage.frozen_folder import save_frozen
+from tbt_compile.storage.frozen_folder import describe_frozen, save_frozen
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,10 @@ class FrozenModel:
     module: nn.Module
     recipe: Recipe
     dtypes: list[str] = field(default_factory=lambda: [COMPUTATION])
+
+    def __post_init__(self) -> None:
+        description = {**describe_frozen(self.module), "dtypes": self.dtypes}
+        adapter_for(self.module).finish_frozen(self.module, self.recipe, description)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model in eager mode; float arguments are converted to float32."""
@@ -88,14 +98,16 @@ def freeze(model: nn.Module) -> FrozenModel:
     The prepared model is not changed; one in a wrapper (DataParallel, torch.compile) is unwrapped. Tied
     weights become one packed tensor. The frozen model is in eval mode and computes in float32. From a float32
     model, that is exactly what the prepared model computes in eval mode. Other float parameters are converted
-    and keep their values, and codes stay the same.
+    and keep their values, and codes stay the same. A model that is frozen already, such as `from_pretrained`
+    of transformers returns, is itself the module of the result.
 
     Raises:
         PlanError: the model is not prepared, was never run (its activation scales are unset), or has
             weights without a packed form (pruned or split).
     """
     model = unwrapped(model)
-    _check_freezable(model)
+    if not is_frozen(model):
+        _check_freezable(model)
     return packed_copy(model)
 
 
@@ -104,6 +116,8 @@ def packed_copy(model: nn.Module) -> FrozenModel:
     form stay."""
     adapter = adapter_for(model)
     recipe = adapter.stored_recipe(model)
+    if is_frozen(model):
+        return FrozenModel(model, recipe or Recipe(), adapter.checkpoint_dtypes(model))
     frozen = _copy_to_pack(model)
     compute_weights(frozen)
     with keeping_weights(frozen):
@@ -112,7 +126,7 @@ def packed_copy(model: nn.Module) -> FrozenModel:
     drop_float_weights(frozen)
     adapter.convert_to_float32(frozen)  # only now: the weights that were dropped are the prepared model's
     call_record.restore(frozen, call_record.in_float32(call_record.recorded(frozen)))
-    return FrozenModel(frozen.requires_grad_(False), recipe or Recipe(), checkpoint_dtypes(model))
+    return FrozenModel(frozen.requires_grad_(False), recipe or Recipe(), adapter.checkpoint_dtypes(model))
 
 
 def _check_freezable(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
@@ -19,6 +20,7 @@ from tbt_compile.passes.prepare.capture import split_example_inputs
 from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.pipeline import PLAN, PREPARE
 from tbt_compile.passes.prepare.plan import QuantPlan
+from tbt_compile.quantizers.first_batch import same_batch
 from tbt_compile.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -84,7 +86,8 @@ def prepare(
 
     What `lower` will refuse is logged as a warning as far as the captured graph shows it.
 
-    A model that `from_pretrained` read from the folder of a prepared model gets its exact scales back.
+    `from_pretrained` of transformers prepares what it reads from the folder of a prepared model, and gives it
+    its exact scales back.
 
     Args:
         model: a transformers model, or any `nn.Module` that `torch.export` can capture, in float32, bfloat16,
@@ -94,7 +97,7 @@ def prepare(
             only if it was exported in training mode. Its example inputs are the default. The model inside
             DataParallel, DistributedDataParallel or torch.compile is prepared, and the wrapper is returned.
         recipe: the paper's E-W-A notation, the name of a registered recipe, or a `Recipe`. The default is
-            the recipe that the model was saved with, else "2-2-2".
+            the recipe that the model was saved with, else "2-2-2"; a model that is prepared stays as it is.
         example_inputs: a tensor, a tuple of arguments, or a dict by argument name. Not needed for
             transformers models: they are derived from the config.
         dump: folder to which every phase of the pipeline writes its graph and findings.
@@ -111,6 +114,8 @@ def prepare(
         FormatError: the folder that the model was loaded from lacks some of its scales.
     """
     model, example_inputs = opened(model, example_inputs)
+    if recipe is None and is_prepared(unwrapped(model)):
+        return model
     check_growable(model)
     follow_mode(unwrapped(model))
     context = make_context(model, recipe, example_inputs)
@@ -157,7 +162,7 @@ def opened(model: Any, example_inputs: Any) -> tuple[Any, Any]:
 def load_prepared(folder: str | Path) -> nn.Module:
     """Load a prepared transformers model, with its scales, from the folder that `save_pretrained` wrote.
 
-    The same as `prepare(Class.from_pretrained(folder))` with the class that was saved.
+    The same as `Class.from_pretrained(folder)` with the class that was saved.
 
     Raises:
         FormatError: the folder does not exist, was not saved from a prepared model, or lacks some scales.
@@ -165,6 +170,28 @@ def load_prepared(folder: str | Path) -> nn.Module:
     from tbt_compile.adapters.pretrained import load_float
 
     return prepare(load_float(folder))
+
+
+def set_scales(model: nn.Module, *args: Any, **kwargs: Any) -> None:
+    """Run a prepared model on one batch, which sets the learned scales that are not set yet.
+
+    The first batch of a training in one process does that by itself. In several processes call this in each
+    of them with the same batch, before the model is sharded; without, the first batch is refused.
+
+    Args:
+        model: prepared, possibly in a wrapper that does not shard it.
+        args, kwargs: of its forward.
+
+    Raises:
+        PlanError: the model is not prepared, or its parameters are sharded.
+    """
+    inner = unwrapped(model)
+    if not is_prepared(inner):
+        raise PlanError(
+            f"this {type(inner).__name__} has no quantizers: call tbt_compile.prepare(model) first"
+        )
+    with torch.no_grad(), same_batch():
+        inner(*args, **kwargs)
 
 
 def make_context(

@@ -138,3 +138,20 @@ def test_weights_of_the_baselines_are_those_of_tbt_where_rows_have_no_mean() -> 
     assert binary == pytest.approx({"equal_codes": 1.0, "scale_ratio": 1.0, "without_gradient": 0.5})
     model.model.shared.weight.data += 2.0
     assert compare(model, "1-1-1")["equal_codes"] < 1.0
+
+
+def test_training_levers_are_measured_one_process_each(tmp_path: Path) -> None:
+    file = tmp_path / "levers.json"
+    command = [str(FOLDER / "training_levers.py"), "--shape", "small", "--tokens", "16", "--batch-size", "2"]
+    levers = ["off", "fp32", "bf16"]
+    done = subprocess.run(
+        [sys.executable, *command, "--levers", *levers, "--json", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["lever"]: row for row in json.loads(file.read_text())["rows"]}
+    assert list(rows) == levers
+    assert all(row["seconds"] > 0 and row["mib"] > 100 for row in rows.values())
+    assert abs(rows["bf16"]["loss"] - rows["fp32"]["loss"]) < 0.1

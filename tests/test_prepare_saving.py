@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import tbt_compile
+from tbt_compile.adapters.pretrained import load_float
 from tbt_compile.errors import FormatError, PlanError
 from tbt_compile.preparation import load_prepared
 
@@ -50,9 +51,9 @@ def assert_same(left: PreTrainedModel, right: PreTrainedModel) -> None:
 def test_save_and_load_are_exact(family: str, tmp_path: Path) -> None:
     model = trained(family)
     model.save_pretrained(tmp_path)
-    loaded = tbt_compile.prepare(type(model).from_pretrained(tmp_path))
+    loaded = type(model).from_pretrained(tmp_path)
     assert_same(model, loaded)
-    assert loaded.config.tbt_recipe == model.config.tbt_recipe
+    assert loaded.config.to_dict()["quantization_config"] == model.config.to_dict()["quantization_config"]
 
 
 def test_load_prepared_finds_class_and_recipe(tmp_path: Path) -> None:
@@ -67,19 +68,19 @@ def test_shards_are_read_too(tmp_path: Path) -> None:
     model = trained("bart")
     model.save_pretrained(tmp_path, max_shard_size="40KB")
     assert (tmp_path / "model.safetensors.index.json").exists()
-    assert_same(model, tbt_compile.prepare(type(model).from_pretrained(tmp_path)))
+    assert_same(model, type(model).from_pretrained(tmp_path))
 
 
 def test_another_recipe_starts_with_new_scales(tmp_path: Path) -> None:
     trained("bart").save_pretrained(tmp_path)
-    model = tbt_compile.prepare(FAMILIES["bart"]().from_pretrained(tmp_path), "1-1-1")
+    model = tbt_compile.prepare(load_float(tmp_path), "1-1-1")
     assert not any(value for name, value in model.state_dict().items() if name.endswith("initialized"))
 
 
 def test_scales_of_other_weights_are_not_taken(tmp_path: Path) -> None:
     """A model built from the saved config alone has its own weights, for which the scales mean nothing."""
     trained("bart").save_pretrained(tmp_path)
-    loaded = FAMILIES["bart"]().from_pretrained(tmp_path)
+    loaded = load_float(tmp_path)
     fresh = tbt_compile.prepare(type(loaded)(loaded.config))
     assert not any(value for name, value in fresh.state_dict().items() if name.endswith("initialized"))
 
@@ -90,7 +91,7 @@ def test_scales_of_other_weights_are_not_taken(tmp_path: Path) -> None:
 def test_scales_survive_another_dtype(saved: torch.dtype, read: torch.dtype, tmp_path: Path) -> None:
     model = trained("bart").to(saved)
     model.save_pretrained(tmp_path)
-    loaded = tbt_compile.prepare(type(model).from_pretrained(tmp_path, dtype=read))
+    loaded = type(model).from_pretrained(tmp_path, dtype=read)
     assert loaded.dtype == read
     for name, value in model.state_dict().items():
         if name.endswith((".scale", ".initialized")):
@@ -100,11 +101,11 @@ def test_scales_survive_another_dtype(saved: torch.dtype, read: torch.dtype, tmp
 def test_scales_that_are_not_restored_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = trained("bart")
     model.save_pretrained(tmp_path)
-    rounded = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16).float()
+    rounded = load_float(tmp_path).bfloat16().float()
     assert not tbt_compile.prepare(rounded).lm_head.weight_quantizer.state_dict()
     assert f"the scales in {tmp_path} are not restored: they belong to other weights" in caplog.text
     caplog.clear()
-    tbt_compile.prepare(type(model.model).from_pretrained(tmp_path))  # other names: no head
+    type(model.model).from_pretrained(tmp_path)  # other names: no head
     assert "are not restored" in caplog.text
 
 
@@ -115,7 +116,7 @@ def test_missing_scales_are_an_error(tmp_path: Path) -> None:
     del tensors["model.encoder.layers.0.fc1.input_quantizer.scale"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(FormatError, match=r"fc1\.input_quantizer\.scale.*save the prepared model again"):
-        tbt_compile.prepare(type(model).from_pretrained(tmp_path))
+        type(model).from_pretrained(tmp_path)
 
 
 def test_load_prepared_refuses_other_folders(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_load_prepared_refuses_other_folders(tmp_path: Path) -> None:
 def test_config_holds_the_recipe_and_no_attention_implementation(tmp_path: Path) -> None:
     trained("bart", "2-1-8").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    assert config["tbt_recipe"]["weight_bits"] == 1
+    assert config["quantization_config"]["recipe"]["weight_bits"] == 1
     assert "tbt" not in [value for value in config.values() if isinstance(value, str)]
 
 

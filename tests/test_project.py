@@ -33,7 +33,7 @@ WITHOUT_TORCH = (
 )
 
 # What stands above the model and its compiler: nothing below may know of it.
-APPLICATIONS = ("training", "evaluation", "reproduce", "demo", "bench", "cli")
+APPLICATIONS = ("integrations", "training", "evaluation", "reproduce", "demo", "bench", "cli")
 # By package, what it must not import, at the top or inside a function.
 FORBIDDEN = {
     "encoding": ("quantizers", "modules", "passes", "codegen", "runtime", "adapters", "storage"),

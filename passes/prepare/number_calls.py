@@ -80,6 +80,24 @@ def numbering(model: nn.Module) -> Iterator[NumberedCalls]:
             handle.remove()
 
 
+@contextmanager
+def numbered(graph: fx.Graph) -> Iterator[tuple[str, ...]]:
+    """Number the product calls of a graph as those of one forward in the `with` block; yields their names.
+
+    An exported graph remembers which module of the original model made a call. Here its own forward does.
+    """
+    nodes = [node for node in graph.nodes if product_name(node.target) is not None]
+    before = [dict(node.meta) for node in nodes]
+    for number, node in enumerate(nodes):
+        node.meta["custom"] = {**(node.meta.get("custom") or {}), _KEY: ("", number)}
+    try:
+        yield tuple(str(product_name(node.target)) for node in nodes)
+    finally:
+        for node, meta in zip(nodes, before, strict=True):
+            node.meta.pop("custom")
+            node.meta.update(meta)
+
+
 def number_of(node: fx.Node) -> int | None:
     """The number of the call that a node of the captured graph is; None if it is no numbered product."""
     found = _annotation(node)

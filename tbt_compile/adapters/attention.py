@@ -5,7 +5,6 @@ Importing this file registers it with transformers.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -42,9 +41,10 @@ def _no_forward() -> None:
     """Stand in for the forward of a class that defines none."""
 
 
-@functools.cache
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the parameters, in a way that torch.compile can follow."""
+    code = inspect.unwrap(function).__code__
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def tbt_attention(

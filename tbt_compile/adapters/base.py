@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tbt_compile.adapters import call_record
 from tbt_compile.adapters.results import result_of, take_apart
 from tbt_compile.adapters.units import ExportUnits
+from tbt_compile.dtypes import checkpoint_dtypes
 from tbt_compile.errors import CaptureError, LoweringError
 from tbt_compile.modules import QuantizedEmbedding, QuantizedLinear
 from tbt_compile.passes.check_autocast import check_autocast
@@ -95,6 +96,10 @@ class Adapter:
         """Return the recipe that the model was prepared with or, before that, saved with."""
         return getattr(model, "tbt_recipe", None)
 
+    def checkpoint_dtypes(self, model: nn.Module) -> list[str]:
+        """Return the dtypes of the checkpoint that a prepared or frozen model comes from."""
+        return checkpoint_dtypes(model)
+
     def restore(self, model: nn.Module) -> None:
         """Restore the quantizers of a prepared model from the folder that the model was loaded from."""
 
@@ -148,3 +153,12 @@ class Adapter:
     def finish(self, model: nn.Module, recipe: Recipe) -> None:
         """Finish preparing a model whose modules are all converted: record the recipe on it."""
         model.tbt_recipe = recipe  # type: ignore[assignment]
+
+    def finish_frozen(self, model: nn.Module, recipe: Recipe, description: dict[str, Any]) -> None:
+        """Finish freezing a model.
+
+        Args:
+            model: with packed weights.
+            recipe: that it was prepared with.
+            description: of its tensors, JSON-ready, from which its quantizers can be made again.
+        """

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.quantizers import AutoHfQuantizer
 
 from tbt_compile.adapters import attention, call_record, decoder_units, pretrained, seq2seq_units
 from tbt_compile.adapters.base import Adapter
@@ -22,6 +23,7 @@ from tbt_compile.adapters.conv1d import QuantizedConv1D
 from tbt_compile.adapters.decode_settings import check_search, generation_settings
 from tbt_compile.adapters.example_inputs import example_inputs
 from tbt_compile.adapters.local_attention import local_attention
+from tbt_compile.adapters.quantization_config import TbtConfig, quantization_of, set_quantization
 from tbt_compile.adapters.rope import original_frequencies
 from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.errors import PlanError
@@ -108,6 +110,13 @@ class HuggingFaceAdapter(Adapter):
         """Return the recipe in the model's config."""
         return pretrained.stored_recipe(_pretrained(model).config)
 
+    def checkpoint_dtypes(self, model: nn.Module) -> list[str]:
+        """Return those that a frozen model was saved with, else those of the model."""
+        found = quantization_of(_pretrained(model).config)
+        if found is None or found.frozen is None:
+            return super().checkpoint_dtypes(model)
+        return list(found.frozen["dtypes"])
+
     def restore(self, model: nn.Module) -> None:
         """Load the scales in the model's folder if the weights there are still those of the model."""
         pretrained.restore_quantizers(_pretrained(model))
@@ -138,7 +147,19 @@ class HuggingFaceAdapter(Adapter):
         checked = _pretrained(model)
         checked.set_attn_implementation(attention.IMPLEMENTATION)
         attention.guard(checked)
-        checked.config.tbt_recipe = recipe.to_dict()
+        set_quantization(checked.config, TbtConfig(recipe))
+
+    def finish_frozen(self, model: nn.Module, recipe: Recipe, description: dict[str, Any]) -> None:
+        """Let `save_pretrained` write the packed tensors, and record in the config how to load them.
+
+        Args:
+            model, recipe, description: as for `Adapter.finish_frozen`.
+        """
+        checked = _pretrained(model)
+        quantization = TbtConfig(recipe, frozen=description)
+        set_quantization(checked.config, quantization)
+        checked.hf_quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=True)
+        checked.is_quantized = True
 
 
 def _layer_types(config: PreTrainedConfig) -> list[str]:

@@ -1,7 +1,7 @@
 """Round trip of prepared models through transformers' `save_pretrained` folders.
 
-`config.json` holds the recipe as `tbt_recipe`; the weight files hold the scales of the quantizers.
-`from_pretrained` builds the full-precision model and ignores the scales; `prepare` restores them.
+`config.json` holds the recipe in its `quantization_config`; the weight files hold the scales of the
+quantizers. What is read here is the full-precision model, without the scales; `prepare` restores them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -28,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
+from tbt_compile.adapters.quantization_config import TbtConfig, quantization_of, set_quantization
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import iter_quantized
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
@@ -38,8 +40,8 @@ log = logging.getLogger(__name__)
 
 def stored_recipe(config: PreTrainedConfig) -> Recipe | None:
     """Return the recipe in a config, or None if the config is not of a prepared model."""
-    values = getattr(config, "tbt_recipe", None)
-    return None if values is None else Recipe.from_dict(values)
+    found = quantization_of(config)
+    return None if found is None else found.recipe
 
 
 def restore_quantizers(model: PreTrainedModel) -> bool:
@@ -139,22 +141,48 @@ def load_float(folder: str | Path) -> PreTrainedModel:
     Raises:
         FormatError: the folder does not exist or was not saved from a prepared model.
     """
+    config, quantization = _quantized_config(folder)
+    if quantization.frozen is not None:
+        raise FormatError(
+            f"{folder} holds a frozen model, whose weights are packed: load it with from_pretrained of "
+            "transformers or of tbt_compile"
+        )
+    model = _load_without_quantizers(_class_of(config), folder, config)
+    set_quantization(model.config, quantization)
+    return model
+
+
+def load_packed(folder: str | Path) -> PreTrainedModel:
+    """Load a frozen model from a folder that its `save_pretrained` wrote.
+
+    Raises:
+        FormatError: the folder does not exist, or holds no frozen model.
+    """
+    config, _ = _quantized_config(folder)
+    model: PreTrainedModel = _class_of(config).from_pretrained(folder)
+    return model
+
+
+def _quantized_config(folder: str | Path) -> tuple[PreTrainedConfig, TbtConfig]:
+    """The config of a prepared or frozen model, and its quantization."""
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise FormatError(
             f"{folder} has no model to load: expected a folder written by save_pretrained"
         ) from error
-    names = config.architectures or []
-    if stored_recipe(config) is None or not names:
+    quantization = quantization_of(config)
+    if quantization is None or not config.architectures:
         raise FormatError(
             f"{folder} was not saved from a prepared model: its config names no recipe; load it with "
             "from_pretrained and call prepare with a recipe"
         )
-    with _errors_only():
-        model = getattr(transformers, names[0]).from_pretrained(folder)
-    assert isinstance(model, PreTrainedModel)
-    return model
+    return config, quantization
+
+
+def _class_of(config: PreTrainedConfig) -> Any:
+    """The class of transformers that a config names first."""
+    return getattr(transformers, config.architectures[0])
 
 
 def load_generator(folder: str | Path) -> PreTrainedModel:
@@ -175,7 +203,7 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
                 "decoder-only model; prepare and lower others from Python"
             )
         loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model: PreTrainedModel = loader.from_pretrained(folder)
+        model = _load_without_quantizers(loader, folder, config)
     return model.eval()
 
 
@@ -189,11 +217,11 @@ def load_pretrained(folder: str | Path) -> PreTrainedModel:
         FormatError: the folder cannot be read.
     """
     with _reading(folder):
-        names = AutoConfig.from_pretrained(folder).architectures or []
+        config = AutoConfig.from_pretrained(folder)
+        names = config.architectures or []
         found = getattr(transformers, names[0], None) if names else None
         if found is not None:
-            model: PreTrainedModel = found.from_pretrained(folder)
-            return model.eval()
+            return _load_without_quantizers(found, folder, config).eval()
     return load_generator(folder)
 
 
@@ -210,6 +238,16 @@ def _reading(folder: str | Path) -> Iterator[None]:
         raise FormatError(
             f"{folder} cannot be read ({reason}): expected a model that save_pretrained wrote"
         ) from error
+
+
+def _load_without_quantizers(loader: Any, folder: str | Path, config: PreTrainedConfig) -> PreTrainedModel:
+    """Call `loader.from_pretrained`, with no quantization by this package in the config."""
+    if quantization_of(config) is not None:
+        set_quantization(config, None)
+    with _errors_only():
+        model = loader.from_pretrained(folder, config=config)
+    assert isinstance(model, PreTrainedModel)
+    return model
 
 
 @contextmanager

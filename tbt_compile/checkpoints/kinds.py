@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+METHOD = "tbt"
+"""The name of this package's quantization in transformers."""
+KEY = "quantization_config"
+EARLIER_KEY = "tbt_recipe"
+"""Where a config says how the model is quantized, and where it said so before."""
+PREPARED, PACKED = "prepared", "packed"
+"""Models that train on, and those with packed tensors."""
 
 _SUFFIX, _MAGIC = ".gguf", b"GGUF"
 
@@ -13,3 +23,11 @@ def is_gguf(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return path.suffix.lower() == _SUFFIX or file.read(len(_MAGIC)) == _MAGIC
+
+
+def kind_of(config: Mapping[str, Any]) -> str | None:
+    """What the fields of a `config.json` say: `PREPARED`, `PACKED`, or None for a model of another kind."""
+    quantization = config.get(KEY) or {}
+    if quantization.get("quant_method") != METHOD:
+        return PREPARED if EARLIER_KEY in config else None
+    return PACKED if quantization.get("frozen") else PREPARED

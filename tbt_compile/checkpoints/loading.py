@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tbt_compile.adapters import adapter_for
+from tbt_compile.adapters.pretrained import load_packed
 from tbt_compile.checkpoints.bitnet import byte_activation
 from tbt_compile.checkpoints.gguf_file import GgufCheckpoint
-from tbt_compile.checkpoints.kinds import is_gguf
+from tbt_compile.checkpoints.kinds import PACKED, PREPARED, is_gguf, kind_of
 from tbt_compile.checkpoints.layers import Layer, names_of_parameters, read_layers
 from tbt_compile.checkpoints.source import Checkpoint, SafetensorsCheckpoint
 from tbt_compile.checkpoints.weightless import weightless
@@ -123,9 +125,15 @@ def _saved(folder: Path) -> FrozenModel | None:
             raise FormatError(f"{folder} is compiled already: open it with tbt_compile.load")
         return model
     config = folder / "config.json"
-    if config.is_file() and '"tbt_recipe"' in config.read_text(encoding="utf-8", errors="replace"):
-        return freeze(load_prepared(folder))
-    return None
+    if not config.is_file():
+        return None
+    try:
+        kind = kind_of(json.loads(config.read_text(encoding="utf-8")))
+    except ValueError:  # transformers says what is wrong with it
+        return None
+    if kind == PACKED:
+        return freeze(load_packed(folder))
+    return freeze(load_prepared(folder)) if kind == PREPARED else None
 
 
 def _check_method(checkpoint: Checkpoint) -> None:

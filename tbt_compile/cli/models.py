@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tbt_compile.checkpoints.kinds import is_gguf
+from tbt_compile.checkpoints.kinds import PACKED, PREPARED, is_gguf, kind_of
 from tbt_compile.errors import DataError, FormatError, RecipeError
 from tbt_compile.storage import model_folder
 
@@ -18,7 +18,7 @@ def stage_of(folder: Path) -> str:
 
     Returns:
         A kind of `storage.model_folder`, "prepared" (trained with quantizers), "ternary" (a GGUF file, or a
-        folder with a quantization config) or "float".
+        folder with packed weights) or "float".
 
     Raises:
         FormatError: there is no such folder or file, or no model in it.
@@ -39,8 +39,9 @@ def stage_of(folder: Path) -> str:
         fields = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FormatError(f"{config} is damaged ({error}): save the model again") from error
-    if "tbt_recipe" in fields:
-        return "prepared"
+    kind = kind_of(fields)
+    if kind is not None:
+        return "ternary" if kind == PACKED else kind
     return "ternary" if "quantization_config" in fields else "float"
 
 
@@ -71,7 +72,7 @@ def open_model(folder: Path) -> Any:
         import tbt_compile
 
         return tbt_compile.from_pretrained(folder)
-    if stage == "prepared":
+    if stage == PREPARED:
         from tbt_compile.preparation import load_prepared
 
         return load_prepared(folder).eval()

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from tbt_compile.errors import CaptureError
@@ -66,11 +67,8 @@ class QuantizedAttention(nn.Module):
         """
         tensors, constants = split_inputs(inputs, parent)
         key = (function, parent.training, tuple(tensors), tuple(constants.items()))
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            compiled = _compile(self.graph_of(function, parent, inputs))
-            self._compiled[key] = compiled
-        return compiled(parent, *tensors.values())
+        _trace_once(self, parent, *key)
+        return self._compiled[key](parent, *tensors.values())
 
     def graph_of(
         self, function: Callable[..., Any], parent: nn.Module, inputs: Mapping[str, Any]
@@ -89,7 +87,30 @@ class QuantizedAttention(nn.Module):
             CaptureError: as for `forward`.
         """
         tensors, constants = split_inputs(inputs, parent)
-        graph = trace_call(function, parent, tensors, constants)
+        return self.trace(function, parent, tuple(tensors), constants)
+
+    def trace(
+        self,
+        function: Callable[..., Any],
+        parent: nn.Module,
+        names: tuple[str, ...],
+        constants: dict[str, Any],
+    ) -> fx.Graph:
+        """Trace the graph of a kind of call.
+
+        Args:
+            function: as for `forward`.
+            parent: as for `forward`.
+            names: of the inputs that are tensors.
+            constants: the other inputs.
+
+        Returns:
+            A graph with one placeholder per name.
+
+        Raises:
+            CaptureError: the code cannot be traced.
+        """
+        graph = trace_call(function, parent, names, constants)
         quantize_products(graph, parent, f"{CHILD}.", self.rank, self.without_softmax)
         if self.rewrite is not None:
             self.rewrite(graph)
@@ -102,6 +123,21 @@ class QuantizedAttention(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _trace_once(
+    core: QuantizedAttention,
+    parent: nn.Module,
+    function: Callable[..., Any],
+    training: bool,
+    names: tuple[str, ...],
+    constants: tuple[tuple[str, Any], ...],
+) -> None:
+    """Fill the core's cache for a kind of call. torch.compile runs this, instead of tracing the tracer."""
+    key = (function, training, names, constants)
+    if key not in core._compiled:
+        core._compiled[key] = _compile(core.trace(function, parent, names, dict(constants)))
 
 
 class QuantizedBlock:

@@ -129,6 +129,11 @@ class FrozenActivation(Float32State):
         return f"{self.encoding.value}, center={self.center}"
 
 
+def is_frozen(model: nn.Module) -> bool:
+    """Whether the quantizers of a model are frozen ones."""
+    return any(isinstance(module, FrozenWeight | FrozenActivation) for module in model.modules())
+
+
 def drop_float_weights(model: nn.Module) -> None:
     """Replace the float weight of every module that has packed codes by a `PackedView`.
 

@@ -27,6 +27,7 @@ class PackedView:
 
     requires_grad = False
     is_meta = False
+    _is_hf_initialized = True  # transformers draws no values for it
 
     def __init__(self, packed: FrozenWeight, transposed: bool) -> None:
         self._packed, self._transposed = packed, transposed

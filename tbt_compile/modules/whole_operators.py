@@ -42,6 +42,8 @@ def whole_linear(x: Tensor, activation: Any, weight: nn.Module, bias: Tensor | N
     Returns:
         float32 [..., N], or None.
     """
+    if torch.compiler.is_dynamo_compiling():  # which reads no context variable, and captures nothing here
+        return None
     if not _CAPTURING.get() or x.dtype is not torch.float32 or x.dim() < 2:
         return None
     if not isinstance(weight, FrozenWeight):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tbt_compile.encoding import LEAST_PEAK, Encoding
+from tbt_compile.quantizers.first_batch import check_first_batch
 from tbt_compile.quantizers.ops import QuantTensor, narrowed, widened
 from tbt_compile.quantizers.state import Float32State
 from tbt_compile.quantizers.weights import indicator, l2_scale, l2_threshold, round_weight, row_mean
@@ -74,7 +75,7 @@ def least_squares_scale(x: Tensor, start: float, encoding: Encoding, rounds: int
 
 
 class _QuantizeLearned(torch.autograd.Function):
-    """Eq. 11 and 13 with their gradients, Eq. 12 and 14, for x `[..., D]` and a scalar scale.
+    """Eq. 11 and 13 with their gradients, Eq. 12 and 14, for x `[..., D]` and a scale `[1]`.
 
     Returns codes `round(clip(x' / scale))` `[..., D]` and the scale `[]`, where x' is x minus its row mean
     if `center`, else x. The backward pass yields the paper's gradient of `codes * scale`. The scale is the
@@ -85,7 +86,7 @@ class _QuantizeLearned(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, parameter: Tensor, encoding: Encoding, center: bool, factor: float
     ) -> tuple[Tensor, Tensor]:
-        scale = parameter.clamp_min(SMALLEST_SCALE)
+        scale = parameter.clamp_min(SMALLEST_SCALE).reshape(())
         wide = widened(x)
         if center:
             wide = wide - row_mean(wide)
@@ -107,7 +108,7 @@ class _QuantizeLearned(torch.autograd.Function):
         if ctx.center:
             grad_x = grad_x.sub_(grad_x.mean(-1, keepdim=True))
         # Straight through the clamp: a scale at the bound must be able to grow again.
-        return grad_x, grad_scale * ctx.factor, None, None, None
+        return grad_x, (grad_scale * ctx.factor).reshape(1), None, None, None
 
 
 class _RoundDynamic(torch.autograd.Function):
@@ -210,7 +211,7 @@ class ActivationQuantizer(Float32State):
     without a scale.
 
     Parameters and buffers:
-        scale: float32 scalar, positive.
+        scale: float32 `[1]`, positive; not a scalar, which cannot be sharded.
         initialized: bool scalar, saved with the model. Until it is set, the first tensor seen initializes
             the scale: ternary to `2 * mean|x| / sqrt(maximum)` (LSQ), binary to `mean|x|`; with
             `initial_scale="l2"`, `least_squares_scale` refines that.
@@ -237,7 +238,7 @@ class ActivationQuantizer(Float32State):
         self.encoding, self.method, self.initial_scale = encoding, method, initial_scale
         self.center = center and method != "sign" and encoding in (Encoding.BINARY, Encoding.TERNARY)
         if self.learned:
-            self.scale = nn.Parameter(torch.ones(()))
+            self.scale = nn.Parameter(torch.ones(1))
             self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
             # Mirrors `initialized`: reading that buffer in every forward pass would synchronize with a GPU.
             self._ready = False
@@ -263,6 +264,7 @@ class ActivationQuantizer(Float32State):
             return QuantTensor(narrowed(codes, x), scale)
         if not self._ready:
             if not self.initialized:
+                check_first_batch()
                 self.initialize(x)
             self._ready = True
         factor = 1.0 / math.sqrt(max(1, x.numel()) * self.encoding.maximum)
@@ -270,8 +272,8 @@ class ActivationQuantizer(Float32State):
 
     @property
     def effective_scale(self) -> Tensor:
-        """The scale that the forward pass uses: `scale`, clamped to be positive."""
-        return self.scale.detach().clamp_min(SMALLEST_SCALE)
+        """The scale `[]` that the forward pass uses: `scale`, clamped to be positive."""
+        return self.scale.detach().clamp_min(SMALLEST_SCALE).reshape(())
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:

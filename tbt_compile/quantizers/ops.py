@@ -62,7 +62,8 @@ def narrowed(x: Tensor, like: Tensor) -> Tensor:
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Turn `torch.autocast` off on the device of x: its products would round sums of codes."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    known = torch.amp.is_autocast_available(kind)  # not on every device
+    return torch.autocast(kind, enabled=False) if known and torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _multiply(a: Tensor, b: Tensor, transpose_b: bool) -> Tensor:

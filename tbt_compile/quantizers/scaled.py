@@ -41,7 +41,7 @@ class _QuantizeScaled(torch.autograd.Function):
         grad_alpha = grad_scale / ctx.encoding.maximum
         if ctx.encoding is not Encoding.BINARY:  # a sign does not move with the clip
             grad_alpha = grad_alpha - (grad_weight * weight).sum(-1, keepdim=True) / safe
-        return grad_weight, (grad_alpha * magnitude).sum(), None
+        return grad_weight, (grad_alpha * magnitude).sum().reshape(1), None
 
 
 class ScaledWeightQuantizer(StatefulWeightQuantizer):
@@ -54,7 +54,7 @@ class ScaledWeightQuantizer(StatefulWeightQuantizer):
     only, not the mean. The mean is per row, as in all quantizers of this package; the factor is per module.
 
     Parameters:
-        factor: float32 scalar, initially 1, or 4 at 8 bits.
+        factor: float32 `[1]`, initially 1, or 4 at 8 bits.
     """
 
     factor: nn.Parameter
@@ -62,7 +62,7 @@ class ScaledWeightQuantizer(StatefulWeightQuantizer):
     def __init__(self, encoding: Encoding) -> None:
         super().__init__(encoding, center=False, method="scaled")
         if encoding.quantized:
-            self.factor = nn.Parameter(torch.tensor(FIRST_FACTOR[encoding.bits]))
+            self.factor = nn.Parameter(torch.tensor([FIRST_FACTOR[encoding.bits]]))
 
     def quantize(self, weight: Tensor) -> QuantTensor:
         if not self.encoding.quantized:

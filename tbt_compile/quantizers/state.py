@@ -26,3 +26,11 @@ class Float32State(nn.Module):
             return moved.view(torch.float32) if moved.dtype is torch.int32 else tensor
 
         return super()._apply(move, recurse)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load state in which learned scales are scalars, as they were saved before, too."""
+        for name, parameter in self._parameters.items():
+            stored = state_dict.get(prefix + name)
+            if parameter is not None and stored is not None and stored.dim() == 0 and parameter.dim() == 1:
+                state_dict[prefix + name] = stored.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)

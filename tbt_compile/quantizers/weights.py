@@ -32,6 +32,8 @@ def indicator(compare: Callable[..., Tensor], x: Tensor, bound: Tensor | float) 
     >>> indicator(torch.gt, torch.tensor([0.5, 1.5]), 1.0)
     tensor([0., 1.])
     """
+    if torch.compiler.is_dynamo_compiling():  # takes no `out`; its compilers fuse the conversion
+        return compare(x, bound).to(x.dtype)
     return compare(x, bound, out=torch.empty_like(x))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from contextlib import suppress
 from importlib.metadata import version
@@ -33,6 +34,7 @@ from tbt_compile.storage.os_errors import writing
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+TENSORS = "transformers_weights"  # the field of a config that names the file of tensors
 
 
 def save_frozen(module: nn.Module, recipe: Recipe, dtypes: list[str], path: Path, tokenizer: Any) -> Path:
@@ -53,26 +55,47 @@ def save_frozen(module: nn.Module, recipe: Recipe, dtypes: list[str], path: Path
         WriteError: the system refuses: no space, no permission, a bad path.
     """
     model_folder.require_replaceable(path)
-    tensors, tied = _unique_tensors(module)
+    tensors, _ = unique_tensors(module)
     manifest = {
         "recipe": recipe.to_dict(),
         "class": type(module).__name__.removeprefix("Quantized"),
         "dtype": described(dtypes),
         "versions": {name: version(name) for name in ("torch", "transformers")},
-        "quantizers": describe_quantizers(module),
-        "calls": describe_calls(module),
-        "tied": tied,
-        "derived": _derived(module),
-        "inputs": call_record.recorded(module),
+        **describe_frozen(module),
     }
     with writing(path), tempfile.TemporaryDirectory() as work:
         configs: list[Any] = [getattr(module, name, None) for name in ("config", "generation_config")]
         for part in (*configs, tokenizer):
             if hasattr(part, "save_pretrained"):
                 part.save_pretrained(work)
+        _name_tensors(Path(work) / CONFIG)
         files = {file.relative_to(work).as_posix(): file for file in Path(work).rglob("*") if file.is_file()}
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         return model_folder.write_folder(path, model_folder.FROZEN, manifest, arrays, files)
+
+
+def describe_frozen(module: nn.Module) -> dict[str, Any]:
+    """Describe the tensors and quantizers of a frozen module, as JSON-ready values.
+
+    Returns:
+        "quantizers" and "calls" as `frozen_quantizers` describes them; "tied", the first name of every other
+        name of a tensor; "derived", the buffers that no state dict holds; "inputs", the recorded call.
+    """
+    return {
+        "quantizers": describe_quantizers(module),
+        "calls": describe_calls(module),
+        "tied": unique_tensors(module)[1],
+        "derived": _derived(module),
+        "inputs": call_record.recorded(module),
+    }
+
+
+def _name_tensors(config: Path) -> None:
+    """Tell transformers which file has the tensors; `save_pretrained` of a config drops that field."""
+    if config.is_file():
+        fields = json.loads(config.read_text(encoding="utf-8"))
+        fields[TENSORS] = model_folder.KINDS[model_folder.FROZEN].tensors
+        config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_frozen(path: Path, model: Any = None) -> tuple[nn.Module, Recipe, list[str]]:
@@ -140,6 +163,7 @@ def _empty_model(path: Path, name: str) -> nn.Module:
             f"{path} holds a {name}, which transformers {transformers.__version__} does not have"
         )
     config = kind.config_class.from_pretrained(path)
+    config.__dict__.pop(TENSORS, None)
     with torch.device("meta"):
         model = kind(config)
     model.to_empty(device="cpu")
@@ -156,7 +180,7 @@ def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named.items() if not is_placeholder(tensor)}
 
 
-def _unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+def unique_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return each tensor once, and a map from every other name of a tied tensor to its first name."""
     unique: dict[str, Tensor] = {}
     tied: dict[str, str] = {}

@@ -1,10 +1,11 @@
 """Files of tensors: a portable format for frozen models, a memory-mapped one for compiled models.
 
-The portable format is safetensors. In the memory-mapped format every tensor begins at a multiple of 64 bytes:
-kernels read packed weights in place, without a copy, and all processes that run a model share its pages.
+The portable format is safetensors, which transformers reads as well. In the memory-mapped format every tensor
+begins at a multiple of 64 bytes: kernels read packed weights in place, without a copy, and all processes that
+run a model share its pages.
 
-Float tensors are compressed losslessly: their bytes are transposed (HDF5's shuffle filter) and deflated.
-Exponents of adjacent weights are alike, which saves about a sixth. Packed words do not compress.
+There float tensors are compressed losslessly: their bytes are transposed (HDF5's shuffle filter) and
+deflated. Exponents of adjacent weights are alike, which saves about a sixth. Packed words do not compress.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ def write_portable(file: Path, tensors: Mapping[str, Array]) -> Described:
     """Write tensors to a safetensors file."""
     from safetensors.numpy import save_file
 
-    save_file({name: np.array(encode(tensor), order="C") for name, tensor in tensors.items()}, file)
-    return {name: describe(tensor) for name, tensor in tensors.items()}
+    # A copy: save_file writes the memory of an array, whatever its strides.
+    save_file({name: np.array(tensor, order="C") for name, tensor in tensors.items()}, file, {"format": "pt"})
+    return {name: _described(tensor) for name, tensor in tensors.items()}
 
 
 def read_portable(file: Path, described: Described) -> dict[str, Array]:
-    """Read and decode the tensors of a safetensors file.
+    """Read the tensors of a safetensors file; those of older folders may be compressed.
 
     Raises:
         FormatError: the file is damaged.
@@ -91,9 +93,13 @@ def map_file(file: Path) -> mmap.mmap:
 
 
 def describe(tensor: Array) -> dict[str, Any]:
-    """Return what the manifest records of a tensor: dtype, shape and, for floats, the coding."""
+    """Return what the manifest records of an encoded tensor: dtype, shape and, for floats, the coding."""
     coding = {"coding": SHUFFLED} if tensor.dtype.kind == "f" else {}
-    return {"dtype": tensor.dtype.name, "shape": list(tensor.shape), **coding}
+    return {**_described(tensor), **coding}
+
+
+def _described(tensor: Array) -> dict[str, Any]:
+    return {"dtype": tensor.dtype.name, "shape": list(tensor.shape)}
 
 
 def encode(tensor: Array) -> Array:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from tbt_compile.modules import is_prepared
+from tbt_compile.preparation import set_scales
 from tbt_compile.quantizers import ActivationQuantizer
 from tbt_compile.training import processes
 
@@ -31,7 +32,7 @@ def shared_scales(model: nn.Module, first_batch: dict[str, Tensor] | None) -> It
     if processes.count() == 1:
         yield
         return
-    if first_batch is not None:
+    if first_batch is not None and is_prepared(model):
         _run(model, first_batch)
     hooks = [
         quantizer.scale.register_hook(lambda gradient: gradient / math.sqrt(processes.count()))
@@ -45,7 +46,6 @@ def shared_scales(model: nn.Module, first_batch: dict[str, Tensor] | None) -> It
             hook.remove()
 
 
-@torch.no_grad()
 def _run(model: nn.Module, batch: dict[str, Tensor]) -> None:
     device: Any = next(model.parameters()).device
-    model.train()(**{name: tensor.to(device) for name, tensor in batch.items()})
+    set_scales(model.train(), **{name: tensor.to(device) for name, tensor in batch.items()})

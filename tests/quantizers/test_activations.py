@@ -174,3 +174,9 @@ def test_rows_too_small_for_a_scale_are_zeros(encoding):
     assert codes[:2].eq(0).all()
     assert codes[2].tolist() == [0, encoding.maximum, (encoding.maximum + 1) // 2]
     assert scales.isfinite().all()
+
+
+def test_scales_that_were_saved_as_scalars_load() -> None:
+    quantizer = ActivationQuantizer(Encoding.TERNARY)
+    quantizer.load_state_dict({"scale": torch.tensor(0.5), "initialized": torch.tensor(True)})
+    assert quantizer.scale.tolist() == [0.5]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from safetensors.numpy import save_file
 from tensors import TENSORS, Array, same
 
 from tbt_compile.errors import FormatError
@@ -60,6 +61,15 @@ def test_words_are_mapped_and_the_file_is_out_of_reach(tmp_path: Path) -> None:
     assert file.read_bytes() == before
     file.unlink()
     assert second.tolist() == [0, 1, 2]
+
+
+def test_compressed_floats_of_older_folders_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "older"
+    save_file({name: tensor_files.encode(tensor) for name, tensor in TENSORS.items()}, file)
+    described = {name: tensor_files.describe(tensor) for name, tensor in TENSORS.items()}
+    loaded = tensor_files.read_portable(file, described)
+    for name, tensor in TENSORS.items():
+        assert same(loaded[name], tensor), name
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense"])

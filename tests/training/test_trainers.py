@@ -68,7 +68,7 @@ def test_a_student_may_start_from_an_earlier_one_with_more_bits(tmp_path: Path) 
         torch.allclose(weight, second.state_dict()[name], atol=1e-9) for name, weight in trained.items()
     )
     assert not torch.equal(trained["model.shared.weight"], teacher.state_dict()["model.shared.weight"])
-    assert second.config.tbt_recipe == Recipe.parse("1-1-1").to_dict()
+    assert second.config.quantization_config.recipe == Recipe.parse("1-1-1")
     with pytest.raises(TrainingError, match="holds a run with start="):
         student(tmp_path / "second", teacher=teacher, settings=barely)
 
