@@ -49,7 +49,7 @@ class Layer:
         activations: its quantized activations.
         parameters: elements, without those that an earlier layer shares.
         bytes_before: of its parameters and buffers in the dtype of the checkpoint.
-        bytes_after: of the same, and of scales, in the file of a compiled model, where floats are compressed.
+        bytes_after: of the same, and of scales, in the file of a saved model.
         nominal_bytes: elements of packed weights times their bits, without scales, and everything else as it
             is in memory.
         macs: multiplications in one call of the model; None if they were not counted.

@@ -10,9 +10,7 @@ from tbt_compile.extras import require_extra
 from tbt_compile.inspection.layers import Layer, Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor, nn
+    from torch import nn
 
     from tbt_compile.freezing import FrozenModel
     from tbt_compile.runtime.compiled_library import CompiledLibrary
@@ -57,9 +55,7 @@ def summary(model: Any, inputs: Any = None, *, tokens: int = TOKENS) -> Summary:
 
 def recorded_layers(frozen: FrozenModel) -> dict[str, Any]:
     """The summary that a compiled model keeps, JSON-ready; its bytes are those in memory."""
-    found = _summarized(
-        frozen.module, "frozen", str(frozen.recipe), frozen.dtypes[0], None, TOKENS, _in_memory
-    )
+    found = _summarized(frozen.module, "frozen", str(frozen.recipe), frozen.dtypes[0], None, TOKENS)
     return found.to_dict()
 
 
@@ -73,24 +69,14 @@ def _of_torch(model: Any, inputs: Any, tokens: int) -> Summary:
 
     if isinstance(model, FrozenModel):
         recipe, dtype = str(model.recipe), model.dtypes[0]
-        return _summarized(model.module, "frozen", recipe, dtype, inputs, tokens, _in_file)
+        return _summarized(model.module, "frozen", recipe, dtype, inputs, tokens)
     module, inputs = opened(model, inputs)
     module = unwrapped(module)
     dtype = checkpoint_dtypes(module)[0]
     if not is_prepared(module):
-        return _summarized(module, "float", None, dtype, inputs, tokens, _in_memory)
+        return _summarized(module, "float", None, dtype, inputs, tokens)
     frozen = packed_copy(module)
-    return _summarized(frozen.module, "prepared", str(frozen.recipe), dtype, inputs, tokens, _in_file)
-
-
-def _in_memory(tensor: Tensor) -> int:
-    return tensor.nbytes
-
-
-def _in_file(tensor: Tensor) -> int:
-    from tbt_compile.storage.tensor_files import encode
-
-    return encode(tensor.detach().cpu().numpy()).nbytes
+    return _summarized(frozen.module, "prepared", str(frozen.recipe), dtype, inputs, tokens)
 
 
 def _summarized(
@@ -100,7 +86,6 @@ def _summarized(
     dtype: str,
     inputs: Any,
     tokens: int,
-    size_of: Callable[[Tensor], int],
 ) -> Summary:
     """Count and list.
 
@@ -111,7 +96,6 @@ def _summarized(
         dtype: of the checkpoint.
         inputs: as for `summary`.
         tokens: as for `summary`.
-        size_of: as for `layers_of`.
     """
     from tbt_compile.inspection.example_calls import call_of, described
     from tbt_compile.inspection.macs import count_macs
@@ -125,7 +109,7 @@ def _summarized(
         if inputs is not None:
             raise
         uncounted = str(error)
-    layers = tuple(layers_of(module, dtype, macs, size_of))
+    layers = tuple(layers_of(module, dtype, macs))
     name = type(module).__name__.removeprefix("Quantized")
     return Summary(name, stage, recipe, layers, shown, uncounted)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tbt_compile.dtypes import dtype_name
 from tbt_compile.inspection.layers import Activation, Layer
@@ -21,22 +21,19 @@ from tbt_compile.quantizers.state import Float32State
 from tbt_compile.storage.frozen_quantizers import SUFFIX, kind_of, owner_of
 
 
-def layers_of(
-    model: nn.Module, dtype: str, macs: Mapping[str, int] | None, size_of: Callable[[Tensor], int]
-) -> list[Layer]:
+def layers_of(model: nn.Module, dtype: str, macs: Mapping[str, int] | None) -> list[Layer]:
     """One layer per module that holds parameters, buffers or quantizers, or multiplies.
 
     Args:
         model: unwrapped, in full precision or frozen.
         dtype: of the weights that a frozen model no longer has.
         macs: multiplications by module, without submodules; None if they were not counted.
-        size_of: the bytes of a tensor in the file of a saved model.
 
     Returns:
         The layers in the order of the modules; of several that share a weight, the first one has its
         parameters and bytes.
     """
-    found = _Layers(model, getattr(torch, dtype).itemsize, size_of)
+    found = _Layers(model, getattr(torch, dtype).itemsize)
     for name, module in iter_quantized(model):
         found.add_quantized(name, module)
     for name, module in model.named_modules():
@@ -55,7 +52,6 @@ class _Layers:
     Attributes:
         model: has the layers.
         itemsize: bytes of an element of a weight before it was packed.
-        size_of: the bytes of a tensor in a file.
         layers: so far.
         labels: the name of the layer that a quantized module belongs to.
         owners: the layer that holds a weight, by the identity of its codes and by the name of its parameter.
@@ -64,7 +60,6 @@ class _Layers:
 
     model: nn.Module
     itemsize: int
-    size_of: Callable[[Tensor], int]
     layers: dict[str, Layer] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     owners: dict[int | str, str] = field(default_factory=dict)
@@ -141,7 +136,7 @@ class _Layers:
             if id(tensor) in self.seen:
                 continue
             self.seen[id(tensor)] = label
-            layer = replace(layer, bytes_after=layer.bytes_after + self.size_of(tensor))
+            layer = replace(layer, bytes_after=layer.bytes_after + tensor.nbytes)
             if quantizer:
                 continue
             layer = replace(layer, nominal_bytes=layer.nominal_bytes + tensor.nbytes)

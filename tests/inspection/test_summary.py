@@ -20,8 +20,7 @@ from tbt_compile.errors import CaptureError, MissingPackageError, PlanError
 from tbt_compile.inspection.summary_text import summary_text
 from tbt_compile.reproduce.paper import paper_table
 from tbt_compile.reproduce.size import float_mib
-from tbt_compile.storage.frozen_folder import unique_tensors
-from tbt_compile.storage.tensor_files import write_mapped
+from tbt_compile.storage.model_folder import folder_bytes
 
 MIB = 2**20
 
@@ -109,7 +108,7 @@ def test_summary_leaves_the_model_as_it_was() -> None:
     assert not any(value.any() for name, value in state.items() if name.endswith("initialized"))
 
 
-def test_bart_base_has_the_size_of_the_paper_and_of_its_file(tmp_path: Path) -> None:
+def test_bart_base_has_the_size_of_the_paper_and_of_its_folder(tmp_path: Path) -> None:
     sizes = {"d_model": 768, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072}
     depth = {"encoder_layers": 6, "decoder_layers": 6}
     heads = {"encoder_attention_heads": 12, "decoder_attention_heads": 12}
@@ -124,9 +123,7 @@ def test_bart_base_has_the_size_of_the_paper_and_of_its_file(tmp_path: Path) -> 
     rows = paper_table("table1").rows
     printed = next(row.size for row in rows if (row.method, row.notation) == ("tbt", "2-2-2"))
     assert round(found.nominal_bytes / MIB, 1) == printed
-    arrays = {name: tensor.numpy() for name, tensor in unique_tensors(frozen.module)[0].items()}
-    write_mapped(tmp_path / "tensors.bin", arrays)  # the form of a compiled folder
-    assert found.bytes_after == pytest.approx((tmp_path / "tensors.bin").stat().st_size, rel=0.01)
+    assert found.bytes_after == pytest.approx(folder_bytes(frozen.save(tmp_path / "frozen")), rel=0.01)
 
 
 def test_a_compiled_folder_tells_its_size_without_torch(case: Case) -> None:
