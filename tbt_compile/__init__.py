@@ -29,6 +29,8 @@ _EXPORTS = {
     "lower": "tbt_compile.lowering",
     "from_pretrained": "tbt_compile.checkpoints.loading",
     "load": "tbt_compile.loading",
+    "verify": "tbt_compile.inspection.verification",
+    "Verification": "tbt_compile.inspection.checks",
     "summary": "tbt_compile.inspection.summarize",
     "Summary": "tbt_compile.inspection.layers",
     "CompiledModel": "tbt_compile.runtime.compiled_model",
@@ -48,6 +50,7 @@ __all__ = [
     "Seq2SeqPipeline",
     "Summary",
     "TbtError",
+    "Verification",
     "__version__",
     "freeze",
     "from_pretrained",
@@ -57,6 +60,7 @@ __all__ = [
     "plan",
     "prepare",
     "summary",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -65,8 +69,10 @@ if TYPE_CHECKING:
     from tbt_compile.encoding import Encoding
     from tbt_compile.errors import TbtError
     from tbt_compile.freezing import FrozenModel, freeze
+    from tbt_compile.inspection.checks import Verification
     from tbt_compile.inspection.layers import Summary
     from tbt_compile.inspection.summarize import summary
+    from tbt_compile.inspection.verification import verify
     from tbt_compile.loading import load
     from tbt_compile.lowering import lower
     from tbt_compile.passes.prepare.plan import QuantPlan

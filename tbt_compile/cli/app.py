@@ -20,6 +20,7 @@ from tbt_compile.cli import (
     targets,
     train,
     tune,
+    verify,
 )
 from tbt_compile.cli.console import err, fail
 from tbt_compile.errors import TbtError
@@ -43,6 +44,7 @@ app.command()(evaluate.evaluate)
 app.command()(lower.lower)
 app.command(name="run")(run.run_text)
 app.command()(summary.summary)
+app.command()(verify.verify)
 app.command()(reproduce.reproduce)
 app.add_typer(bench.app, name="bench")
 app.command()(tune.tune)

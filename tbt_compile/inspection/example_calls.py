@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ def call_of(module: nn.Module, inputs: Any, tokens: int) -> Call:
 
 def described(module: nn.Module, call: Call) -> str:
     """Names and shapes of the tensors of a call, such as "input_ids [1, 128]"."""
-    named = inspect.signature(module.forward).bind(*call[0], **call[1]).arguments
+    named = call_record.named_arguments(module, *call)
     return ", ".join(
         f"{name} {list(value.shape)}" for name, value in named.items() if isinstance(value, Tensor)
     )

@@ -23,6 +23,7 @@ from tbt_compile.ops import host_kernels
 from tbt_compile.ops.convolutions import convolved
 from tbt_compile.ops.definitions import DEFINITIONS, EAGER
 from tbt_compile.ops.quantize import quantize_with
+from tbt_compile.ops.schema import Operator, declaration
 
 ATEN = torch.ops.aten
 _RULES: dict[Any, Callable[..., Any]] = {}
@@ -46,12 +47,23 @@ class _Exact(TorchDispatchMode):
         if func._can_decompose() and func not in _RULES:  # PyTorch has not, in inference mode and in rules
             with self:
                 return func.decompose(*args, **(kwargs or {}))
-        rule = _RULES.get(func)
+        rule = _RULES.get(func) or _fused(func)
         operands = [value for value in args if isinstance(value, Tensor) and value.is_floating_point()]
         is_empty = any(value.numel() == 0 for value in operands)
         if rule is None or not operands or is_empty or not all(map(_is_host_float, operands)):
             return func(*args, **(kwargs or {}))
         return rule(*args, **(kwargs or {}))
+
+
+def _fused(func: Any) -> Callable[..., Any] | None:
+    """The rule of a `tbt::` operator, which is made of operators that have rules; None for any other."""
+    operator = declaration(func)
+    return None if operator is None else partial(_in_parts, operator)
+
+
+def _in_parts(operator: Operator, *args: Any, **kwargs: Any) -> Any:
+    with exact():
+        return operator.body(*args, **kwargs)
 
 
 def _is_host_float(x: Tensor) -> bool:

@@ -6,7 +6,7 @@ import copy
 import logging
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -196,6 +196,21 @@ class CompiledLibrary:
         if len(self.targets) == 1:
             return text
         return f"{text}, chosen from {', '.join(target.label for target in self.targets)}"
+
+    def with_library(self, make: Callable[[BoundLibrary, dict[str, Array]], BoundLibrary]) -> Self:
+        """Return a model that calls another library, made from the one in use and the tensors by name.
+
+        Raises:
+            TargetError: it was compiled for another machine.
+        """
+        other = copy.copy(self)
+        other._bound_library = make(self._bound(), self._tensors)
+        return other
+
+    @property
+    def library(self) -> BoundLibrary:
+        """The library in use with its tensors bound."""
+        return self._bound()
 
     def _bound(self) -> BoundLibrary:
         """Return the library in use with its tensors bound; binds it on first use.
