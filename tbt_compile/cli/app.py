@@ -11,6 +11,7 @@ import typer
 from tbt_compile.cli import (
     bench,
     demo,
+    doctor,
     evaluate,
     lower,
     operators,
@@ -50,6 +51,7 @@ app.add_typer(bench.app, name="bench")
 app.command()(tune.tune)
 app.command()(targets.targets)
 app.command()(operators.operators)
+app.command()(doctor.doctor)
 
 
 @app.callback()

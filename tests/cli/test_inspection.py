@@ -1,4 +1,4 @@
-"""The commands that show and check models: `tbt summary` and `tbt verify`."""
+"""The commands that show and check models: `tbt summary`, `tbt verify` and `tbt doctor`."""
 
 from __future__ import annotations
 
@@ -73,3 +73,12 @@ def test_verify_fails_on_an_altered_scale(tbt, trained: Path, several: Path, tmp
     assert done.code == 1
     assert "first divergence: tbt::bit_linear of model.encoder.layers.0.fc2 in encoder" in done.out
     assert "model.decoder.layers.0.fc2" in done.out
+
+
+def test_doctor_tests_this_machine_without_torch(tbt) -> None:
+    found = tbt("doctor", "--json", "-").json()
+    assert found["ok"] and found["kernels"]
+    done = without_torch("doctor")
+    assert done.returncode == 0
+    count = len(found["kernels"])
+    assert f"{count} of {count} kernels equal their reference" in done.stdout
