@@ -71,7 +71,7 @@ def run_text(
     with spinner(f"loading {folder}"):
         model: Any = tbt_compile.load(folder, num_threads=threads if stream else None)
     if len(model.targets) > 1:
-        err.print(str(model), markup=False, highlight=False, soft_wrap=True)
+        err.print(model.label, markup=False, highlight=False, soft_wrap=True)
     options: dict[str, Any] = {"num_beams": num_beams}
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens

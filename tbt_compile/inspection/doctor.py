@@ -135,8 +135,8 @@ def _version(name: str) -> str | None:
 
 
 def _cache() -> Iterator[Finding]:
-    from tbt_compile.inspection.table import mebibytes
     from tbt_compile.storage.content_cache import FOLDER, LIMIT, user_cache
+    from tbt_compile.table import mebibytes
 
     try:
         cache = user_cache()

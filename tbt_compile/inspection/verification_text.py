@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tbt_compile.inspection.table import Table, amount, as_html
+from tbt_compile.table import Table, amount, as_html
 
 if TYPE_CHECKING:
     from tbt_compile.inspection.checks import NodeCheck, Verification
