@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,25 @@ def test_doctor_tests_this_machine_without_torch(tbt) -> None:
     assert done.returncode == 0
     count = len(found["kernels"])
     assert f"{count} of {count} kernels equal their reference" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("tbt su", ["summary"]),
+        ("tbt verify --nod", ["--nodes"]),
+        ("tbt lower --target cortex-a7", ["cortex-a72"]),
+    ],
+)
+def test_the_shell_completes_words(words: str, expected: list[str]) -> None:
+    code = "import sys; sys.argv = ['tbt']; from tbt_compile.cli import main; main()"
+    asked = {
+        "_TBT_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+    )
+    assert set(expected) <= set(done.stdout.split()), done.stderr
+    assert all(word.startswith(words.split()[-1]) for word in done.stdout.split())
