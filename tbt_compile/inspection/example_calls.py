@@ -11,6 +11,9 @@ from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.errors import CaptureError, LoweringError
 from tbt_compile.passes.prepare.capture import split_example_inputs
 
+_POSITIONS = ("max_position_embeddings", "max_target_positions")
+"""Fields of configs with the largest number of tokens."""
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -39,7 +42,7 @@ def call_of(module: nn.Module, inputs: Any, tokens: int) -> Call:
         ) from error
     config = getattr(module, "config", None)
     if config is not None:
-        length = min(tokens, getattr(config, "max_position_embeddings", None) or tokens)
+        length = min([tokens, *(size for name in _POSITIONS if (size := getattr(config, name, None)))])
         found = {name: _one_row(value, length) for name, value in found.items()}
     return call_record.as_call(found, module)
 
