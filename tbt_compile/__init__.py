@@ -34,6 +34,8 @@ _EXPORTS = {
     "quantize_": "tbt_compile.integrations.torchao",
     "from_pretrained": "tbt_compile.checkpoints.loading",
     "load": "tbt_compile.loading",
+    "verify": "tbt_compile.inspection.verification",
+    "Verification": "tbt_compile.inspection.checks",
     "summary": "tbt_compile.inspection.summarize",
     "Summary": "tbt_compile.inspection.layers",
     "CompiledModel": "tbt_compile.runtime.compiled_model",
@@ -55,6 +57,7 @@ __all__ = [
     "Summary",
     "TbtConfig",
     "TbtError",
+    "Verification",
     "__version__",
     "freeze",
     "from_pretrained",
@@ -67,6 +70,7 @@ __all__ = [
     "quantize_",
     "set_scales",
     "summary",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -76,8 +80,10 @@ if TYPE_CHECKING:
     from tbt_compile.encoding import Encoding
     from tbt_compile.errors import TbtError
     from tbt_compile.freezing import FrozenModel, freeze
+    from tbt_compile.inspection.checks import Verification
     from tbt_compile.inspection.layers import Summary
     from tbt_compile.inspection.summarize import summary
+    from tbt_compile.inspection.verification import verify
     from tbt_compile.integrations.model_card import model_card
     from tbt_compile.integrations.torchao import quantize_
     from tbt_compile.loading import load

@@ -6,7 +6,7 @@ import copy
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.quantizers.split import SplitWeightQuantizer
 from tbt_compile.recipe import Recipe
 from tbt_compile.storage.frozen_folder import describe_frozen, save_frozen
+
+if TYPE_CHECKING:
+    from tbt_compile.inspection.layers import Summary
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,24 @@ class FrozenModel:
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
     def __str__(self) -> str:
-        size = self.nbytes / 2**20
-        return f"{type(self.module).__name__} frozen at {self.recipe}, {size:.1f} MiB in memory"
+        """Class, recipe and size, then a row per kind of layer; `summary` has each layer."""
+        from tbt_compile.inspection.brief import brief_text
+
+        return brief_text(*self._brief())
+
+    def _repr_html_(self) -> str:
+        from tbt_compile.inspection.brief import brief_html
+
+        return brief_html(*self._brief())
+
+    def _brief(self) -> tuple[str, Summary]:
+        from tbt_compile.inspection.layers import Summary
+        from tbt_compile.inspection.torch_layers import layers_of
+
+        name, size = type(self.module).__name__.removeprefix("Quantized"), self.nbytes / 2**20
+        layers = layers_of(self.module, self.dtypes[0], None)
+        summary = Summary(name, "frozen", str(self.recipe), tuple(layers), uncounted="to be brief")
+        return f"{name} frozen at {self.recipe}, {size:.1f} MiB in memory", summary
 
 
 def freeze(model: nn.Module) -> FrozenModel:

@@ -78,13 +78,10 @@ def lower(
             exist, or the forward fixes it.
     """
     from tbt_compile.adapters import adapter_for
-    from tbt_compile.adapters.checked_lookups import checked_lookups
-    from tbt_compile.adapters.dynamic_shapes import check_declared, declared_shapes
-    from tbt_compile.adapters.shortlist import shortened, shortlist_of
-    from tbt_compile.codegen.importer.decompose import decompose
+    from tbt_compile.adapters.shortlist import shortlist_of
     from tbt_compile.codegen.target.parse import parse_targets
     from tbt_compile.inspection.summarize import SUMMARY, recorded_layers
-    from tbt_compile.passes.check_lookups import wrap_indices
+    from tbt_compile.lowered_units import exported_units
     from tbt_compile.runtime.compiled_model import SHORTLIST, CompiledModel
     from tbt_compile.runtime.compiled_module import CompiledModule
 
@@ -95,15 +92,7 @@ def lower(
     ids = None if shortlist is None else shortlist_of(frozen.module, shortlist)
     builds: list[Build] = []
     tensors: dict[str, Any] = {}
-    with shortened(frozen.module, ids), declared_shapes(frozen.module, dynamic_shapes):
-        log.info("capturing %s", type(frozen.module).__name__)
-        exported = adapter_for(frozen.module).export_units(frozen.module)
-        check_declared(frozen.module, exported, dynamic_shapes)
-        for unit in exported.contexts:
-            decompose(unit)
-        lookups = checked_lookups(exported)
-        for unit in exported.contexts:
-            wrap_indices(unit)
+    with exported_units(frozen.module, ids, dynamic_shapes) as (exported, lookups):
         repeated = len({spec.mcpu for spec in specs}) < len(specs)
         layers = recorded_layers(frozen)
         for spec in specs:
@@ -125,18 +114,13 @@ def _build(
     from tbt_compile.codegen.kernels.float_ops.vocabulary import search_functions
     from tbt_compile.codegen.library.build import compile_units
     from tbt_compile.codegen.target import tiles
-    from tbt_compile.passes.lowering import lowering_pipeline
-    from tbt_compile.passes.lowering.pack_kv_cache import agree_on_caches
+    from tbt_compile.lowered_units import lowered_units, tensor_names
     from tbt_compile.runtime.builds import Build
 
     start = time.perf_counter()
     log.info("lowering %s for %s", " and ".join(unit.name for unit in exported.contexts), spec.mcpu)
-    units = [unit.copy() for unit in exported.contexts]  # passes and importer change them in place
-    for unit in units:
-        lowering_pipeline().run(unit, None if dump is None else dump / unit.name)
-    agree_on_caches(units, type(frozen.module).__name__)
-    named = [*frozen.module.named_parameters(), *frozen.module.named_buffers()]
-    known = {tensor.data_ptr(): name for name, tensor in named}
+    units = lowered_units(exported, type(frozen.module).__name__, dump)
+    known = tensor_names(frozen.module)
     with tiles.recording() as chosen:
         searching = search_functions(spec.isa) if exported.kind == model_folder.GENERATOR else {}
         built = compile_units(units, spec, known, dump, clock, searching)

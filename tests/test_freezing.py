@@ -264,7 +264,7 @@ def test_plain_modules(kind: type[nn.Module], shape: tuple[int, ...]) -> None:
 def test_what_a_frozen_model_says_of_itself() -> None:
     frozen = tbt_compile.freeze(trained(bart(layers=1), "1-1-1"))
     assert isinstance(frozen, FrozenModel)
-    assert str(frozen) == "BartForConditionalGeneration frozen at 1-1-1, 0.0 MiB in memory"
+    assert str(frozen).splitlines()[0] == "BartForConditionalGeneration frozen at 1-1-1, 0.0 MiB in memory"
     total = {id(t): t.nbytes for t in [*frozen.module.parameters(), *frozen.module.buffers()]}
     assert frozen.nbytes == sum(total.values())
     floats = sum(parameter.nbytes for parameter in bart(layers=1).parameters())

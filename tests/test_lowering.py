@@ -104,7 +104,7 @@ def test_a_row_depends_on_nothing_but_itself(pair: Pair, beams: int) -> None:
 def test_another_architecture(lowered: Lowered, tmp_path: Path) -> None:
     compiled = only(lowered.compiled, "cortex-a72")
     assert (compiled.target.mcpu, compiled.target.arch) == ("cortex-a72", "aarch64")
-    assert str(compiled) == "BartForConditionalGeneration at 2-2-2, compiled for cortex-a72 (aarch64, Linux)"
+    assert compiled.label == "BartForConditionalGeneration at 2-2-2, compiled for cortex-a72 (aarch64, Linux)"
     message = (
         r"compiled for cortex-a72 \(aarch64, Linux\) and this machine is x86_64, Linux; "
         "compile it again with target 'host'"

@@ -19,12 +19,15 @@ ODD |= {"encoder_ffn_dim": 77, "decoder_ffn_dim": 77, "activation_function": "re
 def test_other_recipes(notation: str) -> None:
     recipe = tbt_compile.Recipe.parse(notation, center_activations=notation != "8-1-2")
     model = trained(bart(layers=1, **ODD), recipe)
-    compiled = tbt_compile.lower(tbt_compile.freeze(model))
+    frozen = tbt_compile.freeze(model)
+    compiled = tbt_compile.lower(frozen)
     assert compiled.recipe == recipe
     ids, mask = sources(model.config.pad_token_id)
-    for beams in (1, 4):
-        expected = eager_tokens(model, ids, mask, num_beams=beams, **NEW_TOKENS)
-        assert np.array_equal(compiled.generate(ids, mask, num_beams=beams, **NEW_TOKENS), expected)
+    expected = eager_tokens(frozen, ids, mask, **NEW_TOKENS)
+    assert np.array_equal(compiled.generate(ids, mask, **NEW_TOKENS), expected)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    found = tbt_compile.verify(frozen, compiled, inputs, least=1, num_beams=4, **NEW_TOKENS)
+    assert found.ok, str(found)
     assert_rows_do_not_depend_on_the_batch(compiled, model.config.pad_token_id, **NEW_TOKENS)
 
 
@@ -32,9 +35,12 @@ def test_a_layer_in_full_precision_between_others() -> None:
     """Its cache is one of floats, beside a stack of those of the other two layers."""
     excluded = ("transformer.h.1.attn",)
     model = trained(gpt2(layers=3), tbt_compile.Recipe.parse("2-2-2", exclude=excluded))
-    compiled = tbt_compile.lower(model)
+    frozen = tbt_compile.freeze(model)
+    compiled = tbt_compile.lower(frozen)
     assert compiled.description["stacks"]["step"] == [[1, 5], [2, 6]]
     ids, mask = prompts(model.config.pad_token_id)
-    for beams in (1, 3):
-        expected = eager_tokens(model, ids, mask, num_beams=beams, **NEW_TOKENS)
-        assert np.array_equal(compiled.generate(ids, mask, num_beams=beams, **NEW_TOKENS), expected)
+    expected = eager_tokens(frozen, ids, mask, **NEW_TOKENS)
+    assert np.array_equal(compiled.generate(ids, mask, **NEW_TOKENS), expected)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    found = tbt_compile.verify(frozen, compiled, inputs, least=1, num_beams=3, **NEW_TOKENS)
+    assert found.ok, str(found)

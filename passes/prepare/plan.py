@@ -76,6 +76,11 @@ class QuantPlan:
 
         return plan_text(self)
 
+    def _repr_html_(self) -> str:
+        from tbt_compile.passes.prepare.plan_table import plan_html
+
+        return plan_html(self)
+
 
 _CONVOLUTION = "convolutions stay fp32; conv=True in the recipe quantizes them"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from tbt_compile.table import Table, align, as_html
+
 if TYPE_CHECKING:
     from tbt_compile.passes.prepare.plan import QuantPlan
     from tbt_compile.passes.prepare.unquantized import Unquantized
@@ -14,7 +16,27 @@ _HEADER = ("module", "kind", "operand", "encoding", "why")
 
 def plan_text(plan: QuantPlan) -> str:
     """One row per operand, what stays in full precision, grouped by reason, and what will not compile."""
-    rows: list[Sequence[str]] = [_HEADER]
+    lines = [_title(plan), *align([_HEADER, *_rows(plan)])]
+    if plan.unquantized:
+        lines += ["", "kept in full precision", *align(_kept(plan.unquantized))]
+    if plan.refused:
+        lines += ["", "lower will refuse this model", *plan.refused]
+    return "\n".join(lines)
+
+
+def plan_html(plan: QuantPlan) -> str:
+    """The same for a notebook."""
+    kept = Table(("", "kept in full precision", "why"), _kept(plan.unquantized))
+    refused = [f"lower will refuse this model: {reason}" for reason in plan.refused]
+    return as_html(_title(plan), Table(_HEADER, _rows(plan)), kept, *refused)
+
+
+def _title(plan: QuantPlan) -> str:
+    return f"{plan.model}, recipe {plan.recipe!r}: {len(plan.sites)} sites"
+
+
+def _rows(plan: QuantPlan) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
     for site in plan.sites:
         for index, operand in enumerate(site.operands):
             first = index == 0
@@ -27,34 +49,16 @@ def plan_text(plan: QuantPlan) -> str:
                     operand.reason,
                 )
             )
-    title = f"{plan.model}, recipe {plan.recipe!r}: {len(plan.sites)} sites"
-    lines = [title, *align(rows)]
-    if plan.unquantized:
-        lines += ["", "kept in full precision", *_kept_lines(plan.unquantized)]
-    if plan.refused:
-        lines += ["", "lower will refuse this model", *plan.refused]
-    return "\n".join(lines)
+    return rows
 
 
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines with left-aligned columns.
-
-    >>> align([("a", "bb"), ("ccc", "d")])
-    ['a    bb', 'ccc  d']
-    """
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
-def _kept_lines(items: Iterable[Unquantized], shown: int = 3) -> list[str]:
-    """One line per reason: how many, the first few names, and the reason."""
+def _kept(items: Iterable[Unquantized], shown: int = 3) -> list[Sequence[str]]:
+    """One row per reason: how many, the first few names, and the reason."""
     groups: dict[str, list[str]] = {}
     for item in items:
         groups.setdefault(item.reason, []).append(item.name or "(model)")
-    rows = []
+    rows: list[Sequence[str]] = []
     for reason, names in groups.items():
         more = ", ..." if len(names) > shown else ""
         rows.append((f"{len(names)} x", ", ".join(names[:shown]) + more, reason))
-    return align(rows)
+    return rows

@@ -36,13 +36,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
         One entry per argument, in the order of the parameters.
     """
     signature = inspect.signature(model.forward)
-    named: dict[str, Any] = {}
-    for name, value in signature.bind(*args, **kwargs).arguments.items():
-        kind = signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            named.update({f"{name}[{index}]": each for index, each in enumerate(value)})
-        else:
-            named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+    named = named_arguments(model, args, kwargs)
     first: dict[int, str] = {}
     for name, value in named.items():
         if isinstance(value, Tensor):
@@ -56,6 +50,28 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
     return given + [
         {"name": each.name, "default": each.default} for each in left_out if type(each.default) in _CONSTANTS
     ]
+
+
+def named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, in the order of the parameters.
+
+    Args:
+        model: as for `record`.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+
+    Returns:
+        Those that were given; `as_call` is the inverse.
+    """
+    signature = inspect.signature(model.forward)
+    named: dict[str, Any] = {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            named.update({f"{name}[{index}]": each for index, each in enumerate(value)})
+        else:
+            named.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+    return named
 
 
 def defaults(call: Record) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 from tbt_compile.cli import (
     bench,
     demo,
+    doctor,
     evaluate,
     lower,
     operators,
@@ -21,6 +22,7 @@ from tbt_compile.cli import (
     targets,
     train,
     tune,
+    verify,
 )
 from tbt_compile.cli.console import err, fail
 from tbt_compile.errors import TbtError
@@ -33,7 +35,7 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="tbt",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="markdown",
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,11 +47,13 @@ app.command()(lower.lower)
 app.command(name="run")(run.run_text)
 app.command()(serve.serve)
 app.command()(summary.summary)
+app.command()(verify.verify)
 app.command()(reproduce.reproduce)
 app.add_typer(bench.app, name="bench")
 app.command()(tune.tune)
 app.command()(targets.targets)
 app.command()(operators.operators)
+app.command()(doctor.doctor)
 
 
 @app.callback()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tbt_compile.cli.console import JsonOption, out, spinner, warn, write_json
+from tbt_compile.cli.targets import complete_target
 
 
 def lower(
@@ -20,7 +21,10 @@ def lower(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     target: Annotated[
         list[str],
-        typer.Option(help="'host', a CPU name (see `tbt targets`), or 'llvm -mcpu=NAME'; repeatable."),
+        typer.Option(
+            help="'host', a CPU name (see `tbt targets`), or 'llvm -mcpu=NAME'; repeatable.",
+            autocompletion=complete_target,
+        ),
     ] = ["host"],  # noqa: B006 (typer wants a list and does not change it)
     recipe: Annotated[
         str | None, typer.Option(help="Quantize a full-precision model first, without training.")

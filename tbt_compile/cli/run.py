@@ -93,7 +93,7 @@ def run_text(
     with spinner(f"loading {folder}"):
         model: Any = tbt_compile.load(folder, num_threads=threads if stream else None)
     if len(model.targets) > 1:
-        err.print(str(model), markup=False, highlight=False, soft_wrap=True)
+        err.print(model.label, markup=False, highlight=False, soft_wrap=True)
     start = time.perf_counter()
     if stream:
         written = [_stream(model, tokenizer, source, options) for source in sources]

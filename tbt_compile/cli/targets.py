@@ -33,6 +33,11 @@ _PRODUCTS = {
 }
 
 
+def complete_target(incomplete: str) -> list[str]:
+    """Values for `--target` that begin with a text, for shell completion: the host and the usual CPUs."""
+    return [name for name in ("host", *_USUAL) if name.startswith(incomplete)]
+
+
 def targets(
     everything: Annotated[
         bool, typer.Option("--all", help="List every CPU, not just the common ones.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -11,6 +10,9 @@ from torch import Tensor, nn
 from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.errors import CaptureError, LoweringError
 from tbt_compile.passes.prepare.capture import split_example_inputs
+
+_POSITIONS = ("max_position_embeddings", "max_target_positions")
+"""Fields of configs with the largest number of tokens."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -40,14 +42,14 @@ def call_of(module: nn.Module, inputs: Any, tokens: int) -> Call:
         ) from error
     config = getattr(module, "config", None)
     if config is not None:
-        length = min(tokens, getattr(config, "max_position_embeddings", None) or tokens)
+        length = min([tokens, *(size for name in _POSITIONS if (size := getattr(config, name, None)))])
         found = {name: _one_row(value, length) for name, value in found.items()}
     return call_record.as_call(found, module)
 
 
 def described(module: nn.Module, call: Call) -> str:
     """Names and shapes of the tensors of a call, such as "input_ids [1, 128]"."""
-    named = inspect.signature(module.forward).bind(*call[0], **call[1]).arguments
+    named = call_record.named_arguments(module, *call)
     return ", ".join(
         f"{name} {list(value.shape)}" for name, value in named.items() if isinstance(value, Tensor)
     )

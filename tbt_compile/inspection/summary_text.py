@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tbt_compile.inspection.table import Table, amount, as_html, mebibytes
+from tbt_compile.table import Table, amount, as_html, mebibytes
 
 if TYPE_CHECKING:
     from tbt_compile.inspection.layers import Layer, Summary

@@ -23,6 +23,7 @@ from tbt_compile.ops import host_kernels
 from tbt_compile.ops.convolutions import convolved
 from tbt_compile.ops.definitions import DEFINITIONS, EAGER
 from tbt_compile.ops.quantize import quantize_with
+from tbt_compile.ops.schema import Operator, declaration
 
 ATEN = torch.ops.aten
 _RULES: dict[Any, Callable[..., Any]] = {}
@@ -43,7 +44,7 @@ class _Exact(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         del types
-        rule = _RULES.get(func)
+        rule = _RULES.get(func) or _fused(func)
         if rule is None:
             if _is_composite(func):  # PyTorch has not decomposed it, in inference mode and in rules
                 with self:
@@ -59,6 +60,18 @@ class _Exact(TorchDispatchMode):
 @cache
 def _is_composite(operator: Any) -> bool:
     return bool(operator._can_decompose())
+
+
+@cache
+def _fused(func: Any) -> Callable[..., Any] | None:
+    """The rule of a `tbt::` operator, which is made of operators that have rules; None for any other."""
+    operator = declaration(func)
+    return None if operator is None else partial(_in_parts, operator)
+
+
+def _in_parts(operator: Operator, *args: Any, **kwargs: Any) -> Any:
+    with exact():
+        return operator.body(*args, **kwargs)
 
 
 def _is_host_float(x: Tensor) -> bool:

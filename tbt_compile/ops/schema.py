@@ -121,7 +121,7 @@ class Operator:
     def __init__(self, reference: Callable[..., Any]) -> None:
         functools.update_wrapper(self, reference)
         signature, types = inspect.signature(reference), typing.get_type_hints(reference)
-        self.name = reference.__name__
+        self.name, self._reference = reference.__name__, reference
         self.operands = {
             name: hint.__metadata__[0]
             for name, hint in typing.get_type_hints(reference, include_extras=True).items()
@@ -157,6 +157,10 @@ class Operator:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._definition(*args, **kwargs)
+
+    def body(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the reference itself, whose operators dispatch modes see."""
+        return self._reference(**self._bind(args, kwargs))
 
     def __repr__(self) -> str:
         return f"tbt::{self.name}"
@@ -201,7 +205,12 @@ def declared_operators() -> list[Operator]:
 
 def operator_of(node: fx.Node) -> Operator | None:
     """Return the declaration of the operator that a node calls, or None if it calls no `tbt::` operator."""
-    return _DECLARED.get(node.target)
+    return declaration(node.target)
+
+
+def declaration(target: Any) -> Operator | None:
+    """Return the declaration of an overload; None if it is of no `tbt::` operator."""
+    return _DECLARED.get(target)
 
 
 def declared_uses(node: fx.Node) -> Iterator[tuple[fx.Node, Operand]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class BoundLibrary:
         self,
         library: Any,
         functions: dict[str, list[str]],
-        outputs: dict[str, Sequence[Sequence[Any]]],
+        outputs: Mapping[str, Sequence[Sequence[Any]]],
         tensors: dict[str, Array],
         steps: dict[str, list[str]],
         stacks: dict[str, list[list[int]]] | None = None,
@@ -82,6 +82,10 @@ class BoundLibrary:
         """
         self._functions[name].run(inputs, outputs)
 
+    def outputs(self, name: str, *inputs: Tensor) -> list[Tensor]:
+        """Allocate the outputs of a call of a function, with undefined values."""
+        return self._functions[name].outputs(inputs)
+
 
 class _Function:
     """A function of a library, with its weights and clocks bound."""
@@ -101,15 +105,18 @@ class _Function:
         self._times = times
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        outputs = self.outputs(inputs)
+        self.run(inputs, outputs)
+        return outputs
+
+    def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         shapes = aligned_empty((len(self._outputs), MAX_RANK), np.int64)
         self._shapes(*inputs, shared_tensor(shapes))
         sized = zip(shapes.tolist(), self._outputs, strict=True)
-        outputs = [
+        return [
             shared_tensor(array)
             for array in _allocate([(shape[:rank], dtype) for shape, (dtype, rank) in sized])
         ]
-        self.run(inputs, outputs)
-        return outputs
 
     def run(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         self._run(*inputs, self._offsets, *outputs, *self._times)

@@ -6,7 +6,7 @@ import copy
 import logging
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +25,7 @@ from tbt_compile.storage.tensor_files import encode
 if TYPE_CHECKING:
     from typing import Self
 
+    from tbt_compile.inspection.layers import Summary
     from tbt_compile.runtime.bound_library import BoundLibrary
 
 Array = npt.NDArray[Any]
@@ -147,7 +148,7 @@ class CompiledLibrary:
             TargetError: it was compiled for CPUs with features that this machine lacks.
         """
         model = model_folder.read_whole(path, lambda: cls._ready(Path(path), num_threads))
-        log.info("loaded %s: %s", path, model)
+        log.info("loaded %s: %s", path, model.label)
         return model
 
     @classmethod
@@ -192,10 +193,44 @@ class CompiledLibrary:
         return reduced(self, self._origin)
 
     def __str__(self) -> str:
+        """The label, then a row per kind of layer; `summary` has each layer."""
+        from tbt_compile.inspection.brief import brief_text
+
+        return brief_text(self.label, self._recorded())
+
+    def _repr_html_(self) -> str:
+        from tbt_compile.inspection.brief import brief_html
+
+        return brief_html(self.label, self._recorded())
+
+    def _recorded(self) -> Summary | None:
+        from tbt_compile.inspection.layers import Summary
+
+        recorded = self.description.get("summary")
+        return None if recorded is None else Summary.from_dict(recorded)
+
+    @property
+    def label(self) -> str:
+        """Class, recipe and target, in a line."""
         text = f"{self.description['class']} at {self.recipe}, compiled for {self.target.label}"
         if len(self.targets) == 1:
             return text
         return f"{text}, chosen from {', '.join(target.label for target in self.targets)}"
+
+    def with_library(self, make: Callable[[BoundLibrary, dict[str, Array]], BoundLibrary]) -> Self:
+        """Return a model that calls another library, made from the one in use and the tensors by name.
+
+        Raises:
+            TargetError: it was compiled for another machine.
+        """
+        other = copy.copy(self)
+        other._bound_library = make(self._bound(), self._tensors)
+        return other
+
+    @property
+    def library(self) -> BoundLibrary:
+        """The library in use with its tensors bound."""
+        return self._bound()
 
     def _bound(self) -> BoundLibrary:
         """Return the library in use with its tensors bound; binds it on first use.

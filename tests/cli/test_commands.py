@@ -17,7 +17,7 @@ from tbt_compile.errors import TbtError
 
 COMMANDS = (
     *("demo", "train", "evaluate", "lower", "run", "reproduce"),
-    "summary",
+    *("summary", "verify", "doctor"),
     *("bench generate", "bench growth", "bench kernels", "tune", "targets", "operators"),
 )
 

@@ -1,12 +1,18 @@
-"""The commands that show and check models: `tbt summary`."""
+"""The commands that show and check models: `tbt summary`, `tbt verify` and `tbt doctor`."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import tbt_compile
+from tbt_compile.preparation import load_prepared
 
 WITHOUT_TORCH = (
     "import sys; sys.modules.update(torch=None, transformers=None); "
@@ -44,3 +50,58 @@ def test_summary_of_a_compiled_folder_needs_no_torch(compiled: Path) -> None:
 def test_summary_names_what_is_wrong(tbt, folder: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert tbt("summary", folder).code == 2
+
+
+def test_verify_says_whether_a_folder_is_equal(tbt, trained: Path, several: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "nodes.json"
+    student = trained / "student-2-2-2"
+    done = tbt("verify", student, several / "model", "one two three", "four", "--json", figures)
+    assert (done.code, done.err) == (0, "")
+    assert "equal to its frozen model" in done.out
+    found = json.loads(figures.read_text())
+    assert found["ok"] and found["agreement"] >= 0.99 and found["first_divergence"] is None
+    assert all(node["differing"] == 0 for node in found["nodes"])
+    swapped = tbt("verify", student, student)
+    assert swapped.code == 2 and "is not compiled" in swapped.err
+
+
+def test_verify_fails_on_an_altered_scale(tbt, trained: Path, several: Path, tmp_path: Path) -> None:
+    frozen = tbt_compile.freeze(load_prepared(trained / "student-2-2-2"))
+    with torch.no_grad():
+        frozen.module.get_submodule("model.encoder.layers.0.fc2.weight_quantizer").scale.mul_(1.5)
+    frozen.save(tmp_path / "altered")
+    done = tbt("verify", tmp_path / "altered", several / "model", "--nodes", "--least", 0)
+    assert done.code == 1
+    assert "first divergence: tbt::bit_linear of model.encoder.layers.0.fc2 in encoder" in done.out
+    assert "model.decoder.layers.0.fc2" in done.out
+
+
+def test_doctor_tests_this_machine_without_torch(tbt) -> None:
+    found = tbt("doctor", "--json", "-").json()
+    assert found["ok"] and found["kernels"]
+    done = without_torch("doctor")
+    assert done.returncode == 0
+    count = len(found["kernels"])
+    assert f"{count} of {count} kernels equal their reference" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("tbt su", ["summary"]),
+        ("tbt verify --nod", ["--nodes"]),
+        ("tbt lower --target cortex-a7", ["cortex-a72"]),
+    ],
+)
+def test_the_shell_completes_words(words: str, expected: list[str]) -> None:
+    code = "import sys; sys.argv = ['tbt']; from tbt_compile.cli import main; main()"
+    asked = {
+        "_TBT_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+    )
+    assert set(expected) <= set(done.stdout.split()), done.stderr
+    assert all(word.startswith(words.split()[-1]) for word in done.stdout.split())

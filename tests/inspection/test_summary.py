@@ -12,7 +12,12 @@ import torch
 from compiled_tools import Case, trained
 from models import INNER, VOCABULARY, WIDTH, bart
 from torch import Tensor, nn
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 import tbt_compile
 from tbt_compile import Recipe, Summary
@@ -161,6 +166,17 @@ def test_the_tree_adds_up_and_folds_blocks_that_are_alike(case: Case) -> None:
     assert not any("layers" in line for line in cut)
     html = found._repr_html_()
     assert html.count("<tr>") == len(whole) - 4 and "ternary012" in html
+
+
+def test_no_more_tokens_than_positions() -> None:
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 60, "num_mel_bins": 4}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    tokens = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 2, "decoder_start_token_id": 3}
+    lengths = {"max_source_positions": 20, "max_target_positions": 24}
+    model = WhisperForConditionalGeneration(WhisperConfig(**sizes, **heads, **tokens, **lengths))
+    found = tbt_compile.summary(model)
+    assert found.call == "input_features [1, 4, 40], decoder_input_ids [1, 24]"
+    assert found.float_share == 1
 
 
 class Calls(nn.Module):

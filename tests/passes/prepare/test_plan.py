@@ -20,11 +20,11 @@ from tbt_compile.encoding import Encoding
 from tbt_compile.errors import LoweringError, PlanError
 from tbt_compile.passes.prepare.pipeline import PLAN
 from tbt_compile.passes.prepare.plan import QuantPlan, make_plan
-from tbt_compile.passes.prepare.plan_table import align
 from tbt_compile.passes.prepare.site_plan import excluded_by
 from tbt_compile.passes.prepare.sites import SiteKind
 from tbt_compile.preparation import make_context
 from tbt_compile.recipe import Recipe
+from tbt_compile.table import align
 
 
 @pytest.mark.parametrize("family", FAMILIES)

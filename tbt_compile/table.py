@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from html import escape
+
+
+def align(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Rows as lines with aligned columns.
+
+    >>> align([("a", "bb", "1"), ("ccc", "d", "23")], {2})
+    ['a    bb   1', 'ccc  d   23']
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True)
@@ -29,20 +45,14 @@ class Table:
         a             12
         long name      3
         """
-        lines = [self.headings, *self.rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
-        return "\n".join(
-            "  ".join(map(self._aligned, line, self.headings, widths)).rstrip() for line in lines
-        )
+        right = {column for column, heading in enumerate(self.headings) if heading in self.numbers}
+        return "\n".join(align([self.headings, *self.rows], right))
 
     def html(self) -> str:
         """A table element with the same cells."""
         head = "".join(f"<th>{escape(heading)}</th>" for heading in self.headings)
         body = "".join(f"<tr>{''.join(map(self._cell, row, self.headings))}</tr>" for row in self.rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-    def _aligned(self, cell: str, heading: str, width: int) -> str:
-        return cell.rjust(width) if heading in self.numbers else cell.ljust(width)
 
     def _cell(self, cell: str, heading: str) -> str:
         side = "right" if heading in self.numbers else "left"
