@@ -14,6 +14,7 @@ from tbt_compile.cli import (
     evaluate,
     lower,
     operators,
+    report,
     reproduce,
     run,
     summary,
@@ -43,6 +44,7 @@ app.command()(evaluate.evaluate)
 app.command()(lower.lower)
 app.command(name="run")(run.run_text)
 app.command()(summary.summary)
+app.command()(report.report)
 app.command()(reproduce.reproduce)
 app.add_typer(bench.app, name="bench")
 app.command()(tune.tune)

@@ -41,6 +41,9 @@ def lower(
         int | None,
         typer.Option(help="8: quantize the attention of a BitNet or GGUF model; a quarter of the cache."),
     ] = None,
+    clock: Annotated[
+        bool, typer.Option("--clock", help="Time every kernel, for `tbt report`; slower by one percent.")
+    ] = False,
     json_path: JsonOption = None,
 ) -> None:
     """Compile a model for this machine's CPU, another one, or several.
@@ -90,7 +93,7 @@ def lower(
 
         tokenizer = tokenizer_of(source)
         tokens = None if shortlist is None else tokens_of(shortlist, tokenizer)
-        compiled = tbt_compile.lower(model, target=specs, shortlist=tokens)
+        compiled = tbt_compile.lower(model, target=specs, shortlist=tokens, clock=clock)
         compiled.save(output, tokenizer=tokenizer)
     if isinstance(compiled, tbt_compile.CompiledModel) and tokenizer is None:
         warn(
