@@ -32,7 +32,7 @@ def representative_call(
     if inputs is not None or getattr(module, "config", None) is None:
         return (args, kwargs), "the example inputs"
     chosen = {name: _tokens(module, name, value, ids) for name, value in kwargs.items()}
-    return (args, chosen), "random tokens" if ids is None else "the first text's source"
+    return (args, chosen), "random tokens" if ids is None else "the source of the first text"
 
 
 def _tokens(module: Any, name: str, value: Any, ids: Sequence[int] | None) -> Any:

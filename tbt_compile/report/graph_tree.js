@@ -1,7 +1,7 @@
 // The graph as nested boxes: modules hold their operations in the order of execution, edges lie over them.
 
 // Plain operations in a row, such as those that make a mask, are one box.
-const RUN = 4;
+const RUN = 6;
 const SMALL = 40;
 
 // Items: {kind: "module" | "run" | "operation", key, name, detail, items, parent, operation, depth}

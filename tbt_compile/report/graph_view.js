@@ -101,7 +101,7 @@ class GraphView {
         if (from !== to) pairs.set(`${from.key} ${to.key}`, [from, to]);
       }
     });
-    const arrow = drawing("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto-start-reverse" },
+    const arrow = drawing("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 8, markerHeight: 8, markerUnits: "userSpaceOnUse", orient: "auto-start-reverse" },
       drawing("path", { d: "M0 0L8 4L0 8z" }));
     const boxes = new Map();
     const boxOf = (item) => {
@@ -142,7 +142,7 @@ class GraphView {
     const lines = [element("strong", {}, operation ? operation.label : item.kind === "run" ? item.name : `${item.detail}`),
       ` of ${where}${operation && operation.shape ? `, result ${operation.shape}` : ""}`];
     const reasons = (operation ? operation.quantizers : []).map((each) =>
-      element("div", {}, chip(`${each.operand} ${each.encoding}`, each.category), ` ${CATEGORY[each.category].name}: ${each.why}`));
+      element("div", {}, chip(`${each.operand} ${each.encoding}`, each.category), ` ${reason(each)}`));
     this.details.replaceChildren(element("div", {}, ...lines), ...reasons);
   }
 
@@ -189,4 +189,10 @@ function edgePath(from, to) {
   const end = (to.top + to.bottom) / 2;
   const x = Math.min(from.left, to.left) - 8 - Math.min(34, Math.abs(end - start) * 0.05);
   return `M${from.left} ${start}C${x} ${start} ${x} ${end} ${to.left} ${end}`;
+}
+
+// The category of a quantizer and why; many reasons begin with it.
+function reason(quantizer) {
+  const { name } = CATEGORY[quantizer.category];
+  return quantizer.why.startsWith(`${name}:`) ? quantizer.why : `${name}: ${quantizer.why}`;
 }

@@ -33,7 +33,7 @@ function showLayers(report) {
   const figure = (key, text, top, kind) => (row) => element("td", { class: "number" }, text(row[key]), bar(row[key] / top, kind));
   const columns = [
     ["layer", "name", (row) => element("th", { scope: "row" }, row.name)],
-    ["kind", "kind", (row) => element("td", {}, row.kind)],
+    ["kind", "kind", (row) => element("td", { class: "class" }, row.kind)],
     ["operands", "bits", (row) => element("td", { title: row.why }, ...row.bits.map((text) => element("div", { class: "operand" }, text)))],
     ["parameters", "parameters", (row) => element("td", { class: "number" }, amount(row.parameters))],
     ["before", "before", figure("before", bytes, size, "before")],
