@@ -28,8 +28,10 @@ def representative_call(
     Raises:
         CaptureError: as for `call_of`.
     """
-    args, kwargs = call_of(module, inputs, tokens if ids is None else len(ids))
-    if inputs is not None or getattr(module, "config", None) is None:
+    config = getattr(module, "config", None)
+    longest = getattr(config, "max_target_positions", None) or tokens  # of the decoders of audio and images
+    args, kwargs = call_of(module, inputs, min(longest, tokens if ids is None else len(ids)))
+    if inputs is not None or config is None:
         return (args, kwargs), "the example inputs"
     chosen = {name: _tokens(module, name, value, ids) for name, value in kwargs.items()}
     return (args, chosen), "random tokens" if ids is None else "the source of the first text"

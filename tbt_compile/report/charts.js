@@ -14,11 +14,13 @@ function shareText(codes) {
   return codes.levels.map((level, index) => `${level}: ${(100 * codes.shares[index]).toFixed(1)}%`).join(", ");
 }
 
-// Codes of one or two bits have as many columns as the encoding has levels; others are put into 32.
+// Codes of one or two bits have a column per level of the encoding, or per code where a method has others (TWN has no
+// codes for non-negative values); those of 8 bits are put into 32.
 const LEVELS = { binary: [-1, 1], ternary: [-1, 0, 1], binary01: [0, 1], ternary012: [0, 1, 2] };
 
 function codeColumns(codes) {
-  const levels = LEVELS[codes.encoding];
+  const usual = LEVELS[codes.encoding];
+  const levels = usual && !codes.levels.every((level) => usual.includes(level)) ? codes.levels : usual;
   const low = codes.encoding === "uint8" ? 0 : -127;
   const high = codes.encoding === "uint8" ? 255 : 127;
   const heights = new Array(levels ? levels.length : 32).fill(0);

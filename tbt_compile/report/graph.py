@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -16,11 +17,14 @@ from tbt_compile.passes.prepare.aten import MATMUL
 from tbt_compile.passes.prepare.insert_quantizers import HOLDER, InsertQuantizers
 from tbt_compile.passes.prepare.pipeline import PLAN
 from tbt_compile.passes.prepare.plan import QuantPlan
+from tbt_compile.passes.prepare.site_plan import SitePlan
+from tbt_compile.passes.prepare.unquantized import Unquantized
 from tbt_compile.preparation import make_context
 from tbt_compile.recipe import Recipe
 from tbt_compile.report.sections import Graph, Graphs, Operation, Quantizer
 
 _NOT_QUANTIZED = "float32"
+_ELSEWHERE = "the checkpoint has it in full precision"
 
 
 def graphs_of(
@@ -43,28 +47,43 @@ def graphs_of(
         PlanError: as for `prepare`, or the recipe gives other quantizers than those of the quantized model.
     """
     context = PLAN.run(make_context(unwrapped(model), recipe, example_inputs))
-    _check(context.planned, summary)
+    context.plan = _as_in(summary, context.planned)
     before = _GraphReader(context.captured, {}).read()
     InsertQuantizers().apply(context)
     kept = {item.name: item.reason for item in context.planned.unquantized}
     return Graphs(context.recipe.notation, note, before, _GraphReader(context.captured, kept).read())
 
 
-def _check(plan: QuantPlan, summary: Summary) -> None:
-    """Compare the activations of a plan with those of the quantized model."""
+def _as_in(summary: Summary, plan: QuantPlan) -> QuantPlan:
+    """The plan without the sites that a checkpoint, which was quantized elsewhere, has in full precision.
+
+    Raises:
+        PlanError: what is left differs from the quantized model.
+    """
+    found = {(layer.name, each.name, each.encoding) for layer in summary for each in layer.activations}
+    quantized = {each.value for each in Encoding if each.quantized}
+    found |= {(layer.name, "weight", layer.weight) for layer in summary if layer.weight in quantized}
+    names = {name for name, _, _ in found}
+    lost = [site for site in plan if site.name not in names and _quantizes(site)]
+    sites = tuple(site for site in plan if site not in lost)
+    left_out = [Unquantized(site.fqn, _ELSEWHERE) for site in lost]
     planned = {
         (site.name, operand.name, operand.encoding.value)
-        for site in plan
+        for site in sites
         for operand in site.operands
-        if operand.encoding.quantized and not operand.is_weight
+        if operand.encoding.quantized
     }
-    found = {(layer.name, each.name, each.encoding) for layer in summary for each in layer.activations}
     if planned != found:
         name, operand, _ = min(planned ^ found)
         raise PlanError(
             f"the quantizers of this {summary.model} are not those that its recipe inserts (the first that "
-            f"differs is of {operand} of {name}), as in checkpoints that were quantized elsewhere"
+            f"differs is of {operand} of {name})"
         )
+    return replace(plan, sites=sites, unquantized=(*plan.unquantized, *left_out))
+
+
+def _quantizes(site: SitePlan) -> bool:
+    return any(operand.encoding.quantized for operand in site.operands)
 
 
 class _GraphReader:

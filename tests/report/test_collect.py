@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints.checkpoint_tools import save_bitnet
 from compiled_tools import trained
 from models import HEADS, LAYERS, VOCABULARY, WIDTH, Classifier, bart, llama
+from test_speech import whisper
 from torch import nn
 
 import tbt_compile
@@ -91,6 +93,16 @@ def test_what_a_recipe_excludes_is_in_full_precision_with_the_reason() -> None:
     assert linear.quantizers[0].why.startswith("excluded by the recipe")
     products = [each for each in in_module(after, "model.decoder.layers.0.self_attn") if each.quantizers]
     assert [categories(each) for each in products] == [{"both operands": "none"}] * 2
+
+
+def test_what_a_recipe_leaves_at_32_bits_says_so() -> None:
+    after = collect(bart(layers=1), recipe="32-2-32").graphs.after
+    (linear,) = in_module(after, "model.decoder.layers.0.fc1")
+    assert categories(linear) == {"input": "none", "weight": "signed"}
+    assert linear.quantizers[0].why == "the recipe leaves it in full precision"
+    products = [each for each in in_module(after, "model.decoder.layers.0.self_attn") if each.quantizers]
+    reasons = {quantizer.why for each in products for quantizer in each.quantizers}
+    assert reasons == {"the recipe leaves it in full precision"}
 
 
 @pytest.mark.parametrize("make", [bart, llama], ids=["bart", "llama"])
@@ -235,6 +247,24 @@ def test_a_graph_that_is_not_the_models_is_not_shown(prepared: nn.Module) -> Non
     quantizer = frozen.module.get_submodule("model.encoder.layers.0.fc1.input_quantizer")
     quantizer.encoding = Encoding.TERNARY012
     assert "of input of model.encoder.layers.0.fc1" in collect(frozen).graphs.missing
+
+
+def test_a_checkpoint_that_was_quantized_elsewhere(tmp_path: Path) -> None:
+    """BitNet: neither attention nor the embedding, in 16 bits, is quantized, whatever the notation says."""
+    with torch.compiler.set_stance("force_eager"):  # transformers compiles a function while it reads
+        report = collect(tbt_compile.from_pretrained(save_bitnet(tmp_path / "bitnet")))
+    after = report.graphs.after
+    (linear,) = in_module(after, "model.layers.0.mlp.down_proj")
+    assert categories(linear) == {"input": "8-bit", "weight": "signed"}
+    products = [each for each in in_module(after, "model.layers.0.self_attn") if each.quantizers]
+    assert [each.quantizers[0].why for each in products] == ["the checkpoint has it in full precision"] * 2
+    assert {layer.weight.levels for layer in report.histograms.layers if layer.weight} == {(-1, 0, 1)}
+
+
+def test_a_model_of_audio_has_its_graph_and_codes() -> None:
+    report = collect(whisper(), recipe="2-2-2")
+    assert report.graphs.after.operations and report.histograms.layers
+    assert "input_features" in report.histograms.call
 
 
 def test_a_report_is_json(report: Report) -> None:
