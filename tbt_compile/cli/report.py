@@ -55,6 +55,8 @@ def report(
     named = dict(map(_named, texts))
     if len(named) < len(texts):
         raise TbtError("--texts names a model twice: give every file a name of its own")
+    if output.is_dir() or not output.parent.is_dir():
+        raise TbtError(f"--output {output} cannot be written: expected a file in a folder that exists")
     with spinner(f"loading {folder}"):
         model = describable(folder, None)
         if hasattr(model, "description"):

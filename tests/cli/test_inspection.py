@@ -86,6 +86,7 @@ def test_report_of_other_stages(tbt, trained: Path, compiled: Path, tmp_path: Pa
         (("--texts", "a=missing.json"), "missing.json cannot be read"),
         (("--bench", "missing.json"), "missing.json cannot be read"),
         (("--recipe", "2-2-2"), "has one already"),
+        (("-o", "missing/report.html"), "a folder that exists"),
         (("--compiled", "."), "holds no model"),
     ],
 )
@@ -93,6 +94,6 @@ def test_report_names_what_is_wrong(
     tbt, trained: Path, tmp_path: Path, options, message, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused = tbt("report", trained / "student-2-2-2", *options, "-o", "report.html")
+    refused = tbt("report", trained / "student-2-2-2", "-o", "report.html", *options)
     assert refused.code == 2 and message in refused.err
     assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,19 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+KEYS = {
+    "ArrowDown": Keys.ARROW_DOWN,
+    "ArrowUp": Keys.ARROW_UP,
+    "ArrowLeft": Keys.ARROW_LEFT,
+    "ArrowRight": Keys.ARROW_RIGHT,
+    "Enter": Keys.ENTER,
+    "Home": Keys.HOME,
+    "End": Keys.END,
+}
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
 
 
@@ -59,10 +69,10 @@ class Browser:
         return found
 
     def press(self, *keys: str) -> None:
-        """Press keys one after the other in the focused element."""
+        """Press keys one after the other in the focused element, by character or name ("ArrowDown")."""
         chain = ActionChains(self.driver)
         for key in keys:
-            chain.send_keys(key)
+            chain.send_keys(KEYS.get(key, key))
         chain.perform()
 
     def focused(self) -> WebElement:

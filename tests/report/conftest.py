@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from report.browser import Browser
+
+if TYPE_CHECKING:
+    from report.browser import Browser
 
 REQUIRED = "TBT_REQUIRE_BROWSER"
 
@@ -16,11 +20,15 @@ REQUIRED = "TBT_REQUIRE_BROWSER"
 def chromium() -> Iterator[Browser]:
     """The browser; without it tests are skipped, or fail where it must not be missing."""
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    if missing:
-        reason = f"there is no {' and no '.join(missing)}: `make browser` installs it"
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"{reason}, and {REQUIRED}=1 asks for it")
+    reason = f"there is no {' and no '.join(missing)}: `make browser` installs it" if missing else ""
+    if importlib.util.find_spec("selenium") is None:
+        reason = "selenium, which drives Chromium, is not installed: it is in the extra `test`"
+    if reason and os.environ.get(REQUIRED) == "1":
+        pytest.fail(f"{reason}, and {REQUIRED}=1 asks for it")
+    if reason:
         pytest.skip(reason)
+    from report.browser import Browser
+
     browser = Browser()
     yield browser
     browser.driver.quit()

@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-
-pytest.importorskip("selenium", reason="selenium drives Chromium: it is in the extra `test`")
-
 from compiled_tools import trained
 from models import bart
-from report.browser import Browser
-from selenium.webdriver.common.keys import Keys
 
 import tbt_compile
 from tbt_compile.bench.conditions import conditions
@@ -22,6 +18,9 @@ from tbt_compile.bench.job import Row
 from tbt_compile.report.collect import collect
 from tbt_compile.report.page import page
 from tbt_compile.report.sections import Report
+
+if TYPE_CHECKING:
+    from report.browser import Browser
 
 EVIL = '</script><img src=x onerror="window.broken=1">'
 SECTIONS = ("overview", "graph", "layers", "codes", "benchmarks", "samples")
@@ -132,20 +131,20 @@ def test_boxes_are_opened_and_closed_by_keys(browser: Browser, file: Path) -> No
     closed = "[...document.querySelectorAll('#graph-view [aria-expanded=false]')]"
     assert browser.run(f"return {closed}.filter((node) => node.querySelector('ul')).length") == 0
     focus(browser, "#graph-view li")
-    browser.press(*[Keys.ARROW_DOWN] * names.index("layers.1"))
+    browser.press(*["ArrowDown"] * names.index("layers.1"))
     node = browser.focused()
     assert (node.get_attribute("aria-expanded"), node.get_attribute("aria-level")) == ("false", "4")
-    browser.press(Keys.ENTER)
+    browser.press("Enter")
     assert node.get_attribute("aria-expanded") == "true"
     assert len(shown(browser)) > len(names)
-    browser.press(Keys.ARROW_RIGHT)
+    browser.press("ArrowRight")
     assert browser.focused().get_attribute("aria-level") == "5"
-    browser.press(Keys.ARROW_UP, Keys.ARROW_LEFT)
+    browser.press("ArrowUp", "ArrowLeft")
     assert browser.focused() == node and node.get_attribute("aria-expanded") == "false"
     assert shown(browser) == names
-    browser.press(Keys.END)
+    browser.press("End")
     assert browser.run("return document.activeElement.item.name") == names[-1] == "output"
-    browser.press(Keys.HOME)
+    browser.press("Home")
     assert browser.run("return document.activeElement.item.depth") == 1
     assert len(browser.all("#graph-view [tabindex='0']")) == 1
     outline = "return getComputedStyle(document.activeElement.querySelector('.head')).outlineStyle"
@@ -165,7 +164,7 @@ def test_before_and_after_and_zoom(browser: Browser, file: Path) -> None:
     assert browser.one("#graph-after").get_attribute("aria-pressed") == "true"
     assert browser.all("#graph-view .chip")
     focus(browser, "#graph-before")
-    browser.press(Keys.ENTER)
+    browser.press("Enter")
     assert browser.one("#graph-before").get_attribute("aria-pressed") == "true"
     assert browser.all("#graph-view .chip") == []
     focus(browser, "#graph-view li")
@@ -189,7 +188,7 @@ def test_edges_end_at_their_boxes(browser: Browser, file: Path) -> None:
     focus(browser, "#graph-view li")
     browser.press("-", "-")
     assert browser.run(ASTRAY) == 0
-    browser.press(Keys.ENTER, Keys.ENTER)
+    browser.press("Enter", "Enter")
     assert browser.run(ASTRAY) == 0 and len(browser.all("path.edge")) > 20
 
 
@@ -198,11 +197,11 @@ def test_layers_are_sorted_by_a_column(browser: Browser, file: Path) -> None:
     name = "return [...document.querySelectorAll('#layers tbody th')].map((cell) => cell.textContent)"
     first = browser.run(name)
     browser.run("document.querySelectorAll('#layers thead button')[4].focus()")
-    browser.press(Keys.ENTER)
+    browser.press("Enter")
     heading = browser.all("#layers thead th")[4]
     assert heading.get_attribute("aria-sort") == "descending"
     assert browser.run(name)[0] == "model.shared" and sorted(browser.run(name)) == sorted(first)
-    browser.press(Keys.ENTER)
+    browser.press("Enter")
     assert heading.get_attribute("aria-sort") == "ascending"
 
 
