@@ -42,7 +42,7 @@ def lower(
         typer.Option(help="8: quantize the attention of a BitNet or GGUF model; a quarter of the cache."),
     ] = None,
     clock: Annotated[
-        bool, typer.Option("--clock", help="Time every kernel, for `tbt report`; slower by one percent.")
+        bool, typer.Option("--clock", help="Time every kernel, for the times by layer in `tbt report`.")
     ] = False,
     json_path: JsonOption = None,
 ) -> None:

@@ -39,6 +39,8 @@ class GraphView {
     head.append(element("span", { class: "kind" }, kind));
     if (!leaf) head.append(...Object.entries(item.counts).map(([category, count]) => chip(`${count} ${CATEGORY[category].name}`, category)));
     node.append(head);
+    const spoken = [...head.querySelectorAll("span:not(.caret)")].map((part) => part.textContent).filter(Boolean);
+    node.setAttribute("aria-label", spoken.join(", "));
     if (!leaf) {
       node.setAttribute("aria-expanded", "false");
       if (opensAtFirst(item, this.small)) this.open(item);

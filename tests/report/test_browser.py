@@ -133,6 +133,7 @@ def test_boxes_are_opened_and_closed_by_keys(browser: Browser, file: Path) -> No
     focus(browser, "#graph-view li")
     browser.press(*["ArrowDown"] * names.index("layers.1"))
     node = browser.focused()
+    assert node.get_attribute("aria-label") == "layers.1, BartEncoderLayer, 6 signed, 10 8-bit"
     assert (node.get_attribute("aria-expanded"), node.get_attribute("aria-level")) == ("false", "4")
     browser.press("Enter")
     assert node.get_attribute("aria-expanded") == "true"
