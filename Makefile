@@ -5,6 +5,7 @@
 #   make zoo    prepare and export a sample of the architectures of transformers, and compare with docs/compatibility.md
 #   make docs   build the documentation, with the API reference, into site/
 #   make arm    build the emulated AArch64 machine, on which tests/arm runs; without it those tests are skipped
+#   make browser install Chromium and its driver by apt, in which tests/report shows pages; else those are skipped
 #   make device install what a device needs, and no PyTorch, into an environment of its own, which tests then use
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread per process: the tests run in two processes, and more threads than cores make everything slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo install test lint zoo docs arm device clean
+.PHONY: demo install test lint zoo docs arm browser device clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/tbt demo $(DEMO_ARGS)
@@ -44,6 +45,10 @@ docs: $(VENV)/.stamp-docs
 
 arm: $(VENV)/.stamp-test
 	$(BIN)/python tests/arm/environment.py
+
+browser:
+	command -v chromium && command -v chromedriver || { apt-get update -qq && \
+		apt-get install -qq -y --no-install-recommends chromium chromium-driver; }
 
 # As on the device: the package and not the folder it is developed in. What an older build left would go into it.
 device: $(DEVICE)/bin/python

@@ -143,6 +143,7 @@ def _build(
         "outputs": built.outputs,
         "stacks": built.stacks,
         "clock": built.steps if clock else {},
+        "reads": built.reads if clock else {},
     }
     return Build(facts, built.library), _arranged(built, spec.isa)
 

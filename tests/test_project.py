@@ -33,7 +33,7 @@ WITHOUT_TORCH = (
 )
 
 # What stands above the model and its compiler: nothing below may know of it.
-APPLICATIONS = ("integrations", "training", "evaluation", "reproduce", "demo", "bench", "cli")
+APPLICATIONS = ("integrations", "training", "evaluation", "reproduce", "demo", "bench", "report", "cli")
 # By package, what it must not import, at the top or inside a function.
 FORBIDDEN = {
     "encoding": ("quantizers", "modules", "passes", "codegen", "runtime", "adapters", "storage"),
@@ -57,8 +57,9 @@ FORBIDDEN = {
     "adapters": APPLICATIONS,
     "data": (*APPLICATIONS, "modules", "passes", "codegen", "runtime", "adapters"),
     "inspection": APPLICATIONS,
-    "training": ("demo", "reproduce", "bench", "cli"),
-    "evaluation": ("training", "demo", "reproduce", "bench", "cli"),
+    "training": ("demo", "reproduce", "bench", "report", "cli"),
+    "evaluation": ("training", "demo", "reproduce", "bench", "report", "cli"),
+    "report": ("training", "demo", "cli"),
 }
 
 

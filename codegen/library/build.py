@@ -35,6 +35,7 @@ class BuiltUnits:
             see `Caches`.
         kernels: names of the kernels of this package, without those that TVM generates.
         steps: for each unit, the names of its kernels in call order.
+        reads: for each unit, the names of the parameters that each step reads.
     """
 
     library: Library
@@ -44,6 +45,7 @@ class BuiltUnits:
     stacks: dict[str, list[list[int]]]
     kernels: list[str]
     steps: dict[str, list[str]]
+    reads: dict[str, list[list[str]]]
 
 
 def compile_units(
@@ -122,8 +124,12 @@ def _built(library: Library, imported: ImportedUnits, flat: dict[str, FlatUnit])
         for name, caches in imported.caches.items()
     }
     steps = {name: unit.steps for name, unit in flat.items()}
+    reads = {
+        name: [[imported.parameters[name][place].name for place in places] for places in unit.reads]
+        for name, unit in flat.items()
+    }
     return BuiltUnits(
-        library, imported.parameters, imported.tensors, outputs, stacks, imported.kernels, steps
+        library, imported.parameters, imported.tensors, outputs, stacks, imported.kernels, steps, reads
     )
 
 

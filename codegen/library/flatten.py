@@ -40,6 +40,7 @@ class FlatUnit:
         constants: tensors that TVM created or folded; `run` takes them after the parameters.
         outputs: dtype and number of dimensions of each output argument.
         steps: the names of the kernels in call order.
+        reads: of each step, the positions of the parameters and constants that it reads.
     """
 
     run: PrimFunc
@@ -47,6 +48,7 @@ class FlatUnit:
     constants: list[Array]
     outputs: list[tuple[str, int]]
     steps: list[str]
+    reads: list[list[int]]
 
 
 def flatten(
@@ -73,6 +75,7 @@ def flatten(
     calls = read_calls(function, name, caches)
     arguments = [calls.values[hash(variable)] for variable in function.params]
     parameters = [*arguments[inputs:], *(tensor for tensor, _ in calls.constants)]
+    places = {tensor.key: index for index, tensor in enumerate(parameters)}
     return FlatUnit(
         run=emit.function(name, lambda: _run(calls, arguments[:inputs], parameters, clock)),
         shapes=emit.function(shapes_of(name), lambda: _shapes(calls, arguments[:inputs])),
@@ -81,6 +84,10 @@ def flatten(
             (group[0].dtype, len(calls.argument_shape(group))) for group in calls.arguments(calls.outputs)
         ],
         steps=[kernel for kernel, _ in calls.steps],
+        reads=[
+            [places[tensor.key] for tensor in tensors_of(items) if tensor.key in places]
+            for _, items in calls.steps
+        ],
     )
 
 

@@ -82,3 +82,13 @@ class Row:
     build_s: float = 0.0
     skipped: str = ""
     samples: dict[str, list[float]] = field(default_factory=dict)
+
+
+def work_title(settings: dict[str, Any]) -> str:
+    """The workload in words, of the settings of a generation benchmark as JSON has them."""
+    upto = "up to " if settings["lengths"] == "mixed" else ""
+    search = "greedily" if settings["beams"] == 1 else f"with {settings['beams']} beams"
+    return (
+        f"{settings['shape']}, {settings['batch']} text(s) of {upto}{settings['source_length']} tokens, "
+        f"{settings['new_tokens']} new ones {search}, {settings['threads']} thread(s)"
+    )

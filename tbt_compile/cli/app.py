@@ -15,6 +15,7 @@ from tbt_compile.cli import (
     evaluate,
     lower,
     operators,
+    report,
     reproduce,
     run,
     serve,
@@ -48,6 +49,7 @@ app.command(name="run")(run.run_text)
 app.command()(serve.serve)
 app.command()(summary.summary)
 app.command()(verify.verify)
+app.command()(report.report)
 app.command()(reproduce.reproduce)
 app.add_typer(bench.app, name="bench")
 app.command()(tune.tune)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tbt_compile.bench.job import work_title
 from tbt_compile.cli import bench_remote
 from tbt_compile.cli.bench_growth import growth
 from tbt_compile.cli.bench_kernels import kernels
@@ -107,16 +108,6 @@ def generate(
     write_json(result, json_path)
     if str(json_path) != "-":
         (_show_profile if profile else _show)(result)
-
-
-def work_title(settings: dict[str, Any]) -> str:
-    """The workload in words."""
-    upto = "up to " if settings["lengths"] == "mixed" else ""
-    search = "greedily" if settings["beams"] == 1 else f"with {settings['beams']} beams"
-    return (
-        f"{settings['shape']}, {settings['batch']} text(s) of {upto}{settings['source_length']} tokens, "
-        f"{settings['new_tokens']} new ones {search}, {settings['threads']} thread(s)"
-    )
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -45,6 +45,9 @@ def lower(
         int | None,
         typer.Option(help="8: quantize the attention of a BitNet or GGUF model; a quarter of the cache."),
     ] = None,
+    clock: Annotated[
+        bool, typer.Option("--clock", help="Time every kernel, for the times by layer in `tbt report`.")
+    ] = False,
     json_path: JsonOption = None,
 ) -> None:
     """Compile a model for this machine's CPU, another one, or several.
@@ -95,7 +98,7 @@ def lower(
         tokenizer = tokenizer_of(source)
         tokens = None if shortlist is None else tokens_of(shortlist, tokenizer)
         free = dynamic_lengths(model)
-        compiled = tbt_compile.lower(model, target=specs, shortlist=tokens, dynamic_shapes=free)
+        compiled = tbt_compile.lower(model, target=specs, shortlist=tokens, dynamic_shapes=free, clock=clock)
         compiled.save(output, tokenizer=tokenizer)
     if isinstance(compiled, tbt_compile.CompiledModel) and tokenizer is None:
         warn(

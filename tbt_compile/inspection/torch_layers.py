@@ -45,6 +45,14 @@ def layers_of(model: nn.Module, dtype: str, macs: Mapping[str, int] | None) -> l
     return layers if macs is None else [replace(layer, macs=layer.macs or 0) for layer in layers]
 
 
+def quantized_layers(model: nn.Module) -> dict[str, str]:
+    """The layer that every quantized module is, or belongs to, by the names of both; prepared or frozen."""
+    found = _Layers(model, 0)
+    for name, module in iter_quantized(model):
+        found.add_quantized(name, module)
+    return found.labels
+
+
 @dataclass
 class _Layers:
     """Layers by name, as they are found.

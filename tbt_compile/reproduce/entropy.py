@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,16 @@ def code_entropy(codes: Tensor) -> float:
     1.0
     """
     counts = torch.unique(codes, return_counts=True)[1].double()
-    shares = counts / counts.sum()
-    return -sum(share * math.log2(share) for share in shares.tolist())
+    return share_entropy((counts / counts.sum()).tolist())
+
+
+def share_entropy(shares: Sequence[float]) -> float:
+    """Entropy in bits (Eq. 7) of shares that add up to 1.
+
+    >>> share_entropy([0.5, 0.25, 0.25, 0.0])
+    1.5
+    """
+    return -sum(share * math.log2(share) for share in shares if share)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The commands that show and check models: `tbt summary`, `tbt verify` and `tbt doctor`."""
+"""The commands that show and check models: summary, verify, doctor and report."""
 
 from __future__ import annotations
 
@@ -105,3 +105,55 @@ def test_the_shell_completes_words(words: str, expected: list[str]) -> None:
     )
     assert set(expected) <= set(done.stdout.split()), done.stderr
     assert all(word.startswith(words.split()[-1]) for word in done.stdout.split())
+
+
+def data_of(page: Path) -> dict:
+    """The report in a page."""
+    text = page.read_text(encoding="utf-8")
+    return json.loads(text.split('id="data">')[1].split("</script>")[0])
+
+
+def test_report_of_a_trained_folder_with_all_that_belongs_to_it(tbt, trained: Path, tmp_path: Path) -> None:
+    student, compiled, page = trained / "student-2-2-2", tmp_path / "compiled", tmp_path / "report.html"
+    assert tbt("lower", student, "--clock", "-o", compiled).code == 0
+    assert tbt("run", compiled, "one two three", "--json", tmp_path / "texts.json").code == 0
+    options = ("--compiled", compiled, "--texts", f"a={tmp_path / 'texts.json'}", "-o", page)
+    done = tbt("report", student, *options)
+    assert (done.code, "BartForConditionalGeneration at 2-2-2" in done.out) == (0, True)
+    data = data_of(page)
+    assert data["samples"]["rows"][0][0] == "one two three"
+    assert data["histograms"]["call"].startswith("the source of the first text: ")
+    assert data["times"]["total"] > 0 and "1 thread" in data["times"]["work"]
+    assert data["graphs"]["recipe"] == "2-2-2" and "missing" in data["benchmarks"]
+
+
+def test_report_of_other_stages(tbt, trained: Path, compiled: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert tbt("report", trained / "teacher", "--recipe", "1-1-1", "-o", page).code == 0
+    data = data_of(page)
+    assert data["graphs"]["recipe"] == "1-1-1" and "in full precision" in dict(data["facts"])["stage"]
+    done = without_torch("report", compiled, "-o", page)
+    assert (done.returncode, done.stderr) == (0, "")
+    data = data_of(page)
+    assert "compiled from" in data["graphs"]["missing"] and "--clock" in data["times"]["missing"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--texts", "file.json"), "expected NAME=FILE"),
+        (("--texts", "a=1.json", "--texts", "a=2.json"), "a name of its own"),
+        (("--texts", "a=missing.json"), "missing.json cannot be read"),
+        (("--bench", "missing.json"), "missing.json cannot be read"),
+        (("--recipe", "2-2-2"), "has one already"),
+        (("-o", "missing/report.html"), "a folder that exists"),
+        (("--compiled", "."), "holds no model"),
+    ],
+)
+def test_report_names_what_is_wrong(
+    tbt, trained: Path, tmp_path: Path, options, message, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = tbt("report", trained / "student-2-2-2", "-o", "report.html", *options)
+    assert refused.code == 2 and message in refused.err
+    assert list(tmp_path.iterdir()) == []
