@@ -23,7 +23,7 @@ from tbt_compile.ops import host_kernels
 from tbt_compile.ops.convolutions import convolved
 from tbt_compile.ops.definitions import DEFINITIONS, EAGER
 from tbt_compile.ops.quantize import quantize_with
-from tbt_compile.ops.schema import Operator, declaration
+from tbt_compile.ops.schema import declaration
 
 ATEN = torch.ops.aten
 _RULES: dict[Any, Callable[..., Any]] = {}
@@ -66,12 +66,7 @@ def _is_composite(operator: Any) -> bool:
 def _fused(func: Any) -> Callable[..., Any] | None:
     """The rule of a `tbt::` operator, which is made of operators that have rules; None for any other."""
     operator = declaration(func)
-    return None if operator is None else partial(_in_parts, operator)
-
-
-def _in_parts(operator: Operator, *args: Any, **kwargs: Any) -> Any:
-    with exact():
-        return operator.body(*args, **kwargs)
+    return None if operator is None else partial(_defined, func, operator.body)
 
 
 def _is_host_float(x: Tensor) -> bool:
