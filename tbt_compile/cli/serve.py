@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ def serve(
     rows: Annotated[int, typer.Option(help="Outputs that are written at a time.", min=1)] = 16,
     queue: Annotated[int, typer.Option(help="Outputs that may wait; more are answered 429.", min=0)] = 256,
     threads: Annotated[int | None, typer.Option(help="Threads of a step (default: all CPUs).", min=1)] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a prompt or source.", min=1)] = 4096,
     timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.", min=0.001)] = 300.0,
     max_body: Annotated[int, typer.Option(help="Bytes of a request's body.", min=1)] = 2**20,
     api_key: Annotated[
@@ -50,12 +52,15 @@ def serve(
         raise TbtError(
             f"{error.name} is not installed: serving needs it; `pip install 'tbt-compile[serve]'`"
         ) from error
+    if api_key is not None and not (api_key and api_key.isascii()):
+        raise TbtError("--api-key is empty or not ASCII: give one that clients can send, or leave it out")
+    listening = _listening(host, port)
     if host not in _LOOPBACK and api_key is None:
         err.print(
             f"warning: {host} is reachable from other machines, and no --api-key is set", style="yellow"
         )
     settings = ServiceSettings(
-        name or folder.resolve().name, rows, rows + queue, max_body, timeout, api_key or None
+        name or folder.resolve().name, rows, queue, max_body, max_tokens, timeout, api_key
     )
     with spinner(f"loading {folder}"):
         service = Service(folder, settings, threads)
@@ -66,12 +71,30 @@ def serve(
     )
 
     async def run() -> None:
-        serving = asyncio.create_task(server.serve())
+        serving = asyncio.create_task(server.serve([listening]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         if server.started:
-            taken = server.servers[0].sockets[0].getsockname()[1]
+            taken = listening.getsockname()[1]
             out.print(f"serving {service.model} at http://{host}:{taken}", highlight=False, soft_wrap=True)
         await serving
 
     asyncio.run(run())
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket bound to an address.
+
+    Raises:
+        TbtError: the address is taken, or not of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise TbtError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}): name another --port or --host"
+        ) from error
+    return bound

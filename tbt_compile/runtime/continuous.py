@@ -58,6 +58,7 @@ class Engine:
         self.most_rows, self.most_waiting, self._batch_tokens = most_rows, most_waiting, batch_tokens
         self._waiting: deque[Writing] = deque()
         self._batches: list[_Batch] = []
+        self._beginning: list[Writing] = []
         self._changed = threading.Condition()
         self._stopping = self._draining = False
         self._done = worker_threads.submit(self._run)
@@ -70,7 +71,7 @@ class Engine:
     @property
     def running(self) -> int:
         """Outputs that are being written."""
-        return sum(len(batch.writings) for batch in self._batches)
+        return len(self._beginning) + sum(len(batch.writings) for batch in self._batches)
 
     def prepare(
         self, source: Sequence[int], settings: GenerationSettings, stream: int, on_token: Any, on_end: Any
@@ -99,11 +100,18 @@ class Engine:
 
         Raises:
             FullError: too many are waiting, or the engine is stopping.
+            GenerationError: there are more than rows and places to wait in.
         """
+        places = self.most_rows + self.most_waiting
+        if len(writings) > places:
+            raise GenerationError(
+                f"{len(writings)} outputs in one request: expected at most {places}, of which "
+                f"{self.most_rows} are written at a time"
+            )
         with self._changed:
             if self._draining:
                 raise FullError("the service is shutting down and takes no more requests")
-            if len(self._waiting) + len(writings) > self.most_waiting:
+            if len(self._waiting) + self.running + len(writings) > places:
                 raise FullError(
                     f"{len(self._waiting)} outputs are waiting, and at most {self.most_waiting} may"
                 )
@@ -143,12 +151,13 @@ class Engine:
                     writing.on_end("cancelled")
             if live:
                 self._guarded(live, lambda live=live: self._begin(live))
+            self._beginning = []
             for batch in list(self._batches):
                 self._guarded(batch.writings, lambda batch=batch: self._step(batch))
             self._batches = [batch for batch in self._batches if batch.writings]
 
     def _admitted(self) -> list[Writing]:
-        """Take waiting outputs as far as there are rows and room for their prompts."""
+        """Take waiting outputs as far as there are rows and room for their prompts; they count as running."""
         new: list[Writing] = []
         width = 0
         while self._waiting and self.running + len(new) < self.most_rows:
@@ -159,6 +168,7 @@ class Engine:
             if new and not self._model.rows_can_join and not self._may_share(new[0], following):
                 break
             new.append(self._waiting.popleft())
+        self._beginning = list(new)
         return new
 
     def _may_share(self, first: Writing, second: Writing) -> bool:
@@ -189,6 +199,7 @@ class Engine:
         prompt = ids if not self._model.has_encoder else np.stack([each.prompt for each in writings])
         batch = _Batch(session, list(writings))
         self._write(batch, session.step(prompt))
+        self._beginning = []
         if not batch.writings:
             return
         if running is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 import tbt_compile
@@ -37,6 +37,7 @@ class ServiceSettings:
         most_rows: outputs that are written at a time.
         most_waiting: outputs that may wait; a request beyond is answered 429.
         most_bytes: of a request's body; a larger one is answered 413.
+        most_tokens: of a prompt or source; attention over a long source takes memory by its square.
         timeout: seconds that an answer may take; then it is 504, or a stream ends in an error.
         api_key: that requests have to bring; None: none.
     """
@@ -45,6 +46,7 @@ class ServiceSettings:
     most_rows: int = 16
     most_waiting: int = 256
     most_bytes: int = 2**20
+    most_tokens: int = 4096
     timeout: float = 300.0
     api_key: str | None = None
 
@@ -86,7 +88,6 @@ class Service:
         answer_errors(app)
         if self.settings.api_key is not None:
             require_key(app, self.settings.api_key)
-        app.add_middleware(BodyLimit, most=self.settings.most_bytes)
         app.post("/v1/completions", response_model=None)(self.completions)
         app.post("/v1/chat/completions", response_model=None)(self.chat)
         app.get("/v1/models")(self.models)
@@ -97,6 +98,7 @@ class Service:
         app.get("/metrics", response_class=Response)(self.read_metrics)
         app.get("/", response_class=HTMLResponse)(self.page)
         app.middleware("http")(self._counted)
+        app.add_middleware(BodyLimit, most=self.settings.most_bytes)  # the last is the outermost
         return app
 
     async def _counted(self, request: Any, call_next: Any) -> Any:
@@ -107,12 +109,13 @@ class Service:
 
     async def completions(self, request: CompletionRequest) -> Response:
         """Continue prompts; a sequence-to-sequence model answers sources."""
-        prompts = [self._ids(prompt) for prompt in request.prompts()]
+        prompts = await asyncio.to_thread(self._all_ids, request.prompts())
         return await self._answer(request, prompts, request.max_tokens, chat=False)
 
     async def chat(self, request: ChatRequest) -> Response:
         """Answer a conversation, by the model's chat template."""
-        ids = self.tokenizer.chat([message.plain() for message in request.messages])
+        messages = [message.plain() for message in request.messages]
+        ids = self._checked(await asyncio.to_thread(self.tokenizer.chat, messages))
         most = request.max_completion_tokens or request.max_tokens
         if most is None:  # OpenAI's default is what the model has room for
             longest = self._served.longest
@@ -130,7 +133,7 @@ class Service:
 
     async def translate(self, request: TranslateRequest) -> dict[str, Any]:
         """Texts through an encoder-decoder, by the search of its generation config or with beams."""
-        sources = [self._ids(text) for text in request.texts]
+        sources = await asyncio.to_thread(self._all_ids, request.texts)
         chosen = {name: value for name, value in request.model_dump().items() if name != "texts" and value}
         async with self._translating:
             rows = await asyncio.to_thread(self.model.generate_many, sources, **chosen)
@@ -155,12 +158,24 @@ class Service:
 
     def _check_name(self, name: str | None) -> None:
         if name not in (None, self.settings.name):
-            raise ServingError(f"the model {name!r} does not exist: this service has {self.settings.name!r}")
+            raise HTTPException(
+                404, f"the model {name!r} does not exist: this service has {self.settings.name!r}"
+            )
 
-    def _ids(self, prompt: str | list[int]) -> list[int]:
-        if not isinstance(prompt, str):
-            return prompt
-        return self.tokenizer.encode(prompt, keep_end=self._served.has_encoder)
+    def _all_ids(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+        """Token ids of texts. Long ones take time: not for the event loop."""
+        keep_end = self._served.has_encoder
+        return [
+            self._checked(self.tokenizer.encode(prompt, keep_end) if isinstance(prompt, str) else prompt)
+            for prompt in prompts
+        ]
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        if len(ids) > self.settings.most_tokens:
+            raise ServingError(
+                f"a prompt of {len(ids)} tokens: this service takes at most {self.settings.most_tokens}"
+            )
+        return ids
 
     async def _answer(
         self, request: Sampled, prompts: Sequence[list[int]], most: int | None, *, chat: bool

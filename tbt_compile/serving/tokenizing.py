@@ -55,8 +55,11 @@ class ServedTokenizer:
         Args:
             text: a source or a prompt.
             keep_end: whether an end token stays, as encoders want; a prompt is to be continued.
+
+        Raises:
+            ServingError: the text is no Unicode.
         """
-        ids = list(self.tokenizer.encode(text).ids)
+        ids = list(self._encoded(text, True))
         while not keep_end and ids and ids[-1] in self._ends:
             ids.pop()
         return ids
@@ -75,7 +78,20 @@ class ServedTokenizer:
             text = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
         except TemplateError as error:
             raise ServingError(f"the model's chat template refuses these messages: {error}") from error
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        except Exception as error:  # what a template computes may fail in any way
+            raise ServingError(
+                f"the model's chat template fails on these messages ({type(error).__name__}: {error})"
+            ) from error
+        return list(self._encoded(text, False))
+
+    def _encoded(self, text: str, add_special_tokens: bool) -> list[int]:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ServingError(
+                f"the text is no Unicode: {error.reason} at character {error.start}"
+            ) from error
+        return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""

@@ -96,3 +96,19 @@ def test_what_cannot_be_served_is_refused(llama_folder: Path, tmp_path: Path) ->
         assert refused.returncode == 2
         assert refused.stderr.startswith("error: ")
         assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--api-key", ""], "--api-key is empty or not ASCII"),
+        (["--api-key", "schl\u00fcssel"], "--api-key is empty or not ASCII"),
+        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
+    ],
+)
+def test_options_that_cannot_be(llama_folder: Path, options: list[str], message: str) -> None:
+    command = [*RUN, str(llama_folder), "--port", "0", *options]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert refused.stderr.count("\n") == 1

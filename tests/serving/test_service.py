@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def test_a_sequence_to_sequence_model(bart_client: TestClient, bart_folder: Path
 def test_models_health_metrics_and_page(client: TestClient) -> None:
     assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
     assert client.get("/v1/models/tiny").json()["object"] == "model"
-    assert client.get("/v1/models/other").status_code == 400
+    assert client.get("/v1/models/other").status_code == 404
     assert client.get("/health").json()["status"] == "ok"
     metrics = client.get("/metrics").text
     assert 'tbt_requests_total{route="/v1/models",status="200"}' in metrics
@@ -142,6 +143,7 @@ def test_models_health_metrics_and_page(client: TestClient) -> None:
     [
         ({"prompt": ""}, "input_ids has shape"),
         ({"prompt": []}, "prompt is an empty list"),
+        ({"prompt": "w1 " * 5000}, "5000 tokens: this service takes at most 4096"),
         ({"prompt": [10**6]}, "input_ids holds"),
         ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
         ({"max_tokens": 10**6}, "positions: lower max_new_tokens"),
@@ -159,7 +161,7 @@ def test_models_health_metrics_and_page(client: TestClient) -> None:
 def test_requests_that_do_not_fit(client: TestClient, changes: dict[str, Any], message: str) -> None:
     for stream in (False, True):
         answer = client.post("/v1/completions", json={"prompt": PROMPT, "stream": stream, **changes})
-        assert answer.status_code == 400
+        assert answer.status_code == (404 if "model" in changes else 400)
         assert message in answer.json()["error"]["message"]
         assert answer.json()["error"]["type"] == "invalid_request_error"
 
@@ -173,6 +175,22 @@ def test_bodies_that_are_no_requests(client: TestClient) -> None:
         assert answer.status_code == 413
         assert "larger than 1048576 bytes" in answer.json()["error"]["message"]
     assert client.get("/nothing").json()["error"]["message"] == "Not Found"
+
+
+def test_texts_that_are_no_unicode_and_templates_that_fail(service: Service, client: TestClient) -> None:
+    surrogate, asked = "\ud800", {"messages": [{"role": "user", "content": "w1"}]}
+    for route, given in (
+        ("completions", {"prompt": surrogate}),
+        ("chat/completions", {"messages": [{"role": "user", "content": surrogate}]}),
+    ):
+        answer = client.post(f"/v1/{route}", content=json.dumps(given))
+        assert answer.status_code == 400
+        assert "nicode" in answer.json()["error"]["message"]
+    template = service.tokenizer._template
+    service.tokenizer._template = template.environment.from_string("{{ 1 / 0 }}")
+    answer = client.post("/v1/chat/completions", json=asked)
+    service.tokenizer._template = template
+    assert (answer.status_code, "ZeroDivisionError" in answer.json()["error"]["message"]) == (400, True)
 
 
 def test_keys(llama_folder: Path) -> None:
@@ -190,7 +208,19 @@ def test_a_full_queue_and_a_timeout(llama_folder: Path) -> None:
         llama_folder, ServiceSettings(most_rows=1, most_waiting=2, timeout=0.0001), num_threads=1
     )
     client = TestClient(service.app)
+    never = client.post("/v1/completions", json={"prompt": PROMPT, "n": 4, "temperature": 1})
+    assert (never.status_code, "4 outputs in one request" in never.json()["error"]["message"]) == (400, True)
+    held, begun = threading.Event(), threading.Event()
+
+    def hold(_token: int) -> None:
+        begun.set()
+        held.wait(30)
+
+    chosen = service.model._settings.replace(max_new_tokens=2)
+    service.engine.submit([service.engine.prepare([5], chosen, 0, hold, lambda _how: None)])
+    assert begun.wait(30)
     full = client.post("/v1/completions", json={"prompt": PROMPT, "n": 3, "temperature": 1})
+    held.set()
     assert (full.status_code, full.headers["retry-after"]) == (429, "1")
     assert full.json()["error"]["code"] == "queue_full"
     slow = client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 200})
