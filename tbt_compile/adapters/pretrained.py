@@ -142,11 +142,7 @@ def load_float(folder: str | Path) -> PreTrainedModel:
         FormatError: the folder does not exist or was not saved from a prepared model.
     """
     config, quantization = _quantized_config(folder)
-    if quantization.frozen is not None:
-        raise FormatError(
-            f"{folder} holds a frozen model, whose weights are packed: load it with from_pretrained of "
-            "transformers or of tbt_compile"
-        )
+    _refuse_frozen(folder, config)
     model = _load_without_quantizers(_class_of(config), folder, config)
     set_quantization(model.config, quantization)
     return model
@@ -195,6 +191,7 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
     """
     with _reading(folder):
         config = AutoConfig.from_pretrained(folder)
+        _refuse_frozen(folder, config)
         known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         other = [name for name in config.architectures or () if name not in known]
         if not config.is_encoder_decoder and other:
@@ -218,11 +215,27 @@ def load_pretrained(folder: str | Path) -> PreTrainedModel:
     """
     with _reading(folder):
         config = AutoConfig.from_pretrained(folder)
+        _refuse_frozen(folder, config)
         names = config.architectures or []
         found = getattr(transformers, names[0], None) if names else None
         if found is not None:
             return _load_without_quantizers(found, folder, config).eval()
     return load_generator(folder)
+
+
+def is_quantized(folder: str | Path) -> bool:
+    """Whether a folder holds a prepared or frozen model."""
+    with _reading(folder):
+        return quantization_of(AutoConfig.from_pretrained(folder)) is not None
+
+
+def _refuse_frozen(folder: str | Path, config: PreTrainedConfig) -> None:
+    quantization = quantization_of(config)
+    if quantization is not None and quantization.frozen is not None:
+        raise FormatError(
+            f"{folder} holds a frozen model, whose weights are packed: load it with from_pretrained of "
+            "transformers or of tbt_compile"
+        )
 
 
 @contextmanager

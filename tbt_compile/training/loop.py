@@ -64,7 +64,8 @@ def fit(
         The model, on the CPU and in evaluation mode.
 
     Raises:
-        TrainingError: the batch size is not a multiple of the number of processes.
+        TrainingError: the batch size is not a multiple of the number of processes, or the training diverged;
+            the folder then holds no model.
     """
     dataset, collator, settings = corpus.dataset(), corpus.collator(), run.settings
     processes.wait()  # the first process may be removing old checkpoints
@@ -95,6 +96,7 @@ def fit(
         **trainer.figures(),
     }
     model.cpu().eval()
+    check_finite(model)
     if processes.is_first():
         with writing(record.folder):
             with quiet():
@@ -103,6 +105,20 @@ def fit(
         record.finish(outcome)
     processes.wait()
     return model
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Refuse a model that training has destroyed.
+
+    Raises:
+        TrainingError: a parameter is NaN or infinite.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise TrainingError(
+                f"the training diverged: {name} holds values that are no numbers; lower the learning rate, "
+                "check the weights of the losses, and remove the checkpoints in the folder of the run"
+            )
 
 
 def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrainingArguments:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from tbt_compile.adapters.pretrained import is_quantized
 from tbt_compile.data.tokenization import load_tokenizer, train_bpe_tokenizer
 from tbt_compile.errors import DataError
 from tbt_compile.progress import Progress
@@ -109,6 +110,11 @@ def _open(folder: Path, role: str) -> PreTrainedModel:
     if not (folder / "config.json").is_file():
         raise DataError(
             f"{role} folder {folder} holds no model: expected config.json, weights and a tokenizer"
+        )
+    if role == "teacher" and is_quantized(folder):
+        raise DataError(
+            f"teacher folder {folder} holds a quantized student: expected a full-precision model, such as "
+            "the student's own teacher; a student with more bits goes to --start"
         )
     return load_teacher(folder)
 

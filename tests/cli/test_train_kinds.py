@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,31 @@ def test_a_teacher_on_disk(tbt, data: Path, trained: Path, tmp_path: Path) -> No
     assert found.code == 0, found.err
     assert "The teacher's 8 likeliest tokens take 0.0 MiB and leave out" in found.out
     assert (tmp_path / "teacher-logits" / "cache.json").is_file()
+
+
+def test_quantized_folders_are_no_teachers(tbt, data: Path, trained: Path, tmp_path: Path) -> None:
+    student, packed = trained / "student-2-2-2", tmp_path / "packed"
+    frozen = tbt_compile.freeze(tbt_compile.load_prepared(student))
+    frozen.save(packed)
+    for file in student.glob("token*"):
+        shutil.copy(file, packed)
+    arguments = ["train", "--data", data, "--output", tmp_path / "out", "--recipe", "1-1-1", "--steps", 2]
+    for options, message in (
+        (["--teacher", student], "holds a quantized student: expected a full-precision model"),
+        (["--teacher", packed], "holds a quantized student: expected a full-precision model"),
+        (
+            ["--teacher", trained / "teacher", "--start", packed],
+            "holds a frozen model, whose weights are packed",
+        ),
+    ):
+        refused = tbt(*arguments, *options)
+        assert refused.code == 2
+        assert message in refused.err
+
+
+def test_a_training_that_diverges_is_an_error(tbt, data: Path, trained: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--data", data, "--teacher", trained / "teacher", "--recipe", "2-2-2", "--steps", 3]
+    done = tbt(*arguments, "--output", tmp_path / "out", "--learning-rate", 1e30)
+    assert done.code == 2
+    assert "the training diverged" in done.err
+    assert not (tmp_path / "out" / "student-2-2-2" / "model.safetensors").exists()

@@ -183,7 +183,8 @@ def test_texts_that_are_no_unicode_and_templates_that_fail(service: Service, cli
         ("completions", {"prompt": surrogate}),
         ("chat/completions", {"messages": [{"role": "user", "content": surrogate}]}),
     ):
-        answer = client.post(f"/v1/{route}", content=json.dumps(given))
+        kind = {"Content-Type": "application/json"}
+        answer = client.post(f"/v1/{route}", content=json.dumps(given), headers=kind)
         assert answer.status_code == 400
         assert "nicode" in answer.json()["error"]["message"]
     template = service.tokenizer._template
