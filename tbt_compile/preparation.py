@@ -122,8 +122,8 @@ def prepare(
     inner = context.model
     saved_with = context.adapter.stored_recipe(inner)
     call = call_record.record(inner, context.args, context.kwargs)
-    PREPARE.run(context, dump)
     forget_quantization(inner)
+    PREPARE.run(context, dump)
     for reason in context.planned.refused:
         log.warning("lower will refuse this %s: %s", type(inner).__name__.removeprefix("Quantized"), reason)
     call_record.restore(inner, call)

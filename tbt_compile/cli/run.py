@@ -71,9 +71,14 @@ def run_text(
         options |= {"do_sample": True, **given}
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
-    texts = text if text else [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    lines = text if text else [line.rstrip("\n") for line in sys.stdin]
+    # A blank line of standard input gives a blank line: outputs stay next to their sources.
+    texts = lines if text else [line for line in lines if line.strip()]
     if not texts:
         raise TbtError("there is no text: pass one after the folder, or lines on standard input")
+    for number, line in enumerate(lines, 1):
+        if not line.isprintable() and any("\ud800" <= character <= "\udfff" for character in line):
+            raise TbtError(f"text {number} is not UTF-8: convert it first, with iconv for instance")
     stage = stage_of(folder)
     if stage == model_folder.MODULE:
         raise FormatError(f"{folder} holds a module that does not generate text: call it in Python")
@@ -109,8 +114,10 @@ def run_text(
         written = [tokenizer.decode(row.tolist(), skip_special_tokens=True) for row in tokens]
     seconds = time.perf_counter() - start
     if not stream and str(json_path) != "-":
-        for line in written:
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
+        following = iter(written)
+        for line in lines:
+            shown = next(following) if text or line.strip() else ""
+            out.print(shown, markup=False, highlight=False, soft_wrap=True)
     results = [{"source": source, "text": line} for source, line in zip(texts, written, strict=True)]
     write_json({"cpu": model.target.mcpu, "seconds": seconds, "texts": results}, json_path)
 
@@ -148,7 +155,10 @@ def _tokenizer(folder: Path) -> Any:
             f"{folder} has no tokenizer.json; compile a folder that has one, or give token ids to "
             "tbt_compile.load(...).generate in Python"
         )
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing more special
+        raise FormatError(f"{path} cannot be read ({error}): save the tokenizer again") from error
     # Training saves the file with its last truncation and padding settings, those of the targets.
     tokenizer.no_truncation()
     tokenizer.no_padding()

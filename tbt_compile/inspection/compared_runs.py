@@ -48,7 +48,7 @@ def run_generator(
     given = {name: torch.as_tensor(value) for name, value in (inputs or _examples(frozen.module)).items()}
     chosen = {"max_new_tokens": NEW_TOKENS, **settings}
     tokens = compiled.generate(**{name: value.numpy() for name, value in given.items()}, **chosen)
-    expected = _eager_tokens(model, given, {**chosen, "do_sample": False})
+    expected = _eager_tokens(model, given, {**chosen, **_restriction(compiled), "do_sample": False})
     if not compiled.is_encoder_decoder:
         start = given["input_ids"].shape[1]
     else:
@@ -104,6 +104,17 @@ def agreement(tokens: Tokens, expected: Tokens) -> tuple[int, int]:
     shared = min(tokens.shape[1], expected.shape[1])
     equal = int((tokens[:, :shared] == expected[:, :shared]).sum())
     return max(tokens.size, expected.size), equal
+
+
+def _restriction(compiled: Any) -> dict[str, Any]:
+    """What makes the eager model write the tokens of a compiled model's shortlist alone, as `lower` says."""
+    if compiled.shortlist is None:
+        return {}
+    every = np.arange(compiled.description["vocabulary"])
+    return {
+        "suppress_tokens": np.setdiff1d(every, compiled.shortlist).tolist(),
+        "renormalize_logits": True,
+    }
 
 
 def _examples(module: nn.Module) -> dict[str, Tensor]:

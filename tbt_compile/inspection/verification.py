@@ -69,8 +69,9 @@ def verify(
         library: Any = tapped.library
         replays = {unit.name: UnitReplay(unit, library.taps[unit.name]) for unit in units}
         library.observe = lambda unit, given, found: replays[unit].compare(given, found)
-        run = run_generator if isinstance(compiled, CompiledModel) else run_module
-        tokens, equal = run(model, frozen, tapped, inputs, settings)
+    # Outside: inside, a model with a shortlist has the shorter head.
+    run = run_generator if isinstance(compiled, CompiledModel) else run_module
+    tokens, equal = run(model, frozen, tapped, inputs, settings)
     nodes = tuple(check for replay in replays.values() for check in replay.checks())
     name, label = compiled.description["class"], compiled.target.label
     return Verification(name, label, nodes, library.same, tokens, equal, least)

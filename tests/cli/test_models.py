@@ -201,7 +201,9 @@ def test_run_takes_texts_or_lines(tbt, compiled: Path, monkeypatch: pytest.Monke
     assert given.json()["seconds"] > 0
     monkeypatch.setattr(sys, "stdin", io.StringIO("one two three\n\nfour five\n"))
     piped = tbt("run", compiled, "--num-beams", 2, "--max-new-tokens", 6, "--workers", 2, "--batch-size", 1)
-    assert piped.out == "".join(f"{text}\n" for text in expected)
+    assert piped.out == f"{expected[0]}\n\n{expected[1]}\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\udcff\n"))
+    assert "text 2 is not UTF-8" in tbt("run", compiled).err
 
 
 def test_run_samples(tbt, wordy: Path) -> None:
