@@ -91,12 +91,12 @@ def kept(scores: Scores, settings: GenerationSettings) -> tuple[Tokens, Doubles]
     tokens = np.flatnonzero((scores >= least) & (scores > -np.inf))
     weights = exponential(scores[tokens].astype(np.float64) - np.float64(scores.max()))
     if settings.top_p < 1:
-        order = weights.argsort(kind="stable")
-        cumulative = weights[order].cumsum()
-        inside = cumulative > (1 - settings.top_p) * cumulative[-1]
-        inside[-1] = True  # the most probable token
-        order = np.sort(order[inside])
-        tokens, weights = tokens[order], weights[order]
+        # Sorted values, unlike an order of places, are the same on every CPU; ties are kept together.
+        ascending = np.sort(weights)
+        cumulative = ascending.cumsum()
+        first = cumulative.searchsorted((1 - settings.top_p) * cumulative[-1], side="right")
+        inside = weights >= ascending[min(first, len(ascending) - 1)]
+        tokens, weights = tokens[inside], weights[inside]
     if settings.min_p > 0:
         inside = weights >= settings.min_p  # the largest weight is 1
         tokens, weights = tokens[inside], weights[inside]
