@@ -125,7 +125,7 @@ def test_lower_for_another_machine(
 ) -> None:
     both, output = tbt_compile.load(several / "model"), tmp_path / "other"
 
-    def lower(model, target, shortlist, dynamic_shapes):
+    def lower(model, target, shortlist, dynamic_shapes, clock):
         (spec,) = target
         return only(both, spec.mcpu)
 
