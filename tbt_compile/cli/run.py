@@ -56,6 +56,7 @@ def run_text(
     """
     import tbt_compile
     from tbt_compile.cli.models import stage_of
+    from tbt_compile.serving.tokenizing import read_tokenizer
     from tbt_compile.storage import model_folder
 
     if stream and num_beams != 1:
@@ -89,7 +90,7 @@ def run_text(
     if stage != model_folder.GENERATOR:
         done = "packed" if stage == model_folder.FROZEN else "trained"
         raise FormatError(f"{folder} is {done} but not compiled; run `tbt lower {folder} --output NEW` first")
-    tokenizer = _tokenizer(folder)
+    tokenizer = read_tokenizer(folder)
     sources = [tokenizer.encode(text).ids for text in texts]
     empty = next((index for index, source in enumerate(sources) if not source), None)
     if empty is not None:
@@ -124,42 +125,16 @@ def run_text(
 
 def _stream(model: Any, tokenizer: Any, source: list[int], options: dict[str, Any]) -> str:
     """Generate for one source and print each piece of text as soon as its tokens are complete."""
-    from tokenizers.decoders import DecodeStream
+    from tbt_compile.serving.text_stream import TextStream
 
-    decoder = DecodeStream(skip_special_tokens=True)
-    ids: list[int] = []
-    shown = ""
+    stream = TextStream(tokenizer)
 
     def show(tokens: np.ndarray) -> None:
-        nonlocal shown
-        ids.append(int(tokens[0]))
-        piece = decoder.step(tokenizer, ids[-1])
+        piece = stream.push(int(tokens[0]))
         if piece:
-            shown += piece
             sys.stdout.write(piece)
             sys.stdout.flush()
 
     model.generate([source], attention_mask=[[1] * len(source)], on_tokens=show, **options)
-    text = str(tokenizer.decode(ids))
-    # The stream holds back the bytes of a character that the last token left incomplete.
-    sys.stdout.write(text.removeprefix(shown) + "\n")
-    return text
-
-
-def _tokenizer(folder: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise FormatError(
-            f"{folder} has no tokenizer.json; compile a folder that has one, or give token ids to "
-            "tbt_compile.load(...).generate in Python"
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing more special
-        raise FormatError(f"{path} cannot be read ({error}): save the tokenizer again") from error
-    # Training saves the file with its last truncation and padding settings, those of the targets.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    sys.stdout.write(stream.end() + "\n")
+    return stream.text

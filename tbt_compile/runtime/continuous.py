@@ -12,6 +12,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from tbt_compile.runtime.caches import BLOCK
 from tbt_compile.runtime.decoder_only import DecoderOnlySession
 from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, Tokens
 from tbt_compile.runtime.served_model import ServedModel
-from tbt_compile.runtime.writing import Writing, checked
+from tbt_compile.runtime.writing import Writing
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +92,9 @@ class Engine:
             GenerationError: the source or a setting does not fit the model.
         """
         ids, prompt = self._model.request(source, settings)
-        writing = Writing(ids, prompt, settings, stream, on_token, on_end)
+        writing = Writing(ids, prompt, settings, stream, self._model.vocabulary, on_token, on_end)
         self._model.check_length(writing.most_tokens)
-        return checked(writing, self._model.vocabulary)
+        return writing
 
     def submit(self, writings: Sequence[Writing]) -> None:
         """Take the outputs of a request, all or none.
@@ -130,7 +131,7 @@ class Engine:
             self._changed.notify()
         try:
             self._done.result(timeout)
-        except TimeoutError:
+        except futures.TimeoutError:  # another class than TimeoutError until Python 3.11
             self._stopping = True
             self._done.result()
 

@@ -30,26 +30,36 @@ class Writing:
         prompt: int64 [q], the first decoder tokens; in a decoder-only model the source.
         settings: of greedy search or sampling.
         stream: the number of its random numbers, for a seed.
+        vocabulary: number of tokens.
         on_token: called with every new token, the end token included.
         on_end: called once, with the reason or the error.
         cancelled: set by the caller to end it.
+        newest: the last token.
+
+    Raises:
+        GenerationError: a setting does not fit the vocabulary, or asks for beams.
     """
 
     source: Tokens
     prompt: Tokens
     settings: GenerationSettings
     stream: int
+    vocabulary: int
     on_token: Callable[[int], None]
     on_end: Callable[[Reason | TbtError], None]
     cancelled: bool = False
     newest: int = -1
-    _rules: list[Rule] | None = field(default=None, init=False)
-    _length: int = field(default=0, init=False)
+    _rules: list[Rule] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.settings.num_beams > 1:
+            raise GenerationError(
+                f"num_beams={self.settings.num_beams}: expected 1 where requests share steps"
+            )
         self._lengths = self.settings.lengths(len(self.prompt))
         self._ids = self.prompt[None]
         self._length = len(self.prompt)
+        self._rules = build_rules(self.settings, self._lengths, self.vocabulary, self.source[None])
         self._sampler = Sampler(self.settings, np.array([self.stream])) if self.settings.do_sample else None
 
     @property
@@ -84,29 +94,9 @@ class Writing:
         return False
 
     def _choose(self, scores: Scores) -> int:
-        if self._rules is None:
-            self._rules = build_rules(self.settings, self._lengths, scores.shape[1], self.source[None])
         for rule in self._rules:
             rule(self._ids[:, : self._length], scores, _ROW)
         chosen = int((scores.argmax(axis=1) if self._sampler is None else self._sampler(scores, _ROW))[0])
         if np.isnan(scores[0, chosen]):
             raise nan_error(self._length)
         return chosen
-
-
-def checked(writing: Writing, vocabulary: int) -> Writing:
-    """Build the rules of a writing now, so that settings that do not fit are refused before it waits.
-
-    Args:
-        writing: before its first token.
-        vocabulary: number of tokens.
-
-    Raises:
-        GenerationError: a setting does not fit the vocabulary, or asks for beams.
-    """
-    if writing.settings.num_beams > 1:
-        raise GenerationError(
-            f"num_beams={writing.settings.num_beams}: expected 1 where requests share steps"
-        )
-    writing._rules = build_rules(writing.settings, writing._lengths, vocabulary, writing.source[None])
-    return writing

@@ -12,6 +12,30 @@ from tbt_compile.errors import FormatError, ServingError
 _CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 
 
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a compiled folder, of the `tokenizers` package.
+
+    Raises:
+        FormatError: the folder has no tokenizer, or one that cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise FormatError(
+            f"{folder} has no tokenizer.json: save the tokenizer in the model's folder with save_pretrained "
+            "and lower it again, or give token ids to tbt_compile.load(...).generate in Python"
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing more special
+        raise FormatError(f"{path} cannot be read ({error}): save the tokenizer again") from error
+    # Training saves the file with its last truncation and padding settings, those of the targets.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 class ServedTokenizer:
     """The tokenizer of a folder.
 
@@ -24,17 +48,7 @@ class ServedTokenizer:
     """
 
     def __init__(self, folder: Path, ends: Sequence[int]) -> None:
-        from tokenizers import Tokenizer
-
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise FormatError(
-                f"{folder} has no tokenizer.json, which a service needs: save the tokenizer in the model's "
-                "folder with save_pretrained, and lower it again"
-            )
-        self.tokenizer = Tokenizer.from_file(str(path))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+        self.tokenizer = read_tokenizer(folder)
         self._ends = frozenset(ends)
         config = _json(folder / _CONFIG)
         self._specials = {
@@ -43,11 +57,6 @@ class ServedTokenizer:
             if name.endswith("_token") and isinstance(value, (str, dict))
         }
         self._template = _compiled(folder / _TEMPLATE, config.get("chat_template"))
-
-    @property
-    def can_chat(self) -> bool:
-        """Whether there is a chat template."""
-        return self._template is not None
 
     def encode(self, text: str, keep_end: bool) -> list[int]:
         """Token ids of a text, with the tokens that the tokenizer adds.
