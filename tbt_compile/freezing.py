@@ -111,19 +111,21 @@ class FrozenModel:
         return f"{name} frozen at {self.recipe}, {size:.1f} MiB in memory", summary
 
 
-def freeze(model: nn.Module) -> FrozenModel:
+def freeze(model: nn.Module | FrozenModel) -> FrozenModel:
     """Quantize the weights of a prepared model one last time and pack them.
 
     The prepared model is not changed; one in a wrapper (DataParallel, torch.compile) is unwrapped. Tied
     weights become one packed tensor. The frozen model is in eval mode and computes in float32. From a float32
     model, that is exactly what the prepared model computes in eval mode. Other float parameters are converted
     and keep their values, and codes stay the same. A model that is frozen already, such as `from_pretrained`
-    of transformers returns, is itself the module of the result.
+    of transformers returns, is itself the module of the result; a `FrozenModel` is returned as it is.
 
     Raises:
         PlanError: the model is not prepared, was never run (its activation scales are unset), or has
             weights without a packed form (pruned or split).
     """
+    if isinstance(model, FrozenModel):
+        return model
     model = unwrapped(model)
     if not is_frozen(model):
         _check_freezable(model)

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from tbt_compile.adapters import adapter_for, call_record
 from tbt_compile.adapters.wrappers import check_growable, renew, unwrapped
 from tbt_compile.dtypes import check_dtypes, forget_quantization
-from tbt_compile.errors import CaptureError, PlanError
+from tbt_compile.errors import CaptureError, PlanError, did_you_mean
 from tbt_compile.modules import is_prepared
 from tbt_compile.modules.exported_mode import follow_mode
 from tbt_compile.passes.prepare.capture import split_example_inputs
@@ -84,7 +84,8 @@ def prepare(
     batch. To get the attention maps of a transformers model, call it with `output_attentions=True`;
     transformers refuses that setting in the config.
 
-    What `lower` will refuse is logged as a warning as far as the captured graph shows it.
+    What `lower` will refuse is logged as a warning as far as the captured graph shows it, and so are patterns
+    of the recipe that match nothing.
 
     `from_pretrained` of transformers prepares what it reads from the folder of a prepared model, and gives it
     its exact scales back.
@@ -124,8 +125,12 @@ def prepare(
     call = call_record.record(inner, context.args, context.kwargs)
     forget_quantization(inner)
     PREPARE.run(context, dump)
+    name = type(inner).__name__.removeprefix("Quantized")
     for reason in context.planned.refused:
-        log.warning("lower will refuse this %s: %s", type(inner).__name__.removeprefix("Quantized"), reason)
+        log.warning("lower will refuse this %s: %s", name, reason)
+    for pattern in context.planned.unmatched:
+        hint = did_you_mean(pattern, [site.fqn for site in context.planned])
+        log.warning("the recipe's pattern %r matches nothing in this %s.%s", pattern, name, hint)
     call_record.restore(inner, call)
     renew(model)
     if saved_with == context.recipe:

@@ -99,6 +99,9 @@ class Recipe:
             patterns = getattr(self, name)
             if isinstance(patterns, str):
                 raise RecipeError(f"recipe field {name}={patterns!r}: expected a sequence of name patterns")
+            for pattern in patterns:
+                if not isinstance(pattern, str):
+                    raise RecipeError(f"recipe field {name} holds {pattern!r}: expected patterns of names")
             object.__setattr__(self, name, tuple(patterns))
         self._require_bits()
         if self.block < 1:

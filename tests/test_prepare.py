@@ -206,3 +206,12 @@ def test_tied_weights_have_the_same_codes_and_untied_ones_their_own_bits() -> No
     untied = tbt_compile.prepare(llama(layers=1, tie_word_embeddings=False), "1-2-2")
     assert untied.lm_head.weight_quantizer.encoding is tbt_compile.Encoding.TERNARY
     assert untied.lm_head.input_quantizer.encoding is tbt_compile.Encoding.INT8
+
+
+def test_patterns_that_match_nothing_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    recipe = tbt_compile.Recipe.parse("2-2-2", exclude=("lm_heat", "lm_head", "*.fc1", "model.encoder.*"))
+    found = tbt_compile.plan(bart(layers=1), recipe)
+    assert found.unmatched == ("lm_heat",)
+    tbt_compile.prepare(bart(layers=1), tbt_compile.Recipe.parse("2-2-2", exclude=("model.shraed",)))
+    assert "pattern 'model.shraed' matches nothing in this BartForConditionalGeneration." in caplog.text
+    assert "Did you mean model.shared" in caplog.text

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tbt_compile.passes.prepare.context import PrepareContext
 
 
+_EXCLUDED = "excluded by the recipe"
+
+
 @dataclass(frozen=True)
 class QuantPlan:
     """What `prepare` does to a model; `print` shows it as a table, `to_dict` returns JSON values.
@@ -52,6 +55,19 @@ class QuantPlan:
             if fqn in (site.fqn, site.name):
                 return site
         raise KeyError(fqn)
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """The patterns of `exclude` and `split` in the recipe that match nothing."""
+        kept = [item.name for item in self.unquantized]
+        reasons = {item.reason for item in self.unquantized}
+        return tuple(
+            pattern
+            for pattern in (*self.recipe.exclude, *self.recipe.split)
+            if f"{_EXCLUDED} ({pattern!r})" not in reasons
+            and not any(excluded_site(site, (pattern,)) for site in self.sites)
+            and not any(excluded_by(name, (pattern,)) for name in kept)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready values."""
@@ -112,7 +128,7 @@ def make_plan(
     for site in sites:
         pattern = excluded_site(site, recipe.exclude)
         if pattern is not None:
-            reason, owner = f"excluded by the recipe ({pattern!r})", caller_of(site.fqn)
+            reason, owner = f"{_EXCLUDED} ({pattern!r})", caller_of(site.fqn)
             whole = excluded_by(owner, recipe.exclude) is not None
             unquantized += [Unquantized(owner, reason)] if whole else _kept(site, reason)
         elif site.kind is SiteKind.CONVOLUTION and site.keep is None and not recipe.conv:

@@ -24,6 +24,7 @@ from tbt_compile.adapters.decode_settings import check_search, generation_settin
 from tbt_compile.adapters.example_inputs import example_inputs
 from tbt_compile.adapters.local_attention import local_attention
 from tbt_compile.adapters.quantization_config import TbtConfig, quantization_of, set_quantization
+from tbt_compile.adapters.resizing import resize_quantized
 from tbt_compile.adapters.rope import original_frequencies
 from tbt_compile.adapters.units import ExportUnits
 from tbt_compile.errors import PlanError
@@ -148,6 +149,7 @@ class HuggingFaceAdapter(Adapter):
         checked.set_attn_implementation(attention.IMPLEMENTATION)
         attention.guard(checked)
         set_quantization(checked.config, TbtConfig(recipe))
+        resize_quantized(checked)
 
     def finish_frozen(self, model: nn.Module, recipe: Recipe, description: dict[str, Any]) -> None:
         """Let `save_pretrained` write the packed tensors, and record in the config how to load them.
@@ -160,6 +162,7 @@ class HuggingFaceAdapter(Adapter):
         set_quantization(checked.config, quantization)
         checked.hf_quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=True)
         checked.is_quantized = True
+        resize_quantized(checked)
 
 
 def _layer_types(config: PreTrainedConfig) -> list[str]:

@@ -15,6 +15,7 @@ from tbt_compile.data.batches import TextLengths, pad_right
 from tbt_compile.data.examples import IGNORED_LABEL, Collator, Examples, Row, RowDataset
 from tbt_compile.data.prompts import PromptTemplate
 from tbt_compile.data.text_pairs import TextPair, digest
+from tbt_compile.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,12 +99,26 @@ class TextCorpus(Examples):
     tokenizer: PreTrainedTokenizerBase
     block: int
 
+    def __post_init__(self) -> None:
+        if isinstance(self.texts, str):
+            raise DataError("texts are one string: expected a list of texts")
+        if self.block < 2:
+            raise DataError(f"blocks of {self.block} tokens: expected at least 2, of which one is predicted")
+
     def __len__(self) -> int:
         return len(self.dataset())
 
     def dataset(self) -> RowDataset:
-        """Rows of `input_ids`, `position_ids` and `labels`, `block` long; the last is filled with padding."""
+        """Rows of `input_ids`, `position_ids` and `labels`, `block` long; the last is filled with padding.
+
+        Raises:
+            DataError: no text has two tokens.
+        """
         rows = list(blocks(self._documents(), self.block, int(self.tokenizer.pad_token_id or 0)))
+        if not any(label != IGNORED_LABEL for row in rows for label in row["labels"]):
+            raise DataError(
+                f"{len(self.texts)} texts without one of two tokens: nothing is predicted; give longer texts"
+            )
         return RowDataset(rows, [self.block] * len(rows))
 
     def collator(self) -> Collator:

@@ -57,11 +57,18 @@ def text_at(record: Record, name: str, where: str) -> str:
         where: the place of the record, for messages.
 
     Raises:
-        DataError: the field is missing, or holds no text.
+        DataError: the field is missing, or holds no text, or one that cannot be written as UTF-8.
     """
     value = value_at(record, name, where)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: field {name!r} must be a non-empty text, got {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: field {name!r} has half of a surrogate pair at character {error.start}, which no text "
+            "has: repair what wrote it"
+        ) from error
     return value
 
 
@@ -118,6 +125,8 @@ def _parse(line: str, where: str) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; too many brackets
+        raise DataError(f"{where}: not valid JSON ({error})") from error
 
 
 def read_splits(folder: str | Path, reader: Reader[T]) -> dict[str, tuple[T, ...]]:

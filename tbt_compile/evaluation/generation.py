@@ -13,8 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.data.batches import pad_left, pad_right
+from tbt_compile.data.examples import RowDataset
+from tbt_compile.data.limits import check_rows, positions_of
 from tbt_compile.data.prompts import PromptTemplate
-from tbt_compile.errors import GenerationError
+from tbt_compile.errors import DataError, GenerationError
 from tbt_compile.freezing import FrozenModel
 from tbt_compile.progress import Progress
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, cut_after_end, pack
@@ -102,11 +104,12 @@ def generate_texts(
     Raises:
         GenerationError: workers or threads were set for a PyTorch model, or the template does not fit the
             model: one of prompts for a decoder-only model, none for others.
-        DataError: the template does not fit the tokenizer.
+        DataError: the template does not fit the tokenizer, or a source the model.
     """
     model = runner(model)
     prompts = _reads_prompts(model, decode)
     rows = decode.encode(tokenizer, sources)
+    _check_lengths(model, rows, decode)
 
     def report(done: int, total: int) -> None:
         if progress is not None:
@@ -182,6 +185,24 @@ def runner(model: Any) -> Any:
     if isinstance(model, FrozenModel):
         return model.module
     return unwrapped(model) if isinstance(model, nn.Module) else model
+
+
+def _check_lengths(model: Any, rows: Sequence[Sequence[int]], decode: DecodeSettings) -> None:
+    """Refuse sources and outputs of a PyTorch model that exceed its positions; a compiled one does so itself.
+
+    Raises:
+        DataError: there are fewer positions, or a token is not in the vocabulary.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return
+    check_rows(model, RowDataset([{"input_ids": row} for row in rows], []))
+    written = decode.max_new_tokens + (max(map(len, rows)) if decode.template is not None else 1)
+    positions = positions_of(model)
+    if positions is not None and written > positions:
+        raise DataError(
+            f"{decode.max_new_tokens} new tokens make texts of up to {written}, and the model has "
+            f"{positions} positions: generate fewer, or truncate the sources more"
+        )
 
 
 def _reads_prompts(model: Any, decode: DecodeSettings) -> bool:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tbt_compile.data.decoder_text import TextCorpus
+from tbt_compile.data.limits import check_rows
 from tbt_compile.errors import GenerationError
 from tbt_compile.evaluation.generation import runner
 from tbt_compile.progress import Progress
@@ -59,6 +60,7 @@ def perplexity(
 
     Raises:
         GenerationError: the model is compiled: it returns the logits of one step alone.
+        DataError: no text has two tokens, or a block does not fit the model, see `check_rows`.
     """
     model = runner(model)
     if not isinstance(model, PreTrainedModel):
@@ -68,6 +70,7 @@ def perplexity(
         )
     corpus = TextCorpus(texts, tokenizer, block)
     dataset, collate = corpus.dataset(), corpus.collator()
+    check_rows(model, dataset)
     loss, tokens = 0.0, 0
     training = model.training
     model.eval()

@@ -25,7 +25,7 @@ from tbt_compile.errors import FormatError, PlanError
 from tbt_compile.preparation import prepare
 from tbt_compile.storage import model_folder
 from tbt_compile.storage.frozen_folder import unique_tensors
-from tbt_compile.storage.frozen_quantizers import install_quantizers
+from tbt_compile.storage.frozen_quantizers import install_quantizers, owner_of
 
 _QUANTIZER_STATE = r"(^|\.)(input_quantizer|weight_quantizer|tbt_attention|tbt_calls)\."
 
@@ -76,6 +76,7 @@ class TbtHfQuantizer(HfQuantizer):
                 f"{type(model).__name__} makes products outside of its layers, which only tbt_compile.load "
                 "can build from packed tensors: load a folder that FrozenModel.save wrote with it"
             )
+        _check_class(model, self.frozen["quantizers"])
         install_quantizers(model, self.quantization_config.recipe, self.frozen["quantizers"], {})
         parameters = dict(model.named_parameters(remove_duplicate=False))
         tied = {name: first for name, first in self.frozen["tied"].items() if name in parameters}
@@ -83,7 +84,7 @@ class TbtHfQuantizer(HfQuantizer):
         derived = {re.escape(name) for name in self.frozen["derived"]}
         model._keys_to_ignore_on_load_unexpected = ignored | derived  # type: ignore[assignment]
         for file in checkpoint_files or ():
-            _check_folder(Path(file).parent)
+            _check_folder(Path(file))
         _check_complete(model, tied, checkpoint_files or [])
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_options: Any) -> nn.Module:
@@ -120,10 +121,27 @@ class TbtHfQuantizer(HfQuantizer):
         return False
 
 
-def _check_folder(folder: Path) -> None:
-    """Check the files of a folder that `FrozenModel.save` wrote, if it is one."""
-    if (folder / model_folder.MANIFEST).is_file():
-        model_folder.read_manifest(folder, model_folder.FROZEN)
+def _check_folder(file: Path) -> None:
+    """Check the folder of a file of tensors that `FrozenModel.save` wrote, if it is one."""
+    saved = model_folder.KINDS[model_folder.FROZEN].tensors
+    if file.name == saved and (file.parent / model_folder.MANIFEST).is_file():
+        model_folder.read_manifest(file.parent, model_folder.FROZEN)
+
+
+def _check_class(model: nn.Module, described: list[dict[str, Any]]) -> None:
+    """Refuse a model that lacks layers of the frozen one, such as that without its head.
+
+    Raises:
+        FormatError: it does.
+    """
+    present = {name for name, _ in model.named_modules()}
+    missing = [owner for entry in described if (owner := owner_of(entry)) not in present]
+    if missing:
+        saved, name = getattr(model.config, "architectures", None) or ["another class"], type(model).__name__
+        raise FormatError(
+            f"the packed tensors are those of a {saved[0]}, and {name} has no {missing[0]}: load it by "
+            f"{saved[0]}.from_pretrained, or the Auto class for it"
+        )
 
 
 def _check_complete(model: nn.Module, tied: dict[str, str], files: list[str]) -> None:

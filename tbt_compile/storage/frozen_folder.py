@@ -118,6 +118,8 @@ def load_frozen(path: Path, model: Any = None) -> tuple[nn.Module, Recipe, list[
     if model is not None and not isinstance(model, nn.Module):
         raise FormatError(f"model is {model!r}: expected an instance of the class that {path} was saved from")
 
+    _check_unmixed(path)
+
     def read() -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
         manifest = model_folder.read_manifest(path, model_folder.FROZEN)
         place = model if model is not None else _empty_model(path, manifest["class"])
@@ -136,6 +138,16 @@ def load_frozen(path: Path, model: Any = None) -> tuple[nn.Module, Recipe, list[
     call_record.restore(model, manifest.get("inputs"))
     dtypes = manifest.get("dtype", described([COMPUTATION]))["checkpoint"]  # older folders: float32 only
     return evaluation_mode(model).requires_grad_(False), recipe, dtypes
+
+
+def _check_unmixed(path: Path) -> None:
+    """Refuse a folder that `save_pretrained` wrote into later: the config is then that of other tensors."""
+    other = sorted(file.name for file in path.glob("model*.safetensors"))
+    if other and (path / model_folder.MANIFEST).is_file():
+        raise FormatError(
+            f"save_pretrained of transformers wrote {other[0]} over the frozen model in {path}: load that by "
+            "from_pretrained of transformers, and save a frozen model to a folder of its own"
+        )
 
 
 def _check_instance(model: nn.Module, described: list[dict[str, Any]], path: Path) -> None:

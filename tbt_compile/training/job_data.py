@@ -13,6 +13,7 @@ from tbt_compile.data.batches import Corpus
 from tbt_compile.data.decoder_text import PromptCorpus, TextCorpus
 from tbt_compile.data.examples import Examples
 from tbt_compile.data.labeled_texts import LabeledCorpus
+from tbt_compile.data.limits import positions_of
 from tbt_compile.data.prompts import PromptTemplate
 from tbt_compile.data.recordings import SpeechCorpus, feature_extractor
 from tbt_compile.evaluation.classification import accuracy, class_logits
@@ -59,10 +60,8 @@ class JobData(ABC):
         Raises:
             TrainingError: it has fewer.
         """
-        config, needed = getattr(self.model, "config", None), self.positions(tokenizer)
-        names = ("max_target_positions", "max_position_embeddings")
-        there = next((size for name in names if (size := getattr(config, name, None))), needed)
-        if needed > there:
+        needed, there = self.positions(tokenizer), positions_of(self.model)
+        if there is not None and needed > there:
             raise TrainingError(
                 f"sources of {self.job.lengths.source} and targets of {self.job.lengths.target} tokens need "
                 f"{needed} positions, and the teacher has {there}: give smaller lengths (--source-length, "

@@ -11,18 +11,25 @@ from torch import Tensor
 from transformers import PreTrainedModel, Seq2SeqTrainer
 
 from tbt_compile.adapters.wrappers import unwrapped
+from tbt_compile.data.limits import check_rows
 from tbt_compile.training import processes
 from tbt_compile.training.losses import label_loss
 from tbt_compile.training.progress import memory_gib
 from tbt_compile.training.settings import TrainingError
+from tbt_compile.training.shares import Part
 from tbt_compile.training.tasks import task_of
 
 
 class LabelTrainer(Seq2SeqTrainer):
-    """`Seq2SeqTrainer` whose loss is the mean over all tokens of a batch, for any number of processes.
+    """`Seq2SeqTrainer` whose loss is the mean over all tokens of a batch.
+
+    That holds for any number of processes and steps of gradient accumulation.
 
     Models of every task are trained: those without an encoder too. Logs have `tokens_per_second` and
     `memory_gib` besides the loss.
+
+    Raises:
+        DataError: an example does not fit the model, see `check_rows`.
 
     Attributes:
         task: of the model.
@@ -32,12 +39,33 @@ class LabelTrainer(Seq2SeqTrainer):
     def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
         self.task = task_of(whole_model(model))
         super().__init__(model, *args, **kwargs)
+        for dataset in (self.train_dataset, self.eval_dataset):
+            check_rows(whole_model(model), dataset)
         # BART accepts `num_items_in_batch` but ignores it; the trainer would scale the loss as if it did not.
         # The loss is a mean, so the trainer has to divide it by the gradient accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._unchecked: list[PreTrainedModel] = [whole_model(model)]
         self.tokens: Any = 0
         self._started: float | None = None
+        self._steps: list[Any] = []
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Keep the batches of the next steps of gradient accumulation: their tokens weigh equally.
+
+        Args:
+            args, kwargs: of the overridden method.
+        """
+        self._steps, items = super().get_batch_samples(*args, **kwargs)
+        return self._steps, items
+
+    def part(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch as a part of what one update is made of.
+
+        Args:
+            model: in training mode, or the batch is whole.
+            inputs: the batch.
+        """
+        return Part(inputs, self._steps) if model.training and len(self._steps) > 1 else inputs
 
     def figures(self) -> dict[str, Any]:
         """What the record of a finished run says besides its loss, JSON-ready."""
@@ -100,6 +128,7 @@ class LabelTrainer(Seq2SeqTrainer):
         Returns:
             The loss, or (loss, outputs).
         """
+        inputs = self.part(model, inputs)
         outputs = model(**self.task.with_labels(inputs))
         loss = label_loss(outputs, inputs, self.task)
         return (loss, outputs) if return_outputs else loss

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tbt_compile.training import likeliest, processes
+from tbt_compile.training import likeliest
 from tbt_compile.training.likeliest import Likeliest
 from tbt_compile.training.settings import LossWeights, TrainingError
+from tbt_compile.training.shares import of_stack, weight
 from tbt_compile.training.soft_labels import reverse_divergence, soft_cross_entropy
 from tbt_compile.training.tasks import Inputs, Stack, Task
 
@@ -45,7 +47,7 @@ def hidden_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], keep: Tenso
     Returns:
         `[layers]`.
     """
-    return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
+    return torch.stack([_mse(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
 
 
 def attention_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Tensor) -> Tensor:
@@ -59,7 +61,12 @@ def attention_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: T
         `[layers]`.
     """
     keep = pairs[:, None].expand_as(student[0])
-    return torch.stack([F.mse_loss(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
+    return torch.stack([_mse(s[keep], t[keep]) for s, t in zip(student, teacher, strict=True)])
+
+
+def _mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean squared error; 0 of nothing, which a packed block without predictions leaves."""
+    return F.mse_loss(student, teacher, reduction="sum") / max(1, student.numel())
 
 
 def distillation_terms(
@@ -67,8 +74,8 @@ def distillation_terms(
 ) -> DistillationTerms:
     """The loss terms with a weight above 0, from the outputs of student and teacher on one batch.
 
-    If several processes share the batch, each term is weighted so that the average over processes is the
-    term of the whole batch.
+    If several processes or steps of gradient accumulation share the batch, each term is weighted so that the
+    average over them is the term of the whole batch.
 
     Args:
         student, teacher: outputs of the models: `logits`, the student's `loss` on the labels, and hidden
@@ -81,7 +88,7 @@ def distillation_terms(
     Returns:
         The unweighted terms.
     """
-    share = processes.weight(task.scored(inputs))
+    share = weight(inputs, task.scored)
     logits = reverse = hidden = attention = None
     if weights.logits or weights.reverse:
         kept = isinstance(teacher, Likeliest)
@@ -93,16 +100,15 @@ def distillation_terms(
             backward: Any = likeliest.reverse_divergence if kept else reverse_divergence
             reverse = backward(ours, theirs, weights.temperature) * share
     if weights.hidden or weights.attention:
-        of_teacher = task.stacks(teacher, inputs)
-        pairs = [(stack, of_teacher[name]) for name, stack in task.stacks(student, inputs).items()]
-        hidden = _hidden(pairs, weights) if weights.hidden else None
-        attention = _attention(pairs, weights) if weights.attention else None
+        compared = _Compared(student, teacher, inputs, weights, task)
+        hidden = compared.hidden() if weights.hidden else None
+        attention = compared.attention() if weights.attention else None
     labels = label_loss(student, inputs, task) if weights.labels else None
     return DistillationTerms(logits, labels, hidden, attention, reverse)
 
 
 def label_loss(outputs: Any, inputs: Inputs, task: Task) -> Tensor:
-    """The model's own loss on labels, weighted for several processes.
+    """The model's own loss on labels, weighted as a part of the batch.
 
     Args:
         outputs: of the model, with `loss`.
@@ -118,28 +124,46 @@ def label_loss(outputs: Any, inputs: Inputs, task: Task) -> Tensor:
             "no example of a batch has a label, and the loss on labels has a weight: give labels, or set "
             "that weight to 0"
         )
-    loss: Tensor = outputs.loss * processes.weight(labelled)
+    loss: Tensor = outputs.loss * weight(inputs, task.labelled)
     return loss
 
 
-def _hidden(stacks: Sequence[tuple[Stack, Stack]], weights: LossWeights) -> Tensor:
-    """The mean over the chosen layers of all stacks; embeddings are part of all layers, and no layer."""
-    first = 0 if weights.layers is None else 1
-    parts = [
-        hidden_mse(weights.chosen(ours.states[first:]), weights.chosen(theirs.states[first:]), ours.queries)
-        * processes.weight(ours.queries)
-        for ours, theirs in stacks
-        if ours.states
-    ]
-    return torch.cat(parts).mean()
+@dataclass(frozen=True)
+class _Compared:
+    """The stacks of student and teacher on one batch."""
 
+    student: Any
+    teacher: Any
+    inputs: Inputs
+    weights: LossWeights
+    task: Task
 
-def _attention(stacks: Sequence[tuple[Stack, Stack]], weights: LossWeights) -> Tensor:
-    """The mean over the chosen layers of all stacks."""
-    parts = [
-        attention_mse(weights.chosen(ours.maps), weights.chosen(theirs.maps), ours.pairs)
-        * processes.weight(ours.pairs)
-        for ours, theirs in stacks
-        if ours.maps
-    ]
-    return torch.cat(parts).mean()
+    def hidden(self) -> Tensor:
+        """The mean over the chosen layers of all stacks; embeddings are part of all layers, and no layer."""
+        first, chosen = 0 if self.weights.layers is None else 1, self.weights.chosen
+        parts = [
+            hidden_mse(chosen(ours.states[first:]), chosen(theirs.states[first:]), ours.queries)
+            * self._share(name, lambda stack: stack.queries)
+            for name, ours, theirs in self._stacks()
+            if ours.states
+        ]
+        return torch.cat(parts).mean()
+
+    def attention(self) -> Tensor:
+        """The mean over the chosen layers of all stacks."""
+        chosen = self.weights.chosen
+        parts = [
+            attention_mse(chosen(ours.maps), chosen(theirs.maps), ours.pairs)
+            * self._share(name, lambda stack: stack.pairs)
+            for name, ours, theirs in self._stacks()
+            if ours.maps
+        ]
+        return torch.cat(parts).mean()
+
+    def _stacks(self) -> list[tuple[str, Stack, Stack]]:
+        theirs = self.task.stacks(self.teacher, self.inputs)
+        ours = self.task.stacks(self.student, self.inputs)
+        return [(name, stack, theirs[name]) for name, stack in ours.items()]
+
+    def _share(self, name: str, counted: Callable[[Stack], Tensor]) -> float | Tensor:
+        return weight(self.inputs, of_stack(self.task, self.student, name, counted))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from tbt_compile.modules.attention import CHILD
 from tbt_compile.quantizers import QuantTensor
-from tbt_compile.training import processes
 from tbt_compile.training.settings import TrainingError
-from tbt_compile.training.tasks import task_of
+from tbt_compile.training.shares import of_stack, weight
+from tbt_compile.training.tasks import Stack, task_of
 from tbt_compile.training.terms import Measure, Term, Watch
 
 _PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("q", "k", "v"), ("query", "key", "value"))
@@ -45,15 +46,14 @@ class DirectionTerm(Term):
         def measure(outputs: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             losses, stacks = [], task.stacks(outputs, inputs)
             for number, ((name, module), (_, theirs)) in enumerate(pairs):
-                stack = stacks[task.stack_of(name)]
-                queries, keys = stack.queries, stack.keys
+                stack = task.stack_of(name)
                 ours, target = watched[2 * number], watched[2 * number + 1]
-                for student_part, teacher_part, keep in zip(ours, target, (queries, keys, keys), strict=True):
-                    student_p, teacher_p = (
-                        similarity(heads(tensor(), owner))
-                        for tensor, owner in ((student_part, module), (teacher_part, theirs))
-                    )
-                    losses.append(_masked_mse(student_p, teacher_p, keep[:, :, None] & keep[:, None, :]))
+                for own, other, kept in zip(ours, target, _KEPT, strict=True):
+                    keep = kept(stacks[stack])
+                    student_p = similarity(heads(own(), module), keep)
+                    teacher_p = similarity(heads(other(), theirs), keep)
+                    share = weight(inputs, of_stack(task, outputs, stack, partial(_pairs, kept)))
+                    losses.append(_masked_mse(student_p, teacher_p, _among(keep)) * share)
             return torch.stack(losses).sum()
 
         return measure
@@ -83,7 +83,9 @@ class ScoreTerm(Term):
         def measure(outputs: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             losses, stacks = [], task.stacks(outputs, inputs)
             for ((name, _), _), (ours, theirs) in zip(pairs, watched, strict=True):
-                losses.append(_masked_mse(ours(), theirs(), stacks[task.stack_of(name)].visible))
+                stack = task.stack_of(name)
+                share = weight(inputs, of_stack(task, outputs, stack, lambda one: one.visible))
+                losses.append(_masked_mse(ours(), theirs(), stacks[stack].visible) * share)
             return torch.stack(losses).sum()
 
         return measure
@@ -121,21 +123,39 @@ def heads(x: Tensor, module: nn.Module) -> Tensor:
     return x.view(*x.shape[:2], -1, width).transpose(1, 2)
 
 
-def similarity(x: Tensor) -> Tensor:
-    """BiBERT's P_F of x `[..., T, D]`: `[..., T, T]` with rows of norm 1.
+def similarity(x: Tensor, keep: Tensor) -> Tensor:
+    """BiBERT's P_F of x `[B, H, T, D]`: `[B, H, T, T]` with rows of norm 1.
 
-    >>> similarity(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
-    tensor([[1., 0.],
-            [0., 1.]])
+    Tokens where `keep`, bool `[B, T]`, is not set have no part in it.
+
+    >>> similarity(torch.tensor([[[[3.0, 0.0], [0.0, 4.0]]]]), torch.tensor([[True, True]]))
+    tensor([[[[1., 0.],
+              [0., 1.]]]])
     """
+    x = x * keep[:, None, :, None]
     return F.normalize(x @ x.transpose(-1, -2), dim=-1)
+
+
+_KEPT: tuple[Callable[[Stack], Tensor], ...] = (
+    lambda stack: stack.queries,
+    lambda stack: stack.keys,
+    lambda stack: stack.keys,
+)
+"""Bool `[B, T]` for queries, keys and values: tokens that are compared with each other."""
+
+
+def _among(keep: Tensor) -> Tensor:
+    return keep[:, :, None] & keep[:, None, :]
+
+
+def _pairs(kept: Callable[[Stack], Tensor], stack: Stack) -> Tensor:
+    return _among(kept(stack))
 
 
 def _masked_mse(student: Tensor, teacher: Tensor, keep: Tensor) -> Tensor:
     """Mean squared error of `[B, H, Q, K]` where `keep` `[B, Q, K]` is set."""
     difference = (student - teacher).square() * keep[:, None]
-    mean = difference.sum() / (keep.sum() * student.shape[1]).clamp_min(1)
-    return mean * processes.weight(keep)
+    return difference.sum() / (keep.sum() * student.shape[1]).clamp_min(1)
 
 
 def _scores(module: nn.Module, watch: Watch) -> Callable[[], Tensor]:

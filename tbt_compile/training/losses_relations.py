@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tbt_compile.training import processes
 from tbt_compile.training.losses_attention import heads, projections
 from tbt_compile.training.settings import LossWeights, TrainingError
+from tbt_compile.training.shares import of_stack, weight
 from tbt_compile.training.tasks import Stack, Task, task_of
 from tbt_compile.training.terms import Measure, Term, Watch
 
@@ -50,9 +50,10 @@ class RelationTerm(Term):
         def measure(outputs: Any, _teacher: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             stacks = task.stacks(outputs, inputs)
             losses = [
-                _divergence(own(), other(), keep)
+                _divergence(own(), other(), kept(stacks[name]))
+                * weight(inputs, of_stack(task, outputs, name, partial(_rows, kept)))
                 for (name, parts), (_, others) in zip(ours, theirs, strict=True)
-                for own, other, keep in zip(parts, others, _kept(stacks[name]), strict=True)
+                for own, other, kept in zip(parts, others, _KEPT, strict=True)
             ]
             return torch.stack(losses).mean()
 
@@ -96,13 +97,26 @@ def _split(part: Callable[[], Tensor], module: nn.Module) -> Tensor:
     return heads(part(), module)
 
 
-def _kept(stack: Stack) -> Sequence[Tensor]:
-    """Bool `[B, T, T]` for queries, keys and values: tokens that may be compared with each other."""
-    of_queries, of_keys = (kept[:, :, None] & kept[:, None, :] for kept in (stack.queries, stack.keys))
-    if stack.documents is not None:
-        same = stack.documents[:, :, None] == stack.documents[:, None, :]
-        of_queries, of_keys = of_queries & same, of_keys & same
-    return of_queries, of_keys, of_keys
+def _of_queries(stack: Stack) -> Tensor:
+    return _pairs(stack.queries, stack.documents)
+
+
+def _of_keys(stack: Stack) -> Tensor:
+    return _pairs(stack.keys, stack.documents)
+
+
+_KEPT = (_of_queries, _of_keys, _of_keys)
+"""Bool `[B, T, T]` for queries, keys and values: tokens of one text that are compared with each other."""
+
+
+def _pairs(kept: Tensor, documents: Tensor | None) -> Tensor:
+    pairs = kept[:, :, None] & kept[:, None, :]
+    return pairs if documents is None else pairs & (documents[:, :, None] == documents[:, None, :])
+
+
+def _rows(kept: Callable[[Stack], Tensor], stack: Stack) -> Tensor:
+    """Bool `[B, T]`: tokens that are compared with some token."""
+    return kept(stack).any(-1)
 
 
 def relation(x: Tensor, keep: Tensor) -> Tensor:
@@ -119,5 +133,4 @@ def _divergence(student: Tensor, teacher: Tensor, keep: Tensor) -> Tensor:
     ours, theirs = relation(student, keep), relation(teacher.detach(), keep)
     rows = keep.any(-1)
     terms = (theirs.exp() * (theirs - ours)).sum(-1) * rows[:, None]
-    mean = terms.sum() / (rows.sum() * student.shape[1]).clamp_min(1)
-    return mean * processes.weight(rows)
+    return terms.sum() / (rows.sum() * student.shape[1]).clamp_min(1)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tbt_compile.training import processes
+from tbt_compile.training.shares import of_stack, weight
 from tbt_compile.training.tasks import task_of
 from tbt_compile.training.terms import Measure, Term, Watch
 
@@ -35,7 +35,7 @@ class LogitsTerm(Term):
 
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             error = F.mse_loss(task.logits(ours, inputs), task.logits(theirs, inputs))
-            return error * processes.weight(task.scored(inputs))
+            return error * weight(inputs, task.scored)
 
         return measure
 
@@ -64,7 +64,7 @@ class ContrastiveTerm(Term):
         def measure(ours: Any, theirs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
             stack, target = (task.stacks(outputs, inputs)["decoder"] for outputs in (ours, theirs))
             loss = contrastive(stack.states[-1], target.states[-1], stack.queries, self.temperature)
-            return loss * processes.weight(stack.queries)
+            return loss * weight(inputs, of_stack(task, ours, "decoder", lambda one: one.queries))
 
         return measure
 

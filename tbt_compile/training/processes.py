@@ -13,7 +13,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from torch import Tensor
 
 TIMEOUT = timedelta(days=1)
 """How long the other processes wait while the first one generates and scores texts."""
@@ -61,21 +60,3 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
-
-
-def weight(counted: Tensor) -> float | Tensor:
-    """The factor that makes means over the shares of a batch average to the mean over the whole batch.
-
-    Training averages the gradients of all processes with equal weight, but their shares hold different
-    numbers of tokens. Multiply this process's mean over n values by this factor, n over the mean n of all
-    processes.
-
-    Args:
-        counted: bool tensor of any shape, true at the n values.
-    """
-    if count() == 1:
-        return 1.0
-    here = counted.sum().float()
-    everywhere = here.clone()
-    dist.all_reduce(everywhere)
-    return here * count() / everywhere

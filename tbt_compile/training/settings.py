@@ -97,10 +97,12 @@ class LossWeights:
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in (*_TERMS, "temperature"):
+        for name in _TERMS:
             value = getattr(self, name)
-            if value < 0 or (name == "temperature" and value == 0):
+            if not 0 <= value < math.inf:
                 raise TrainingError(f"loss weight {name}={value!r}: expected a number that is not negative")
+        if not 0 < self.temperature < math.inf:
+            raise TrainingError(f"temperature={self.temperature!r}: expected a number above 0")
         if not any(getattr(self, name) for name in _TERMS):
             raise TrainingError(f"every loss weight is 0: expected at least one of {', '.join(_TERMS)}")
         if self.layers is not None and not self.layers:

@@ -26,8 +26,9 @@ class _SoftCrossEntropy(torch.autograd.Function):
         log_student = F.log_softmax(student, dim=-1, dtype=dtype)
         target = F.softmax(teacher, dim=-1, dtype=dtype)
         ctx.save_for_backward(log_student, target)
-        ctx.dtype, ctx.scale = student.dtype, temperature / len(student)
-        return -_dot(target, log_student) * (temperature**2 / len(student))
+        rows = max(1, len(student))
+        ctx.dtype, ctx.scale = student.dtype, temperature / rows
+        return -_dot(target, log_student) * (temperature**2 / rows)
 
     @staticmethod
     @once_differentiable
@@ -47,7 +48,8 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     """Cross-entropy of the student's distribution with the teacher's as target, averaged over tokens.
 
     The loss is multiplied by the squared temperature, which keeps the scale of its gradients (Hinton et al.
-    2015, section 2). Only the student gets a gradient. Half-precision logits accumulate in float32.
+    2015, section 2). Only the student gets a gradient. Half-precision logits accumulate in float32. Without
+    tokens it is 0.
 
     Args:
         student, teacher: logits `[N, V]`.
@@ -81,4 +83,4 @@ def reverse_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.
     ours, theirs = (
         F.log_softmax(logits.float() / temperature, dim=-1) for logits in (student, teacher.detach())
     )
-    return (ours.exp() * (ours - theirs)).sum(-1).mean() * temperature**2
+    return (ours.exp() * (ours - theirs)).sum() * (temperature**2 / max(1, len(student)))

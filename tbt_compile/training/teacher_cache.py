@@ -53,7 +53,7 @@ class TeacherCache:
             examples: in the data set.
 
         Raises:
-            TrainingError: the folder holds distributions of something else.
+            TrainingError: the folder holds distributions of something else, or is damaged.
             WriteError: the system refuses.
         """
         self.k = min(self.k, vocabulary)
@@ -62,7 +62,7 @@ class TeacherCache:
         path = self.folder / "cache.json"
         with processes.first():
             if path.is_file():
-                known = json.loads(path.read_text(encoding="utf-8"))
+                known = self._described(path)
                 for name in sorted({*asked, *known}):
                     if asked.get(name) != known.get(name):
                         raise TrainingError(
@@ -74,7 +74,12 @@ class TeacherCache:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     np.save(self.folder / "index.npy", np.zeros((examples, 5), np.int64))
                 save_json(path, asked)
-        self._index = np.load(self.folder / "index.npy", mmap_mode="r+")
+        try:
+            self._index = np.load(self.folder / "index.npy", mmap_mode="r+")
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(self.folder / "index.npy", error) from error
+        if self._index.shape != (examples, 5) or self._index.dtype != np.int64:
+            raise self._damaged(self.folder / "index.npy", f"an array {self._index.shape}")
 
     def of(self, numbers: Tensor, counts: Tensor, compute: Callable[[], Likeliest]) -> Likeliest:
         """The distributions of a batch: of each example as they were computed first.
@@ -111,6 +116,20 @@ class TeacherCache:
             "rest": torch.cat(rest).mean().item() if rest else 0.0,
         }
 
+    def _described(self, path: Path) -> dict[str, Any]:
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(path, error) from error
+        if not isinstance(known, dict):
+            raise self._damaged(path, f"a {type(known).__name__}")
+        return known
+
+    def _damaged(self, path: Path, why: object) -> TrainingError:
+        return TrainingError(
+            f"{path} is damaged ({why}): remove the folder {self.folder}, which is made again"
+        )
+
     def _width(self) -> int:
         return self.k * (self._type.itemsize + 4) + 4
 
@@ -131,9 +150,12 @@ class TeacherCache:
     def _load(self, row: Any) -> Likeliest | None:
         """The distributions of an example; None if the file lost them."""
         count = int(row[_COUNT])
-        with open(self._path(int(row[_FILE])), "rb") as file:
-            file.seek(int(row[_OFFSET]))
-            data = file.read(count * self._width())
+        try:
+            with open(self._path(int(row[_FILE])), "rb") as file:
+                file.seek(int(row[_OFFSET]))
+                data = file.read(count * self._width())
+        except (OSError, ValueError):
+            return None
         if zlib.crc32(data) != row[_CONTENT]:
             return None
         tokens, logs = count * self.k * self._type.itemsize, count * self.k * 4

@@ -59,7 +59,7 @@ class Term(ABC):
 
         Returns:
             The function that computes the unweighted term on a batch: a mean over kept values, times
-            `processes.weight` of them.
+            `shares.weight` of them.
         """
 
 

@@ -130,7 +130,7 @@ class DistillationTrainer(LabelTrainer):
             "output_attentions": bool(weights.attention),
         }
         numbers = inputs.get(NUMBERS)
-        inputs = {name: value for name, value in inputs.items() if name != NUMBERS}
+        inputs = self.part(model, {name: value for name, value in inputs.items() if name != NUMBERS})
         if numbers is not None and self.cache is not None:
             outputs = model(**student_inputs(self.task, self.teacher, inputs, weights))
             target: Any = self._cached(self.cache, numbers, inputs)

@@ -37,6 +37,12 @@ def test_what_is_written_is_read_back(pairs: list[TextPair], tmp_path_factory: A
         ('{"source": "a", "target": ""}', "line 2: field 'target' must be a non-empty text, got ''"),
         ('{"source": 7, "target": "b"}', "line 2: field 'source' must be a non-empty text, got 7"),
         ('{"source": "a", ', "line 2: not valid JSON"),
+        (
+            '{"source": "a", "target": "\\ud800"}',
+            "field 'target' has half of a surrogate pair at character 0",
+        ),
+        ("[" * 100_000, "line 2: not valid JSON .*recursion"),
+        ('{"source": ' + "1" * 5000 + "}", "line 2: not valid JSON .*digits"),
         ('["a", "b"]', "line 2: expected an object with fields 'source' and 'target', got list"),
     ],
 )

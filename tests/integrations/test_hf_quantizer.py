@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from models import FAMILIES, bart, batch, generate
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
@@ -284,3 +286,56 @@ def test_the_method_is_registered_in_either_order(first: str) -> None:
         "assert AUTO_QUANTIZER_MAPPING['tbt'].__name__ == 'TbtHfQuantizer'\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_an_untied_head_stays_quantized_when_the_vocabulary_is_resized(tmp_path: Path) -> None:
+    model = tbt_compile.prepare(FAMILIES["llama"](layers=1, tie_word_embeddings=False), "2-2-8")
+    size = model.config.vocab_size + 8
+    tbt_compile.set_scales(model, **batch(model))
+    copied = copy.deepcopy(model)
+    for one, mean in ((model, True), (copied, False)):
+        one.resize_token_embeddings(size, mean_resizing=mean)
+        assert is_prepared(one.lm_head) and one.lm_head.weight.shape[0] == one.lm_head.out_features == size
+        assert one.lm_head.weight is dict(one.named_parameters())["lm_head.weight"]
+        inputs = {**batch(one), "input_ids": torch.arange(size - 8, size)[None]}
+        inputs = {"input_ids": inputs["input_ids"]}
+        expected = one.eval()(**inputs).logits
+        one.save_pretrained(tmp_path / "resized")
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "resized").eval()
+        assert torch.equal(again(**inputs).logits, expected)
+    with pytest.raises(PlanError, match="is frozen: resize the prepared model"):
+        tbt_compile.freeze(model).module.resize_token_embeddings(size)
+
+
+def test_a_folder_that_save_pretrained_wrote_over_a_frozen_model(tmp_path: Path) -> None:
+    model = prepared("bart", tmp_path / "float")
+    frozen = tbt_compile.freeze(model)
+    frozen.save(tmp_path / "saved")
+    expected = frozen.generate(**options(model))
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "saved")
+    loaded.save_pretrained(tmp_path / "saved")
+    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(tbt_compile.freeze(again).generate(**options(model)), expected)
+    with pytest.raises(FormatError, match=r"save_pretrained of transformers wrote model\.safetensors over"):
+        tbt_compile.load(tmp_path / "saved")
+    frozen.module.save_pretrained(tmp_path / "other")
+    with pytest.raises(FormatError, match="is not a model folder|holds files"):
+        frozen.save(tmp_path / "other")
+    assert torch.equal(
+        tbt_compile.freeze(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "other")).generate(
+            **options(model)
+        ),
+        expected,
+    )
+
+
+def test_the_model_without_its_head_is_refused_by_name(tmp_path: Path) -> None:
+    frozen = tbt_compile.freeze(prepared("llama", tmp_path / "float"))
+    frozen.save(tmp_path / "saved")
+    with pytest.raises(FormatError, match="those of a LlamaForCausalLM, and LlamaModel has no"):
+        AutoModel.from_pretrained(tmp_path / "saved")
+
+
+def test_a_frozen_model_is_returned_by_freeze(tmp_path: Path) -> None:
+    frozen = tbt_compile.freeze(prepared("llama", tmp_path / "float"))
+    assert tbt_compile.freeze(frozen) is frozen

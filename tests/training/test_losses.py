@@ -131,7 +131,8 @@ def test_a_student_equal_to_its_teacher_has_only_the_teachers_entropy_left() -> 
     ("options", "message"),
     [
         ({"hidden": -1.0}, "loss weight hidden=-1.0"),
-        ({"temperature": 0.0}, "loss weight temperature=0.0"),
+        ({"temperature": 0.0}, "temperature=0.0: expected a number above 0"),
+        ({"hidden": float("nan")}, "loss weight hidden=nan"),
         ({"logits": 0.0, "hidden": 0.0}, "every loss weight is 0"),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from training.kinds import KINDS
@@ -184,3 +185,29 @@ def test_what_needs_more_than_distributions_is_refused_at_once(options: Any, tmp
             teacher, "2-2-2", KINDS["llama"].examples(), run, objective=weights, cache=TeacherCache(tmp_path)
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("cache.json", b"", "cache.json is damaged"),
+        ("cache.json", b"[1]", "cache.json is damaged .a list"),
+        ("index.npy", None, "index.npy is damaged"),
+        ("index.npy", b"\x93NUMPY", "index.npy is damaged"),
+    ],
+)
+def test_a_damaged_folder_is_refused(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
+    TeacherCache(tmp_path, 4).open({"teacher": "x"}, 10, 3)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(TrainingError, match=f"{message}.*remove the folder"):
+        TeacherCache(tmp_path, 4).open({"teacher": "x"}, 10, 3)
+
+
+def test_an_index_of_other_examples_is_refused(tmp_path: Path) -> None:
+    TeacherCache(tmp_path, 4).open({"teacher": "x"}, 10, 3)
+    np.save(tmp_path / "index.npy", np.zeros((2, 5), np.int64))
+    with pytest.raises(TrainingError, match="index.npy is damaged .an array"):
+        TeacherCache(tmp_path, 4).open({"teacher": "x"}, 10, 3)

@@ -104,11 +104,11 @@ def by_hand(
                 for h in range(2):
                     matrices = []
                     for values in caught:
-                        x = values[f"{name}.{part}"][b, :, h * width : (h + 1) * width]
+                        x = values[f"{name}.{part}"][b, keep[b], h * width : (h + 1) * width]
                         products = x @ x.T
                         matrices.append(products / products.norm(dim=-1, keepdim=True))
                     square = (matrices[0] - matrices[1]).square()
-                    errors += square[keep[b]][:, keep[b]].flatten().tolist()
+                    errors += square.flatten().tolist()
             total += sum(errors) / len(errors)
     return total
 
@@ -168,3 +168,22 @@ def test_models_are_left_as_they_were() -> None:
     assert any(module._forward_hooks for module in teacher.modules())
     watch.stop()
     assert not any(module._forward_hooks for network in (teacher, student) for module in network.modules())
+
+
+@pytest.mark.parametrize("kind", [DirectionTerm, ScoreTerm])
+def test_padding_has_no_part_in_a_term(kind: type) -> None:
+    student, teacher = model().eval(), model().eval()
+    watch = Watch()
+    measure = kind().bind(student, teacher, watch)
+    short = batch()
+    wider = {
+        name: torch.nn.functional.pad(value, (0, 3), value={"labels": -100, "input_ids": 7}.get(name, 0))
+        for name, value in short.items()
+    }
+    found = []
+    for inputs in (short, wider):
+        with torch.no_grad():
+            theirs = teacher(**inputs)
+            found.append(measure(student(**inputs), theirs, inputs))
+    watch.stop()
+    torch.testing.assert_close(found[1], found[0])

@@ -73,13 +73,13 @@ class ClassificationTask(Task):
         return logits
 
     def stacks(self, outputs: Any, inputs: Inputs) -> dict[str, Stack]:
-        """The encoder. Where there is no mask for its tokens, such as patches of images, all count."""
+        """The encoder. Only texts have a mask for its tokens; patches of images and frames all count."""
         states: Any = getattr(outputs, "hidden_states", None) or ()
         maps: Any = getattr(outputs, "attentions", None) or ()
-        shape = states[0].shape[:2] if states else maps[0].shape[::3]
-        mask = inputs.get("attention_mask")
-        if mask is None or mask.shape != shape:
-            mask = torch.ones(shape, device=inputs["labels"].device)
+        labels, mask = inputs["labels"], inputs.get("attention_mask")
+        if mask is None or "input_ids" not in inputs:
+            length = states[0].shape[1] if states else maps[0].shape[-1]
+            mask = torch.ones((len(labels), length), device=labels.device)
         return {"encoder": Stack(states, maps, mask.bool(), mask.bool())}
 
     def stack_of(self, module: str) -> str:  # noqa: ARG002

@@ -26,5 +26,5 @@ class FeaturesTask(EncoderDecoderTask):
 
     def sources(self, outputs: Any, inputs: Inputs) -> Tensor:
         """Bool `[B, S]`: every position of the encoder's output."""
-        shape = outputs.encoder_last_hidden_state.shape[:2]
-        return torch.ones(shape, dtype=torch.bool, device=inputs["labels"].device)
+        labels, length = inputs["labels"], outputs.encoder_last_hidden_state.shape[1]
+        return torch.ones((len(labels), length), dtype=torch.bool, device=labels.device)

@@ -1,0 +1,34 @@
+"""Resizing the vocabulary of a model that has quantizers."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from tbt_compile.errors import PlanError
+from tbt_compile.modules import QuantizedLinear
+from tbt_compile.modules.frozen import is_frozen
+
+
+def resize_quantized(model: PreTrainedModel) -> None:
+    """Let `resize_token_embeddings` of a model keep its output projection quantized.
+
+    transformers puts a new `nn.Linear` in the place of one that is not tied. The model that is saved would
+    then compute other logits than the one that is read back, which is prepared anew.
+    """
+    model.resize_token_embeddings = MethodType(_resize, model)  # type: ignore[method-assign]
+
+
+def _resize(model: PreTrainedModel, *args: Any, **kwargs: Any) -> nn.Embedding:
+    name, head = type(model).__name__, model.get_output_embeddings()
+    if is_frozen(model):
+        raise PlanError(f"this {name} is frozen: resize the prepared model, and freeze that")
+    embedding: nn.Embedding = type(model).resize_token_embeddings(model, *args, **kwargs)
+    resized = model.get_output_embeddings()
+    if isinstance(head, QuantizedLinear) and type(resized) is nn.Linear:
+        head.weight, head.bias, head.out_features = resized.weight, resized.bias, resized.out_features
+        model.set_output_embeddings(head)
+    return embedding
