@@ -17,6 +17,35 @@ from tbt_compile.serving.text_stream import TextStream
 _FINISH = {"end": "stop", "length": "length", "cancelled": "stop"}
 
 
+class Doorbell:
+    """Wakes an event loop from other threads: once for all that rang since it last looked.
+
+    Args:
+        loop: the event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._rung: deque[asyncio.Event] = deque()
+        self._heard = True
+
+    def ring(self, event: asyncio.Event) -> None:
+        """Have an event set in the loop.
+
+        Raises:
+            RuntimeError: the loop is closed.
+        """
+        self._rung.append(event)
+        if self._heard:
+            self._heard = False
+            self.loop.call_soon_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        self._heard = True
+        while self._rung:
+            self._rung.popleft().set()
+
+
 @dataclass
 class Piece:
     """What happened to one output since its last piece.
@@ -37,10 +66,11 @@ class Piece:
 class Outputs:
     """Writes the outputs of a request; `async for` gives their pieces, until all are done.
 
-    The engine may be several tokens ahead of the event loop, which it wakes once for all of them.
+    The engine may be several tokens ahead of the event loop.
 
     Args:
         engine: writes them.
+        bell: of the running event loop.
         tokenizer: of the `tokenizers` package.
         prompts: token ids.
         copies: outputs of each prompt.
@@ -56,6 +86,7 @@ class Outputs:
     def __init__(
         self,
         engine: Engine,
+        bell: Doorbell,
         tokenizer: Any,
         prompts: Sequence[Sequence[int]],
         copies: int,
@@ -63,7 +94,7 @@ class Outputs:
         stops: Sequence[str],
         timeout: float,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._bell = bell
         self._events: deque[tuple[int, Any]] = deque()
         self._arrived, self._woken, self._late = asyncio.Event(), False, False
         self.texts = [TextStream(tokenizer, stops) for _ in range(len(prompts) * copies)]
@@ -72,7 +103,7 @@ class Outputs:
             for place in range(len(self.texts))
         ]
         engine.submit(self._writings)
-        self._timer = self._loop.call_later(timeout, self._expire)
+        self._timer = bell.loop.call_later(timeout, self._expire)
 
     def _prepared(
         self, engine: Engine, prompt: Sequence[int], settings: GenerationSettings, place: int, stream: int
@@ -83,7 +114,7 @@ class Outputs:
                 return
             self._woken = True
             try:
-                self._loop.call_soon_threadsafe(self._arrived.set)
+                self._bell.ring(self._arrived)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 writing.cancelled = True
 

@@ -21,7 +21,7 @@ from tbt_compile.runtime.served_model import ServedModel
 from tbt_compile.serving.answers import Answer, event
 from tbt_compile.serving.limits import BodyLimit, RequiredKey, answer_errors, refusal
 from tbt_compile.serving.metrics import Counted, Metrics
-from tbt_compile.serving.outputs import Outputs
+from tbt_compile.serving.outputs import Doorbell, Outputs
 from tbt_compile.serving.schema import ChatRequest, CompletionRequest, Sampled, TranslateRequest
 from tbt_compile.serving.tokenizing import ServedTokenizer
 
@@ -72,6 +72,7 @@ class Service:
         self.engine = Engine(self._served, settings.most_rows, settings.most_waiting)
         self.metrics = Metrics(self.engine)
         self._translating = asyncio.Semaphore(1)
+        self._bell: Doorbell | None = None
         self.app = self._application()
 
     def close(self, finish: bool = True) -> None:
@@ -150,6 +151,13 @@ class Service:
     def _described(self) -> dict[str, Any]:
         return {"id": self.settings.name, "object": "model", "created": 0, "owned_by": "tbt_compile"}
 
+    def _doorbell(self) -> Doorbell:
+        """That of the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._bell is None or self._bell.loop is not loop:
+            self._bell = Doorbell(loop)
+        return self._bell
+
     def _check_name(self, name: str | None) -> None:
         if name not in (None, self.settings.name):
             raise HTTPException(
@@ -179,6 +187,7 @@ class Service:
         start = time.perf_counter()
         outputs = Outputs(
             self.engine,
+            self._doorbell(),
             self.tokenizer.tokenizer,
             prompts,
             request.n or 1,
