@@ -78,6 +78,12 @@ def restore_quantizers(model: PreTrainedModel) -> bool:
         return False
     for name, module in quantizers.items():
         missing = [key for key in states[name] if key not in saved]
+        kinds = model.config.architectures or []
+        if missing and type(model).__name__ not in kinds and kinds:
+            raise FormatError(
+                f"{folder} was saved from a {kinds[0]}, and has no scales for {name}: load it by "
+                f"{kinds[0]}.from_pretrained, or load its weights without quantizers and prepare that"
+            )
         if missing:
             raise FormatError(
                 f"{folder} has the weights of this prepared model but no {missing[0]!r}: expected all scales "

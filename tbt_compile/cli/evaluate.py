@@ -134,7 +134,7 @@ def _score(model: Any, kind: str | None, tokenizer: Any, job: TrainJob, split: s
         job: names the data and the lengths.
         split: of the data.
     """
-    from tbt_compile.errors import GenerationError
+    from tbt_compile.errors import DataError, GenerationError
     from tbt_compile.evaluation.generation import runner
     from tbt_compile.training.open_data import open_data
 
@@ -145,16 +145,21 @@ def _score(model: Any, kind: str | None, tokenizer: Any, job: TrainJob, split: s
         )
     examples = open_data(job, kind, runner(model), Path(job.output), split)
     with progress_bar("evaluating") as progress:
-        return examples.score(model, tokenizer, progress, "evaluating")
+        scores = examples.score(model, tokenizer, progress, "evaluating")
+    if not scores:
+        raise DataError("texts without classes give no accuracy: name their classes (--target-field)")
+    return scores
 
 
 def _pairs(data: str, split: str, source_field: str, target_field: str) -> Any:
-    from tbt_compile.data.records import SPLITS
-    from tbt_compile.data.text_pairs import load_data, read_pairs
+    from tbt_compile.data.records import SPLITS, read_split
+    from tbt_compile.data.text_pairs import load_data, pair_reader, read_pairs
     from tbt_compile.errors import DataError, did_you_mean
 
     if data.endswith(".jsonl"):
         return read_pairs(data, source_field, target_field)
+    if Path(data).is_dir():
+        return read_split(data, split, pair_reader(source_field, target_field))
     if split not in SPLITS:
         raise DataError(
             f"unknown split {split!r}; known are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"

@@ -114,7 +114,7 @@ class TextCorpus(Examples):
         Raises:
             DataError: no text has two tokens.
         """
-        rows = list(blocks(self._documents(), self.block, int(self.tokenizer.pad_token_id or 0)))
+        rows = list(blocks(self.documents(), self.block, int(self.tokenizer.pad_token_id or 0)))
         if not any(label != IGNORED_LABEL for row in rows for label in row["labels"]):
             raise DataError(
                 f"{len(self.texts)} texts without one of two tokens: nothing is predicted; give longer texts"
@@ -134,7 +134,8 @@ class TextCorpus(Examples):
         """Save the tokenizer."""
         self.tokenizer.save_pretrained(folder)
 
-    def _documents(self) -> Iterator[list[int]]:
+    def documents(self) -> Iterator[list[int]]:
+        """The token ids of each text, with an end token if the tokenizer has one."""
         end = self.tokenizer.eos_token_id
         for text in self.texts:
             ids = list(self.tokenizer(text)["input_ids"])

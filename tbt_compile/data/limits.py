@@ -30,22 +30,24 @@ def positions_of(model: Any) -> int | None:
 
 
 def check_rows(model: Any, dataset: Any) -> None:
-    """Refuse rows of token ids that a model cannot read; other data sets than ours are taken as they are.
+    """Refuse rows of token ids that a model cannot read.
 
     Args:
         model: a transformers model.
-        dataset: of rows with `input_ids` and `labels`, or one of them.
+        dataset: of this package, or a list: rows with `input_ids` and `labels`, or one of them. Others are
+            taken as they are: what they hold may be read once only.
 
     Raises:
         DataError: there is no row, one is longer than the model has positions, or has a token that is not in
             its vocabulary.
     """
-    if not isinstance(dataset, RowDataset):
+    if not isinstance(dataset, RowDataset | list):
         return
-    if not len(dataset):
+    rows = dataset.rows if isinstance(dataset, RowDataset) else dataset
+    if not rows:
         raise DataError("there are no examples: expected at least one to train on or to score")
     positions, vocabulary = positions_of(model), getattr(model.config, "vocab_size", None)
-    for number, row in enumerate(dataset.rows):
+    for number, row in enumerate(rows):
         for name in ("input_ids", "labels"):
             if isinstance(ids := row.get(name), Sequence):
                 # Each text of a packed row has positions of its own.

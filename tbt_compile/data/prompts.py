@@ -30,6 +30,10 @@ class PromptTemplate:
             raise DataError(
                 f"template {self.text!r}: expected a prompt with {_SOURCE} in it once, where the source goes"
             )
+        if self.text is not None and "{target}" in self.text:
+            raise DataError(
+                f"template {self.text!r}: a prompt ends where the model goes on; leave {{target}} out"
+            )
 
     def prompts(
         self, tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], max_source: int

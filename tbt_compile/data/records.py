@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from tbt_compile.errors import DataError
+from tbt_compile.errors import DataError, did_you_mean
 
 T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
@@ -105,7 +105,7 @@ def read_lines(path: str | Path, reader: Reader[T]) -> list[T]:
     if not path.is_file():
         raise DataError(f"data file {path} does not exist: expected JSON lines with {reader.expected}")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(
             f"data file {path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it to UTF-8"
@@ -149,6 +149,27 @@ def read_splits(folder: str | Path, reader: Reader[T]) -> dict[str, tuple[T, ...
         )
     files = {split: folder / f"{split}.jsonl" for split in SPLITS}
     return {split: tuple(read_lines(file, reader)) for split, file in files.items() if file.is_file()}
+
+
+def read_split(folder: str | Path, split: str, reader: Reader[T]) -> list[T]:
+    """Read one split from a folder.
+
+    Args:
+        folder: of the files.
+        split: a name in `SPLITS`.
+        reader: of the records.
+
+    Raises:
+        DataError: the folder has no such split, or the file is empty or malformed.
+    """
+    if split not in SPLITS:
+        raise DataError(
+            f"unknown split {split!r}; known are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
+        )
+    path = Path(folder) / f"{split}.jsonl"
+    if not path.is_file():
+        raise DataError(f"{folder} has no {split} split ({path.name}); choose another with --split")
+    return read_lines(path, reader)
 
 
 def read_hub(name: str, config: str | None, reader: Reader[T]) -> dict[str, tuple[T, ...]]:

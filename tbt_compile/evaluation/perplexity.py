@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tbt_compile.data.decoder_text import TextCorpus
+from tbt_compile.data.decoder_text import PromptCollator, TextCorpus
+from tbt_compile.data.examples import IGNORED_LABEL, Row, RowDataset
 from tbt_compile.data.limits import check_rows
-from tbt_compile.errors import GenerationError
+from tbt_compile.errors import DataError, GenerationError
 from tbt_compile.evaluation.generation import runner
 from tbt_compile.progress import Progress
 
@@ -47,20 +48,23 @@ def perplexity(
     progress: Progress | None = None,
     title: str = "evaluating",
 ) -> Perplexity:
-    """The perplexity of texts, read in the blocks of a `TextCorpus`: each text by itself, cut at their ends.
+    """The perplexity of texts, each read by itself.
+
+    A text longer than a block is read in pieces, each from the last token of the one before: every token but
+    the first of a text is predicted once.
 
     Args:
         model: a transformers model, prepared or not, or a `FrozenModel`.
         tokenizer: of the model.
         texts: at least one of more than one token.
-        block: tokens of a block.
-        batch_size: blocks per batch.
+        block: the most tokens that are read at once.
+        batch_size: pieces per batch.
         progress: called with `title` and the share that is done.
         title: of the progress reports.
 
     Raises:
         GenerationError: the model is compiled: it returns the logits of one step alone.
-        DataError: no text has two tokens, or a block does not fit the model, see `check_rows`.
+        DataError: no text has two tokens, or a piece does not fit the model, see `check_rows`.
     """
     model = runner(model)
     if not isinstance(model, PreTrainedModel):
@@ -68,8 +72,15 @@ def perplexity(
             "perplexity needs the logits of whole texts, and a compiled model has those of one step: score "
             "the model that it was compiled from"
         )
-    corpus = TextCorpus(texts, tokenizer, block)
-    dataset, collate = corpus.dataset(), corpus.collator()
+    rows: list[Row] = [
+        {"input_ids": piece, "labels": [IGNORED_LABEL, *piece[1:]]}
+        for ids in TextCorpus(texts, tokenizer, block).documents()
+        for piece in (ids[start : start + block] for start in range(0, len(ids) - 1, block - 1))
+    ]
+    if not rows:
+        raise DataError(f"{len(texts)} texts without one of two tokens: nothing is predicted")
+    rows.sort(key=lambda row: len(row["input_ids"]))
+    dataset, collate = RowDataset(rows, []), PromptCollator(int(tokenizer.pad_token_id or 0))
     check_rows(model, dataset)
     loss, tokens = 0.0, 0
     training = model.training

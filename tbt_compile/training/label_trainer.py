@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from typing import Any
 
@@ -11,13 +12,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, Seq2SeqTrainer
 
 from tbt_compile.adapters.wrappers import unwrapped
+from tbt_compile.data.examples import IGNORED_LABEL, RowDataset
 from tbt_compile.data.limits import check_rows
+from tbt_compile.quantizers import ActivationQuantizer
 from tbt_compile.training import processes
-from tbt_compile.training.losses import label_loss
+from tbt_compile.training.losses import NO_LABELS, label_loss
 from tbt_compile.training.progress import memory_gib
 from tbt_compile.training.settings import TrainingError
 from tbt_compile.training.shares import Part
-from tbt_compile.training.tasks import task_of
+from tbt_compile.training.tasks import Inputs, task_of
 
 
 class LabelTrainer(Seq2SeqTrainer):
@@ -30,6 +33,7 @@ class LabelTrainer(Seq2SeqTrainer):
 
     Raises:
         DataError: an example does not fit the model, see `check_rows`.
+        TrainingError: labels are to be smoothed, or there are none.
 
     Attributes:
         task: of the model.
@@ -41,6 +45,11 @@ class LabelTrainer(Seq2SeqTrainer):
         super().__init__(model, *args, **kwargs)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_rows(whole_model(model), dataset)
+        if self.args.label_smoothing_factor:
+            raise TrainingError(
+                f"label_smoothing_factor={self.args.label_smoothing_factor}: the loss on labels here is the "
+                "model's own; leave it out"
+            )
         # BART accepts `num_items_in_batch` but ignores it; the trainer would scale the loss as if it did not.
         # The loss is a mean, so the trainer has to divide it by the gradient accumulation steps.
         self.model_accepts_loss_kwargs = False
@@ -48,6 +57,7 @@ class LabelTrainer(Seq2SeqTrainer):
         self.tokens: Any = 0
         self._started: float | None = None
         self._steps: list[Any] = []
+        self._unlabelled = self.reads_labels() and not has_labels(self.train_dataset)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Keep the batches of the next steps of gradient accumulation: their tokens weigh equally.
@@ -66,6 +76,10 @@ class LabelTrainer(Seq2SeqTrainer):
             inputs: the batch.
         """
         return Part(inputs, self._steps) if model.training and len(self._steps) > 1 else inputs
+
+    def reads_labels(self) -> bool:
+        """Whether the loss on labels has a weight."""
+        return True
 
     def figures(self) -> dict[str, Any]:
         """What the record of a finished run says besides its loss, JSON-ready."""
@@ -103,12 +117,41 @@ class LabelTrainer(Seq2SeqTrainer):
         self._started = self._started or time.perf_counter()
         try:
             loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
+            self._scale_gradients()
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
             raise TrainingError(self._out_of_memory(inputs)) from error
         self.tokens = self.tokens + self.task.tokens(inputs)
         return loss
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        # Packed texts have them; `check_batch` refuses a model that takes none.
+        self._signature_columns: Any = [*self._signature_columns, "position_ids"]
+
+    def _scale_gradients(self) -> None:
+        """Divide the gradients of learned scales by the root of the number of steps of an update.
+
+        LSQ divides them by the root of the number of values, of which each step counts its own.
+        """
+        steps = len(self._steps)
+        if steps < 2 or not self.accelerator.sync_gradients:
+            return
+        for quantizer in self.model.modules():
+            if isinstance(quantizer, ActivationQuantizer) and quantizer.learned:
+                gradient = quantizer.scale.grad
+                if gradient is not None:
+                    gradient.div_(math.sqrt(steps))
+
+    def _check_labels(self, inputs: Inputs) -> None:
+        """Refuse a data set of one's own whose first update has no label; ours are looked at whole."""
+        if not self._unlabelled:
+            return
+        steps = inputs.steps if isinstance(inputs, Part) else [inputs]
+        if not any(bool(self.task.labelled(step).any()) for step in steps):
+            raise TrainingError(NO_LABELS)
+        self._unlabelled = False
 
     def compute_loss(
         self,
@@ -129,6 +172,7 @@ class LabelTrainer(Seq2SeqTrainer):
             The loss, or (loss, outputs).
         """
         inputs = self.part(model, inputs)
+        self._check_labels(inputs)
         outputs = model(**self.task.with_labels(inputs))
         loss = label_loss(outputs, inputs, self.task)
         return (loss, outputs) if return_outputs else loss
@@ -145,6 +189,24 @@ class LabelTrainer(Seq2SeqTrainer):
             f"not enough memory for a step on {shapes}; {memory_gib():.1f} GiB were taken: lower "
             f"{', '.join(others)} or {last}"
         )
+
+
+def has_labels(dataset: Any) -> bool:
+    """Whether some row of a data set of this package has a label.
+
+    Returns:
+        False of other data sets, of which nothing is known.
+
+    Raises:
+        TrainingError: no row has.
+    """
+    if not isinstance(dataset, RowDataset):
+        return False
+    for row in dataset.rows:
+        labels = row["labels"]
+        if any(label != IGNORED_LABEL for label in (labels if isinstance(labels, list) else [labels])):
+            return True
+    raise TrainingError(NO_LABELS)
 
 
 def whole_model(model: Any) -> PreTrainedModel:

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from tbt_compile.training import likeliest
 from tbt_compile.training.likeliest import Likeliest
-from tbt_compile.training.settings import LossWeights, TrainingError
+from tbt_compile.training.settings import LossWeights
 from tbt_compile.training.shares import of_stack, weight
 from tbt_compile.training.soft_labels import reverse_divergence, soft_cross_entropy
 from tbt_compile.training.tasks import Inputs, Stack, Task
+
+NO_LABELS = (
+    "no example has a label, and the loss on labels has a weight: give labels, or set that weight to 0"
+)
 
 
 class DistillationTerms(NamedTuple):
@@ -115,15 +119,12 @@ def label_loss(outputs: Any, inputs: Inputs, task: Task) -> Tensor:
         inputs: the batch.
         task: of the model.
 
-    Raises:
-        TrainingError: the batch has no label at all, so that the loss is not a number.
+    Returns:
+        A scalar, 0 if the batch has no label.
     """
-    labelled = task.labelled(inputs)
-    if not labelled.any():
-        raise TrainingError(
-            "no example of a batch has a label, and the loss on labels has a weight: give labels, or set "
-            "that weight to 0"
-        )
+    if not task.labelled(inputs).any():  # the model's own mean is over nothing
+        zero: Tensor = outputs.logits.sum() * 0.0
+        return zero
     loss: Tensor = outputs.loss * weight(inputs, task.labelled)
     return loss
 

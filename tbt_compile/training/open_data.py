@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from tbt_compile.data.labeled_texts import label_reader
 from tbt_compile.data.recordings import feature_extractor, recording_reader
-from tbt_compile.data.records import SPLITS, Reader, Record, load_splits, read_lines, text_at
+from tbt_compile.data.records import SPLITS, Reader, Record, load_splits, read_lines, read_split, text_at
 from tbt_compile.data.text_pairs import pair_reader
 from tbt_compile.errors import DataError, did_you_mean
 from tbt_compile.training.job import TrainJob
@@ -55,6 +55,9 @@ def open_data(
     data_class, reader = _KINDS[kind](job, model, folder)
     if str(job.data).endswith(".jsonl"):
         scored: Sequence[Any] = read_lines(job.data, reader)
+        return data_class(job, (), scored[: job.test_sentences], model)
+    if split is not None and Path(job.data).is_dir():
+        scored = read_split(job.data, split, reader)
         return data_class(job, (), scored[: job.test_sentences], model)
     splits: dict[str, Sequence[Any]] = dict(load_splits(job.data, reader))
     scored = _scored(splits, split, job)

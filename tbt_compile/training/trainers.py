@@ -71,6 +71,11 @@ class DistillationTrainer(LabelTrainer):
         head: Any = self.teacher.get_output_embeddings()
         outputs = self.teacher.config.num_labels if head is None else len(head.weight)
         dataset: Any = self.train_dataset
+        if not hasattr(dataset, "__len__"):
+            raise TrainingError(
+                f"a cache knows examples by their numbers, and a {type(dataset).__name__} has no length: "
+                "give a data set with one, or train without a cache"
+            )
         cache.open(asked, outputs, len(dataset))
         self.train_dataset: Any = Numbered(dataset)
         self.data_collator: Any = NumberedCollator(self.data_collator)
@@ -78,6 +83,10 @@ class DistillationTrainer(LabelTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns: Any = [*self._signature_columns, NUMBERS]
+
+    def reads_labels(self) -> bool:
+        """Whether the loss on labels has a weight."""
+        return bool(self.objective.weights.labels)
 
     def figures(self) -> dict[str, Any]:
         """What the cache costs, if there is one."""
@@ -131,6 +140,8 @@ class DistillationTrainer(LabelTrainer):
         }
         numbers = inputs.get(NUMBERS)
         inputs = self.part(model, {name: value for name, value in inputs.items() if name != NUMBERS})
+        if weights.labels:
+            self._check_labels(inputs)
         if numbers is not None and self.cache is not None:
             outputs = model(**student_inputs(self.task, self.teacher, inputs, weights))
             target: Any = self._cached(self.cache, numbers, inputs)

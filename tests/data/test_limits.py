@@ -105,7 +105,7 @@ def test_texts_without_predictions(texts: Any, message: str) -> None:
 
 def test_scores_refuse_more_tokens_than_positions() -> None:
     pairs, template = PAIRS[:2], TEMPLATE
-    with pytest.raises(DataError, match="input_ids of example 0 are 8 tokens, and the model has 6"):
+    with pytest.raises(DataError, match=r"input_ids of example \d are 8 tokens, and the model has 6"):
         perplexity(short(), tokenizer(), [WORDS], 8)
     for model, decode in (
         (short(24), DecodeSettings(12, 64, template=template)),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from models import bart
+from models import bart, opt
 from training.kinds import TEMPLATE, classifier, labelled, small_llama, texts
 from training.small import PAIRS, tokenizer
 
@@ -57,6 +57,23 @@ def test_perplexity_by_hand() -> None:
             losses += F.cross_entropy(logits, ids[1:], reduction="none").tolist()
     assert found.perplexity == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
     assert (found.tokens, found.sentences) == (len(losses), 3)
+
+
+@pytest.mark.parametrize("block", [5, 256])
+def test_perplexity_reads_texts_apart_whatever_the_model_makes_of_positions(block: int) -> None:
+    """OPT takes no position ids: texts of one row would be one text to it."""
+    network, chosen = opt(1, vocab_size=len(tokenizer()), init_std=0.5), texts().texts[:4]
+    found = perplexity(network, tokenizer(), chosen, block)
+    losses = []
+    with torch.no_grad():
+        for text in chosen:
+            ids = torch.tensor(tokenizer()(text)["input_ids"])
+            for start in range(0, len(ids) - 1, block - 1):
+                piece = ids[start : start + block]
+                logits = network(piece[None]).logits[0, :-1]
+                losses += F.cross_entropy(logits, piece[1:], reduction="none").tolist()
+    assert found.tokens == len(losses) == sum(len(tokenizer()(text)["input_ids"]) - 1 for text in chosen)
+    assert found.perplexity == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
 
 
 def test_perplexity_needs_logits_of_whole_texts() -> None:

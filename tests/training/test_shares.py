@@ -10,7 +10,9 @@ import torch
 from training.kinds import KINDS, Kind
 from transformers import PreTrainedModel, Seq2SeqTrainingArguments, set_seed
 
-from tbt_compile.training import DistillationTrainer, LossWeights
+import tbt_compile
+from tbt_compile.data.examples import RowDataset
+from tbt_compile.training import DistillationTrainer, LossWeights, TrainingError
 from tbt_compile.training.label_trainer import LabelTrainer
 from tbt_compile.training.losses_attention import DirectionTerm, ScoreTerm
 from tbt_compile.training.losses_tokens import ContrastiveTerm, LogitsTerm
@@ -90,3 +92,57 @@ def test_a_last_update_of_fewer_steps_counts_its_own_tokens(tmp_path: Path) -> N
     whole, parts = found
     for key, weight in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[key], weight, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_learned_scales_get_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    blocks = KINDS["llama-text"].examples()
+    full = torch.utils.data.Subset(blocks.dataset(), range(8))  # without padding
+    found = []
+    for rows, steps in ((8, 1), (2, 4)):
+        student = tbt_compile.prepare(untrained(KINDS["llama"]), "2-2-2")
+        tbt_compile.set_scales(student, **blocks.collator()([full[row] for row in range(8)]))
+        trainer = LabelTrainer(
+            student, arguments(tmp_path, rows, steps), train_dataset=full, data_collator=blocks.collator()
+        )
+        trainer.train()
+        found.append(student.state_dict())
+    before = tbt_compile.prepare(untrained(KINDS["llama"]), "2-2-2")
+    tbt_compile.set_scales(before, **blocks.collator()([full[row] for row in range(8)]))
+    scales = [name for name in found[0] if name.endswith("quantizer.scale")]
+    assert any(not torch.equal(found[0][name], before.state_dict()[name]) for name in scales)
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_without_labels_has_no_part_in_their_term(tmp_path: Path) -> None:
+    kind = KINDS["bert"]
+    corpus = kind.examples()
+    rows = [dict(corpus.dataset()[row]) for row in range(4)]
+    for row in rows[:2]:
+        row["labels"] = -100
+    found = []
+    for per_step, steps in ((4, 1), (2, 2)):
+        model = untrained(kind)
+        settings = arguments(tmp_path, per_step, steps)
+        trainer = LabelTrainer(
+            model, settings, train_dataset=RowDataset(rows, [1] * 4), data_collator=corpus.collator()
+        )
+        trainer.train()
+        found.append(model.state_dict())
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, rtol=1e-4, atol=2e-6)
+    for row in rows:
+        row["labels"] = -100
+    for dataset in (RowDataset(rows, [1] * 4), rows):
+        with pytest.raises(TrainingError, match="no example has a label"):
+            LabelTrainer(
+                untrained(kind), settings, train_dataset=dataset, data_collator=corpus.collator()
+            ).train()
+
+
+def test_labels_are_not_smoothed(tmp_path: Path) -> None:
+    settings = Seq2SeqTrainingArguments(str(tmp_path), label_smoothing_factor=0.1, use_cpu=True)
+    with pytest.raises(TrainingError, match="label_smoothing_factor=0.1"):
+        LabelTrainer(untrained(KINDS["t5"]), settings)

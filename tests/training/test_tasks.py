@@ -82,7 +82,7 @@ def test_texts_without_a_class_follow_the_teacher_alone(tmp_path: Path) -> None:
     teacher = KINDS["bert"].model()
     texts = LabeledCorpus([LabeledText(text.text, None) for text in labelled()], tokenizer(), 40)
     run = TrainingRun(tmp_path / "student", replace(SETTINGS, steps=3))
-    with pytest.raises(TrainingError, match="no example of a batch has a label"):
+    with pytest.raises(TrainingError, match="no example has a label"):
         distill(teacher, "2-2-2", texts, run, objective=LossWeights(labels=1.0))
     run = replace(run, folder=tmp_path / "other")
     student = distill(teacher, "2-2-2", texts, run, objective=LossWeights())
