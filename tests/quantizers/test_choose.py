@@ -24,7 +24,8 @@ from tbt_compile.recipe import Recipe
     ],
 )
 def test_the_method_and_the_encoding_choose(method: str, encoding: Encoding, split: bool, kind: type) -> None:
-    recipe = Recipe(weight_method=method, weight_bits=encoding.bits, block=2)
+    bits, method = encoding.bits, "".join(list(method))  # another object, as from a file
+    recipe = Recipe(weight_method=method, embedding_bits=bits, weight_bits=bits, block=2)
     quantizer = weight_quantizer(recipe, encoding, 6, 4, split)
     assert type(quantizer) is kind
     if isinstance(quantizer, BlockPruner):

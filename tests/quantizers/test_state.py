@@ -30,7 +30,10 @@ def test_float32_stays_and_the_rest_is_converted() -> None:
 
 
 def test_it_follows_to_other_devices() -> None:
-    moved = State().to("meta")
+    state = State()
+    state.inner = nn.Linear(2, 2)
+    moved = state.to("meta")
+    assert moved.inner.weight.device.type == "meta"
     assert moved.scale.device.type == "meta" and moved.scale.dtype is torch.float32
     assert moved.ready.device.type == "meta"
 
