@@ -8,6 +8,15 @@ FLOAT64 = "sums that float32 holds exactly are the same in float64"
 STATIC = "autograd reads forward and backward from the class, where a function is as good"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "codegen/kernels/dot/bit_product.py": {
+        "return BitProduct(x, w, (PopcountTerm(-2, lambda a, b: a[0] ^ b[0]),), per_element=1) -> "
+        "return BitProduct(x, w, (PopcountTerm(-2, lambda a, b: a[0] ^ b[ -1]),), per_element=1)": (
+            "binary codes have one plane, the first and the last"
+        ),
+    },
+    "codegen/layouts.py": {
+        "if encoding.planes == 2: -> if encoding.planes >= 2:": "no encoding has more than two planes",
+    },
     "tbt_compile/quantizers/activations.py": {
         "@staticmethod -> (removed)": STATIC,
     },
