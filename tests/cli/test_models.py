@@ -18,7 +18,7 @@ import pytest
 from once import only
 
 import tbt_compile
-from tbt_compile.cli.models import longest_source, open_model, stage_of, tokenizer_of
+from tbt_compile.cli.models import longest_source, open_for_lowering, open_model, stage_of, tokenizer_of
 from tbt_compile.codegen.target.parse import parse_target
 
 OTHER_CPU = "haswell" if os.uname().machine == "aarch64" else "cortex-a72"
@@ -50,6 +50,13 @@ def test_train_writes_a_student_and_goes_on_where_it_was(tbt, data: Path, tmp_pa
     other = tbt(*arguments[:-4], "--steps", 2)
     assert other.code == 2
     assert "steps" in other.err
+
+
+def test_scales_without_training_are_the_same_every_time(trained: Path) -> None:
+    """`tbt verify --recipe` makes the model again that `tbt lower --recipe` compiled."""
+    first, second = (open_for_lowering(trained / "teacher", "2-2-2", {}).state_dict() for _ in range(2))
+    scales = [name for name in first if name.endswith(".scale")]
+    assert scales and all(bool((first[name] == second[name]).all()) for name in scales)
 
 
 def test_train_starts_from_an_earlier_student(tbt, data: Path, trained: Path, tmp_path: Path) -> None:
