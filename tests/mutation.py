@@ -47,7 +47,7 @@ TESTS = {
     "codegen/layouts.py": ["tests/codegen/test_layouts.py"],
     f"{FORMULAS}/bit_product.py": ["tests/codegen/kernels/test_bit_product.py"],
     f"{FORMULAS}/carry_save.py": ["tests/codegen/kernels/test_bit_product.py"],
-    "tbt_compile/encoding.py": ["tests/quantizers", "tests/codegen/test_layouts.py"],
+    "tbt_compile/encoding.py": ["tests/test_encoding.py"],
 }
 """The files that are changed, and the tests of each, the quickest to fail first."""
 KILLED, SURVIVED, TIMEOUT = "killed", "survived", "timeout"
@@ -184,10 +184,7 @@ def outcome(file: str, text: str, seconds: float) -> str:
 @cache
 def fingerprint(file: str) -> str:
     """A hash of a file and its tests."""
-    paths = [ROOT / file]
-    for test in TESTS[file]:
-        paths += sorted((ROOT / test).rglob("*.py")) if (ROOT / test).is_dir() else [ROOT / test]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+    return hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in (file, *TESTS[file]))).hexdigest()
 
 
 def tested(file: str, sample: int, record: dict[str, Any]) -> Iterator[tuple[Mutant, str]]:
