@@ -45,8 +45,12 @@ def stage_of(folder: Path) -> str:
     return "ternary" if "quantization_config" in fields else "float"
 
 
-def open_model(folder: Path) -> Any:
+def open_model(folder: Path, of_any_kind: bool = False) -> Any:
     """Open the model in a folder, ready to generate.
+
+    Args:
+        folder: of a model at any stage.
+        of_any_kind: whether it may also be one in PyTorch that generates no text.
 
     Raises:
         FormatError: the folder holds no model, or a damaged one.
@@ -76,9 +80,9 @@ def open_model(folder: Path) -> Any:
         from tbt_compile.preparation import load_prepared
 
         return load_prepared(folder).eval()
-    from tbt_compile.adapters.pretrained import load_generator
+    from tbt_compile.adapters.pretrained import load_generator, load_pretrained
 
-    return load_generator(folder)
+    return load_pretrained(folder) if of_any_kind else load_generator(folder)
 
 
 def describable(folder: Path, recipe: str | None) -> Any:

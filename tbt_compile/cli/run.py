@@ -42,6 +42,18 @@ def run_text(
     stream: Annotated[
         bool, typer.Option("--stream", help="Print words as they are generated, one text at a time.")
     ] = False,
+    input_path: Annotated[
+        Path | None,
+        typer.Option("--input", help="File of texts, one per line: a job in parts, which goes on if killed."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="File for the output of each line of --input.")] = None,
+    part_size: Annotated[int, typer.Option(help="Texts per part of a job.", min=1)] = 256,
+    engine: Annotated[
+        str, typer.Option(help="Where a job runs: local, or ray, a cluster with --workers processes.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster, such as 10.0.0.1:6379.  [default: this machine]")
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Generate text with a compiled model.
@@ -53,11 +65,11 @@ def run_text(
         tbt run compiled --num-beams 4 --workers 4 < sentences.txt > translations.txt
 
         tbt run compiled --sample --temperature 0.7 --top-p 0.9 --seed 1 "Once upon a time"
+
+        tbt run compiled --input texts.txt --output outputs.txt --workers 4
     """
     import tbt_compile
-    from tbt_compile.cli.models import stage_of
     from tbt_compile.serving.tokenizing import read_tokenizer
-    from tbt_compile.storage import model_folder
 
     if stream and num_beams != 1:
         raise TbtError("--stream with --num-beams: beam search may revise any word until it ends")
@@ -72,6 +84,16 @@ def run_text(
         options |= {"do_sample": True, **given}
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
+    if input_path is not None or output is not None:
+        if input_path is None or output is None or text or stream or json_path is not None:
+            raise TbtError("a job takes --input and --output, no text, no --stream and no --json")
+        if sample and seed is None:
+            raise TbtError("a job that samples takes a --seed: it has to go on with the same numbers")
+        _require_compiled(folder)
+        of_threads = {} if threads is None else {"num_threads": threads}
+        job_options = {**options, **of_threads, "batch_size": batch_size}
+        _run_job(folder, (input_path, output), job_options, workers, part_size, (engine, address))
+        return
     lines = text if text else [line.rstrip("\n") for line in sys.stdin]
     # A blank line of standard input gives a blank line: outputs stay next to their sources.
     texts = lines if text else [line for line in lines if line.strip()]
@@ -80,16 +102,7 @@ def run_text(
     for number, line in enumerate(lines, 1):
         if not line.isprintable() and any("\ud800" <= character <= "\udfff" for character in line):
             raise TbtError(f"text {number} is not UTF-8: convert it first, with iconv for instance")
-    stage = stage_of(folder)
-    if stage == model_folder.MODULE:
-        raise FormatError(f"{folder} holds a module that does not generate text: call it in Python")
-    if stage == "float":
-        raise FormatError(
-            f"{folder} is in full precision: distil it with `tbt train --teacher {folder}` first"
-        )
-    if stage != model_folder.GENERATOR:
-        done = "packed" if stage == model_folder.FROZEN else "trained"
-        raise FormatError(f"{folder} is {done} but not compiled; run `tbt lower {folder} --output NEW` first")
+    _require_compiled(folder)
     tokenizer = read_tokenizer(folder)
     sources = [tokenizer.encode(text).ids for text in texts]
     empty = next((index for index, source in enumerate(sources) if not source), None)
@@ -121,6 +134,64 @@ def run_text(
             out.print(shown, markup=False, highlight=False, soft_wrap=True)
     results = [{"source": source, "text": line} for source, line in zip(texts, written, strict=True)]
     write_json({"cpu": model.target.mcpu, "seconds": seconds, "texts": results}, json_path)
+
+
+def _require_compiled(folder: Path) -> None:
+    from tbt_compile.cli.models import stage_of
+    from tbt_compile.storage import model_folder
+
+    stage = stage_of(folder)
+    if stage == model_folder.MODULE:
+        raise FormatError(f"{folder} holds a module that does not generate text: call it in Python")
+    if stage == "float":
+        raise FormatError(
+            f"{folder} is in full precision: distil it with `tbt train --teacher {folder}` first"
+        )
+    if stage != model_folder.GENERATOR:
+        done = "packed" if stage == model_folder.FROZEN else "trained"
+        raise FormatError(f"{folder} is {done} but not compiled; run `tbt lower {folder} --output NEW` first")
+
+
+def _run_job(
+    folder: Path,
+    files: tuple[Path, Path],
+    options: dict[str, Any],
+    workers: int,
+    part_size: int,
+    where: tuple[str, str | None],
+) -> None:
+    """Write an output for each line of a file.
+
+    Args:
+        folder: compiled.
+        files: of the texts and of the outputs.
+        options: of `generate_many`.
+        workers: concurrent batches, or processes of a cluster.
+        part_size: texts per part.
+        where: the engine, and the address of a cluster.
+    """
+    from tbt_compile.jobs.parts import Job, read_texts, run
+    from tbt_compile.storage.model_folder import read_manifest
+
+    (source, output), (engine, address) = files, where
+    if engine not in ("local", "ray"):
+        raise TbtError(f"engine {engine!r}: expected local or ray")
+    settings = {"model": read_manifest(folder)["checksum"], "options": options}
+    job = Job(read_texts(source), output, settings, part_size)
+    job.open()
+    parts = job.missing()
+    with progress_bar("generating") as progress:
+        if engine == "local":
+            from tbt_compile.jobs.writer import on_this_machine
+
+            outputs = on_this_machine(folder, {**options, "num_workers": workers}, parts)
+        else:
+            from tbt_compile.jobs.ray_cluster import on_ray
+
+            outputs = on_ray(folder, options, parts, workers, address)
+        for done in run(job, outputs):
+            progress("generating", done / len(job.texts))
+    out.print(f"{len(job.texts)} outputs are in {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _stream(model: Any, tokenizer: Any, source: list[int], options: dict[str, Any]) -> str:

@@ -9,20 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tbt_compile.cli.console import PRECISION_HELP, JsonOption, out, progress_bar, write_json
+from tbt_compile.cli.scores import score_table
 
 if TYPE_CHECKING:
     from tbt_compile.training.pipeline import TrainResult
 
 _MODEL, _DATA, _OPTIMIZER, _LOSS = "Model", "Data", "Optimization", "Loss terms"
-_METRICS = {
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "bleu": "BLEU",
-    "perplexity": "perplexity",
-    "accuracy": "accuracy",
-    "wer": "word error rate",
-}
 
 
 def train(
@@ -260,18 +252,9 @@ def _indices(text: str | None) -> tuple[int, ...] | None:
 
 
 def _show(result: TrainResult, recipe: str) -> None:
-    from rich.table import Table
-
     if result.student_scores:
-        table = Table(title=f"{result.student_scores['sentences']} test examples")
-        table.add_column("model")
-        shown = {key: heading for key, heading in _METRICS.items() if key in result.student_scores}
-        for heading in shown.values():
-            table.add_column(heading, justify="right")
-        rows = (("teacher", result.teacher_scores), (f"student {recipe}", result.student_scores))
-        for name, scores in rows:
-            table.add_row(name, *(f"{scores[key]:.1f}" for key in shown))
-        out.print(table)
+        rows = {"teacher": result.teacher_scores, f"student {recipe}": result.student_scores}
+        out.print(score_table(f"{result.student_scores['sentences']} test examples", rows))
     if result.cache:
         k, size, left = result.cache["k"], result.cache["bytes"] / 2**20, result.cache["rest"]
         text = f"The teacher's {k} likeliest tokens take {size:.1f} MiB and leave out {left:.1%} of its mass"

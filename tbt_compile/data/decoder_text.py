@@ -165,7 +165,8 @@ def blocks(documents: Iterator[list[int]], size: int, pad: int) -> Iterator[Row]
                 yield row
                 row = {"input_ids": [], "position_ids": [], "labels": []}
     if missing := (size - len(row["input_ids"])) % size:
-        _append(row, [pad] * missing, [IGNORED_LABEL] * (missing - 1))
+        for _ in range(missing):  # texts of one token: a longer one might exceed the model's positions
+            _append(row, [pad], [])
         yield row
 
 

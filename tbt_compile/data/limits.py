@@ -48,13 +48,16 @@ def check_rows(model: Any, dataset: Any) -> None:
     for number, row in enumerate(dataset.rows):
         for name in ("input_ids", "labels"):
             if isinstance(ids := row.get(name), Sequence):
-                _check(f"{name} of example {number}", ids, positions, vocabulary)
+                # Each text of a packed row has positions of its own.
+                length = max(row["position_ids"]) + 1 if "position_ids" in row else len(ids)
+                _check(f"{name} of example {number}", (ids, length), positions, vocabulary)
 
 
-def _check(what: str, ids: Sequence[int], positions: int | None, vocabulary: int | None) -> None:
-    if positions is not None and len(ids) > positions:
+def _check(what: str, text: tuple[Sequence[int], int], positions: int | None, vocabulary: int | None) -> None:
+    ids, length = text
+    if positions is not None and length > positions:
         raise DataError(
-            f"{what} are {len(ids)} tokens, and the model has {positions} positions: give smaller lengths"
+            f"{what} are {length} tokens, and the model has {positions} positions: give smaller lengths"
         )
     if vocabulary is not None and ids and max(ids) >= vocabulary:
         raise DataError(

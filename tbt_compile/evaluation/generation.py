@@ -196,7 +196,8 @@ def _check_lengths(model: Any, rows: Sequence[Sequence[int]], decode: DecodeSett
     if not isinstance(model, PreTrainedModel):
         return
     check_rows(model, RowDataset([{"input_ids": row} for row in rows], []))
-    written = decode.max_new_tokens + (max(map(len, rows)) if decode.template is not None else 1)
+    start = max(map(len, rows)) if decode.template is not None else 1
+    written = start + decode.max_new_tokens - 1  # nothing reads the last token
     positions = positions_of(model)
     if positions is not None and written > positions:
         raise DataError(

@@ -1,4 +1,4 @@
-"""What a service takes: the size of bodies, keys, and how errors look. An ASGI middleware and handlers."""
+"""What a service takes: the size of bodies, keys, and how errors look. ASGI middleware and handlers."""
 
 from __future__ import annotations
 
@@ -57,16 +57,20 @@ def _replayed(body: bytes, receive: Any) -> Any:
     return again
 
 
-def require_key(app: FastAPI, key: str) -> None:
-    """Answer only requests with `Authorization: Bearer <key>`; the page and /health need none."""
+class RequiredKey:
+    """Lets requests pass that bring `Authorization: Bearer <key>`; the page and /health need none."""
 
-    @app.middleware("http")
-    async def check(request: Request, call_next: Any) -> Any:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if request.url.path in _OPEN or hmac.compare_digest(given.encode(), key.encode()):
-            return await call_next(request)
+    def __init__(self, app: Any, key: str) -> None:
+        self.app, self.key = app, key.encode()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Run the application, or answer 401."""
+        given = dict(scope.get("headers", ())).get(b"authorization", b"").removeprefix(b"Bearer ")
+        if scope["type"] != "http" or scope["path"] in _OPEN or hmac.compare_digest(given, self.key):
+            await self.app(scope, receive, send)
+            return
         refusal = error("the API key is missing or wrong", code="invalid_api_key")
-        return JSONResponse(refusal, 401, {"WWW-Authenticate": "Bearer"})
+        await JSONResponse(refusal, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
 
 def refusal(problem: Exception) -> tuple[int, dict[str, Any]]:

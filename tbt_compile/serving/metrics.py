@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tbt_compile.runtime.continuous import Engine
@@ -37,3 +39,21 @@ class Metrics:
     def text(self) -> bytes:
         """All values, as a scrape reads them."""
         return generate_latest(self._registry)
+
+
+class Counted:
+    """Counts requests by route and status."""
+
+    def __init__(self, app: Any, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Run the application, and count what it answers."""
+
+        async def counting(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                self.metrics.requests.labels(route, message["status"]).inc()
+            await send(message)
+
+        await self.app(scope, receive, counting if scope["type"] == "http" else send)

@@ -19,9 +19,9 @@ from tbt_compile.runtime.compiled_model import CompiledModel
 from tbt_compile.runtime.continuous import Engine
 from tbt_compile.runtime.served_model import ServedModel
 from tbt_compile.serving.answers import Answer, event
-from tbt_compile.serving.limits import BodyLimit, answer_errors, refusal, require_key
-from tbt_compile.serving.metrics import Metrics
-from tbt_compile.serving.outputs import Outputs
+from tbt_compile.serving.limits import BodyLimit, RequiredKey, answer_errors, refusal
+from tbt_compile.serving.metrics import Counted, Metrics
+from tbt_compile.serving.outputs import Doorbell, Outputs
 from tbt_compile.serving.schema import ChatRequest, CompletionRequest, Sampled, TranslateRequest
 from tbt_compile.serving.tokenizing import ServedTokenizer
 
@@ -72,6 +72,7 @@ class Service:
         self.engine = Engine(self._served, settings.most_rows, settings.most_waiting)
         self.metrics = Metrics(self.engine)
         self._translating = asyncio.Semaphore(1)
+        self._bell: Doorbell | None = None
         self.app = self._application()
 
     def close(self, finish: bool = True) -> None:
@@ -86,8 +87,6 @@ class Service:
 
         app = FastAPI(title="tbt serve", version=tbt_compile.__version__, lifespan=lifespan)
         answer_errors(app)
-        if self.settings.api_key is not None:
-            require_key(app, self.settings.api_key)
         app.post("/v1/completions", response_model=None)(self.completions)
         app.post("/v1/chat/completions", response_model=None)(self.chat)
         app.get("/v1/models")(self.models)
@@ -97,15 +96,11 @@ class Service:
         app.get("/health")(self.health)
         app.get("/metrics", response_class=Response)(self.read_metrics)
         app.get("/", response_class=HTMLResponse)(self.page)
-        app.middleware("http")(self._counted)
-        app.add_middleware(BodyLimit, most=self.settings.most_bytes)  # the last is the outermost
+        if self.settings.api_key is not None:  # the last that is added is the outermost
+            app.add_middleware(RequiredKey, key=self.settings.api_key)
+        app.add_middleware(Counted, metrics=self.metrics)
+        app.add_middleware(BodyLimit, most=self.settings.most_bytes)
         return app
-
-    async def _counted(self, request: Any, call_next: Any) -> Any:
-        response = await call_next(request)
-        route = getattr(request.scope.get("route"), "path", "other")
-        self.metrics.requests.labels(route, response.status_code).inc()
-        return response
 
     async def completions(self, request: CompletionRequest) -> Response:
         """Continue prompts; a sequence-to-sequence model answers sources."""
@@ -156,6 +151,13 @@ class Service:
     def _described(self) -> dict[str, Any]:
         return {"id": self.settings.name, "object": "model", "created": 0, "owned_by": "tbt_compile"}
 
+    def _doorbell(self) -> Doorbell:
+        """That of the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._bell is None or self._bell.loop is not loop:
+            self._bell = Doorbell(loop)
+        return self._bell
+
     def _check_name(self, name: str | None) -> None:
         if name not in (None, self.settings.name):
             raise HTTPException(
@@ -185,6 +187,7 @@ class Service:
         start = time.perf_counter()
         outputs = Outputs(
             self.engine,
+            self._doorbell(),
             self.tokenizer.tokenizer,
             prompts,
             request.n or 1,

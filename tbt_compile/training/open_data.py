@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from tbt_compile.data.labeled_texts import label_reader
 from tbt_compile.data.recordings import feature_extractor, recording_reader
-from tbt_compile.data.records import Reader, Record, load_splits, text_at
+from tbt_compile.data.records import SPLITS, Reader, Record, load_splits, read_lines, text_at
 from tbt_compile.data.text_pairs import pair_reader
-from tbt_compile.errors import DataError
+from tbt_compile.errors import DataError, did_you_mean
 from tbt_compile.training.job import TrainJob
 from tbt_compile.training.job_data import (
     JobData,
@@ -26,17 +26,21 @@ from tbt_compile.training.job_data import (
 _Opened: TypeAlias = tuple[type[JobData], Reader[Any]]
 
 
-def open_data(job: TrainJob, kind: str, model: PreTrainedModel | None, folder: Path | None) -> JobData:
-    """Read the data of a job.
+def open_data(
+    job: TrainJob, kind: str, model: PreTrainedModel | None, folder: Path | None, split: str | None = None
+) -> JobData:
+    """Read the data of a job. A file of JSON lines has only examples to score.
 
     Args:
         job: the configuration.
         kind: of the model, a `Task.kind`.
         model: the teacher; None: one is to be made.
         folder: of the teacher.
+        split: of the examples to score; None: the test split, else the validation split.
 
     Raises:
-        DataError: the data cannot be read, or an option does not fit this kind of model.
+        DataError: the data cannot be read, there is no such split, or an option does not fit this kind of
+            model.
     """
     if job.template is not None and (kind != "decoder-only" or job.text_field is not None):
         raise DataError(
@@ -49,9 +53,24 @@ def open_data(job: TrainJob, kind: str, model: PreTrainedModel | None, folder: P
             f"sources and targets for this one ({kind})"
         )
     data_class, reader = _KINDS[kind](job, model, folder)
+    if str(job.data).endswith(".jsonl"):
+        scored: Sequence[Any] = read_lines(job.data, reader)
+        return data_class(job, (), scored[: job.test_sentences], model)
     splits: dict[str, Sequence[Any]] = dict(load_splits(job.data, reader))
-    scored = (splits.get("test") or splits.get("validation") or ())[: job.test_sentences]
-    return data_class(job, splits["train"], scored, model)
+    scored = _scored(splits, split, job)
+    return data_class(job, splits["train"], scored[: job.test_sentences], model)
+
+
+def _scored(splits: Mapping[str, Sequence[Any]], split: str | None, job: TrainJob) -> Sequence[Any]:
+    if split is None:
+        return splits.get("test") or splits.get("validation") or ()
+    if split not in SPLITS:
+        raise DataError(
+            f"unknown split {split!r}; known are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
+        )
+    if not splits.get(split):
+        raise DataError(f"{job.data} has no {split} split; choose another with --split")
+    return splits[split]
 
 
 def _pairs(job: TrainJob, _model: PreTrainedModel | None, _folder: Path | None) -> _Opened:
@@ -80,8 +99,9 @@ def _labels(job: TrainJob, model: PreTrainedModel | None, _folder: Path | None) 
 
 def _speech(job: TrainJob, _model: PreTrainedModel | None, folder: Path | None) -> _Opened:
     assert folder is not None, "speech models are not made from scratch"
-    extractor = feature_extractor(folder)
-    return SpeechData, recording_reader(Path(job.data), extractor, job.source_field, job.target_field)
+    extractor, data = feature_extractor(folder), Path(job.data)
+    data = data.parent if data.suffix == ".jsonl" else data
+    return SpeechData, recording_reader(data, extractor, job.source_field, job.target_field)
 
 
 _KINDS: dict[str, Callable[[TrainJob, PreTrainedModel | None, Path | None], _Opened]] = {

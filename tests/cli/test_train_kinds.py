@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from test_speech import MELS, WINDOW, whisper
-from training.kinds import SPOKEN, classifier, labelled
+from training.kinds import SPOKEN, classifier, labelled, small_llama
 from training.small import tokenizer
 from transformers import WhisperFeatureExtractor
 
 import tbt_compile
 from tbt_compile.data.tokenization import train_word_tokenizer
+from tbt_compile.evaluation.classification import accuracy, class_logits
+from tbt_compile.evaluation.perplexity import perplexity
 
 FEW = ("--steps", 2, "--batch-size", 4, "--test-sentences", 3, "--json", "-")
 
@@ -192,3 +194,27 @@ def test_a_training_that_diverges_is_an_error(tbt, data: Path, trained: Path, tm
     assert done.code == 2
     assert "the training diverged" in done.err
     assert not (tmp_path / "out" / "student-2-2-2" / "model.safetensors").exists()
+
+
+def test_every_kind_is_evaluated(tbt, tmp_path: Path) -> None:
+    folder, data = tmp_path / "model", tmp_path / "data"
+    classifier().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    write(data, [{"source": item.text, "kind": item.label} for item in labelled()[:12]])
+    arguments = ["evaluate", folder, "--data", data / "train.jsonl", "--target-field", "kind", "--json", "-"]
+    found = tbt(*arguments, "--limit", 5)
+    assert found.code == 0, found.err
+    expected = accuracy(
+        class_logits(classifier(), tokenizer(), [x.text for x in labelled()[:5]], 64), labelled()[:5]
+    )
+    assert found.json()["accuracy"] == expected.accuracy and found.json()["sentences"] == 5
+    assert "accuracy" in tbt(*arguments[:-2], "--limit", 5).out
+    assert "--texts writes the texts of pairs" in tbt(*arguments, "--texts", tmp_path / "t.json").err
+    small_llama().save_pretrained(folder)
+    write(data, [{"text": item.text} for item in labelled()[:12]])
+    texts = [*arguments[:4], "--text-field", "text", "--max-source-length", 24, "--json", "-"]
+    found = tbt(*texts)
+    assert found.code == 0, found.err
+    whole = perplexity(small_llama(), tokenizer(), [item.text for item in labelled()[:12]], 24)
+    assert found.json()["perplexity"] == pytest.approx(whole.perplexity, rel=1e-6)
+    assert "unknown split 'tst'" in tbt(*texts[:3], data, *texts[4:], "--split", "tst").err

@@ -95,7 +95,7 @@ def test_blocks_hold_every_token_once_and_positions_start_with_each_text() -> No
     assert [row["position_ids"] for row in dataset.rows] == [
         [0, 1, 2, 3, 0, 1],
         [0, 1, 2, 3, 4, 5],
-        [0, 1, 2, 0, 1, 2],
+        [0, 1, 2, 0, 0, 0],
     ]
 
 

@@ -109,7 +109,7 @@ def test_scores_refuse_more_tokens_than_positions() -> None:
         perplexity(short(), tokenizer(), [WORDS], 8)
     for model, decode in (
         (short(24), DecodeSettings(12, 64, template=template)),
-        (bart(1, max_position_embeddings=40), DecodeSettings(12, 64)),
+        (bart(1, max_position_embeddings=40, vocab_size=len(tokenizer())), DecodeSettings(12, 64)),
     ):
         with pytest.raises(DataError, match="64 new tokens make texts of up to"):
             evaluate_model(model, tokenizer(), pairs, decode)

@@ -20,12 +20,26 @@ import tbt_compile
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import is_prepared
 
+LAUNCHERS = {
+    "fsdp": (
+        *("-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+    ),
+    "ddp": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+}
+
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # accelerate's, of tensors that are shards
 @pytest.mark.parametrize(("embedding", "engine"), [("tied", "fsdp"), ("untied", "ddp")])
 def test_two_processes_train_as_one(embedding: str, engine: str, tmp_path: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launcher, two_processes.__file__, embedding, engine, str(tmp_path / "two")]
+    command = [
+        sys.executable,
+        *LAUNCHERS[engine],
+        two_processes.__file__,
+        embedding,
+        engine,
+        str(tmp_path / "two"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     losses = two_processes.train(embedding, "none", tmp_path / "one")

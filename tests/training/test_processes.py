@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from training import share_batch
 from training.small import SETTINGS, teacher
 
-from tbt_compile.training import TrainingError, processes
+from tbt_compile.training import TrainingError, processes, shares
 
 
 def launch(count: int, *command: str) -> None:
@@ -60,5 +60,5 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_one_process_weighs_nothing() -> None:
-    assert processes.weight(torch.tensor([True, False])) == 1.0
+    assert shares.weight({}, lambda _inputs: torch.tensor([True, False])) == 1.0
     assert processes.is_first() and processes.rank() == 0

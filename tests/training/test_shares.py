@@ -26,8 +26,11 @@ TERMS: dict[str, tuple[Term, ...]] = {
 def untrained(kind: Kind) -> PreTrainedModel:
     model = kind.model()
     for module in model.modules():
+        # Each step would draw its own.
         if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # each step would draw its own
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
     return model
 
 

@@ -43,6 +43,20 @@ def chunks(count: Expr, size: int, body: Callable[[Expr, Expr], None]) -> None:
         body(first, emit.let(T.min(T.int64(size), count - first)))
 
 
+def parallel_chunks(count: Expr, size: int, body: Callable[[Expr, Expr], None]) -> None:
+    """As `chunks`, in parallel: an even number of chunks of about one size. Scratch is each thread's own.
+
+    Args:
+        count: number of rows, symbolic.
+        size: the most rows per chunk.
+        body: emits the work of a chunk.
+    """
+    height = emit.let(T.ceildiv(count, 2 * T.ceildiv(count, 2 * size)))
+    with emit.parallel("chunk", T.ceildiv(count, height)) as chunk:
+        first = emit.let(chunk * height)
+        body(first, emit.let(T.min(height, count - first)))
+
+
 def row_tiles(count: Expr, height: int, body: Callable[[Expr, int], None]) -> None:
     """Loop over tiles of rows; the rest in tiles of halving height.
 

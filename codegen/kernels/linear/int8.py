@@ -28,6 +28,7 @@ class Int8Gemv:
     """A few rows of byte activations, and their products with int8 weights [N, K]; a `ChunkProduct`."""
 
     chunk_rows = UNPACK_FROM
+    packs_tables = False
     ops_per_word = 16
     blocks_per_task = 1
 

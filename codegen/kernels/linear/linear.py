@@ -13,7 +13,7 @@ from typing import Protocol
 from tbt_compile.codegen.kernels.dispatch import Kernel
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue, store_partial
 from tbt_compile.codegen.kernels.dsl import emit
-from tbt_compile.codegen.kernels.dsl.loops import chunks, parallel_columns, row_of
+from tbt_compile.codegen.kernels.dsl.loops import chunks, parallel_chunks, parallel_columns, row_of
 from tbt_compile.codegen.kernels.float_ops.activations import ACTIVATIONS
 from tbt_compile.codegen.kernels.linear.int8 import Int8Gemm, Int8Gemv, Int8Matrix
 from tbt_compile.codegen.kernels.linear.lut_gemm import LutGemm
@@ -39,11 +39,13 @@ class ChunkProduct(Protocol):
         ops_per_word: work per word of weights and row, in units of which 2**19 take 30 microseconds; decides
             whether to use threads.
         blocks_per_task: weight blocks per `multiply`, which is one iteration of the parallel loop.
+        packs_tables: whether packed rows are tables, many times as large as the rows.
     """
 
     chunk_rows: int
     ops_per_word: int
     blocks_per_task: int
+    packs_tables: bool
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:
         """Allocate the scratch buffers; `scale` is the learned scale, float32."""
@@ -78,6 +80,8 @@ IMPLEMENTATIONS: dict[Kernel, type[ChunkProduct]] = {
     Kernel.INT8_MATRIX: Int8Matrix,
 }
 """The implementation of each kernel of `strategy.LINEAR`."""
+_LEAST_CHUNKS, _PARALLEL_MACS = 4, 1 << 23
+"""Where threads have chunks of their own: how many there have to be, and for how much work."""
 
 
 def linear(spec: LinearSpec) -> PrimFunc:
@@ -125,7 +129,11 @@ class _Linear:
         self.y = emit.argument("y", (self.rows, spec.n), "float32")
 
     def body(self) -> None:
-        """Loop over chunks of rows: pack the chunk once, then stream every weight block past it."""
+        """Loop over chunks of rows: pack the chunk once, then stream every weight block past it.
+
+        Threads share the columns of a chunk. Where rows are packed as tables, each takes chunks of its own if
+        there are enough: tables that another core has written take long to read.
+        """
         scale = emit.let(self.act_scale[0])
         chosen = self.spec.strategy
         gemv, gemm = IMPLEMENTATIONS[chosen.gemv], IMPLEMENTATIONS[chosen.gemm]
@@ -137,15 +145,24 @@ class _Linear:
                 lambda: self.multiply(gemv(self.spec, scale), first, count),
             )
 
-        chunks(self.rows, gemm.chunk_rows, chunk)
+        def own_chunk(first: Expr, count: Expr) -> None:
+            self.multiply(gemm(self.spec, scale), first, count, in_thread=True)
 
-    def multiply(self, product: ChunkProduct, first: Expr, count: Expr) -> None:
+        least = max(_LEAST_CHUNKS * gemm.chunk_rows, -(-_PARALLEL_MACS // (self.spec.n * self.spec.k)))
+        emit.branch(
+            self.rows >= least if gemm.packs_tables else False,
+            lambda: parallel_chunks(self.rows, gemm.chunk_rows, own_chunk),
+            lambda: chunks(self.rows, gemm.chunk_rows, chunk),
+        )
+
+    def multiply(self, product: ChunkProduct, first: Expr, count: Expr, in_thread: bool = False) -> None:
         """Pack a chunk of rows and multiply it with every weight block, in parallel if it pays off.
 
         Args:
             product: the kernel.
             first: the chunk's first row in x and y.
             count: number of rows in the chunk.
+            in_thread: whether threads have a chunk each, and this is one of theirs.
         """
         spec = self.spec
         with emit.loop("row", count) as row:
@@ -159,7 +176,11 @@ class _Linear:
 
         tasks = blocks // blocks_per_task
         ops = blocks * spec.isa.block * words_for(spec.k) * product.ops_per_word
-        parallel_columns(count, CHUNK_ROWS, tasks, ops, task)
+        if in_thread:
+            with emit.loop("index", tasks) as index:
+                task(index)
+        else:
+            parallel_columns(count, CHUNK_ROWS, tasks, ops, task)
         if spec.layout is Layout.QUARTERS:  # the tail blocks are stored as one group
             tail = blocks + bool(rest) - tasks * blocks_per_task
             if tail:

@@ -43,6 +43,7 @@ class LutGemm:
     """A chunk of rows as LUT indices, and its products with weight blocks; a `ChunkProduct`."""
 
     chunk_rows = 128
+    packs_tables = False
     ops_per_word = 6
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:

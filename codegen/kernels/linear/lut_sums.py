@@ -33,6 +33,7 @@ class LutSums:
     """A chunk of rows as tables of subset sums, and its products with weight blocks; a `ChunkProduct`."""
 
     chunk_rows = 8  # their tables fit the L2 cache
+    packs_tables = True
     ops_per_word = 12
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:

@@ -48,6 +48,7 @@ class MatrixDot:
     """A chunk of rows as pairs of bytes, and its products with weight blocks; a `ChunkProduct`."""
 
     chunk_rows = CHUNK_ROWS
+    packs_tables = False
     ops_per_word = 4
     blocks_per_task = 1
 

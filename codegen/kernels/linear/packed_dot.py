@@ -62,6 +62,7 @@ class PackedDot:
     """A few rows of byte activations, and their products with packed weights; a `ChunkProduct`."""
 
     chunk_rows = MAX_ROWS
+    packs_tables = False
     ops_per_word = 8
     blocks_per_task = 1
 

@@ -21,6 +21,7 @@ class PopcountGemm:
     """
 
     chunk_rows = CHUNK_ROWS
+    packs_tables = False
 
     def __init__(self, spec: LinearSpec, scale: Expr) -> None:
         product = bit_product(spec.activation, spec.weight)

@@ -48,6 +48,7 @@ class ShuffleSums:
     """A chunk of rows as tables of subset sums, and its products with weight blocks; a `ChunkProduct`."""
 
     chunk_rows = 16  # tables of 4 K bytes each, in the L2 cache
+    packs_tables = True
     blocks_per_task = 1
 
     def __init__(self, spec: LinearSpec, _scale: Expr) -> None:

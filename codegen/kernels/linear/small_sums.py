@@ -35,6 +35,7 @@ class SmallSums:
     """A chunk of rows as tables of subset sums, and its products with weight blocks; a `ChunkProduct`."""
 
     chunk_rows = UNPACK_FROM
+    packs_tables = True
     ops_per_word = 10
     blocks_per_task = 1
 

@@ -33,6 +33,7 @@ class UnpackedDot:
     """
 
     chunk_rows = CHUNK_ROWS
+    packs_tables = False
     ops_per_word = 4
     blocks_per_task = 1
     int8_weights = False

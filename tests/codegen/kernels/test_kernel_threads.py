@@ -32,6 +32,28 @@ def test_linear(encoding: Encoding) -> None:
     np.testing.assert_array_equal(y, total * (x_scale * scale).astype(np.float32))
 
 
+@pytest.mark.parametrize("target", runnable("haswell"))
+@pytest.mark.parametrize("rows", [127, 128, 133])
+@pytest.mark.parametrize(
+    ("activation", "weight"),
+    [
+        (Encoding.INT8, Encoding.TERNARY),
+        (Encoding.INT8, Encoding.BINARY),
+        (Encoding.TERNARY012, Encoding.TERNARY),
+    ],
+)
+def test_many_rows(activation: Encoding, weight: Encoding, rows: int, target: str) -> None:
+    """Where rows are packed as tables, threads have chunks of rows of their own."""
+    n, k, isa = 289, 260, isa_of(target)
+    stored, scale, x = codes(1, weight, n, k), powers(2, n), floats(3, rows, k)
+    spec = LinearSpec(n, k, activation, weight, activation.signed and not activation.dynamic, False, isa)
+    run = kernel(linear, spec, target)
+    y = call(run, [x, scalar(0.5), stored_weight(stored, spec), scale], (rows, n), np.float32)
+    x_codes, x_scale = reference.quantize(x, activation, 0.5, spec.center)
+    total = (x_codes.astype(np.float64) @ stored.T.astype(np.float64)).astype(np.float32)
+    np.testing.assert_array_equal(y, total * (x_scale * scale).astype(np.float32))
+
+
 def test_attention() -> None:
     heads, queries, tokens, d = 12, 66, 512, 64
     spec = AttentionSpec(d, Encoding.TERNARY, Encoding.BINARY, True, ISA)
