@@ -6,6 +6,9 @@
 #   make docs   build the documentation, with the API reference, into site/
 #   make arm    build the emulated AArch64 machine, on which tests/arm runs; without it those tests are skipped
 #   make browser install Chromium and its driver by apt, in which tests/report shows pages; else those are skipped
+#   make coverage run the tests and print the lines of each file that none of them runs
+#   make mutation change operators and numbers of the quantizers and bit layouts, and see whether the tests notice
+#   make dist   build an sdist and a wheel into dist/
 #   make device install what a device needs, and no PyTorch, into an environment of its own, which tests then use
 
 PYTHON ?= python3
@@ -14,6 +17,7 @@ DEVICE ?= .venv-device
 # The CPU build of PyTorch. Without this index pip takes the default build, which works too and is far larger.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?=
+MUTATION_ARGS ?=
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -21,7 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread per process: the tests run in two processes, and more threads than cores make everything slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TVM_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo install test lint zoo docs arm browser device clean
+.PHONY: demo install test lint zoo docs arm browser coverage mutation dist device clean
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/tbt demo $(DEMO_ARGS)
@@ -50,6 +54,20 @@ browser:
 	command -v chromium && command -v chromedriver || { apt-get update -qq && \
 		apt-get install -qq -y --no-install-recommends chromium chromium-driver; }
 
+# Files are measured by process, so that a run in pieces adds up: `coverage erase` begins again.
+coverage: $(VENV)/.stamp-quality
+	$(ONE_THREAD) $(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m coverage combine --append --quiet
+	$(BIN)/python -m coverage report
+
+mutation: $(VENV)/.stamp-quality
+	$(ONE_THREAD) $(BIN)/python tests/mutation.py $(MUTATION_ARGS)
+
+dist: $(VENV)/bin/python
+	rm -rf build dist
+	$(PIP) install --quiet -c constraints.txt build
+	$(BIN)/python -m build
+
 # As on the device: the package and not the folder it is developed in. What an older build left would go into it.
 device: $(DEVICE)/bin/python
 	rm -rf build
@@ -72,6 +90,10 @@ $(VENV)/.stamp-run: $(VENV)/.stamp-torch pyproject.toml
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-run
 	$(PIP) install -c constraints.txt -e '.[train,test,bench,report,serve]'
+	touch $@
+
+$(VENV)/.stamp-quality: $(VENV)/.stamp-test
+	$(PIP) install -c constraints.txt -e '.[quality]'
 	touch $@
 
 # The reference is read from the sources, so that neither PyTorch nor anything else of the package's is imported.

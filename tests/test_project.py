@@ -32,6 +32,18 @@ WITHOUT_TORCH = (
     "tbt_compile.runtime",
 )
 
+# What the extra `convert` has to suffice for, and the packages of the extra `train`.
+WITHOUT_TRAINING = (
+    "tbt_compile.preparation",
+    "tbt_compile.freezing",
+    "tbt_compile.lowering",
+    "tbt_compile.checkpoints.loading",
+    "tbt_compile.inspection.summarize",
+    "tbt_compile.inspection.verification",
+    "tbt_compile.report.collect",
+)
+TRAINING = ("accelerate", "datasets", "psutil", "rouge_score", "sacrebleu")
+
 # What stands above the model and its compiler: nothing below may know of it.
 APPLICATIONS = ("integrations", "training", "evaluation", "reproduce", "demo", "bench", "report", "cli")
 # By package, what it must not import, at the top or inside a function.
@@ -178,6 +190,12 @@ def test_functions_of_many_parameters_document_them(path: Path) -> None:
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_running_a_compiled_model_needs_no_torch(name: str) -> None:
     code = f"import sys; sys.modules.update(torch=None, transformers=None); import {name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_preparing_compiling_and_looking_need_no_package_of_training() -> None:
+    code = f"import sys; sys.modules.update(dict.fromkeys({TRAINING})); import {', '.join(WITHOUT_TRAINING)}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

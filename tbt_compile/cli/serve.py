@@ -76,7 +76,9 @@ def serve(
             await asyncio.sleep(0.01)
         if server.started:
             taken = listening.getsockname()[1]
-            out.print(f"serving {service.model} at http://{host}:{taken}", highlight=False, soft_wrap=True)
+            out.print(
+                f"serving {service.model.label} at http://{host}:{taken}", highlight=False, soft_wrap=True
+            )
         await serving
 
     asyncio.run(run())

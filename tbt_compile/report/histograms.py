@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import CaptureError
+from tbt_compile.inspection.entropy import share_entropy
 from tbt_compile.inspection.example_calls import Call, described
 from tbt_compile.inspection.torch_layers import quantized_layers
 from tbt_compile.modules import iter_quantized
@@ -20,7 +21,6 @@ from tbt_compile.modules.frozen import ROWS, FrozenWeight
 from tbt_compile.quantizers import WeightQuantizer
 from tbt_compile.quantizers.ops import widened
 from tbt_compile.report.sections import Codes, Histograms, LayerCodes, Values
-from tbt_compile.reproduce.entropy import share_entropy
 from tbt_compile.storage.frozen_quantizers import SUFFIX
 
 BINS = 48

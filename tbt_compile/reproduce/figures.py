@@ -9,11 +9,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tbt_compile.data.batches import Corpus
+from tbt_compile.inspection.entropy import layer_entropies
 from tbt_compile.preparation import load_prepared
 from tbt_compile.progress import Progress
 from tbt_compile.reproduce import plots
 from tbt_compile.reproduce.defaults import find_table
-from tbt_compile.reproduce.entropy import layer_entropies
 from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.histograms import layer_histograms
 from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperTable

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import bart
 from once import only
 
 import tbt_compile
-from tbt_compile.cli.models import longest_source, open_model, stage_of, tokenizer_of
+from tbt_compile.cli.models import longest_source, open_for_lowering, open_model, stage_of, tokenizer_of
 from tbt_compile.codegen.target.parse import parse_target
 
 OTHER_CPU = "haswell" if os.uname().machine == "aarch64" else "cortex-a72"
@@ -50,6 +51,14 @@ def test_train_writes_a_student_and_goes_on_where_it_was(tbt, data: Path, tmp_pa
     other = tbt(*arguments[:-4], "--steps", 2)
     assert other.code == 2
     assert "steps" in other.err
+
+
+def test_scales_without_training_are_the_same_every_time(tmp_path: Path) -> None:
+    """`tbt verify --recipe` makes the model again that `tbt lower --recipe` compiled."""
+    bart(layers=1, dropout=0.5).save_pretrained(tmp_path)
+    first, second = (open_for_lowering(tmp_path, "2-2-2", {}).state_dict() for _ in range(2))
+    scales = [name for name in first if name.endswith(".scale")]
+    assert scales and all(bool((first[name] == second[name]).all()) for name in scales)
 
 
 def test_train_starts_from_an_earlier_student(tbt, data: Path, trained: Path, tmp_path: Path) -> None:

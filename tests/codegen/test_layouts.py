@@ -125,6 +125,8 @@ def test_codes_outside_the_encoding_are_refused() -> None:
         pack_planes(np.array([5]), Encoding.INT8)
     with pytest.raises(LoweringError, match="cannot hold 65 BINARY codes"):
         unpack_planes(np.zeros((3, 1, 1), np.uint64), 65, Encoding.BINARY)
+    with pytest.raises(LoweringError, match="cannot hold 5 INT8 codes"):
+        unpack_planes(np.zeros((3, 0, 1), np.uint64), 5, Encoding.INT8)
 
 
 def test_the_vector_width_follows_the_cpu_features() -> None:

@@ -152,6 +152,24 @@ def test_the_statistical_baseline_quantizes_each_token_by_equations_1_to_3():
         assert found_scale == pytest.approx(sum(kept) / len(kept), rel=1e-6)
 
 
+def test_the_statistical_baseline_centres_tokens_first_if_asked():
+    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(4)) + 2
+    found = ActivationQuantizer(Encoding.TERNARY, method="statistical")(x)
+    plain = ActivationQuantizer(Encoding.TERNARY, center=False, method="statistical")
+    expected = plain(x - x.mean(-1, keepdim=True))
+    assert torch.equal(found.codes, expected.codes)
+    torch.testing.assert_close(found.scale, expected.scale)
+
+
+@pytest.mark.parametrize(("encoding", "factor"), [(Encoding.BINARY, 1), (Encoding.TERNARY, 2)])
+def test_the_first_scale_is_that_of_the_centred_values(encoding, factor):
+    x = torch.randn(4, 32, generator=torch.Generator().manual_seed(5)) + 3
+    quantizer = ActivationQuantizer(encoding)
+    quantizer(x)
+    expected = factor * (x - x.mean(-1, keepdim=True)).abs().mean()
+    assert quantizer.scale.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_32_bits_return_the_tensor_itself():
     x = torch.randn(2, 3)
     assert ActivationQuantizer(Encoding.FLOAT)(x) == (x, None)

@@ -25,6 +25,27 @@ def test_a_small_weight_by_hand() -> None:
     assert scale.tolist() == [[pytest.approx(1.5 / 127)]]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "first"), [(Encoding.BINARY, 1.0), (Encoding.TERNARY, 1.0), (Encoding.INT8, 4.0)]
+)
+def test_it_first_clips_at_a_multiple_of_the_mean_magnitude(encoding: Encoding, first: float) -> None:
+    quantizer = ScaledWeightQuantizer(encoding)
+    assert quantizer.factor.tolist() == [first]
+    scale = quantizer(torch.tensor([[2.0, -1.0]])).scale
+    assert scale.tolist() == [[pytest.approx(1.5 * first / encoding.maximum)]]
+
+
+def test_a_factor_below_its_bound_leaves_a_positive_scale() -> None:
+    scale = make(Encoding.TERNARY, -1.0)(torch.tensor([[2.0, -1.0]])).scale
+    assert scale.tolist() == [[pytest.approx(1.5e-3)]]
+
+
+def test_a_weight_in_full_precision_is_returned() -> None:
+    weight = torch.randn(2, 3)
+    value, scale = ScaledWeightQuantizer(Encoding.FLOAT)(weight)
+    assert value is weight and scale is None
+
+
 @pytest.mark.parametrize("encoding", [Encoding.TERNARY, Encoding.INT8])
 def test_gradients_are_those_of_the_paper(encoding: Encoding) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -19,11 +19,11 @@ from torch import nn
 import tbt_compile
 from tbt_compile import Encoding, Recipe
 from tbt_compile.errors import DataError, PlanError, RecipeError
+from tbt_compile.inspection.entropy import code_entropy
 from tbt_compile.quantizers.weights import WeightQuantizer
 from tbt_compile.report.collect import collect
 from tbt_compile.report.sections import Graph, Missing, Operation, Report
 from tbt_compile.report.times import step_layers
-from tbt_compile.reproduce.entropy import code_entropy
 
 
 @pytest.fixture(scope="module")

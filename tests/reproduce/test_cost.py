@@ -10,9 +10,9 @@ import torch
 from training.small import model
 
 import tbt_compile
+from tbt_compile.inspection.entropy import layer_entropies
 from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.reproduce.cost import Product, products, relative_flops
-from tbt_compile.reproduce.entropy import layer_entropies
 from tbt_compile.reproduce.size import counted_mib, float_mib, size_mib
 from tbt_compile.training.methods import get_method
 
