@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tbt_compile.cli.console import JsonOption, err, out, progress_bar, spinner, write_json
+from tbt_compile.cli.console import (
+    CheckOption,
+    JsonOption,
+    PublicKeyOption,
+    err,
+    out,
+    progress_bar,
+    spinner,
+    write_json,
+)
 from tbt_compile.errors import FormatError, TbtError
 
 if TYPE_CHECKING:
@@ -42,6 +51,8 @@ def run_text(
     stream: Annotated[
         bool, typer.Option("--stream", help="Print words as they are generated, one text at a time.")
     ] = False,
+    check: CheckOption = True,
+    public_key: PublicKeyOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Generate text with a compiled model.
@@ -58,6 +69,7 @@ def run_text(
     from tbt_compile.cli.models import stage_of
     from tbt_compile.serving.tokenizing import read_tokenizer
     from tbt_compile.storage import model_folder
+    from tbt_compile.storage.checksums import Checks
 
     if stream and num_beams != 1:
         raise TbtError("--stream with --num-beams: beam search may revise any word until it ends")
@@ -90,6 +102,9 @@ def run_text(
     if stage != model_folder.GENERATOR:
         done = "packed" if stage == model_folder.FROZEN else "trained"
         raise FormatError(f"{folder} is {done} but not compiled; run `tbt lower {folder} --output NEW` first")
+    checks = Checks.of(check, public_key)
+    if public_key is not None:
+        model_folder.read_manifest(folder, checks=checks)  # before its tokenizer is read
     tokenizer = read_tokenizer(folder)
     sources = [tokenizer.encode(text).ids for text in texts]
     empty = next((index for index, source in enumerate(sources) if not source), None)
@@ -97,7 +112,8 @@ def run_text(
         which = "the text" if len(texts) == 1 else f"text {empty + 1} of {len(texts)}"
         raise TbtError(f"{which} is empty ({texts[empty]!r}): expected at least one token")
     with spinner(f"loading {folder}"):
-        model: Any = tbt_compile.load(folder, num_threads=threads if stream else None)
+        count = threads if stream else None
+        model: Any = tbt_compile.load(folder, num_threads=count, check=check, public_key=public_key)
     if len(model.targets) > 1:
         err.print(model.label, markup=False, highlight=False, soft_wrap=True)
     start = time.perf_counter()

@@ -1,0 +1,288 @@
+"""Interrupt `save` and `lower` at random moments, and see that the previous good state stays.
+
+    python examples/benchmarks/survival.py
+    python examples/benchmarks/survival.py --times 50 --json survival.json
+
+Two models are saved over each other in turn, frozen and compiled, or one is lowered over itself, by a
+process that is interrupted: by SIGKILL, by a disk that takes no more (RLIMIT_FSIZE; and a small tmpfs,
+where one may be mounted), by a folder that becomes read-only (for a user who is not root). Afterwards the
+folder must hold one of the two models, complete; what the system refuses must be a `WriteError`; the next
+save must leave nothing else beside it. The exit status is 1 if that fails. `kill_and_resume.py` does the
+same to training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import tbt_compile
+from tbt_compile.errors import FormatError, WriteError
+from tbt_compile.storage import model_folder
+
+NOBODY = 65534
+REFUSED = 3
+"""Exit status of a process that was refused by a `WriteError`."""
+Work = Callable[[Path], None]
+
+
+def small_model(recipe: str) -> tbt_compile.FrozenModel:
+    """A frozen Llama of one layer."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=2000,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    model = tbt_compile.prepare(LlamaForCausalLM(config), recipe)
+    model(input_ids=torch.arange(16)[None])
+    return tbt_compile.freeze(model)
+
+
+def child(work: Callable[[], None]) -> int:
+    """Run something in a forked process; returns its id."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        work()
+    except WriteError:
+        os._exit(REFUSED)
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        os._exit(1)
+    os._exit(0)
+
+
+def status(process: int) -> int:
+    """Wait for a process; returns its exit status, negative if a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def killed(work: Work, place: Path, longest: float, moments: random.Random) -> str | None:
+    """Start something and kill it at a random moment."""
+    process = child(lambda: work(place))
+    time.sleep(moments.uniform(0, longest))
+    os.kill(process, signal.SIGKILL)
+    code = status(process)
+    return None if code in (0, -signal.SIGKILL) else f"exit status {code}"
+
+
+def filled(work: Work, place: Path, longest: float, moments: random.Random) -> str | None:
+    """Start something in a process whose files cannot grow beyond a random size."""
+    limit = int(longest * moments.random())
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        work(place)
+
+    code = status(child(limited))
+    return None if code in (0, REFUSED) else f"exit status {code}"
+
+
+def crowded(work: Work, place: Path, longest: float, moments: random.Random) -> str | None:
+    """Start something on a small disk that is partly full."""
+    ballast = place.parent / "ballast"
+    ballast.write_bytes(bytes(int(longest * moments.random())))
+    code = status(child(lambda: work(place)))
+    ballast.unlink()
+    return None if code in (0, REFUSED) else f"exit status {code}"
+
+
+def closed(work: Work, place: Path, longest: float, moments: random.Random) -> str | None:
+    """Start something as another user, and make the place read-only at a random moment."""
+
+    def unprivileged() -> None:
+        if os.getuid() == 0:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        work(place)
+
+    for folder in (place.parent, place):
+        folder.chmod(0o777)
+    process = child(unprivileged)
+    time.sleep(moments.uniform(0, longest))
+    place.parent.chmod(0o555)
+    for _ in range(100):  # while the folder is exchanged, another one has its name
+        try:
+            place.chmod(0o555)
+        except FileNotFoundError:
+            continue
+        break
+    time.sleep(0.05)
+    ended = os.waitpid(process, os.WNOHANG)
+    if not ended[0]:
+        os.kill(process, signal.SIGTERM)
+        ended = os.waitpid(process, 0)
+    for folder in (place.parent, place):
+        folder.chmod(0o755)
+    code = os.waitstatus_to_exitcode(ended[1])
+    return None if code in (0, REFUSED, -signal.SIGTERM) else f"exit status {code}"
+
+
+def identity(place: Path) -> str:
+    """What a folder holds, whose files are all as its manifest says; two links of a library may differ."""
+    manifest = model_folder.read_manifest(place)
+    return json.dumps(
+        {name: manifest[name] for name in manifest.keys() - {"files", "checksum"}}, sort_keys=True
+    )
+
+
+def wrong(place: Path, good: set[str]) -> str | None:
+    """What is wrong with a folder: it does not load, or is none of the known models."""
+    try:
+        found = identity(place)
+        tbt_compile.load(place)
+    except FormatError as error:
+        return str(error)
+    if found not in good:
+        return "another model"
+    left = {path.name for path in place.parent.iterdir()} - {place.name}
+    strange = [name for name in left if not name.startswith(".tbt-draft-")]
+    return f"{strange} beside it" if strange else None
+
+
+def series(
+    interrupt: Callable[[Work, Path, float, random.Random], str | None],
+    work: Work,
+    models: list[Any],
+    place: Path,
+    longest: float,
+    times: int,
+) -> dict[str, Any]:
+    """Interrupt something again and again.
+
+    Args:
+        interrupt: once.
+        work: saves to a place.
+        models: what may be in the place afterwards.
+        place: the folder.
+        longest: seconds, or bytes, within which it is interrupted.
+        times: how often.
+
+    Returns:
+        How often, how often the other model was there afterwards, and the faults.
+    """
+    good, faults, changes, moments = set(), [], 0, random.Random(0)
+    for model in models:
+        model.save(place)
+        good.add(identity(place))
+    before = identity(place)
+    for number in range(times):
+        fault = interrupt(work, place, longest, moments) or wrong(place, good)
+        if fault is not None:
+            faults.append(f"{number}: {fault}")
+            models[0].save(place)
+        after = identity(place)
+        changes, before = changes + (after != before), after
+    models[0].save(place)
+    left = sorted(path.name for path in place.parent.iterdir())
+    if left != [place.name]:
+        faults.append(f"left at the end: {left}")
+    return {"times": times, "changes": changes, "faults": faults}
+
+
+def saving(models: list[Any], rounds: int) -> Work:
+    """Save models to a place in turn."""
+
+    def work(place: Path) -> None:
+        for _ in range(rounds):
+            for model in models:
+                model.save(place)
+
+    return work
+
+
+def tmpfs(stack: ExitStack, parent: Path, size: int) -> Path | None:
+    """A file system of so many bytes, for the context; None where none may be mounted."""
+    place = parent / "small"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if done.returncode:
+        return None
+    stack.callback(subprocess.run, ["umount", str(place)], check=False)
+    return place
+
+
+def report(results: dict[str, Any], name: str, result: dict[str, Any]) -> None:
+    """Keep and print the result of a series."""
+    results[name] = result
+    print(f"{name}: {result}", flush=True)
+
+
+def main() -> None:
+    """Run every series and report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--times", type=int, default=50, help="interruptions of each kind")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {}
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="survival-")))
+        work.chmod(0o755)
+        os.environ["TBT_CACHE"] = str(work / "cache")
+        frozen = [small_model(recipe) for recipe in ("2-2-2", "1-1-1")]
+        start = time.perf_counter()
+        compiled = [
+            tbt_compile.load(tbt_compile.lower(each).save(work / f"first {i}"))
+            for i, each in enumerate(frozen)
+        ]
+        seconds = (time.perf_counter() - start) / 2
+        for kind, models in (("frozen", frozen), ("compiled", compiled)):
+            for interrupt, longest in ((killed, 0.2), (filled, 2e5), (closed, 0.2)):
+                home = work / f"{kind} {interrupt.__name__}"
+                home.mkdir()
+                name = f"save {kind}, {interrupt.__name__}"
+                task = saving(models, 1 if interrupt is filled else 10**6)
+                report(
+                    results, name, series(interrupt, task, models, home / "model", longest, arguments.times)
+                )
+        size = model_folder.folder_bytes(work / "first 0")
+        small, name = tmpfs(stack, work, 3 * size), "save compiled, a full tmpfs"
+        if small is None:
+            report(results, name, {"times": 0, "faults": [], "not run": "no file system may be mounted here"})
+        else:
+            task = saving(compiled, 1)
+            report(results, name, series(crowded, task, compiled, small / "model", 2 * size, arguments.times))
+        home = work / "lower"
+        home.mkdir()
+
+        def lower(place: Path) -> None:
+            tbt_compile.lower(frozen[0]).save(place)
+
+        lower(home / "model")
+        again = [tbt_compile.load(home / "model")]
+        for interrupt, longest in ((killed, seconds), (filled, 2e5)):
+            name = f"lower, {interrupt.__name__}"
+            report(results, name, series(interrupt, lower, again, home / "model", longest, arguments.times))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    sys.exit(1 if any(each["faults"] for each in results.values()) else 0)
+
+
+if __name__ == "__main__":
+    main()
