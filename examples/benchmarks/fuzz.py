@@ -68,13 +68,16 @@ def run(name: str, folder: Path, numbers: range, seed: int) -> tuple[Counter[str
     counts: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     first = []
-    for number in numbers:
-        kind, fault = outcome(surface, Random(f"{seed} {name} {number}"))
-        counts[kind] += 1
-        if fault:
-            faults[fault] += 1
-            if faults[fault] == 1:
-                first.append(f"{number}: {fault}")
+    try:
+        for number in numbers:
+            kind, fault = outcome(surface, Random(f"{seed} {name} {number}"))
+            counts[kind] += 1
+            if fault:
+                faults[fault] += 1
+                if faults[fault] == 1:
+                    first.append(f"{number}: {fault}")
+    finally:
+        getattr(surface, "close", lambda: None)()
     return counts, faults, first
 
 

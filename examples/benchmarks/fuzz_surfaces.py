@@ -77,7 +77,7 @@ def settings(_folder: Path) -> Surface:
     def one(chance: Random) -> None:
         for make in (GenerationSettings.from_dict, GenerationSettings.from_fields):
             with contextlib.suppress(TbtError):
-                made = make(mutated_json(given, chance))
+                made = make(_named(mutated_json(given, chance)))
                 assert GenerationSettings.from_dict(made.to_dict()) == made
         GenerationSettings().replace(**_named(mutated_json(given, chance)))
 
@@ -86,7 +86,6 @@ def settings(_folder: Path) -> Surface:
 
 def arguments(folder: Path) -> Surface:
     """Arguments of commands that end at once."""
-    import click
     import typer
 
     from tbt_compile.cli.app import app
@@ -113,12 +112,12 @@ def arguments(folder: Path) -> Surface:
         words = [word if word not in ("-o", "--output", "--json") else "--nothing" for word in words]
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             try:
-                command.main(words, standalone_mode=False)
-            except (click.ClickException, click.exceptions.Exit, click.Abort) as error:
-                raise TbtError(f"refused: {error}") from error
+                command.main(words)
             except SystemExit as stop:
                 if stop.code not in (0, 1, 2):
                     raise RuntimeError(f"exit code {stop.code}") from stop
+                if stop.code:
+                    raise TbtError("refused by the command line") from stop
 
     return one
 
@@ -170,6 +169,7 @@ def requests(folder: Path) -> Surface:
         if answer.status_code >= 400:
             raise TbtError(answer.text or str(answer.status_code))
 
+    one.close = lambda: service.close(finish=False)
     return one
 
 

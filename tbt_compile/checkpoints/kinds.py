@@ -27,7 +27,8 @@ def is_gguf(path: Path) -> bool:
 
 def kind_of(config: Mapping[str, Any]) -> str | None:
     """What the fields of a `config.json` say: `PREPARED`, `PACKED`, or None for a model of another kind."""
-    quantization = config.get(KEY) or {}
+    found = config.get(KEY) if isinstance(config, Mapping) else None
+    quantization = found if isinstance(found, Mapping) else {}
     if quantization.get("quant_method") != METHOD:
-        return PREPARED if EARLIER_KEY in config else None
+        return PREPARED if isinstance(config, Mapping) and EARLIER_KEY in config else None
     return PACKED if quantization.get("frozen") else PREPARED

@@ -37,7 +37,9 @@ def stage_of(folder: Path) -> str:
         raise FormatError(f"{folder} holds no model: expected {model_folder.MANIFEST} or config.json in it")
     try:
         fields = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+        if not isinstance(fields, dict):
+            raise ValueError("it holds no object")
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{config} is damaged ({error}): save the model again") from error
     kind = kind_of(fields)
     if kind is not None:

@@ -126,7 +126,10 @@ def _compiled(path: Path, inline: Any) -> Any:
 
     if isinstance(inline, list):  # several by name
         inline = next((each["template"] for each in inline if each.get("name") == "default"), None)
-    text = path.read_text(encoding="utf-8") if path.is_file() else inline
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else inline
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from error
     if text is None:
         return None
 
