@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def stage_of(folder: Path) -> str:
     """
     if is_gguf(folder):
         return "ternary"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FormatError(
             f"there is no folder {folder}: expected one that `tbt train`, `tbt lower` or `save_pretrained` "
             "wrote, or a .gguf file"

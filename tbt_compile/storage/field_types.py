@@ -1,13 +1,16 @@
 """Types of the values in a JSON document, as data, and the first value that does not fit.
 
-str, int, float, bool, None    a value of that type; a float may be written as an integer
-Any                            any value
-(one, other)                   one of several
-[type]                         a list
-Row(one, other)                a list of so many values
-{str: type}                    names that the document chooses
-{"name": type, "more?": type}  a record; "?" marks what may be missing; further fields are ignored
-a function                     takes the value and its place, returns what is wrong
+A type is one of
+
+    str, int, float, bool, None    a value of that type; a float may be written as an integer
+    Any                            any value
+    (one, other)                   one of several
+    [type]                         a list
+    Row(one, other)                a list of so many values
+    {str: type}                    names that the document chooses
+    {"name": type, "more?": type}  a record; "?" marks what may be missing; further fields are ignored
+    Only({"name": type})           a record without further fields
+    a function                     takes the value and its place, returns what is wrong
 """
 
 from __future__ import annotations
@@ -35,6 +38,17 @@ class Row:
         object.__setattr__(self, "types", types)
 
 
+@dataclass(frozen=True)
+class Only:
+    """A record that may have no further fields.
+
+    Attributes:
+        fields: their types, as of other records.
+    """
+
+    fields: Mapping[str, Any]
+
+
 def misfit(value: Any, wanted: Any, place: str = "") -> str | None:
     """Return what is wrong with the first value that has another type than it should, None if all fit.
 
@@ -52,6 +66,10 @@ def misfit(value: Any, wanted: Any, place: str = "") -> str | None:
     if isinstance(wanted, tuple):
         found = [misfit(value, each, place) for each in wanted]
         return None if None in found else found[0]
+    if isinstance(wanted, Only):
+        known = {name.removesuffix(OPTIONAL) for name in wanted.fields}
+        further = [name for name in value if name not in known] if isinstance(value, dict) else []
+        return f"{place} has the field {further[0]!r}" if further else misfit(value, wanted.fields, place)
     if isinstance(wanted, Mapping):
         return _first(_in_record(value, wanted, place))
     if isinstance(wanted, list):

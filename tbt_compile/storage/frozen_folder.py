@@ -135,7 +135,10 @@ def load_frozen(path: Path, model: Any = None, checks: Checks = ALL) -> tuple[nn
     _check_instance(model, manifest["quantizers"], path)
     if manifest.get("calls"):
         _run_once(model, manifest.get("inputs"))
-    install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
+    try:
+        install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise FormatError(f"{path} does not fit the model: its quantizers have no place ({error})") from error
     _make_room(model, arrays, manifest.get("derived", []))
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))

@@ -1,7 +1,8 @@
 """The fields of a manifest, and their types; `docs/formats.md` says what each means.
 
-A reader ignores fields that it does not know. A field that changes its meaning, or that readers need and
-older folders lack, raises the version of the format (see `model_folder.KINDS`).
+A reader ignores fields that it does not know, except in records marked `Only`. A field that changes its
+meaning, or that readers need and older folders lack, or a new one in such a record, raises the version of the
+format (see `model_folder.KINDS`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from tbt_compile.storage.field_types import Row, misfit
+from tbt_compile.encoding import Encoding
+from tbt_compile.storage.field_types import Only, Row, misfit
 
 _MAX_RANK = 8
 _NAMES, _LISTS = {str: str}, {str: [str]}
@@ -18,6 +20,11 @@ _NAMES, _LISTS = {str: str}, {str: [str]}
 
 def _size(value: Any, place: str) -> str | None:
     return misfit(value, int, place) or (f"{place} is {value}: expected 0 or more" if value < 0 else None)
+
+
+def _encoding(value: Any, place: str) -> str | None:
+    names = [encoding.value for encoding in Encoding]
+    return None if value in names else f"{place} is {str(value)[:40]!r}: expected one of {', '.join(names)}"
 
 
 def _file_name(value: Any, place: str) -> str | None:
@@ -71,10 +78,10 @@ _SITE = {
     "tied_to": (str, None),
     "calls": [{str: Any}],
     "shape": (Row(int, int), None),
-    "operands": [{"name": str, "encoding": str, "reason": str}],
+    "operands": [{"name": str, "encoding": _encoding, "reason": str}],
 }
 _OPERAND = {
-    "encoding": str,
+    "encoding": _encoding,
     "shape?": Row(_size, _size),
     "groups?": _size,
     "center?": bool,
@@ -115,16 +122,32 @@ _BUILD = {
     "clock": _LISTS,
     "reads": {str: [[str]]},
 }
-_BOUND = {
-    "size": str,
-    "limit": int,
-    "largest": bool,
-    "reason": str,
-    "modulus?": int,
-    "last?": int,
+_BOUND = Only(
+    {"size": str, "limit": int, "largest": bool, "reason": str, "modulus?": int, "last?": int},
+)
+_TOKENS = Only({"vocabulary": _size, "length?": (_size, None), "positions?": (_size, None)})
+_LAYER = {
+    "name": str,
+    "kind": str,
+    "weight": (str, None),
+    "activations": [Only({"name": str, "encoding": _encoding, "why": str})],
+    "parameters": _size,
+    "bytes_before": _size,
+    "bytes_after": _size,
+    "nominal_bytes": _size,
+    "macs": (_size, None),
+    "tied_to": (str, None),
 }
-_TOKENS = {"vocabulary": _size, "length?": (_size, None), "positions?": (_size, None)}
-_COMPILED = {**_MODEL, "dtype": _DTYPE, "builds": [_BUILD], "summary": {str: Any}}
+_SUMMARY = {
+    "model": str,
+    "stage": str,
+    "recipe": (str, None),
+    "layers": [Only(_LAYER)],
+    "call": str,
+    "uncounted": str,
+    "totals": {str: Any},
+}
+_COMPILED = {**_MODEL, "dtype": _DTYPE, "builds": [_BUILD], "summary": _SUMMARY}
 GENERATOR = {
     **_COMPILED,
     "generation": {str: Any},
@@ -141,21 +164,23 @@ GENERATOR = {
     },
     "clipped": [str],
     "features?": {"name": str, "shape": [_size], "states": _size},
-    "speech?": {
-        "window": _size,
-        "stride": _size,
-        "max_target_positions": _size,
-        "lang_to_id?": {str: _size},
-        "task_to_id?": {str: _size},
-        "languages?": _NAMES,
-        "no_timestamps_token_id?": (_size, None),
-        "max_initial_timestamp_index?": (_size, None),
-        "language?": (str, None),
-        "task?": (str, None),
-        "return_timestamps?": bool,
-        "is_multilingual?": bool,
-        "forced_decoder_ids?": [(_size, None)],
-    },
+    "speech?": Only(
+        {
+            "window": _size,
+            "stride": _size,
+            "max_target_positions": _size,
+            "lang_to_id?": {str: _size},
+            "task_to_id?": {str: _size},
+            "languages?": _NAMES,
+            "no_timestamps_token_id?": (_size, None),
+            "max_initial_timestamp_index?": (_size, None),
+            "language?": (str, None),
+            "task?": (str, None),
+            "return_timestamps?": bool,
+            "is_multilingual?": bool,
+            "forced_decoder_ids?": [(_size, None)],
+        }
+    ),
 }
 MODULE = {
     **_COMPILED,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tbt_compile.recipe import Recipe
-from tbt_compile.storage.field_types import Row, misfit
+from tbt_compile.storage.field_types import Only, Row, misfit
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -49,6 +49,7 @@ def test_what_fits(value: Any, wanted: Any) -> None:
         ({"n": {"x y": "1"}}, {"n": {str: int}}, "n['x y'] is '1': expected an integer"),
         ("a" * 99, int, f"it is '{'a' * 39}...: expected an integer"),
         ([2, 3], [even], "[1] is odd"),
+        ({"a": 1, "b": 2}, Only({"a": int}), " has the field 'b'"),
         ("a", (int, None), "it is 'a': expected an integer"),
     ],
 )

@@ -22,7 +22,7 @@ import tbt_compile
 from tbt_compile import CompiledModel, CompiledModule
 from tbt_compile.codegen.target import host
 from tbt_compile.storage import manifest_fields, model_folder
-from tbt_compile.storage.field_types import OPTIONAL
+from tbt_compile.storage.field_types import OPTIONAL, Only
 
 ALL = sorted(path for path in golden.FOLDERS.iterdir() if path.is_dir())
 HERE = "aarch64" if host.host_arch() == "aarch64" else "x86-64"
@@ -151,6 +151,8 @@ def names_of_fields(wanted: Any) -> set[str]:
     if isinstance(wanted, dict):
         own = {name.removesuffix(OPTIONAL) for name in wanted if isinstance(name, str)}
         return own.union(*map(names_of_fields, wanted.values()))
+    if isinstance(wanted, Only):
+        return names_of_fields(wanted.fields)
     if isinstance(wanted, (list, tuple)):
         return set().union(*map(names_of_fields, wanted))
     return set()
