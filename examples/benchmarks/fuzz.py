@@ -29,7 +29,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from fuzz_surfaces import SURFACES, Surface
+from fuzz_surfaces import SHARES, SURFACES, Surface
 
 from tbt_compile.errors import TbtError
 
@@ -95,13 +95,14 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     names = arguments.only or list(SURFACES)
-    each = max(1, arguments.inputs // len(names))
+    whole = sum(SHARES[name] for name in names)
     result: dict[str, Any] = {}
     for name in names:
         folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
         start = time.perf_counter()
         try:
-            numbers = range(arguments.first, arguments.first + each)
+            count = -(-arguments.inputs * SHARES[name] // whole)
+            numbers = range(arguments.first, arguments.first + count)
             counts, faults, first = run(name, folder, numbers, arguments.seed)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

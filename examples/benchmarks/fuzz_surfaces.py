@@ -178,6 +178,9 @@ SURFACES: dict[str, Callable[[Path], Surface]] = {
     for each in (recipes, targets, settings, manifests, tensor_files, tokenizers, keys, configs, safetensors)
 }
 SURFACES |= {each.__name__: each for each in (gguf, json_lines, arguments, requests)}
+SHARES = dict.fromkeys(SURFACES, 10) | {"recipes": 15, "settings": 15, "targets": 5, "keys": 5}
+SHARES |= {"manifests": 3, "tensor_files": 2, "arguments": 1, "requests": 2}
+"""How many of the inputs each gets, relative to the others: those that load whole folders get fewer."""
 
 
 def _named(values: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,6 +39,7 @@ from tbt_compile.storage import model_folder
 NOBODY = 65534
 REFUSED = 3
 """Exit status of a process that was refused by a `WriteError`."""
+ENDS = {0: "finished", REFUSED: "refused", -signal.SIGKILL: "killed", -signal.SIGTERM: "not reached"}
 Work = Callable[[Path], None]
 
 
@@ -78,16 +80,15 @@ def status(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def killed(work: Work, place: Path, longest: float, moments: random.Random) -> str | None:
+def killed(work: Work, place: Path, longest: float, moments: random.Random) -> int:
     """Start something and kill it at a random moment."""
     process = child(lambda: work(place))
     time.sleep(moments.uniform(0, longest))
     os.kill(process, signal.SIGKILL)
-    code = status(process)
-    return None if code in (0, -signal.SIGKILL) else f"exit status {code}"
+    return status(process)
 
 
-def filled(work: Work, place: Path, longest: float, moments: random.Random) -> str | None:
+def filled(work: Work, place: Path, longest: float, moments: random.Random) -> int:
     """Start something in a process whose files cannot grow beyond a random size."""
     limit = int(longest * moments.random())
 
@@ -96,20 +97,19 @@ def filled(work: Work, place: Path, longest: float, moments: random.Random) -> s
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         work(place)
 
-    code = status(child(limited))
-    return None if code in (0, REFUSED) else f"exit status {code}"
+    return status(child(limited))
 
 
-def crowded(work: Work, place: Path, longest: float, moments: random.Random) -> str | None:
+def crowded(work: Work, place: Path, longest: float, moments: random.Random) -> int:
     """Start something on a small disk that is partly full."""
     ballast = place.parent / "ballast"
     ballast.write_bytes(bytes(int(longest * moments.random())))
     code = status(child(lambda: work(place)))
     ballast.unlink()
-    return None if code in (0, REFUSED) else f"exit status {code}"
+    return code
 
 
-def closed(work: Work, place: Path, longest: float, moments: random.Random) -> str | None:
+def closed(work: Work, place: Path, longest: float, moments: random.Random) -> int:
     """Start something as another user, and make the place read-only at a random moment."""
 
     def unprivileged() -> None:
@@ -136,8 +136,7 @@ def closed(work: Work, place: Path, longest: float, moments: random.Random) -> s
         ended = os.waitpid(process, 0)
     for folder in (place.parent, place):
         folder.chmod(0o755)
-    code = os.waitstatus_to_exitcode(ended[1])
-    return None if code in (0, REFUSED, -signal.SIGTERM) else f"exit status {code}"
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def identity(place: Path) -> str:
@@ -163,7 +162,7 @@ def wrong(place: Path, good: set[str]) -> str | None:
 
 
 def series(
-    interrupt: Callable[[Work, Path, float, random.Random], str | None],
+    interrupt: Callable[[Work, Path, float, random.Random], int],
     work: Work,
     models: list[Any],
     place: Path,
@@ -181,15 +180,18 @@ def series(
         times: how often.
 
     Returns:
-        How often, how often the other model was there afterwards, and the faults.
+        How often, how the processes ended, how often another model than before was there, and the faults.
     """
     good, faults, changes, moments = set(), [], 0, random.Random(0)
+    ends: Counter[str] = Counter()
     for model in models:
         model.save(place)
         good.add(identity(place))
     before = identity(place)
     for number in range(times):
-        fault = interrupt(work, place, longest, moments) or wrong(place, good)
+        code = interrupt(work, place, longest, moments)
+        ends[ENDS.get(code, f"exit status {code}")] += 1
+        fault = wrong(place, good) if code in ENDS else f"exit status {code}"
         if fault is not None:
             faults.append(f"{number}: {fault}")
             models[0].save(place)
@@ -199,7 +201,7 @@ def series(
     left = sorted(path.name for path in place.parent.iterdir())
     if left != [place.name]:
         faults.append(f"left at the end: {left}")
-    return {"times": times, "changes": changes, "faults": faults}
+    return {"times": times, **ends, "another model": changes, "faults": faults}
 
 
 def saving(models: list[Any], rounds: int) -> Work:
