@@ -67,7 +67,7 @@ def run_text(
     """
     import tbt_compile
     from tbt_compile.cli.models import stage_of
-    from tbt_compile.serving.tokenizing import read_tokenizer
+    from tbt_compile.serving.tokenizing import read_tokenizer, whole_tokenizer
     from tbt_compile.storage import model_folder
     from tbt_compile.storage.checksums import Checks
 
@@ -106,7 +106,8 @@ def run_text(
     if public_key is not None:
         model_folder.read_manifest(folder, checks=checks)  # before its tokenizer is read
     tokenizer = read_tokenizer(folder)
-    sources = [tokenizer.encode(text).ids for text in texts]
+    with whole_tokenizer(folder):
+        sources = [tokenizer.encode(text).ids for text in texts]
     empty = next((index for index, source in enumerate(sources) if not source), None)
     if empty is not None:
         which = "the text" if len(texts) == 1 else f"text {empty + 1} of {len(texts)}"

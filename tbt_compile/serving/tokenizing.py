@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,36 @@ def read_tokenizer(folder: Path) -> Any:
             "and lower it again, or give token ids to tbt_compile.load(...).generate in Python"
         )
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        with whole_tokenizer(folder):
+            tokenizer = Tokenizer.from_file(str(path))
+    except FormatError:
+        raise
     except Exception as error:  # the package raises nothing more special
         raise FormatError(f"{path} cannot be read ({error}): save the tokenizer again") from error
     # Training saves the file with its last truncation and padding settings, those of the targets.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+@contextmanager
+def whole_tokenizer(folder: Path) -> Iterator[None]:
+    """Turn a panic of the `tokenizers` package in the block into an error.
+
+    It panics where a tokenizer.json contradicts itself, for instance if its template names a token that it does
+    not list; its exception is none that code usually catches.
+
+    Raises:
+        FormatError: in place of the panic.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise FormatError(
+            f"{folder}/tokenizer.json is damaged ({error}): save the tokenizer again"
+        ) from error
 
 
 class ServedTokenizer:
@@ -48,7 +72,7 @@ class ServedTokenizer:
     """
 
     def __init__(self, folder: Path, ends: Sequence[int]) -> None:
-        self.tokenizer = read_tokenizer(folder)
+        self.tokenizer, self._folder = read_tokenizer(folder), folder
         self._ends = frozenset(ends)
         config = _json(folder / _CONFIG)
         self._specials = {
@@ -100,11 +124,13 @@ class ServedTokenizer:
             raise ServingError(
                 f"the text is no Unicode: {error.reason} at character {error.start}"
             ) from error
-        return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        with whole_tokenizer(self._folder):
+            return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        with whole_tokenizer(self._folder):
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def _json(path: Path) -> dict[str, Any]:
