@@ -257,7 +257,7 @@ def main() -> None:
         ]
         seconds = (time.perf_counter() - start) / 2
         for kind, models in (("frozen", frozen), ("compiled", compiled)):
-            for interrupt, longest in ((killed, 0.2), (filled, 2e5), (closed, 0.2)):
+            for interrupt, longest in ((killed, 0.2), (filled, 6e5), (closed, 0.2)):
                 home = work / f"{kind} {interrupt.__name__}"
                 home.mkdir()
                 name = f"save {kind}, {interrupt.__name__}"
@@ -280,7 +280,7 @@ def main() -> None:
 
         lower(home / "model")
         again = [tbt_compile.load(home / "model")]
-        for interrupt, longest in ((killed, seconds), (filled, 2e5)):
+        for interrupt, longest in ((killed, seconds), (filled, 6e5)):
             name = f"lower, {interrupt.__name__}"
             report(results, name, series(interrupt, lower, again, home / "model", longest, arguments.times))
     if arguments.json:

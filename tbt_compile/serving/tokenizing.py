@@ -44,8 +44,8 @@ def read_tokenizer(folder: Path) -> Any:
 def whole_tokenizer(folder: Path) -> Iterator[None]:
     """Turn a panic of the `tokenizers` package in the block into an error.
 
-    It panics where a tokenizer.json contradicts itself, for instance if its template names a token that it does
-    not list; its exception is none that code usually catches.
+    It panics where a tokenizer.json contradicts itself, for instance if its template names a token that it
+    does not list; its exception is none that code usually catches.
 
     Raises:
         FormatError: in place of the panic.
