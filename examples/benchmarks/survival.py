@@ -24,8 +24,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ REFUSED = 3
 """Exit status of a process that was refused by a `WriteError`."""
 ENDS = {0: "finished", REFUSED: "refused", -signal.SIGKILL: "killed", -signal.SIGTERM: "not reached"}
 Work = Callable[[Path], None]
+Results = Iterator[tuple[str, dict[str, Any]]]
 
 
 def small_model(recipe: str) -> tbt_compile.FrozenModel:
@@ -230,10 +232,41 @@ def tmpfs(stack: ExitStack, parent: Path, size: int) -> Path | None:
     return place
 
 
-def report(results: dict[str, Any], name: str, result: dict[str, Any]) -> None:
-    """Keep and print the result of a series."""
-    results[name] = result
-    print(f"{name}: {result}", flush=True)
+def saves(stack: ExitStack, work: Path, frozen: list[Any], times: int) -> Results:
+    """Interrupt saves of frozen models, and of the same compiled; yields names and results of the series."""
+    compiled = [
+        tbt_compile.load(tbt_compile.lower(each).save(work / f"compiled {number}"))
+        for number, each in enumerate(frozen)
+    ]
+    for kind, models in (("frozen", frozen), ("compiled", compiled)):
+        for interrupt, longest in ((killed, 0.2), (filled, 6e5), (closed, 0.2)):
+            home = work / f"{kind} {interrupt.__name__}"
+            home.mkdir()
+            task = saving(models, 1 if interrupt is filled else 10**6)
+            result = series(interrupt, task, models, home / "model", longest, times)
+            yield f"save {kind}, {interrupt.__name__}", result
+    size, name = model_folder.folder_bytes(work / "compiled 0"), "save compiled, a full tmpfs"
+    small = tmpfs(stack, work, 3 * size)
+    if small is None:
+        yield name, {"times": 0, "faults": [], "not run": "no file system may be mounted here"}
+    else:
+        yield name, series(crowded, saving(compiled, 1), compiled, small / "model", 2 * size, times)
+
+
+def lowers(work: Path, frozen: list[Any], times: int) -> Results:
+    """Interrupt `lower` and the save after it; yields names and results of the series."""
+    place = work / "lowered" / "model"
+
+    def lower(place: Path) -> None:
+        tbt_compile.lower(frozen[0]).save(place)
+
+    lower(place)
+    start = time.perf_counter()
+    lower(place)  # with the cache, as in every later process
+    seconds = time.perf_counter() - start
+    again = [tbt_compile.load(place)]
+    for interrupt, longest in ((killed, seconds), (filled, 6e5)):
+        yield f"lower, {interrupt.__name__}", series(interrupt, lower, again, place, longest, times)
 
 
 def main() -> None:
@@ -242,6 +275,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--times", type=int, default=50, help="interruptions of each kind")
+    parser.add_argument("--only", choices=("save", "lower"), help="interrupt only this")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
@@ -250,39 +284,11 @@ def main() -> None:
         work.chmod(0o755)
         os.environ["TBT_CACHE"] = str(work / "cache")
         frozen = [small_model(recipe) for recipe in ("2-2-2", "1-1-1")]
-        start = time.perf_counter()
-        compiled = [
-            tbt_compile.load(tbt_compile.lower(each).save(work / f"first {i}"))
-            for i, each in enumerate(frozen)
-        ]
-        seconds = (time.perf_counter() - start) / 2
-        for kind, models in (("frozen", frozen), ("compiled", compiled)):
-            for interrupt, longest in ((killed, 0.2), (filled, 6e5), (closed, 0.2)):
-                home = work / f"{kind} {interrupt.__name__}"
-                home.mkdir()
-                name = f"save {kind}, {interrupt.__name__}"
-                task = saving(models, 1 if interrupt is filled else 10**6)
-                report(
-                    results, name, series(interrupt, task, models, home / "model", longest, arguments.times)
-                )
-        size = model_folder.folder_bytes(work / "first 0")
-        small, name = tmpfs(stack, work, 3 * size), "save compiled, a full tmpfs"
-        if small is None:
-            report(results, name, {"times": 0, "faults": [], "not run": "no file system may be mounted here"})
-        else:
-            task = saving(compiled, 1)
-            report(results, name, series(crowded, task, compiled, small / "model", 2 * size, arguments.times))
-        home = work / "lower"
-        home.mkdir()
-
-        def lower(place: Path) -> None:
-            tbt_compile.lower(frozen[0]).save(place)
-
-        lower(home / "model")
-        again = [tbt_compile.load(home / "model")]
-        for interrupt, longest in ((killed, seconds), (filled, 6e5)):
-            name = f"lower, {interrupt.__name__}"
-            report(results, name, series(interrupt, lower, again, home / "model", longest, arguments.times))
+        found = [saves(stack, work, frozen, arguments.times)] if arguments.only != "lower" else []
+        found += [lowers(work, frozen, arguments.times)] if arguments.only != "save" else []
+        for name, result in chain(*found):
+            results[name] = result
+            print(f"{name}: {result}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
     sys.exit(1 if any(each["faults"] for each in results.values()) else 0)

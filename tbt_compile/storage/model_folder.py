@@ -179,6 +179,8 @@ def read_manifest(path: str | Path, kind: str | None = None, checks: Checks = AL
     if not _is_unaltered(content, manifest):
         raise altered(path / MANIFEST)
     require_fields(path, manifest, FOLDER)
+    if KINDS[found].tensors not in manifest["files"]:
+        raise damaged(path, f"files has no {KINDS[found].tensors}")
     for name, expected in manifest["files"].items():
         if name != CARD or checks.public_key is not None:
             check_file(path / name, expected, checks)

@@ -199,6 +199,7 @@ def test_a_manifest_cannot_name_files_elsewhere(compiled: Path, tmp_path: Path) 
         ({"generation": None}, "generation is None: expected an object"),
         ({"limits": {}}, "limits.source is missing"),
         ({"files": []}, r"files is \[\]: expected an object"),
+        ({"files": {}}, "files has no tensors.bin"),
         ({"tensors": {"a": {"dtype": "float32", "shape": [-1]}}}, r"tensors\['a'\].shape\[0\] is -1"),
         ({"tensors": {}}, "reads .*: expected a tensor of the folder"),
         ({"version": True}, "version is True: expected an integer|format version True"),
