@@ -179,7 +179,7 @@ SURFACES: dict[str, Callable[[Path], Surface]] = {
 }
 SURFACES |= {each.__name__: each for each in (gguf, json_lines, arguments, requests)}
 SHARES = dict.fromkeys(SURFACES, 10) | {"recipes": 15, "settings": 15, "targets": 5, "keys": 5}
-SHARES |= {"manifests": 3, "tensor_files": 2, "arguments": 1, "requests": 2}
+SHARES |= {"manifests": 2, "tensor_files": 1, "arguments": 1, "requests": 2}
 """How many of the inputs each gets, relative to the others: those that load whole folders get fewer."""
 
 

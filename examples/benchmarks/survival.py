@@ -1,19 +1,21 @@
-"""Interrupt `save` and `lower` at random moments, and see that the previous good state stays.
+"""Interrupt `save`, `lower` and training at random moments, and see that the previous good state stays.
 
     python examples/benchmarks/survival.py
-    python examples/benchmarks/survival.py --times 50 --json survival.json
+    python examples/benchmarks/survival.py --only train --times 50 --json survival.json
 
-Two models are saved over each other in turn, frozen and compiled, or one is lowered over itself, by a
-process that is interrupted: by SIGKILL, by a disk that takes no more (RLIMIT_FSIZE; and a small tmpfs,
-where one may be mounted), by a folder that becomes read-only (for a user who is not root). Afterwards the
-folder must hold one of the two models, complete; what the system refuses must be a `WriteError`; the next
-save must leave nothing else beside it. The exit status is 1 if that fails. `kill_and_resume.py` does the
-same to training.
+Two models are saved over each other in turn, frozen and compiled, one is lowered over itself, and a student
+is distilled, by a process that is interrupted: by SIGKILL, by a disk that takes no more (RLIMIT_FSIZE; and
+a small tmpfs, where one may be mounted), by a folder that becomes read-only (for a user who is not root).
+Afterwards the folder must hold one of the two models, complete; what the system refuses must be a
+`WriteError`; the next save must leave nothing else beside it; a student that was taken up again must have
+the weights of one that was left alone. The exit status is 1 if that fails. `kill_and_resume.py` kills the
+commands.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -34,8 +36,15 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import tbt_compile
+from tbt_compile.data.batches import Corpus, TextLengths
+from tbt_compile.data.text_pairs import TextPair
+from tbt_compile.data.tokenization import train_word_tokenizer
+from tbt_compile.demo.grammar import make_items
 from tbt_compile.errors import FormatError, WriteError
 from tbt_compile.storage import model_folder
+from tbt_compile.storage.checksums import sha256
+from tbt_compile.training import ModelSize, TrainingRun, TrainSettings, new_model
+from tbt_compile.training.stages import distill
 
 NOBODY = 65534
 REFUSED = 3
@@ -269,13 +278,47 @@ def lowers(work: Path, frozen: list[Any], times: int) -> Results:
         yield f"lower, {interrupt.__name__}", series(interrupt, lower, again, place, longest, times)
 
 
+def trains(work: Path, times: int) -> Results:
+    """Interrupt distillations, take them up again, and compare with one that was left alone; as `lowers`."""
+    pairs = [TextPair(item.source, item.target) for item in make_items(60, seed=5)]
+    tokenizer = train_word_tokenizer(text for pair in pairs for text in (pair.source, pair.target))
+    teacher = new_model(ModelSize(width=32, layers=1, heads=2, inner=64), tokenizer, max_length=40)
+    corpus = Corpus(pairs, tokenizer, TextLengths(source=40, target=12))
+    settings = TrainSettings(steps=40, batch_size=8, save_every=4, seed=3)
+
+    def train(folder: Path) -> None:
+        distill(copy.deepcopy(teacher), "2-2-2", corpus, TrainingRun(folder, settings))
+
+    def finished(folder: Path) -> str:
+        if status(child(lambda: train(folder))):
+            return "it does not finish"
+        return sha256(folder / "model.safetensors")
+
+    start = time.perf_counter()
+    expected = finished(work / "train" / "whole")
+    seconds = time.perf_counter() - start
+    for interrupt, longest in ((killed, seconds / 2), (filled, 2e5)):
+        ends: Counter[str] = Counter()
+        faults, runs, moments = [], 0, random.Random(0)
+        for number in range(times):
+            place = work / f"train {interrupt.__name__}" / str(runs)
+            code = interrupt(train, place, longest, moments)
+            ends[ENDS.get(code, f"exit status {code}")] += 1
+            if code not in ENDS:
+                faults.append(f"{number}: exit status {code}")
+            if (code == 0 or number == times - 1) and finished(place) != expected:
+                faults.append(f"{number}: other weights")
+            runs += code == 0
+        yield f"train, {interrupt.__name__}", {"times": times, **ends, "runs": runs + 1, "faults": faults}
+
+
 def main() -> None:
     """Run every series and report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--times", type=int, default=50, help="interruptions of each kind")
-    parser.add_argument("--only", choices=("save", "lower"), help="interrupt only this")
+    parser.add_argument("--only", choices=("save", "lower", "train"), help="interrupt only this")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
@@ -284,9 +327,12 @@ def main() -> None:
         work.chmod(0o755)
         os.environ["TBT_CACHE"] = str(work / "cache")
         frozen = [small_model(recipe) for recipe in ("2-2-2", "1-1-1")]
-        found = [saves(stack, work, frozen, arguments.times)] if arguments.only != "lower" else []
-        found += [lowers(work, frozen, arguments.times)] if arguments.only != "save" else []
-        for name, result in chain(*found):
+        found = {
+            "save": saves(stack, work, frozen, arguments.times),
+            "lower": lowers(work, frozen, arguments.times),
+            "train": trains(work, arguments.times),
+        }
+        for name, result in chain(*([found[arguments.only]] if arguments.only else found.values())):
             results[name] = result
             print(f"{name}: {result}", flush=True)
     if arguments.json:

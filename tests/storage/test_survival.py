@@ -52,3 +52,12 @@ def test_an_interrupted_save_leaves_a_whole_model(
     result = survival.series(getattr(survival, interrupt), task, models, place, longest, TIMES)
     assert result["faults"] == []
     assert result["times"] == TIMES
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # of forks of processes with threads, in Python 3.12
+def test_interrupted_training_is_taken_up_again(survival: ModuleType, tmp_path: Path) -> None:
+    results = dict(survival.trains(tmp_path, 3))
+    assert [result["faults"] for result in results.values()] == [[], []]
+    assert results["train, filled"]["refused"] > 0
