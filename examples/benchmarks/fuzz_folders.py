@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -10,13 +11,13 @@ from typing import Any
 
 import torch
 from fuzz_inputs import as_json, mutated_bytes, mutated_json
-from transformers import BartConfig, BartForConditionalGeneration
 
 import tbt_compile
 from tbt_compile import CompiledModel, CompiledModule
 from tbt_compile.serving.tokenizing import ServedTokenizer
 from tbt_compile.storage import model_folder, signatures
 
+GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden" / "folders"
 Surface = Callable[[Random], None]
 """Takes one input, made of random choices; raises what the parser raises."""
 
@@ -126,19 +127,10 @@ class _Small(torch.nn.Module):
 
 
 def small_folders(folder: Path) -> dict[str, Path]:
-    """A folder of every kind."""
-    config = BartConfig(
-        vocab_size=32, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=16,
-    )  # fmt: skip
-    ids = torch.arange(3, 11)[None]
-    generator = tbt_compile.prepare(BartForConditionalGeneration(config), "2-2-2")
-    generator(input_ids=ids, labels=ids)
-    module = tbt_compile.prepare(_Small(), "2-2-2", torch.ones(2, 8))
-    module(torch.ones(2, 8))
-    models = {"frozen": tbt_compile.freeze(generator), "frozen module": tbt_compile.freeze(module)}
-    models |= {"compiled": tbt_compile.lower(generator), "compiled module": tbt_compile.lower(module)}
-    return {name: model.save(folder / name) for name, model in models.items()}
+    """A folder of every kind, as the tests have them."""
+    names = {"frozen": "frozen-1", "frozen module": "frozen-module-1"}
+    names |= {"compiled": "compiled-8-x86-64", "compiled module": "compiled-module-8-x86-64"}
+    return {kind: Path(shutil.copytree(GOLDEN / name, folder / kind)) for kind, name in names.items()}
 
 
 def _load(name: str, path: Path) -> Any:

@@ -172,3 +172,12 @@ def test_without_the_package(signed: Path, key: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'tbt-compile\[sign\]'"):
         tbt_compile.load(signed, public_key=public(key))
+
+
+def test_a_service_takes_signed_folders_only(key: Path) -> None:
+    pytest.importorskip("fastapi", reason="fastapi is not installed")
+    from tbt_compile.serving.service import Service, ServiceSettings
+    from tbt_compile.storage.checksums import Checks
+
+    with pytest.raises(FormatError, match="is not signed: expected manifest.sig"):
+        Service(COMPILED, ServiceSettings(), 1, Checks.of(public_key=public(key)))
