@@ -176,7 +176,8 @@ def _empty_model(path: Path, name: str) -> nn.Module:
             f"{path} holds a {name} that is not a transformers model: pass an instance, load(path, model=...)"
         )
     kind = getattr(transformers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+    is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    if not is_model:
         raise FormatError(
             f"{path} holds a {name}, which transformers {transformers.__version__} does not have"
         )
