@@ -27,13 +27,8 @@ def read_tokenizer(folder: Path) -> Any:
             f"{folder} has no tokenizer.json: save the tokenizer in the model's folder with save_pretrained "
             "and lower it again, or give token ids to tbt_compile.load(...).generate in Python"
         )
-    try:
-        with whole_tokenizer(folder):
-            tokenizer = Tokenizer.from_file(str(path))
-    except FormatError:
-        raise
-    except Exception as error:  # the package raises nothing more special
-        raise FormatError(f"{path} cannot be read ({error}): save the tokenizer again") from error
+    with whole_tokenizer(folder):
+        tokenizer = Tokenizer.from_file(str(path))
     # Training saves the file with its last truncation and padding settings, those of the targets.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -42,18 +37,18 @@ def read_tokenizer(folder: Path) -> Any:
 
 @contextmanager
 def whole_tokenizer(folder: Path) -> Iterator[None]:
-    """Turn a panic of the `tokenizers` package in the block into an error.
+    """Turn the errors of the `tokenizers` package in the block into one of ours.
 
-    It panics where a tokenizer.json contradicts itself, for instance if its template names a token that it
-    does not list; its exception is none that code usually catches.
+    A tokenizer.json that contradicts itself, for instance by a template with a token that it does not list,
+    gives a bare `Exception`, or a panic, which is not even one.
 
     Raises:
-        FormatError: in place of the panic.
+        FormatError: in place of them.
     """
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise FormatError(
             f"{folder}/tokenizer.json is damaged ({error}): save the tokenizer again"
