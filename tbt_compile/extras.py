@@ -12,13 +12,14 @@ _TRAIN = ("accelerate", "datasets", "psutil", "rouge_score", "sacrebleu")
 _EXTRAS = (
     dict.fromkeys(_CONVERT, "convert")
     | dict.fromkeys(_TRAIN, "train")
-    | {"gguf": "gguf", "ray": "ray", "torchao": "torchao"}
+    | {"cryptography": "sign", "gguf": "gguf", "ray": "ray", "torchao": "torchao"}
 )
 _USES = {
     "convert": "preparing, freezing and compiling a model needs it; `pip install 'tbt-compile[convert]'`, or "
     "'tbt-compile[train]' to train too",
     "gguf": "reading GGUF files needs it; `pip install 'tbt-compile[gguf]'`",
     "ray": "jobs on a cluster need it; `pip install 'tbt-compile[ray]'`",
+    "sign": "signing a folder and checking a signature need it; `pip install 'tbt-compile[sign]'`",
     "torchao": "its PT2E flow needs it; `pip install 'tbt-compile[torchao]'`",
     "train": "training and evaluation need it; `pip install 'tbt-compile[train]'`",
 }

@@ -78,6 +78,7 @@ def lower(
             exist, or the forward fixes it.
     """
     from tbt_compile.adapters import adapter_for
+    from tbt_compile.adapters.decode_settings import generation_file
     from tbt_compile.adapters.shortlist import shortlist_of
     from tbt_compile.codegen.target.parse import parse_targets
     from tbt_compile.inspection.summarize import SUMMARY, recorded_layers
@@ -104,7 +105,8 @@ def lower(
         tensors[SHORTLIST] = ids
     kind = next(kind for kind in (CompiledModel, CompiledModule) if exported.kind == kind.KIND)
     described = {**_description(frozen, exported), **lookups, SUMMARY: layers}
-    return kind(builds, described, tensors, num_threads=num_threads)
+    files = generation_file(frozen.module) if exported.kind == model_folder.GENERATOR else {}
+    return kind(builds, described, tensors, num_threads=num_threads, files=files)
 
 
 def _build(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -83,7 +84,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("embedding_bits", "weight_bits", "activation_bits", "output_projection_activation_bits"):
             bits = getattr(self, name)
-            if bits not in SUPPORTED_BITS or isinstance(bits, bool):
+            if type(bits) is not int or bits not in SUPPORTED_BITS:
                 raise RecipeError(
                     f"recipe field {name}={bits!r}: expected 1 (binary), 2 (ternary), 8 or 32 (not quantized)"
                 )
@@ -97,14 +98,14 @@ class Recipe:
                 raise RecipeError(f"recipe field {name}={getattr(self, name)!r}: expected True or False")
         for name in ("exclude", "split"):
             patterns = getattr(self, name)
-            if isinstance(patterns, str):
+            if isinstance(patterns, str) or not isinstance(patterns, Iterable):
                 raise RecipeError(f"recipe field {name}={patterns!r}: expected a sequence of name patterns")
             for pattern in patterns:
                 if not isinstance(pattern, str):
                     raise RecipeError(f"recipe field {name} holds {pattern!r}: expected patterns of names")
             object.__setattr__(self, name, tuple(patterns))
         self._require_bits()
-        if self.block < 1:
+        if type(self.block) is not int or self.block < 1:
             raise RecipeError(f"recipe field block={self.block!r}: expected a number of rows, 1 or more")
 
     def _require_bits(self) -> None:
@@ -143,7 +144,10 @@ class Recipe:
         Raises:
             RecipeError: the text is neither, or an option is unknown or out of range.
         """
-        base = text if isinstance(text, Recipe) else _lookup(text)
+        return cls._with_options(text if isinstance(text, Recipe) else _lookup(text), options)
+
+    @classmethod
+    def _with_options(cls, base: Recipe, options: Mapping[str, Any]) -> Recipe:
         known = {field.name for field in fields(cls)}
         for name in options:
             if name not in known:
@@ -174,7 +178,9 @@ class Recipe:
         Raises:
             RecipeError: a field is unknown or out of range.
         """
-        return cls.parse(cls(), **values)
+        if not isinstance(values, dict):
+            raise RecipeError(f"a recipe is {values!r}: expected an object with fields of Recipe")
+        return cls._with_options(cls(), values)
 
     def __repr__(self) -> str:
         plain = Recipe(self.embedding_bits, self.weight_bits, self.activation_bits)

@@ -34,7 +34,7 @@ def listed_names(triple: str) -> frozenset[str]:
 @cache
 def is_known(cpu: str, triple: str) -> bool:
     """Whether LLVM accepts `cpu` for `triple`; 32-bit x86 CPUs are excluded."""
-    if not _llvm().llvm_is_valid_cpu(cpu, triple):
+    if not cpu.isascii() or not _llvm().llvm_is_valid_cpu(cpu, triple):
         return False
     return not triple.startswith("x86_64") or "64bit" in features(cpu, triple)
 

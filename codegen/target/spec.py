@@ -162,6 +162,10 @@ def target_of(options: dict[str, Any], target: str, system: System | None = None
     if system is MACOS and not _is_apple(cpu):
         raise TargetError(f"target {target!r}: no Mac has the CPU {cpu!r}; write apple-m1 for any of them")
     attributes = options.get("mattr") or ()
+    if not isinstance(attributes, (str, list, tuple)):
+        raise TargetError(
+            f"target {target!r}: mattr is {attributes!r}; write features as in '+dotprod,-sve', or a list"
+        )
     parts = attributes.split(",") if isinstance(attributes, str) else [str(part) for part in attributes]
     return _resolve(cpu, system.triples[arch], tuple(_check_feature(part, arch) for part in parts))
 

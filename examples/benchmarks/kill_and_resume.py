@@ -1,11 +1,14 @@
 """Kill training at random times, resume it, and compare it with an uninterrupted run.
 
     python examples/benchmarks/kill_and_resume.py
-    python examples/benchmarks/kill_and_resume.py --decoder-only --kills 10 --json kills.json
+    python examples/benchmarks/kill_and_resume.py --decoder-only --kills 50 --full-disks --json kills.json
 
 Both runs train a teacher and its students on the demo's text, in separate processes: `tbt reproduce` a BART
 and two students, or with --decoder-only `tbt train` a Llama and a student with cached logits. The kill is
-SIGKILL, which cannot be caught. Every score, loss and weight has to be the same to the last digit.
+SIGKILL, which cannot be caught. With --full-disks every second interruption is a disk that takes no more
+(RLIMIT_FSIZE), which has to end the run by one sentence and exit code 2. A run that finishes before it was
+interrupted so often is compared, and started anew. Every score, loss and weight has to be the same to the
+last digit.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import hashlib
 import json
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -76,34 +80,60 @@ def figures(output: Path) -> dict[str, Any]:
     return found
 
 
-def run_killed(asked: list[str], seconds: float, kills: int, seed: int) -> list[float]:
-    """Start and kill a run repeatedly, then let it finish.
+def interrupt(asked: list[str], moment: float, limit: int | None) -> bool:
+    """Start a run, and end it before it finishes.
+
+    Args:
+        asked: the command that starts and resumes it.
+        moment: seconds after which it is killed.
+        limit: bytes that its files may have instead; None: any number.
+
+    Returns:
+        Whether it was interrupted; False if it finished.
+    """
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit) if limit is not None else (-1, -1))
+
+    process = subprocess.Popen(
+        asked, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=small_disk
+    )
+    try:
+        _, said = process.communicate(timeout=None if limit is not None else moment)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+    if process.returncode == 2 and limit is not None and "cannot write" in said and "Traceback" not in said:
+        return True
+    if process.returncode:
+        raise SystemExit(f"the run failed with code {process.returncode}: {said[-2000:]}")
+    return False
+
+
+def run_interrupted(
+    asked: list[str], seconds: float, times: int, moments: random.Random, full_disks: bool
+) -> list[str]:
+    """Start and interrupt a run repeatedly, then let it finish.
 
     Args:
         asked: the command that starts and resumes it.
         seconds: duration of an uninterrupted run; kills come within a third of it.
-        kills: maximum number of kills.
-        seed: of their times.
+        times: maximum number of interruptions.
+        moments: random numbers.
+        full_disks: whether every second interruption is a full disk.
 
     Returns:
-        Seconds from each start to its kill.
+        What each interruption was.
     """
-    moments = random.Random(seed)
-    done: list[float] = []
-    while len(done) < kills:
+    done: list[str] = []
+    while len(done) < times:
         moment = moments.uniform(0.0, seconds / 3)
-        process = subprocess.Popen(asked, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        try:
-            process.wait(moment)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            done.append(round(moment, 2))
-            print(f"kill {len(done)} of {kills} after {moment:.1f} s", file=sys.stderr)
-            continue
-        if process.returncode:
-            raise SystemExit(f"the run failed with code {process.returncode}")
-        break  # the run finished before its kill
+        limit = int(10 ** moments.uniform(2, 6)) if full_disks and len(done) % 2 else None
+        if not interrupt(asked, moment, limit):
+            break
+        done.append(f"killed after {moment:.1f} s" if limit is None else f"no file beyond {limit} bytes")
+        print(done[-1], file=sys.stderr)
     subprocess.run(asked, check=True, stdout=subprocess.DEVNULL)
     return done
 
@@ -113,34 +143,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=10, help="number of kills")
+    parser.add_argument("--kills", type=int, default=10, help="number of interruptions")
     parser.add_argument("--steps", type=int, default=40, help="of the teacher and of each student")
     parser.add_argument("--decoder-only", action="store_true", help="`tbt train` with a Llama")
+    parser.add_argument("--full-disks", action="store_true", help="every second one is a full disk")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kill-and-resume-"))
     try:
         write_pairs_of_demo(folder / DATA)
-        whole, killed_one = (
-            command(folder / name, arguments.steps, arguments.decoder_only) for name in ("whole", "killed")
-        )
         start = time.perf_counter()
+        whole = command(folder / "whole", arguments.steps, arguments.decoder_only)
         subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - start
-        killed = run_killed(killed_one, seconds, arguments.kills, arguments.seed)
-        expected, resumed = figures(folder / "whole"), figures(folder / "killed")
+        seconds, expected = time.perf_counter() - start, figures(folder / "whole")
+        moments, interruptions, runs = random.Random(arguments.seed), [], []
+        while len(interruptions) < arguments.kills:
+            output = folder / f"interrupted {len(runs)}"
+            asked = command(output, arguments.steps, arguments.decoder_only)
+            more = arguments.kills - len(interruptions)
+            interruptions += run_interrupted(asked, seconds, more, moments, arguments.full_disks)
+            runs.append(figures(output))
+            shutil.rmtree(output)
     finally:
         shutil.rmtree(folder)
-    same = bool(expected) and expected == resumed
+    same = bool(expected) and all(run == expected for run in runs)
     result = {
-        "kills": killed,
+        "interruptions": interruptions,
         "seconds": round(seconds, 1),
         "same": same,
         "whole": expected,
-        "resumed": resumed,
+        "interrupted": runs,
     }
-    print(f"{len(killed)} kills in runs of {seconds:.0f} s: figures {'are the same' if same else 'DIFFER'}")
+    print(
+        f"{len(interruptions)} interruptions of {len(runs)} runs, each of {seconds:.0f} s: figures "
+        f"{'are the same' if same else 'DIFFER'}"
+    )
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     sys.exit(0 if same else 1)

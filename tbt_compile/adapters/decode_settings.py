@@ -11,6 +11,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from tbt_compile.adapters.speech import follows_whisper, speech_settings, take_fields
 from tbt_compile.adapters.unit_limits import table_rows
 from tbt_compile.errors import GenerationError, LoweringError
+from tbt_compile.runtime.companions import GENERATION
 from tbt_compile.runtime.generation import GenerationSettings
 from tbt_compile.runtime.generation.fields import OTHER_SAMPLING, SAMPLING
 from tbt_compile.runtime.generation.validation import number, plain
@@ -48,6 +49,12 @@ def generation_settings(model: PreTrainedModel) -> tuple[GenerationSettings, dic
             f"the generation_config of {name} cannot be kept: {error}. Change the field, or set it to None, "
             "before lowering"
         ) from error
+
+
+def generation_file(model: PreTrainedModel) -> dict[str, bytes]:
+    """The generation config of a model as the file that transformers reads, by its name."""
+    config: Any = model.generation_config
+    return {GENERATION: config.to_json_string().encode()}
 
 
 def check_search(model: PreTrainedModel) -> None:

@@ -165,11 +165,29 @@ def load_packed(folder: str | Path) -> PreTrainedModel:
     return model
 
 
+def read_config(folder: str | Path) -> PreTrainedConfig:
+    """Read the config of a folder, or of a repository of the hub.
+
+    Raises:
+        FormatError: there is none, or it is damaged.
+    """
+    try:
+        with _errors_only():
+            config = AutoConfig.from_pretrained(folder)
+    except Exception as error:  # transformers raises many unrelated types for one cause
+        reason = str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
+        raise FormatError(
+            f"{folder} cannot be read ({reason}): expected a model that save_pretrained wrote"
+        ) from error
+    assert isinstance(config, PreTrainedConfig)
+    return config
+
+
 def _quantized_config(folder: str | Path) -> tuple[PreTrainedConfig, TbtConfig]:
     """The config of a prepared or frozen model, and its quantization."""
     try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+        config = read_config(folder)
+    except FormatError as error:
         raise FormatError(
             f"{folder} has no model to load: expected a folder written by save_pretrained"
         ) from error
@@ -196,7 +214,7 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
         FormatError: the folder holds another kind of model, or cannot be read.
     """
     with _reading(folder):
-        config = AutoConfig.from_pretrained(folder)
+        config = read_config(folder)
         _refuse_frozen(folder, config)
         known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         other = [name for name in config.architectures or () if name not in known]
@@ -220,7 +238,7 @@ def load_pretrained(folder: str | Path) -> PreTrainedModel:
         FormatError: the folder cannot be read.
     """
     with _reading(folder):
-        config = AutoConfig.from_pretrained(folder)
+        config = read_config(folder)
         _refuse_frozen(folder, config)
         names = config.architectures or []
         found = getattr(transformers, names[0], None) if names else None
@@ -232,7 +250,7 @@ def load_pretrained(folder: str | Path) -> PreTrainedModel:
 def is_quantized(folder: str | Path) -> bool:
     """Whether a folder holds a prepared or frozen model."""
     with _reading(folder):
-        return quantization_of(AutoConfig.from_pretrained(folder)) is not None
+        return quantization_of(read_config(folder)) is not None
 
 
 def _refuse_frozen(folder: str | Path, config: PreTrainedConfig) -> None:

@@ -24,7 +24,7 @@ class RemoteModel:
 
     def __init__(self, board: Board, folder: Path) -> None:
         manifest = model_folder.read_manifest(folder, model_folder.GENERATOR)
-        build = Build.read(folder, manifest["builds"][0])
+        build = Build.read(folder, manifest["builds"][0], None)
         tensors = model_folder.read_tensors(folder, manifest)
         self._board, self._facts, self._manifest = board, build.facts, manifest
         self._module = board.load(Path(build.library))

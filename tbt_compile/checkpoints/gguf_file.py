@@ -44,10 +44,8 @@ class GgufCheckpoint(Checkpoint):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        with require_extra():
-            import gguf
         try:
-            reader = gguf.GGUFReader(self.path)
+            reader = _reader(self.path)
             self.architecture = str(reader.get_field("general.architecture").contents())
         except (OSError, ValueError, KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
             raise FormatError(
@@ -162,6 +160,24 @@ class GgufCheckpoint(Checkpoint):
         values = self._processor.process(values, name=theirs).weights
         decoded = torch.from_numpy(np.ascontiguousarray(values))
         return decoded.bfloat16() if tensor.tensor_type is kind.BF16 else decoded
+
+
+def _reader(path: Path) -> Any:
+    """Open a file; one that says that it is longer than it is would be read for ever.
+
+    Raises:
+        ValueError: it ends too early.
+    """
+    with require_extra():
+        import gguf
+
+    class Bounded(gguf.GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, **order: Any) -> Any:
+            if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
+                raise ValueError(f"it ends before byte {offset}")
+            return super()._get(offset, dtype, count, **order)
+
+    return Bounded(path)
 
 
 def _sub_norms(layers: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _SUFFIX, _MAGIC = ".gguf", b"GGUF"
 
 def is_gguf(path: Path) -> bool:
     """Whether a path is a GGUF file, by its name or its first bytes."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for names that are too long
         return False
     with path.open("rb") as file:
         return path.suffix.lower() == _SUFFIX or file.read(len(_MAGIC)) == _MAGIC
@@ -27,7 +28,8 @@ def is_gguf(path: Path) -> bool:
 
 def kind_of(config: Mapping[str, Any]) -> str | None:
     """What the fields of a `config.json` say: `PREPARED`, `PACKED`, or None for a model of another kind."""
-    quantization = config.get(KEY) or {}
+    found = config.get(KEY) if isinstance(config, Mapping) else None
+    quantization = found if isinstance(found, Mapping) else {}
     if quantization.get("quant_method") != METHOD:
-        return PREPARED if EARLIER_KEY in config else None
+        return PREPARED if isinstance(config, Mapping) and EARLIER_KEY in config else None
     return PACKED if quantization.get("frozen") else PREPARED

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
 
-from tbt_compile.adapters.pretrained import find_file, weight_files
+from tbt_compile.adapters.pretrained import find_file, read_config, weight_files
 from tbt_compile.dtypes import FLOATS, dtype_name
 from tbt_compile.errors import FormatError
 
@@ -95,11 +95,13 @@ class SafetensorsCheckpoint(Checkpoint):
         super().__init__(path)
         _check_place(self.path)
         try:
-            self.config = AutoConfig.from_pretrained(path)
+            self.config = read_config(path)
             files = weight_files(str(path))
             self._opened = ExitStack()
             handles = [self._opened.enter_context(safe_open(file, framework="pt")) for file in files]
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except FormatError:
+            raise
+        except (AttributeError, OSError, TypeError, ValueError, KeyError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0].rstrip(".:")
             raise FormatError(
                 f"{path} cannot be read ({reason}): expected a model that save_pretrained wrote, in "

@@ -19,6 +19,7 @@ from tbt_compile.cli import (
     reproduce,
     run,
     serve,
+    sign,
     summary,
     targets,
     train,
@@ -47,6 +48,7 @@ app.command()(evaluate.evaluate)
 app.command()(lower.lower)
 app.command(name="run")(run.run_text)
 app.command()(serve.serve)
+app.command()(sign.sign)
 app.command()(summary.summary)
 app.command()(verify.verify)
 app.command()(report.report)

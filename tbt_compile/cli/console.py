@@ -22,6 +22,17 @@ JsonOption = Annotated[
     typer.Option("--json", metavar="FILE", help="Write the figures to this file ('-': standard output)."),
 ]
 
+CheckOption = Annotated[
+    bool, typer.Option("--check/--no-check", help="Compare the folder's files with their checksums.")
+]
+PublicKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Refuse a folder that was not signed by the private key of this public one; see `tbt sign`.",
+        envvar="TBT_PUBLIC_KEY",
+    ),
+]
+
 PRECISION_HELP = "Of float32 matrix products in training: highest, high or medium (faster, with bfloat16)."
 
 # Results go to standard output, everything else to standard error, so `tbt ... > file` has only results.

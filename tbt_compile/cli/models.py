@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def stage_of(folder: Path) -> str:
     """
     if is_gguf(folder):
         return "ternary"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FormatError(
             f"there is no folder {folder}: expected one that `tbt train`, `tbt lower` or `save_pretrained` "
             "wrote, or a .gguf file"
@@ -37,7 +38,9 @@ def stage_of(folder: Path) -> str:
         raise FormatError(f"{folder} holds no model: expected {model_folder.MANIFEST} or config.json in it")
     try:
         fields = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+        if not isinstance(fields, dict):
+            raise ValueError("it holds no object")
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{config} is damaged ({error}): save the model again") from error
     kind = kind_of(fields)
     if kind is not None:

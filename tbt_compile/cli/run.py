@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tbt_compile.cli.console import JsonOption, err, out, progress_bar, spinner, write_json
+from tbt_compile.cli.console import (
+    CheckOption,
+    JsonOption,
+    PublicKeyOption,
+    err,
+    out,
+    progress_bar,
+    spinner,
+    write_json,
+)
 from tbt_compile.errors import FormatError, TbtError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from tbt_compile.storage.checksums import Checks
 
 
 def run_text(
@@ -54,6 +65,8 @@ def run_text(
     address: Annotated[
         str | None, typer.Option(help="Of the Ray cluster, such as 10.0.0.1:6379.  [default: this machine]")
     ] = None,
+    check: CheckOption = True,
+    public_key: PublicKeyOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Generate text with a compiled model.
@@ -69,7 +82,9 @@ def run_text(
         tbt run compiled --input texts.txt --output outputs.txt --workers 4
     """
     import tbt_compile
-    from tbt_compile.serving.tokenizing import read_tokenizer
+    from tbt_compile.serving.tokenizing import read_tokenizer, whole_tokenizer
+    from tbt_compile.storage import model_folder
+    from tbt_compile.storage.checksums import Checks
 
     if stream and num_beams != 1:
         raise TbtError("--stream with --num-beams: beam search may revise any word until it ends")
@@ -92,7 +107,8 @@ def run_text(
         _require_compiled(folder)
         of_threads = {} if threads is None else {"num_threads": threads}
         job_options = {**options, **of_threads, "batch_size": batch_size}
-        _run_job(folder, (input_path, output), job_options, workers, part_size, (engine, address))
+        where = (engine, address, workers)
+        _run_job(folder, Checks.of(check, public_key), (input_path, output), job_options, part_size, where)
         return
     lines = text if text else [line.rstrip("\n") for line in sys.stdin]
     # A blank line of standard input gives a blank line: outputs stay next to their sources.
@@ -103,14 +119,19 @@ def run_text(
         if not line.isprintable() and any("\ud800" <= character <= "\udfff" for character in line):
             raise TbtError(f"text {number} is not UTF-8: convert it first, with iconv for instance")
     _require_compiled(folder)
+    checks = Checks.of(check, public_key)
+    if public_key is not None:
+        model_folder.read_manifest(folder, checks=checks)  # before its tokenizer is read
     tokenizer = read_tokenizer(folder)
-    sources = [tokenizer.encode(text).ids for text in texts]
+    with whole_tokenizer(folder):
+        sources = [tokenizer.encode(text).ids for text in texts]
     empty = next((index for index, source in enumerate(sources) if not source), None)
     if empty is not None:
         which = "the text" if len(texts) == 1 else f"text {empty + 1} of {len(texts)}"
         raise TbtError(f"{which} is empty ({texts[empty]!r}): expected at least one token")
     with spinner(f"loading {folder}"):
-        model: Any = tbt_compile.load(folder, num_threads=threads if stream else None)
+        count = threads if stream else None
+        model: Any = tbt_compile.load(folder, num_threads=count, check=check, public_key=public_key)
     if len(model.targets) > 1:
         err.print(model.label, markup=False, highlight=False, soft_wrap=True)
     start = time.perf_counter()
@@ -154,29 +175,29 @@ def _require_compiled(folder: Path) -> None:
 
 def _run_job(
     folder: Path,
+    checks: Checks,
     files: tuple[Path, Path],
     options: dict[str, Any],
-    workers: int,
     part_size: int,
-    where: tuple[str, str | None],
+    where: tuple[str, str | None, int],
 ) -> None:
     """Write an output for each line of a file.
 
     Args:
         folder: compiled.
+        checks: of the folder.
         files: of the texts and of the outputs.
         options: of `generate_many`.
-        workers: concurrent batches, or processes of a cluster.
         part_size: texts per part.
-        where: the engine, and the address of a cluster.
+        where: the engine, the address of a cluster, and concurrent batches or processes of a cluster.
     """
     from tbt_compile.jobs.parts import Job, read_texts, run
     from tbt_compile.storage.model_folder import read_manifest
 
-    (source, output), (engine, address) = files, where
+    (source, output), (engine, address, workers) = files, where
     if engine not in ("local", "ray"):
         raise TbtError(f"engine {engine!r}: expected local or ray")
-    settings = {"model": read_manifest(folder)["checksum"], "options": options}
+    settings = {"model": read_manifest(folder, checks=checks)["checksum"], "options": options}
     job = Job(read_texts(source), output, settings, part_size)
     job.open()
     parts = job.missing()
@@ -184,11 +205,11 @@ def _run_job(
         if engine == "local":
             from tbt_compile.jobs.writer import on_this_machine
 
-            outputs = on_this_machine(folder, {**options, "num_workers": workers}, parts)
+            outputs = on_this_machine(folder, {**options, "num_workers": workers}, parts, checks)
         else:
             from tbt_compile.jobs.ray_cluster import on_ray
 
-            outputs = on_ray(folder, options, parts, workers, address)
+            outputs = on_ray(folder, options, parts, workers, address, checks)
         for done in run(job, outputs):
             progress("generating", done / len(job.texts))
     out.print(f"{len(job.texts)} outputs are in {output}", markup=False, highlight=False, soft_wrap=True)

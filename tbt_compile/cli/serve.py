@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from tbt_compile.cli.console import err, out, spinner
+from tbt_compile.cli.console import CheckOption, PublicKeyOption, err, out, spinner
 from tbt_compile.errors import TbtError
+from tbt_compile.storage.checksums import Checks
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -28,6 +29,8 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(help="Key that clients have to send.", envvar="TBT_API_KEY")
     ] = None,
+    check: CheckOption = True,
+    public_key: PublicKeyOption = None,
 ) -> None:
     """Serve a compiled model over HTTP, for OpenAI's clients: completions, chat, streams.
 
@@ -63,7 +66,7 @@ def serve(
         name or folder.resolve().name, rows, queue, max_body, max_tokens, timeout, api_key
     )
     with spinner(f"loading {folder}"):
-        service = Service(folder, settings, threads)
+        service = Service(folder, settings, threads, Checks.of(check, public_key))
     server = uvicorn.Server(
         uvicorn.Config(
             service.app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(timeout)

@@ -14,13 +14,14 @@ from tbt_compile.errors import TbtError
 from tbt_compile.extras import require_extra
 from tbt_compile.jobs.parts import Part
 from tbt_compile.jobs.writer import TextWriter
+from tbt_compile.storage.checksums import ALL, Checks
 
 
 class _Worker:
     """A `TextWriter` as Ray Data calls it: with a part as a row."""
 
-    def __init__(self, folder: str, options: dict[str, Any]) -> None:
-        self._writer = TextWriter(folder, options)
+    def __init__(self, folder: str, options: dict[str, Any], checks: Checks) -> None:
+        self._writer = TextWriter(folder, options, checks)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number, texts = self._writer.write((int(row["number"]), list(row["texts"])))
@@ -28,7 +29,12 @@ class _Worker:
 
 
 def on_ray(
-    folder: Path, options: dict[str, Any], parts: Sequence[Part], workers: int, address: str | None = None
+    folder: Path,
+    options: dict[str, Any],
+    parts: Sequence[Part],
+    workers: int,
+    address: str | None = None,
+    checks: Checks = ALL,
 ) -> Iterator[Part]:
     """Write parts on a cluster.
 
@@ -38,6 +44,7 @@ def on_ray(
         parts: the texts.
         workers: processes over the whole cluster.
         address: of the cluster; None: that of the environment, else a cluster of this machine alone.
+        checks: of the folder on every machine; a public key has to be at the same path there.
 
     Yields:
         The outputs, as parts are done.
@@ -62,7 +69,7 @@ def on_ray(
     rows = [{"number": number, "texts": texts} for number, texts in parts]
     written = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _Worker,
-        fn_constructor_args=(str(folder.resolve()), {**options, "num_threads": threads}),
+        fn_constructor_args=(str(folder.resolve()), {**options, "num_threads": threads}, checks),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=threads,
     )

@@ -11,6 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tbt_compile.codegen.target.spec import TargetSpec
+from tbt_compile.errors import FormatError
+from tbt_compile.storage import manifest_fields, model_folder
+from tbt_compile.storage.checksums import Checks, altered, sha256
+from tbt_compile.storage.os_errors import reading
 from tbt_compile.storage.tensor_files import map_file
 
 if TYPE_CHECKING:
@@ -31,18 +35,45 @@ class Build:
             the names of their tensors, and so on.
         library: the library in memory, or the path of its file.
         linked: the memory-mapped file; None for a library in memory.
+        digest: the SHA-256 that the file has to have; None for a library in memory, or if it is not checked.
     """
 
     facts: dict[str, Any]
     library: Any
     linked: mmap | None = None
+    digest: str | None = None
 
     @classmethod
-    def read(cls, folder: Path, recorded: Mapping[str, Any]) -> Build:
-        """Read the build in a folder for an entry of the manifest's "builds"."""
+    def read(cls, folder: Path, recorded: Mapping[str, Any], digest: str | None) -> Build:
+        """Read a build of a folder.
+
+        Args:
+            folder: of the model.
+            recorded: the entry of the manifest's "builds".
+            digest: the SHA-256 of the library; None not to check it.
+
+        Raises:
+            FormatError: the library is an empty file.
+        """
         path = folder / recorded[_FILE]
         facts = {name: value for name, value in recorded.items() if name != _FILE}
-        return cls(facts, path, map_file(path))
+        if not path.stat().st_size:  # which cannot be mapped
+            raise FormatError(f"{path} is empty: lower the model again")
+        return cls(facts, path, map_file(path), digest)
+
+    def checked_library(self) -> Any:
+        """The library, to be loaded now: its code runs as soon as it is.
+
+        A model that was read may be bound much later, when its folder holds another file.
+
+        Raises:
+            FormatError: the file is not the one that the manifest names.
+        """
+        if self.digest is not None:
+            with reading(self.library):
+                if sha256(self.library) != self.digest:
+                    raise altered(self.library)
+        return self.library
 
     @property
     def target(self) -> TargetSpec:
@@ -61,6 +92,27 @@ class Build:
         else:
             self.library.export(file)
         return {_FILE: file.name, **self.facts}
+
+
+def read_compiled(path: Path, kind: str, checks: Checks) -> dict[str, Any]:
+    """Read and check the manifest of a compiled folder, with all its fields.
+
+    Args:
+        path: the folder.
+        kind: `model_folder.GENERATOR` or `MODULE`.
+        checks: what of the files is compared.
+
+    Raises:
+        FormatError: as for `model_folder.read_manifest`; or a field is missing or has another type, or names
+            what the folder does not have.
+    """
+    manifest = model_folder.read_manifest(path, kind, checks)
+    fields = {model_folder.GENERATOR: manifest_fields.GENERATOR, model_folder.MODULE: manifest_fields.MODULE}
+    model_folder.require_fields(path, manifest, fields[kind])
+    wrong = manifest_fields.wrong_build(manifest)
+    if wrong is not None:
+        raise model_folder.damaged(path, wrong)
+    return manifest
 
 
 def file_names(builds: Sequence[Build]) -> list[str]:

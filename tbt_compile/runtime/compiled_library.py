@@ -15,10 +15,14 @@ import numpy.typing as npt
 from tbt_compile.codegen.target.host import best_target, check_runnable, is_runnable
 from tbt_compile.errors import GenerationError
 from tbt_compile.recipe import Recipe
-from tbt_compile.runtime.builds import Build, file_names, shared_bytes
+from tbt_compile.runtime.builds import Build, file_names, read_compiled, shared_bytes
+from tbt_compile.runtime.card import model_card
+from tbt_compile.runtime.companions import Files, read_companions, write_companions
 from tbt_compile.runtime.copying import Origin, reduced
 from tbt_compile.runtime.generation.validation import count
+from tbt_compile.runtime.pretrained import Pretrained
 from tbt_compile.storage import model_folder
+from tbt_compile.storage.checksums import ALL, SHA256, Checks
 from tbt_compile.storage.os_errors import writing
 from tbt_compile.storage.tensor_files import encode
 
@@ -32,7 +36,7 @@ Array = npt.NDArray[Any]
 log = logging.getLogger(__name__)
 
 
-class CompiledLibrary:
+class CompiledLibrary(Pretrained):
     """Base class of `CompiledModel`, which generates text, and `CompiledModule`, which is called.
 
     Thread-safe: threads share the weights, and functions have no state. Copies share them too; a pickle names
@@ -59,6 +63,7 @@ class CompiledLibrary:
         description: dict[str, Any],
         tensors: dict[str, Array],
         num_threads: int | None = None,
+        files: Files | None = None,
     ) -> None:
         self.targets = tuple(build.target for build in builds)
         # A model for other machines can still be described and saved: the first build describes it.
@@ -70,6 +75,7 @@ class CompiledLibrary:
         self._builds = tuple(builds)
         self._common = description
         self._tensors = tensors
+        self._files = files or {}
         self._origin: Origin | None = None
         self._bound_library: BoundLibrary | None = None
         self._binding = threading.Lock()
@@ -113,11 +119,13 @@ class CompiledLibrary:
     def save(self, path: str | Path, tokenizer: Any = None) -> Path:
         """Write libraries, packed weights and manifest to a folder that runs on every target.
 
-        A loaded model can be saved even if its folder was moved, replaced or deleted since.
+        A model card, README.md, is written too. A loaded model can be saved even if its folder was moved,
+        replaced or deleted since; its tokenizer and generation config come along.
 
         Args:
             path: the folder; a saved model there is replaced.
-            tokenizer: a transformers tokenizer to store with the model.
+            tokenizer: a transformers tokenizer or processor to store with the model, in place of one that
+                came along.
 
         Returns:
             The folder.
@@ -130,30 +138,48 @@ class CompiledLibrary:
         model_folder.require_replaceable(path)
         with writing(path), tempfile.TemporaryDirectory() as work:
             folder = Path(work)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
-            names = zip(self._builds, file_names(self._builds), strict=True)
-            manifest = {**self._common, "builds": [build.save(folder / name) for build, name in names]}
+            write_companions(folder, self._files, tokenizer)
+            names = file_names(self._builds)
+            builds = [build.save(folder / name) for build, name in zip(self._builds, names, strict=True)]
+            manifest = {**self._common, "builds": builds}
+            libraries = {name: (folder / name).stat().st_size for name in names}
+            card = model_card(self.description, self.targets, libraries, self.stored_bytes())
+            (folder / model_folder.CARD).write_text(card, encoding="utf-8")
             files = {
                 file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()
             }
             return model_folder.write_folder(path, self.KIND, manifest, self._tensors, files)
 
     @classmethod
-    def load(cls, path: str | Path, num_threads: int | None = None) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        num_threads: int | None = None,
+        *,
+        check: bool = True,
+        public_key: str | Path | None = None,
+    ) -> Self:
         """Load a compiled folder of this class; `tbt_compile.load` loads any folder.
 
+        Args:
+            path: the folder.
+            num_threads: as the attribute.
+            check: as for `tbt_compile.load`.
+            public_key: as for `tbt_compile.load`.
+
         Raises:
-            FormatError: the folder is missing, truncated or altered, or has another kind.
+            FormatError: the folder is missing, truncated or altered, has another kind, or is not signed by
+                the key.
             TargetError: it was compiled for CPUs with features that this machine lacks.
         """
-        model = model_folder.read_whole(path, lambda: cls._ready(Path(path), num_threads))
+        checks = Checks.of(check, public_key)
+        model = model_folder.read_whole(path, lambda: cls._ready(Path(path), num_threads, checks))
         log.info("loaded %s: %s", path, model.label)
         return model
 
     @classmethod
-    def _ready(cls, path: Path, num_threads: int | None) -> Self:
-        model = cls._read(path, num_threads)
+    def _ready(cls, path: Path, num_threads: int | None, checks: Checks) -> Self:
+        model = cls._read(path, num_threads, checks)
         best_target(model.targets)
         model._bound()
         return model
@@ -168,16 +194,21 @@ class CompiledLibrary:
         return model_folder.read_whole(path, lambda: cls._read(Path(path), num_threads))
 
     @classmethod
-    def _read(cls, path: Path, num_threads: int | None) -> Self:
-        manifest = model_folder.read_manifest(path, cls.KIND)
-        builds = [Build.read(path, recorded) for recorded in manifest["builds"]]
-        model = cls(builds, manifest, model_folder.read_tensors(path, manifest), num_threads)
+    def _read(cls, path: Path, num_threads: int | None, checks: Checks = ALL) -> Self:
+        manifest = read_compiled(path, cls.KIND, checks)
+        libraries = [recorded["library"] for recorded in manifest["builds"]]
+        builds = [
+            Build.read(path, recorded, manifest["files"][library][SHA256] if checks.contents else None)
+            for recorded, library in zip(manifest["builds"], libraries, strict=True)
+        ]
+        files = read_companions(path, manifest["files"], libraries)
+        model = cls(builds, manifest, model_folder.read_tensors(path, manifest), num_threads, files)
         model._origin = Origin(path.absolute(), manifest[model_folder.CHECKSUM])
         return model
 
     def __copy__(self) -> Self:
         """Return a model that shares libraries and weights."""
-        copied = type(self)(self._builds, self._common, self._tensors, self.num_threads)
+        copied = type(self)(self._builds, self._common, self._tensors, self.num_threads, self._files)
         copied._origin, copied._bound_library = self._origin, self._bound_library
         return copied
 
@@ -245,7 +276,7 @@ class CompiledLibrary:
                 check_runnable(self.target)
                 facts = self.description
                 self._bound_library = BoundLibrary(
-                    self._build.library,
+                    self._build.checked_library(),
                     facts["functions"],
                     facts["outputs"],
                     {name: self._tensors[name] for name in self._build.tensor_names},

@@ -14,6 +14,7 @@ from tbt_compile.runtime import worker_threads
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Batching, BatchProgress, run_batches
 from tbt_compile.runtime.builds import Build
 from tbt_compile.runtime.checked_session import CheckedSession
+from tbt_compile.runtime.companions import Files
 from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
 from tbt_compile.runtime.generation import (
     DecoderSession,
@@ -49,8 +50,9 @@ class CompiledModel(CompiledLibrary):
         description: dict[str, Any],
         tensors: dict[str, Array],
         num_threads: int | None = None,
+        files: Files | None = None,
     ) -> None:
-        super().__init__(builds, description, tensors, num_threads)
+        super().__init__(builds, description, tensors, num_threads, files)
         self._settings = GenerationSettings.from_dict(description["generation"])
         self._shortlist = Shortlist(tensors[SHORTLIST]) if SHORTLIST in tensors else None
         self._limits = Limits.recorded(description)

@@ -24,6 +24,7 @@ from tbt_compile.serving.metrics import Counted, Metrics
 from tbt_compile.serving.outputs import Doorbell, Outputs
 from tbt_compile.serving.schema import ChatRequest, CompletionRequest, Sampled, TranslateRequest
 from tbt_compile.serving.tokenizing import ServedTokenizer
+from tbt_compile.storage.checksums import ALL, Checks
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -58,15 +59,24 @@ class Service:
         folder: a compiled folder with its tokenizer.
         settings: limits and name.
         num_threads: of a step; None: all CPUs.
+        checks: what of the folder is checked first.
 
     Raises:
         FormatError: the folder cannot be read, or has no tokenizer.
         GenerationError: the model takes features.
     """
 
-    def __init__(self, folder: Path, settings: ServiceSettings, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: ServiceSettings,
+        num_threads: int | None = None,
+        checks: Checks = ALL,
+    ) -> None:
         self.settings = settings
-        self.model = CompiledModel.load(folder, num_threads)
+        self.model = CompiledModel.load(
+            folder, num_threads, check=checks.contents, public_key=checks.public_key
+        )
         self._served = ServedModel(self.model)
         self.tokenizer = ServedTokenizer(folder, self.model._settings.eos_token_id)
         self.engine = Engine(self._served, settings.most_rows, settings.most_waiting)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,32 @@ def read_tokenizer(folder: Path) -> Any:
             f"{folder} has no tokenizer.json: save the tokenizer in the model's folder with save_pretrained "
             "and lower it again, or give token ids to tbt_compile.load(...).generate in Python"
         )
-    try:
+    with whole_tokenizer(folder):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing more special
-        raise FormatError(f"{path} cannot be read ({error}): save the tokenizer again") from error
     # Training saves the file with its last truncation and padding settings, those of the targets.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+@contextmanager
+def whole_tokenizer(folder: Path) -> Iterator[None]:
+    """Turn the errors of the `tokenizers` package in the block into one of ours.
+
+    A tokenizer.json that contradicts itself, for instance by a template with a token that it does not list,
+    gives a bare `Exception`, or a panic, which is not even one.
+
+    Raises:
+        FormatError: in place of them.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        raise FormatError(
+            f"{folder}/tokenizer.json is damaged ({error}): save the tokenizer again"
+        ) from error
 
 
 class ServedTokenizer:
@@ -48,7 +67,7 @@ class ServedTokenizer:
     """
 
     def __init__(self, folder: Path, ends: Sequence[int]) -> None:
-        self.tokenizer = read_tokenizer(folder)
+        self.tokenizer, self._folder = read_tokenizer(folder), folder
         self._ends = frozenset(ends)
         config = _json(folder / _CONFIG)
         self._specials = {
@@ -100,11 +119,13 @@ class ServedTokenizer:
             raise ServingError(
                 f"the text is no Unicode: {error.reason} at character {error.start}"
             ) from error
-        return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        with whole_tokenizer(self._folder):
+            return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        with whole_tokenizer(self._folder):
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -126,7 +147,10 @@ def _compiled(path: Path, inline: Any) -> Any:
 
     if isinstance(inline, list):  # several by name
         inline = next((each["template"] for each in inline if each.get("name") == "default"), None)
-    text = path.read_text(encoding="utf-8") if path.is_file() else inline
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else inline
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from error
     if text is None:
         return None
 

@@ -23,7 +23,8 @@ from tbt_compile.modules.exported_mode import follow_mode
 from tbt_compile.modules.frozen import is_placeholder
 from tbt_compile.modules.interception import split_call
 from tbt_compile.recipe import Recipe
-from tbt_compile.storage import model_folder
+from tbt_compile.storage import manifest_fields, model_folder
+from tbt_compile.storage.checksums import ALL, Checks
 from tbt_compile.storage.frozen_quantizers import (
     describe_calls,
     describe_quantizers,
@@ -98,13 +99,14 @@ def _name_tensors(config: Path) -> None:
         config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def load_frozen(path: Path, model: Any = None) -> tuple[nn.Module, Recipe, list[str]]:
+def load_frozen(path: Path, model: Any = None, checks: Checks = ALL) -> tuple[nn.Module, Recipe, list[str]]:
     """Load a frozen module.
 
     Args:
         path: a folder written by `save_frozen`.
         model: for models outside transformers, an instance of the same class and sizes to load into, in
             place; or the same exported program.
+        checks: what of the files is compared.
 
     Returns:
         The module in eval mode, the recipe that it was prepared with, and the dtypes of its checkpoint.
@@ -121,7 +123,8 @@ def load_frozen(path: Path, model: Any = None) -> tuple[nn.Module, Recipe, list[
     _check_unmixed(path)
 
     def read() -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
-        manifest = model_folder.read_manifest(path, model_folder.FROZEN)
+        manifest = model_folder.read_manifest(path, model_folder.FROZEN, checks)
+        model_folder.require_fields(path, manifest, manifest_fields.FROZEN)
         place = model if model is not None else _empty_model(path, manifest["class"])
         return manifest, model_folder.read_tensors(path, manifest), place
 
@@ -132,7 +135,10 @@ def load_frozen(path: Path, model: Any = None) -> tuple[nn.Module, Recipe, list[
     _check_instance(model, manifest["quantizers"], path)
     if manifest.get("calls"):
         _run_once(model, manifest.get("inputs"))
-    install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
+    try:
+        install_quantizers(model, recipe, manifest["quantizers"], manifest.get("calls", {}))
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise FormatError(f"{path} does not fit the model: its quantizers have no place ({error})") from error
     _make_room(model, arrays, manifest.get("derived", []))
     _load_tensors(model, arrays, manifest["tied"], path)
     call_record.restore(model, manifest.get("inputs"))
@@ -170,7 +176,8 @@ def _empty_model(path: Path, name: str) -> nn.Module:
             f"{path} holds a {name} that is not a transformers model: pass an instance, load(path, model=...)"
         )
     kind = getattr(transformers, name, None)
-    if kind is None:
+    is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    if not is_model:
         raise FormatError(
             f"{path} holds a {name}, which transformers {transformers.__version__} does not have"
         )

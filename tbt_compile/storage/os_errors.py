@@ -33,6 +33,8 @@ _WHEN_READING = {
 
 # What Windows gives for files that a program has open: ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION.
 _WHEN_OPEN = (5, 32)
+# What torch.save says of a file that ends too early; it does not tell why.
+_FROM_TORCH = ("PytorchStreamWriter failed writing file", "inline_container.cc")
 _FROM_RUST = re.compile(r"\(os error (\d+)\)")
 
 
@@ -66,8 +68,10 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 def _system_error(error: Exception) -> OSError | None:
-    """The error of the system behind an exception; safetensors and tokenizers have their own types."""
+    """The error of the system behind an exception; safetensors, tokenizers and PyTorch have own types."""
     if isinstance(error, OSError):
         return error
+    if any(sign in str(error) for sign in _FROM_TORCH):
+        return OSError(errno.ENOSPC, "a file could not be written whole")
     found = _FROM_RUST.search(str(error))
     return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])))

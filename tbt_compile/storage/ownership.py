@@ -59,6 +59,24 @@ def require_ours(path: Path, layout: Layout, named: str | Path) -> None:
     raise FormatError(f"{named} exists and is not a model folder: remove it or choose another place")
 
 
+def require_nothing_else(path: Path, layout: Layout) -> None:
+    """Refuse a folder with files that its manifest does not list, which nothing vouches for.
+
+    Hidden ones are let be: nothing of ours reads them, and version control and the hub keep some there.
+
+    Args:
+        path: the folder.
+        layout: of it.
+
+    Raises:
+        FormatError: there is one; names it.
+    """
+    further = set(_entries(path)) - _with_parents(layout.listed(path) or frozenset())
+    further = {name for name in further if not name.startswith(".")}
+    if further:
+        raise FormatError(f"{path} holds {min(further)}, which its manifest does not list: remove it")
+
+
 def belonging(path: Path, layout: Layout) -> frozenset[str]:
     """Names of all files that we wrote to a folder, by its manifest and those of abandoned drafts in it.
 

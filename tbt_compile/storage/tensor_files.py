@@ -10,6 +10,7 @@ deflated. Exponents of adjacent weights are alike, which saves about a sixth. Pa
 
 from __future__ import annotations
 
+import math
 import mmap
 import zlib
 from collections.abc import Mapping
@@ -24,6 +25,9 @@ from tbt_compile.storage.aligned import ALIGNMENT, aligned_copy
 
 SHUFFLED = "shuffle-deflate"
 _MAGIC = b"tensors of a model compiled by tbt-compile\n".ljust(ALIGNMENT, b"\0")
+
+_KINDS = "biuf"  # of dtypes: no objects, whose bytes would be taken for addresses
+_FAULTS = (KeyError, OverflowError, TypeError, ValueError, zlib.error)
 
 Array = npt.NDArray[Any]
 Described = dict[str, dict[str, Any]]
@@ -49,8 +53,8 @@ def read_portable(file: Path, described: Described) -> dict[str, Array]:
 
     try:
         with safe_open(file, framework="np") as stored:
-            return {name: decode(stored.get_tensor(name), entry) for name, entry in described.items()}
-    except (SafetensorError, zlib.error, KeyError) as error:
+            return {name: _as_described(stored.get_tensor(name), entry) for name, entry in described.items()}
+    except (*_FAULTS, SafetensorError) as error:
         raise _damaged(file, error) from error
 
 
@@ -78,7 +82,7 @@ def read_mapped(file: Path, described: Described) -> dict[str, Array]:
     try:
         mapped = map_file(file)
         return {name: _mapped_tensor(mapped, entry) for name, entry in described.items()}
-    except (ValueError, zlib.error, KeyError) as error:
+    except _FAULTS as error:
         raise _damaged(file, error) from error
 
 
@@ -115,15 +119,40 @@ def decode(stored: Array, entry: Mapping[str, Any]) -> Array:
     if entry.get("coding") != SHUFFLED:
         return stored
     dtype = np.dtype(entry["dtype"])
-    planes = np.frombuffer(zlib.decompress(stored.data), np.uint8).reshape(dtype.itemsize, -1)
+    raw = _inflated(stored, math.prod(entry["shape"]) * dtype.itemsize)
+    planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, -1)
     return aligned_copy(planes.T).reshape(-1).view(dtype).reshape(entry["shape"])
 
 
+def _inflated(stored: Array, size: int) -> bytes:
+    """Inflate to so many bytes; more are not made, whatever is stored.
+
+    Raises:
+        ValueError: it holds more, or fewer.
+    """
+    inflating = zlib.decompressobj()
+    raw = inflating.decompress(stored.data, size + 1)
+    if len(raw) != size or not inflating.eof:
+        raise ValueError(f"a tensor does not inflate to its {size} bytes")
+    return raw
+
+
+def _as_described(stored: Array, entry: Mapping[str, Any]) -> Array:
+    """Decode a tensor and compare it with its entry."""
+    tensor = decode(stored, entry)
+    if _described(tensor) != {name: entry[name] for name in ("dtype", "shape")}:
+        raise ValueError(f"a tensor is {_described(tensor)}: expected {dict(entry)}")
+    return tensor
+
+
 def _mapped_tensor(mapped: mmap.mmap, entry: Mapping[str, Any]) -> Array:
+    dtype = np.dtype(entry["dtype"])
+    if dtype.kind not in _KINDS or entry["offset"] % ALIGNMENT:
+        raise ValueError(f"a tensor of {dtype} at byte {entry['offset']}")
     stored = np.frombuffer(mapped, np.uint8, entry["bytes"], entry["offset"])
     if "coding" in entry:
         return decode(stored, entry)
-    return stored.view(entry["dtype"]).reshape(entry["shape"])
+    return stored.view(dtype).reshape(entry["shape"])
 
 
 def _damaged(file: Path, error: Exception) -> FormatError:

@@ -154,9 +154,16 @@ def _arguments(folder: Path, settings: TrainSettings, steps: int) -> Seq2SeqTrai
 
 
 def _with_order(trainer_class: type[Seq2SeqTrainer], order: TrainingOrder) -> type[Seq2SeqTrainer]:
-    """A subclass whose sampler is `order`: the whole run is one pass over it."""
+    """A subclass whose sampler is `order`: the whole run is one pass over it.
+
+    A checkpoint that the system refuses is a `WriteError`; the one before stays.
+    """
 
     class Ordered(trainer_class):
+        def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+            with writing(str(self.args.output_dir)):
+                super()._save_checkpoint(*args, **kwargs)
+
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002
             return order
 

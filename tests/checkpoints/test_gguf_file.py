@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import tbt_compile
+from tbt_compile.checkpoints.gguf_file import GgufCheckpoint
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 from tests.checkpoints.checkpoint_tools import (
@@ -132,3 +134,12 @@ def test_scaled_rotations_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_file_is_known_by_its_first_bytes(tmp_path: Path) -> None:
     file = save_gguf(tmp_path / "MODEL", with_codes(llama(), 256), _by_package(KIND.TQ2_0))
     assert tbt_compile.from_pretrained(file).recipe.notation == "32-2-32"
+
+
+def test_a_list_that_claims_to_be_endless_is_refused(tmp_path: Path) -> None:
+    """A list of 2^40 bytes in a file of a few: its elements would be read one by one, beyond the end."""
+    key, kinds = b"general.name", (9, 0)  # a list of bytes
+    content = b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key + struct.pack("<IIQ", *kinds, 2**40)
+    (tmp_path / "model.gguf").write_bytes(content + bytes(64))
+    with pytest.raises(FormatError, match="cannot be read .*it ends before byte"):
+        GgufCheckpoint(tmp_path / "model.gguf")

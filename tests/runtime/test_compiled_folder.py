@@ -98,14 +98,15 @@ def test_the_script_that_measures_a_folder(case: Case, tmp_path: Path) -> None:
 
 def test_what_is_in_the_folder(case: Case) -> None:
     names = sorted(file.name for file in case.folder.iterdir())
-    assert names == sorted([model_folder.MANIFEST, "model.so", TENSORS, "tokenizer.json"])
+    further = {"model.so", TENSORS, "tokenizer.json", "generation_config.json", model_folder.CARD}
+    assert names == sorted({model_folder.MANIFEST, *further})
     manifest = model_folder.read_manifest(case.folder, "compiled")
     assert manifest["class"] == "BartForConditionalGeneration"
     assert manifest["recipe"] == case.compiled.recipe.to_dict()
     assert set(manifest["versions"]) == {"torch", "transformers", "apache-tvm"}
     (build,) = manifest["builds"]
     assert set(build["functions"]) == {"encoder", "first_step", "step"}
-    assert set(manifest["files"]) == {TENSORS, "model.so", "tokenizer.json"}
+    assert set(manifest["files"]) == further
     assert (manifest["vocabulary"], manifest["max_positions"]) == (VOCABULARY, LONG_POSITIONS)
     assert (manifest["generation"]["num_beams"], manifest["generation"]["max_new_tokens"]) == (2, 9)
     stored = manifest["tensors"]

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from tbt_compile.errors import FormatError
 from tbt_compile.serving.service import Service, ServiceSettings
+from tbt_compile.serving.tokenizing import ServedTokenizer
 
 PROMPT = "w1 w2 w3"
 
@@ -229,3 +231,18 @@ def test_a_full_queue_and_a_timeout(llama_folder: Path) -> None:
     service.settings.__dict__["timeout"] = 60.0
     assert service.engine.running <= 1
     service.close(finish=False)
+
+
+def test_a_tokenizer_that_contradicts_itself_is_damaged(llama_folder: Path, tmp_path: Path) -> None:
+    """The package behind it panics, or raises an exception without a class of its own."""
+    content = json.loads((llama_folder / "tokenizer.json").read_text())
+    template = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<none>", "type_id": 0}}]}
+    template |= {"pair": template["single"], "special_tokens": {}}
+    without = {word: place for word, place in content["model"]["vocab"].items() if word != "<unk>"}
+    for wrong in (
+        {**content, "post_processor": template},
+        {**content, "model": {**content["model"], "vocab": without}, "added_tokens": []},
+    ):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(wrong))
+        with pytest.raises(FormatError, match="tokenizer.json is damaged .*: save the tokenizer again"):
+            ServedTokenizer(tmp_path, [2]).encode("an unknown word", keep_end=True)

@@ -287,7 +287,7 @@ def test_parents_are_made_and_removed_again(tmp_path: Path, monkeypatch: pytest.
     place = tmp_path / "a" / "b" / "model"
     patch: Callable[..., None] = monkeypatch.setattr
     with monkeypatch.context():
-        patch("tbt_compile.storage.model_folder._fingerprint", fail)
+        patch("tbt_compile.storage.model_folder.fingerprint", fail)
         with pytest.raises(FormatError, match="free some space"):
             save(place, 1)
     assert os.listdir(tmp_path) == []

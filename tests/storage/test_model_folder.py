@@ -97,7 +97,7 @@ def test_something_else_is_not_overwritten(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["model_folder.shutil.copyfile", "model_folder._fingerprint", "folder_draft.put_in_place"]
+    "step", ["model_folder.shutil.copyfile", "model_folder.fingerprint", "folder_draft.put_in_place"]
 )
 @pytest.mark.parametrize("before", ["nothing", "a model"])
 def test_an_interrupted_write_leaves_what_was_there(
@@ -219,7 +219,7 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], message
         ("frozen", "has format version 0, and this release reads version 1 of frozen models: save the model"),
         (
             "compiled",
-            "has format version 0, and this release reads version 7 of compiled models: lower the mo",
+            "has format version 0, and this release reads version 8 of compiled models: lower the mo",
         ),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_file_that_appears_while_the_model_is_written(
 ) -> None:
     """At any moment before the exchange, and between the last check and the exchange."""
     folder = write(tmp_path / "model")
-    for place in ("model_folder._fingerprint", "folder_draft.put_in_place"):
+    for place in ("model_folder.fingerprint", "folder_draft.put_in_place"):
         module, name = place.split(".")
         real = getattr(__import__(f"tbt_compile.storage.{module}", fromlist=[name]), name)
 
