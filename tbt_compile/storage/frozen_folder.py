@@ -175,13 +175,12 @@ def _empty_model(path: Path, name: str) -> nn.Module:
         raise FormatError(
             f"{path} holds a {name} that is not a transformers model: pass an instance, load(path, model=...)"
         )
-    kind = getattr(transformers, name, None)
-    is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
-    if not is_model:
+    kind: Any = getattr(transformers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise FormatError(
             f"{path} holds a {name}, which transformers {transformers.__version__} does not have"
         )
-    config = kind.config_class.from_pretrained(path)
+    config: Any = kind.config_class.from_pretrained(path)  # type: ignore[attr-defined]
     config.__dict__.pop(TENSORS, None)
     with torch.device("meta"):
         model = kind(config)
