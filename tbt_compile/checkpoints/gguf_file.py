@@ -7,13 +7,15 @@ codes with scales.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
@@ -24,6 +26,15 @@ from tbt_compile.errors import FormatError
 from tbt_compile.extras import require_extra
 
 _BITNET = "bitnet"
+_SENSELESS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 _FIELDS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -56,9 +67,21 @@ class GgufCheckpoint(Checkpoint):
             raise FormatError(f"{path} has the bytes of another CPU's order: convert it for this machine")
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._check_rotations(reader)
-        self.config = self._config(reader)
-        self.input_floor = FLOOR if self.architecture == _BITNET else None
-        self._names, self._processor = self._mapping()
+        with self._describing("describes a model that cannot be built"):
+            self.config = self._config(reader)
+            self.input_floor = FLOOR if self.architecture == _BITNET else None
+            self._names, self._processor = self._mapping()
+
+    @contextmanager
+    def _describing(self, what: str) -> Iterator[None]:
+        """Turn what the libraries raise of values that make no sense into an error that names the file."""
+        try:
+            yield
+        except FormatError:
+            raise
+        except _SENSELESS as error:
+            reason = " ".join(str(error).split())
+            raise FormatError(f"{self.path} {what} ({reason}): get the file again") from error
 
     def _check_rotations(self, reader: Any) -> None:
         """Refuse scaled rotations, which transformers does not read from GGUF."""
@@ -157,7 +180,8 @@ class GgufCheckpoint(Checkpoint):
                     f"{theirs} in {self.path} is {tensor.tensor_type.name}, which the gguf package does not "
                     "decode: expected another type"
                 ) from error
-        values = self._processor.process(values, name=theirs).weights
+        with self._describing(f"has a {theirs} that does not fit its config"):
+            values = self._processor.process(values, name=theirs).weights
         decoded = torch.from_numpy(np.ascontiguousarray(values))
         return decoded.bfloat16() if tensor.tensor_type is kind.BF16 else decoded
 
