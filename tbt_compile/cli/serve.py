@@ -35,7 +35,7 @@ def serve(
     """Serve a compiled model over HTTP, for OpenAI's clients: completions, chat, streams.
 
     Requests share the steps of one running batch; what is written for one does not depend on the others.
-    GET / shows a page to try the model, /docs the interface, /metrics counters for Prometheus.
+    GET / shows a page to try the model, /openapi.json the interface, /metrics counters for Prometheus.
 
     Examples:
 

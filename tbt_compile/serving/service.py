@@ -95,7 +95,13 @@ class Service:
             yield
             await asyncio.to_thread(self.close)
 
-        app = FastAPI(title="tbt serve", version=tbt_compile.__version__, lifespan=lifespan)
+        app = FastAPI(
+            title="tbt serve",
+            version=tbt_compile.__version__,
+            lifespan=lifespan,
+            docs_url=None,  # these pages load their scripts from other machines
+            redoc_url=None,
+        )
         answer_errors(app)
         app.post("/v1/completions", response_model=None)(self.completions)
         app.post("/v1/chat/completions", response_model=None)(self.chat)

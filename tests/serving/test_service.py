@@ -246,3 +246,13 @@ def test_a_tokenizer_that_contradicts_itself_is_damaged(llama_folder: Path, tmp_
         (tmp_path / "tokenizer.json").write_text(json.dumps(wrong))
         with pytest.raises(FormatError, match="tokenizer.json is damaged .*: save the tokenizer again"):
             ServedTokenizer(tmp_path, [2]).encode("an unknown word", keep_end=True)
+
+
+def test_no_page_loads_anything_from_elsewhere(llama_folder: Path) -> None:
+    service = Service(llama_folder, ServiceSettings(), num_threads=1)
+    client = TestClient(service.app)
+    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+    assert "/v1/completions" in client.get("/openapi.json").json()["paths"]
+    page = client.get("/").text
+    assert "https://" not in page and "http://" not in page.replace("http://www.w3.org/", "")
+    service.close(finish=False)
