@@ -5,7 +5,7 @@ On more of them PyTorch fails in the middle of a training, or reads on with posi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -48,6 +48,8 @@ def check_rows(model: Any, dataset: Any) -> None:
         raise DataError("there are no examples: expected at least one to train on or to score")
     positions, vocabulary = positions_of(model), getattr(model.config, "vocab_size", None)
     for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            return
         for name in ("input_ids", "labels"):
             if isinstance(ids := row.get(name), Sequence):
                 # Each text of a packed row has positions of its own.

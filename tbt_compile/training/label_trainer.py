@@ -7,6 +7,7 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedModel, Seq2SeqTrainer
@@ -202,10 +203,8 @@ def has_labels(dataset: Any) -> bool:
     """
     if not isinstance(dataset, RowDataset):
         return False
-    for row in dataset.rows:
-        labels = row["labels"]
-        if any(label != IGNORED_LABEL for label in (labels if isinstance(labels, list) else [labels])):
-            return True
+    if any(np.any(np.asarray(row.get("labels", IGNORED_LABEL)) != IGNORED_LABEL) for row in dataset.rows):
+        return True
     raise TrainingError(NO_LABELS)
 
 

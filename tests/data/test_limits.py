@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from models import bart, llama, t5
@@ -115,3 +116,13 @@ def test_scores_refuse_more_tokens_than_positions() -> None:
             evaluate_model(model, tokenizer(), pairs, decode)
     with pytest.raises(DataError, match="input_ids of example 0 are"):
         evaluate_model(short(), tokenizer(), pairs, DecodeSettings(30, 2, template=template))
+
+
+def test_a_list_of_rows_is_looked_at_and_other_data_is_not(tmp_path: Path) -> None:
+    arguments = Seq2SeqTrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    model = small_llama()
+    rows = [{"input_ids": [5, model.config.vocab_size], "labels": [5, 6]}]
+    with pytest.raises(DataError, match="vocabulary has"):
+        LabelTrainer(model, arguments, train_dataset=rows)
+    LabelTrainer(model, arguments, train_dataset=[(1, 2)])
+    LabelTrainer(model, arguments, train_dataset=datasets.Dataset.from_list(rows))
