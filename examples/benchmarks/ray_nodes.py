@@ -18,8 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.cluster_utils import Cluster
 from serving import make_folder
 
 from tbt_compile.bench.conditions import conditions
@@ -56,6 +54,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=5000, help="number of texts")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
+    import ray
+    from ray.cluster_utils import Cluster
+
     generator = random.Random(0)
     texts = [
         " ".join(f"w{generator.randrange(4000)}" for _ in range(generator.randint(1, 40)))

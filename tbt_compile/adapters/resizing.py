@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -19,7 +19,7 @@ def resize_quantized(model: PreTrainedModel) -> None:
     transformers puts a new `nn.Linear` in the place of one that is not tied. The model that is saved would
     then compute other logits than the one that is read back, which is prepared anew.
     """
-    model.resize_token_embeddings = MethodType(_resize, model)
+    model.resize_token_embeddings = partial(_resize, model)
 
 
 def _resize(model: PreTrainedModel, *args: Any, **kwargs: Any) -> nn.Embedding:

@@ -103,7 +103,18 @@ def test_prompts_need_a_template(tbt, checkpoint: Path, data: Path, tmp_path: Pa
         assert result.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
     scored = tbt(
-        "evaluate", checkpoint, "--data", data, "--template", "{source} :", "--json", "-", "--limit", 2
+        "evaluate",
+        checkpoint,
+        "--data",
+        data,
+        "--template",
+        "{source} :",
+        "--json",
+        "-",
+        "--limit",
+        2,
+        "--max-new-tokens",
+        8,
     )
     assert scored.json()["sentences"] == 2
 
