@@ -65,6 +65,8 @@ def evaluate(
     """
     from tbt_compile.cli.models import longest_source, open_model, prompt_template, tokenizer_of
     from tbt_compile.data.batches import TextLengths
+    from tbt_compile.data.records import load_split
+    from tbt_compile.data.text_pairs import pair_reader
     from tbt_compile.errors import DataError, FormatError
     from tbt_compile.evaluation import DecodeSettings, evaluate_model
     from tbt_compile.training import TrainJob
@@ -95,7 +97,7 @@ def evaluate(
         if str(json_path) != "-":
             out.print(score_table(f"{found['sentences']} examples", {str(folder): found}))
         return
-    pairs = _pairs(data, split, source_field, target_field)[:limit]
+    pairs = load_split(data, split, pair_reader(source_field, target_field))[:limit]
     with progress_bar("evaluating") as progress:
         decode = DecodeSettings(
             source_length,
@@ -149,25 +151,6 @@ def _score(model: Any, kind: str | None, tokenizer: Any, job: TrainJob, split: s
     if not scores:
         raise DataError("texts without classes give no accuracy: name their classes (--target-field)")
     return scores
-
-
-def _pairs(data: str, split: str, source_field: str, target_field: str) -> Any:
-    from tbt_compile.data.records import SPLITS, read_split
-    from tbt_compile.data.text_pairs import load_data, pair_reader, read_pairs
-    from tbt_compile.errors import DataError, did_you_mean
-
-    if data.endswith(".jsonl"):
-        return read_pairs(data, source_field, target_field)
-    if Path(data).is_dir():
-        return read_split(data, split, pair_reader(source_field, target_field))
-    if split not in SPLITS:
-        raise DataError(
-            f"unknown split {split!r}; known are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
-        )
-    pairs = getattr(load_data(data, source_field, target_field), split)
-    if not pairs:
-        raise DataError(f"{data} has no {split} split; choose another with --split")
-    return pairs
 
 
 def _show(folder: Path, scores: Any) -> None:

@@ -151,27 +151,6 @@ def read_splits(folder: str | Path, reader: Reader[T]) -> dict[str, tuple[T, ...
     return {split: tuple(read_lines(file, reader)) for split, file in files.items() if file.is_file()}
 
 
-def read_split(folder: str | Path, split: str, reader: Reader[T]) -> list[T]:
-    """Read one split from a folder.
-
-    Args:
-        folder: of the files.
-        split: a name in `SPLITS`.
-        reader: of the records.
-
-    Raises:
-        DataError: the folder has no such split, or the file is empty or malformed.
-    """
-    if split not in SPLITS:
-        raise DataError(
-            f"unknown split {split!r}; known are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
-        )
-    path = Path(folder) / f"{split}.jsonl"
-    if not path.is_file():
-        raise DataError(f"{folder} has no {split} split ({path.name}); choose another with --split")
-    return read_lines(path, reader)
-
-
 def read_hub(name: str, config: str | None, reader: Reader[T]) -> dict[str, tuple[T, ...]]:
     """Load a data set by its name on the hub, or from the local cache, with the `datasets` library.
 
@@ -225,3 +204,30 @@ def load_splits(where: str | Path, reader: Reader[T]) -> dict[str, tuple[T, ...]
         raise DataError(f"data folder {where} does not exist: expected a folder with train.jsonl")
     name, _, config = text.partition(":")
     return read_hub(name, config or None, reader)
+
+
+def load_split(where: str | Path, split: str, reader: Reader[T]) -> Sequence[T]:
+    """Load one split: of a folder of JSON lines, which needs no other, or of a data set by name.
+
+    Args:
+        where: as for `load_splits`; or a .jsonl file, which is the split.
+        split: a name in `SPLITS`; unused with a file.
+        reader: of the records.
+
+    Raises:
+        DataError: there is no such split, or it cannot be read.
+    """
+    if str(where).endswith(".jsonl"):
+        return read_lines(where, reader)
+    if split not in SPLITS:
+        raise DataError(
+            f"unknown split {split!r}; known are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
+        )
+    if Path(where).is_dir():
+        path = Path(where) / f"{split}.jsonl"
+        found: Sequence[T] = read_lines(path, reader) if path.is_file() else ()
+    else:
+        found = load_splits(where, reader).get(split, ())
+    if not found:
+        raise DataError(f"{where} has no {split} split; choose another with --split")
+    return found

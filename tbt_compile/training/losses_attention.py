@@ -53,7 +53,7 @@ class DirectionTerm(Term):
                     student_p = similarity(heads(own(), module), keep)
                     teacher_p = similarity(heads(other(), theirs), keep)
                     share = weight(inputs, of_stack(task, outputs, stack, partial(_pairs, kept)))
-                    losses.append(_masked_mse(student_p, teacher_p, _among(keep)) * share)
+                    losses.append(_masked_mse(student_p, teacher_p, among(keep)) * share)
             return torch.stack(losses).sum()
 
         return measure
@@ -144,12 +144,13 @@ _KEPT: tuple[Callable[[Stack], Tensor], ...] = (
 """Bool `[B, T]` for queries, keys and values: tokens that are compared with each other."""
 
 
-def _among(keep: Tensor) -> Tensor:
+def among(keep: Tensor) -> Tensor:
+    """Bool `[B, T, T]`: pairs of the tokens that `keep`, bool `[B, T]`, marks."""
     return keep[:, :, None] & keep[:, None, :]
 
 
 def _pairs(kept: Callable[[Stack], Tensor], stack: Stack) -> Tensor:
-    return _among(kept(stack))
+    return among(kept(stack))
 
 
 def _masked_mse(student: Tensor, teacher: Tensor, keep: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tbt_compile.training.losses_attention import heads, projections
+from tbt_compile.training.losses_attention import among, heads, projections
 from tbt_compile.training.settings import LossWeights, TrainingError
 from tbt_compile.training.shares import of_stack, weight
 from tbt_compile.training.tasks import Stack, Task, task_of
@@ -110,7 +110,7 @@ _KEPT = (_of_queries, _of_keys, _of_keys)
 
 
 def _pairs(kept: Tensor, documents: Tensor | None) -> Tensor:
-    pairs = kept[:, :, None] & kept[:, None, :]
+    pairs = among(kept)
     return pairs if documents is None else pairs & (documents[:, :, None] == documents[:, None, :])
 
 

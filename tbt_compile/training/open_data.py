@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from tbt_compile.data.labeled_texts import label_reader
 from tbt_compile.data.recordings import feature_extractor, recording_reader
-from tbt_compile.data.records import SPLITS, Reader, Record, load_splits, read_lines, read_split, text_at
+from tbt_compile.data.records import Reader, Record, load_split, load_splits, text_at
 from tbt_compile.data.text_pairs import pair_reader
-from tbt_compile.errors import DataError, did_you_mean
+from tbt_compile.errors import DataError
 from tbt_compile.training.job import TrainJob
 from tbt_compile.training.job_data import (
     JobData,
@@ -29,7 +29,7 @@ _Opened: TypeAlias = tuple[type[JobData], Reader[Any]]
 def open_data(
     job: TrainJob, kind: str, model: PreTrainedModel | None, folder: Path | None, split: str | None = None
 ) -> JobData:
-    """Read the data of a job. A file of JSON lines has only examples to score.
+    """Read the data of a job; of a named split alone, only examples to score.
 
     Args:
         job: the configuration.
@@ -53,27 +53,12 @@ def open_data(
             f"sources and targets for this one ({kind})"
         )
     data_class, reader = _KINDS[kind](job, model, folder)
-    if str(job.data).endswith(".jsonl"):
-        scored: Sequence[Any] = read_lines(job.data, reader)
-        return data_class(job, (), scored[: job.test_sentences], model)
-    if split is not None and Path(job.data).is_dir():
-        scored = read_split(job.data, split, reader)
-        return data_class(job, (), scored[: job.test_sentences], model)
+    if split is not None:
+        chosen = load_split(job.data, split, reader)
+        return data_class(job, (), chosen[: job.test_sentences], model)
     splits: dict[str, Sequence[Any]] = dict(load_splits(job.data, reader))
-    scored = _scored(splits, split, job)
+    scored = splits.get("test") or splits.get("validation") or ()
     return data_class(job, splits["train"], scored[: job.test_sentences], model)
-
-
-def _scored(splits: Mapping[str, Sequence[Any]], split: str | None, job: TrainJob) -> Sequence[Any]:
-    if split is None:
-        return splits.get("test") or splits.get("validation") or ()
-    if split not in SPLITS:
-        raise DataError(
-            f"unknown split {split!r}; known are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
-        )
-    if not splits.get(split):
-        raise DataError(f"{job.data} has no {split} split; choose another with --split")
-    return splits[split]
 
 
 def _pairs(job: TrainJob, _model: PreTrainedModel | None, _folder: Path | None) -> _Opened:
