@@ -23,6 +23,7 @@ from tbt_compile.modules.frozen import (
     FrozenActivation,
     FrozenWeight,
     drop_float_weights,
+    fold_dead_zone,
     is_frozen,
     is_placeholder,
 )
@@ -167,6 +168,12 @@ def _check_freezable(model: nn.Module) -> None:
             f"first is {unpackable[0]}): run the prepared model itself"
         )
     activations = [item for item in model.named_modules() if isinstance(item[1], ActivationQuantizer)]
+    shifted = [name for name, quantizer in activations if quantizer.learned and quantizer.offset is not None]
+    if shifted:
+        raise PlanError(
+            f"{len(shifted)} activations have a learned offset (the first is {shifted[0]}), which no kernel "
+            "subtracts: run the prepared model itself, or train without activation_offset"
+        )
     unset = [name for name, quantizer in activations if quantizer.learned and not quantizer.initialized]
     if unset:
         raise PlanError(
@@ -229,6 +236,8 @@ def _freeze_quantizers(model: nn.Module) -> None:
     """Replace every quantizer that has a frozen form; tied weights share one packed tensor."""
     packed: dict[tuple[Any, ...], FrozenWeight] = {}
     for _, module in list(iter_quantized(model)):
+        if getattr(getattr(module, "weight_quantizer", None), "dead_zone", 0.0):
+            fold_dead_zone(module)
         for name, quantizer in list(module.named_children()):
             if isinstance(quantizer, ActivationQuantizer) and _freezes(quantizer):
                 setattr(module, name, FrozenActivation.from_quantizer(quantizer))

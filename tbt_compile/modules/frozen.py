@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from tbt_compile.modules.calls import CallWithWeight
 from tbt_compile.modules.packed_view import PackedView
 from tbt_compile.ops import quantize
 from tbt_compile.quantizers import ActivationQuantizer, QuantTensor, WeightQuantizer
-from tbt_compile.quantizers.ops import widened
+from tbt_compile.quantizers.dead_zone import dead_zone_bias
 from tbt_compile.quantizers.state import Float32State
 
 ROWS = 1024
@@ -32,6 +34,8 @@ class FrozenWeight(Float32State):
             multiplies floats.
     """
 
+    dead_zone = 0.0  # freezing folds it into the bias
+
     def __init__(self, packed: Tensor, scale: Tensor, encoding: Encoding, columns: int) -> None:
         super().__init__()
         self.encoding, self.columns = encoding, columns
@@ -41,12 +45,13 @@ class FrozenWeight(Float32State):
     @classmethod
     def from_quantizer(cls, quantizer: WeightQuantizer, weight: Tensor) -> FrozenWeight:
         """Quantize the weight, float `[N, K]`, in blocks of rows, which do not depend on each other."""
-        frozen = cls.empty(quantizer.encoding, *weight.shape)
+        frozen, whole = cls.empty(quantizer.encoding, *weight.shape), weight.detach()
         with torch.no_grad():
             for start in range(0, len(weight), ROWS):
                 rows = slice(start, start + ROWS)
-                codes, scale = quantizer(widened(weight.detach()[rows]))
+                codes, scale = quantizer.quantize_rows(whole, rows)
                 frozen.packed[rows] = quantize.pack(codes, quantizer.encoding)
+                assert scale is not None
                 frozen.scale[rows] = scale
         return frozen
 
@@ -127,6 +132,16 @@ class FrozenActivation(Float32State):
 
     def extra_repr(self) -> str:
         return f"{self.encoding.value}, center={self.center}"
+
+
+def fold_dead_zone(module: Any) -> None:
+    """Add the dead weights of a linear layer to its bias, see `dead_zone_bias`; without one, it gets one."""
+    quantizer, weight = module.weight_quantizer, module.weight_rows
+    with torch.no_grad():
+        bias = dead_zone_bias(module.bias, weight, quantizer(weight), quantizer.dead_zone)
+    assert bias is not None
+    module.bias_added = module.bias is None
+    module.bias = _constant(bias)
 
 
 def is_frozen(model: nn.Module) -> bool:

@@ -38,6 +38,8 @@ def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
                 rows = quantizer.scale.shape[0]
                 shape = [rows, quantizer.columns]
                 operands[child] = {"encoding": quantizer.encoding.value, "shape": shape}
+                if getattr(module, "bias_added", False):
+                    operands[child]["bias"] = True
                 if quantizer.scale.shape[1] > 1:
                     operands[child]["groups"] = quantizer.scale.shape[1]
             elif isinstance(quantizer, FrozenActivation):
@@ -111,6 +113,12 @@ def install_quantizers(
             sites.append(SitePlan(kind, fqn, tuple(operands)))
     names = {owner: tuple(owned["names"]) for owner, owned in calls.items()}
     write_quantizers(model, recipe, sites, quantizers, names)
+    for entry in described:
+        weight = entry["operands"].get(f"weight{SUFFIX}", {})
+        if weight.get("bias"):
+            module: Any = model.get_submodule(entry["module"])
+            module.bias_added = True
+            module.bias = nn.Parameter(torch.empty(weight["shape"][0]), requires_grad=False)
 
 
 def write_quantizers(
