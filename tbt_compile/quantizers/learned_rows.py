@@ -84,6 +84,17 @@ class LearnedWeightQuantizer(StatefulWeightQuantizer):
         return QuantTensor(*_QuantizeRows.apply(some, leader.scale[rows], self.encoding, self.ste))
 
     @torch.no_grad()
+    def resize(self, weight: Tensor) -> None:
+        """Follow a weight that got more or fewer rows at its end; new rows start from their statistics."""
+        leader: Any = self.leader
+        kept, rows = leader.scale[: len(weight)], len(leader.scale)
+        if leader.initialized and len(weight) != rows:
+            fresh = stats_scale(widened(weight[rows:]), self.encoding).clamp_min(SMALLEST_SCALE)
+            leader.scale = nn.Parameter(torch.cat([kept, fresh]))
+        elif len(weight) != rows:
+            leader.scale = nn.Parameter(torch.ones(len(weight), 1, device=kept.device))
+
+    @torch.no_grad()
     def _prepare(self, weight: Tensor) -> None:
         """Set the scale, unless it is set."""
         if self._ready:

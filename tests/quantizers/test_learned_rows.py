@@ -1,6 +1,7 @@
 """ParetoQ's learned scales of rows against its definition, element by element."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import tbt_compile
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers.learned_rows import LearnedWeightQuantizer
 from tbt_compile.quantizers.weights import stats_scale
+
+RECIPE = tbt_compile.Recipe.parse("1-1-1", weight_method="learned")
 
 
 def paretoq(w: float, a: float, encoding: Encoding) -> float:
@@ -98,15 +101,37 @@ def test_rows_are_quantized_with_their_own_scales() -> None:
     assert torch.equal(some.scale, whole.scale[1:])
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_trained_model_freezes_to_what_it_computed(tied: bool) -> None:
+def llama(tied: bool) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, tie_word_embeddings=tied,
     )  # fmt: skip
-    recipe = tbt_compile.Recipe.parse("1-1-1", weight_method="learned")
-    model = tbt_compile.prepare(LlamaForCausalLM(config), recipe)
+    return LlamaForCausalLM(config)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("size", [70, 50])
+@pytest.mark.parametrize("seen", [True, False])
+def test_scales_follow_a_resized_vocabulary(tied: bool, size: int, seen: bool, tmp_path: Path) -> None:
+    model = tbt_compile.prepare(llama(tied), RECIPE)
+    ids = torch.arange(24).reshape(2, 12)
+    if seen:
+        model(input_ids=ids)
+    before = model.get_input_embeddings().weight_quantizer.scale.detach().clone()
+    model.resize_token_embeddings(size)
+    logits = model.eval()(input_ids=ids).logits
+    assert logits.shape[-1] == size
+    if seen:
+        kept = min(size, 60)
+        assert torch.equal(model.get_input_embeddings().weight_quantizer.scale[:kept], before[:kept])
+    model.save_pretrained(tmp_path)
+    assert torch.equal(tbt_compile.load_prepared(tmp_path).eval()(input_ids=ids).logits, logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_trained_model_freezes_to_what_it_computed(tied: bool) -> None:
+    model = tbt_compile.prepare(llama(tied), RECIPE)
     ids = torch.arange(24).reshape(2, 12)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(3):
