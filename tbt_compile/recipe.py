@@ -20,7 +20,7 @@ _CHOICES = {
     "attention": ("softmax", "bool"),
 }
 # Fields added later are written only if they differ from the default: older files and records stay equal.
-_LATER = ("initial_scale", "attention", "split", "block", "conv")
+_LATER = ("initial_scale", "attention", "split", "block", "conv", "hadamard")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Recipe:
         conv: whether Conv1d and Conv2d are quantized, as products of their windows with their weights
             (im2col). 1x1 convolutions without padding are linear layers, and quantized in any case; grouped,
             transposed and 3d convolutions never are.
+        hadamard: `fnmatch` patterns; the inputs of matching linear layers are rotated in blocks of a Hadamard
+            matrix before they are quantized, and the weights by the same (BitNet v2, see
+            `tbt_compile.quantizers.hadamard`). Its layers are those after attention and in the second place
+            of feed-forward blocks: `("*.out_proj", "*.fc2")` of BART, `("*.o_proj", "*.down_proj")` of Llama.
 
     >>> Recipe.parse("2-2-8")
     Recipe.parse('2-2-8')
@@ -80,6 +84,7 @@ class Recipe:
     split: tuple[str, ...] = ()
     block: int = 32
     conv: bool = False
+    hadamard: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("embedding_bits", "weight_bits", "activation_bits", "output_projection_activation_bits"):
@@ -96,7 +101,7 @@ class Recipe:
         for name in ("center_weights", "center_activations", "conv"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(f"recipe field {name}={getattr(self, name)!r}: expected True or False")
-        for name in ("exclude", "split"):
+        for name in ("exclude", "split", "hadamard"):
             patterns = getattr(self, name)
             if isinstance(patterns, str) or not isinstance(patterns, Iterable):
                 raise RecipeError(f"recipe field {name}={patterns!r}: expected a sequence of name patterns")
@@ -129,6 +134,8 @@ class Recipe:
             )
         if self.split and self.weight_bits != 1:
             raise RecipeError(f"recipe field split at {self.notation}: expected 1 bit for weights")
+        if self.hadamard and 32 in (self.weight_bits, self.activation_bits):
+            raise RecipeError(f"recipe field hadamard at {self.notation}: expected 8 bits or fewer, not 32")
 
     @classmethod
     def parse(cls, text: str | Recipe, **options: Any) -> Recipe:

@@ -88,7 +88,8 @@ class FrozenActivation(Float32State):
     """Replaces an `ActivationQuantizer`; `scale` is a float32 scalar, unused at 8 bits.
 
     `floor`, at 8 bits, is the least that the largest magnitude of a token counts as. A norm, if there is one,
-    comes first, as in the linear layers of BitNet (Wang et al. 2023). `reason` says why the encoding is
+    comes first, as in the linear layers of BitNet (Wang et al. 2023), then a rotation in blocks of `hadamard`
+    features (see `tbt_compile.quantizers.hadamard`), unless that is 0. `reason` says why the encoding is
     signed or not, if that is known.
     """
 
@@ -101,9 +102,10 @@ class FrozenActivation(Float32State):
         scale: Tensor,
         floor: float = 0.0,
         norm: nn.Module | None = None,
+        hadamard: int = 0,
     ) -> None:
         super().__init__()
-        self.encoding, self.center, self.floor = encoding, center, floor
+        self.encoding, self.center, self.floor, self.hadamard = encoding, center, floor, hadamard
         self.scale = _constant(scale.detach().clone())
         self.norm = norm
 
@@ -111,13 +113,14 @@ class FrozenActivation(Float32State):
     def from_quantizer(cls, quantizer: ActivationQuantizer) -> FrozenActivation:
         """Freeze the current scale of a quantizer."""
         scale = quantizer.effective_scale if quantizer.learned else torch.ones(())
-        frozen = cls(quantizer.encoding, quantizer.center, scale)
+        frozen = cls(quantizer.encoding, quantizer.center, scale, hadamard=quantizer.hadamard)
         frozen.reason = quantizer.reason
         return frozen
 
     def normalized(self, x: Tensor) -> Tensor:
         """What is quantized."""
-        return x if self.norm is None else self.norm(x)
+        x = x if self.norm is None else self.norm(x)
+        return torch.ops.tbt.hadamard(x, self.hadamard) if self.hadamard else x
 
     def forward(self, x: Tensor) -> QuantTensor:
         codes, scale = torch.ops.tbt.quantize(
@@ -126,7 +129,8 @@ class FrozenActivation(Float32State):
         return QuantTensor(codes, scale)
 
     def extra_repr(self) -> str:
-        return f"{self.encoding.value}, center={self.center}"
+        rotated = f", hadamard={self.hadamard}" if self.hadamard else ""
+        return f"{self.encoding.value}, center={self.center}{rotated}"
 
 
 def is_frozen(model: nn.Module) -> bool:

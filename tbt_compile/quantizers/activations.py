@@ -225,6 +225,7 @@ class ActivationQuantizer(Float32State):
     scale: nn.Parameter
     initialized: Tensor
     reason = ""  # why its encoding is signed or not, as the plan says it
+    hadamard = 0  # features that are rotated together before anything else; 0: none
 
     def __init__(
         self,

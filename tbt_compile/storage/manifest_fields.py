@@ -87,6 +87,7 @@ _OPERAND = {
     "center?": bool,
     "floor?": float,
     "rms_norm?": {"size": _size, "eps": float},
+    "hadamard?": _size,
     "why?": str,
 }
 _ARGUMENT = {
