@@ -168,12 +168,6 @@ def _check_freezable(model: nn.Module) -> None:
             f"first is {unpackable[0]}): run the prepared model itself"
         )
     activations = [item for item in model.named_modules() if isinstance(item[1], ActivationQuantizer)]
-    shifted = [name for name, quantizer in activations if quantizer.learned and quantizer.offset is not None]
-    if shifted:
-        raise PlanError(
-            f"{len(shifted)} activations have a learned offset (the first is {shifted[0]}), which no kernel "
-            "subtracts: run the prepared model itself, or train without activation_offset"
-        )
     unset = [name for name, quantizer in activations if quantizer.learned and not quantizer.initialized]
     if unset:
         raise PlanError(

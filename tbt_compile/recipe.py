@@ -31,6 +31,7 @@ _LATER = (
     "activation_ste",
     "activation_offset",
     "dead_zone",
+    "hadamard",
 )
 
 
@@ -63,8 +64,8 @@ class Recipe:
             weight bits).
         activation_method: "learned" is Eq. 11-14, "statistical" applies Eq. 1-5 per token, "sign" (one bit,
             BiBERT) has no scale.
-        activation_offset: learn a number that is subtracted before an activation is rounded (BiT,
-            arXiv:2205.13016). Such a model trains and runs, but cannot be frozen.
+        activation_offset: learn a number that is subtracted before an activation with a learned scale is
+            rounded, in place of the token's mean (BiT, arXiv:2205.13016).
         dead_zone: lambda of Tequila (arXiv:2509.23809): the weights of a linear layer whose ternary code is
             0 add `lambda * sum` of theirs to the bias of their row, and so keep a gradient; 0: they do not.
             Freezing folds it into the bias.
@@ -78,6 +79,10 @@ class Recipe:
         conv: whether Conv1d and Conv2d are quantized, as products of their windows with their weights
             (im2col). 1x1 convolutions without padding are linear layers, and quantized in any case; grouped,
             transposed and 3d convolutions never are.
+        hadamard: `fnmatch` patterns; the inputs of matching linear layers are rotated in blocks of a Hadamard
+            matrix before they are quantized, and the weights by the same (BitNet v2, see
+            `tbt_compile.quantizers.hadamard`). Its layers are those after attention and in the second place
+            of feed-forward blocks: `("*.out_proj", "*.fc2")` of BART, `("*.o_proj", "*.down_proj")` of Llama.
 
     >>> Recipe.parse("2-2-8")
     Recipe.parse('2-2-8')
@@ -104,6 +109,7 @@ class Recipe:
     split: tuple[str, ...] = ()
     block: int = 32
     conv: bool = False
+    hadamard: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("embedding_bits", "weight_bits", "activation_bits", "output_projection_activation_bits"):
@@ -120,7 +126,7 @@ class Recipe:
         for name in ("center_weights", "center_activations", "activation_offset", "conv"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(f"recipe field {name}={getattr(self, name)!r}: expected True or False")
-        for name in ("exclude", "split"):
+        for name in ("exclude", "split", "hadamard"):
             patterns = getattr(self, name)
             if isinstance(patterns, str) or not isinstance(patterns, Iterable):
                 raise RecipeError(f"recipe field {name}={patterns!r}: expected a sequence of name patterns")
@@ -155,6 +161,8 @@ class Recipe:
             )
         if self.split and self.weight_bits != 1:
             raise RecipeError(f"recipe field split at {self.notation}: expected 1 bit for weights")
+        if self.hadamard and 32 in (self.weight_bits, self.activation_bits):
+            raise RecipeError(f"recipe field hadamard at {self.notation}: expected 8 bits or fewer, not 32")
 
     @classmethod
     def parse(cls, text: str | Recipe, **options: Any) -> Recipe:

@@ -26,6 +26,7 @@ from tbt_compile.passes.prepare.trace_attention import OPERANDS, replace_product
 from tbt_compile.quantizers import ActivationQuantizer, quantized_embedding, quantized_linear
 from tbt_compile.quantizers.choose import weight_quantizer
 from tbt_compile.quantizers.dead_zone import dead_zone_bias
+from tbt_compile.quantizers.hadamard import RotatedActivationQuantizer
 from tbt_compile.quantizers.weights import StatefulWeightQuantizer
 from tbt_compile.recipe import Recipe
 
@@ -38,16 +39,27 @@ if TYPE_CHECKING:
 HOLDER = "quantizers"
 
 
-def build_activation_quantizer(encoding: Encoding, recipe: Recipe) -> ActivationQuantizer:
-    """Build the quantizer of an activation with the options of the recipe."""
-    return ActivationQuantizer(
-        encoding,
-        center=recipe.center_activations,
-        method=recipe.activation_method,
-        initial_scale=recipe.initial_scale,
-        ste=recipe.activation_ste,
-        offset=recipe.activation_offset,
-    )
+def build_activation_quantizer(encoding: Encoding, recipe: Recipe, hadamard: int = 0) -> ActivationQuantizer:
+    """Build the quantizer of an activation with the options of the recipe.
+
+    Args:
+        encoding: encoding of the activation.
+        recipe: its other options.
+        hadamard: features that are rotated together first; 0 for no rotation.
+
+    Returns:
+        The quantizer.
+    """
+    options: dict[str, Any] = {
+        "center": recipe.center_activations,
+        "method": recipe.activation_method,
+        "initial_scale": recipe.initial_scale,
+        "ste": recipe.activation_ste,
+        "offset": recipe.activation_offset,
+    }
+    if hadamard:
+        return RotatedActivationQuantizer(encoding, hadamard, **options)
+    return ActivationQuantizer(encoding, **options)
 
 
 def build_weight_quantizer(encoding: Encoding, context: PrepareContext, site: SitePlan) -> nn.Module:
@@ -92,7 +104,7 @@ def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module
             if operand.is_weight:
                 quantizer = build_weight_quantizer(operand.encoding, context, site)
             else:
-                quantizer = build_activation_quantizer(operand.encoding, context.recipe)
+                quantizer = build_activation_quantizer(operand.encoding, context.recipe, operand.hadamard)
                 quantizer.reason = operand.reason
             quantizers[site.fqn, operand.name] = quantizer
     for site in context.planned:

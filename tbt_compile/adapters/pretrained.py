@@ -149,7 +149,7 @@ def load_float(folder: str | Path) -> PreTrainedModel:
     """
     config, quantization = _quantized_config(folder)
     _refuse_frozen(folder, config)
-    model = _load_without_quantizers(_class_of(config), folder, config)
+    model = _load_as_stored(_class_of(config), folder, config)
     set_quantization(model.config, quantization)
     return model
 
@@ -278,6 +278,19 @@ def _reading(folder: str | Path) -> Iterator[None]:
 
 
 def _load_without_quantizers(loader: Any, folder: str | Path, config: PreTrainedConfig) -> PreTrainedModel:
+    """Load a model without its quantizers; weights that they expect rotated are rotated back."""
+    from tbt_compile.adapters import adapter_for
+    from tbt_compile.passes.prepare.rotated_weights import rotate_weights, rotated_layers
+
+    recipe = stored_recipe(config)
+    model = _load_as_stored(loader, folder, config)
+    if recipe is not None:
+        adapter = adapter_for(model)
+        rotate_weights(model, adapter, rotated_layers(model, adapter, recipe))
+    return model
+
+
+def _load_as_stored(loader: Any, folder: str | Path, config: PreTrainedConfig) -> PreTrainedModel:
     """Call `loader.from_pretrained`, with no quantization by this package in the config."""
     if quantization_of(config) is not None:
         set_quantization(config, None)

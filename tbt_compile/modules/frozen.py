@@ -93,11 +93,14 @@ class FrozenActivation(Float32State):
     """Replaces an `ActivationQuantizer`; `scale` is a float32 scalar, unused at 8 bits.
 
     `floor`, at 8 bits, is the least that the largest magnitude of a token counts as. A norm, if there is one,
-    comes first, as in the linear layers of BitNet (Wang et al. 2023). `reason` says why the encoding is
+    comes first, as in the linear layers of BitNet (Wang et al. 2023), then a rotation in blocks of `hadamard`
+    features (see `tbt_compile.quantizers.hadamard`), unless that is 0; then `offset`, a float32 `[1]`, is
+    subtracted. `reason` says why the encoding is
     signed or not, if that is known.
     """
 
     reason = ""
+    offset: nn.Parameter | None
 
     def __init__(
         self,
@@ -106,23 +109,29 @@ class FrozenActivation(Float32State):
         scale: Tensor,
         floor: float = 0.0,
         norm: nn.Module | None = None,
+        hadamard: int = 0,
+        offset: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.encoding, self.center, self.floor = encoding, center, floor
+        self.encoding, self.center, self.floor, self.hadamard = encoding, center, floor, hadamard
         self.scale = _constant(scale.detach().clone())
         self.norm = norm
+        self.register_parameter("offset", None if offset is None else _constant(offset.detach().clone()))
 
     @classmethod
     def from_quantizer(cls, quantizer: ActivationQuantizer) -> FrozenActivation:
         """Freeze the current scale of a quantizer."""
         scale = quantizer.effective_scale if quantizer.learned else torch.ones(())
-        frozen = cls(quantizer.encoding, quantizer.center, scale)
+        offset = quantizer.offset if quantizer.learned else None
+        frozen = cls(quantizer.encoding, quantizer.center, scale, hadamard=quantizer.hadamard, offset=offset)
         frozen.reason = quantizer.reason
         return frozen
 
     def normalized(self, x: Tensor) -> Tensor:
         """What is quantized."""
-        return x if self.norm is None else self.norm(x)
+        x = x if self.norm is None else self.norm(x)
+        x = torch.ops.tbt.hadamard(x, self.hadamard) if self.hadamard else x
+        return x if self.offset is None else x - self.offset
 
     def forward(self, x: Tensor) -> QuantTensor:
         codes, scale = torch.ops.tbt.quantize(
@@ -131,7 +140,8 @@ class FrozenActivation(Float32State):
         return QuantTensor(codes, scale)
 
     def extra_repr(self) -> str:
-        return f"{self.encoding.value}, center={self.center}"
+        rotated = f", hadamard={self.hadamard}" if self.hadamard else ""
+        return f"{self.encoding.value}, center={self.center}{rotated}"
 
 
 def fold_dead_zone(module: Any) -> None:

@@ -123,8 +123,8 @@ class ActivationQuantizer(Float32State):
 
     Parameters and buffers:
         scale: float32 `[1]`, positive; not a scalar, which cannot be sharded.
-        offset: float32 `[1]`, initially 0, subtracted from x before it is rounded, and not added again (BiT,
-            Liu et al. 2022, arXiv:2205.13016, section 3.2); None without `offset`.
+        offset: float32 `[1]`, initially 0, subtracted from x before it is rounded in place of the mean of the
+            token, and not added again (BiT, Liu et al. 2022, arXiv:2205.13016, section 3.2); None without.
         initialized: bool scalar, saved with the model. Until it is set, the first tensor seen initializes
             the scale: ternary to `2 * mean|x| / sqrt(maximum)` (LSQ), binary to `mean|x|`; with
             `initial_scale="l2"`, `least_squares_scale` refines that.
@@ -140,6 +140,7 @@ class ActivationQuantizer(Float32State):
     initialized: Tensor
     relaxation: Relaxation | None = None  # what training uses in place of the levels, for a while
     reason = ""  # why its encoding is signed or not, as the plan says it
+    hadamard = 0  # features that are rotated together before anything else; 0: none
 
     def __init__(
         self,
@@ -153,7 +154,8 @@ class ActivationQuantizer(Float32State):
     ) -> None:
         super().__init__()
         self.encoding, self.method, self.initial_scale, self.ste = encoding, method, initial_scale, ste
-        self.center = center and method != "sign" and encoding in (Encoding.BINARY, Encoding.TERNARY)
+        signed = encoding in (Encoding.BINARY, Encoding.TERNARY)
+        self.center = center and method != "sign" and signed and not (offset and self.learned)
         if self.learned:
             self.scale = nn.Parameter(torch.ones(1))
             self.register_parameter("offset", nn.Parameter(torch.zeros(1)) if offset else None)

@@ -86,9 +86,9 @@ def quantize_learned(
     Args:
         x: float `[..., D]`.
         parameter: the scale, `[1]`; it counts as positive.
-        offset: `[1]`, subtracted from x after centering, or None.
+        offset: `[1]`, subtracted from x in place of the mean of its row, or None.
         encoding: binary or ternary.
-        center: whether to subtract the mean of each row of x.
+        center: whether to subtract the mean of each row of x; not with an offset.
         ste: as in `Recipe.activation_ste`.
 
     Returns:
@@ -102,7 +102,7 @@ class _QuantizeLearned(torch.autograd.Function):
     """Eq. 11 and 13 with their gradients, Eq. 12 and 14, for x `[..., D]`, a scale and maybe an offset `[1]`.
 
     Returns codes `round(clip(x' / scale))` `[..., D]` and the scale `[]`, where x' is x minus its row mean
-    if `center`, minus the offset. The backward pass yields the paper's gradient of `codes * scale`, with
+    if `center`, or minus the offset. The backward pass yields the paper's gradient of `codes * scale`, with
     `ste="trust"` that of QuEST to x: 1 within half a step of a level. The scale is the parameter clamped to
     be positive; its gradient, and that of the offset, is multiplied by `factor`.
     """

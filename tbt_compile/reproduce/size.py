@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 import tbt_compile
 from tbt_compile.encoding import Encoding
 from tbt_compile.modules import iter_quantized
-from tbt_compile.quantizers import ActivationQuantizer
 from tbt_compile.quantizers.pruned import BlockPruner, blocks_of
 from tbt_compile.quantizers.split import SplitWeightQuantizer
 from tbt_compile.storage import model_folder
@@ -24,17 +23,12 @@ MIB = 2**20
 
 def size_mib(model: PreTrainedModel) -> float:
     """Size in MiB of a prepared model's tensors: of the file that `save` writes, else `counted_mib`."""
-    if any(_unpacked(module) for module in model.modules()):
+    unpacked = (BlockPruner, SplitWeightQuantizer)
+    if any(isinstance(module, unpacked) for module in model.modules()):
         return counted_mib(model)
     with tempfile.TemporaryDirectory() as folder:
         saved = tbt_compile.freeze(model).save(Path(folder) / "packed")
         return (saved / model_folder.KINDS[model_folder.FROZEN].tensors).stat().st_size / MIB
-
-
-def _unpacked(module: nn.Module) -> bool:
-    """Whether a module keeps its model from being frozen."""
-    shifted = isinstance(module, ActivationQuantizer) and module.learned and module.offset is not None
-    return shifted or isinstance(module, BlockPruner | SplitWeightQuantizer)
 
 
 def float_mib(model: PreTrainedModel) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from tbt_compile.adapters.quantization_config import quantization_of, set_quantization
 from tbt_compile.data.batches import Corpus
 from tbt_compile.errors import MethodError
 from tbt_compile.modules import iter_quantized
@@ -107,6 +108,7 @@ def split_copy(ternary: PreTrainedModel, narrow: PreTrainedModel, recipe: Recipe
     """
     latent = ternary.state_dict()
     narrow.load_state_dict({name: latent[name] for name in narrow.state_dict()})
+    set_quantization(narrow.config, quantization_of(ternary.config))  # which may have rotated weights
     binary = prepare(narrow, recipe)
     for _, module in iter_quantized(binary):
         quantizer: Any = getattr(module, "weight_quantizer", None)
