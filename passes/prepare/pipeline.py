@@ -9,7 +9,7 @@ from tbt_compile.passes.prepare.context import PrepareContext
 from tbt_compile.passes.prepare.find_sites import FindSites
 from tbt_compile.passes.prepare.insert_quantizers import InsertQuantizers
 from tbt_compile.passes.prepare.plan import CheckLowering, MakePlan
-from tbt_compile.passes.prepare.rotate import PlanRotations, RotateWeights
+from tbt_compile.passes.prepare.rotate import FindRotated, PlanRotations, RotateWeights
 from tbt_compile.passes.prepare.write_back import WriteBack
 
 # `PLAN` only reads the model; `PREPARE` changes it.
@@ -28,6 +28,7 @@ PREPARE: Pipeline[PrepareContext] = Pipeline(
     "prepare",
     (
         *PLAN.passes,
+        FindRotated(),  # weights that are not what the recipe makes of them
         InsertQuantizers(),  # the graph becomes the quantized reference
         WriteBack(),  # the same quantizers go into the eager model
         RotateWeights(),  # weights that belong to rotated inputs

@@ -52,28 +52,51 @@ def rotated_site(context: PrepareContext, name: str, block: int) -> SitePlan:
 
 @dataclass(frozen=True)
 class PlanRotations:
-    """Note the rotation of every layer that the recipe's `hadamard` names.
+    """Note the rotation of every input that the recipe's `hadamard` names.
 
-    Needs: the plan. Leaves: in the plan, rotated inputs with signed encodings; in `context.to_rotate`, the
-    layers whose weights are not yet what the recipe makes of them: those of a model that was saved with a
-    recipe are rotated as that one says. The model and its graph are not changed. Raises `PlanError` for a
-    pattern that matches no linear layer, and for a layer that cannot be rotated.
+    Needs: the plan. Leaves: in the plan, rotated inputs with signed encodings; the model and its graph are
+    not changed. Raises `PlanError` for a pattern that matches no linear layer, and for a layer that cannot be
+    rotated.
     """
 
     name: str = "plan-rotations"
 
     def apply(self, context: PrepareContext) -> PassResult:
-        saved_with = context.adapter.stored_recipe(context.model)
-        before = rotated_layers(context.model, context.adapter, saved_with) if saved_with else {}
-        after = rotated_layers(context.model, context.adapter, context.recipe)
-        blocks = {**before, **after}
+        blocks = rotated_layers(context.model, context.adapter, context.recipe)
         for name in blocks:
             check_own_weight(context.model, name)
-        sites = {name: rotated_site(context, name, block) for name, block in after.items()}
+        sites = {name: rotated_site(context, name, block) for name, block in blocks.items()}
         planned = tuple(sites.get(site.fqn, site) for site in context.planned)
         context.plan = replace(context.planned, sites=planned)
+        return PassResult(len(blocks), "inputs are rotated" if blocks else "")
+
+
+@dataclass(frozen=True)
+class FindRotated:
+    """Find the weights that are not yet what the recipe makes of them.
+
+    A model that was saved with a recipe has weights that are rotated as that one says.
+
+    Needs: the plan. Leaves: `context.to_rotate`. Raises `PlanError` for weights of which it is not known
+    whether they are rotated.
+    """
+
+    name: str = "find-rotated"
+
+    def apply(self, context: PrepareContext) -> PassResult:
+        model, adapter = context.model, context.adapter
+        saved_with = adapter.stored_recipe(model)
+        before = rotated_layers(model, adapter, saved_with) if saved_with else {}
+        if before and not adapter.has_saved_weights(model, before):
+            raise PlanError(
+                f"the config of this {type(model).__name__} names a recipe that rotates weights, but its "
+                "weights are not those of the folder that it names: load it by from_pretrained, or set "
+                "config.quantization_config to None if they are not rotated"
+            )
+        after = rotated_layers(model, adapter, context.recipe)
+        blocks = {**before, **after}
         context.to_rotate = {name: blocks[name] for name in blocks if (name in before) != (name in after)}
-        return PassResult(len(after), "inputs are rotated" if after else "")
+        return PassResult(len(context.to_rotate), "weights to rotate" if context.to_rotate else "")
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,18 @@ def rotate_weights(model: nn.Module, adapter: Adapter, blocks: Mapping[str, int]
         rows.copy_(butterflies(rows, block))
 
 
+def rotate_back(model: nn.Module, adapter: Adapter, recipe: Recipe | None) -> None:
+    """Make latent weights that were trained with a recipe those of a model without quantizers, in place.
+
+    Args:
+        model: holds the weights.
+        adapter: of the model.
+        recipe: that they were trained with; None if they never were rotated.
+    """
+    if recipe is not None:
+        rotate_weights(model, adapter, rotated_layers(model, adapter, recipe))
+
+
 def check_own_weight(model: nn.Module, name: str) -> None:
     """Refuse to rotate the weight of a layer that another one reads, or that is computed.
 
