@@ -29,6 +29,7 @@ CHANGES = {
         _change("offset", "offset of activations (BiT)", options={"activation_offset": True}),
         _change("learned-rows", "learned scales of rows (ParetoQ)", options={"weight_method": "learned"}),
         _change("dead-zone", "bias of the dead zone (Tequila)", ("2-2-2",), options={"dead_zone": 1e-3}),
+        _change("hadamard", "rotated inputs (BitNet v2)", options={"hadamard": ("*.out_proj", "*.fc2")}),
         _change("soft-weights", "soft levels that harden (Hestia)", settings={"soft_weights": 0.5}),
         _change("warm-up", "warm-up of quantization", settings={"quantization_warmup": 0.3}),
         _change(
