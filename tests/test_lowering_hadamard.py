@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from compiled_tools import eager_tokens, prompts, sources
+from kernel_tools import runnable
 from models import PAD, VOCABULARY, bart, llama
 from torch import nn
 from transformers import PreTrainedModel
@@ -98,6 +99,16 @@ def _assert_equal_logits(frozen: Any, compiled: Any, ids: Any, mask: Any, two_pa
         found += [session.step(fed[:, step : step + 1]).copy() for step in range(fed.shape[1])]
         for step, logits in enumerate(found):
             assert np.array_equal(logits, expected[:, first + step])
+
+
+@pytest.mark.parametrize("cpu", runnable("x86-64", "haswell", "skylake-avx512")[1:])
+def test_other_instruction_sets_have_the_same_bits(cpu: str, tmp_path: Path) -> None:
+    for name, notation in (("bart", "1-1-8"), ("llama", "2-2-2")):
+        frozen = tbt_compile.freeze(trained(name, notation)[0])
+        two_parts = frozen.module.config.is_encoder_decoder
+        ids, mask = sources(PAD) if two_parts else prompts(PAD)
+        tbt_compile.lower(frozen, target=cpu).save(tmp_path / name)
+        _assert_equal_logits(frozen, tbt_compile.load(tmp_path / name), ids, mask, two_parts)
 
 
 @pytest.mark.parametrize("name", CASES)
