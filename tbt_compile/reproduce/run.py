@@ -191,6 +191,7 @@ class _Work:
                 "citation": method.citation,
                 "recipe": trained.get("recipe"),
                 "loss": {name: trained[name] for name in ("weights", "terms", "layers") if name in trained},
+                "settings": trained.get("settings"),
                 "outcome": record.get("outcome"),
                 "scores": scores(student, self.tokenizer, task, self.steps.report, title),
                 "size_mib": size_mib(student),
