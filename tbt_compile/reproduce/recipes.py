@@ -36,6 +36,8 @@ CHANGES = {
             "decay", "weight decay in the first half", settings={"weight_decay": 0.05, "decay_share": 0.5}
         ),
         _change("average", "average of the steps", settings={"average": 0.99}),
+        _change("updates", "four times the steps, a quarter of the batch", updates=4),
+        _change("plus", "those steps, trust gradient of weights", options={"ste": "trust"}, updates=4),
         _change("relations", "attention relations (BitDistill)", weights=LossWeights(relations=1.0)),
     )
 }

@@ -20,7 +20,7 @@ from tbt_compile.errors import LoweringError, MethodError, PlanError
 from tbt_compile.modules import iter_quantized
 from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.recipe import Recipe
-from tbt_compile.training import TrainingError, TrainingRun, new_model
+from tbt_compile.training import TrainingError, TrainingRun, TrainSettings, new_model
 from tbt_compile.training.methods import METHODS, get_method
 from tbt_compile.training.methods.binarybert import narrow_copy, split_copy
 from tbt_compile.training.methods.blockpruning import (
@@ -200,3 +200,14 @@ def test_what_has_no_compiled_form_is_refused_by_name() -> None:
     prepared, _ = run_once(get_method("bibert").recipe("1-1-1"))
     with pytest.raises(LoweringError, match=r"no compiled operator takes .*model\.encoder\.layers\.0\.fc1"):
         lower(prepared)
+
+
+def test_a_method_may_make_more_updates_with_the_same_examples() -> None:
+    method = replace(METHODS["tbt"], updates=4)
+    settings = TrainSettings(steps=10, batch_size=64)
+    found = method.more_updates(settings, 1000)
+    assert (found.steps, found.batch_size) == (40, 16)
+    by_epochs = method.more_updates(TrainSettings(epochs=2, batch_size=64), 640)
+    assert (by_epochs.steps, by_epochs.batch_size) == (80, 16)
+    with pytest.raises(MethodError, match="divides batches by 4, and 10 examples cannot be"):
+        method.more_updates(TrainSettings(batch_size=10), 100)

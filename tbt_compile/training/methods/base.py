@@ -12,7 +12,7 @@ from tbt_compile.data.batches import Corpus
 from tbt_compile.errors import MethodError
 from tbt_compile.recipe import Recipe
 from tbt_compile.training.run import TrainingRun
-from tbt_compile.training.settings import LossWeights
+from tbt_compile.training.settings import LossWeights, TrainSettings
 from tbt_compile.training.stages import distill
 from tbt_compile.training.terms import Objective
 
@@ -32,6 +32,7 @@ class Method:
         options: recipe options other than the bits.
         weights: of the distillation loss terms.
         settings: of training, in place of those of the run.
+        updates: how many times as many steps to make, with as much smaller batches.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: LossWeights = field(default_factory=LossWeights)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    updates: int = 1
 
     def recipe(self, notation: str) -> Recipe:
         """The recipe of the student.
@@ -84,8 +86,28 @@ class Method:
             MethodError: the method does not support these bits.
             TrainingError: the folder holds a run with other settings, data or teacher.
         """
-        run = replace(run, settings=replace(run.settings, **self.settings))
+        run = replace(run, settings=replace(self.more_updates(run.settings, len(corpus)), **self.settings))
         return self.train(teacher, notation, corpus, run.titled(f"{self.title} {notation}"))
+
+    def more_updates(self, settings: TrainSettings, examples: int) -> TrainSettings:
+        """Settings with `updates` times as many steps, on the same number of examples.
+
+        Args:
+            settings: of the run.
+            examples: in the training set.
+
+        Raises:
+            MethodError: the batch cannot be divided.
+        """
+        if self.updates == 1:
+            return settings
+        batch, rest = divmod(settings.batch_size, self.updates)
+        if rest:
+            raise MethodError(
+                f"method {self.name!r} divides batches by {self.updates}, and {settings.batch_size} examples "
+                "cannot be: choose a multiple as the batch size"
+            )
+        return replace(settings, batch_size=batch, steps=settings.total_steps(examples) * self.updates)
 
     def train(
         self, teacher: PreTrainedModel, notation: str, corpus: Corpus, run: TrainingRun
