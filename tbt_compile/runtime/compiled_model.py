@@ -28,7 +28,8 @@ from tbt_compile.runtime.generation.shortlist import Shortlist
 from tbt_compile.runtime.generation.validation import count
 from tbt_compile.runtime.input_checks import Limits, checked_sources
 from tbt_compile.runtime.source_input import Features, SourceInput
-from tbt_compile.runtime.speech import OPTIONS, SpeechModel, SpeechSettings, transcribe
+from tbt_compile.runtime.speech import OPTIONS, SpeechModel, transcribe
+from tbt_compile.runtime.speech_settings import SpeechSettings
 from tbt_compile.storage import model_folder
 
 SHORTLIST = "shortlist"
@@ -291,11 +292,12 @@ class CompiledModel(CompiledLibrary):
         """Generate from speech; the arguments are those of `generate`."""
         audio, frames = self._source.audio(input_ids, attention_mask, given)
         options = {name: given.pop(name) for name in OPTIONS if name in given}
-        settings, size = self._settings.replace(**given), self.description["vocabulary"]
-        model = SpeechModel(lambda windows: self._open(windows, self._source.mask(windows)), self._search)
-        return worker_threads.run(
-            lambda: transcribe(model, speech, audio, frames, settings, vocabulary=size, **options)
-        )
+        options["vocabulary"] = self.description["vocabulary"]
+        settings, model = self._settings.replace(**given), self._speech_model()
+        return worker_threads.run(lambda: transcribe(model, speech, audio, frames, settings, **options))
+
+    def _speech_model(self) -> SpeechModel:
+        return SpeechModel(lambda windows: self._open(windows, self._source.mask(windows)), self._search)
 
     def _open(self, source: Array, mask: Tokens, num_threads: int | None = None) -> DecoderSession:
         if self.is_encoder_decoder:

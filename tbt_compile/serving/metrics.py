@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from tbt_compile.runtime.continuous import Engine
-
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Busy(Protocol):
+    """What does the work of a service."""
+
+    @property
+    def waiting(self) -> int:
+        """Outputs that wait."""
+
+    @property
+    def running(self) -> int:
+        """Outputs that are being written."""
 
 
 class Metrics:
     """Counters of one service.
 
     Args:
-        engine: its queue is measured when the metrics are read.
+        busy: is asked when the metrics are read.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, busy: Busy) -> None:
+        self.busy = busy
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "tbt_requests", "Requests by route and status", ["route", "status"], registry=registry
@@ -33,8 +44,8 @@ class Metrics:
         )
         waiting = Gauge("tbt_waiting_outputs", "Outputs that wait for a row", registry=registry)
         running = Gauge("tbt_running_outputs", "Outputs that are being written", registry=registry)
-        waiting.set_function(lambda: engine.waiting)
-        running.set_function(lambda: engine.running)
+        waiting.set_function(lambda: busy.waiting)
+        running.set_function(lambda: busy.running)
 
     def text(self) -> bytes:
         """All values, as a scrape reads them."""

@@ -112,6 +112,14 @@ class ServedTokenizer:
             ) from error
         return list(self._encoded(text, False))
 
+    def plain(self, text: str) -> list[int]:
+        """Token ids of a text, without those that the tokenizer adds.
+
+        Raises:
+            ServingError: the text is no Unicode.
+        """
+        return list(self._encoded(text, False))
+
     def _encoded(self, text: str, add_special_tokens: bool) -> list[int]:
         try:
             text.encode("utf-8")

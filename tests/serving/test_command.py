@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-RUN = [sys.executable, "-c", "from tbt_compile.cli import main; main()", "serve"]
+from served import RUN, served
 
 
 @pytest.fixture(scope="module")
 def server(llama_folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running service with a key, and its address."""
-    command = [
-        *RUN,
-        str(llama_folder),
-        "--port",
-        "0",
-        "--name",
-        "tiny",
-        "--threads",
-        "1",
-        "--api-key",
-        "secret",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r"at (http://127.0.0.1:\d+)", line):
-                break
-        else:
-            pytest.fail("the service did not start")
-        yield process, found[1]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) in (0, 130)
+    with served(llama_folder, "--name", "tiny", "--api-key", "secret") as running:
+        yield running
 
 
 def client_of(address: str, key: str = "secret") -> Any:

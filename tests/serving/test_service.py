@@ -11,16 +11,17 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tbt_compile.errors import FormatError
-from tbt_compile.serving.service import Service, ServiceSettings
+from tbt_compile.serving.service import Service
+from tbt_compile.serving.settings import ServiceSettings
 from tbt_compile.serving.tokenizing import ServedTokenizer
 
 PROMPT = "w1 w2 w3"
 
 
 def expected(service: Service, prompt: str, **settings: Any) -> str:
-    ids = service.tokenizer.encode(prompt, keep_end=False)
+    ids = service.routes.tokenizer.encode(prompt, keep_end=False)
     tokens = service.model.generate([ids], [[1] * len(ids)], num_beams=1, **settings)
-    return service.tokenizer.decode(tokens[0, len(ids) :].tolist())
+    return service.routes.tokenizer.decode(tokens[0, len(ids) :].tolist())
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -39,8 +40,8 @@ def test_a_completion_is_what_generate_writes(service: Service, client: TestClie
 
 
 def test_prompts_of_every_form(service: Service, client: TestClient) -> None:
-    ids = service.tokenizer.encode(PROMPT, keep_end=False)
-    other = service.tokenizer.encode("w9", keep_end=False)
+    ids = service.routes.tokenizer.encode(PROMPT, keep_end=False)
+    other = service.routes.tokenizer.encode("w9", keep_end=False)
     for prompt, texts in (
         ([PROMPT, "w9"], [PROMPT, "w9"]),
         (ids, [PROMPT]),
@@ -189,10 +190,10 @@ def test_texts_that_are_no_unicode_and_templates_that_fail(service: Service, cli
         answer = client.post(f"/v1/{route}", content=json.dumps(given), headers=kind)
         assert answer.status_code == 400
         assert "nicode" in answer.json()["error"]["message"]
-    template = service.tokenizer._template
-    service.tokenizer._template = template.environment.from_string("{{ 1 / 0 }}")
+    template = service.routes.tokenizer._template
+    service.routes.tokenizer._template = template.environment.from_string("{{ 1 / 0 }}")
     answer = client.post("/v1/chat/completions", json=asked)
-    service.tokenizer._template = template
+    service.routes.tokenizer._template = template
     assert (answer.status_code, "ZeroDivisionError" in answer.json()["error"]["message"]) == (400, True)
 
 
@@ -220,7 +221,7 @@ def test_a_full_queue_and_a_timeout(llama_folder: Path) -> None:
         held.wait(30)
 
     chosen = service.model._settings.replace(max_new_tokens=2)
-    service.engine.submit([service.engine.prepare([5], chosen, 0, hold, lambda _how: None)])
+    service.routes.engine.submit([service.routes.engine.prepare([5], chosen, 0, hold, lambda _how: None)])
     assert begun.wait(30)
     full = client.post("/v1/completions", json={"prompt": PROMPT, "n": 3, "temperature": 1})
     held.set()
@@ -229,7 +230,7 @@ def test_a_full_queue_and_a_timeout(llama_folder: Path) -> None:
     slow = client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 200})
     assert slow.status_code == 504
     service.settings.__dict__["timeout"] = 60.0
-    assert service.engine.running <= 1
+    assert service.routes.engine.running <= 1
     service.close(finish=False)
 
 
