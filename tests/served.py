@@ -34,5 +34,6 @@ def served(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str],
         try:
             yield process, found[1]
         finally:
-            process.send_signal(signal.SIGINT)
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
             assert process.wait(60) in (0, 130)

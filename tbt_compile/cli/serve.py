@@ -26,6 +26,9 @@ def serve(
     queue: Annotated[int, typer.Option(help="Outputs that may wait; more are answered 429.", min=0)] = 256,
     threads: Annotated[int | None, typer.Option(help="Threads of a step (default: all CPUs).", min=1)] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens of a prompt or source.", min=1)] = 4096,
+    prompt_cache: Annotated[
+        int, typer.Option(help="MiB of prompts that are kept, to read what begins alike once; 0: off.", min=0)
+    ] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.", min=0.001)] = 300.0,
     max_audio: Annotated[float, typer.Option(help="Seconds of a recording.", min=0.001)] = 1800.0,
     max_body: Annotated[
@@ -65,7 +68,15 @@ def serve(
             f"warning: {host} is reachable from other machines, and no --api-key is set", style="yellow"
         )
     settings = ServiceSettings(
-        name or folder.resolve().name, rows, queue, max_body, max_tokens, max_audio, timeout, api_key
+        name=name or folder.resolve().name,
+        most_rows=rows,
+        most_waiting=queue,
+        most_bytes=max_body,
+        most_tokens=max_tokens,
+        most_seconds=max_audio,
+        prompt_bytes=prompt_cache * 2**20,
+        timeout=timeout,
+        api_key=api_key,
     )
     with spinner(f"loading {folder}"), _installed():
         service = Service(folder, settings, threads, Checks.of(check, public_key))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tbt_compile.runtime.prompt_cache import PromptCache
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -26,9 +31,10 @@ class Metrics:
 
     Args:
         busy: is asked when the metrics are read.
+        prompts: that are kept, or None.
     """
 
-    def __init__(self, busy: Busy) -> None:
+    def __init__(self, busy: Busy, prompts: PromptCache | None = None) -> None:
         self.busy = busy
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
@@ -46,10 +52,27 @@ class Metrics:
         running = Gauge("tbt_running_outputs", "Outputs that are being written", registry=registry)
         waiting.set_function(lambda: busy.waiting)
         running.set_function(lambda: busy.running)
+        if prompts is not None:
+            registry.register(_KeptPrompts(prompts))
 
     def text(self) -> bytes:
         """All values, as a scrape reads them."""
         return generate_latest(self._registry)
+
+
+class _KeptPrompts(Collector):
+    """What a cache of prompts counts itself."""
+
+    def __init__(self, prompts: PromptCache) -> None:
+        self._prompts = prompts
+
+    def collect(self) -> Iterator[Metric]:
+        """Its counters and its size, as they are now."""
+        kept = self._prompts
+        yield CounterMetricFamily("tbt_prompt_cache_lookups", "Prompts looked up", value=kept.prompts)
+        yield CounterMetricFamily("tbt_prompt_cache_hits", "Prompts that were kept in part", value=kept.hits)
+        yield CounterMetricFamily("tbt_prompt_cache_tokens", "Tokens not read anew", value=kept.reused)
+        yield GaugeMetricFamily("tbt_prompt_cache_bytes", "Bytes of kept prompts", value=kept.bytes)
 
 
 class Counted:

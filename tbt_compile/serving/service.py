@@ -84,6 +84,7 @@ class Service:
         app.get("/v1/models")(self.models)
         app.get("/v1/models/{name:path}", response_model=None)(self.one_model)
         app.get("/health")(self.health)
+        app.head("/health", include_in_schema=False)(self.health)
         app.get("/metrics", response_class=Response)(self.read_metrics)
         app.get("/", response_class=HTMLResponse)(self.page)
         if self.settings.api_key is not None:  # the last that is added is the outermost

@@ -8,6 +8,7 @@ from fastapi import HTTPException
 
 BYTES_OF_TEXT = 2**20
 BYTES_OF_AUDIO = 25 * 2**20
+PROMPT_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ServiceSettings:
             `BYTES_OF_AUDIO` for a model that transcribes.
         most_tokens: of a prompt or source; attention over a long source takes memory by its square.
         most_seconds: of a recording.
+        prompt_bytes: that kept prompts may take, of a model that can keep them; see `keep_prompts`.
         timeout: seconds that an answer may take; then it is 504, or a stream ends in an error.
         api_key: that requests have to bring; None: none.
     """
@@ -32,6 +34,7 @@ class ServiceSettings:
     most_bytes: int | None = None
     most_tokens: int = 4096
     most_seconds: float = 1800.0
+    prompt_bytes: int = PROMPT_BYTES
     timeout: float = 300.0
     api_key: str | None = None
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tbt_compile.errors import ServingError, TbtError
+from tbt_compile.runtime.batching import StoppedError
 from tbt_compile.runtime.compiled_model import CompiledModel
 from tbt_compile.runtime.continuous import Engine
+from tbt_compile.runtime.generation import GenerationSettings, Tokens
 from tbt_compile.runtime.served_model import ServedModel
 from tbt_compile.serving.answers import Answer, event
 from tbt_compile.serving.limits import refusal
@@ -22,6 +25,7 @@ from tbt_compile.serving.outputs import Doorbell, Outputs
 from tbt_compile.serving.schema import ChatRequest, CompletionRequest, Sampled, TranslateRequest
 from tbt_compile.serving.settings import ServiceSettings, check_name
 from tbt_compile.serving.tokenizing import ServedTokenizer
+from tbt_compile.serving.turns import Turns, unless_gone
 
 
 class TextRoutes:
@@ -38,12 +42,14 @@ class TextRoutes:
     """
 
     def __init__(self, model: CompiledModel, folder: Path, settings: ServiceSettings) -> None:
-        self.model, self.settings = model, settings
+        self.model, self.folder, self.settings = model, folder, settings
+        model.keep_prompts(settings.prompt_bytes if model.can_keep_prompts else 0)
         self._served = ServedModel(model)
+        self._sources = model._limits.source.vocabulary
         self.tokenizer = ServedTokenizer(folder, model._settings.eos_token_id)
         self.engine = Engine(self._served, settings.most_rows, settings.most_waiting)
-        self.metrics = Metrics(self.engine)
-        self._translating = asyncio.Semaphore(1)
+        self.metrics = Metrics(self.engine, model.prompts)
+        self._translating = Turns(settings.most_waiting, settings.timeout)
         self._bell: Doorbell | None = None
 
     def add_to(self, app: FastAPI) -> None:
@@ -64,30 +70,41 @@ class TextRoutes:
             f"{self.settings.name!r} reads text, not audio: use /v1/completions, or serve a Whisper model"
         )
 
-    async def completions(self, request: CompletionRequest) -> Response:
+    async def completions(self, http: Request, request: CompletionRequest) -> Response:
         """Continue prompts; a sequence-to-sequence model answers sources."""
         prompts = await asyncio.to_thread(self._all_ids, request.prompts())
-        return await self._answer(request, prompts, request.max_tokens, chat=False)
+        return await self._answer(http, request, prompts, request.max_tokens, chat=False)
 
-    async def chat(self, request: ChatRequest) -> Response:
+    async def chat(self, http: Request, request: ChatRequest) -> Response:
         """Answer a conversation, by the model's chat template."""
         messages = [message.plain() for message in request.messages]
         ids = self._checked(await asyncio.to_thread(self.tokenizer.chat, messages))
         most = request.max_completion_tokens or request.max_tokens
-        if most is None:  # OpenAI's default is what the model has room for
+        if most is None and self.model._settings.max_new_tokens is None:
+            # Neither request nor model says: OpenAI's default is what the model has room for.
             longest = self._served.longest
             most = None if longest is None else max(1, longest + 1 - len(ids))
-        return await self._answer(request, [ids], most, chat=True)
+        return await self._answer(http, request, [ids], most, chat=True)
 
     async def translate(self, request: TranslateRequest) -> dict[str, Any]:
         """Texts through an encoder-decoder, by the search of its generation config or with beams."""
         sources = await asyncio.to_thread(self._all_ids, request.texts)
         chosen = {name: value for name, value in request.model_dump().items() if name != "texts" and value}
-        async with self._translating:
-            rows = await asyncio.to_thread(self.model.generate_many, sources, **chosen)
+        rows = await self._translating.take(lambda stop: self._translated(sources, chosen, stop))
         self.metrics.prompt_tokens.inc(sum(map(len, sources)))
         self.metrics.new_tokens.inc(sum(len(row) - 1 for row in rows))
         return {"texts": [self.tokenizer.decode(row.tolist()) for row in rows]}
+
+    def _translated(
+        self, sources: Sequence[list[int]], chosen: dict[str, Any], stop: threading.Event
+    ) -> list[Tokens]:
+        """The outputs of sources; between two batches it is asked whether somebody still waits."""
+
+        def go_on(_done: int, _all: int) -> None:
+            if stop.is_set():
+                raise StoppedError
+
+        return self.model.generate_many(sources, progress=go_on, **chosen)
 
     def _doorbell(self) -> Doorbell:
         """That of the running event loop."""
@@ -105,17 +122,53 @@ class TextRoutes:
         ]
 
     def _checked(self, ids: list[int]) -> list[int]:
+        """Check a prompt.
+
+        Raises:
+            ServingError: it is empty or too long, or holds tokens that there are not.
+        """
+        if not ids:
+            raise ServingError("the prompt is empty: expected at least one token")
+        size = self._sources
+        if min(ids) < 0 or max(ids) >= size:
+            wrong = next(token for token in ids if not 0 <= token < size)
+            raise ServingError(f"prompt: token {wrong}: expected ids from 0 to {size - 1}")
         if len(ids) > self.settings.most_tokens:
             raise ServingError(
                 f"a prompt of {len(ids)} tokens: this service takes at most {self.settings.most_tokens}"
             )
         return ids
 
+    def _check_room(self, prompts: Sequence[list[int]], settings: GenerationSettings) -> None:
+        """Check that the positions of the model suffice for prompts and new tokens.
+
+        Raises:
+            ServingError: they do not.
+        """
+        longest, most = self._served.longest, settings.max_new_tokens
+        if longest is None or most is None:
+            return
+        prompt = 0 if self._served.has_encoder else max(map(len, prompts))
+        if prompt + most - 1 > longest:
+            before = "" if self._served.has_encoder else f"a prompt of {prompt} tokens and "
+            raise ServingError(
+                f"{before}max_tokens={most} are more than the model's {longest} positions: lower max_tokens"
+                + ("" if self._served.has_encoder else ", or shorten the prompt")
+            )
+
     async def _answer(
-        self, request: Sampled, prompts: Sequence[list[int]], most: int | None, *, chat: bool
+        self,
+        http: Request,
+        request: Sampled,
+        prompts: Sequence[list[int]],
+        most: int | None,
+        *,
+        chat: bool,
     ) -> Response:
         check_name(self.settings, request.model)
+        request.check_tokens(self._served.vocabulary)
         settings = self.model._settings.replace(**request.changes(self.model.description["sampling"], most))
+        self._check_room(prompts, settings)
         start = time.perf_counter()
         outputs = Outputs(
             self.engine,
@@ -134,6 +187,9 @@ class TextRoutes:
             return StreamingResponse(
                 self._streamed(outputs, answer, start, usage), media_type="text/event-stream"
             )
+        return await unless_gone(http, self._whole(outputs, answer, start))
+
+    async def _whole(self, outputs: Outputs, answer: Answer, start: float) -> Response:
         finish = [""] * len(outputs.texts)
         async for piece in outputs:
             self._count(answer, piece.tokens, start)
