@@ -251,6 +251,24 @@ def test_every_byte_of_a_header_may_be_wrong(client: TestClient) -> None:
             assert answer.status_code in (200, 400), (form, place, answer.text)
 
 
+def test_no_form_is_answered_by_an_error_of_the_service(service: Service) -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    from hypothesis import HealthCheck, given, settings
+    from schemathesis.checks import not_a_server_error
+
+    schema = schemathesis.openapi.from_asgi("/openapi.json", service.app)
+    (operation,) = [
+        found.ok() for found in schema.get_all_operations() if found.ok().path.endswith("transcriptions")
+    ]
+
+    @given(case=operation.as_strategy())
+    @settings(max_examples=20, suppress_health_check=list(HealthCheck), deadline=None)
+    def answered(case: Any) -> None:
+        case.call_and_validate(checks=[not_a_server_error])
+
+    answered()
+
+
 def test_text_routes_are_refused(client: TestClient) -> None:
     for path in ("/v1/completions", "/v1/chat/completions", "/translate"):
         answer = client.post(path, json={"prompt": "w1"})
