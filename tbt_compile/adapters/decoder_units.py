@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicCache
 
 from tbt_compile.adapters.decode_settings import decode_settings
 from tbt_compile.adapters.unit_limits import bounds_of, decoder_limits, table_rows
-from tbt_compile.adapters.units import ExportUnits, capture_unit, stepping
+from tbt_compile.adapters.units import ExportUnits, capture_unit, cheap_layers, stepping
 from tbt_compile.errors import LoweringError
 from tbt_compile.ops.exact import exact
 from tbt_compile.passes.lowering.context import CacheSlot, LoweringContext
@@ -156,7 +156,7 @@ def _several_tokens(model: PreTrainedModel, grown: tuple[CacheSlot, ...]) -> Low
     positions = ((mask.cumsum(1) - 1) * mask).contiguous()
     past = _PROMPT - _NEW
     try:
-        with torch.no_grad(), exact():
+        with torch.no_grad(), cheap_layers(), exact():
             whole = FirstStep(model)(ids, mask, positions)
             start = FirstStep(model)(ids[:, :past], mask[:, :past], positions[:, :past])
             caches = [tensor.contiguous() for tensor in start[1:]]
