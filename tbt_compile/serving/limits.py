@@ -36,7 +36,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        body, more = b"", not declared.isdigit() or int(declared) <= self.most
+        body, more = bytearray(), not declared.isdigit() or int(declared) <= self.most
         while more:
             try:
                 message = await asyncio.wait_for(receive(), _SILENCE)
@@ -52,7 +52,7 @@ class BodyLimit:
                 break
         else:
             if not declared.isdigit() or int(declared) <= self.most:
-                await self.app(scope, _replayed(body, receive), send)
+                await self.app(scope, _replayed(bytes(body), receive), send)
                 return
         refusal = error(f"the request is larger than {self.most} bytes, the limit of this service")
         await JSONResponse(refusal, 413)(scope, receive, send)

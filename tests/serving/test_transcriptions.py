@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,14 @@ def test_no_form_is_answered_by_an_error_of_the_service(service: Service) -> Non
         case.call_and_validate(checks=[not_a_server_error])
 
     answered()
+
+
+def test_a_soak_of_recordings(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "examples" / "benchmarks")
+    import serving_soak
+
+    options = Namespace(requests=24, part=12, clients=3, threads=1, json=tmp_path / "soak.jsonl")
+    assert serving_soak.soak(folder, options) == []
 
 
 def test_text_routes_are_refused(client: TestClient) -> None:
