@@ -23,6 +23,27 @@ def centre(x: Floats) -> Floats:
     return (x - mean).astype(_F32)
 
 
+def hadamard(x: Floats, block: int) -> Floats:
+    """Each block of x times a Hadamard matrix over the root of its size, one element after the other.
+
+    Args:
+        x: float32 [..., K].
+        block: a power of two that divides K.
+
+    Returns:
+        float32 [..., K].
+    """
+    y = x.astype(_F32)
+    half = 1
+    while half < block:
+        for i in range(y.shape[-1]):
+            if not i & half:
+                a, b = y[..., i].copy(), y[..., i + half].copy()
+                y[..., i], y[..., i + half] = a + b, a - b
+        half *= 2
+    return (y * _F32(block**-0.5)).astype(_F32)
+
+
 def quantize(x: Floats, encoding: Encoding, scale: float, center: bool = False) -> tuple[Integers, Floats]:
     """Quantize activations.
 

@@ -23,6 +23,7 @@ from tbt_compile.modules.frozen import (
     FrozenActivation,
     FrozenWeight,
     drop_float_weights,
+    fold_dead_zone,
     is_frozen,
     is_placeholder,
 )
@@ -229,6 +230,8 @@ def _freeze_quantizers(model: nn.Module) -> None:
     """Replace every quantizer that has a frozen form; tied weights share one packed tensor."""
     packed: dict[tuple[Any, ...], FrozenWeight] = {}
     for _, module in list(iter_quantized(model)):
+        if getattr(getattr(module, "weight_quantizer", None), "dead_zone", 0.0):
+            fold_dead_zone(module)
         for name, quantizer in list(module.named_children()):
             if isinstance(quantizer, ActivationQuantizer) and _freezes(quantizer):
                 setattr(module, name, FrozenActivation.from_quantizer(quantizer))

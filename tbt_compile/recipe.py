@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,15 +13,26 @@ from tbt_compile.errors import RecipeError, did_you_mean
 
 _NOTATION = re.compile(r"(\d+)-(\d+)-(\d+)")
 _CHOICES = {
-    "ste": ("clipped", "identity"),
+    "ste": ("clipped", "identity", "trust"),
+    "activation_ste": ("clipped", "trust"),
     "gelu": ("signed", "nonnegative"),
-    "weight_method": ("stats", "l2", "sign", "scaled", "pruned"),
+    "weight_method": ("stats", "l2", "learned", "sign", "scaled", "pruned"),
     "activation_method": ("learned", "statistical", "sign"),
     "initial_scale": ("magnitude", "l2"),
     "attention": ("softmax", "bool"),
 }
 # Fields added later are written only if they differ from the default: older files and records stay equal.
-_LATER = ("initial_scale", "attention", "split", "block", "conv")
+_LATER = (
+    "initial_scale",
+    "attention",
+    "split",
+    "block",
+    "conv",
+    "activation_ste",
+    "activation_offset",
+    "dead_zone",
+    "hadamard",
+)
 
 
 @dataclass(frozen=True)
@@ -39,14 +51,24 @@ class Recipe:
         center_weights: subtract the row mean before quantizing a weight (Eq. 8 and 9).
         center_activations: subtract the token mean before quantizing a signed activation (X' of Eq. 11-14).
         ste: straight-through estimator of weights. "identity" passes every gradient, as the paper's
-            released code does; "clipped" is Eq. 10, which zeroes the gradient of weights beyond the scale.
+            released code does; "clipped" is Eq. 10, which zeroes the gradient of weights beyond the scale;
+            "trust" zeroes that of weights farther from their level than half a step (QuEST,
+            arXiv:2502.05003).
+        activation_ste: straight-through estimator of activations with learned scales. "clipped" is that of
+            Eq. 12 and 14; "trust" passes half a step more on either side, as QuEST does.
         gelu: category of GELU outputs. "signed" follows the data flow (GELU reaches -0.17);
             "nonnegative" puts them in the paper's first category and clips negative values to zero.
         weight_method: "stats" is Eq. 8-9, "l2" is TWN/BWN (Eq. 1-5), both per output row. From other
-            papers: "sign" (BiBERT), "scaled" with a learned factor (QuantBart), and "pruned" (movement
-            pruning in blocks of `block` rows and columns, at 32 weight bits).
+            papers: "learned" has a learned scale per row (ParetoQ), "scaled" a learned factor (QuantBart),
+            "sign" is BiBERT's, and "pruned" prunes blocks of `block` rows and columns by movement (at 32
+            weight bits).
         activation_method: "learned" is Eq. 11-14, "statistical" applies Eq. 1-5 per token, "sign" (one bit,
             BiBERT) has no scale.
+        activation_offset: learn a number that is subtracted before an activation with a learned scale is
+            rounded, in place of the token's mean (BiT, arXiv:2205.13016).
+        dead_zone: lambda of Tequila (arXiv:2509.23809): the weights of a linear layer whose ternary code is
+            0 add `lambda * sum` of theirs to the bias of their row, and so keep a gradient; 0: they do not.
+            Freezing folds it into the bias.
         initial_scale: how a learned scale is initialized from the first tensor seen. "magnitude" is a
             multiple of the mean magnitude (LSQ), "l2" a nearby scale with least squared error.
         attention: "softmax", or "bool": one-bit attention weights, 1 where the score is not negative
@@ -57,6 +79,10 @@ class Recipe:
         conv: whether Conv1d and Conv2d are quantized, as products of their windows with their weights
             (im2col). 1x1 convolutions without padding are linear layers, and quantized in any case; grouped,
             transposed and 3d convolutions never are.
+        hadamard: `fnmatch` patterns; the inputs of matching linear layers are rotated in blocks of a Hadamard
+            matrix before they are quantized, and the weights by the same (BitNet v2, see
+            `tbt_compile.quantizers.hadamard`). Its layers are those after attention and in the second place
+            of feed-forward blocks: `("*.out_proj", "*.fc2")` of BART, `("*.o_proj", "*.down_proj")` of Llama.
 
     >>> Recipe.parse("2-2-8")
     Recipe.parse('2-2-8')
@@ -75,11 +101,15 @@ class Recipe:
     gelu: str = "signed"
     weight_method: str = "stats"
     activation_method: str = "learned"
+    activation_ste: str = "clipped"
+    activation_offset: bool = False
+    dead_zone: float = 0.0
     initial_scale: str = "magnitude"
     attention: str = "softmax"
     split: tuple[str, ...] = ()
     block: int = 32
     conv: bool = False
+    hadamard: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("embedding_bits", "weight_bits", "activation_bits", "output_projection_activation_bits"):
@@ -93,10 +123,10 @@ class Recipe:
                 raise RecipeError(
                     f"recipe field {name}={getattr(self, name)!r}: expected one of {', '.join(choices)}"
                 )
-        for name in ("center_weights", "center_activations", "conv"):
+        for name in ("center_weights", "center_activations", "activation_offset", "conv"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(f"recipe field {name}={getattr(self, name)!r}: expected True or False")
-        for name in ("exclude", "split"):
+        for name in ("exclude", "split", "hadamard"):
             patterns = getattr(self, name)
             if isinstance(patterns, str) or not isinstance(patterns, Iterable):
                 raise RecipeError(f"recipe field {name}={patterns!r}: expected a sequence of name patterns")
@@ -105,6 +135,8 @@ class Recipe:
                     raise RecipeError(f"recipe field {name} holds {pattern!r}: expected patterns of names")
             object.__setattr__(self, name, tuple(patterns))
         self._require_bits()
+        if type(self.dead_zone) not in (int, float) or not 0 <= self.dead_zone < math.inf:
+            raise RecipeError(f"recipe field dead_zone={self.dead_zone!r}: expected a number, 0 or more")
         if type(self.block) is not int or self.block < 1:
             raise RecipeError(f"recipe field block={self.block!r}: expected a number of rows, 1 or more")
 
@@ -129,6 +161,8 @@ class Recipe:
             )
         if self.split and self.weight_bits != 1:
             raise RecipeError(f"recipe field split at {self.notation}: expected 1 bit for weights")
+        if self.hadamard and 32 in (self.weight_bits, self.activation_bits):
+            raise RecipeError(f"recipe field hadamard at {self.notation}: expected 8 bits or fewer, not 32")
 
     @classmethod
     def parse(cls, text: str | Recipe, **options: Any) -> Recipe:

@@ -1,5 +1,7 @@
 """Recipes: notation, options, the registry, and what they refuse."""
 
+import json
+
 import pytest
 
 from tbt_compile.encoding import Encoding
@@ -75,6 +77,7 @@ def test_encodings_of_the_papers_activation_categories():
         ("1-1-1", {"weight_method": "pruned"}, "weight_method='pruned' at 1-1-1: expected 32 bits"),
         ("2-2-2", {"split": ("*.fc1",)}, "split at 2-2-2: expected 1 bit"),
         ("32-32-32", {"weight_method": "pruned", "block": 0}, "block=0"),
+        ("2-2-32", {"hadamard": ("*.fc2",)}, "hadamard at 2-2-32: expected 8 bits or fewer"),
     ],
 )
 def test_methods_that_need_certain_bits(notation, options, message):
@@ -83,7 +86,13 @@ def test_methods_that_need_certain_bits(notation, options, message):
 
 
 def test_files_of_earlier_versions_keep_their_meaning():
-    assert not {"attention", "split", "block"} & Recipe.parse("2-2-2").to_dict().keys()
+    assert not {"attention", "split", "block", "hadamard"} & Recipe.parse("2-2-2").to_dict().keys()
     later = Recipe.parse("1-1-8", split=("*.fc1",))
     assert later.to_dict()["split"] == ["*.fc1"]
     assert Recipe.from_dict(later.to_dict()) == later
+    rotated = Recipe.parse("2-2-8", hadamard=["*.out_proj", "*.fc2"])
+    assert rotated.to_dict()["hadamard"] == ["*.out_proj", "*.fc2"]
+    assert Recipe.from_dict(json.loads(json.dumps(rotated.to_dict()))) == rotated
+    assert eval(repr(rotated), {"Recipe": Recipe}) == rotated
+    with pytest.raises(RecipeError, match="hadamard=.*: expected a sequence of name patterns"):
+        Recipe.parse("2-2-2", hadamard="*.fc2")

@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 from tbt_compile.codegen.importer.registry import ATEN, TBT, Call, converter
+from tbt_compile.codegen.kernels.dot import hadamard
 from tbt_compile.codegen.kernels.float_ops.spec import AnySize
 from tbt_compile.codegen.kernels.linear import float32, linear
 from tbt_compile.codegen.tvm_api import Expr, relax, static_size
@@ -42,9 +43,20 @@ def convert_bit_linear(call: Call) -> Expr:
         call.isa,
         op.function,
         op.floor or None,
+        op.hadamard or None,
     )
     args = [x, op.x_scale, op.packed, op.weight_scale, *bias]
     return call.reshape(call.kernel(spec, linear.linear, args, [rows, outputs]), [*lead, outputs])
+
+
+@converter(TBT.hadamard.default)
+def convert_hadamard(call: Call) -> Expr:
+    """`tbt::hadamard(x, block)` where no linear layer takes it over: x `[..., K]` -> `[..., K]`."""
+    x = call.operands.x
+    *lead, columns = x.ty.shape
+    spec = hadamard.HadamardSpec(int(columns), call.operands.block, call.isa)
+    rows = [prod(lead), columns]
+    return call.reshape(call.kernel(spec, hadamard.hadamard, [call.reshape(x, rows)], rows), [*lead, columns])
 
 
 @converter(ATEN.linear.default)

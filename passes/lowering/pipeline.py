@@ -12,6 +12,7 @@ from tbt_compile.passes.lowering.fuse_add_layer_norm import FuseAddLayerNorm
 from tbt_compile.passes.lowering.fuse_attention import FuseAttention
 from tbt_compile.passes.lowering.fuse_attention_products import FuseAttentionProducts
 from tbt_compile.passes.lowering.fuse_embedding import FuseEmbedding
+from tbt_compile.passes.lowering.fuse_hadamard import FuseHadamard
 from tbt_compile.passes.lowering.fuse_linear import FuseLinear
 from tbt_compile.passes.lowering.fuse_linear_activation import FuseLinearActivation
 from tbt_compile.passes.lowering.fuse_masked_softmax import FuseMaskedSoftmax
@@ -26,6 +27,7 @@ def lowering_pipeline() -> Pipeline[LoweringContext]:
         [
             CleanUp(),  # identities, empty concatenation operands, assertions
             FuseLinear(),  # quantize, product, scales, bias -> bit_linear
+            FuseHadamard(),  # rotation of the input -> bit_linear
             FuseLinearActivation(),  # activation -> epilogue of bit_linear
             FuseEmbedding(),  # unpack, lookup, scales -> bit_embedding
             FuseAttentionProducts(),  # QK^T and PV on packed keys and values

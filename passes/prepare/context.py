@@ -31,6 +31,8 @@ class PrepareContext:
         signs: the sign decision of every node, by node name.
         sites: the operations that can be quantized, by module.
         plan: what will be quantized, and why.
+        to_rotate: the linear layers whose weights have to be rotated or rotated back, with the sizes of the
+            blocks.
         quantizers: the quantizer modules by (module name, operand name), shared by the graph and the eager
             model.
     """
@@ -45,6 +47,7 @@ class PrepareContext:
     signs: dict[str, Decision] = field(default_factory=dict)
     sites: list[FoundSite] = field(default_factory=list)
     plan: QuantPlan | None = None
+    to_rotate: dict[str, int] = field(default_factory=dict)
     quantizers: dict[tuple[str, str], nn.Module] = field(default_factory=dict)
 
     def graphs(self) -> Mapping[str, fx.GraphModule]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from tbt_compile.encoding import Encoding
+from tbt_compile.errors import PlanError
 from tbt_compile.modules.calls import (
     QuantizedCall,
     QuantizedEmbeddingCall,
@@ -24,6 +25,8 @@ from tbt_compile.passes.prepare.sites import Call, CallSite, SiteKind
 from tbt_compile.passes.prepare.trace_attention import OPERANDS, replace_product, untranspose
 from tbt_compile.quantizers import ActivationQuantizer, quantized_embedding, quantized_linear
 from tbt_compile.quantizers.choose import weight_quantizer
+from tbt_compile.quantizers.dead_zone import dead_zone_bias
+from tbt_compile.quantizers.hadamard import RotatedActivationQuantizer
 from tbt_compile.quantizers.weights import StatefulWeightQuantizer
 from tbt_compile.recipe import Recipe
 
@@ -36,14 +39,27 @@ if TYPE_CHECKING:
 HOLDER = "quantizers"
 
 
-def build_activation_quantizer(encoding: Encoding, recipe: Recipe) -> ActivationQuantizer:
-    """Build the quantizer of an activation with the options of the recipe."""
-    return ActivationQuantizer(
-        encoding,
-        center=recipe.center_activations,
-        method=recipe.activation_method,
-        initial_scale=recipe.initial_scale,
-    )
+def build_activation_quantizer(encoding: Encoding, recipe: Recipe, hadamard: int = 0) -> ActivationQuantizer:
+    """Build the quantizer of an activation with the options of the recipe.
+
+    Args:
+        encoding: encoding of the activation.
+        recipe: its other options.
+        hadamard: features that are rotated together first; 0 for no rotation.
+
+    Returns:
+        The quantizer.
+    """
+    options: dict[str, Any] = {
+        "center": recipe.center_activations,
+        "method": recipe.activation_method,
+        "initial_scale": recipe.initial_scale,
+        "ste": recipe.activation_ste,
+        "offset": recipe.activation_offset,
+    }
+    if hadamard:
+        return RotatedActivationQuantizer(encoding, hadamard, **options)
+    return ActivationQuantizer(encoding, **options)
 
 
 def build_weight_quantizer(encoding: Encoding, context: PrepareContext, site: SitePlan) -> nn.Module:
@@ -56,6 +72,9 @@ def build_weight_quantizer(encoding: Encoding, context: PrepareContext, site: Si
 
     Returns:
         The quantizer, for a weight with one row per output.
+
+    Raises:
+        PlanError: the recipe has a dead zone, and a call no bias.
     """
     if site.shape is None:
         module = context.model.get_submodule(site.fqn)
@@ -66,7 +85,15 @@ def build_weight_quantizer(encoding: Encoding, context: PrepareContext, site: Si
     else:
         rows, columns = site.shape
     split = excluded_site(site, context.recipe.split) is not None
-    return weight_quantizer(context.recipe, encoding, rows, columns, split)
+    quantizer = weight_quantizer(context.recipe, encoding, rows, columns, split)
+    if context.recipe.dead_zone and encoding is Encoding.TERNARY and site.kind is not SiteKind.EMBEDDING:
+        if site.is_call:
+            raise PlanError(
+                f"recipe field dead_zone={context.recipe.dead_zone}: {site.fqn} is a call of a function, "
+                "which has no bias to add the dead weights to; leave the field out, or exclude the module"
+            )
+        quantizer.dead_zone = context.recipe.dead_zone
+    return quantizer
 
 
 def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module]:
@@ -77,7 +104,7 @@ def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module
             if operand.is_weight:
                 quantizer = build_weight_quantizer(operand.encoding, context, site)
             else:
-                quantizer = build_activation_quantizer(operand.encoding, context.recipe)
+                quantizer = build_activation_quantizer(operand.encoding, context.recipe, operand.hadamard)
                 quantizer.reason = operand.reason
             quantizers[site.fqn, operand.name] = quantizer
     for site in context.planned:
@@ -103,7 +130,11 @@ def insert_linear(graph: fx.Graph, call: Call, prefix: str) -> None:
         if node.target is aten.addmm.default:
             weight = graph.call_function(aten.t.default, (weight,))
         x = graph.call_module(f"{prefix}input", (x,))
-        weight = graph.call_module(f"{prefix}weight", (weight,))
+        latent, weight = weight, graph.call_module(f"{prefix}weight", (weight,))
+        owner: Any = graph.owning_module
+        share = owner.get_submodule(f"{prefix}weight").dead_zone
+        if share:
+            bias = graph.call_function(dead_zone_bias, (bias, latent, weight, share))
         output = graph.call_function(quantized_linear, (x, weight, bias))
     _replace(graph, node, output)
 

@@ -14,9 +14,15 @@ from tbt_compile.modules.computed_weights import stored_weight
 from tbt_compile.modules.interception import split_call
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.check_autocast import ADVICE, AUTOCAST
-from tbt_compile.passes.prepare.classify import Decision, Sign
+from tbt_compile.passes.prepare.classify import Decision
 from tbt_compile.passes.prepare.dataflow import Dataflow
-from tbt_compile.passes.prepare.site_plan import Operand, SitePlan, excluded_by, excluded_site
+from tbt_compile.passes.prepare.site_plan import (
+    Operand,
+    SitePlan,
+    activation_operand,
+    excluded_by,
+    excluded_site,
+)
 from tbt_compile.passes.prepare.sites import FoundSite, SiteKind, caller_of
 from tbt_compile.passes.prepare.unquantized import Unquantized, remaining_parameters
 from tbt_compile.recipe import Recipe
@@ -242,7 +248,7 @@ def _plan_site(
 ) -> SitePlan:
     if site.kind is SiteKind.ATTENTION:
         bits = recipe.activation_bits
-        operands = [_activation(site, name, bits, signs) for name in site.calls[0].operands]
+        operands = [activation_operand(site, name, bits, signs) for name in site.calls[0].operands]
         return SitePlan(site.kind, site.fqn, tuple(operands), calls=site.call_sites)
     owner = owners.get(id(weight_of(site, model)))
     tied_to = None if owner == site.fqn else owner
@@ -256,7 +262,7 @@ def _plan_site(
     bits = recipe.activation_bits
     if site.kind is SiteKind.OUTPUT_PROJECTION and bits != 32:
         bits = 32 if weight_bits == 32 else recipe.output_projection_activation_bits
-    both = (_activation(site, "input", bits, signs), weight)
+    both = (activation_operand(site, "input", bits, signs), weight)
     return SitePlan(site.kind, site.fqn, both, tied_to, site.call_sites, site.shape)
 
 
@@ -265,15 +271,6 @@ def weight_of(site: FoundSite, model: nn.Module) -> Any:
     if site.call_sites:
         return model.get_parameter(next(iter(site.readers))) if len(site.readers) == 1 else None
     return stored_weight(model.get_submodule(site.fqn))
-
-
-def _activation(site: FoundSite, name: str, bits: int, signs: dict[str, Decision]) -> Operand:
-    """Choose the encoding of an activation: signed if the operand is signed in any call of the site."""
-    nodes = [call.operands[name] for call in site.calls]
-    inside = Decision(Sign.NONNEG, "output of softmax")
-    decisions = [inside if node is None else signs[node.name] for node in nodes]
-    decision = next((decision for decision in decisions if decision.signed), decisions[0])
-    return Operand(name, Encoding.for_activation(bits, decision.signed), str(decision))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tbt_compile.encoding import Encoding
+from tbt_compile.passes.prepare.classify import Decision, Sign
 from tbt_compile.passes.prepare.sites import CallSite, FoundSite, SiteKind, caller_of, site_name
 
 
@@ -17,11 +18,37 @@ class Operand:
     name: str
     encoding: Encoding
     reason: str
+    hadamard: int = 0
+    """Features that are rotated together before they are quantized; 0: none."""
 
     @property
     def is_weight(self) -> bool:
         """Whether it is a parameter of the model, quantized from the statistics of its rows."""
         return self.name == "weight"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The operand as JSON-ready values."""
+        values = {"name": self.name, "encoding": self.encoding.value, "reason": self.reason}
+        return values | ({"hadamard": self.hadamard} if self.hadamard else {})
+
+
+def activation_operand(site: FoundSite, name: str, bits: int, signs: dict[str, Decision]) -> Operand:
+    """Choose the encoding of an activation: signed if the operand is signed in any call of the site.
+
+    Args:
+        site: where it is an operand.
+        name: of the operand.
+        bits: of its codes.
+        signs: the sign decision of every node, by node name.
+
+    Returns:
+        The plan of the operand.
+    """
+    nodes = [call.operands[name] for call in site.calls]
+    inside = Decision(Sign.NONNEG, "output of softmax")
+    decisions = [inside if node is None else signs[node.name] for node in nodes]
+    decision = next((decision for decision in decisions if decision.signed), decisions[0])
+    return Operand(name, Encoding.for_activation(bits, decision.signed), str(decision))
 
 
 @dataclass(frozen=True)
@@ -76,17 +103,15 @@ class SitePlan:
             "tied_to": self.tied_to,
             "calls": [asdict(call) for call in self.calls],
             "shape": None if self.shape is None else list(self.shape),
-            "operands": [
-                {"name": operand.name, "encoding": operand.encoding.value, "reason": operand.reason}
-                for operand in self.operands
-            ],
+            "operands": [operand.to_dict() for operand in self.operands],
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SitePlan:
         """The inverse of `to_dict`."""
         operands = [
-            Operand(item["name"], Encoding(item["encoding"]), item["reason"]) for item in values["operands"]
+            Operand(item["name"], Encoding(item["encoding"]), item["reason"], item.get("hadamard", 0))
+            for item in values["operands"]
         ]
         calls = map(CallSite.from_dict, values["calls"])
         shape = None if values["shape"] is None else tuple(values["shape"])

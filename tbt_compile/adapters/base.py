@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,11 @@ class Adapter:
     def checkpoint_dtypes(self, model: nn.Module) -> list[str]:
         """Return the dtypes of the checkpoint that a prepared or frozen model comes from."""
         return checkpoint_dtypes(model)
+
+    def has_saved_weights(self, model: nn.Module, layers: Iterable[str]) -> bool:
+        """Return whether the weights of layers are those in the folder that the model was loaded from."""
+        del model, layers
+        return False
 
     def restore(self, model: nn.Module) -> None:
         """Restore the quantizers of a prepared model from the folder that the model was loaded from."""

@@ -8,6 +8,7 @@ from transformers.pytorch_utils import Conv1D
 from tbt_compile.modules.packed_view import stored_weight
 from tbt_compile.modules.whole_operators import whole_linear
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer, quantized_linear
+from tbt_compile.quantizers.dead_zone import dead_zone_bias
 
 
 class QuantizedConv1D(Conv1D):
@@ -31,6 +32,8 @@ class QuantizedConv1D(Conv1D):
         rows = x.view(-1, x.size(-1))
         output = whole_linear(rows, self.input_quantizer, self.weight_quantizer, self.bias)
         if output is None:
-            codes = self.input_quantizer(rows)
-            output = quantized_linear(codes, self.weight_quantizer(self.weight_rows), self.bias)
+            latent = self.weight_rows
+            codes, weight = self.input_quantizer(rows), self.weight_quantizer(latent)
+            bias = dead_zone_bias(self.bias, latent, weight, self.weight_quantizer.dead_zone)
+            output = quantized_linear(codes, weight, bias)
         return output.view(*x.size()[:-1], self.nf)

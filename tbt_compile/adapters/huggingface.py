@@ -7,7 +7,7 @@ attention interface (`attention_function`); `docs/extending/add-a-model-family.m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,10 @@ class HuggingFaceAdapter(Adapter):
         if found is None or found.frozen is None:
             return super().checkpoint_dtypes(model)
         return list(found.frozen["dtypes"])
+
+    def has_saved_weights(self, model: nn.Module, layers: Iterable[str]) -> bool:
+        """Compare them with the files in the folder."""
+        return pretrained.has_saved_weights(_pretrained(model), layers)
 
     def restore(self, model: nn.Module) -> None:
         """Load the scales in the model's folder if the weights there are still those of the model."""

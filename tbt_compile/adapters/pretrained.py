@@ -93,6 +93,13 @@ def restore_quantizers(model: PreTrainedModel) -> bool:
     return True
 
 
+def has_saved_weights(model: PreTrainedModel, layers: Iterable[str]) -> bool:
+    """Whether the weights of layers are those in the folder that the model came from, in its dtype."""
+    weights = {f"{name}.weight": model.get_submodule(name).weight for name in layers}
+    saved = saved_tensors(str(model.name_or_path), weights)
+    return all(_same(saved.get(key), weight.detach()) for key, weight in weights.items())
+
+
 def _same(stored: Tensor | None, weight: Tensor) -> bool:
     """Whether a weight has the stored values, as `from_pretrained` converts them to its dtype."""
     return stored is not None and torch.equal(stored.to(weight.dtype), weight.cpu())
@@ -149,7 +156,7 @@ def load_float(folder: str | Path) -> PreTrainedModel:
     """
     config, quantization = _quantized_config(folder)
     _refuse_frozen(folder, config)
-    model = _load_without_quantizers(_class_of(config), folder, config)
+    model = _load_as_stored(_class_of(config), folder, config)
     set_quantization(model.config, quantization)
     return model
 
@@ -278,6 +285,17 @@ def _reading(folder: str | Path) -> Iterator[None]:
 
 
 def _load_without_quantizers(loader: Any, folder: str | Path, config: PreTrainedConfig) -> PreTrainedModel:
+    """Load a model without its quantizers; weights that they expect rotated are rotated back."""
+    from tbt_compile.adapters import adapter_for
+    from tbt_compile.passes.prepare.rotated_weights import rotate_back
+
+    recipe = stored_recipe(config)
+    model = _load_as_stored(loader, folder, config)
+    rotate_back(model, adapter_for(model), recipe)
+    return model
+
+
+def _load_as_stored(loader: Any, folder: str | Path, config: PreTrainedConfig) -> PreTrainedModel:
     """Call `loader.from_pretrained`, with no quantization by this package in the config."""
     if quantization_of(config) is not None:
         set_quantization(config, None)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from tbt_compile.errors import PlanError
 from tbt_compile.modules import QuantizedLinear
 from tbt_compile.modules.frozen import is_frozen
+from tbt_compile.quantizers.learned_rows import LearnedWeightQuantizer
 
 
 def resize_quantized(model: PreTrainedModel) -> None:
@@ -31,4 +32,8 @@ def _resize(model: PreTrainedModel, *args: Any, **kwargs: Any) -> nn.Embedding:
     if isinstance(head, QuantizedLinear) and type(resized) is nn.Linear:
         head.weight, head.bias, head.out_features = resized.weight, resized.bias, resized.out_features
         model.set_output_embeddings(head)
+    for module in (embedding, model.get_output_embeddings()):
+        quantizer = getattr(module, "weight_quantizer", None)
+        if isinstance(quantizer, LearnedWeightQuantizer):
+            quantizer.resize(module.weight)
     return embedding

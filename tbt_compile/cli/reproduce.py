@@ -16,7 +16,7 @@ _DATA, _TRAINING = "Data", "Training"
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(help="table1, table2, table3, table4, figure2 or defaults.")],
+    table: Annotated[str, typer.Argument(help="table1 to table4, figure2, defaults or recipes.")],
     output: Annotated[Path, typer.Option("--out", "-o", help="Folder for models, rows, tables and figures.")],
     data: Annotated[
         str | None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tbt_compile.cli.console import PRECISION_HELP, JsonOption, out, progress_bar, write_json
+from tbt_compile.cli.recipe_options import recipe_with
 from tbt_compile.cli.scores import score_table
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ def train(
     recipe: Annotated[
         str, typer.Option(help="Bits of embeddings, weights and activations: 1, 2, 8 or 32 each.")
     ] = "2-2-2",
+    recipe_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another field of the recipe, such as ste=trust; may be repeated.", metavar="NAME=VALUE"
+        ),
+    ] = None,
     teacher: Annotated[
         Path | None,
         typer.Option(help="Folder of a fine-tuned full-precision model.", rich_help_panel=_MODEL),
@@ -111,6 +118,32 @@ def train(
             rich_help_panel=_OPTIMIZER,
         ),
     ] = None,
+    weight_decay: Annotated[
+        float, typer.Option(help="Of AdamW, for the student.", rich_help_panel=_OPTIMIZER)
+    ] = 0.0,
+    decay_share: Annotated[
+        float,
+        typer.Option(help="The part of the steps that has weight decay.", rich_help_panel=_OPTIMIZER),
+    ] = 1.0,
+    quantization_warmup: Annotated[
+        float,
+        typer.Option(
+            help="The part of the steps in which values go over to their levels.", rich_help_panel=_OPTIMIZER
+        ),
+    ] = 0.0,
+    soft_weights: Annotated[
+        float,
+        typer.Option(
+            help="The part of the steps in which weights are soft levels that harden.",
+            rich_help_panel=_OPTIMIZER,
+        ),
+    ] = 0.0,
+    average: Annotated[
+        float,
+        typer.Option(
+            help="Decay of the moving average that becomes the student; 0: none.", rich_help_panel=_OPTIMIZER
+        ),
+    ] = 0.0,
     save_every: Annotated[
         int, typer.Option(help="Steps between checkpoints.", rich_help_panel=_OPTIMIZER)
     ] = 200,
@@ -194,12 +227,13 @@ def train(
 
     common = TrainSettings(batch_size=batch_size, save_every=save_every, seed=seed)
     model = size if teacher is None else str(teacher)
-    of_student = student_rate(model, recipe) if learning_rate is None else learning_rate
+    chosen = recipe_with(recipe, recipe_option or [])
+    of_student = student_rate(model, chosen) if learning_rate is None else learning_rate
     of_teacher = teacher_rate(model) if teacher_learning_rate is None else teacher_learning_rate
     job = TrainJob(
         data=data,
         output=output,
-        recipe=recipe,
+        recipe=chosen,
         teacher=teacher,
         start=start,
         model_type=model_type,
@@ -209,7 +243,17 @@ def train(
         teacher_settings=replace(
             common, epochs=teacher_epochs, steps=teacher_steps, learning_rate=of_teacher
         ),
-        student_settings=replace(common, epochs=epochs, steps=steps, learning_rate=of_student),
+        student_settings=replace(
+            common,
+            epochs=epochs,
+            steps=steps,
+            learning_rate=of_student,
+            weight_decay=weight_decay,
+            decay_share=decay_share,
+            quantization_warmup=quantization_warmup,
+            soft_weights=soft_weights,
+            average=average,
+        ),
         weights=LossWeights(
             logits=logits,
             labels=labels,
@@ -239,7 +283,7 @@ def train(
     }
     write_json(figures, json_path)
     if str(json_path) != "-":
-        _show(result, recipe)
+        _show(result, str(chosen))
 
 
 def _indices(text: str | None) -> tuple[int, ...] | None:

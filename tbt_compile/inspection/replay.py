@@ -170,9 +170,12 @@ class _Interpreter(fx.Interpreter):
         if operator is None or operator.name not in _QUANTIZES or not _on_codes(node):
             return None
         call = vars(operands(node))
-        x, scale, encoding, center = (call[name] for name in _QUANTIZES[operator.name])
-        values: Any = self.map_nodes_to_values((x, scale), node)
-        codes, _ = torch.ops.tbt.quantize(*values, encoding, center, call.get("floor", 0.0))
+        *named, encoding, center = (call[name] for name in _QUANTIZES[operator.name])
+        values: Any = self.map_nodes_to_values(tuple(named), node)
+        x, scale = values
+        if block := call.get("hadamard", 0):
+            x = torch.ops.tbt.hadamard(x, block)
+        codes, _ = torch.ops.tbt.quantize(x, scale, encoding, center, call.get("floor", 0.0))
         return codes
 
 

@@ -97,8 +97,13 @@ class TbtQuantizer(Quantizer):
         """Annotate the operands of every site.
 
         Raises:
-            PlanError: there is nothing to quantize, or a site hides its operands.
+            PlanError: there is nothing to quantize, a site hides its operands, or the recipe rotates weights.
         """
+        if self.recipe.hadamard:
+            raise PlanError(
+                "the recipe's hadamard rotates weights, and annotations change none: leave it out, or call "
+                "tbt_compile.prepare"
+            )
         context = PrepareContext(model, self.recipe, Adapter(), graph=model)
         with numbered(model.graph) as names:
             context.calls = {"": names}

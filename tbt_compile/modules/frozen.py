@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from tbt_compile.modules.calls import CallWithWeight
 from tbt_compile.modules.packed_view import PackedView
 from tbt_compile.ops import quantize
 from tbt_compile.quantizers import ActivationQuantizer, QuantTensor, WeightQuantizer
-from tbt_compile.quantizers.ops import widened
+from tbt_compile.quantizers.dead_zone import dead_zone_bias
 from tbt_compile.quantizers.state import Float32State
 
 ROWS = 1024
@@ -32,6 +34,8 @@ class FrozenWeight(Float32State):
             multiplies floats.
     """
 
+    dead_zone = 0.0  # freezing folds it into the bias
+
     def __init__(self, packed: Tensor, scale: Tensor, encoding: Encoding, columns: int) -> None:
         super().__init__()
         self.encoding, self.columns = encoding, columns
@@ -41,12 +45,13 @@ class FrozenWeight(Float32State):
     @classmethod
     def from_quantizer(cls, quantizer: WeightQuantizer, weight: Tensor) -> FrozenWeight:
         """Quantize the weight, float `[N, K]`, in blocks of rows, which do not depend on each other."""
-        frozen = cls.empty(quantizer.encoding, *weight.shape)
+        frozen, whole = cls.empty(quantizer.encoding, *weight.shape), weight.detach()
         with torch.no_grad():
             for start in range(0, len(weight), ROWS):
                 rows = slice(start, start + ROWS)
-                codes, scale = quantizer(widened(weight.detach()[rows]))
+                codes, scale = quantizer.quantize_rows(whole, rows)
                 frozen.packed[rows] = quantize.pack(codes, quantizer.encoding)
+                assert scale is not None
                 frozen.scale[rows] = scale
         return frozen
 
@@ -88,11 +93,14 @@ class FrozenActivation(Float32State):
     """Replaces an `ActivationQuantizer`; `scale` is a float32 scalar, unused at 8 bits.
 
     `floor`, at 8 bits, is the least that the largest magnitude of a token counts as. A norm, if there is one,
-    comes first, as in the linear layers of BitNet (Wang et al. 2023). `reason` says why the encoding is
+    comes first, as in the linear layers of BitNet (Wang et al. 2023), then a rotation in blocks of `hadamard`
+    features (see `tbt_compile.quantizers.hadamard`), unless that is 0; then `offset`, a float32 `[1]`, is
+    subtracted. `reason` says why the encoding is
     signed or not, if that is known.
     """
 
     reason = ""
+    offset: nn.Parameter | None
 
     def __init__(
         self,
@@ -101,23 +109,29 @@ class FrozenActivation(Float32State):
         scale: Tensor,
         floor: float = 0.0,
         norm: nn.Module | None = None,
+        hadamard: int = 0,
+        offset: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.encoding, self.center, self.floor = encoding, center, floor
+        self.encoding, self.center, self.floor, self.hadamard = encoding, center, floor, hadamard
         self.scale = _constant(scale.detach().clone())
         self.norm = norm
+        self.register_parameter("offset", None if offset is None else _constant(offset.detach().clone()))
 
     @classmethod
     def from_quantizer(cls, quantizer: ActivationQuantizer) -> FrozenActivation:
         """Freeze the current scale of a quantizer."""
         scale = quantizer.effective_scale if quantizer.learned else torch.ones(())
-        frozen = cls(quantizer.encoding, quantizer.center, scale)
+        offset = quantizer.offset if quantizer.learned else None
+        frozen = cls(quantizer.encoding, quantizer.center, scale, hadamard=quantizer.hadamard, offset=offset)
         frozen.reason = quantizer.reason
         return frozen
 
     def normalized(self, x: Tensor) -> Tensor:
         """What is quantized."""
-        return x if self.norm is None else self.norm(x)
+        x = x if self.norm is None else self.norm(x)
+        x = torch.ops.tbt.hadamard(x, self.hadamard) if self.hadamard else x
+        return x if self.offset is None else x - self.offset
 
     def forward(self, x: Tensor) -> QuantTensor:
         codes, scale = torch.ops.tbt.quantize(
@@ -126,7 +140,18 @@ class FrozenActivation(Float32State):
         return QuantTensor(codes, scale)
 
     def extra_repr(self) -> str:
-        return f"{self.encoding.value}, center={self.center}"
+        rotated = f", hadamard={self.hadamard}" if self.hadamard else ""
+        return f"{self.encoding.value}, center={self.center}{rotated}"
+
+
+def fold_dead_zone(module: Any) -> None:
+    """Add the dead weights of a linear layer to its bias, see `dead_zone_bias`; without one, it gets one."""
+    quantizer, weight = module.weight_quantizer, module.weight_rows
+    with torch.no_grad():
+        bias = dead_zone_bias(module.bias, weight, quantizer(weight), quantizer.dead_zone)
+    assert bias is not None
+    module.bias_added = module.bias is None
+    module.bias = _constant(bias)
 
 
 def is_frozen(model: nn.Module) -> bool:

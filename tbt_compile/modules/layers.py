@@ -8,6 +8,7 @@ from tbt_compile.modules.frozen import FrozenWeight
 from tbt_compile.modules.packed_view import stored_weight
 from tbt_compile.modules.whole_operators import whole_linear
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer, quantized_embedding, quantized_linear
+from tbt_compile.quantizers.dead_zone import dead_zone_bias
 
 
 class QuantizedLinear(nn.Linear):
@@ -30,9 +31,10 @@ class QuantizedLinear(nn.Linear):
         whole = whole_linear(input, self.input_quantizer, self.weight_quantizer, self.bias)
         if whole is not None:
             return whole
-        return quantized_linear(
-            self.input_quantizer(input), self.weight_quantizer(self.weight_rows), self.bias
-        )
+        rows = self.weight_rows
+        x, weight = self.input_quantizer(input), self.weight_quantizer(rows)
+        bias = dead_zone_bias(self.bias, rows, weight, self.weight_quantizer.dead_zone)
+        return quantized_linear(x, weight, bias)
 
 
 class QuantizedEmbedding(nn.Embedding):

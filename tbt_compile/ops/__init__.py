@@ -1,5 +1,5 @@
 """The graph operators `torch.ops.tbt`, each declared once (see `tbt_compile.ops.schema`)."""
 
-from tbt_compile.ops import attention, cache, float_ops, linear, quantize  # registers them
+from tbt_compile.ops import attention, cache, float_ops, hadamard, linear, quantize  # registers them
 
-__all__ = ["attention", "cache", "float_ops", "linear", "quantize"]
+__all__ = ["attention", "cache", "float_ops", "hadamard", "linear", "quantize"]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tbt_compile.ops.quantize import quantize, unpack
 from tbt_compile.ops.schema import Operand, PackedWeight, Scale, declare
+from tbt_compile.quantizers.hadamard import butterflies
 from tbt_compile.quantizers.ops import QuantTensor, quantized_linear
 
 _SAMPLING = ContextVar("sampling", default=False)
@@ -59,8 +60,9 @@ def bit_linear(
     columns: int,
     function: str = "",
     floor: float = 0.0,
+    hadamard: int = 0,
 ) -> Tensor:
-    """Quantize x, multiply by the weight, scale, add the bias and apply a function.
+    """Rotate and quantize x, multiply by the weight, scale, add the bias and apply a function.
 
     If x is not quantized, the products are of floats, `x * (code * scale)`.
 
@@ -76,13 +78,16 @@ def bit_linear(
         columns: K; rows of packed words are padded to whole words.
         function: a name in `FUNCTIONS`, or "" for none.
         floor: as for `quantize`.
+        hadamard: size of the blocks by which x is rotated before anything else, see `tbt::hadamard`; 0 for
+            no rotation. Only for x that is quantized.
 
     Returns:
         float32 `[..., N]`.
     """
     operand = QuantTensor(x, None)
     if x_scale is not None:
-        operand = QuantTensor(*quantize(x, x_scale, x_encoding, center, floor))
+        rotated = butterflies(x, hadamard) if hadamard else x
+        operand = QuantTensor(*quantize(rotated, x_scale, x_encoding, center, floor))
     rows = len(packed)
     if _SAMPLING.get():
         packed, weight_scale = packed[:_SAMPLE], weight_scale[:_SAMPLE]

@@ -17,7 +17,8 @@ from torch import Tensor
 from tbt_compile.codegen import layouts
 from tbt_compile.encoding import Encoding
 from tbt_compile.ops.schema import Operand, PackedWeight, Scale, declare
-from tbt_compile.quantizers.activations import quantize_dynamic, round_activation
+from tbt_compile.quantizers.activations import quantize_dynamic
+from tbt_compile.quantizers.learned_scale import round_activation
 from tbt_compile.quantizers.ops import narrowed, widened
 from tbt_compile.quantizers.weights import row_mean
 

@@ -10,105 +10,16 @@ from torch import Tensor, nn
 
 from tbt_compile.encoding import LEAST_PEAK, Encoding
 from tbt_compile.quantizers.first_batch import check_first_batch
+from tbt_compile.quantizers.learned_scale import (
+    SMALLEST_SCALE,
+    least_squares_scale,
+    quantize_learned,
+    round_activation,
+)
 from tbt_compile.quantizers.ops import QuantTensor, narrowed, widened
+from tbt_compile.quantizers.relaxation import Relaxation
 from tbt_compile.quantizers.state import Float32State
 from tbt_compile.quantizers.weights import indicator, l2_scale, l2_threshold, round_weight, row_mean
-
-SMALLEST_SCALE = 1e-6
-
-
-def round_activation(x: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
-    """Round x to codes by comparison with multiples of the scale: Eq. 11 (ternary) and Eq. 13 (binary).
-
-    Ties round to the even code.
-
-    Args:
-        x: float `[..., D]`, after centering, if any.
-        scale: float, broadcasts to x.
-        encoding: binary or ternary.
-
-    Returns:
-        Codes, same dtype and shape as x.
-
-    >>> round_activation(torch.tensor([-0.6, -0.5, 0.5, 0.6]), torch.tensor(1.0), Encoding.TERNARY)
-    tensor([-1.,  0.,  0.,  1.])
-    >>> round_activation(torch.tensor([0.5, 0.6, 1.4, 1.5]), torch.tensor(1.0), Encoding.TERNARY012)
-    tensor([0., 1., 1., 2.])
-    """
-    if encoding is Encoding.BINARY:
-        return indicator(torch.ge, x, 0).mul_(2).sub_(1)
-    half = 0.5 * scale
-    above = indicator(torch.gt, x, half)
-    if encoding is Encoding.TERNARY:
-        return above.sub_(indicator(torch.lt, x, -half))
-    if encoding is Encoding.TERNARY012:
-        return above.add_(indicator(torch.ge, x, 1.5 * scale))
-    return above
-
-
-def least_squares_scale(x: Tensor, start: float, encoding: Encoding, rounds: int = 20) -> float:
-    """Find a scale near `start` that minimizes the squared error of `codes * scale` (Lloyd 1982).
-
-    Each round computes the codes for the scale, then the optimal scale for the codes: the error never
-    grows. If all codes are 0 the scale does not change.
-
-    Args:
-        x: float, any shape; one scale for all elements.
-        start: the first scale.
-        encoding: binary or ternary.
-        rounds: number of iterations.
-
-    Returns:
-        The scale.
-
-    >>> least_squares_scale(torch.tensor([-3.0, 0.1, 0.2, 5.0]), 2.0, Encoding.TERNARY)
-    4.0
-    """
-    scale = x.new_tensor(start)
-    for _ in range(rounds):
-        codes = round_activation(x, scale, encoding)
-        energy = codes.square().sum()
-        if not energy:
-            break
-        scale = (x * codes).sum() / energy
-    return float(scale)
-
-
-class _QuantizeLearned(torch.autograd.Function):
-    """Eq. 11 and 13 with their gradients, Eq. 12 and 14, for x `[..., D]` and a scale `[1]`.
-
-    Returns codes `round(clip(x' / scale))` `[..., D]` and the scale `[]`, where x' is x minus its row mean
-    if `center`, else x. The backward pass yields the paper's gradient of `codes * scale`. The scale is the
-    parameter clamped to be positive; its gradient is multiplied by `factor`.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, parameter: Tensor, encoding: Encoding, center: bool, factor: float
-    ) -> tuple[Tensor, Tensor]:
-        scale = parameter.clamp_min(SMALLEST_SCALE).reshape(())
-        wide = widened(x)
-        if center:
-            wide = wide - row_mean(wide)
-        ctx.save_for_backward(wide, scale)
-        ctx.encoding, ctx.center, ctx.factor = encoding, center, factor
-        return narrowed(round_activation(wide, scale, encoding), x), scale
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_scale: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = ctx.saved_tensors
-        grad = widened(grad)
-        low, high = ctx.encoding.minimum, ctx.encoding.maximum
-        inside = indicator(torch.le, x, high * scale).mul_(indicator(torch.ge, x, low * scale))
-        grad_x = inside.mul_(grad).div_(scale)
-        # d value / d scale is codes - x' / scale inside the clipping range and codes outside (Eq. 12, 14).
-        # The product codes * scale contributes the codes. A sign does not depend on the scale.
-        if ctx.encoding is not Encoding.BINARY:
-            grad_scale = grad_scale - (grad_x * x).sum() / scale
-        if ctx.center:
-            grad_x = grad_x.sub_(grad_x.mean(-1, keepdim=True))
-        # Straight through the clamp: a scale at the bound must be able to grow again.
-        return grad_x, (grad_scale * ctx.factor).reshape(1), None, None, None
 
 
 class _RoundDynamic(torch.autograd.Function):
@@ -202,9 +113,9 @@ class ActivationQuantizer(Float32State):
     """Quantizes an activation `[..., D]` to `QuantTensor(codes [..., D], scale [])`, Eq. 11-14.
 
     Ternary is Eq. 11 with the gradient of Eq. 12, binary Eq. 13 with that of Eq. 14. The gradient to x is 1
-    inside the clipping range and 0 outside; the gradient to the scale is multiplied by
-    `1 / sqrt(numel * maximum)`, as in LSQ. Signed activations are centered per token (`center`), which keeps
-    results independent of the batch.
+    inside the clipping range and 0 outside (`ste="trust"`: 1 within half a step of a level, as in QuEST,
+    arXiv:2502.05003); the gradient to the scale is multiplied by `1 / sqrt(numel * maximum)`, as in LSQ.
+    Signed activations are centered per token (`center`), which keeps results independent of the batch.
 
     8-bit encodings have no learned scale but one per token, `[..., 1]`. 32 bits return x itself.
     `method="statistical"` is the baseline TWN/BWN (Eq. 1-5 per token); `method="sign"` is BiBERT's sign
@@ -212,6 +123,8 @@ class ActivationQuantizer(Float32State):
 
     Parameters and buffers:
         scale: float32 `[1]`, positive; not a scalar, which cannot be sharded.
+        offset: float32 `[1]`, initially 0, subtracted from x before it is rounded in place of the mean of the
+            token, and not added again (BiT, Liu et al. 2022, arXiv:2205.13016, section 3.2); None without.
         initialized: bool scalar, saved with the model. Until it is set, the first tensor seen initializes
             the scale: ternary to `2 * mean|x| / sqrt(maximum)` (LSQ), binary to `mean|x|`; with
             `initial_scale="l2"`, `least_squares_scale` refines that.
@@ -223,8 +136,11 @@ class ActivationQuantizer(Float32State):
     """
 
     scale: nn.Parameter
+    offset: nn.Parameter | None
     initialized: Tensor
+    relaxation: Relaxation | None = None  # what training uses in place of the levels, for a while
     reason = ""  # why its encoding is signed or not, as the plan says it
+    hadamard = 0  # features that are rotated together before anything else; 0: none
 
     def __init__(
         self,
@@ -233,12 +149,16 @@ class ActivationQuantizer(Float32State):
         center: bool = True,
         method: str = "learned",
         initial_scale: str = "magnitude",
+        ste: str = "clipped",
+        offset: bool = False,
     ) -> None:
         super().__init__()
-        self.encoding, self.method, self.initial_scale = encoding, method, initial_scale
-        self.center = center and method != "sign" and encoding in (Encoding.BINARY, Encoding.TERNARY)
+        self.encoding, self.method, self.initial_scale, self.ste = encoding, method, initial_scale, ste
+        signed = encoding in (Encoding.BINARY, Encoding.TERNARY)
+        self.center = center and method != "sign" and signed and not (offset and self.learned)
         if self.learned:
             self.scale = nn.Parameter(torch.ones(1))
+            self.register_parameter("offset", nn.Parameter(torch.zeros(1)) if offset else None)
             self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
             # Mirrors `initialized`: reading that buffer in every forward pass would synchronize with a GPU.
             self._ready = False
@@ -267,8 +187,12 @@ class ActivationQuantizer(Float32State):
                 check_first_batch()
                 self.initialize(x)
             self._ready = True
-        factor = 1.0 / math.sqrt(max(1, x.numel()) * self.encoding.maximum)
-        return QuantTensor(*_QuantizeLearned.apply(x, self.scale, self.encoding, self.center, factor))
+        quantized = quantize_learned(
+            x, self.scale, self.offset, self.encoding, center=self.center, ste=self.ste
+        )
+        if self.relaxation is None:
+            return quantized
+        return self.relaxation(x - row_mean(x) if self.center else x, quantized, self.encoding)
 
     @property
     def effective_scale(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tbt_compile.encoding import Encoding
+from tbt_compile.quantizers.learned_rows import LearnedWeightQuantizer
 from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.quantizers.scaled import ScaledWeightQuantizer
 from tbt_compile.quantizers.split import SplitWeightQuantizer
@@ -31,6 +32,9 @@ def weight_quantizer(
         return BlockPruner(rows, columns, recipe.block)
     if recipe.weight_method == "scaled":
         return ScaledWeightQuantizer(encoding)
+    if recipe.weight_method == "learned" and encoding.planes:
+        return LearnedWeightQuantizer(encoding, rows, recipe.ste)
+    # More than two bits have no levels to learn: their scale is the largest magnitude in any case.
     return WeightQuantizer(
         encoding, center=recipe.center_weights, method=recipe.weight_method, ste=recipe.ste
     )

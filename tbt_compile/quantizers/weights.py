@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers.ops import QuantTensor, narrowed, widened
+from tbt_compile.quantizers.relaxation import Relaxation
 from tbt_compile.quantizers.state import Float32State
 
 _SMALLEST = torch.finfo(torch.float32).tiny
@@ -83,15 +84,35 @@ def round_weight(weight: Tensor, scale: Tensor, encoding: Encoding) -> Tensor:
     return torch.round(weight / scale.clamp_min(_SMALLEST)).clamp(encoding.minimum, encoding.maximum)
 
 
+def gradient_mask(weight: Tensor, scale: Tensor, encoding: Encoding, ste: str) -> Tensor | None:
+    """Where the gradient of a binary or ternary weight passes, 0 and 1; None: everywhere.
+
+    "clipped" is Eq. 10, `|w| < scale`. "trust" is the trust estimator of QuEST (Panferov et al. 2025,
+    arXiv:2502.05003), `|w - codes * scale| <= step / 2`, which for two levels is `|w| <= 2 scale` and for
+    three `|w| <= 1.5 scale`.
+
+    Args:
+        weight: float `[N, K]`, after centering, if any.
+        scale: float `[N, 1]`.
+        encoding: of the codes.
+        ste: as in `Recipe.ste`.
+    """
+    if ste == "identity" or encoding is Encoding.INT8:
+        return None
+    if ste == "clipped":
+        return indicator(torch.lt, weight.abs(), scale)
+    return indicator(torch.le, weight.abs(), scale * (2.0 if encoding is Encoding.BINARY else 1.5))
+
+
 class _QuantizeWeight(torch.autograd.Function):
-    """Codes `[N, K]` and scale `[N, 1]` of a weight, with the straight-through estimator of Eq. 10.
+    """Codes `[N, K]` and scale `[N, 1]` of a weight, with the straight-through estimator of `gradient_mask`.
 
     The backward pass treats the scale as a constant.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, encoding: Encoding, center: bool, method: str, clipped: bool
+        ctx: Any, weight: Tensor, encoding: Encoding, center: bool, method: str, ste: str
     ) -> tuple[Tensor, Tensor]:
         wide = widened(weight)
         centered = wide - row_mean(wide) if center and encoding is not Encoding.INT8 else wide
@@ -110,7 +131,7 @@ class _QuantizeWeight(torch.autograd.Function):
             codes = round_weight(centered, 2.0 * l2_threshold(centered), encoding)
             scale = l2_scale(centered, codes)
         ctx.save_for_backward(centered, scale)
-        ctx.clipped = clipped and encoding is not Encoding.INT8
+        ctx.encoding, ctx.ste = encoding, ste
         ctx.mark_non_differentiable(scale)
         return narrowed(codes, weight), scale
 
@@ -118,16 +139,17 @@ class _QuantizeWeight(torch.autograd.Function):
     def backward(ctx: Any, grad_codes: Tensor, _grad_scale: Tensor) -> tuple[Tensor | None, ...]:
         centered, scale = ctx.saved_tensors
         grad = widened(grad_codes) / scale.clamp_min(_SMALLEST)
-        if ctx.clipped:
-            grad.mul_(centered.abs().lt_(scale))
+        mask = gradient_mask(centered, scale, ctx.encoding, ctx.ste)
+        if mask is not None:
+            grad.mul_(mask)
         return grad, None, None, None, None
 
 
 class WeightQuantizer(Float32State):
     """Quantizes a weight `[N, K]` row by row to `QuantTensor(codes [N, K], scale [N, 1])`.
 
-    Ternary is Eq. 8, binary Eq. 9. The straight-through estimator passes every gradient, or with
-    `ste="clipped"` follows Eq. 10: 1 where `|weight - mean| < scale`, else 0. `method="l2"` is TWN and BWN
+    Ternary is Eq. 8, binary Eq. 9. The straight-through estimator passes the gradient where
+    `gradient_mask(weight - mean, ...)` says. `method="l2"` is TWN and BWN
     (Eq. 1-5); `method="sign"` is BiBERT's (Qin et al. 2022), Eq. 9 with the scale of Eq. 5. 8 bits scale by
     the largest magnitude of the row; 32 bits return the weight itself.
 
@@ -137,6 +159,9 @@ class WeightQuantizer(Float32State):
     >>> WeightQuantizer(Encoding.BINARY)(torch.tensor([[3.0, 1.0, 0.0, 0.0]])).value
     tensor([[ 1.,  1., -1., -1.]])
     """
+
+    relaxation: Relaxation | None = None  # what training uses in place of the levels, for a while
+    dead_zone = 0.0  # see `dead_zone_bias`
 
     def __init__(
         self, encoding: Encoding, *, center: bool = True, method: str = "stats", ste: str = "identity"
@@ -150,12 +175,26 @@ class WeightQuantizer(Float32State):
         return self.encoding.quantized
 
     def forward(self, weight: Tensor) -> QuantTensor:
+        quantized = self.quantize(weight)
+        if self.relaxation is None or quantized.scale is None:
+            return quantized
+        wide = widened(weight)
+        return self.relaxation(wide - row_mean(wide) if self.center else wide, quantized, self.encoding)
+
+    def quantize(self, weight: Tensor) -> QuantTensor:
+        """Quantize a weight `[N, K]`, without a relaxation."""
         if not self.encoding.quantized:
             return QuantTensor(weight, None)
-        codes, scale = _QuantizeWeight.apply(
-            weight, self.encoding, self.center, self.method, self.ste == "clipped"
-        )
-        return QuantTensor(codes, scale)
+        return QuantTensor(*_QuantizeWeight.apply(weight, self.encoding, self.center, self.method, self.ste))
+
+    def quantize_rows(self, weight: Tensor, rows: slice) -> QuantTensor:
+        """Quantize some rows of a weight `[N, K]`, as float32.
+
+        Args:
+            weight: all of it.
+            rows: to quantize.
+        """
+        return self.quantize(widened(weight[rows]))
 
     def extra_repr(self) -> str:
         return f"{self.encoding.value}, center={self.center}, method={self.method!r}, ste={self.ste!r}"
@@ -176,7 +215,16 @@ class StatefulWeightQuantizer(WeightQuantizer, ABC):
         self.__dict__["leader"] = leader  # not a child module: its state would be saved twice
 
     def forward(self, weight: Tensor) -> QuantTensor:
-        return self.__dict__.get("leader", self).quantize(weight)
+        return super().forward(weight) if self.leader is self else self.leader.forward(weight)
+
+    def quantize_rows(self, weight: Tensor, rows: slice) -> QuantTensor:
+        return self.leader.quantize(widened(weight[rows]))
+
+    @property
+    def leader(self) -> StatefulWeightQuantizer:
+        """The quantizer whose state this one uses: itself, unless it follows another."""
+        leader: StatefulWeightQuantizer = self.__dict__.get("leader", self)
+        return leader
 
     @abstractmethod
     def quantize(self, weight: Tensor) -> QuantTensor:

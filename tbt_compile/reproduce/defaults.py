@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable, paper_table
-from tbt_compile.training.methods import Method, get_method
+from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable
+from tbt_compile.training.methods import Method
 from tbt_compile.training.methods.staged import STAGED
 from tbt_compile.training.methods.tbt import TBT
 from tbt_compile.training.settings import LossWeights
@@ -64,21 +64,3 @@ DEFAULTS = PaperTable(
     None,
     (PaperRow(TEACHER, "full precision", "32-32-32", None, None, {}), *_ROWS),
 )
-
-
-def find_table(name: str) -> PaperTable:
-    """The paper's table called `name`, or `DEFAULTS`.
-
-    Raises:
-        ReproduceError: the table is unknown.
-    """
-    return DEFAULTS if name == DEFAULTS.name else paper_table(name)
-
-
-def find_method(name: str) -> Method:
-    """The method called `name`: one of `VARIANTS`, or one of the paper's tables.
-
-    Raises:
-        MethodError: the method is unknown.
-    """
-    return VARIANTS[name] if name in VARIANTS else get_method(name)

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import tbt_compile
 from tbt_compile.data.batches import Corpus
 from tbt_compile.progress import Progress
-from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import Experiment
+from tbt_compile.reproduce.find import find_table
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows
 from tbt_compile.reproduce.rows import read_row
 from tbt_compile.reproduce.task import Task, open_task

@@ -13,8 +13,8 @@ from tbt_compile.inspection.entropy import layer_entropies
 from tbt_compile.preparation import load_prepared
 from tbt_compile.progress import Progress
 from tbt_compile.reproduce import plots
-from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import Experiment
+from tbt_compile.reproduce.find import find_table
 from tbt_compile.reproduce.histograms import layer_histograms
 from tbt_compile.reproduce.paper import DATA_SETS, TEACHER, PaperTable
 from tbt_compile.reproduce.plan import choose_rows

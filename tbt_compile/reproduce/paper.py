@@ -13,8 +13,8 @@ from tbt_compile.errors import ReproduceError, did_you_mean
 
 TEACHER = "teacher"
 """The method of the full-precision row."""
-TABLES = ("table1", "table2", "table3", "table4", "figure2", "defaults")
-"""What `reproduce` can make: the paper's tables, figure 2, and the ablation `defaults`."""
+TABLES = ("table1", "table2", "table3", "table4", "figure2", "defaults", "recipes")
+"""What `reproduce` can make: the paper's tables, figure 2, and the ablations `defaults` and `recipes`."""
 DATA_SETS = {"xsum": "XSUM", "cnn_dailymail": "CNN/DailyMail", "wmt16-ro-en": "WMT16 En-Ro"}
 """The paper's data sets, with their names in the paper."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from tbt_compile.errors import MethodError, ReproduceError
-from tbt_compile.reproduce.defaults import find_method
+from tbt_compile.reproduce.find import find_method
 from tbt_compile.reproduce.paper import PaperRow, PaperTable
 
 

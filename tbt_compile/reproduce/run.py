@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tbt_compile.progress import Progress
 from tbt_compile.reproduce import figures, plots
 from tbt_compile.reproduce.cost import relative_flops
-from tbt_compile.reproduce.defaults import find_method, find_table
 from tbt_compile.reproduce.experiment import Experiment
+from tbt_compile.reproduce.find import find_method, find_table
 from tbt_compile.reproduce.markdown import table_text
 from tbt_compile.reproduce.paper import TEACHER, PaperTable
 from tbt_compile.reproduce.plan import PlannedRow, plan_rows

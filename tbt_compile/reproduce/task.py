@@ -18,8 +18,8 @@ from tbt_compile.errors import DataError
 from tbt_compile.evaluation import constant_baseline, lead_baseline
 from tbt_compile.evaluation.generation import DecodeSettings
 from tbt_compile.reproduce import paper_data
-from tbt_compile.reproduce.defaults import find_table
 from tbt_compile.reproduce.experiment import DEMO, Experiment
+from tbt_compile.reproduce.find import find_table
 from tbt_compile.training import processes
 
 DEMO_ITEMS = (40_000, 500)

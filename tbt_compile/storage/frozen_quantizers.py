@@ -38,6 +38,8 @@ def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
                 rows = quantizer.scale.shape[0]
                 shape = [rows, quantizer.columns]
                 operands[child] = {"encoding": quantizer.encoding.value, "shape": shape}
+                if getattr(module, "bias_added", False):
+                    operands[child]["bias"] = True
                 if quantizer.scale.shape[1] > 1:
                     operands[child]["groups"] = quantizer.scale.shape[1]
             elif isinstance(quantizer, FrozenActivation):
@@ -45,6 +47,8 @@ def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
                 operands[child] |= _described_input(quantizer)
             elif isinstance(encoding, Encoding):
                 operands[child] = {"encoding": encoding.value}
+            if getattr(quantizer, "hadamard", 0):
+                operands[child]["hadamard"] = quantizer.hadamard
             if getattr(quantizer, "reason", ""):
                 operands[child]["why"] = quantizer.reason
         described.append({"module": name, "kind": kind_of(module).value, "operands": operands})
@@ -52,8 +56,10 @@ def describe_quantizers(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _described_input(quantizer: FrozenActivation) -> dict[str, Any]:
-    """What few activations have: a floor, and a norm."""
+    """What few activations have: a floor, an offset, and a norm."""
     described: dict[str, Any] = {"floor": quantizer.floor} if quantizer.floor else {}
+    if quantizer.offset is not None:
+        described["offset"] = True
     if quantizer.norm is not None:
         norm: Any = quantizer.norm
         described["rms_norm"] = {"size": norm.weight.numel(), "eps": norm.variance_epsilon}
@@ -111,6 +117,12 @@ def install_quantizers(
             sites.append(SitePlan(kind, fqn, tuple(operands)))
     names = {owner: tuple(owned["names"]) for owner, owned in calls.items()}
     write_quantizers(model, recipe, sites, quantizers, names)
+    for entry in described:
+        weight = entry["operands"].get(f"weight{SUFFIX}", {})
+        if weight.get("bias"):
+            module: Any = model.get_submodule(entry["module"])
+            module.bias_added = True
+            module.bias = nn.Parameter(torch.empty(weight["shape"][0]), requires_grad=False)
 
 
 def write_quantizers(
@@ -150,10 +162,12 @@ def _empty_quantizer(encoding: Encoding, values: dict[str, Any], recipe: Recipe,
     if "shape" in values:
         rows, columns = values["shape"]
         return FrozenWeight.empty(encoding, rows, columns, values.get("groups", 1))
+    hadamard = values.get("hadamard", 0)
     if "center" in values:
         floor, norm = values.get("floor", 0.0), values.get("rms_norm")
         module = None if norm is None else rms_norm(norm["size"], norm["eps"])
-        return FrozenActivation(encoding, values["center"], torch.ones(()), floor, module)
+        offset = torch.zeros(1) if values.get("offset") else None
+        return FrozenActivation(encoding, values["center"], torch.ones(()), floor, module, hadamard, offset)
     if operand == "weight":
         return WeightQuantizer(encoding)  # not quantized: other weights have a packed shape
-    return build_activation_quantizer(encoding, recipe)
+    return build_activation_quantizer(encoding, recipe, hadamard)

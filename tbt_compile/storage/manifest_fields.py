@@ -87,6 +87,9 @@ _OPERAND = {
     "center?": bool,
     "floor?": float,
     "rms_norm?": {"size": _size, "eps": float},
+    "hadamard?": _size,
+    "offset?": bool,
+    "bias?": bool,
     "why?": str,
 }
 _ARGUMENT = {

@@ -26,6 +26,7 @@ from tbt_compile.training.order import TrainingOrder
 from tbt_compile.training.progress import TrainerProgress, quiet, silence
 from tbt_compile.training.record import CHECKPOINTS, TrainingRecord
 from tbt_compile.training.run import TrainingRun
+from tbt_compile.training.schedules import schedules
 from tbt_compile.training.settings import TrainingError, TrainSettings
 from tbt_compile.training.shared_scales import shared_scales
 
@@ -76,7 +77,7 @@ def fit(
         args=_arguments(record.folder, settings, steps),
         data_collator=collator,
         train_dataset=dataset,
-        callbacks=[*callbacks],
+        callbacks=[*schedules(settings), *callbacks],
         **trainer_options,
     )
     trainer.add_callback(TrainerProgress(run.progress, run.title, trainer.tokens_per_second))

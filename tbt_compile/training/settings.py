@@ -13,6 +13,7 @@ from tbt_compile.recipe import Recipe
 PAPER_RATE = 5e-4
 """Learning rate of BART-base and mBART-large with 1- and 2-bit activations (Liu et al. 2023, section 3.1)."""
 _SMALL = ("tiny", "small")
+_LATER_SETTINGS = ("decay_share", "quantization_warmup", "soft_weights", "average")
 _LATER = ("reverse", "relations", "layers")
 _TERMS = ("logits", "labels", "hidden", "attention", "reverse", "relations")
 T = TypeVar("T")
@@ -33,6 +34,12 @@ class TrainSettings:
         learning_rate: the peak; see `teacher_rate` and `student_rate`.
         warmup_share: warm-up steps as a share of all steps.
         weight_decay: of AdamW.
+        decay_share: the part of all steps that have weight decay.
+        quantization_warmup: the part of all steps over which values go over to their levels,
+            `x + share (Q(x) - x)`; 0: they are quantized from the first step.
+        soft_weights: the part of all steps in which weights are means of their levels that harden, see
+            `SoftLevels`.
+        average: the student is the exponential moving average of its steps with this decay; 0: the last step.
         max_grad_norm: gradients are clipped to this norm.
         save_every: steps between checkpoints.
         seed: of the data order and of everything random in training.
@@ -44,6 +51,10 @@ class TrainSettings:
     learning_rate: float = 2e-3
     warmup_share: float = 0.1
     weight_decay: float = 0.0
+    decay_share: float = 1.0
+    quantization_warmup: float = 0.0
+    soft_weights: float = 0.0
+    average: float = 0.0
     max_grad_norm: float = 1.0
     save_every: int = 200
     seed: int = 0
@@ -55,9 +66,18 @@ class TrainSettings:
                 raise TrainingError(
                     f"training setting {name}={getattr(self, name)!r}: expected a number above zero"
                 )
-        if not 0 <= self.warmup_share < 1:
+        for name in ("warmup_share", "quantization_warmup", "soft_weights", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainingError(
+                    f"training setting {name}={getattr(self, name)!r}: expected 0 or more, below 1"
+                )
+        if not 0 < self.decay_share <= 1:
             raise TrainingError(
-                f"training setting warmup_share={self.warmup_share!r}: expected 0 or more, below 1"
+                f"training setting decay_share={self.decay_share!r}: expected a number above 0, at most 1"
+            )
+        if self.quantization_warmup and self.soft_weights:
+            raise TrainingError(
+                "training settings quantization_warmup and soft_weights: both relax the weights; choose one"
             )
 
     def total_steps(self, examples: int) -> int:
@@ -65,8 +85,13 @@ class TrainSettings:
         return self.steps or math.ceil(self.epochs * examples / self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON-ready values."""
-        return asdict(self)
+        """The fields, JSON-ready; later ones only if they are set, so that earlier records stay equal."""
+        plain = TrainSettings()
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in _LATER_SETTINGS or value != getattr(plain, name)
+        }
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from arm.machine_code import DOT_PRODUCTS, UNKNOWN, instructions
 from kernel_tools import codes, floats, powers, scalar
 
 from tbt_compile.codegen import reference
+from tbt_compile.codegen.kernels.dot.hadamard import HadamardSpec, hadamard
 from tbt_compile.codegen.kernels.dot.stored_rows import StoredSpec
 from tbt_compile.codegen.kernels.linear.embedding import embedding
 from tbt_compile.codegen.kernels.linear.float32 import FloatLinearSpec, linear_float
@@ -26,6 +27,7 @@ from tbt_compile.codegen.tools.standalone import stored_weight
 from tbt_compile.encoding import Encoding
 from tbt_compile.ops.quantize import pack, unpack
 from tbt_compile.quantizers import QuantTensor
+from tbt_compile.quantizers.hadamard import block_size
 
 PAIRS = [*((left, weight) for weight in (B, T) for left in (B, T, B01, T012, I8, U8)), (I8, I8), (U8, I8)]
 # N and K are no multiples of a word, a vector or a block. The long sums are as large as they get before a
@@ -40,6 +42,10 @@ TABLES += [(B, Layout.QUARTERS), (T, Layout.QUARTERS)]
 GROUPED = (39, 128)
 HALVES = (Encoding.BFLOAT16, Encoding.FLOAT16)
 STORED = [(B, 8), (T, 2), (T, 1), (I8, 4), *((half, 1) for half in HALVES)]
+# Blocks of every size, and the inputs of rotated layers: blocks of 16, and words that are not full.
+LENGTHS = (2, 12, 24, 48, 96, 320, 384)
+ROTATED = (9, 48)
+ROTATED_PAIRS = ((B, B), (T, T), (I8, B), (I8, T), (I8, I8))
 ROWS = (1, 2, 3, 8, 67, 130)
 SCALE = 0.5
 
@@ -47,6 +53,10 @@ SCALE = 0.5
 def layer(pair: Pair, shape: tuple[int, int], isa: Isa) -> LinearSpec:
     """The small layers have a bias and centred activations."""
     return LinearSpec(*shape, *pair, center=shape == SMALL, has_bias=shape == SMALL, isa=isa)
+
+
+def rotated_layer(pair: Pair, isa: Isa) -> LinearSpec:
+    return LinearSpec(*ROTATED, *pair, center=True, has_bias=False, isa=isa, hadamard=block_size(ROTATED[1]))
 
 
 def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
@@ -62,6 +72,10 @@ def every_kernel(isa: Isa) -> Iterator[tuple[Builder, Any]]:
         yield embedding, StoredSpec(*GROUPED, weight, Layout.PLANES, isa, groups)
         yield linear_float, FloatLinearSpec(*GROUPED, False, isa, weight, groups)
     yield linear_float, FloatLinearSpec(*GROUPED, False, isa)
+    for length in LENGTHS:
+        yield hadamard, HadamardSpec(length, block_size(length), isa)
+    for pair in ROTATED_PAIRS:
+        yield linear, rotated_layer(pair, isa)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +139,27 @@ def test_no_rows_and_rows_of_zeros(kernels: Kernels, pair: Pair) -> None:
     spec = layer(pair, SMALL, kernels.isa)
     for rows in (0, 3):
         check_linear(kernels, spec, np.zeros((rows, k), np.float32), codes(1, pair[1], n, k), 1)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_rows_are_rotated_bit_for_bit(kernels: Kernels, length: int) -> None:
+    spec = HadamardSpec(length, block_size(length), kernels.isa)
+    for rows in (1, 5):
+        x = floats(rows, rows, length) * np.float32(1.37)
+        y = kernels.call(hadamard, spec, [x], x.shape, np.float32)
+        np.testing.assert_array_equal(y, reference.hadamard(x, spec.block))
+
+
+@pytest.mark.parametrize("pair", ROTATED_PAIRS, ids=named)
+def test_a_layer_rotates_as_it_packs(kernels: Kernels, pair: Pair) -> None:
+    spec = rotated_layer(pair, kernels.isa)
+    weight, scale = codes(3, pair[1], spec.n, spec.k), powers(3, spec.n)
+    for rows in (1, 2, 9, 67):
+        x = floats(rows, rows, spec.k) * np.float32(1.37)
+        inputs = [x, scalar(SCALE), stored_weight(weight, spec), scale]
+        y = kernels.call(linear, spec, inputs, (rows, spec.n), np.float32)
+        x_codes, x_scale = reference.quantize(reference.hadamard(x, 16), spec.activation, SCALE, True)
+        np.testing.assert_array_equal(y, reference.linear(x_codes, x_scale, weight, scale))
 
 
 @pytest.mark.parametrize(("weight", "layout"), TABLES, ids=str)

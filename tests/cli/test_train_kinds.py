@@ -168,6 +168,30 @@ def test_a_teacher_on_disk(tbt, data: Path, trained: Path, tmp_path: Path) -> No
     assert (tmp_path / "teacher-logits" / "cache.json").is_file()
 
 
+def test_fields_of_the_recipe_and_schedules(tbt, data: Path, trained: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--data", data, "--teacher", trained / "teacher", "-o", tmp_path, *FEW]
+    for option, message in (
+        ("ste", "--recipe-option ste: expected NAME=VALUE"),
+        ("stee=trust", "unknown recipe option 'stee'"),
+        ("dead_zone=-1", "recipe field dead_zone=-1: expected a number, 0 or more"),
+    ):
+        refused = tbt(*arguments, "--recipe-option", option)
+        assert refused.code == 2
+        assert message in refused.err
+    refused = tbt(*arguments, "--average", 1)
+    assert refused.code == 2
+    assert "average=1.0: expected 0 or more, below 1" in refused.err
+    options = ("--recipe-option", "ste=trust", "--recipe-option", "exclude=[]")
+    schedules = ("--average", 0.5, "--weight-decay", 0.1, "--decay-share", 0.5, "--quantization-warmup", 0.5)
+    found = tbt(*arguments, *options, *schedules)
+    assert found.code == 0, found.err
+    asked = json.loads((tmp_path / "student-2-2-2" / "training.json").read_text())["asked"]
+    assert asked["recipe"]["ste"] == "trust"
+    expected = {"average": 0.5, "weight_decay": 0.1, "decay_share": 0.5, "quantization_warmup": 0.5}
+    assert asked["settings"].items() >= expected.items()
+    assert "soft_weights" not in asked["settings"]
+
+
 def test_quantized_folders_are_no_teachers(tbt, data: Path, trained: Path, tmp_path: Path) -> None:
     student, packed = trained / "student-2-2-2", tmp_path / "packed"
     frozen = tbt_compile.freeze(tbt_compile.load_prepared(student))

@@ -34,7 +34,8 @@ SCHEMAS = {
     "unpack": "(Tensor packed, str encoding, SymInt columns) -> Tensor",
     "bit_linear": "(Tensor x, Tensor? x_scale, Tensor packed, Tensor weight_scale, Tensor? bias, "
     "str x_encoding, str weight_encoding, bool center, SymInt columns, "
-    'str function="", float floor=0.) -> Tensor',
+    'str function="", float floor=0., SymInt hadamard=0) -> Tensor',
+    "hadamard": "(Tensor x, SymInt block) -> Tensor",
     "bit_embedding": "(Tensor ids, Tensor packed, Tensor weight_scale, str weight_encoding, SymInt columns) "
     "-> Tensor",
     "pack_keys": "(Tensor keys, Tensor scale, str encoding, bool center, bool heads_last=False) -> Tensor",

@@ -198,3 +198,50 @@ def test_scales_that_were_saved_as_scalars_load() -> None:
     quantizer = ActivationQuantizer(Encoding.TERNARY)
     quantizer.load_state_dict({"scale": torch.tensor(0.5), "initialized": torch.tensor(True)})
     assert quantizer.scale.tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "low", "high"),
+    [
+        (Encoding.BINARY, -2.0, 2.0),
+        (Encoding.TERNARY, -1.5, 1.5),
+        (Encoding.BINARY01, -0.5, 1.5),
+        (Encoding.TERNARY012, -0.5, 2.5),
+    ],
+)
+def test_the_trust_gradient_passes_within_half_a_step_of_a_level(encoding, low, high):
+    scale = 0.5
+    x = (torch.arange(-24, 25) / 10.0)[None].requires_grad_()
+    quantizer = ActivationQuantizer(encoding, center=False, ste="trust")
+    quantizer.set_scale(scale)
+    quantizer(x).value.sum().backward()
+    values = x.detach()[0].tolist()
+    assert x.grad[0].tolist() == pytest.approx([float(low * scale <= v <= high * scale) for v in values])
+    # The gradient to the scale is that of Eq. 12 and 14 in any case.
+    factor = 1 / math.sqrt(x.numel() * encoding.maximum)
+    expected = sum(equation_12_14(value, scale, encoding) for value in values) * factor
+    assert quantizer.scale.grad.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("encoding", LEARNED)
+@pytest.mark.parametrize("center", [False, True])
+def test_an_offset_shifts_what_is_rounded_and_is_learned(encoding, center):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(4, 50, generator=generator, requires_grad=True)
+    upstream = torch.randn(4, 50, generator=generator)
+    shifted = ActivationQuantizer(encoding, center=center, offset=True)
+    plain = ActivationQuantizer(encoding, center=False)
+    for quantizer in (shifted, plain):
+        quantizer.set_scale(0.7)
+    assert torch.equal(shifted(x).value, plain(x).value)
+    with torch.no_grad():
+        shifted.offset.fill_(0.3)
+    unshifted = ActivationQuantizer(encoding, center=False)
+    unshifted.set_scale(0.7)
+    moved = (x - 0.3).detach().requires_grad_()
+    assert torch.equal(shifted(x).codes, unshifted(moved).codes)
+    (shifted(x).value * upstream).sum().backward()
+    (unshifted(moved).value * upstream).sum().backward()
+    factor = 1 / math.sqrt(x.numel() * encoding.maximum)
+    assert shifted.offset.grad.item() == pytest.approx(-moved.grad.sum().item() * factor, rel=1e-4)
+    assert shifted.scale.grad.item() == pytest.approx(unshifted.scale.grad.item(), rel=1e-5)

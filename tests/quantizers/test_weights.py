@@ -110,3 +110,19 @@ def test_biberts_weights_are_zero_mean_signs_with_the_scale_of_the_weight_itself
     codes, scale = WeightQuantizer(Encoding.BINARY, method="sign")(weight)
     assert codes.tolist() == [[1, 1, -1, -1]]
     assert scale.tolist() == [[1.25]]
+
+
+@pytest.mark.parametrize(("encoding", "reach"), [(Encoding.BINARY, 2.0), (Encoding.TERNARY, 1.5)])
+@pytest.mark.parametrize("method", ["stats", "l2"])
+def test_the_trust_gradient_passes_within_half_a_step_of_a_level(encoding, reach, method):
+    weight = torch.randn(3, 60, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    quantizer = WeightQuantizer(encoding, method=method, ste="trust")
+    quantized = quantizer(weight)
+    quantized.value.sum().backward()
+    centered = (weight - weight.mean(-1, keepdim=True)).detach()
+    distance = (centered - quantized.value.detach()).abs()
+    half_step = quantized.scale * (1.0 if encoding is Encoding.BINARY else 0.5)
+    clear = (distance - half_step).abs() > 1e-5
+    if method == "stats":  # the threshold of Eq. 1 is not half a scale
+        assert torch.equal(weight.grad.bool()[clear], (distance <= half_step)[clear])
+    assert torch.equal(weight.grad.bool(), centered.abs() <= reach * quantized.scale)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tbt_compile.errors import MethodError, ReproduceError
+from tbt_compile.recipe import Recipe
 from tbt_compile.reproduce import TABLES, PlannedRow, find_table, paper_table, plan_rows
-from tbt_compile.reproduce.defaults import find_method
+from tbt_compile.reproduce.find import find_method
 from tbt_compile.reproduce.paper import DATA_SETS
 from tbt_compile.training.methods import METHODS
 from tbt_compile.training.methods.tbt import TBT
@@ -56,6 +57,15 @@ def test_every_variant_differs_from_tbt_in_its_recipe_or_its_loss() -> None:
         assert methods[0] is TBT
         settings = {(repr(method.recipe(notation)), method.weights) for method in methods}
         assert len(settings) == len(methods) == 11
+
+
+def test_every_change_of_the_recipe_differs_from_the_default() -> None:
+    for notation in ("2-2-2", "1-1-1"):
+        rows = [row for row in find_table("recipes").students if row.notation == notation]
+        methods = [find_method(row.method) for row in rows]
+        settings = {(repr(m.recipe(notation)), m.weights, repr(m.settings)) for m in methods}
+        assert methods[0].recipe(notation) == Recipe.parse(notation)
+        assert len(settings) == len(methods)
 
 
 def test_rows_are_chosen_by_patterns() -> None:

@@ -1,4 +1,4 @@
-"""Fused linear layers: quantize, pack, multiply, scale, bias and activation in one function.
+"""Fused linear layers: rotate, quantize, pack, multiply, scale, bias and activation in one function.
 
     y[m, n] = f(float(sum_k cx[m, k] * cw[n, k]) * (sx[m] * sw[n]) + bias[n])
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from tbt_compile.codegen.kernels.dispatch import Kernel
+from tbt_compile.codegen.kernels.dot.hadamard import HadamardSpec, rotate_row
 from tbt_compile.codegen.kernels.dot.packed_rows import Epilogue, store_partial
 from tbt_compile.codegen.kernels.dsl import emit
 from tbt_compile.codegen.kernels.dsl.loops import chunks, parallel_chunks, parallel_columns, row_of
@@ -165,8 +166,9 @@ class _Linear:
             in_thread: whether threads have a chunk each, and this is one of theirs.
         """
         spec = self.spec
+        rotated = emit.scratch("rotated", (spec.k,), "float32") if spec.hadamard else None
         with emit.loop("row", count) as row:
-            product.pack(row, row_of(self.x, first + row))
+            product.pack(row, self.loader(first + row, rotated))
         blocks, rest = divmod(spec.n, spec.isa.block)
         blocks_per_task = product.blocks_per_task
 
@@ -194,6 +196,14 @@ class _Linear:
             product.multiply(
                 count, self.w, T.int64(blocks), 1, self.epilogue_at(first, T.int64(blocks), False)
             )
+
+    def loader(self, m: Expr, rotated: Buffer | None) -> emit.Load:
+        """The loader of row m of x, or of its rotation, which is stored in `rotated` first."""
+        load = row_of(self.x, m)
+        if rotated is None or self.spec.hadamard is None:
+            return load
+        rotate_row(load, HadamardSpec(self.spec.k, self.spec.hadamard, self.spec.isa), rotated)
+        return row_of(rotated)
 
     def epilogue_at(self, first: Expr, block: Expr, whole: bool) -> Epilogue:
         """The epilogue for a chunk of rows and some weight blocks.

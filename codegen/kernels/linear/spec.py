@@ -31,6 +31,7 @@ class LinearSpec:
         isa: instruction set to schedule for; it also fixes the weight layout.
         function: one of `ACTIVATIONS`, applied in the epilogue; "" for none.
         floor: at 8 bits, the least that the largest magnitude of a row counts as; None for none.
+        hadamard: size of the blocks by which a row is rotated before anything else; None for none.
     """
 
     n: int
@@ -42,6 +43,7 @@ class LinearSpec:
     isa: Isa
     function: str = ""
     floor: float | None = None
+    hadamard: int | None = None
 
     @property
     def strategy(self) -> Strategy:

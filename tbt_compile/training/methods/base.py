@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -31,6 +31,7 @@ class Method:
         notations: the E-W-A notations that it supports.
         options: recipe options other than the bits.
         weights: of the distillation loss terms.
+        settings: of training, in place of those of the run.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Method:
     notations: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: LossWeights = field(default_factory=LossWeights)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def recipe(self, notation: str) -> Recipe:
         """The recipe of the student.
@@ -82,6 +84,7 @@ class Method:
             MethodError: the method does not support these bits.
             TrainingError: the folder holds a run with other settings, data or teacher.
         """
+        run = replace(run, settings=replace(run.settings, **self.settings))
         return self.train(teacher, notation, corpus, run.titled(f"{self.title} {notation}"))
 
     def train(

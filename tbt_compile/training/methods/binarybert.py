@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from tbt_compile.adapters import adapter_for
 from tbt_compile.data.batches import Corpus
 from tbt_compile.errors import MethodError
 from tbt_compile.modules import iter_quantized
+from tbt_compile.passes.prepare.rotated_weights import rotate_back
 from tbt_compile.preparation import prepare
 from tbt_compile.quantizers.split import SplitWeightQuantizer
 from tbt_compile.recipe import Recipe
@@ -107,6 +109,8 @@ def split_copy(ternary: PreTrainedModel, narrow: PreTrainedModel, recipe: Recipe
     """
     latent = ternary.state_dict()
     narrow.load_state_dict({name: latent[name] for name in narrow.state_dict()})
+    adapter = adapter_for(narrow)
+    rotate_back(narrow, adapter, adapter.stored_recipe(ternary))
     binary = prepare(narrow, recipe)
     for _, module in iter_quantized(binary):
         quantizer: Any = getattr(module, "weight_quantizer", None)

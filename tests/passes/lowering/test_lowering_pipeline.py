@@ -38,6 +38,7 @@ def test_order_and_contracts() -> None:
     assert [step.name for step in passes] == [
         "clean-up",
         "fuse-linear",
+        "fuse-hadamard",
         "fuse-linear-activation",
         "fuse-embedding",
         "fuse-attention-products",

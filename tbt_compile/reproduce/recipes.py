@@ -1,0 +1,58 @@
+"""The table `recipes`: what other papers do, one change at a time to the default recipe. Not in the paper."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tbt_compile.reproduce.defaults import BOTH, VARIANTS
+from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable
+from tbt_compile.training.methods import Method
+from tbt_compile.training.settings import LossWeights
+
+BASE = VARIANTS["tbt-identity-gradient"]
+"""The default recipe and loss."""
+
+
+def _change(name: str, title: str, notations: tuple[str, ...] = BOTH, **changes: Any) -> Method:
+    options = {**BASE.options, **changes.pop("options", {})}
+    return replace(BASE, name=f"tbt-{name}", title=title, notations=notations, options=options, **changes)
+
+
+CHANGES = {
+    method.name: method
+    for method in (
+        _change("trust-weights", "trust gradient of weights (QuEST)", options={"ste": "trust"}),
+        _change(
+            "trust-activations", "trust gradient of activations (QuEST)", options={"activation_ste": "trust"}
+        ),
+        _change("offset", "offset of activations (BiT)", options={"activation_offset": True}),
+        _change("learned-rows", "learned scales of rows (ParetoQ)", options={"weight_method": "learned"}),
+        _change("dead-zone", "bias of the dead zone (Tequila)", ("2-2-2",), options={"dead_zone": 1e-3}),
+        _change("hadamard", "rotated inputs (BitNet v2)", options={"hadamard": ("*.out_proj", "*.fc2")}),
+        _change("soft-weights", "soft levels that harden (Hestia)", settings={"soft_weights": 0.5}),
+        _change("warm-up", "warm-up of quantization", settings={"quantization_warmup": 0.3}),
+        _change(
+            "decay", "weight decay in the first half", settings={"weight_decay": 0.05, "decay_share": 0.5}
+        ),
+        _change("average", "average of the steps", settings={"average": 0.99}),
+        _change("relations", "attention relations (BitDistill)", weights=LossWeights(relations=1.0)),
+    )
+}
+"""The default recipe with one change each, by name."""
+
+RECIPES = PaperTable(
+    "recipes",
+    "What other papers do, one change at a time",
+    ("R1", "R2", "RL"),
+    None,
+    (
+        PaperRow(TEACHER, "full precision", "32-32-32", None, None, {}),
+        *(
+            PaperRow(method.name, method.title, notation, None, None, {})
+            for notation in BOTH
+            for method in (replace(BASE, title="the default"), *CHANGES.values())
+            if notation in method.notations
+        ),
+    ),
+)

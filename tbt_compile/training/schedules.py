@@ -1,0 +1,189 @@
+"""What changes from step to step besides the learning rate: relaxations, weight decay, averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import TrainerCallback
+
+from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
+from tbt_compile.quantizers.relaxation import Blend, Relaxation, SoftLevels
+from tbt_compile.training.settings import TrainSettings
+
+FIRST_TEMPERATURE, LAST_TEMPERATURE = 1.0, 0.01
+"""Of `SoftLevels`: at the first, levels that are a scale apart mix; at the last they do not."""
+AVERAGE = "average.safetensors"
+"""The file in a checkpoint that holds the averaged weights."""
+
+
+def schedules(settings: TrainSettings) -> list[TrainerCallback]:
+    """The callbacks that settings ask for."""
+    found: list[TrainerCallback] = []
+    if settings.quantization_warmup:
+        found.append(Relaxed(settings.quantization_warmup, Blend, blended))
+    if settings.soft_weights:
+        found.append(Relaxed(settings.soft_weights, soft_levels, soft))
+    if settings.decay_share < 1:
+        found.append(DecayEnds(settings.decay_share))
+    if settings.average:
+        found.append(Averaged(settings.average))
+    return found
+
+
+def blended(module: nn.Module) -> bool:
+    """Whether a module takes part in the warm-up of quantization: weights, and learned activations."""
+    if isinstance(module, ActivationQuantizer):
+        return module.learned
+    return isinstance(module, WeightQuantizer) and module.packs
+
+
+def soft(module: nn.Module) -> bool:
+    """Whether a module can have soft levels: weights of one or two bits."""
+    return isinstance(module, WeightQuantizer) and module.packs and bool(module.encoding.planes)
+
+
+def soft_levels(share: float) -> Relaxation:
+    """Soft levels whose temperature has fallen by a share of the way, evenly in its logarithm."""
+    return SoftLevels(FIRST_TEMPERATURE * (LAST_TEMPERATURE / FIRST_TEMPERATURE) ** share)
+
+
+class Relaxed(TrainerCallback):
+    """Relaxes quantizers for the first part of a training, less from step to step, then no longer.
+
+    Args:
+        part: of all steps.
+        relaxation: from the share of that part that has passed.
+        chosen: the quantizers.
+    """
+
+    def __init__(
+        self, part: float, relaxation: Callable[[float], Relaxation], chosen: Callable[[nn.Module], bool]
+    ) -> None:
+        self.part, self.relaxation, self.chosen = part, relaxation, chosen
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Relax the quantizers for the step that begins.
+
+        Args:
+            args, control: unused.
+            state: of the trainer.
+            model: that trains.
+        """
+        share = state.global_step / (self.part * state.max_steps)
+        self._relax(model, self.relaxation(share) if share < 1 else None)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Leave no relaxation behind.
+
+        Args:
+            args, state, control: unused.
+            model: that trained.
+        """
+        self._relax(model, None)
+
+    def _relax(self, model: nn.Module, relaxation: Relaxation | None) -> None:
+        for module in model.modules():
+            if self.chosen(module):
+                module.relaxation = relaxation  # type: ignore[assignment]
+
+
+class DecayEnds(TrainerCallback):
+    """Weight decay in the first part of a training only (Ma et al. 2024, BitNet b1.58 training tips).
+
+    Args:
+        part: of all steps.
+    """
+
+    def __init__(self, part: float) -> None:
+        self.part = part
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Turn weight decay off when its part is over.
+
+        Args:
+            args, control: unused.
+            state: of the trainer.
+            optimizer: whose groups have a weight decay.
+        """
+        if state.global_step >= self.part * state.max_steps:
+            for group in optimizer.param_groups:
+                group["weight_decay"] = 0.0
+
+
+class Averaged(TrainerCallback):
+    """Leaves the exponential moving average of the parameters in the model at the end.
+
+    Args:
+        decay: the weight of the average so far in each step.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: AveragedModel | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Start an average, or take up that of the checkpoint.
+
+        Args:
+            args, state: of the trainer.
+            control: unused.
+            model: to train.
+        """
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+        file = checkpoint_folder(args.output_dir, state.global_step) / AVERAGE
+        if state.global_step:
+            self._load(load_file(file))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Take a step into the average.
+
+        Args:
+            args, state, control: unused.
+            model: that trains.
+        """
+        assert self.average is not None
+        self.average.update_parameters(model)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Save the average in the checkpoint.
+
+        Args:
+            args, state: of the trainer.
+            control: unused.
+        """
+        if state.is_world_process_zero:
+            save_file(self._tensors(), checkpoint_folder(args.output_dir, state.global_step) / AVERAGE)
+
+    @torch.no_grad()
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Put the average into the model.
+
+        Args:
+            args, state, control: unused.
+            model: that trained.
+        """
+        assert self.average is not None
+        for ours, averaged in zip(model.parameters(), self.average.module.parameters(), strict=True):
+            ours.copy_(averaged)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        assert self.average is not None
+        return {name: tensor.contiguous() for name, tensor in self.average.module.named_parameters()}
+
+    @torch.no_grad()
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        assert self.average is not None
+        for name, parameter in self.average.module.named_parameters():
+            parameter.copy_(tensors[name])
+        self.average.n_averaged.fill_(1)
+
+
+def checkpoint_folder(output: str, step: int) -> Path:
+    """The folder in which the trainer saves a step."""
+    return Path(output) / f"checkpoint-{step}"
