@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import PlanError
 from tbt_compile.passes.base import PassResult
-from tbt_compile.passes.prepare.classify import classify_graph
+from tbt_compile.passes.prepare.classify import Decision, classify_graph
 from tbt_compile.passes.prepare.rotated_weights import check_own_weight, rotate_weights, rotated_layers
 from tbt_compile.passes.prepare.site_plan import SitePlan, activation_operand
 from tbt_compile.passes.prepare.sites import SiteKind
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 _LAYERS = (SiteKind.LINEAR, SiteKind.OUTPUT_PROJECTION)
 
 
-def rotated_site(context: PrepareContext, name: str, block: int) -> SitePlan:
+def rotated_site(context: PrepareContext, name: str, block: int, signs: dict[str, Decision]) -> SitePlan:
     """The plan of a layer with a rotated input, which is signed whatever the input was.
 
     Args:
         context: with a plan without rotations.
         name: of the layer.
         block: features that are rotated together.
+        signs: the sign decision of every node by data flow alone, by node name.
 
     Returns:
         The new plan of the site.
@@ -43,8 +44,7 @@ def rotated_site(context: PrepareContext, name: str, block: int) -> SitePlan:
     if 32 in (bits, weight.encoding.bits):
         raise PlanError(f"{where}, whose input or weight stays in full precision: narrow the pattern")
     found = next(each for each in context.sites if each.fqn == name and each.kind is site.kind)
-    # By the data flow alone: a rotation clips nothing, whatever the recipe says of GELU.
-    x = activation_operand(found, "input", bits, classify_graph(context.captured.graph))
+    x = activation_operand(found, "input", bits, signs)
     encoding = Encoding.for_activation(bits, signed=True)
     reason = f"signed: Hadamard blocks of {block} mix signs ({x.reason})"
     return replace(site, operands=(replace(x, encoding=encoding, reason=reason, hadamard=block), weight))
@@ -65,10 +65,14 @@ class PlanRotations:
         blocks = rotated_layers(context.model, context.adapter, context.recipe)
         for name in blocks:
             check_own_weight(context.model, name)
-        sites = {name: rotated_site(context, name, block) for name, block in blocks.items()}
+        if not blocks:
+            return PassResult(0)
+        # By the data flow alone: a rotation clips nothing, whatever the recipe says of GELU.
+        signs = classify_graph(context.captured.graph)
+        sites = {name: rotated_site(context, name, block, signs) for name, block in blocks.items()}
         planned = tuple(sites.get(site.fqn, site) for site in context.planned)
         context.plan = replace(context.planned, sites=planned)
-        return PassResult(len(blocks), "inputs are rotated" if blocks else "")
+        return PassResult(len(blocks), "inputs are rotated")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Words(nn.Module):
         return self.second(torch.relu(self.first(self.attention(self.table(ids)))))
 
 
-def pt2e(model: nn.Module, recipe: str, inputs: tuple[Tensor, ...]) -> Any:
+def pt2e(model: nn.Module, recipe: str | tbt_compile.Recipe, inputs: tuple[Tensor, ...]) -> Any:
     torchao = pytest.importorskip("torchao.quantization.pt2e.quantize_pt2e")
     from tbt_compile.integrations.pt2e import TbtQuantizer
 
@@ -92,3 +92,10 @@ def test_what_has_no_form_is_refused() -> None:
 
     with pytest.raises(PlanError, match="operands cannot be annotated one by one"):
         pt2e(Fused(), "2-2-2", (torch.randn(2, 5, 16),))
+
+
+def test_a_recipe_that_rotates_weights_is_refused() -> None:
+    with pytest.raises(PlanError, match="hadamard rotates weights, and annotations change none"):
+        pt2e(
+            Words(), tbt_compile.Recipe.parse("2-2-8", hadamard=("second",)), (torch.randint(0, 20, (2, 5)),)
+        )
