@@ -130,8 +130,7 @@ def input_values(program: ExportedProgram) -> list[Any]:
 def smallest(shapes: Iterable[Shape]) -> dict[sympy.Symbol, int]:
     """The smallest value of every size at which no dimension is empty."""
     found: dict[sympy.Symbol, int] = {}
-    for extent in (extent for shape in shapes for extent in shape.values()):
-        (symbol,) = extent.free_symbols
+    for symbol, extent in _of_one_size(extent for shape in shapes for extent in shape.values()):
         found[symbol] = max(found.get(symbol, 1), 1 - int(extent.subs(symbol, 0)))
     return found
 
@@ -178,17 +177,26 @@ def _example(program: ExportedProgram, shapes: Sequence[Shape]) -> dict[sympy.Sy
     for value, shape in zip(input_values(program), shapes, strict=True):
         for dim, extent in shape.items():
             here = value.shape[dim]
-            (symbol,) = extent.free_symbols
-            found[symbol] = (here if isinstance(here, int) else here.node.hint) - int(extent.subs(symbol, 0))
+            for symbol, _ in _of_one_size([extent]):
+                found[symbol] = (here if isinstance(here, int) else here.node.hint) - int(
+                    extent.subs(symbol, 0)
+                )
     return found
+
+
+def _of_one_size(extents: Iterable[sympy.Expr]) -> Iterator[tuple[sympy.Symbol, sympy.Expr]]:
+    """The extents that are a size plus a constant, with the size; sums of sizes follow from others."""
+    for extent in extents:
+        if len(extent.free_symbols) == 1:
+            yield next(iter(extent.free_symbols)), extent
 
 
 def _assumed(extent: sympy.Expr, known: Mapping[sympy.Symbol, sympy.Expr]) -> int:
     """The smallest value of an extent where all dynamic dimensions are at least `_SMALLEST`."""
-    (symbol,) = extent.free_symbols
-    others = [other for other in known.values() if other.free_symbols == {symbol}]
-    least = max(_SMALLEST - int(other.subs(symbol, 0)) for other in others)
-    return int(extent.subs(symbol, least))
+    least: dict[sympy.Symbol, int] = {}
+    for symbol, other in _of_one_size(known.values()):
+        least[symbol] = max(least.get(symbol, 1), _SMALLEST - int(other.subs(symbol, 0)))
+    return int(extent.subs(least))
 
 
 def _bounds(guard: Guard, example: Mapping[sympy.Symbol, int]) -> Iterator[SizeBound | None]:

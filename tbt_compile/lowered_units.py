@@ -69,12 +69,16 @@ def lowered_units(exported: ExportUnits, name: str, dump: Path | None = None) ->
         LoweringError: as for `lower`.
     """
     from tbt_compile.passes.lowering import lowering_pipeline
-    from tbt_compile.passes.lowering.pack_kv_cache import agree_on_caches
+    from tbt_compile.passes.lowering.pack_kv_cache import agree_on_caches, takes_caches_of
 
     units = [unit.copy() for unit in exported.contexts]
     for unit in units:
         lowering_pipeline().run(unit, None if dump is None else dump / unit.name)
     agree_on_caches(units, name)
+    known = {unit.name: unit for unit in units}
+    if "extend" in known and not takes_caches_of(known["extend"], known["step"]):
+        log.info("%s keeps other caches where it appends several tokens: prompts are read whole", name)
+        units.remove(known["extend"])
     return units
 
 

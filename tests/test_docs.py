@@ -42,7 +42,7 @@ QUESTIONS = {
     "causal mask": ("passes/lowering/fuse_masked_softmax.py",),
     "ATen operator": ("codegen/importer/registry.py", "docs/extending/add-an-aten-operator.md"),
     "SVE": ("codegen/target/isa.py", "docs/extending/add-an-instruction-set.md"),
-    "Eq. 11, 12": ("tbt_compile/quantizers/activations.py",),
+    "Eq. 11, 12": ("tbt_compile/quantizers/learned_scale.py",),
     "{0,1,2} x ternary": ("codegen/kernels/dot/bit_product.py",),
     "baseline": ("tbt_compile/training/methods/registry.py", "docs/extending/add-a-training-method.md"),
     "model family": ("tbt_compile/adapters/huggingface.py", "docs/extending/add-a-model-family.md"),

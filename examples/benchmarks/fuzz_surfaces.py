@@ -127,7 +127,8 @@ def requests(folder: Path) -> Surface:
     from fastapi.testclient import TestClient
 
     from tbt_compile.data.tokenization import train_word_tokenizer
-    from tbt_compile.serving.service import Service, ServiceSettings
+    from tbt_compile.serving.service import Service
+    from tbt_compile.serving.settings import ServiceSettings
 
     tokenizer = train_word_tokenizer(["a word and another , user assistant"])
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"

@@ -48,6 +48,7 @@ def make_folder(work: Path, layers: int, width: int) -> Path:
 
     tokenizer = train_word_tokenizer([" ".join(f"w{number}" for number in range(4000))])
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }} {% endfor %}"
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
@@ -85,7 +86,8 @@ class Server:
     def stop(self) -> int:
         """End it as Ctrl-C does; returns its exit code."""
         self.process.send_signal(2)
-        return self.process.wait(120)
+        with self.process:  # closes its output
+            return self.process.wait(120)
 
 
 def drawn(generator: random.Random, vocabulary: int) -> dict[str, Any]:

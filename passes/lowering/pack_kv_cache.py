@@ -81,6 +81,17 @@ def agree_on_caches(units: Sequence[LoweringContext], name: str) -> None:
     named["first_step"].graph.output_node().args = (tuple(outputs),)
 
 
+def takes_caches_of(unit: LoweringContext, other: LoweringContext) -> bool:
+    """Whether two units of a model take and return the same caches, packed alike."""
+
+    def caches(each: LoweringContext) -> list[tuple[Any, ...]]:
+        inputs = {node.name: node.meta["val"] for node in each.graph.find_nodes(op="placeholder")}
+        taken = [name for slot in each.caches for name in (slot.key_input, slot.value_input) if name]
+        return [(name, inputs[name].dtype, inputs[name].dim()) for name in taken]
+
+    return unit.caches == other.caches and caches(unit) == caches(other)
+
+
 def _unpacked(pack: fx.Node) -> fx.Node:
     """The keys or values that a call packs, `[B, H, T, D]`."""
     source: fx.Node = pack.args[0]  # type: ignore[assignment]

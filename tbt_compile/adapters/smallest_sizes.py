@@ -48,6 +48,13 @@ def smallest_sizes(
         InexpressibleError: only where all sizes are the smallest, it computes something else.
     """
     leaves, structure = pytree.tree_flatten(args)
+    example = {
+        symbol: leaf.shape[dim] - int(extent.subs(symbol, 0))
+        for leaf, shape in zip(leaves, shapes, strict=True)
+        for dim, extent in shape.items()
+        for symbol in extent.free_symbols
+        if len(extent.free_symbols) == 1
+    }
     least = {
         symbol: value
         for symbol, value in smallest(shapes).items()
@@ -57,7 +64,7 @@ def smallest_sizes(
     def outcome(symbols: Iterable[sympy.Symbol]) -> str:
         """What is wrong with a call of which these sizes are the smallest, if anything."""
         small = {symbol: least[symbol] for symbol in symbols}
-        inputs = [_shrunk(leaf, shape, small) for leaf, shape in zip(leaves, shapes, strict=True)]
+        inputs = [_shrunk(leaf, shape, small, example) for leaf, shape in zip(leaves, shapes, strict=True)]
         with torch.no_grad():
             try:
                 expected = pytree.tree_leaves(unit(*pytree.tree_unflatten(inputs, structure)))
@@ -90,11 +97,20 @@ def smallest_sizes(
     return found
 
 
-def _shrunk(value: Tensor, shape: Shape, small: dict[sympy.Symbol, int]) -> Tensor:
-    """An input of small sizes, with random floats."""
+def _shrunk(
+    value: Tensor, shape: Shape, small: dict[sympy.Symbol, int], sizes: dict[sympy.Symbol, int]
+) -> Tensor:
+    """An input of small sizes, with random floats.
+
+    Args:
+        value: of the example.
+        shape: its dynamic dimensions.
+        small: the sizes that are small.
+        sizes: all sizes of the example.
+    """
     for dim, extent in shape.items():
         if extent.free_symbols & small.keys():
-            value = value.narrow(dim, 0, int(extent.subs(small)))
+            value = value.narrow(dim, 0, int(extent.subs({**sizes, **small})))
     return drawn(value)
 
 

@@ -56,7 +56,7 @@ def take_fields(model: PreTrainedModel, fields: dict[str, Any]) -> None:
 
 
 def speech_settings(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the fields of `runtime.speech.SpeechSettings`, JSON-ready."""
+    """Return the fields of `runtime.speech_settings.SpeechSettings`, JSON-ready."""
     config, encoder = model.config, model.get_encoder()
     stride = encoder.conv1.stride[0] * encoder.conv2.stride[0]
     given = {name: getattr(model.generation_config, name, None) for name in KEPT}

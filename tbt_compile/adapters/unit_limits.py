@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -68,7 +69,7 @@ def seq2seq_limits(
             "source": source,
             "decoder": decoder,
             "width": int(shape_of(hidden)[2]),
-            "bounds": _bounds(encoder, first_step, step),
+            "bounds": bounds_of([encoder, first_step, step]),
             "block": block,
         },
     }
@@ -112,7 +113,12 @@ def decoder_limits(
     return {
         "vocabulary": limits["vocabulary"],
         "max_positions": longest,
-        "limits": {"source": limits, "decoder": limits, "width": None, "bounds": _bounds(first_step, step)},
+        "limits": {
+            "source": limits,
+            "decoder": limits,
+            "width": None,
+            "bounds": bounds_of([first_step, step]),
+        },
     }
 
 
@@ -143,7 +149,7 @@ def table_rows(model: Any) -> int:
     return int(table.num_embeddings)
 
 
-def _bounds(*units: LoweringContext) -> dict[str, list[dict[str, Any]]]:
+def bounds_of(units: Iterable[LoweringContext]) -> dict[str, list[dict[str, Any]]]:
     """What the branches of the forward require of the sizes of each unit's calls, by unit."""
     return {unit.name: [bound.to_dict() for bound in unit.bounds] for unit in units if unit.bounds}
 

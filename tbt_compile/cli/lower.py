@@ -72,7 +72,13 @@ def lower(
     """
     import time
 
-    from tbt_compile.cli.models import dynamic_lengths, open_for_lowering, tokenizer_of, tokens_of
+    from tbt_compile.cli.models import (
+        dynamic_lengths,
+        open_for_lowering,
+        processor_of,
+        tokenizer_of,
+        tokens_of,
+    )
     from tbt_compile.codegen.target.parse import parse_targets
     from tbt_compile.errors import LoweringError
     from tbt_compile.storage import model_folder
@@ -99,7 +105,7 @@ def lower(
         tokens = None if shortlist is None else tokens_of(shortlist, tokenizer)
         free = dynamic_lengths(model)
         compiled = tbt_compile.lower(model, target=specs, shortlist=tokens, dynamic_shapes=free, clock=clock)
-        compiled.save(output, tokenizer=tokenizer)
+        compiled.save(output, tokenizer=processor_of(source, tokenizer))
     if isinstance(compiled, tbt_compile.CompiledModel) and tokenizer is None:
         warn(
             f"{source} has no tokenizer.json: {output} generates from token ids in Python, but `tbt run` "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,29 @@ def tokenizer_of(source: Path) -> Any | None:
     from tbt_compile.data.tokenization import load_tokenizer
 
     return load_tokenizer(source)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A tokenizer and a feature extractor, saved together."""
+
+    tokenizer: Any
+    extractor: Any
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the files of both."""
+        self.tokenizer.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+
+
+def processor_of(source: Path, tokenizer: Any | None) -> Any | None:
+    """What is stored with the compiled model of a folder: its tokenizer, and with it a feature extractor."""
+    if tokenizer is None or is_gguf(source):
+        return tokenizer
+    from tbt_compile.data.recordings import feature_extractor
+
+    extractor = feature_extractor(source)
+    return tokenizer if extractor is None else Processor(tokenizer, extractor)
 
 
 def tokens_of(texts: Path, tokenizer: Any | None) -> list[int]:

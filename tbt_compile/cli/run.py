@@ -22,6 +22,8 @@ from tbt_compile.cli.console import (
 from tbt_compile.errors import FormatError, TbtError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from tbt_compile.storage.checksums import Checks
@@ -221,11 +223,14 @@ def _stream(model: Any, tokenizer: Any, source: list[int], options: dict[str, An
 
     stream = TextStream(tokenizer)
 
-    def show(tokens: np.ndarray) -> None:
-        piece = stream.push(int(tokens[0]))
+    def show(tokens: Sequence[int] | np.ndarray) -> None:
+        piece = "".join(stream.push(int(token)) for token in tokens)
         if piece:
             sys.stdout.write(piece)
             sys.stdout.flush()
+
+    if not model.is_encoder_decoder:  # an output begins with its prompt
+        show(source)
 
     model.generate([source], attention_mask=[[1] * len(source)], on_tokens=show, **options)
     sys.stdout.write(stream.end() + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -24,15 +26,21 @@ def serve(
     queue: Annotated[int, typer.Option(help="Outputs that may wait; more are answered 429.", min=0)] = 256,
     threads: Annotated[int | None, typer.Option(help="Threads of a step (default: all CPUs).", min=1)] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens of a prompt or source.", min=1)] = 4096,
+    prompt_cache: Annotated[
+        int, typer.Option(help="MiB of prompts that are kept, to read what begins alike once; 0: off.", min=0)
+    ] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.", min=0.001)] = 300.0,
-    max_body: Annotated[int, typer.Option(help="Bytes of a request's body.", min=1)] = 2**20,
+    max_audio: Annotated[float, typer.Option(help="Seconds of a recording.", min=0.001)] = 1800.0,
+    max_body: Annotated[
+        int | None, typer.Option(help="Bytes of a request.  [default: 1 MiB; 25 of audio]", min=1)
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(help="Key that clients have to send.", envvar="TBT_API_KEY")
     ] = None,
     check: CheckOption = True,
     public_key: PublicKeyOption = None,
 ) -> None:
-    """Serve a compiled model over HTTP, for OpenAI's clients: completions, chat, streams.
+    """Serve a compiled model over HTTP, for OpenAI's clients: completions, chat, streams, transcriptions.
 
     Requests share the steps of one running batch; what is written for one does not depend on the others.
     GET / shows a page to try the model, /openapi.json the interface, /metrics counters for Prometheus.
@@ -47,14 +55,11 @@ def serve(
     """
     import asyncio
 
-    try:
+    with _installed():
         import uvicorn
 
-        from tbt_compile.serving.service import Service, ServiceSettings
-    except ModuleNotFoundError as error:
-        raise TbtError(
-            f"{error.name} is not installed: serving needs it; `pip install 'tbt-compile[serve]'`"
-        ) from error
+        from tbt_compile.serving.service import Service
+        from tbt_compile.serving.settings import ServiceSettings
     if api_key is not None and not (api_key and api_key.isascii()):
         raise TbtError("--api-key is empty or not ASCII: give one that clients can send, or leave it out")
     listening = _listening(host, port)
@@ -63,9 +68,17 @@ def serve(
             f"warning: {host} is reachable from other machines, and no --api-key is set", style="yellow"
         )
     settings = ServiceSettings(
-        name or folder.resolve().name, rows, queue, max_body, max_tokens, timeout, api_key
+        name=name or folder.resolve().name,
+        most_rows=rows,
+        most_waiting=queue,
+        most_bytes=max_body,
+        most_tokens=max_tokens,
+        most_seconds=max_audio,
+        prompt_bytes=prompt_cache * 2**20,
+        timeout=timeout,
+        api_key=api_key,
     )
-    with spinner(f"loading {folder}"):
+    with spinner(f"loading {folder}"), _installed():
         service = Service(folder, settings, threads, Checks.of(check, public_key))
     server = uvicorn.Server(
         uvicorn.Config(
@@ -85,6 +98,21 @@ def serve(
         await serving
 
     asyncio.run(run())
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    """Say which package the block needs, if one is missing.
+
+    Raises:
+        TbtError: in place of a ModuleNotFoundError.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise TbtError(
+            f"{error.name} is not installed: serving needs it; `pip install 'tbt-compile[serve]'`"
+        ) from error
 
 
 def _listening(host: str, port: int) -> socket.socket:

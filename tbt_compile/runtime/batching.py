@@ -110,19 +110,19 @@ def cut_after_end(row: Sequence[int], ends: Sequence[int], first: int = 1) -> li
     return [int(token) for token in row]
 
 
-class _StoppedError(Exception):
+class StoppedError(Exception):
     """Raised in a worker after the caller has stopped waiting for its result."""
 
 
-class _Stoppable:
-    """Wraps a session to raise `_StoppedError` at the first step after `stop` is set."""
+class Stoppable:
+    """Wraps a session to raise `StoppedError` at the first step after `stop` is set."""
 
     def __init__(self, session: DecoderSession, stop: threading.Event) -> None:
         self.session, self.stop = session, stop
 
     def step(self, tokens: Tokens) -> Scores:
         if self.stop.is_set():
-            raise _StoppedError
+            raise StoppedError
         return self.session.step(tokens)
 
     def reorder(self, rows: Tokens) -> None:
@@ -180,7 +180,7 @@ def run_batches(
 
     def work(batch: list[int]) -> Tokens:
         ids, mask = pad([rows[index] for index in batch], settings.pad_token_id or 0)
-        session = _Stoppable(open_session(ids, mask), stop)
+        session = Stoppable(open_session(ids, mask), stop)
         prompt = ids if prompts else decoder_prompt(settings, len(batch))
         return run_search(session, settings, prompt, encoder_input_ids=ids, streams=np.array(batch))
 

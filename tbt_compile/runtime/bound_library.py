@@ -61,6 +61,10 @@ class BoundLibrary:
             for name, parameters in functions.items()
         }
 
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a unit of this name."""
+        return name in self._functions
+
     def function(self, name: str) -> Any:
         """Return a function of the library that is not a unit; it takes tensors and has no weights."""
         return self._library[name]

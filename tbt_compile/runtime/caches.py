@@ -63,6 +63,8 @@ def caches_of(
 
 BLOCK = 64
 """Tokens whose values are packed in one word."""
+Block = list[Array]
+"""The keys and values of 64 tokens of one row, one array per cache of a step."""
 _LEAST_TOKENS = 64
 """Minimum capacity of a new cache, in tokens."""
 _PACKED_ALONG_TOKENS = 6
@@ -93,9 +95,9 @@ class GrowingCache:
             self._rows_shown, self._shown = rows, shared_tensor(self._memory[:, :, :, :rows], compact=False)
         return self._shown
 
-    def grow(self) -> Tensor:
-        """Extend the cache by one token, which the caller has to write; returns `tensor()`."""
-        self._length += 1
+    def grow(self, tokens: int = 1) -> Tensor:
+        """Extend the cache by some tokens, which the caller has to write; returns `tensor()`."""
+        self._length += tokens
         rows = self._rows(self._length)
         if rows > self._memory.shape[3]:
             self._memory = _with_room(self._memory, 2 * rows)
@@ -134,6 +136,50 @@ class GrowingCache:
             start += part.shape[1]
         self._memory, self._length, self._rows_shown = memory, length, -1
 
+    def block(self, row: int, first: int) -> Array:
+        """Copy 64 tokens of a row, from the token `first` on: [layers, H, 64, ...], or one word of values."""
+        if not self._along_tokens:
+            return self._memory[:, row, :, first : first + BLOCK].copy()
+        word, bits = divmod(first, BLOCK)
+        taken = self._memory[:, row, :, word : word + 1] >> np.uint64(bits)
+        if bits:
+            taken |= self._memory[:, row, :, word + 1 : word + 2] << np.uint64(BLOCK - bits)
+        return taken
+
+    @classmethod
+    def of_blocks(cls, rows: Sequence[tuple[int, Sequence[Array]]], tokens: int) -> GrowingCache:
+        """A cache of blocks that follow each other.
+
+        Args:
+            rows: per batch row the number of tokens before the first block, which a mask hides, and blocks.
+            tokens: number of tokens in the cache; what blocks hold beyond is left out.
+        """
+        like = rows[0][1][0]
+        made = cls.__new__(cls)
+        made._along_tokens, made._length = like.ndim + 1 == _PACKED_ALONG_TOKENS, tokens
+        layers, heads, _, *row = like.shape
+        shape = (layers, len(rows), heads, made._rows(max(_LEAST_TOKENS, 2 * tokens) + 2 * BLOCK), *row)
+        memory = made._memory = aligned_empty(shape, like.dtype)
+        memory[...] = 0
+        for index, (before, blocks) in enumerate(rows):
+            for first, block in zip(range(before, tokens, BLOCK), blocks, strict=False):
+                if made._along_tokens:
+                    word, bits = divmod(first, BLOCK)
+                    memory[:, index, :, word : word + 1] |= block << np.uint64(bits)
+                    if bits:
+                        memory[:, index, :, word + 1 : word + 2] |= block >> np.uint64(BLOCK - bits)
+                else:
+                    memory[:, index, :, first : first + BLOCK] = block
+        made._clear(tokens)
+        made._rows_shown = -1
+        return made
+
+    def _clear(self, tokens: int) -> None:
+        """Set everything behind the first tokens to zero."""
+        self._memory[:, :, :, self._rows(tokens) :] = 0
+        if self._along_tokens and tokens % BLOCK:
+            self._memory[:, :, :, tokens // BLOCK] &= np.uint64((1 << tokens % BLOCK) - 1)
+
     def drop(self, tokens: int) -> None:
         """Forget the first tokens of every row, a multiple of `BLOCK`."""
         used = self._memory[:, :, :, self._rows(tokens) : self._rows(self._length)]
@@ -154,11 +200,26 @@ class FloatCache:
         """Return the cache as an argument of a compiled function."""
         return self._shown
 
-    def grow(self) -> Tensor:
-        """Allocate a cache that is one token longer, all of which the caller has to write."""
-        batch, heads, tokens, width = as_array(self._shown).shape
-        self._shown = shared_tensor(aligned_empty((batch, heads, tokens + 1, width), np.float32))
+    def grow(self, tokens: int = 1) -> Tensor:
+        """Allocate a cache that is some tokens longer, all of which the caller has to write."""
+        batch, heads, before, width = as_array(self._shown).shape
+        self._shown = shared_tensor(aligned_empty((batch, heads, before + tokens, width), np.float32))
         return self._shown
+
+    def block(self, row: int, first: int) -> Array:
+        """As `GrowingCache.block`: [H, 64, D]."""
+        return as_array(self._shown)[row, :, first : first + BLOCK].copy()
+
+    @classmethod
+    def of_blocks(cls, rows: Sequence[tuple[int, Sequence[Array]]], tokens: int) -> FloatCache:
+        """As `GrowingCache.of_blocks`."""
+        heads, _, width = rows[0][1][0].shape
+        memory = aligned_empty((len(rows), heads, tokens, width), np.float32)
+        memory[...] = 0
+        for index, (before, blocks) in enumerate(rows):
+            for first, block in zip(range(before, tokens, BLOCK), blocks, strict=False):
+                memory[index, :, first : first + BLOCK] = block[:, : tokens - first]
+        return cls(shared_tensor(memory))
 
     def reorder(self, rows: Rows) -> None:
         """Replace the batch rows by the current ones at the indices `rows`."""
@@ -174,6 +235,28 @@ class FloatCache:
     def drop(self, tokens: int) -> None:
         """Forget the first tokens of every row."""
         self._shown = shared_tensor(aligned_copy(as_array(self._shown)[:, :, tokens:]))
+
+
+def caches_of_blocks(
+    rows: Sequence[tuple[int, Sequence[Block]]], tokens: int
+) -> list[GrowingCache | FloatCache]:
+    """Make growing caches from kept blocks.
+
+    Args:
+        rows: per batch row the number of tokens before the first block, which a mask hides, and its blocks.
+        tokens: number of tokens in the caches.
+
+    Returns:
+        One cache per argument of the next step.
+    """
+    count = len(rows[0][1][0])
+    kinds = [FloatCache if part.dtype == np.float32 else GrowingCache for part in rows[0][1][0]]
+    return [
+        kinds[place].of_blocks(
+            [(before, [block[place] for block in blocks]) for before, blocks in rows], tokens
+        )
+        for place in range(count)
+    ]
 
 
 def take_rows(values: Sequence[Tensor], rows: Rows) -> list[Tensor]:

@@ -39,6 +39,18 @@ import tbt_compile
 model = tbt_compile.load("FOLDER")
 tokens = model.generate(input_ids)
 ```"""
+_TRANSCRIBES = """```sh
+pip install 'tbt-compile[serve]'
+tbt serve FOLDER
+curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@speech.wav
+```
+
+```python
+import tbt_compile
+
+model = tbt_compile.load("FOLDER")
+tokens = model.generate(input_features=features)
+```"""
 _CALLED = """```python
 import tbt_compile
 
@@ -76,12 +88,13 @@ def model_card(
     if "generation" in description:
         rows["vocabulary"] = str(description["vocabulary"])
         rows["longest input"] = str(description["max_positions"] or "any")
+    use = _TRANSCRIBES if "speech" in description else _GENERATES
     head = _HEADER.format(
         pipeline=_pipeline(description),
         notation=notation,
         title=title,
         bits=notation.replace("-", ", "),
-        use=_GENERATES if "generation" in description else _CALLED.format(arguments=arguments),
+        use=use if "generation" in description else _CALLED.format(arguments=arguments),
     )
     return head + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 

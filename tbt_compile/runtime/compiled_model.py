@@ -13,11 +13,9 @@ from tbt_compile.errors import GenerationError
 from tbt_compile.runtime import worker_threads
 from tbt_compile.runtime.batching import BATCH_SIZE, BATCH_TOKENS, Batching, BatchProgress, run_batches
 from tbt_compile.runtime.builds import Build
-from tbt_compile.runtime.checked_session import CheckedSession
 from tbt_compile.runtime.companions import Files
-from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
+from tbt_compile.runtime.compiled_library import Array
 from tbt_compile.runtime.generation import (
-    DecoderSession,
     GenerationSettings,
     Scores,
     Tokens,
@@ -26,20 +24,21 @@ from tbt_compile.runtime.generation import (
 )
 from tbt_compile.runtime.generation.shortlist import Shortlist
 from tbt_compile.runtime.generation.validation import count
-from tbt_compile.runtime.input_checks import Limits, checked_sources
-from tbt_compile.runtime.source_input import Features, SourceInput
-from tbt_compile.runtime.speech import OPTIONS, SpeechModel, SpeechSettings, transcribe
+from tbt_compile.runtime.input_checks import checked_sources
+from tbt_compile.runtime.model_sessions import SessionModel
+from tbt_compile.runtime.speech import OPTIONS, SpeechModel, transcribe
+from tbt_compile.runtime.speech_settings import SpeechSettings
 from tbt_compile.storage import model_folder
 
 SHORTLIST = "shortlist"
 """Name of the tensor that holds a model's shortlist."""
 
 
-class CompiledModel(CompiledLibrary):
+class CompiledModel(SessionModel):
     """A text-generation model compiled to libraries, with its packed weights.
 
     Encoder-decoder models generate from a source; decoder-only models continue a prompt. Made by
-    `tbt_compile.lower`, or loaded from a folder by `tbt_compile.load`. Attributes: see `CompiledLibrary`.
+    `tbt_compile.lower`, or loaded from a folder by `tbt_compile.load`. Attributes: see `SessionModel`.
     """
 
     KIND = model_folder.GENERATOR
@@ -55,19 +54,12 @@ class CompiledModel(CompiledLibrary):
         super().__init__(builds, description, tensors, num_threads, files)
         self._settings = GenerationSettings.from_dict(description["generation"])
         self._shortlist = Shortlist(tensors[SHORTLIST]) if SHORTLIST in tensors else None
-        self._limits = Limits.recorded(description)
-        self._source = SourceInput(description["class"], Features.recorded(description), self._limits)
         self._speech = SpeechSettings.recorded(description)
 
     @property
     def shortlist(self) -> Tokens | None:
         """The tokens that the model can generate, int64 [n] ascending; None: the whole vocabulary."""
         return None if self._shortlist is None else self._shortlist.ids.copy()
-
-    @property
-    def is_encoder_decoder(self) -> bool:
-        """Whether the model has an encoder; else it is decoder-only."""
-        return "encoder" in self.description["functions"]
 
     def generate(
         self,
@@ -193,68 +185,11 @@ class CompiledModel(CompiledLibrary):
             run_search=self._search,
         )
 
-    def session(
-        self,
-        input_ids: npt.ArrayLike | None = None,
-        attention_mask: npt.ArrayLike | None = None,
-        **features: Any,
-    ) -> DecoderSession:
-        """Encode a batch and return a `DecoderSession`, for a custom search.
-
-        The first step takes the start tokens, or in a decoder-only model `input_ids` again. A model with a
-        `shortlist` returns the logits of those tokens, in that order. Arguments and errors are those of
-        `generate`.
-        """
-        ids, mask = self._source.checked(input_ids, attention_mask, features)
-        return CheckedSession(self._open(ids, mask), len(ids))
-
     def whole_logits(self, logits: Scores) -> Scores:
         """Expand the logits of a session's step, [rows, n], to the whole vocabulary, [rows, V]."""
         if self._shortlist is None:
             return logits
         return self._shortlist.expand(logits, self.description["vocabulary"])
-
-    def encode(
-        self,
-        input_ids: npt.ArrayLike | None = None,
-        attention_mask: npt.ArrayLike | None = None,
-        **features: Any,
-    ) -> npt.NDArray[np.float32]:
-        """Run the encoder; returns float32 [B, S, D]. Arguments and errors are those of `generate`.
-
-        S is the `padded_length` of the source.
-        """
-        from tbt_compile.runtime.bound_library import as_array
-
-        self._need_encoder("encode")
-        checked = self._source.checked(input_ids, attention_mask, features)
-        return as_array(self._encode(*checked)).copy()
-
-    def padded_length(self, length: int) -> int:
-        """The length to which sources are padded: theirs, or the next one that the model can encode."""
-        return length + self._limits.more_padding(length)
-
-    def decoder_session(self, hidden: npt.ArrayLike, attention_mask: npt.ArrayLike) -> DecoderSession:
-        """Open a `DecoderSession` on what `encode` returned, [B, S, D], and its mask, integers [B, S].
-
-        Raises:
-            GenerationError: the shapes do not match, or the model has no encoder.
-        """
-        from tbt_compile.runtime.bound_library import tensor
-
-        self._need_encoder("decoder_session")
-        states, mask = np.asarray(hidden), np.asarray(attention_mask)
-        width = self._limits.width
-        if states.shape != (*mask.shape, width) or states.dtype != np.float32 or mask.ndim != 2:
-            raise GenerationError(
-                f"encoder output of shape {list(states.shape)} with attention_mask of shape "
-                f"{list(mask.shape)}: expected float32 [batch, length, {width}] and [batch, length]; the "
-                f"output is {states.dtype}"
-            )
-        # As for the ids that were encoded, of which only the shape is left.
-        if self._source.features is None:
-            _, mask = self._source.checked(np.zeros(mask.shape, np.int64), mask, {})
-        return CheckedSession(self._decode(tensor(states), mask), len(states))
 
     def __call__(self, *_args: Any, **_inputs: Any) -> NoReturn:
         """Refuse the call: a text generator has `generate` instead.
@@ -272,10 +207,6 @@ class CompiledModel(CompiledLibrary):
         recorded = self.description["sampling"] if settings.get("do_sample") else {}
         return self._settings.replace(**{**recorded, **settings})
 
-    def _need_encoder(self, method: str) -> None:
-        if not self.is_encoder_decoder:
-            raise GenerationError(f"{method}: {self.description['class']} has no encoder; use session")
-
     def _search(self, *arguments: Any, **options: Any) -> Tokens:
         """Run `generation.search` with this model's compiled ranking and shortlist."""
         from tbt_compile.runtime.compiled_ranking import CompiledRanking
@@ -291,27 +222,9 @@ class CompiledModel(CompiledLibrary):
         """Generate from speech; the arguments are those of `generate`."""
         audio, frames = self._source.audio(input_ids, attention_mask, given)
         options = {name: given.pop(name) for name in OPTIONS if name in given}
-        settings, size = self._settings.replace(**given), self.description["vocabulary"]
-        model = SpeechModel(lambda windows: self._open(windows, self._source.mask(windows)), self._search)
-        return worker_threads.run(
-            lambda: transcribe(model, speech, audio, frames, settings, vocabulary=size, **options)
-        )
+        options["vocabulary"] = self.description["vocabulary"]
+        settings, model = self._settings.replace(**given), self._speech_model()
+        return worker_threads.run(lambda: transcribe(model, speech, audio, frames, settings, **options))
 
-    def _open(self, source: Array, mask: Tokens, num_threads: int | None = None) -> DecoderSession:
-        if self.is_encoder_decoder:
-            return self._decode(self._encode(source, mask, num_threads), mask)
-        from tbt_compile.runtime.decoder_only import DecoderOnlySession
-
-        return DecoderOnlySession(self._with_threads(num_threads), self._limits, mask)
-
-    def _encode(self, source: Array, mask: Tokens, num_threads: int | None = None) -> Any:
-        from tbt_compile.runtime.bound_library import tensor
-
-        self._limits.check_sizes("encoder", rows=len(source), source=mask.shape[1])
-        inputs = map(tensor, self._source.arguments(source, mask))
-        return self._with_threads(num_threads).call("encoder", *inputs)[0]
-
-    def _decode(self, hidden: Any, mask: Tokens) -> DecoderSession:
-        from tbt_compile.runtime.seq2seq import Seq2SeqSession
-
-        return Seq2SeqSession(self._bound(), self._limits, hidden, mask)
+    def _speech_model(self) -> SpeechModel:
+        return SpeechModel(lambda windows: self._open(windows, self._source.mask(windows)), self._search)

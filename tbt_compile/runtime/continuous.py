@@ -149,9 +149,11 @@ class Engine:
             live = [writing for writing in new if not writing.cancelled]
             for writing in new:
                 if writing.cancelled:
-                    writing.on_end("cancelled")
-            if live:
-                self._guarded(live, lambda live=live: self._begin(live))
+                    writing.end("cancelled")
+            groups = self._groups(live)
+            self._beginning = [writing for group in groups for writing in group]
+            for group in groups:
+                self._guarded(group, lambda group=group: self._begin(group))
             self._beginning = []
             for batch in list(self._batches):
                 self._guarded(batch.writings, lambda batch=batch: self._step(batch))
@@ -172,6 +174,13 @@ class Engine:
         self._beginning = list(new)
         return new
 
+    def _groups(self, live: Sequence[Writing]) -> list[list[Writing]]:
+        """Outputs that begin together: new prompts would have those of which a part is kept read whole."""
+        groups: tuple[list[Writing], list[Writing]] = ([], [])
+        for writing in live:
+            groups[self._model.known(writing.source) == 0].append(writing)
+        return [group for group in groups if group]
+
     def _may_share(self, first: Writing, second: Writing) -> bool:
         """Whether two outputs of a model whose rows do not join can begin together."""
         if self._model.has_encoder:
@@ -190,7 +199,7 @@ class Engine:
             )
             self._batches = [batch for batch in self._batches if not _same(batch.writings, affected)]
             for writing in affected:
-                writing.on_end(told)
+                writing.end(told)
 
     def _begin(self, writings: list[Writing]) -> None:
         """Encode the sources of new outputs, write their first tokens, and let them join."""
@@ -200,7 +209,7 @@ class Engine:
         prompt = ids if not self._model.has_encoder else np.stack([each.prompt for each in writings])
         batch = _Batch(session, list(writings))
         self._write(batch, session.step(prompt))
-        self._beginning = []
+        self._beginning = self._beginning[len(writings) :]
         if not batch.writings:
             return
         if running is None:

@@ -6,9 +6,10 @@ import numpy as np
 
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.bound_library import BoundLibrary, tensor
-from tbt_compile.runtime.caches import BLOCK, FloatCache, GrowingCache, caches_of
+from tbt_compile.runtime.caches import BLOCK, Block, FloatCache, GrowingCache, caches_of, caches_of_blocks
 from tbt_compile.runtime.generation import Scores, Tokens
 from tbt_compile.runtime.input_checks import Limits
+from tbt_compile.runtime.prompt_cache import PromptCache
 from tbt_compile.runtime.step_buffers import StepLogits, StepTokens
 
 
@@ -19,14 +20,22 @@ class DecoderOnlySession:
     The others count padding too, and their limits say so.
 
     Args:
-        library: has the functions `first_step` and `step`.
+        library: has the functions `first_step` and `step`, and `extend` to keep prompts.
         limits: of the model.
         attention_mask: int64 [B, T] of the prompts, already checked.
+        prompts: where blocks of prompts are kept, or None.
     """
 
-    def __init__(self, library: BoundLibrary, limits: Limits, attention_mask: Tokens) -> None:
+    def __init__(
+        self,
+        library: BoundLibrary,
+        limits: Limits,
+        attention_mask: Tokens,
+        prompts: PromptCache | None = None,
+    ) -> None:
         self._library = library
         self._limits = limits
+        self._prompts = prompts
         self._mask = attention_mask
         self._lengths = attention_mask.sum(axis=1, keepdims=True)
         self._newest = StepTokens()
@@ -73,9 +82,50 @@ class DecoderOnlySession:
         self._limits.check_sizes("first_step", rows=len(tokens), tokens=tokens.shape[1])
         positions = np.maximum(self._mask.cumsum(axis=1) - 1, 0)
         positions *= self._mask
-        outputs = self._library.call("first_step", tensor(tokens), tensor(self._mask), tensor(positions))
-        self._caches = caches_of(outputs, self._library.stacks["step"], tokens.shape[1])
-        return StepLogits(outputs[0])
+        known = 0 if self._prompts is None else self._take_known(self._prompts, tokens)
+        if known:
+            logits = self._extend(tokens[:, known:], positions[:, known:])
+        else:
+            outputs = self._library.call("first_step", tensor(tokens), tensor(self._mask), tensor(positions))
+            self._caches = caches_of(outputs, self._library.stacks["step"], tokens.shape[1])
+            logits = StepLogits(outputs[0])
+        if self._prompts is not None:
+            self._keep(self._prompts, tokens)
+        return logits
+
+    def _take_known(self, prompts: PromptCache, tokens: Tokens) -> int:
+        """Fill the caches with what is known of the prompts; returns the number of columns, maybe none.
+
+        A column is known if it is padding, or known, in every row.
+        """
+        starts = self._mask.argmax(axis=1).tolist()
+        rows = [(start, prompts.find(row[start:])) for start, row in zip(starts, tokens, strict=True)]
+        known = min(start + BLOCK * len(blocks) for start, blocks in rows)
+        sizes = {"rows": len(rows), "past": known, "new": tokens.shape[1] - known}
+        if not all(blocks for _, blocks in rows) or not self._limits.allows("extend", **sizes):
+            known = 0
+        for start in starts:
+            prompts.count(tokens.shape[1] - start, max(0, known - start))
+        if known:
+            self._caches = caches_of_blocks(rows, known)
+        return known
+
+    def _extend(self, tokens: Tokens, positions: Tokens) -> StepLogits:
+        """Append several tokens, int64 [rows, q], whose mask is known."""
+        past = [cache.tensor() for cache in self._caches]
+        inputs = [tensor(tokens), tensor(self._mask), tensor(positions), *past]
+        logits = StepLogits(self._library.outputs("extend", *inputs)[0])
+        grown = [cache.grow(tokens.shape[1]) for cache in self._caches]
+        self._library.call_into("extend", inputs, [logits.tensor, *grown])
+        return logits
+
+    def _keep(self, prompts: PromptCache, tokens: Tokens) -> None:
+        for number, start in enumerate(self._mask.argmax(axis=1).tolist()):
+
+            def cut(first: int, number: int = number, start: int = start) -> Block:
+                return [cache.block(number, start + first) for cache in self._caches]
+
+            prompts.add(tokens[number, start:], cut)
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows by the current ones at the indices `rows`, int64 [new rows]."""

@@ -99,6 +99,15 @@ class Limits:
             given, advice = f"a prompt of {count} tokens", "truncate, split or pad it"
         raise GenerationError(f"{given}: {bound.demand()}; {advice}")
 
+    def allows(self, function: str, **sizes: int) -> bool:
+        """Whether a call of a function may have these sizes.
+
+        Args:
+            function: name of the function.
+            sizes: by the names in its bounds.
+        """
+        return broken(self.bounds.get(function, ()), sizes) is None
+
     def more_padding(self, length: int) -> int:
         """Columns of padding that a source needs to have a length that is not excluded."""
         bounds = [

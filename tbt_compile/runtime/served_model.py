@@ -39,7 +39,8 @@ class ServedModel:
             )
         limits = model._limits
         self.has_encoder = model.is_encoder_decoder
-        self.rows_can_join = not self.has_encoder and limits.decoder.length is None and not limits.bounds
+        any_size = not any(limits.bounds.get(function) for function in ("first_step", "step"))
+        self.rows_can_join = not self.has_encoder and limits.decoder.length is None and any_size
         self.vocabulary = int(model.description["vocabulary"])
 
     def request(self, source: Sequence[int], settings: GenerationSettings) -> tuple[Tokens, Tokens]:
@@ -76,6 +77,10 @@ class ServedModel:
         limits = self.model._limits.decoder
         known = [limit for limit in (limits.length, limits.positions) if limit is not None]
         return min(known, default=None)
+
+    def known(self, prompt: Tokens) -> int:
+        """The number of leading tokens of a prompt, int64 [S], that are kept and need not be read."""
+        return 0 if self.model.prompts is None else self.model.prompts.known(prompt)
 
     def open(self, ids: Tokens, mask: Tokens) -> DecoderSession:
         """Open a session on sources, int64 [B, S], padded on the right, or prompts, padded on the left."""

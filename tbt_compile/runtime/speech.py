@@ -6,8 +6,8 @@ the last; with them it starts where the last whole segment ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tbt_compile.errors import GenerationError, did_you_mean
 from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, Tokens
 from tbt_compile.runtime.generation.timestamps import Timestamps
+from tbt_compile.runtime.speech_settings import SpeechSettings
 
 Frames = npt.NDArray[np.float32]
 OPTIONS = ("language", "task", "return_timestamps", "prompt_ids")
@@ -23,49 +24,18 @@ OPTIONS = ("language", "task", "return_timestamps", "prompt_ids")
 
 
 @dataclass(frozen=True)
-class SpeechSettings:
-    """What a Whisper model needs besides `GenerationSettings`; names are those of its generation config.
+class Window:
+    """What was written of one window of a recording.
 
     Attributes:
-        window: frames that the encoder reads at a time.
-        stride: frames per position of its output, half of what a timestamp counts.
-        max_target_positions: the decoder's positions.
-        lang_to_id: tokens of languages, "<|en|>" and so on; empty if the model has one language.
-        task_to_id: tokens of tasks.
-        languages: codes of languages by name, "english": "en".
-        no_timestamps_token_id: the token before the first timestamp, or None.
-        max_initial_timestamp_index: see `Timestamps.most_at_start`.
-        language: the default.
-        task: the default.
-        return_timestamps: the default.
-        is_multilingual: False if language and task cannot be chosen.
-        forced_decoder_ids: tokens that follow the start token if neither language nor task is chosen; None in
-            the place of the language asks to detect it.
+        start: its first frame.
+        frames: that are covered, up to where the next window starts.
+        tokens: without start and end tokens.
     """
 
-    window: int
-    stride: int
-    max_target_positions: int
-    lang_to_id: dict[str, int] = field(default_factory=dict)
-    task_to_id: dict[str, int] = field(default_factory=dict)
-    languages: dict[str, str] = field(default_factory=dict)
-    no_timestamps_token_id: int | None = None
-    max_initial_timestamp_index: int | None = None
-    language: str | None = None
-    task: str | None = None
-    return_timestamps: bool = False
-    is_multilingual: bool = True
-    forced_decoder_ids: list[int | None] = field(default_factory=list)
-
-    @classmethod
-    def recorded(cls, description: Mapping[str, Any]) -> SpeechSettings | None:
-        """Read them from a manifest; None if the model is no speech model."""
-        found = description.get("speech")
-        return None if found is None else cls(**found)
-
-    def first_timestamp(self, vocabulary: int) -> int:
-        """The token of 0.00 seconds; beyond the vocabulary if the model has no timestamps."""
-        return vocabulary + 1 if self.no_timestamps_token_id is None else self.no_timestamps_token_id + 1
+    start: int
+    frames: int
+    tokens: list[int]
 
 
 @dataclass(frozen=True)
@@ -87,14 +57,35 @@ def transcribe(
     features: Frames,
     frames: Tokens,
     settings: GenerationSettings,
+    **options: Any,
+) -> Tokens:
+    """Transcribe a batch; see `transcribe_windows` for arguments and errors.
+
+    Args:
+        model, speech, features, frames, settings, options: as there.
+
+    Returns:
+        int64 [B, n]: the new tokens of each row without start and end tokens, padded on the right.
+    """
+    _, rows = transcribe_windows(model, speech, features, frames, settings, **options)
+    written = [[token for window in row for token in window.tokens] for row in rows]
+    return _padded(written, settings.pad_token_id or 0)
+
+
+def transcribe_windows(
+    model: SpeechModel,
+    speech: SpeechSettings,
+    features: Frames,
+    frames: Tokens,
+    settings: GenerationSettings,
     *,
     vocabulary: int,
     language: str | Sequence[str] | None = None,
     task: str | None = None,
     return_timestamps: bool | None = None,
     prompt_ids: npt.ArrayLike | None = None,
-) -> Tokens:
-    """Transcribe a batch.
+) -> tuple[Tokens, list[list[Window]]]:
+    """Transcribe a batch, window by window.
 
     Args:
         model: runs the encoder and the search.
@@ -109,7 +100,7 @@ def transcribe(
         prompt_ids: integers [q], tokens before the start token, such as names that occur.
 
     Returns:
-        int64 [B, n]: the new tokens of each row without start and end tokens, padded on the right.
+        The prompts of the rows, int64 [B, q], which name the language; and the windows of each row.
 
     Raises:
         GenerationError: the model has no such language or task, or no timestamps; the audio is longer than a
@@ -131,7 +122,7 @@ def transcribe(
     end = settings.eos_token_id[0] if settings.eos_token_id else settings.bos_token_id or 0
     start = prompts.shape[1]
     rules = [Timestamps(first, end, start, speech.max_initial_timestamp_index)] if timed else []
-    seek, written = np.zeros(len(features), np.int64), [list[int]() for _ in features]
+    seek, written = np.zeros(len(features), np.int64), [list[Window]() for _ in features]
     while (open_rows := np.flatnonzero(seek < frames)).size:
         left = np.minimum(frames[open_rows] - seek[open_rows], speech.window)
         windows = np.zeros((len(open_rows), features.shape[1], speech.window), np.float32)
@@ -142,9 +133,9 @@ def transcribe(
         for row, count, output in zip(open_rows, left, outputs[:, start:].tolist(), strict=True):
             tokens = _without_end(output, settings)
             kept, advance = _segment(tokens, first, int(count), speech.stride)
-            written[row] += kept
+            written[row].append(Window(int(seek[row]), advance, kept))
             seek[row] += advance
-    return _padded(written, settings.pad_token_id or 0)
+    return prompts, written
 
 
 def _timed(speech: SpeechSettings, length: int, asked: bool | None) -> bool:

@@ -35,6 +35,7 @@ class Writing:
         on_end: called once, with the reason or the error.
         cancelled: set by the caller to end it.
         newest: the last token.
+        ended: whether `on_end` was called.
 
     Raises:
         GenerationError: a setting does not fit the vocabulary, or asks for beams.
@@ -49,6 +50,7 @@ class Writing:
     on_end: Callable[[Reason | TbtError], None]
     cancelled: bool = False
     newest: int = -1
+    ended: bool = field(default=False, init=False)
     _rules: list[Rule] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +69,12 @@ class Writing:
         """The largest length that the output may have, prompt included."""
         return self._lengths.maximum
 
+    def end(self, how: Reason | TbtError) -> None:
+        """Report that the output ends, unless that was reported."""
+        if not self.ended:
+            self.ended = True
+            self.on_end(how)
+
     def take(self, scores: Scores) -> bool:
         """Choose the next token from its scores, float32 [1, V], and report it.
 
@@ -74,21 +82,21 @@ class Writing:
             Whether the output goes on.
         """
         if self.cancelled:
-            self.on_end("cancelled")
+            self.end("cancelled")
             return False
         try:
             self.newest = self._choose(scores)
         except TbtError as error:
-            self.on_end(error)
+            self.end(error)
             return False
         self._ids = with_room(self._ids, self._length + 1, self.most_tokens, self.newest)
         self._ids[0, self._length] = self.newest
         self._length += 1
         self.on_token(self.newest)
         if self.newest in self.settings.eos_token_id:
-            self.on_end("end")
+            self.end("end")
         elif self._length == self.most_tokens:
-            self.on_end("length")
+            self.end("length")
         else:
             return True
         return False

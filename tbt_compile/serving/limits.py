@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from typing import Any
@@ -19,8 +20,12 @@ log = logging.getLogger(__name__)
 _OPEN = ("/health", "/")
 
 
+_SILENCE = 30.0
+"""Seconds that a client may wait between two parts of a body."""
+
+
 class BodyLimit:
-    """Refuses requests whose body is larger than `most` bytes, as soon as that is known."""
+    """Refuses requests whose body is larger than `most` bytes, as soon as that is known, or does not come."""
 
     def __init__(self, app: Any, most: int) -> None:
         self.app, self.most = app, most
@@ -31,9 +36,14 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        body, more = b"", not declared.isdigit() or int(declared) <= self.most
+        body, more = bytearray(), not declared.isdigit() or int(declared) <= self.most
         while more:
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), _SILENCE)
+            except (asyncio.TimeoutError, asyncio.CancelledError):  # the latter at the end of a shutdown
+                refusal = error("the request did not arrive whole", "server_error", "timeout")
+                await JSONResponse(refusal, 408, {"Connection": "close"})(scope, receive, send)
+                return
             if message["type"] != "http.request":
                 return  # the client is gone
             body += message.get("body", b"")
@@ -42,7 +52,7 @@ class BodyLimit:
                 break
         else:
             if not declared.isdigit() or int(declared) <= self.most:
-                await self.app(scope, _replayed(body, receive), send)
+                await self.app(scope, _replayed(bytes(body), receive), send)
                 return
         refusal = error(f"the request is larger than {self.most} bytes, the limit of this service")
         await JSONResponse(refusal, 413)(scope, receive, send)

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from tbt_compile.runtime.continuous import Engine
+from tbt_compile.runtime.prompt_cache import PromptCache
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Busy(Protocol):
+    """What does the work of a service."""
+
+    @property
+    def waiting(self) -> int:
+        """Outputs that wait."""
+
+    @property
+    def running(self) -> int:
+        """Outputs that are being written."""
 
 
 class Metrics:
     """Counters of one service.
 
     Args:
-        engine: its queue is measured when the metrics are read.
+        busy: is asked when the metrics are read.
+        prompts: that are kept, or None.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, busy: Busy, prompts: PromptCache | None = None) -> None:
+        self.busy = busy
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "tbt_requests", "Requests by route and status", ["route", "status"], registry=registry
@@ -33,12 +50,29 @@ class Metrics:
         )
         waiting = Gauge("tbt_waiting_outputs", "Outputs that wait for a row", registry=registry)
         running = Gauge("tbt_running_outputs", "Outputs that are being written", registry=registry)
-        waiting.set_function(lambda: engine.waiting)
-        running.set_function(lambda: engine.running)
+        waiting.set_function(lambda: busy.waiting)
+        running.set_function(lambda: busy.running)
+        if prompts is not None:
+            registry.register(_KeptPrompts(prompts))
 
     def text(self) -> bytes:
         """All values, as a scrape reads them."""
         return generate_latest(self._registry)
+
+
+class _KeptPrompts(Collector):
+    """What a cache of prompts counts itself."""
+
+    def __init__(self, prompts: PromptCache) -> None:
+        self._prompts = prompts
+
+    def collect(self) -> Iterator[Metric]:
+        """Its counters and its size, as they are now."""
+        kept = self._prompts
+        yield CounterMetricFamily("tbt_prompt_cache_lookups", "Prompts looked up", value=kept.prompts)
+        yield CounterMetricFamily("tbt_prompt_cache_hits", "Prompts that were kept in part", value=kept.hits)
+        yield CounterMetricFamily("tbt_prompt_cache_tokens", "Tokens not read anew", value=kept.reused)
+        yield GaugeMetricFamily("tbt_prompt_cache_bytes", "Bytes of kept prompts", value=kept.bytes)
 
 
 class Counted:

@@ -46,6 +46,16 @@ class Sampled(BaseModel):
         """The stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
+    def check_tokens(self, vocabulary: int) -> None:
+        """Check the ids of tokens.
+
+        Raises:
+            ServingError: one is no id of the model's vocabulary.
+        """
+        for name in self.logit_bias or ():
+            if not 0 <= _token(name) < vocabulary:
+                raise ServingError(f"logit_bias: token {name}: expected ids from 0 to {vocabulary - 1}")
+
     def changes(self, recorded: dict[str, Any], most: int | None) -> dict[str, Any]:
         """The settings of generation that the request asks for.
 

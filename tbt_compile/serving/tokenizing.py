@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tbt_compile.errors import FormatError, ServingError
+from tbt_compile.serving.template_steps import TooManyStepsError, limited_steps
 
+_MOST_STEPS = 1_000_000
+"""Lines of a chat template that are run; real ones need hundreds for a message."""
 _CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 
 
@@ -103,13 +106,26 @@ class ServedTokenizer:
         if self._template is None:
             raise ServingError("this model has no chat template: use /v1/completions")
         try:
-            text = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
+            with limited_steps(_MOST_STEPS):
+                text = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
+        except TooManyStepsError as error:
+            raise ServingError(
+                f"the model's chat template does not end within {_MOST_STEPS} steps on these messages"
+            ) from error
         except TemplateError as error:
             raise ServingError(f"the model's chat template refuses these messages: {error}") from error
         except Exception as error:  # what a template computes may fail in any way
             raise ServingError(
                 f"the model's chat template fails on these messages ({type(error).__name__}: {error})"
             ) from error
+        return list(self._encoded(text, False))
+
+    def plain(self, text: str) -> list[int]:
+        """Token ids of a text, without those that the tokenizer adds.
+
+        Raises:
+            ServingError: the text is no Unicode.
+        """
         return list(self._encoded(text, False))
 
     def _encoded(self, text: str, add_special_tokens: bool) -> list[int]:

@@ -15,8 +15,8 @@ from tbt_compile.data.tokenization import train_bpe_tokenizer
 class Writes:
     """A model that writes given tokens."""
 
-    def __init__(self, tokens: list[int]) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: list[int], is_encoder_decoder: bool) -> None:
+        self.tokens, self.is_encoder_decoder = tokens, is_encoder_decoder
 
     def generate(self, sources: Any, *, attention_mask: Any, on_tokens: Callable[[np.ndarray], None]) -> None:
         assert np.shape(attention_mask) == np.shape(sources)
@@ -30,5 +30,17 @@ def test_the_stream_is_the_text(kept: int | None, capsys: pytest.CaptureFixture[
     tokens = tokenizer.encode("words \u20ac", add_special_tokens=False).ids[:kept]
     expected = tokenizer.decode(tokens)
     assert expected.endswith("\u20ac" if kept is None else "\ufffd")
-    assert _stream(Writes(tokens), tokenizer, [], {}) == expected
+    assert _stream(Writes(tokens, True), tokenizer, [], {}) == expected
+    assert capsys.readouterr().out == expected + "\n"
+
+
+def test_the_stream_of_a_decoder_only_model_begins_with_its_prompt(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tokenizer = train_bpe_tokenizer(["plain words"], 300).backend_tokenizer
+    prompt, tokens = (
+        tokenizer.encode(text, add_special_tokens=False).ids for text in ("plain \u20ac", " words")
+    )
+    expected = tokenizer.decode([*prompt, *tokens])
+    assert _stream(Writes(tokens, False), tokenizer, prompt, {}) == expected
     assert capsys.readouterr().out == expected + "\n"

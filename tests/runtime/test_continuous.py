@@ -15,6 +15,7 @@ from tbt_compile.errors import GenerationError, TbtError
 from tbt_compile.runtime.continuous import Engine, FullError
 from tbt_compile.runtime.generation import GenerationSettings
 from tbt_compile.runtime.served_model import ServedModel
+from tbt_compile.runtime.writing import Writing
 
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"max_new_tokens": 90},
@@ -172,6 +173,33 @@ def test_a_step_that_fails_ends_its_outputs_and_no_later_ones(
     assert start(engine, model, [5, 6], {"max_new_tokens": 4}).wait() == alone(
         model, [5, 6], {"max_new_tokens": 4}
     )
+
+
+def test_an_output_that_ended_is_not_told_of_a_step_that_fails_after_it(
+    decoder: Case, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two outputs take a step: one ends with it, and then the step fails for both."""
+    model, take = decoder.compiled, Writing.take
+
+    def failing(writing: Writing, scores: Any) -> bool:
+        going_on = take(writing, scores)
+        if not going_on:
+            raise ZeroDivisionError
+        return going_on
+
+    monkeypatch.setattr(Writing, "take", failing)
+    outputs = [Output(), Output()]
+    settings = [settings_of(model, {"max_new_tokens": most, "eos_token_id": []}) for most in (3, 30)]
+    engine.submit(
+        [
+            engine.prepare([5, 6], each, 0, output.tokens.append, output.end)
+            for each, output in zip(settings, outputs, strict=True)
+        ]
+    )
+    assert len(outputs[0].wait()) == 3
+    assert outputs[0].ended == "length"
+    with pytest.raises(GenerationError, match="ZeroDivisionError"):
+        outputs[1].wait()
 
 
 @pytest.mark.parametrize(

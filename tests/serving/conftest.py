@@ -17,7 +17,8 @@ from tokenizers.processors import TemplateProcessing
 
 import tbt_compile
 from tbt_compile.data.tokenization import train_word_tokenizer
-from tbt_compile.serving.service import Service, ServiceSettings
+from tbt_compile.serving.service import Service
+from tbt_compile.serving.settings import ServiceSettings
 
 WORDS = [f"w{number}" for number in range(80)]
 TEMPLATE = (

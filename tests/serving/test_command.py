@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
+import socket
 import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-RUN = [sys.executable, "-c", "from tbt_compile.cli import main; main()", "serve"]
+from served import RUN, served
 
 
 @pytest.fixture(scope="module")
 def server(llama_folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running service with a key, and its address."""
-    command = [
-        *RUN,
-        str(llama_folder),
-        "--port",
-        "0",
-        "--name",
-        "tiny",
-        "--threads",
-        "1",
-        "--api-key",
-        "secret",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r"at (http://127.0.0.1:\d+)", line):
-                break
-        else:
-            pytest.fail("the service did not start")
-        yield process, found[1]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) in (0, 130)
+    with served(llama_folder, "--name", "tiny", "--api-key", "secret") as running:
+        yield running
 
 
 def client_of(address: str, key: str = "secret") -> Any:
@@ -66,7 +45,7 @@ def test_the_openai_client_completes_streams_and_gets_errors(server: tuple[Any, 
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == answer.choices[0].message.content
     assert chunks[-1].usage == answer.usage
-    with pytest.raises(openai.BadRequestError, match="positions: lower max_new_tokens"):
+    with pytest.raises(openai.BadRequestError, match="positions: lower max_tokens"):
         client.completions.create(model="tiny", prompt="w1", max_tokens=10**6)
     with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
         client_of(server[1], "other").models.list()
@@ -80,11 +59,29 @@ def test_a_client_that_hangs_up_ends_its_output(server: tuple[Any, str]) -> None
     for _ in range(3):
         with httpx.stream("POST", f"{server[1]}/v1/completions", json=asked, headers=headers) as answer:
             next(answer.iter_lines())
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{server[1]}/v1/completions", json={**asked, "stream": False}, headers=headers, timeout=0.01
+        )
     for _ in range(100):
         if httpx.get(f"{server[1]}/health").json()["running"] == 0:
             return
         threading.Event().wait(0.1)
     pytest.fail("outputs went on without a client")
+
+
+def test_half_a_request_at_shutdown(llama_folder: Path) -> None:
+    """A client that never sends the rest holds nothing up, and leaves no traceback."""
+    with served(llama_folder, "--timeout", "2") as (process, address):
+        host, port = address.removeprefix("http://").split(":")
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"
+        with socket.create_connection((host, int(port))) as half:
+            half.sendall(head)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            printed = process.communicate(timeout=60)[0]
+    assert "Traceback" not in printed
+    assert "Error" not in printed
 
 
 def test_what_cannot_be_served_is_refused(llama_folder: Path, tmp_path: Path) -> None:

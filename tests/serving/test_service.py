@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+import tbt_compile
 from tbt_compile.errors import FormatError
-from tbt_compile.serving.service import Service, ServiceSettings
+from tbt_compile.serving.service import Service
+from tbt_compile.serving.settings import ServiceSettings
 from tbt_compile.serving.tokenizing import ServedTokenizer
 
 PROMPT = "w1 w2 w3"
 
 
 def expected(service: Service, prompt: str, **settings: Any) -> str:
-    ids = service.tokenizer.encode(prompt, keep_end=False)
+    ids = service.routes.tokenizer.encode(prompt, keep_end=False)
     tokens = service.model.generate([ids], [[1] * len(ids)], num_beams=1, **settings)
-    return service.tokenizer.decode(tokens[0, len(ids) :].tolist())
+    return service.routes.tokenizer.decode(tokens[0, len(ids) :].tolist())
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -39,8 +41,8 @@ def test_a_completion_is_what_generate_writes(service: Service, client: TestClie
 
 
 def test_prompts_of_every_form(service: Service, client: TestClient) -> None:
-    ids = service.tokenizer.encode(PROMPT, keep_end=False)
-    other = service.tokenizer.encode("w9", keep_end=False)
+    ids = service.routes.tokenizer.encode(PROMPT, keep_end=False)
+    other = service.routes.tokenizer.encode("w9", keep_end=False)
     for prompt, texts in (
         ([PROMPT, "w9"], [PROMPT, "w9"]),
         (ids, [PROMPT]),
@@ -108,8 +110,6 @@ def test_stop_strings(service: Service, client: TestClient) -> None:
 
 
 def test_a_sequence_to_sequence_model(bart_client: TestClient, bart_folder: Path) -> None:
-    import tbt_compile
-
     model: Any = tbt_compile.load(bart_folder)
     from tbt_compile.serving.tokenizing import ServedTokenizer
 
@@ -134,6 +134,7 @@ def test_models_health_metrics_and_page(client: TestClient) -> None:
     assert client.get("/v1/models/tiny").json()["object"] == "model"
     assert client.get("/v1/models/other").status_code == 404
     assert client.get("/health").json()["status"] == "ok"
+    assert client.head("/health").status_code == 200
     metrics = client.get("/metrics").text
     assert 'tbt_requests_total{route="/v1/models",status="200"}' in metrics
     assert "tbt_new_tokens_total" in metrics
@@ -143,12 +144,12 @@ def test_models_health_metrics_and_page(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": ""}, "input_ids has shape"),
+        ({"prompt": ""}, "the prompt is empty: expected at least one token"),
         ({"prompt": []}, "prompt is an empty list"),
         ({"prompt": "w1 " * 5000}, "5000 tokens: this service takes at most 4096"),
-        ({"prompt": [10**6]}, "input_ids holds"),
+        ({"prompt": [5, 10**6]}, "prompt: token 1000000: expected ids from 0 to 95"),
         ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
-        ({"max_tokens": 10**6}, "positions: lower max_new_tokens"),
+        ({"max_tokens": 10**6}, "a prompt of 3 tokens and max_tokens=1000000 are more than the model's 256"),
         ({"temperature": 3}, "temperature: Input should be less than or equal to 2"),
         ({"model": "gpt"}, "the model 'gpt' does not exist"),
         ({"presence_penalty": 1}, "presence_penalty is not available"),
@@ -156,7 +157,7 @@ def test_models_health_metrics_and_page(client: TestClient) -> None:
         ({"best_of": 2}, "best_of"),
         ({"tools": []}, "tools: Extra inputs are not permitted"),
         ({"logit_bias": {"a": 1}}, "logit_bias: 'a' is no token id"),
-        ({"logit_bias": {"1000": 1}}, "outside the vocabulary"),
+        ({"logit_bias": {"1000": 1}}, "logit_bias: token 1000: expected ids from 0 to 95"),
     ],
     ids=str,
 )
@@ -189,11 +190,53 @@ def test_texts_that_are_no_unicode_and_templates_that_fail(service: Service, cli
         answer = client.post(f"/v1/{route}", content=json.dumps(given), headers=kind)
         assert answer.status_code == 400
         assert "nicode" in answer.json()["error"]["message"]
-    template = service.tokenizer._template
-    service.tokenizer._template = template.environment.from_string("{{ 1 / 0 }}")
+    template = service.routes.tokenizer._template
+    service.routes.tokenizer._template = template.environment.from_string("{{ 1 / 0 }}")
     answer = client.post("/v1/chat/completions", json=asked)
-    service.tokenizer._template = template
+    service.routes.tokenizer._template = template
     assert (answer.status_code, "ZeroDivisionError" in answer.json()["error"]["message"]) == (400, True)
+
+
+def test_a_template_that_never_ends(service: Service, client: TestClient) -> None:
+    template = service.routes.tokenizer._template
+    loops = "{% set all = range(9999) | list %}" + "{% for a in all %}" * 3 + "{% endfor %}" * 3
+    service.routes.tokenizer._template = template.environment.from_string(loops)
+    answer = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "w1"}]})
+    service.routes.tokenizer._template = template
+    assert answer.status_code == 400
+    assert "chat template does not end within 1000000 steps" in answer.json()["error"]["message"]
+
+
+def test_a_chat_is_as_long_as_the_config_says(service: Service, client: TestClient) -> None:
+    asked = {"messages": [{"role": "user", "content": "w1"}], "logit_bias": {"2": -100}}
+    settings, routes = service.model._settings, service.routes
+    whole = client.post("/v1/chat/completions", json=asked).json()["usage"]
+    assert whole["total_tokens"] == 257  # all positions, and the last token, which is not read
+    routes.model._settings = settings.replace(max_new_tokens=7, max_length=None)
+    short = client.post("/v1/chat/completions", json=asked).json()["usage"]
+    routes.model._settings = settings
+    assert short["completion_tokens"] == 7
+
+
+def test_prompts_that_begin_alike_are_read_once(service: Service, client: TestClient) -> None:
+    def lookups() -> dict[str, float]:
+        lines = [line.split() for line in client.get("/metrics").text.splitlines() if "prompt_cache" in line]
+        return {name: float(value) for name, value, *_ in (line for line in lines if line[0] != "#")}
+
+    plain: Any = tbt_compile.load(service.routes.folder)
+    ids, before = list(range(5, 90)) * 2, lookups()
+    for tail in ([7, 8], [9, 10, 11], [7, 8]):
+        prompt = [*ids, *tail]
+        answer = client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 9}).json()
+        tokens = plain.generate([prompt], max_new_tokens=9, num_beams=1)[0, len(prompt) :].tolist()
+        assert answer["choices"][0]["text"] == service.routes.tokenizer.decode(tokens)
+    after = lookups()
+    changes = {name.removeprefix("tbt_prompt_cache_"): after[name] - before[name] for name in after}
+    assert (changes["lookups_total"], changes["hits_total"], changes["tokens_total"]) == (3, 2, 2 * 128)
+    assert changes["bytes"] > 0
+    off = Service(service.routes.folder, ServiceSettings(prompt_bytes=0), num_threads=1)
+    assert "prompt_cache" not in TestClient(off.app).get("/metrics").text
+    off.close()
 
 
 def test_keys(llama_folder: Path) -> None:
@@ -220,7 +263,7 @@ def test_a_full_queue_and_a_timeout(llama_folder: Path) -> None:
         held.wait(30)
 
     chosen = service.model._settings.replace(max_new_tokens=2)
-    service.engine.submit([service.engine.prepare([5], chosen, 0, hold, lambda _how: None)])
+    service.routes.engine.submit([service.routes.engine.prepare([5], chosen, 0, hold, lambda _how: None)])
     assert begun.wait(30)
     full = client.post("/v1/completions", json={"prompt": PROMPT, "n": 3, "temperature": 1})
     held.set()
@@ -229,7 +272,7 @@ def test_a_full_queue_and_a_timeout(llama_folder: Path) -> None:
     slow = client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 200})
     assert slow.status_code == 504
     service.settings.__dict__["timeout"] = 60.0
-    assert service.engine.running <= 1
+    assert service.routes.engine.running <= 1
     service.close(finish=False)
 
 

@@ -176,7 +176,8 @@ def test_without_the_package(signed: Path, key: Path, monkeypatch: pytest.Monkey
 
 def test_a_service_takes_signed_folders_only(key: Path) -> None:
     pytest.importorskip("fastapi", reason="fastapi is not installed")
-    from tbt_compile.serving.service import Service, ServiceSettings
+    from tbt_compile.serving.service import Service
+    from tbt_compile.serving.settings import ServiceSettings
     from tbt_compile.storage.checksums import Checks
 
     with pytest.raises(FormatError, match="is not signed: expected manifest.sig"):
