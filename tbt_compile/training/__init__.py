@@ -13,6 +13,7 @@ from tbt_compile.training.settings import LossWeights, TrainingError, TrainSetti
 from tbt_compile.training.sizes import MODEL_SIZES, ModelSize, new_model
 from tbt_compile.training.stages import distill, train_teacher
 from tbt_compile.training.teacher_cache import TeacherCache
+from tbt_compile.training.time_limit import TimeIsUp, TimeLimit
 from tbt_compile.training.trainers import DistillationTrainer
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "TextCorpus",
     "TextLengths",
     "TextPair",
+    "TimeIsUp",
+    "TimeLimit",
     "TrainJob",
     "TrainSettings",
     "TrainingError",
