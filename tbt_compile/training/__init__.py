@@ -13,7 +13,7 @@ from tbt_compile.training.settings import LossWeights, TrainingError, TrainSetti
 from tbt_compile.training.sizes import MODEL_SIZES, ModelSize, new_model
 from tbt_compile.training.stages import distill, train_teacher
 from tbt_compile.training.teacher_cache import TeacherCache
-from tbt_compile.training.time_limit import TimeIsUp, TimeLimit
+from tbt_compile.training.time_limit import OutOfTimeError, TimeLimit
 from tbt_compile.training.trainers import DistillationTrainer
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "LabeledText",
     "LossWeights",
     "ModelSize",
+    "OutOfTimeError",
     "PromptCorpus",
     "Recording",
     "SpeechCorpus",
@@ -32,7 +33,6 @@ __all__ = [
     "TextCorpus",
     "TextLengths",
     "TextPair",
-    "TimeIsUp",
     "TimeLimit",
     "TrainJob",
     "TrainSettings",

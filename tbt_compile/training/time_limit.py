@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from tbt_compile.training.settings import TrainingError
 
 
-class TimeIsUp(TrainingError):
+class OutOfTimeError(TrainingError):
     """A run was stopped by its `TimeLimit`; called again with the same settings it goes on."""
 
 
@@ -50,10 +50,10 @@ class TimeLimit(TrainerCallback):
             state: of the trainer.
 
         Raises:
-            TimeIsUp: the time is over and steps are left.
+            OutOfTimeError: the time is over and steps are left.
         """
         if self.is_over and state.global_step < state.max_steps:
-            raise TimeIsUp(
+            raise OutOfTimeError(
                 f"the time was over after step {state.global_step} of {state.max_steps}: start the same run "
                 "again to go on from there"
             )
