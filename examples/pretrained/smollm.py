@@ -12,14 +12,14 @@ texts lie beside the checkout, those of `--data`, or the project's own text. Pha
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from comparison import Scores, measure_phase, table_phase
-from engines import LLAMA_CPP, Engine, compiled_text, llama_cpp_text, torch_text
-from students import RECIPES, TEACHER, lower_phase, student_phases, teacher_phase, with_layers
+from comparison import Loaders, Scores, measure_phases, table_phase
+from engines import LLAMA_CPP, SPEED_TOKENS, Engine, compiled_text, llama_cpp_text, torch_text
+from students import RECIPES, TEACHER, lower_phases, student_phases, teacher_phase, with_layers
 from study import Preset, Study, arguments, program, read_texts, run, run_phases
 from transformers import PreTrainedModel
 from weights import find_weights, hash_of
@@ -72,19 +72,23 @@ def write_tokens(most: int, model: Any, prompt: list[int]) -> list[int]:
     return found([prompt], attention_mask=[[1] * len(prompt)], max_new_tokens=most)[0].tolist()
 
 
-def loaders(study: Study) -> Mapping[str, Callable[[], Engine]]:
-    """How to load every engine that can be had here."""
-    teacher = load_teacher(study.output / TEACHER)
-    longest = study.preset.source + study.preset.target + 64
-    found: dict[str, Callable[[], Engine]] = {"torch float32": partial(torch_text, teacher)}
+def loaders(study: Study, longest: int) -> Loaders:
+    """How to load every engine that can be had here, for `longest` tokens of prompt and answer."""
+
+    @cache
+    def teacher() -> PreTrainedModel:
+        return load_teacher(study.output / TEACHER)
+
+    found: dict[str, Callable[[], Engine]] = {"torch float32": lambda: torch_text(teacher())}
     try:
         import llama_cpp  # noqa: F401
     except ImportError:
         study.say("llama.cpp is left out: pip install 'tbt-compile[bench-llama]' brings it")
     else:
         for kind in LLAMA_CPP:
-            load = partial(llama_cpp_text, teacher, study.output / "llama.cpp", kind, longest)
-            found[f"llama.cpp {kind}"] = load
+            found[f"llama.cpp {kind}"] = lambda kind=kind: llama_cpp_text(
+                teacher(), study.output / "llama.cpp", kind, longest
+            )
     return found | {recipe: partial(compiled_text, study.output, recipe) for recipe in RECIPES}
 
 
@@ -108,12 +112,13 @@ def work(options: argparse.Namespace, opened: Study) -> bool:
         found = rouge(texts, [pair.target for pair in data.test])
         return {"rouge1": found.rouge1, "rouge2": found.rouge2, "rougeL": found.rougeL}
 
+    engines = loaders(study, max(map(len, prompts)) + max(preset.target, SPEED_TOKENS + 1))
     phases = [
         teacher_phase(study, partial(read_model, weights, preset.layers), corpus),
         *student_phases(study, corpus, WEIGHTS),
-        lower_phase(study, partial(write_tokens, preset.target), prompts),
-        measure_phase(study, partial(loaders, study), prompts, score),
-        table_phase(study, title(preset), {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L"}, notes(preset)),
+        *lower_phases(study, partial(write_tokens, preset.target), lambda: prompts),
+        *measure_phases(engines, lambda: prompts, score),
+        table_phase(study, engines, title(preset), {"rouge1": "ROUGE-1", "rougeL": "ROUGE-L"}, notes(preset)),
     ]
     return run_phases(study, phases)
 

@@ -15,7 +15,7 @@ import tbt_compile
 from tbt_compile.data.examples import Examples
 from tbt_compile.preparation import load_prepared
 from tbt_compile.recipe import Recipe
-from tbt_compile.training import LossWeights, OutOfTimeError, distill, train_teacher
+from tbt_compile.training import LossWeights, distill, train_teacher
 from tbt_compile.training.methods.staged import FIRST_STAGE
 from tbt_compile.training.record import read_record
 from tbt_compile.training.stages import load_teacher
@@ -79,28 +79,22 @@ def student_phases(
     return [Phase(recipe, partial(work, recipe)) for recipe in recipes]
 
 
-def lower_phase(
-    study: Study, write: Write, examples: Sequence[Any], recipes: Sequence[str] = RECIPES
-) -> Phase:
+def lower_phases(
+    study: Study, write: Write, examples: Callable[[], Sequence[Any]], recipes: Sequence[str] = RECIPES
+) -> list[Phase]:
     """Freeze and compile each student, and compare what both write.
 
     Args:
         study: settings.
         write: see `Write`.
-        examples: of which the first few are compared.
+        examples: reads what is written for; the first few are compared.
         recipes: of the students.
     """
 
-    def work() -> dict[str, Any]:
-        figures = {}
-        for number, recipe in enumerate(recipes):
-            if study.limit.is_over:
-                raise OutOfTimeError(f"the time was over before {recipe} was compiled: start again")
-            study.progress(f"compiling {recipe}", number / len(recipes))
-            figures[recipe] = _lower(study.output, recipe, write, examples[:COMPARED_INPUTS])
-        return {"students": figures}
+    def work(recipe: str) -> dict[str, Any]:
+        return _lower(study.output, recipe, write, examples()[:COMPARED_INPUTS])
 
-    return Phase("lower", work)
+    return [Phase(f"lower-{recipe}", partial(work, recipe)) for recipe in recipes]
 
 
 def _lower(output: Path, recipe: str, write: Write, examples: Sequence[Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from tbt_compile.reproduce.rows import Row, make_row, read_row, row_path
 from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training import OutOfTimeError, TimeLimit, TrainingRun, TrainSettings, processes
 from tbt_compile.training.precision import matmul_precision
+from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import TrainingRecord
 
 DEBIAN = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -134,15 +135,15 @@ def run_phases(study: Study, phases: Sequence[Phase]) -> bool:
     Returns:
         Whether all are done.
     """
-    for phase in phases:
-        if read_row(study.output, phase.name) is not None:
-            continue
-        if study.limit.is_over:
+    left = [phase for phase in phases if read_row(study.output, phase.name) is None]
+    for number, phase in enumerate(left):
+        if number and study.limit.is_over:  # each call does a part of the next phase, however short it is
             study.say(f"the time is over; next: {phase.name}")
             return False
         start = time.perf_counter()
         try:
-            row = phase_row(study, phase)
+            with quiet():
+                row = _done(study, phase)
         except OutOfTimeError as stopped:
             _note_time(study, phase.name, time.perf_counter() - start)
             study.say(f"{phase.name}: {stopped}")
@@ -155,13 +156,8 @@ def run_phases(study: Study, phases: Sequence[Phase]) -> bool:
     return True
 
 
-def phase_row(study: Study, phase: Phase) -> Row:
-    """Do a phase and write its row, or read the one that is there.
-
-    Args:
-        study: its settings go into the row.
-        phase: to do.
-    """
+def _done(study: Study, phase: Phase) -> Row:
+    """Do a phase and write its row."""
     before, start = _times(study).get(phase.name, 0.0), time.perf_counter()
 
     def measure() -> dict[str, Any]:

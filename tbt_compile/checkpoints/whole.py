@@ -27,7 +27,7 @@ def load_full_precision(path: str | Path) -> PreTrainedModel:
         path: a GGUF file, or a folder of CTranslate2 with a Whisper in float32 or half precision.
 
     Returns:
-        The model in evaluation mode, its parameters with gradients.
+        The model in evaluation mode; parameters have gradients where those of a new model have.
 
     Raises:
         FormatError: it cannot be read, or does not fit the model that it describes.
@@ -36,11 +36,14 @@ def load_full_precision(path: str | Path) -> PreTrainedModel:
     path = Path(path)
     checkpoint: Checkpoint = GgufCheckpoint(path) if is_gguf(path) else CTranslate2Whisper(path)
     model = weightless(checkpoint.config)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     load_rest(model, checkpoint)
     check_all_used(model, checkpoint)
     if checkpoint.generation is not None:
         model.generation_config = checkpoint.generation
-    return model.eval().requires_grad_(True)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name in trained)
+    return model.eval()
 
 
 def load_rest(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
