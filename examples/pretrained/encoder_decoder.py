@@ -3,7 +3,7 @@
     python examples/pretrained/encoder_decoder.py --output mid --minutes 9
     tbt reproduce table3 --config mid/debian-synopses --teacher-steps 0 --data debian-synopses --out table3
 
-A BART of 38 million parameters (preset `gpu`) or 12 million (`cpu`) learns to restore deleted words of all
+A BART of 38 million parameters (preset `gpu`) or 11 million (`cpu`) learns to restore deleted words of all
 texts, then to write synopses and to translate into Italian. Phases: `tokenizer`, `pretrained`, and one of
 each data set. Without `--data` these are the Debian texts where they lie beside the checkout, else the
 project's own text.
