@@ -17,6 +17,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from comparison import Loaders, Scores, measure_phases, table_phase
 from engines import LLAMA_CPP, SPEED_TOKENS, Engine, compiled_text, llama_cpp_text, torch_text
 from students import RECIPES, TEACHER, lower_phases, student_phases, teacher_phase, with_layers
@@ -61,15 +63,8 @@ def read_model(weights: Path, layers: int | None) -> PreTrainedModel:
 
 def write_tokens(most: int, model: Any, prompt: list[int]) -> list[int]:
     """What a frozen or compiled model writes after a prompt."""
-    found = (model.module if isinstance(model, FrozenModel) else model).generate
-    if isinstance(model, FrozenModel):
-        import torch
-
-        ids = torch.tensor([prompt])
-        return found(ids, attention_mask=torch.ones_like(ids), max_new_tokens=most, do_sample=False)[
-            0
-        ].tolist()
-    return found([prompt], attention_mask=[[1] * len(prompt)], max_new_tokens=most)[0].tolist()
+    ids = torch.tensor([prompt]) if isinstance(model, FrozenModel) else np.array([prompt])
+    return model.generate(ids, attention_mask=ids**0, max_new_tokens=most)[0].tolist()
 
 
 def loaders(study: Study, longest: int) -> Loaders:

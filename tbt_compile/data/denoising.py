@@ -11,6 +11,11 @@ from tbt_compile.data.text_pairs import TextPair
 def deleted(text: str, share: float, generator: random.Random) -> str:
     """Delete about `share` of the words of `text`: BART's "token deletion" (Lewis et al. 2019, section 3.1).
 
+    Args:
+        text: words with spaces between them.
+        share: probability of a word to be deleted.
+        generator: of the deletions.
+
     >>> deleted("a b c d e f", 0.5, random.Random(1))
     'b c'
     """
