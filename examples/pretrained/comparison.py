@@ -86,7 +86,8 @@ def _cost(study: Study, made: Mapping[str, Any]) -> str:
     for name in (TEACHER, *RECIPES):
         row = _row(study, name)
         parts.append(f"{name} {row['outcome']['steps']} steps in {row['seconds_in_all'] / 60:.0f} min")
-    return f"Measured on {made['cpu']} with one thread, by CPU time. Trained on {made['device']}: {', '.join(parts)}."
+    trained = f"Trained on {made['device']}: {', '.join(parts)}."
+    return f"Measured on {made['cpu']} with one thread, by CPU time. {trained}"
 
 
 def _quality(name: str) -> str:
