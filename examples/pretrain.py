@@ -12,43 +12,16 @@ words deleted. An interrupted run resumes when it is started again.
 from __future__ import annotations
 
 import argparse
-import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tbt_compile.cli.console import progress_bar
 from tbt_compile.data.batches import Corpus, TextLengths
-from tbt_compile.data.text_pairs import TextPair, load_folder
+from tbt_compile.data.denoising import noisy_pairs
+from tbt_compile.data.text_pairs import load_folder
 from tbt_compile.data.tokenization import train_bpe_tokenizer
 from tbt_compile.training import MODEL_SIZES, TrainingRun, TrainSettings, new_model, train_teacher
 from tbt_compile.training.settings import teacher_rate
-
-
-def deleted(text: str, share: float, generator: random.Random) -> str:
-    """Delete about `share` of the words of `text`: BART's "token deletion" (Lewis et al. 2019, section 3.1).
-
-    >>> deleted("a b c d e f", 0.5, random.Random(1))
-    'b c'
-    """
-    return " ".join(word for word in text.split() if generator.random() >= share)
-
-
-def noisy_pairs(texts: Iterable[str], copies: int, share: float, seed: int = 0) -> Iterator[TextPair]:
-    """Pairs of a text with deleted words and the whole text; empty sources are skipped.
-
-    Args:
-        texts: duplicates are used once.
-        copies: pairs per text, with different words deleted.
-        share: of the words to delete.
-        seed: of the deletions.
-    """
-    generator = random.Random(seed)
-    kept = list(dict.fromkeys(texts))
-    for _ in range(copies):
-        for text in kept:
-            source = deleted(text, share, generator)
-            if source:
-                yield TextPair(source, text)
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from tbt_compile.adapters import adapter_for
@@ -17,9 +16,10 @@ from tbt_compile.adapters.pretrained import load_packed
 from tbt_compile.checkpoints.bitnet import byte_activation
 from tbt_compile.checkpoints.gguf_file import GgufCheckpoint
 from tbt_compile.checkpoints.kinds import PACKED, PREPARED, is_gguf, kind_of
-from tbt_compile.checkpoints.layers import Layer, names_of_parameters, read_layers
+from tbt_compile.checkpoints.layers import Layer, read_layers
 from tbt_compile.checkpoints.source import Checkpoint, SafetensorsCheckpoint
 from tbt_compile.checkpoints.weightless import weightless
+from tbt_compile.checkpoints.whole import check_all_used, load_rest
 from tbt_compile.dtypes import COMPUTATION, dtype_name
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError, RecipeError
@@ -106,8 +106,8 @@ def from_pretrained(
         )
     recipe = _recipe(layers)
     _write(model, recipe, layers, attention_bits == Encoding.INT8.bits)
-    _load_rest(model, checkpoint)
-    _check_all_used(model, checkpoint)
+    load_rest(model, checkpoint)
+    check_all_used(model, checkpoint)
     if checkpoint.generation is not None:
         model.generation_config = checkpoint.generation
     model.name_or_path = str(path)
@@ -190,38 +190,3 @@ def _write(model: PreTrainedModel, recipe: Recipe, layers: list[Layer], attentio
     write_quantizers(model, recipe, sites, quantizers, {})
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-
-
-def _load_rest(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
-    """Load what has no quantizer, in float32: norms, biases, and buffers that a checkpoint holds."""
-    for names in names_of_parameters(model).values():
-        place = model.get_parameter(names[0])
-        if place.device.type == "meta":
-            parameter = nn.Parameter(_fitting(checkpoint, names, place), requires_grad=False)
-            for name in names:
-                owner, _, attribute = name.rpartition(".")
-                model.get_submodule(owner)._parameters[attribute] = parameter
-    for name, place in list(model.named_buffers()):
-        if name in checkpoint.names:
-            owner, _, attribute = name.rpartition(".")
-            model.get_submodule(owner)._buffers[attribute] = _fitting(checkpoint, [name], place)
-
-
-def _fitting(checkpoint: Checkpoint, names: list[str], place: Tensor) -> Tensor:
-    tensor = checkpoint.tied(names)
-    if tensor.shape != place.shape:
-        raise FormatError(
-            f"{names[0]} in {checkpoint.path} is {list(tensor.shape)}: expected {list(place.shape)}"
-        )
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _check_all_used(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint with tensors that no part of the model takes: it would be another model."""
-    ignored = [*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq"]
-    left = [name for name in checkpoint.unread() if not any(re.search(pattern, name) for pattern in ignored)]
-    if left:
-        raise FormatError(
-            f"{checkpoint.path} holds {left[0]} and {len(left) - 1} other tensors for which "
-            f"{type(model).__name__} has no place: expected the weights of the model in its config"
-        )

@@ -117,6 +117,35 @@ def lines(path: Path, title: str, ylabel: str, series: Mapping[str, Mapping[str,
     return _save(figure, path)
 
 
+def scatter(
+    path: Path, title: str, labels: tuple[str, str], points: Mapping[str, tuple[float, float]]
+) -> Path:
+    """Draw named points over a logarithmic horizontal axis.
+
+    Args:
+        path: the png file.
+        title: of the figure.
+        labels: of the horizontal and the vertical axis.
+        points: by name; horizontal values are above 0.
+
+    Returns:
+        `path`.
+    """
+    figure = require_matplotlib().Figure(figsize=(7.0, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, (across, up) in points.items():
+        axes.plot(across, up, marker="o")
+        axes.annotate(name, (across, up), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.margins(x=0.2, y=0.12)  # room for the names
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.set_title(title, fontsize=10)
+    return _save(figure, path)
+
+
 def _save(figure: Any, path: Path) -> Path:
     with atomic_write(path) as draft:
         # Omits matplotlib's version, so equal figures give equal files.

@@ -13,6 +13,7 @@ from tbt_compile.training.settings import LossWeights, TrainingError, TrainSetti
 from tbt_compile.training.sizes import MODEL_SIZES, ModelSize, new_model
 from tbt_compile.training.stages import distill, train_teacher
 from tbt_compile.training.teacher_cache import TeacherCache
+from tbt_compile.training.time_limit import OutOfTimeError, TimeLimit
 from tbt_compile.training.trainers import DistillationTrainer
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "LabeledText",
     "LossWeights",
     "ModelSize",
+    "OutOfTimeError",
     "PromptCorpus",
     "Recording",
     "SpeechCorpus",
@@ -31,6 +33,7 @@ __all__ = [
     "TextCorpus",
     "TextLengths",
     "TextPair",
+    "TimeLimit",
     "TrainJob",
     "TrainSettings",
     "TrainingError",

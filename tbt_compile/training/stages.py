@@ -33,13 +33,16 @@ Start: TypeAlias = PreTrainedModel | Callable[[PreTrainedModel], PreTrainedModel
 """What initializes a student other than its teacher: a model, or a function that prepares the student."""
 
 
-def train_teacher(model: PreTrainedModel, corpus: Examples, run: TrainingRun) -> PreTrainedModel:
+def train_teacher(
+    model: PreTrainedModel, corpus: Examples, run: TrainingRun, *, callbacks: Sequence[TrainerCallback] = ()
+) -> PreTrainedModel:
     """Train a full-precision model on labels and save it, with its tokenizer, in the folder of the run.
 
     Args:
         model: trained in place.
         corpus: the training examples.
         run: folder, settings, and whether to resume an earlier run there.
+        callbacks: further trainer callbacks.
 
     Returns:
         The model in evaluation mode; a finished run is loaded.
@@ -53,7 +56,7 @@ def train_teacher(model: PreTrainedModel, corpus: Examples, run: TrainingRun) ->
     )
     if record.open(run.resume) is not None:
         return load_teacher(run.folder)
-    return fit(model, corpus, record, run)
+    return fit(model, corpus, record, run, callbacks=callbacks)
 
 
 def distill(

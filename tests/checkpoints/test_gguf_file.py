@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import tbt_compile
 from tbt_compile.checkpoints.gguf_file import GgufCheckpoint
+from tbt_compile.checkpoints.whole import load_full_precision
 from tbt_compile.encoding import Encoding
 from tbt_compile.errors import FormatError
 from tests.checkpoints.checkpoint_tools import (
@@ -143,3 +144,22 @@ def test_a_list_that_claims_to_be_endless_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(content + bytes(64))
     with pytest.raises(FormatError, match="cannot be read .*it ends before byte"):
         GgufCheckpoint(tmp_path / "model.gguf")
+
+
+def test_other_types_are_read_in_full_precision_to_train_on(tmp_path: Path) -> None:
+    model = llama(tied=True)
+    file = save_gguf(tmp_path / "model.gguf", model, _by_package(KIND.Q8_0))
+    read = load_full_precision(file)
+    expected = dict(model.state_dict())
+    for name in linears(model):
+        weight = expected[f"{name}.weight"].numpy()
+        expected[f"{name}.weight"] = torch.from_numpy(
+            gguf.dequantize(gguf.quantize(weight, KIND.Q8_0), KIND.Q8_0)
+        )
+    for name, tensor in read.state_dict().items():
+        stored = expected[name].half().float() if "embed" in name or "lm_head" in name else expected[name]
+        torch.testing.assert_close(tensor, stored, rtol=0, atol=1e-6, msg=name)
+    assert not hasattr(read.config, "quantization_config")
+    assert read.lm_head.weight is read.model.embed_tokens.weight
+    read(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).loss.backward()
+    assert all(weight.grad is not None for weight in read.parameters())

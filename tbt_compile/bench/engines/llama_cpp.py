@@ -55,23 +55,33 @@ def available(job: Job) -> str:
 
 def build(job: Job) -> None:
     """Write the random model as GGUF in 16 bits, and let llama.cpp quantize it."""
-    import llama_cpp
-
     shape = get_shape(job.shape)
     if shape.family == "bitnet":
         bitnet_files.write_gguf(_file(job), shape)
         return
     whole = Path(job.folder) / "f16.gguf"
     write_gguf(whole, shape, random_model(shape))
-    kind = job.engine.split()[-1]
+    quantize(whole, _file(job), job.engine.split()[-1])
+    whole.unlink()
+
+
+def quantize(whole: Path, quantized: Path, kind: str) -> None:
+    """Let llama.cpp quantize a GGUF file.
+
+    Args:
+        whole: the file in 16 bits.
+        quantized: the file to write.
+        kind: llama.cpp's name of the quantization, such as "Q4_0".
+
+    Raises:
+        RuntimeError: llama.cpp refuses.
+    """
+    import llama_cpp
+
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
-    failed = llama_cpp.llama_model_quantize(
-        str(whole).encode(), str(_file(job)).encode(), ctypes.byref(settings)
-    )
-    if failed:
+    if llama_cpp.llama_model_quantize(str(whole).encode(), str(quantized).encode(), ctypes.byref(settings)):
         raise RuntimeError(f"llama.cpp did not quantize {whole} to {kind}")
-    whole.unlink()
 
 
 def load(job: Job) -> LlamaCppRunner:
@@ -130,7 +140,9 @@ def write_gguf(path: Path, shape: Shape, model: Any) -> None:
     writer = opened_gguf(path, shape, model.config.rms_norm_eps, model.config.rope_parameters["rope_theta"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     for name, tensor in model.state_dict().items():
-        array = tensor.numpy()
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue  # llama.cpp projects with the embedding then
+        array = tensor.float().numpy()
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             heads = shape.heads if "q_proj" in name else shape.key_value_heads
             array = adjacent_pairs(array, heads)
