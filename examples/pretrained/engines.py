@@ -14,6 +14,7 @@ from students import compiled_folder, folder_bytes
 from transformers import PreTrainedModel
 
 import tbt_compile
+from tbt_compile.bench.engines import check_counts
 from tbt_compile.bench.engines.llama_cpp import quantize, write_gguf
 from tbt_compile.bench.model_shapes import Shape
 
@@ -149,8 +150,9 @@ def take_turns(
         for name, engine in engines.items():
             for count in (1, tokens + 1):
                 start = time.process_time()
-                engine.write(examples[turn % len(examples)], count, True)
+                written = engine.write(examples[turn % len(examples)], count, True)
                 times.setdefault((name, count), []).append(time.process_time() - start)
+                check_counts([len(written)], 1, count)
     found = {}
     for name in engines:
         short, long = times[name, 1][1:], times[name, tokens + 1][1:]

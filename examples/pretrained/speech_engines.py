@@ -23,9 +23,9 @@ def torch_speech(model: PreTrainedModel) -> Engine:
 
     @torch.no_grad()
     def write(window: Window, most: int, exactly: bool) -> list[int]:
-        model.generation_config.eos_token_id = None if exactly else end
+        least = {"min_new_tokens": most} if exactly else {}
         features = torch.from_numpy(window[None])
-        found: Any = model.generate(input_features=features, max_new_tokens=most, do_sample=False)
+        found: Any = model.generate(input_features=features, max_new_tokens=most, do_sample=False, **least)
         return until_end(found[0].tolist(), end)
 
     return Engine(sum(weight.nbytes for weight in model.parameters()), write)
@@ -43,8 +43,8 @@ def compiled_speech(output: Path, recipe: str, end: int) -> Engine:
     model = tbt_compile.load(folder, num_threads=1)
 
     def write(window: Window, most: int, exactly: bool) -> list[int]:
-        ends = {"eos_token_id": None} if exactly else {}
-        found = model.generate(input_features=window[None], max_new_tokens=most, **ends)
+        least = {"min_new_tokens": most} if exactly else {}
+        found = model.generate(input_features=window[None], max_new_tokens=most, **least)
         return until_end(found[0].tolist(), end)
 
     return Engine(folder_bytes(folder), write)
