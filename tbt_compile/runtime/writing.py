@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +16,7 @@ from tbt_compile.runtime.generation.rules import Rule
 from tbt_compile.runtime.generation.sampling import Sampler
 from tbt_compile.runtime.generation.session import nan_error, with_room
 
+log = logging.getLogger(__name__)
 Reason = Literal["end", "length", "cancelled"]
 _ROW = np.zeros(1, np.int64)
 
@@ -88,6 +90,10 @@ class Writing:
             self.newest = self._choose(scores)
         except TbtError as error:
             self.end(error)
+            return False
+        except Exception as error:  # whatever it was, the outputs that share the step go on
+            log.exception("choosing a token failed")
+            self.end(GenerationError(f"{type(error).__name__}: {error}"))
             return False
         self._ids = with_room(self._ids, self._length + 1, self.most_tokens, self.newest)
         self._ids[0, self._length] = self.newest

@@ -75,8 +75,10 @@ class RequiredKey:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Run the application, or answer 401."""
-        given = dict(scope.get("headers", ())).get(b"authorization", b"").removeprefix(b"Bearer ")
-        if scope["type"] != "http" or scope["path"] in _OPEN or hmac.compare_digest(given, self.key):
+        header = dict(scope.get("headers", ())).get(b"authorization", b"")
+        scheme, _, given = header.partition(b" ")
+        known = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.key)
+        if scope["type"] != "http" or scope["path"] in _OPEN or known:
             await self.app(scope, receive, send)
             return
         refusal = error("the API key is missing or wrong", code="invalid_api_key")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tbt_compile.errors import ServingError
+from tbt_compile.runtime.batching import StoppedError
 from tbt_compile.serving.log_mel import Samples
 
 _BLOCK = 2**17
@@ -15,7 +17,9 @@ _BLOCK = 2**17
 _RATES = range(1000, 384_001)
 
 
-def read_samples(data: bytes, rate: int, most_seconds: float) -> Samples:
+def read_samples(
+    data: bytes, rate: int, most_seconds: float, stopped: Callable[[], bool] = lambda: False
+) -> Samples:
     """Decode a recording, mix its channels, and resample it.
 
     A small file may hold hours of silence: no more is decoded than may be.
@@ -24,21 +28,24 @@ def read_samples(data: bytes, rate: int, most_seconds: float) -> Samples:
         data: a file.
         rate: samples per second of the result.
         most_seconds: that it may last.
+        stopped: asked after every part whether nobody waits any more.
 
     Returns:
         float32 [n].
 
     Raises:
+        StoppedError: nobody waits.
         ServingError: the file is no recording, empty, damaged or too long.
     """
     import soundfile
 
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            samples = _mixed(file, rate, most_seconds)
+            samples = _mixed(file, rate, most_seconds, stopped)
     except (soundfile.SoundFileError, OSError) as error:
+        reason = str(error).rpartition(">: ")[2].rstrip(".")  # without the name of what was opened
         raise ServingError(
-            f"file: this recording cannot be read ({str(error).rstrip('.')}): expected WAV, FLAC, Ogg or MP3"
+            f"file: this recording cannot be read ({reason}): expected WAV, FLAC, Ogg or MP3"
         ) from error
     if not len(samples):
         raise ServingError("file: the recording is empty")
@@ -47,7 +54,7 @@ def read_samples(data: bytes, rate: int, most_seconds: float) -> Samples:
     return samples
 
 
-def _mixed(file: Any, rate: int, most_seconds: float) -> Samples:
+def _mixed(file: Any, rate: int, most_seconds: float, stopped: Callable[[], bool]) -> Samples:
     """The samples of an open file, with one channel."""
     import soxr
 
@@ -60,6 +67,8 @@ def _mixed(file: Any, rate: int, most_seconds: float) -> Samples:
     parts: list[Samples] = []
     count = 0
     for block in file.blocks(max(1, _BLOCK // file.channels), dtype="float32", always_2d=True):
+        if stopped():
+            raise StoppedError
         count += len(block)
         if count > most_seconds * file.samplerate:
             raise ServingError(

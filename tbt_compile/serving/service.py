@@ -87,11 +87,13 @@ class Service:
         app.head("/health", include_in_schema=False)(self.health)
         app.get("/metrics", response_class=Response)(self.read_metrics)
         app.get("/", response_class=HTMLResponse)(self.page)
-        if self.settings.api_key is not None:  # the last that is added is the outermost
-            app.add_middleware(RequiredKey, key=self.settings.api_key)
-        app.add_middleware(Counted, metrics=self.metrics)
         most = BYTES_OF_AUDIO if self.is_speech else BYTES_OF_TEXT
         app.add_middleware(BodyLimit, most=self.settings.most_bytes or most)
+        if (
+            self.settings.api_key is not None
+        ):  # before a body is read: the last that is added is the outermost
+            app.add_middleware(RequiredKey, key=self.settings.api_key)
+        app.add_middleware(Counted, metrics=self.metrics)
         return app
 
     async def models(self) -> dict[str, Any]:

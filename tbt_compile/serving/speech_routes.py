@@ -39,16 +39,19 @@ class TranscriptionRequest(BaseModel):
     granularities: Annotated[
         list[Literal["segment"]] | None, Field(alias="timestamp_granularities[]", max_length=1)
     ] = None
-    stream: Literal[False] = False
+    stream: bool = False
 
     def check(self) -> None:
         """Check what a model that searches greedily can do.
 
         Raises:
-            ServingError: the request asks for samples, or for timestamps that its format does not have.
+            ServingError: the request asks for samples, or for timestamps that its format does not have,
+                or a stream.
         """
         if self.temperature:
             raise ServingError("temperature: speech is transcribed without sampling; use 0, or leave it out")
+        if self.stream:
+            raise ServingError("stream: a transcript comes whole; use false, or leave it out")
         if self.granularities and self.response_format != "verbose_json":
             raise ServingError("timestamp_granularities: expected response_format verbose_json with it")
 

@@ -148,7 +148,7 @@ class TextRoutes:
         longest, most = self._served.longest, settings.max_new_tokens
         if longest is None or most is None:
             return
-        prompt = 0 if self._served.has_encoder else max(map(len, prompts))
+        prompt = 1 if self._served.has_encoder else max(map(len, prompts))  # 1: the decoder's first token
         if prompt + most - 1 > longest:
             before = "" if self._served.has_encoder else f"a prompt of {prompt} tokens and "
             raise ServingError(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+"""Tokens of bytes in a vocabulary that falls back to them."""
 
 
 class TextStream:
@@ -26,6 +30,7 @@ class TextStream:
 
         self._tokenizer, self._stops = tokenizer, [stop for stop in stops if stop]
         self._decoder = DecodeStream(skip_special_tokens=True)
+        self._falls_back = tokenizer.token_to_id("<0x0A>") is not None
         self._ids: list[int] = []
         self._decoded = self.text = ""
         self.stopped = False
@@ -33,17 +38,25 @@ class TextStream:
     def push(self, token: int) -> str:
         """Add a token; returns the piece of text that is certain now."""
         self._ids.append(token)
-        self._decoded += self._decoder.step(self._tokenizer, token) or ""
+        if not self._falls_back:
+            self._decoded += self._decoder.step(self._tokenizer, token) or ""
+        elif not _BYTE.fullmatch(self._tokenizer.id_to_token(token) or ""):
+            # A run of bytes decodes as a whole, to a replacement character each if it is no text: until it
+            # ends, nothing of it is certain.
+            self._extend()
         return self._give(self._certain())
+
+    def _extend(self) -> None:
+        """Decode all tokens, if that goes on from what was decoded before."""
+        whole = str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
+        if whole.startswith(self._decoded):
+            self._decoded = whole
 
     def end(self) -> str:
         """Return the rest of the text."""
         if self.stopped:
             return ""
-        whole = str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
-        # The decoder holds back the bytes of a character that the last token left incomplete.
-        if whole.startswith(self._decoded):
-            self._decoded = whole
+        self._extend()  # the decoder holds back the bytes of a character that the last token left incomplete
         stop = self._first_stop()
         return self._give(len(self._decoded) if stop is None else stop)
 

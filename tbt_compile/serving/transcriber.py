@@ -63,7 +63,7 @@ class Transcriber:
             GenerationError: the model has no such language.
             StoppedError: `stop` was set.
         """
-        samples = read_samples(data, self._features.rate, self._most_seconds)
+        samples = read_samples(data, self._features.rate, self._most_seconds, stop.is_set)
         mels = self._features.spectrogram(samples, self._speech.window)
         self._check_timestamps(timed, mels.shape[1])
         frames = np.array([min(-(-len(samples) // self._features.hop), mels.shape[1])])

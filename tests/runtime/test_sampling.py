@@ -156,3 +156,14 @@ def test_scores_that_are_no_distribution() -> None:
     for damaged in ([-np.inf, -np.inf], [0.0, np.inf]):
         with pytest.raises(GenerationError, match="there is no distribution to sample from"):
             sampler(np.array([damaged], np.float32), row)
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1.71e-38, 1e-40, 1e-45, 1e-320])
+@pytest.mark.parametrize("scores", [[1.0, 3.0, 2.0, -np.inf], [-5.0, -3.0, -9.0], [3e38, 2.9e38, 0.0]])
+@pytest.mark.parametrize("limits", [{}, {"top_p": 0.5}, {"min_p": 0.1}, {"top_k": 2}])
+def test_a_temperature_near_0_leaves_the_best_token(
+    temperature: float, scores: list[float], limits: dict[str, Any]
+) -> None:
+    given = np.array(scores, np.float32)
+    tokens, weights = kept(given, settings(temperature=temperature, **limits))
+    assert tokens[weights > 1e-300].tolist() == [int(given.argmax())]

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 import tbt_compile
 from tbt_compile.errors import FormatError
+from tbt_compile.runtime.served_model import ServedModel
 from tbt_compile.serving.service import Service
 from tbt_compile.serving.settings import ServiceSettings
 from tbt_compile.serving.tokenizing import ServedTokenizer
@@ -245,8 +246,52 @@ def test_keys(llama_folder: Path) -> None:
     assert client.get("/v1/models").status_code == 401
     assert client.get("/v1/models", headers={"Authorization": "Bearer other"}).status_code == 401
     assert client.get("/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
+    assert client.get("/v1/models", headers={"Authorization": "bearer secret"}).status_code == 200
+    for header in ("secret", "Basic secret", "Bearer"):
+        assert client.get("/v1/models", headers={"Authorization": header}).status_code == 401
+    # Without a key, a body is not even read: this one is larger than any.
+    assert client.post("/v1/completions", content=bytes(2**22)).status_code == 401
     assert client.get("/health").status_code == client.get("/").status_code == 200
     service.close()
+
+
+def test_as_many_tokens_as_the_decoder_has_positions(bart_client: TestClient, bart_folder: Path) -> None:
+    most = ServedModel(tbt_compile.load(bart_folder)).longest
+    asked = {"prompt": PROMPT, "max_tokens": most}
+    assert bart_client.post("/v1/completions", json=asked).status_code == 200
+    refused = bart_client.post("/v1/completions", json=asked | {"max_tokens": most + 1})
+    assert refused.status_code == 400
+    message = refused.json()["error"]["message"]
+    assert f"max_tokens={most + 1} are more than the model's {most} positions" in message
+
+
+def test_a_fault_in_one_output_ends_no_other(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tbt_compile.runtime import writing
+
+    sampler = writing.Sampler.__call__
+
+    def broken(self: Any, scores: Any, inputs: Any) -> Any:
+        if self._settings.seed == 13:
+            raise IndexError("a fault")
+        return sampler(self, scores, inputs)
+
+    monkeypatch.setattr(writing.Sampler, "__call__", broken)
+    client = TestClient(service.app)
+    request = {"prompt": PROMPT, "max_tokens": 40, "temperature": 1.0}
+    expected = client.post("/v1/completions", json=request | {"seed": 1}).json()["choices"][0]["text"]
+    answers: dict[int, Any] = {}
+
+    def ask(seed: int) -> None:
+        answers[seed] = client.post("/v1/completions", json=request | {"seed": seed})
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in (1, 13)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers[13].status_code == 400
+    assert "IndexError: a fault" in answers[13].json()["error"]["message"]
+    assert answers[1].json()["choices"][0]["text"] == expected
 
 
 def test_a_full_queue_and_a_timeout(llama_folder: Path) -> None:

@@ -27,8 +27,10 @@ import tbt_compile
 from tbt_compile.cli.models import Processor, processor_of
 from tbt_compile.data.tokenization import train_word_tokenizer
 from tbt_compile.errors import FormatError
+from tbt_compile.runtime.batching import StoppedError
 from tbt_compile.runtime.speech import Window
 from tbt_compile.serving.log_mel import LogMel
+from tbt_compile.serving.recordings import read_samples
 from tbt_compile.serving.service import Service
 from tbt_compile.serving.settings import ServiceSettings
 from tbt_compile.serving.transcripts import spans
@@ -218,7 +220,7 @@ def test_a_prompt_comes_first(service: Service, client: TestClient) -> None:
         (written(noise(0.5)), {"timestamp_granularities[]": "word"}, "timestamp_granularities"),
         (written(noise(0.5)), {"timestamp_granularities[]": "segment"}, "verbose_json with it"),
         (written(noise(0.5)), {"prompt": "<|en|>"}, "prompt: it names special tokens"),
-        (written(noise(0.5)), {"stream": "true"}, "stream: Input should be"),
+        (written(noise(0.5)), {"stream": "true"}, "stream: a transcript comes whole"),
         (written(noise(0.5)), {"chunking_strategy": "auto"}, "chunking_strategy: Extra inputs"),
     ],
     # Names without the files, which hold the time: every process has to collect the same.
@@ -231,6 +233,23 @@ def test_what_cannot_be_transcribed(
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
     assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert "BytesIO" not in answer.text
+
+
+def test_false_is_no_stream(client: TestClient) -> None:
+    assert post(client, written(noise(0.2)), stream="false").status_code == 200
+
+
+def test_decoding_ends_when_nobody_waits() -> None:
+    parts: list[int] = []
+
+    def stopped() -> bool:
+        parts.append(1)
+        return len(parts) > 2
+
+    with pytest.raises(StoppedError):
+        read_samples(written(np.zeros(RATE * 100)), RATE, 200, stopped)
+    assert len(parts) == 3
 
 
 def test_requests_of_another_form(client: TestClient) -> None:

@@ -84,7 +84,7 @@ def kept(scores: Scores, settings: GenerationSettings) -> tuple[Tokens, Doubles]
     Returns:
         Tokens, int64 [n], ascending; weights, float64 [n], probabilities times a common factor.
     """
-    scores = scores / np.float32(settings.temperature)
+    scores = _divided(scores, settings.temperature)
     least = np.float32(-np.inf)
     if 0 < settings.top_k < len(scores):
         least = np.partition(scores, -settings.top_k)[-settings.top_k]
@@ -101,6 +101,16 @@ def kept(scores: Scores, settings: GenerationSettings) -> tuple[Tokens, Doubles]
         inside = weights >= settings.min_p  # the largest weight is 1
         tokens, weights = tokens[inside], weights[inside]
     return tokens, weights
+
+
+def _divided(scores: Scores, temperature: float) -> Scores:
+    """Scores / temperature; where that overflows, less the largest score, which changes no probability."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        divided: Scores = scores / np.float32(temperature)
+        if not np.isfinite(divided.max()):
+            apart = scores.astype(np.float64) - np.float64(scores.max())
+            divided = (apart / temperature).astype(np.float32)
+    return divided
 
 
 _LOG2_E = 1.4426950408889634
