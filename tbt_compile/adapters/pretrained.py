@@ -20,8 +20,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -29,6 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
+from tbt_compile.adapters.auto_class import generator_class
 from tbt_compile.adapters.quantization_config import TbtConfig, quantization_of, set_quantization
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import iter_quantized
@@ -230,8 +229,7 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
                 f"{folder} holds a {other[0]}, which does not generate text: expected an encoder-decoder or "
                 "decoder-only model; prepare and lower others from Python"
             )
-        loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = _load_without_quantizers(loader, folder, config)
+        model = _load_without_quantizers(generator_class(config), folder, config)
     return model.eval()
 
 

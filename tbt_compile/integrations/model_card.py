@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 from transformers import PreTrainedModel
 
+from tbt_compile.adapters.auto_class import generator_class
 from tbt_compile.adapters.wrappers import unwrapped
 from tbt_compile.errors import PlanError
 from tbt_compile.freezing import FrozenModel, freeze
@@ -114,7 +115,7 @@ def model_card(
         kind=type(module).__name__.removeprefix("Quantized"),
         notation=recipe.notation,
         bits=recipe.notation.replace("-", ", "),
-        loader="AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM",
+        loader=generator_class(module.config).__name__,
         repository=repository,
         trains=trains,
         facts=_facts(module, frozen, teacher, data),

@@ -168,6 +168,13 @@ def test_a_teacher_on_disk(tbt, data: Path, trained: Path, tmp_path: Path) -> No
     assert (tmp_path / "teacher-logits" / "cache.json").is_file()
 
 
+def test_an_untrained_speech_model_is_lowered(tbt, tmp_path: Path) -> None:
+    whisper().save_pretrained(tmp_path / "ears")
+    done = tbt("lower", tmp_path / "ears", "--recipe", "2-2-2", "--output", tmp_path / "compiled")
+    assert done.code == 0, done.err
+    assert tbt_compile.load(tmp_path / "compiled").recipe.notation == "2-2-2"
+
+
 def test_fields_of_the_recipe_and_schedules(tbt, data: Path, trained: Path, tmp_path: Path) -> None:
     arguments = ["train", "--data", data, "--teacher", trained / "teacher", "-o", tmp_path, *FEW]
     for option, message in (
