@@ -76,9 +76,12 @@ def test_the_prepare_pipeline() -> None:
         "classify-activations",
         "find-sites",
         "make-plan",
+        "plan-rotations",
         "check-lowering",
+        "find-rotated",
         "insert-quantizers",
         "write-back",
+        "rotate-weights",
     ]
     assert PREPARE.passes[: len(PLAN.passes)] == PLAN.passes
     assert all(type(step).__doc__ and "Needs:" in str(type(step).__doc__) for step in PREPARE.passes)
@@ -88,13 +91,13 @@ def test_the_prepare_pipeline() -> None:
 def test_every_phase_of_prepare_is_dumped(tmp_path: Path) -> None:
     tbt_compile.prepare(MLP(), "2-2-2", X, dump=tmp_path)
     texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert len(texts) == 14
+    assert len(texts) == 20
     assert "softmax" not in texts["00_capture.graph.txt"]
     assert "relu: non-negative: output of relu" in texts["01_classify-activations.txt"]
     assert "linear first: linear" in texts["02_find-sites.txt"]
     assert "ternary012" in texts["03_make-plan.txt"]
     assert "quantized_linear" not in texts["03_make-plan.graph.txt"]
-    assert "quantized_linear" in texts["05_insert-quantizers.graph.txt"]
+    assert "quantized_linear" in texts["07_insert-quantizers.graph.txt"]
 
 
 def test_capture_restores_mode_and_attention() -> None:

@@ -63,7 +63,7 @@ class Nothing(PassBase):
 
 def test_the_pass_manager_of_torch_gives_the_same_graph() -> None:
     passes = [step for step in lowering_pipeline().passes if isinstance(step, RewritePass)]
-    assert len(passes) == 11
+    assert len(passes) == 12
     model = frozen(AttentionBlock(), "2-1-2", X)
     ours, theirs = export(model, X), export(model, X)
     Pipeline("rewrites", passes).run(ours)
