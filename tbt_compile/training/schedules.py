@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.quantizers.relaxation import Blend, Relaxation, SoftLevels
-from tbt_compile.training.settings import TrainSettings
+from tbt_compile.training.settings import TrainingError, TrainSettings
 
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 1.0, 0.01
 """Of `SoftLevels`: at the first, levels that are a scale apart mix; at the last they do not."""
@@ -134,9 +134,17 @@ class Averaged(TrainerCallback):
             args, state: of the trainer.
             control: unused.
             model: to train.
+
+        Raises:
+            TrainingError: the checkpoint has no average: the run was killed between the two.
         """
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
         file = checkpoint_folder(args.output_dir, state.global_step) / AVERAGE
+        if state.global_step and not file.is_file():
+            raise TrainingError(
+                f"{file.parent} has no {AVERAGE}: the run was killed while it saved; start over "
+                "(resume=False)"
+            )
         if state.global_step:
             self._load(load_file(file))
 

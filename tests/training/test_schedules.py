@@ -102,6 +102,15 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), whole.parameters(), strict=True))
 
 
+def test_a_checkpoint_without_its_average_is_refused(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, average=0.8)
+    with pytest.raises(Killed):
+        student(tmp_path, settings=settings, progress=kill_at(8))
+    (tmp_path / "checkpoints" / "checkpoint-5" / "average.safetensors").unlink()
+    with pytest.raises(TrainingError, match=r"has no average.safetensors: .*start over"):
+        student(tmp_path, settings=settings)
+
+
 def test_a_relaxed_student_loads_as_it_is_saved(tmp_path: Path) -> None:
     settings = replace(SETTINGS, quantization_warmup=0.5)
     trained = student(tmp_path, settings=settings)
