@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from tbt_compile.adapters.auto_class import generator_class
 from tbt_compile.checkpoints.bitnet import FLOOR
 from tbt_compile.checkpoints.source import Checkpoint
 from tbt_compile.checkpoints.weightless import weightless
@@ -108,8 +109,7 @@ class GgufCheckpoint(Checkpoint):
                 f"does not read from GGUF ({error}): convert the original checkpoint to safetensors"
             ) from error
         config = AutoConfig.for_model(**values)
-        loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        config.architectures = [loader._model_mapping[type(config)].__name__]
+        config.architectures = [generator_class(config)._model_mapping[type(config)].__name__]
         return config
 
     def _bitnet_config(self, reader: Any) -> PreTrainedConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable
@@ -14,10 +15,21 @@ from tbt_compile.training.settings import LossWeights
 BOTH = ("2-2-2", "1-1-1")
 
 
-def _variant(name: str, title: str, notations: tuple[str, ...] = BOTH, **changes: Any) -> Method:
-    options = {**TBT.options, **changes.pop("options", {})}
-    return replace(TBT, name=f"tbt-{name}", title=title, notations=notations, options=options, **changes)
+def changed(base: Method, name: str, title: str, notations: tuple[str, ...] = BOTH, **changes: Any) -> Method:
+    """A method with something changed.
 
+    Args:
+        base: the method.
+        name: of the new one, after "tbt-".
+        title: what is changed.
+        notations: that it supports.
+        changes: fields of `Method`; `options` are added to those of the base.
+    """
+    options = {**base.options, **changes.pop("options", {})}
+    return replace(base, name=f"tbt-{name}", title=title, notations=notations, options=options, **changes)
+
+
+_variant = partial(changed, TBT)
 
 VARIANTS = {
     method.name: method

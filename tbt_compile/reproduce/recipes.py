@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
-from tbt_compile.reproduce.defaults import BOTH, VARIANTS
+from tbt_compile.reproduce.defaults import BOTH, VARIANTS, changed
 from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable
-from tbt_compile.training.methods import Method
 from tbt_compile.training.settings import LossWeights
 
 BASE = VARIANTS["tbt-identity-gradient"]
 """The default recipe and loss."""
 
 
-def _change(name: str, title: str, notations: tuple[str, ...] = BOTH, **changes: Any) -> Method:
-    options = {**BASE.options, **changes.pop("options", {})}
-    return replace(BASE, name=f"tbt-{name}", title=title, notations=notations, options=options, **changes)
-
+_change = partial(changed, BASE)
 
 CHANGES = {
     method.name: method
