@@ -88,7 +88,8 @@ def test_smollm_from_a_gguf_file_to_a_table(
     assert (output / "quality-speed.png").stat().st_size > 10_000
     capsys.readouterr()
     assert main("--output", str(output), *FEW)  # nothing is left to do
-    assert capsys.readouterr().out.splitlines()[1:] == ["everything is done"]
+    again = capsys.readouterr().out  # which also names engines that are not installed
+    assert again.endswith("everything is done\n") and ": done in" not in again
     with pytest.raises(TrainingError, match="steps=2, not 3"):
         main("--output", str(output), *FEW, "--steps", "3")
 
