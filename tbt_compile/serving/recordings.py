@@ -48,7 +48,7 @@ def read_samples(
             f"file: this recording cannot be read ({reason}): expected WAV, FLAC, Ogg or MP3"
         ) from error
     if not len(samples):
-        raise ServingError("file: the recording is empty")
+        raise ServingError(f"file: the recording is empty, or shorter than a sample at {rate} a second")
     if not np.isfinite(samples).all():
         raise ServingError("file: the recording holds samples that are not finite numbers")
     return samples

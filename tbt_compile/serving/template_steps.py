@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,28 +14,30 @@ _FILE = "<template>"
 
 
 class TooManyStepsError(Exception):
-    """A template ran more lines than it may."""
+    """A template ran more lines, or longer, than it may."""
 
 
 @contextmanager
-def limited_steps(most: int) -> Iterator[None]:
-    """Let the templates that this thread renders in the block run some lines, and no more.
+def limited_steps(most: int, seconds: float) -> Iterator[None]:
+    """Let the templates that this thread renders in the block run some lines for some time, and no more.
 
-    Jinja turns a template into Python; loops are lines that run again.
+    Jinja turns a template into Python; loops are lines that run again. A line that sorts or joins much takes
+    long, so the time is limited too; it is looked at between lines.
 
     Args:
         most: lines, of all templates together.
+        seconds: from now on.
 
     Raises:
         TooManyStepsError: in the template, which ends it.
     """
-    left = most
+    left, end = most, time.monotonic() + seconds
 
     def count(_frame: FrameType, event: str, _value: Any) -> Any:
         nonlocal left
         if event == "line":
             left -= 1
-            if left < 0:
+            if left < 0 or time.monotonic() > end:
                 raise TooManyStepsError
         return count
 

@@ -12,6 +12,7 @@ from tbt_compile.errors import FormatError, ServingError
 from tbt_compile.serving.template_steps import TooManyStepsError, limited_steps
 
 _MOST_STEPS = 1_000_000
+_MOST_SECONDS = 5.0
 """Lines of a chat template that are run; real ones need hundreds for a message."""
 _CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 
@@ -106,11 +107,12 @@ class ServedTokenizer:
         if self._template is None:
             raise ServingError("this model has no chat template: use /v1/completions")
         try:
-            with limited_steps(_MOST_STEPS):
+            with limited_steps(_MOST_STEPS, _MOST_SECONDS):
                 text = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
         except TooManyStepsError as error:
             raise ServingError(
-                f"the model's chat template does not end within {_MOST_STEPS} steps on these messages"
+                f"the model's chat template does not end within {_MOST_STEPS} steps and "
+                f"{_MOST_SECONDS:g} seconds on these messages"
             ) from error
         except TemplateError as error:
             raise ServingError(f"the model's chat template refuses these messages: {error}") from error

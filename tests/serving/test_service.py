@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 import tbt_compile
 from tbt_compile.errors import FormatError
 from tbt_compile.runtime.served_model import ServedModel
+from tbt_compile.serving import tokenizing
 from tbt_compile.serving.service import Service
 from tbt_compile.serving.settings import ServiceSettings
 from tbt_compile.serving.tokenizing import ServedTokenizer
@@ -198,14 +199,21 @@ def test_texts_that_are_no_unicode_and_templates_that_fail(service: Service, cli
     assert (answer.status_code, "ZeroDivisionError" in answer.json()["error"]["message"]) == (400, True)
 
 
-def test_a_template_that_never_ends(service: Service, client: TestClient) -> None:
+LOOPS = "{% set all = range(9999) | list %}" + "{% for a in all %}" * 3 + "{% endfor %}" * 3
+SORTS = "{% for a in range(9999) %}{% set found = (range(99999) | list * 3) | sort(reverse=a) %}{% endfor %}"
+
+
+@pytest.mark.parametrize("loops", [LOOPS, SORTS], ids=["steps", "seconds"])
+def test_a_template_that_never_ends(
+    service: Service, client: TestClient, monkeypatch: pytest.MonkeyPatch, loops: str
+) -> None:
+    monkeypatch.setattr(tokenizing, "_MOST_SECONDS", 0.5 if loops == SORTS else 600.0)
     template = service.routes.tokenizer._template
-    loops = "{% set all = range(9999) | list %}" + "{% for a in all %}" * 3 + "{% endfor %}" * 3
     service.routes.tokenizer._template = template.environment.from_string(loops)
     answer = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "w1"}]})
     service.routes.tokenizer._template = template
     assert answer.status_code == 400
-    assert "chat template does not end within 1000000 steps" in answer.json()["error"]["message"]
+    assert "chat template does not end within 1000000 steps and" in answer.json()["error"]["message"]
 
 
 def test_a_chat_is_as_long_as_the_config_says(service: Service, client: TestClient) -> None:

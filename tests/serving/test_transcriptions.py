@@ -210,6 +210,7 @@ def test_a_prompt_comes_first(service: Service, client: TestClient) -> None:
         (b"no audio at all", {}, "file: this recording cannot be read"),
         (written(noise(0.5))[:20], {}, "file: this recording cannot be read"),
         (written(noise(0)), {}, "the recording is empty"),
+        (written(np.zeros(1), rate=44100), {}, "or shorter than a sample at 16000 a second"),
         (written(np.full(800, np.nan, np.float32)), {}, "not finite numbers"),
         (written(noise(0.1), rate=200), {}, "has 200 samples a second: expected 1000 to 384000"),
         (written(np.zeros(RATE * 11), form="FLAC", subtype="PCM_16"), {}, "longer than 10 seconds"),
