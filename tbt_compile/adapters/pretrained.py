@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from tbt_compile.adapters.auto_class import generator_class
 from tbt_compile.adapters.quantization_config import TbtConfig, quantization_of, set_quantization
+from tbt_compile.adapters.whole_weights import refuse_missing
 from tbt_compile.errors import FormatError
 from tbt_compile.modules import iter_quantized
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
@@ -294,11 +295,16 @@ def _load_without_quantizers(loader: Any, folder: str | Path, config: PreTrained
 
 
 def _load_as_stored(loader: Any, folder: str | Path, config: PreTrainedConfig) -> PreTrainedModel:
-    """Call `loader.from_pretrained`, with no quantization by this package in the config."""
+    """Call `loader.from_pretrained`, with no quantization by this package in the config.
+
+    Raises:
+        FormatError: weights are missing.
+    """
     if quantization_of(config) is not None:
         set_quantization(config, None)
     with _errors_only():
-        model = loader.from_pretrained(folder, config=config)
+        model, found = loader.from_pretrained(folder, config=config, output_loading_info=True)
+    refuse_missing(found["missing_keys"], folder)
     assert isinstance(model, PreTrainedModel)
     return model
 

@@ -142,8 +142,9 @@ class GgufCheckpoint(Checkpoint):
         )
 
         processor = TENSOR_PROCESSORS.get(self.architecture, TensorProcessor)(config=self.config.to_dict())
+        empty = weightless(self.config, len(self._tensors), self.path)
         try:
-            mapped = get_gguf_hf_weights_map(weightless(self.config), processor)
+            mapped = get_gguf_hf_weights_map(empty, processor)
         except NotImplementedError as error:
             raise FormatError(f"{self.path}: {error}") from error
         if self.architecture == _BITNET:

@@ -94,7 +94,7 @@ def from_pretrained(
         return saved
     checkpoint: Checkpoint
     checkpoint = GgufCheckpoint(folder) if is_gguf(folder) else SafetensorsCheckpoint(path)
-    model = weightless(checkpoint.config)
+    model = weightless(checkpoint.config, checkpoint.count, path)
     adapter_for(model).check(model)
     _check_method(checkpoint)
     layers = read_layers(model, checkpoint, activation_bits, embedding_bits)

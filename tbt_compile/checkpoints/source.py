@@ -44,6 +44,11 @@ class Checkpoint(ABC):
     def names(self) -> Iterable[str]:
         """The names of the tensors, as the model's parameters are named."""
 
+    @property
+    def count(self) -> int:
+        """How many tensors there are."""
+        return sum(1 for _ in self.names)
+
     @abstractmethod
     def read(self, name: str) -> Tensor:
         """Read the tensor with a name in `names`."""

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from tbt_compile.adapters.whole_weights import refuse_more_layers
 from tbt_compile.errors import FormatError
 
 
-def weightless(config: PreTrainedConfig) -> PreTrainedModel:
+def weightless(config: PreTrainedConfig, tensors: int, path: str | Path) -> PreTrainedModel:
     """Make the model of a config with parameters that have shapes only; buffers have their values.
 
+    Args:
+        config: of the model.
+        tensors: in the checkpoint.
+        path: of the checkpoint, for errors.
+
     Raises:
-        FormatError: the config names no class of transformers.
+        FormatError: the config names no class of transformers, or more layers than there are tensors.
     """
+    refuse_more_layers(config, tensors, path)
     name = (config.architectures or [None])[0]
     kind = getattr(transformers, name, None) if name else None
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):

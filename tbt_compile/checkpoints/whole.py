@@ -35,7 +35,7 @@ def load_full_precision(path: str | Path) -> PreTrainedModel:
     """
     path = Path(path)
     checkpoint: Checkpoint = GgufCheckpoint(path) if is_gguf(path) else CTranslate2Whisper(path)
-    model = weightless(checkpoint.config)
+    model = weightless(checkpoint.config, checkpoint.count, path)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     load_rest(model, checkpoint)
     check_all_used(model, checkpoint)

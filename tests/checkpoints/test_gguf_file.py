@@ -146,6 +146,16 @@ def test_a_list_that_claims_to_be_endless_is_refused(tmp_path: Path) -> None:
         GgufCheckpoint(tmp_path / "model.gguf")
 
 
+def test_a_model_without_end_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    file = save_gguf(tmp_path / "model.gguf", with_codes(llama(), 256), _by_package(KIND.TQ2_0))
+    key = b"llama.block_count" + struct.pack("<I", gguf.GGUFValueType.UINT32)
+    content = file.read_bytes()
+    place = content.index(key) + len(key)
+    file.write_bytes(content[:place] + struct.pack("<I", 10**9) + content[place + 4 :])
+    with pytest.raises(FormatError, match=r"its config has num_hidden_layers=1000000000: expected a tensor"):
+        tbt_compile.from_pretrained(file)
+
+
 def test_other_types_are_read_in_full_precision_to_train_on(tmp_path: Path) -> None:
     model = llama(tied=True)
     file = save_gguf(tmp_path / "model.gguf", model, _by_package(KIND.Q8_0))
