@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from types import ModuleType
 
 import pytest
@@ -40,3 +43,15 @@ def test_random_inputs_are_accepted_or_refused(name: str, fuzz: ModuleType, tmp_
     assert dict(faults) == {}
     assert counts["accepted"] + counts["refused"] == INPUTS
     assert counts["refused"] > 0
+
+
+def test_an_input_that_takes_for_ever_is_a_fault(fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "SECONDS", 1)
+
+    def endless(_chance: Random) -> None:
+        while True:
+            with suppress(Exception):
+                time.sleep(0.01)
+
+    kind, fault = fuzz.outcome(endless, Random(0))
+    assert kind == "fault" and fault.startswith("TooLongError: more than 1 s (")

@@ -6,8 +6,8 @@
 Inputs are right ones with a few changes: recipes, targets, generation settings, manifests with a right
 checksum, files of tensors, tokenizers, chat templates, keys, configs, safetensors and GGUF files, JSON
 lines, arguments of commands, and requests to `tbt serve`, which may be answered by no 5xx. A fault is any
-other exception; the exit status is then 1. Each input has a number, and `--only NAME --first NUMBER
---inputs 1` repeats it.
+other exception, or an input that keeps it busy too long; the exit status is then 1. Each input has a
+number, and `--only NAME --first NUMBER --inputs 1` repeats it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,16 +37,39 @@ from fuzz_surfaces import SHARES, SURFACES, Surface
 from tbt_compile.errors import TbtError
 
 SHOWN = 5
+SECONDS = 30
+"""That an input may take."""
+
+
+class TooLongError(BaseException):
+    """An input took too long; no `Exception`, which what is fuzzed may catch."""
+
+
+@contextmanager
+def limited_time() -> Iterator[None]:
+    """Raise `TooLongError` where the block is after `SECONDS`."""
+
+    def stop(*_: object) -> None:
+        raise TooLongError(f"more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def outcome(surface: Surface, chance: Random) -> tuple[str, str]:
     """Give a surface one input; returns what came of it, and what went wrong."""
     try:
-        surface(chance)
+        with limited_time():
+            surface(chance)
     except TbtError as error:
         sentence = str(error)
         return ("refused", "") if sentence.strip() else ("fault", "an error without a sentence")
-    except Exception as error:
+    except (Exception, TooLongError) as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return (
             "fault",
