@@ -38,8 +38,14 @@ MALFORMED: tuple[tuple[bytes, int], ...] = (
 )  # fmt: skip
 
 
-def make_folder(work: Path, layers: int, width: int) -> Path:
-    """Compile a Llama with random weights and a tokenizer of words."""
+def make_folder(work: Path, layers: int, width: int, recipe: str = "2-2-2") -> Path:
+    """Compile a Llama with random weights and a tokenizer of words.
+
+    Args:
+        work: a folder for it.
+        layers, width: of the model.
+        recipe: its bits.
+    """
     import torch
     from tokenizers.processors import TemplateProcessing
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -56,7 +62,7 @@ def make_folder(work: Path, layers: int, width: int) -> Path:
         initializer_range=0.2, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )  # fmt: skip
-    model: Any = tbt_compile.prepare(LlamaForCausalLM(config), "2-2-2")
+    model: Any = tbt_compile.prepare(LlamaForCausalLM(config), recipe)
     with torch.no_grad():
         model(torch.randint(5, len(tokenizer), (4, 32)))
     return tbt_compile.lower(model.eval()).save(work / "model", tokenizer=tokenizer)
@@ -210,10 +216,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of a step")
     parser.add_argument("--layers", type=int, default=6, help="of the random model")
     parser.add_argument("--width", type=int, default=512, help="of the random model")
+    parser.add_argument("--recipe", default="2-2-2", help="of the random model")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        folder = arguments.folder or make_folder(Path(work), arguments.layers, arguments.width)
+        folder = arguments.folder or make_folder(
+            Path(work), arguments.layers, arguments.width, arguments.recipe
+        )
         model: Any = tbt_compile.load(folder, num_threads=1)
         vocabulary, server = (
             model.description["vocabulary"],

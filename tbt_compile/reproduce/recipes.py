@@ -7,6 +7,7 @@ from functools import partial
 
 from tbt_compile.reproduce.defaults import BOTH, VARIANTS, changed
 from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable
+from tbt_compile.training.methods.tbt import PLUS
 from tbt_compile.training.settings import LossWeights
 
 BASE = VARIANTS["tbt-identity-gradient"]
@@ -33,7 +34,7 @@ CHANGES = {
         ),
         _change("average", "average of the steps", settings={"average": 0.99}),
         _change("updates", "four times the steps, a quarter of the batch", updates=4),
-        _change("plus", "those steps, trust gradient of weights", options={"ste": "trust"}, updates=4),
+        _change("distributions", "the teacher's distributions alone", weights=LossWeights(hidden=0.0)),
         _change("relations", "attention relations (BitDistill)", weights=LossWeights(relations=1.0)),
     )
 }
@@ -49,7 +50,7 @@ RECIPES = PaperTable(
         *(
             PaperRow(method.name, method.title, notation, None, None, {})
             for notation in BOTH
-            for method in (replace(BASE, title="the default"), *CHANGES.values())
+            for method in (replace(BASE, title="the default"), *CHANGES.values(), PLUS)
             if notation in method.notations
         ),
     ),

@@ -23,6 +23,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         tbt.TBT,
+        tbt.PLUS,
         tbt.TWN,
         tbt.BWN,
         tbt.LEARNED_ACTIVATIONS,
