@@ -41,7 +41,7 @@ def reproduce(
     ] = None,
     num_beams: Annotated[int | None, typer.Option(help="Beams of the search; 1 is greedy.", min=1)] = None,
     config: Annotated[
-        str, typer.Option(help="tiny, small or base, trained here; or a model's name or folder.")
+        str, typer.Option(help="tiny, wide, small or base, trained here; or a model's name or folder.")
     ] = "tiny",
     vocab_size: Annotated[
         int | None, typer.Option(help="Tokens of a model trained from scratch.  [default: 8000]")
@@ -65,7 +65,7 @@ def reproduce(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Peak learning rate of the students.  [default: 4e-3 for tiny, small; else 5e-4]",
+            help="Peak learning rate of the students.  [default: 4e-3 for tiny, wide, small; else 5e-4]",
             rich_help_panel=_TRAINING,
         ),
     ] = None,

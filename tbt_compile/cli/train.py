@@ -47,7 +47,7 @@ def train(
     ] = "bart",
     size: Annotated[
         str,
-        typer.Option(help="Without --teacher: train one, tiny, small or base.", rich_help_panel=_MODEL),
+        typer.Option(help="Without --teacher: train one, tiny, wide, small or base.", rich_help_panel=_MODEL),
     ] = "tiny",
     vocab_size: Annotated[
         int, typer.Option(help="Without --teacher: tokens of its tokenizer.", rich_help_panel=_MODEL)
@@ -106,7 +106,7 @@ def train(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Peak learning rate of the student.  [default: 4e-3 for tiny, small; else 5e-4; half "
+            help="Peak learning rate of the student.  [default: 4e-3 for tiny, wide, small; else 5e-4; half "
             "for 8 bits]",
             rich_help_panel=_OPTIMIZER,
         ),
@@ -114,7 +114,7 @@ def train(
     teacher_learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Peak learning rate of the teacher.  [default: 2e-3 for tiny and small, else 5e-4]",
+            help="Peak learning rate of the teacher.  [default: 2e-3 for tiny, wide, small; else 5e-4]",
             rich_help_panel=_OPTIMIZER,
         ),
     ] = None,

@@ -12,7 +12,7 @@ from tbt_compile.recipe import Recipe
 
 PAPER_RATE = 5e-4
 """Learning rate of BART-base and mBART-large with 1- and 2-bit activations (Liu et al. 2023, section 3.1)."""
-_SMALL = ("tiny", "small")
+_SMALL = ("tiny", "wide", "small")
 _LATER_SETTINGS = ("decay_share", "quantization_warmup", "soft_weights", "average")
 _LATER = ("reverse", "relations", "layers")
 _TERMS = ("logits", "labels", "hidden", "attention", "reverse", "relations")
@@ -177,7 +177,7 @@ def student_rate(model: str, recipe: str | Recipe, given: float | None = None) -
     Args:
         model: a name in `MODEL_SIZES`, or the name or folder of a model.
         recipe: of the student.
-        given: the rate before halving; None: 4e-3 for tiny and small, else the paper's 5e-4.
+        given: the rate before halving; None: 4e-3 for tiny, wide and small, else the paper's 5e-4.
 
     >>> student_rate("tiny", "2-2-2"), student_rate("tiny", "2-2-8"), student_rate("my-bart", "1-1-1")
     (0.004, 0.002, 0.0005)

@@ -44,6 +44,7 @@ class ModelSize:
 
 MODEL_SIZES: dict[str, ModelSize] = {
     "tiny": ModelSize(width=128, layers=2, heads=4, inner=512),
+    "wide": ModelSize(width=384, layers=1, heads=6, inner=1536, dropout=0.1),
     "small": ModelSize(width=256, layers=3, heads=4, inner=1024, dropout=0.1),
     "base": ModelSize(width=768, layers=6, heads=12, inner=3072, dropout=0.1),
 }
