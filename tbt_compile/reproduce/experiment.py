@@ -25,15 +25,16 @@ class Experiment:
         output: folder for data, teacher, students/, rows/, tables and figures.
         data: folder with train.jsonl and test.jsonl, or `DEMO`; exclusive with `dataset`.
         dataset: one of the paper's data sets.
-        config: "tiny", "wide", "small" or "base" for a model trained from scratch, or the name or folder of a model.
+        config: "tiny", "wide", "small" or "base" for a model trained from scratch, or the name or folder of
+            a model.
         seeds: of the students.
         rows: patterns such as "tbt-*" of the rows to train; None: all.
         steps, teacher_steps: of training; None: 500 and 700 for `DEMO`, else twenty epochs, as in the paper.
             A `teacher_steps` of 0 uses the model of `config` as it is.
         batch_size: over all processes; None: 64 with `data`, 128 with `dataset`, as in the paper.
-        learning_rate, teacher_learning_rate: peaks; None: 4e-3 and 2e-3 for tiny, wide and small, else the paper's
-            5e-4. Students with 8-bit activations get half, as in the paper. Without the second, the first
-            applies to the teacher too.
+        learning_rate, teacher_learning_rate: peaks; None: 4e-3 and 2e-3 for tiny, wide and small, else the
+            paper's 5e-4. Students with 8-bit activations get half, as in the paper. Without the second, the
+            first applies to the teacher too.
         teacher_seed: of the teacher; all students share one teacher.
         vocab_size: of the tokenizer of a model trained from scratch; None: 8000. `DEMO` has one token per
             word.
