@@ -1,7 +1,8 @@
 """KV caches between the decode steps.
 
-Packed caches are allocated with spare capacity: a step appends its token in place. Float caches, of models
-with activations in full precision, are copied by every step, which concatenates.
+Packed caches are allocated with spare capacity for tokens and batch rows: a step appends its token in place,
+and rows come and go without moving the others. Float caches, of models with activations in full precision,
+are copied by every step, which concatenates.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ _PACKED_ALONG_TOKENS = 6
 class GrowingCache:
     """Stacked keys or values of all layers, `[layers, B, H, rows, ...]`, with spare capacity.
 
-    A row holds one token, or 64 tokens for values that are packed along the tokens.
+    A row of `rows` holds one token, or 64 tokens for values that are packed along the tokens.
 
     Args:
         first: the caches of the first step, one per layer.
@@ -84,15 +85,19 @@ class GrowingCache:
     def __init__(self, first: Sequence[Tensor], tokens: int) -> None:
         starts = [as_array(tensor) for tensor in first]
         self._along_tokens = starts[0].ndim + 1 == _PACKED_ALONG_TOKENS
-        self._length = tokens
+        self._length, self._batch = tokens, starts[0].shape[0]
         self._memory = _with_room(starts, self._rows(max(_LEAST_TOKENS, 2 * tokens)))
-        self._rows_shown, self._shown = -1, first[0]
+        self._shape_shown, self._shown = (-1, -1), first[0]
+
+    @property
+    def _used(self) -> Array:
+        return self._memory[:, : self._batch, :, : self._rows(self._length)]
 
     def tensor(self) -> Tensor:
-        """Return the cache as an argument of a compiled function, a strided view without the spare rows."""
-        rows = self._rows(self._length)
-        if rows != self._rows_shown:
-            self._rows_shown, self._shown = rows, shared_tensor(self._memory[:, :, :, :rows], compact=False)
+        """Return the cache as an argument of a compiled function, a strided view without what is spare."""
+        shape = self._batch, self._rows(self._length)
+        if shape != self._shape_shown:
+            self._shape_shown, self._shown = shape, shared_tensor(self._used, compact=False)
         return self._shown
 
     def grow(self, tokens: int = 1) -> Tensor:
@@ -100,19 +105,17 @@ class GrowingCache:
         self._length += tokens
         rows = self._rows(self._length)
         if rows > self._memory.shape[3]:
-            self._memory = _with_room(self._memory, 2 * rows)
-            self._rows_shown = -1
+            self._take(_with_room(self._memory, 2 * rows))
         return self.tensor()
 
     def reorder(self, rows: Rows) -> None:
         """Replace the batch rows by the current ones at the indices `rows`; copies only rows that move."""
-        used = self._memory[:, :, :, : self._rows(self._length)]
-        if len(rows) == used.shape[1]:
-            moved = np.flatnonzero(rows != np.arange(len(rows)))
-            used[:, moved] = used[:, rows[moved]]
+        if len(rows) > self._memory.shape[1]:
+            self._take(_with_room(self._used[:, rows], self._memory.shape[3]))
         else:
-            self._memory = _with_room(used[:, rows], self._memory.shape[3])
-            self._rows_shown = -1
+            moved = np.flatnonzero(rows != np.arange(len(rows)))
+            self._memory[:, moved, :, : self._rows(self._length)] = self._used[:, rows[moved]]
+        self._batch = len(rows)
 
     def join(self, other: GrowingCache) -> None:
         """Append the batch rows of another cache, so that all end with their newest token.
@@ -120,21 +123,38 @@ class GrowingCache:
         The cache with fewer tokens gets zeros in front, which a mask has to hide.
 
         Args:
-            other: has the same layers, heads and layout, and a number of tokens that differs by a multiple of
-                `BLOCK`.
+            other: has the same layers, heads and layout.
         """
-        length = max(self._length, other._length)
-        parts = [part._memory[:, :, :, : part._rows(part._length)] for part in (self, other)]
-        layers, _, heads, _, *row = self._memory.shape
-        room = self._rows(length + _LEAST_TOKENS)
-        shape = (layers, sum(part.shape[1] for part in parts), heads, room, *row)
-        memory, start, used = aligned_empty(shape, self._memory.dtype), 0, self._rows(length)
-        for part in parts:
-            place = memory[:, start : start + part.shape[1]]
-            place[:, :, :, : used - part.shape[3]] = 0
-            place[:, :, :, used - part.shape[3] : used] = part
-            start += part.shape[1]
-        self._memory, self._length, self._rows_shown = memory, length, -1
+        batch, length = self._batch + other._batch, max(self._length, other._length)
+        layers, room, heads, rows, *row = self._memory.shape
+        if batch > room or self._rows(length) > rows or length > self._length:
+            shape = (layers, 2 ** (batch - 1).bit_length(), heads, self._rows(length + _LEAST_TOKENS), *row)
+            memory = aligned_empty(shape, self._memory.dtype)
+            self._copy_to(memory, 0, length)
+            self._take(memory)
+        other._copy_to(self._memory, self._batch, length)
+        self._batch, self._length = batch, length
+
+    def _copy_to(self, memory: Array, first: int, length: int) -> None:
+        """Copy all batch rows, the first of them to `first`, so that they end at the token `length`."""
+        used, before = self._used, length - self._length
+        place = memory[:, first : first + self._batch, :, : self._rows(length)]
+        if self._along_tokens:
+            word, bits = divmod(before, BLOCK)
+            end = word + used.shape[3]
+            place[:, :, :, :word] = 0
+            place[:, :, :, word:end] = used << np.uint64(bits)
+            place[:, :, :, end:] = 0
+            if bits:
+                carried = used >> np.uint64(BLOCK - bits)
+                after = place[:, :, :, word + 1 : end + 1]
+                after |= carried[:, :, :, : after.shape[3]]
+        else:
+            place[:, :, :, :before] = 0
+            place[:, :, :, before:] = used
+
+    def _take(self, memory: Array) -> None:
+        self._memory, self._shape_shown = memory, (-1, -1)
 
     def block(self, row: int, first: int) -> Array:
         """Copy 64 tokens of a row, from the token `first` on: [layers, H, 64, ...], or one word of values."""
@@ -157,9 +177,11 @@ class GrowingCache:
         like = rows[0][1][0]
         made = cls.__new__(cls)
         made._along_tokens, made._length = like.ndim + 1 == _PACKED_ALONG_TOKENS, tokens
+        made._batch = len(rows)
         layers, heads, _, *row = like.shape
         shape = (layers, len(rows), heads, made._rows(max(_LEAST_TOKENS, 2 * tokens) + 2 * BLOCK), *row)
-        memory = made._memory = aligned_empty(shape, like.dtype)
+        memory = aligned_empty(shape, like.dtype)
+        made._take(memory)
         memory[...] = 0
         for index, (before, blocks) in enumerate(rows):
             for first, block in zip(range(before, tokens, BLOCK), blocks, strict=False):
@@ -171,7 +193,6 @@ class GrowingCache:
                 else:
                     memory[:, index, :, first : first + BLOCK] = block
         made._clear(tokens)
-        made._rows_shown = -1
         return made
 
     def _clear(self, tokens: int) -> None:
@@ -182,9 +203,9 @@ class GrowingCache:
 
     def drop(self, tokens: int) -> None:
         """Forget the first tokens of every row, a multiple of `BLOCK`."""
-        used = self._memory[:, :, :, self._rows(tokens) : self._rows(self._length)]
+        used = self._used[:, :, :, self._rows(tokens) :]
         self._length -= tokens
-        self._memory, self._rows_shown = _with_room(used, self._rows(self._length + _LEAST_TOKENS)), -1
+        self._take(_with_room(used, self._rows(self._length + _LEAST_TOKENS)))
 
     def _rows(self, tokens: int) -> int:
         return words_for(tokens) if self._along_tokens else tokens

@@ -1,9 +1,9 @@
 """Continuous batching: requests join the running batch at its next step, and leave when they are done.
 
 Rows of a decoder-only model that counts attended tokens join one batch: a newcomer's prompt is encoded by
-itself, padded on the left to end with the others. Other models, whose rows need the same number of tokens,
-keep a batch for those that began together, and batches take turns. What is written for a request does not
-depend on the others.
+itself, and its keys and values are moved to end with the others'. Other models, whose rows need the same
+number of tokens, keep a batch for those that began together, and batches take turns. What is written for a
+request does not depend on the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import numpy as np
 
 from tbt_compile.errors import GenerationError, TbtError
 from tbt_compile.runtime import worker_threads
-from tbt_compile.runtime.caches import BLOCK
 from tbt_compile.runtime.decoder_only import DecoderOnlySession
 from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, Tokens
 from tbt_compile.runtime.served_model import ServedModel
@@ -204,7 +203,7 @@ class Engine:
     def _begin(self, writings: list[Writing]) -> None:
         """Encode the sources of new outputs, write their first tokens, and let them join."""
         running = self._batches[0].session if self._model.rows_can_join and self._batches else None
-        ids, mask = _batch_of(writings, running, left=not self._model.has_encoder)
+        ids, mask = _batch_of(writings, left=not self._model.has_encoder)
         session = self._model.open(ids, mask)
         prompt = ids if not self._model.has_encoder else np.stack([each.prompt for each in writings])
         batch = _Batch(session, list(writings))
@@ -234,17 +233,14 @@ class Engine:
         batch.writings = [batch.writings[row] for row in kept]
 
 
-def _batch_of(writings: Sequence[Writing], running: Any, left: bool) -> tuple[Tokens, Tokens]:
+def _batch_of(writings: Sequence[Writing], left: bool) -> tuple[Tokens, Tokens]:
     """Pad the sources of new outputs: ids and mask, int64 [B, S].
 
     Args:
         writings: the outputs.
-        running: the session that they join; prompts then end at a whole number of blocks from its end.
         left: whether padding comes first.
     """
     width = max(len(writing.source) for writing in writings)
-    if running is not None:
-        width += (running.width - width) % BLOCK
     ids, mask = np.zeros((len(writings), width), np.int64), np.zeros((len(writings), width), np.int64)
     for row, writing in enumerate(writings):
         count = len(writing.source)

@@ -144,12 +144,8 @@ class DecoderOnlySession:
         Shorter rows are padded on the left, which changes no result of a model that counts attended tokens.
 
         Args:
-            other: of the same model; its width differs by a multiple of `caches.BLOCK`.
+            other: of the same model.
         """
-        if (self.width - other.width) % BLOCK:
-            raise ValueError(
-                f"sessions of {self.width} and {other.width} tokens: expected whole blocks between"
-            )
         width = max(self.width, other.width)
         self._mask = np.concatenate([_padded(session._mask, width) for session in (self, other)])
         self._lengths = np.concatenate([self._lengths, other._lengths])

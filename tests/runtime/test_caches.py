@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tbt_compile.runtime.caches import GrowingCache, arranged, caches_of, take_rows
 from tbt_compile.runtime.step_buffers import StepLogits, StepTokens
@@ -55,6 +57,57 @@ def test_other_numbers_of_rows() -> None:
         cache.reorder(np.array(rows))
         start = start[:, rows]
         assert np.array_equal(as_array(cache.tensor()), start)
+
+
+def packed(bits: np.ndarray) -> np.ndarray:
+    """Pack bool [layers, B, H, T, P, D] along T: uint64 [layers, B, H, words, P, D]."""
+    padded = np.pad(bits, [(0, 0)] * 3 + [(0, -bits.shape[3] % 64)] + [(0, 0)] * 2).astype(np.uint64)
+    words = padded.reshape(*bits.shape[:3], -1, 64, *bits.shape[4:])
+    return (words << np.arange(64, dtype=np.uint64)[:, None, None]).sum(axis=4, dtype=np.uint64)
+
+
+def ending_together(parts: list[np.ndarray]) -> np.ndarray:
+    """All rows of [layers, B, H, T, ...], those with fewer tokens behind zeros."""
+    length = max(part.shape[3] for part in parts)
+    spare = [[(0, 0)] * 3 + [(length - part.shape[3], 0)] + [(0, 0)] * (part.ndim - 4) for part in parts]
+    return np.concatenate([np.pad(part, pad) for part, pad in zip(parts, spare, strict=True)], axis=1)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    along_tokens=st.booleans(),
+    lengths=st.lists(st.integers(1, 200), min_size=2),
+)
+def test_rows_come_and_go(seed: int, along_tokens: bool, lengths: list[int]) -> None:
+    """Bit for bit what a concatenation is, for rows of any lengths, whoever leaves in between."""
+    rng = np.random.default_rng(seed)
+    width, kind = ((2, 3), bool) if along_tokens else ((4,), np.int8)
+    pack = packed if along_tokens else np.ascontiguousarray
+    expected, cache = None, None
+    for length in lengths:
+        new = rng.integers(0, 2, (2, int(rng.integers(1, 4)), 3, length, *width)).astype(kind)
+        joining = GrowingCache(layers(pack(new)), length)
+        if cache is None:
+            expected, cache = new, joining
+        else:
+            expected = ending_together([expected, new])
+            cache.join(joining)
+        assert np.array_equal(as_array(cache.tensor()), pack(expected))
+        rows = rng.permutation(expected.shape[1])[: rng.integers(1, expected.shape[1] + 1)]
+        cache.reorder(rows)
+        expected = expected[:, rows]
+        assert np.array_equal(as_array(cache.tensor()), pack(expected))
+        if not along_tokens:
+            token = rng.integers(-128, 128, (2, len(rows), 3, 4), np.int8)
+            append(cache, token)
+            expected = np.concatenate([expected, token[:, :, :, None]], axis=3)
+        spare = expected.shape[3] // 64 * 64
+        if spare == expected.shape[3]:
+            spare -= 64
+        if rng.random() < 0.3 and spare > 0:
+            cache.drop(spare)
+            expected = expected[:, :, :, spare:]
+            assert np.array_equal(as_array(cache.tensor()), pack(expected))
 
 
 def test_caches_come_in_the_order_of_the_arguments() -> None:
