@@ -30,7 +30,7 @@ import tbt_compile
 from tbt_compile.bench.conditions import conditions
 from tbt_compile.serving.tokenizing import ServedTokenizer
 
-LENGTHS, NEW = (1, 60), (8, 64)
+LENGTHS, LEAST_NEW = (1, 60), 8
 MALFORMED: tuple[tuple[bytes, int], ...] = (
     (b"{", 400), (b"[]", 400), (b'{"prompt": 5}', 400), (b'{"prompt": "w1", "max_tokens": -1}', 400),
     (b'{"prompt": "w1", "unknown": 1}', 400), (b'{"prompt": "w1", "max_tokens": 9999999}', 400),
@@ -96,10 +96,16 @@ class Server:
             return self.process.wait(120)
 
 
-def drawn(generator: random.Random, vocabulary: int) -> dict[str, Any]:
-    """A request: token ids, and greedy or sampled."""
+def drawn(generator: random.Random, vocabulary: int, new: int) -> dict[str, Any]:
+    """A request: token ids, and greedy or sampled.
+
+    Args:
+        generator: draws it.
+        vocabulary: tokens to draw from.
+        new: the most tokens that it asks for.
+    """
     prompt = [generator.randrange(5, vocabulary) for _ in range(generator.randint(*LENGTHS))]
-    request: dict[str, Any] = {"prompt": prompt, "max_tokens": generator.randint(*NEW)}
+    request: dict[str, Any] = {"prompt": prompt, "max_tokens": generator.randint(LEAST_NEW, new)}
     if generator.random() < 0.5:
         request |= {"temperature": 0.8, "top_p": 0.95, "seed": generator.randrange(2**31)}
     return request
@@ -118,9 +124,10 @@ def alone(model: Any, tokenizer: ServedTokenizer, request: dict[str, Any]) -> st
 
 
 class Load:
-    """What the clients saw."""
+    """What the clients saw, who ask for at most `new` tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, new: int) -> None:
+        self.new = new
         self.lock = threading.Lock()
         self.answers: list[tuple[dict[str, Any], str]] = []
         self.seconds: list[float] = []
@@ -130,7 +137,7 @@ class Load:
 
     def one(self, client: httpx.Client, generator: random.Random, vocabulary: int) -> None:
         """Send one request of any kind."""
-        kind, request = generator.random(), drawn(generator, vocabulary)
+        kind, request = generator.random(), drawn(generator, vocabulary, self.new)
         start = time.perf_counter()
         if kind < 0.1:
             body, status = generator.choice(MALFORMED)
@@ -166,7 +173,9 @@ class Load:
             self.tokens += tokens
 
 
-def send(server: Server, requests: int, clients: int, vocabulary: int, seed: int) -> tuple[Load, float]:
+def send(
+    server: Server, requests: int, clients: int, vocabulary: int, seed: int, new: int
+) -> tuple[Load, float]:
     """Send requests from several clients; returns what they saw and the seconds it took.
 
     Args:
@@ -175,8 +184,9 @@ def send(server: Server, requests: int, clients: int, vocabulary: int, seed: int
         clients: threads that each wait for their answer.
         vocabulary: tokens to draw from.
         seed: of the requests.
+        new: the most tokens that one asks for.
     """
-    load, start = Load(), time.perf_counter()
+    load, start = Load(new), time.perf_counter()
 
     def client(number: int) -> None:
         generator = random.Random(seed * 1000 + number)
@@ -213,6 +223,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000, help="with all clients")
     parser.add_argument("--clients", type=int, default=16, help="at a time")
     parser.add_argument("--sequential", type=int, default=200, help="requests sent one at a time")
+    parser.add_argument("--new", type=int, default=64, help="the most tokens that a request asks for")
     parser.add_argument("--threads", type=int, default=1, help="of a step")
     parser.add_argument("--layers", type=int, default=6, help="of the random model")
     parser.add_argument("--width", type=int, default=512, help="of the random model")
@@ -228,13 +239,13 @@ def main() -> None:
             model.description["vocabulary"],
             Server(folder, arguments.clients, arguments.threads),
         )
-        send(server, 4 * arguments.clients, arguments.clients, vocabulary, 1)
+        send(server, 4 * arguments.clients, arguments.clients, vocabulary, 1, arguments.new)
         before = server.memory()
-        half, _ = send(server, arguments.requests // 2, arguments.clients, vocabulary, 2)
+        half, _ = send(server, arguments.requests // 2, arguments.clients, vocabulary, 2, arguments.new)
         middle = server.memory()
-        load, seconds = send(server, arguments.requests // 2, arguments.clients, vocabulary, 3)
+        load, seconds = send(server, arguments.requests // 2, arguments.clients, vocabulary, 3, arguments.new)
         after = server.memory()
-        single, alone_seconds = send(server, arguments.sequential, 1, vocabulary, 4)
+        single, alone_seconds = send(server, arguments.sequential, 1, vocabulary, 4, arguments.new)
         code = server.stop()
         tokenizer = ServedTokenizer(folder, model._settings.eos_token_id)
         answers = [*half.answers, *load.answers, *single.answers]
