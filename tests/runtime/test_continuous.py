@@ -128,6 +128,34 @@ def test_requests_that_come_and_go_change_nothing(decoder: Case, engine: Engine)
     assert (engine.running, engine.waiting) == (0, 0)
 
 
+def test_a_newcomer_is_encoded_at_its_own_length(
+    decoder: Case, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths, opened = [], ServedModel.open
+    joining = threading.Event()
+
+    def spy(model: ServedModel, ids: Any, mask: Any) -> Any:
+        widths.append(ids.shape)
+        return opened(model, ids, mask)
+
+    monkeypatch.setattr(ServedModel, "open", spy)
+    long = list(range(3, 40))
+    tokens: list[int] = []
+
+    def on_token(token: int) -> None:
+        tokens.append(token)
+        joining.set()
+
+    endless = {"max_new_tokens": 100, "eos_token_id": []}
+    first = start(engine, decoder.compiled, long, endless, on_token=on_token)
+    assert joining.wait(60)
+    second = start(engine, decoder.compiled, [5, 6, 7], {"max_new_tokens": 9})
+    assert second.wait() == alone(decoder.compiled, [5, 6, 7], {"max_new_tokens": 9})
+    first.wait()
+    assert tokens == alone(decoder.compiled, long, endless)
+    assert widths[:2] == [(1, 37), (1, 3)]
+
+
 def test_encoder_decoders_take_turns(case: Case) -> None:
     engine = Engine(ServedModel(case.compiled), most_rows=4)
     rows = sources(10, 60)
