@@ -25,7 +25,8 @@ class StagedMethod(Method):
 
     BiT lowers the bits in stages, each initialized from the one before. Here the stages are ternary and
     binary, with half of the steps each, and both are distilled from the full-precision teacher. A ternary
-    student has one stage. For an existing ternary student, `distill(..., start=...)` runs just the second stage.
+    student has one stage. For an existing ternary student, `distill(..., start=...)` runs just the second
+    stage.
     """
 
     def train(
