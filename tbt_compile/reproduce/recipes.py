@@ -7,7 +7,7 @@ from functools import partial
 
 from tbt_compile.reproduce.defaults import BOTH, VARIANTS, changed
 from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable
-from tbt_compile.training.methods.staged import PLUS
+from tbt_compile.training.methods.tbt import PLUS
 from tbt_compile.training.settings import LossWeights
 
 BASE = VARIANTS["tbt-identity-gradient"]

@@ -66,14 +66,14 @@ def teacher(layers: int = 1) -> PreTrainedModel:
     return new_model(replace(SIZE, layers=layers), tokenizer(), max_length=40)
 
 
-def train(name: str, folder: Path, notation: str | None = None, **options: Any) -> PreTrainedModel:
+def train(name: str, folder: Path, **options: Any) -> PreTrainedModel:
     method = get_method(name)
     steps, batch = QUICK.steps // method.updates, QUICK.batch_size * method.updates
     if isinstance(method, BlockPruningMethod):
         method = replace(method, block=4)
     of = teacher(2 if name == "dq-bart-1-1" else 1)
     run = TrainingRun(folder, **{"settings": replace(QUICK, steps=steps, batch_size=batch), **options})
-    return method.train_student(of, notation or method.notations[-1], corpus(), run)
+    return method.train_student(of, method.notations[-1], corpus(), run)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -105,16 +105,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
             train(name, tmp_path / "killed", progress=kill_at(step))
         torch.manual_seed(99)
     require_equal(whole, train(name, tmp_path / "killed"))
-
-
-@pytest.mark.parametrize(("notation", "stages"), [("2-2-2", 1), ("1-1-8", 2)])
-def test_binary_students_have_a_ternary_stage(notation: str, stages: int, tmp_path: Path) -> None:
-    train("tbt+", tmp_path, notation)
-    records = [json.loads(path.read_text())["asked"] for path in sorted(tmp_path.rglob("training.json"))]
-    assert len(records) == stages
-    assert all(record["weights"]["hidden"] == 0 for record in records)
-    assert [record["settings"]["steps"] for record in records] == [QUICK.steps // stages] * stages
-    assert {record["settings"]["batch_size"] for record in records} == {QUICK.batch_size}
 
 
 def test_another_method_in_the_same_folder_is_refused(tmp_path: Path) -> None:

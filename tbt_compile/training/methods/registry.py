@@ -16,19 +16,19 @@ from tbt_compile.training.methods.binarybert import BINARYBERT
 from tbt_compile.training.methods.blockpruning import BLOCKPRUNING
 from tbt_compile.training.methods.dqbart import dq_bart
 from tbt_compile.training.methods.quantbart import QUANTBART
-from tbt_compile.training.methods.staged import PLUS, STAGED
+from tbt_compile.training.methods.staged import STAGED
 from tbt_compile.training.methods.ternarybert import TERNARYBERT
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         tbt.TBT,
+        tbt.PLUS,
         tbt.TWN,
         tbt.BWN,
         tbt.LEARNED_ACTIVATIONS,
         tbt.STATS_WEIGHTS,
         STAGED,
-        PLUS,
         TERNARYBERT,
         BINARYBERT,
         BIBERT,
