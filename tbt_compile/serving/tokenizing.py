@@ -12,8 +12,9 @@ from tbt_compile.errors import FormatError, ServingError
 from tbt_compile.serving.template_steps import TooManyStepsError, limited_steps
 
 _MOST_STEPS = 1_000_000
-_MOST_SECONDS = 5.0
 """Lines of a chat template that are run; real ones need hundreds for a message."""
+_MOST_SECONDS = 5.0
+"""That they may take."""
 _CONFIG, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 
 

@@ -2,8 +2,8 @@
 
 TBT quantizes weights from their statistics (Eq. 8-10) and activations with learned scales (Eq. 11-14). The
 baselines quantize both from their statistics: TWN at two bits (Eq. 1-3), BWN at one (Eq. 4-5). Each ablation
-takes one of TBT's two quantizers and the other from the baseline. TBT+ is TBT as measurements here would have
-it.
+takes one of TBT's two quantizers and the other from the baseline. TBT+ is TBT with what helps
+students that lose much.
 """
 
 from __future__ import annotations
