@@ -303,9 +303,7 @@ def test_a_fault_in_one_output_ends_no_other(service: Service, monkeypatch: pyte
 
 
 def test_a_full_queue_and_a_timeout(llama_folder: Path) -> None:
-    service = Service(
-        llama_folder, ServiceSettings(most_rows=1, most_waiting=2, timeout=0.0001), num_threads=1
-    )
+    service = Service(llama_folder, ServiceSettings(most_rows=1, most_waiting=2, timeout=0.05), num_threads=1)
     client = TestClient(service.app)
     never = client.post("/v1/completions", json={"prompt": PROMPT, "n": 4, "temperature": 1})
     assert (never.status_code, "4 outputs in one request" in never.json()["error"]["message"]) == (400, True)
@@ -313,18 +311,17 @@ def test_a_full_queue_and_a_timeout(llama_folder: Path) -> None:
 
     def hold(_token: int) -> None:
         begun.set()
-        held.wait(30)
+        held.wait(60)
 
     chosen = service.model._settings.replace(max_new_tokens=2)
     service.routes.engine.submit([service.routes.engine.prepare([5], chosen, 0, hold, lambda _how: None)])
     assert begun.wait(30)
     full = client.post("/v1/completions", json={"prompt": PROMPT, "n": 3, "temperature": 1})
-    held.set()
     assert (full.status_code, full.headers["retry-after"]) == (429, "1")
     assert full.json()["error"]["code"] == "queue_full"
-    slow = client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 200})
+    slow = client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 2})  # waits for the held row
+    held.set()
     assert slow.status_code == 504
-    service.settings.__dict__["timeout"] = 60.0
     assert service.routes.engine.running <= 1
     service.close(finish=False)
 

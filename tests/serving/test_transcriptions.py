@@ -33,6 +33,7 @@ from tbt_compile.serving.log_mel import LogMel
 from tbt_compile.serving.recordings import read_samples
 from tbt_compile.serving.service import Service
 from tbt_compile.serving.settings import ServiceSettings
+from tbt_compile.serving.transcriber import Transcriber
 from tbt_compile.serving.transcripts import spans
 
 PATH, MELS, SECONDS, RATE = "/v1/audio/transcriptions", 8, 1, 16_000
@@ -319,10 +320,13 @@ def test_a_model_of_text_takes_no_audio(llama_folder: Path) -> None:
     assert "'tiny' reads text, not audio" in answer.json()["error"]["message"]
 
 
-def test_time_runs_out(folder: Path) -> None:
-    service = Service(folder, ServiceSettings("ears", timeout=0.001), num_threads=1)
+def test_time_runs_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(Transcriber, "transcribe", lambda *arguments: told.append(arguments[-1].wait(60)))
+    service = Service(folder, ServiceSettings("ears", timeout=0.05), num_threads=1)
     with TestClient(service.app, raise_server_exceptions=False) as client:
         assert post(client, written(noise(9))).status_code == 504
+    assert told == [True]  # the work ends when nobody waits for it any more
 
 
 def test_folders_without_a_feature_extractor(folder: Path, tmp_path: Path) -> None:
