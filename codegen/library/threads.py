@@ -53,14 +53,14 @@ def choose(count: int | None) -> int:
     """The number of threads to use: `count`, or by default one per core.
 
     Raises:
-        TargetError: `count` is out of range, or the environment variable is not a positive number.
+        TargetError: `count` is out of range or no number, or the environment variable is not positive.
     """
     maximum, variable = limit()
     if count is None:
         return min(cores(), maximum)
-    if not 1 <= count <= maximum:
+    if not isinstance(count, int) or not 1 <= count <= maximum:
         raise TargetError(
-            f"{count} threads: expected 1 to {maximum}; the environment variable {variable}, read when the "
+            f"{count!r} threads: expected 1 to {maximum}; the environment variable {variable}, read when the "
             "process starts, sets the maximum"
         )
     return count

@@ -6,7 +6,6 @@ quantizers. What is read here is the full-precision model, without the scales; `
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import try_to_load_from_cache
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -24,13 +21,13 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
 from tbt_compile.adapters.auto_class import generator_class
+from tbt_compile.adapters.checkpoint_files import read_generation, saved_tensors, stored_types, weight_files
 from tbt_compile.adapters.quantization_config import TbtConfig, quantization_of, set_quantization
-from tbt_compile.adapters.whole_weights import refuse_missing
-from tbt_compile.errors import FormatError
+from tbt_compile.adapters.whole_weights import refuse_integers, refuse_more_layers, refuse_unlike
+from tbt_compile.errors import FormatError, TbtError
 from tbt_compile.modules import iter_quantized
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.recipe import Recipe
@@ -105,49 +102,6 @@ def _same(stored: Tensor | None, weight: Tensor) -> bool:
     return stored is not None and torch.equal(stored.to(weight.dtype), weight.cpu())
 
 
-def saved_tensors(folder: str, names: Iterable[str]) -> dict[str, Tensor]:
-    """Read the named tensors that exist in the safetensors files of a folder or a cached repository."""
-    wanted, found = set(names), {}
-    for path in weight_files(folder):
-        with safe_open(path, framework="pt") as file:
-            for name in wanted.intersection(file.keys()):
-                found[name] = file.get_tensor(name)
-    return found
-
-
-def weight_files(folder: str) -> list[str]:
-    """The safetensors files of a folder or a cached repository.
-
-    Raises:
-        FormatError: the index names a file that is not there.
-    """
-    single = find_file(folder, SAFE_WEIGHTS_NAME)
-    if single is not None:
-        return [single]
-    index = find_file(folder, SAFE_WEIGHTS_INDEX_NAME)
-    if index is None:
-        return []
-    shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
-    paths = {shard: find_file(folder, shard) for shard in sorted(shards)}
-    missing = [shard for shard, path in paths.items() if path is None]
-    if missing:
-        raise FormatError(
-            f"{folder} lacks {missing[0]}, which {SAFE_WEIGHTS_INDEX_NAME} names: copy it there"
-        )
-    return [path for path in paths.values() if path is not None]
-
-
-def find_file(folder: str, name: str) -> str | None:
-    """The path of a file in a folder or a cached repository, if it is there."""
-    if not folder:
-        return None
-    if Path(folder).is_dir():
-        path = Path(folder) / name
-        return str(path) if path.exists() else None
-    cached = try_to_load_from_cache(folder, name)
-    return cached if isinstance(cached, str) else None
-
-
 def load_float(folder: str | Path) -> PreTrainedModel:
     """Load the full-precision model from the folder of a prepared model, without quantizers.
 
@@ -182,12 +136,17 @@ def read_config(folder: str | Path) -> PreTrainedConfig:
         with _errors_only():
             config = AutoConfig.from_pretrained(folder)
     except Exception as error:  # transformers raises many unrelated types for one cause
-        reason = str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
         raise FormatError(
-            f"{folder} cannot be read ({reason}): expected a model that save_pretrained wrote"
+            f"{folder} cannot be read ({_reason(error)}): expected a model that save_pretrained wrote"
         ) from error
     assert isinstance(config, PreTrainedConfig)
     return config
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error of transformers, with its type where that is all it says."""
+    line = str(error).strip().split("\n")[0].rstrip(".:")
+    return line if isinstance(error, OSError | ValueError) and line else f"{type(error).__name__}: {line}"
 
 
 def _quantized_config(folder: str | Path) -> tuple[PreTrainedConfig, TbtConfig]:
@@ -274,12 +233,11 @@ def _reading(folder: str | Path) -> Iterator[None]:
     try:
         with _errors_only():
             yield
-    except FormatError:
+    except (TbtError, ModuleNotFoundError, MemoryError):
         raise
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".:")
+    except Exception as error:  # transformers raises many unrelated types for one cause
         raise FormatError(
-            f"{folder} cannot be read ({reason}): expected a model that save_pretrained wrote"
+            f"{folder} cannot be read ({_reason(error)}): expected a model that save_pretrained wrote"
         ) from error
 
 
@@ -298,14 +256,21 @@ def _load_as_stored(loader: Any, folder: str | Path, config: PreTrainedConfig) -
     """Call `loader.from_pretrained`, with no quantization by this package in the config.
 
     Raises:
-        FormatError: weights are missing.
+        FormatError: the weights are not those that the config describes, or a file is damaged.
     """
     if quantization_of(config) is not None:
         set_quantization(config, None)
+    types = stored_types(str(folder))
+    if types is not None:
+        refuse_more_layers(config, len(types), folder)
+    read_generation(str(folder))
     with _errors_only():
-        model, found = loader.from_pretrained(folder, config=config, output_loading_info=True)
-    refuse_missing(found["missing_keys"], folder)
+        model, found = loader.from_pretrained(
+            folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     assert isinstance(model, PreTrainedModel)
+    refuse_unlike(model, found, folder)
+    refuse_integers(model, types or {}, folder)
     return model
 
 

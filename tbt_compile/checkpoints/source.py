@@ -12,9 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig
-from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
 
-from tbt_compile.adapters.pretrained import find_file, read_config, weight_files
+from tbt_compile.adapters.checkpoint_files import read_generation, weight_files
+from tbt_compile.adapters.pretrained import read_config
 from tbt_compile.dtypes import FLOATS, dtype_name
 from tbt_compile.errors import FormatError
 
@@ -118,13 +119,7 @@ class SafetensorsCheckpoint(Checkpoint):
                 "save_pretrained"
             )
         self._files: dict[str, Any] = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
-        if find_file(str(path), GENERATION_CONFIG_NAME) is not None:
-            try:
-                self.generation = GenerationConfig.from_pretrained(path)
-            except (OSError, ValueError) as error:
-                raise FormatError(
-                    f"{path}/{GENERATION_CONFIG_NAME} is damaged: save the model again"
-                ) from error
+        self.generation = read_generation(str(path))
 
     @property
     def names(self) -> Iterable[str]:

@@ -82,7 +82,11 @@ def serve(
         service = Service(folder, settings, threads, Checks.of(check, public_key))
     server = uvicorn.Server(
         uvicorn.Config(
-            service.app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(timeout)
+            service.app,
+            host=host,
+            port=port,
+            log_level="warning",
+            timeout_graceful_shutdown=max(1, int(timeout)),
         )
     )
 

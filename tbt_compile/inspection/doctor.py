@@ -24,6 +24,9 @@ _OPTIONAL = {
     "accelerate": "training",
     "datasets": "training on named data sets",
     "gguf": "GGUF files",
+    "fastapi": "`tbt serve`",
+    "uvicorn": "`tbt serve`",
+    "cryptography": "signatures of folders",
     "pandas": "DataFrames of summaries",
 }
 

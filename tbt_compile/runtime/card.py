@@ -77,7 +77,7 @@ def model_card(
     notation, title = recipe.notation, _plain(description["class"])
     arguments = ", ".join(_plain(argument["name"]) for argument in description.get("inputs", ()))
     rows = {
-        "recipe": f"`{_plain(repr(recipe))}`",
+        "recipe": f"`{recipe!r}`",
         "compiled for": "; ".join(_plain(target.label) for target in targets),
         "kernels": ", ".join(map(_plain, description["kernels"])),
         "weights": f"{sum(tensors.values()) / 2**20:.2f} MiB",

@@ -102,13 +102,20 @@ class DecoderOnlySession:
         rows = [(start, prompts.find(row[start:])) for start, row in zip(starts, tokens, strict=True)]
         known = min(start + BLOCK * len(blocks) for start, blocks in rows)
         sizes = {"rows": len(rows), "past": known, "new": tokens.shape[1] - known}
-        if not all(blocks for _, blocks in rows) or not self._limits.allows("extend", **sizes):
+        found = all(blocks for _, blocks in rows) and self._unbroken.all()
+        if not found or not self._limits.allows("extend", **sizes):
             known = 0
         for start in starts:
             prompts.count(tokens.shape[1] - start, max(0, known - start))
         if known:
             self._caches = caches_of_blocks(rows, known)
         return known
+
+    @property
+    def _unbroken(self) -> Tokens:
+        """The prompts that are masked on the left alone, bool [rows]: of others not all tokens are read."""
+        unbroken: Tokens = self._mask.argmax(axis=1) + self._lengths[:, 0] == self._mask.shape[1]
+        return unbroken
 
     def _extend(self, tokens: Tokens, positions: Tokens) -> StepLogits:
         """Append several tokens, int64 [rows, q], whose mask is known."""
@@ -120,12 +127,13 @@ class DecoderOnlySession:
         return logits
 
     def _keep(self, prompts: PromptCache, tokens: Tokens) -> None:
-        for number, start in enumerate(self._mask.argmax(axis=1).tolist()):
+        starts = self._mask.argmax(axis=1)
+        for number in np.flatnonzero(self._unbroken).tolist():
 
-            def cut(first: int, number: int = number, start: int = start) -> Block:
+            def cut(first: int, number: int = number, start: int = starts[number]) -> Block:
                 return [cache.block(number, start + first) for cache in self._caches]
 
-            prompts.add(tokens[number, start:], cut)
+            prompts.add(tokens[number, starts[number] :], cut)
 
     def reorder(self, rows: Tokens) -> None:
         """Replace the rows by the current ones at the indices `rows`, int64 [new rows]."""

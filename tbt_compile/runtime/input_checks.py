@@ -186,19 +186,11 @@ def checked_batch(
             f"input_ids has shape {list(ids.shape)} and type {ids.dtype}: expected integers "
             "[batch, length], both at least 1"
         )
-    if mask.shape != ids.shape:
-        raise GenerationError(
-            f"attention_mask has shape {list(mask.shape)}: expected that of input_ids, {list(ids.shape)}"
-        )
+    attended = _attended(mask, ids)
     if ids.min() < 0 or ids.max() >= limits.vocabulary:
         raise GenerationError(
             f"input_ids holds {ids.min()} to {ids.max()}: expected ids from 0 to {limits.vocabulary - 1}"
         )
-    if mask.dtype.kind not in "biuf" or not ((mask == 0) | (mask == 1)).all():
-        raise GenerationError(
-            "attention_mask holds other values than 0 and 1: expected 1 for tokens and 0 for padding"
-        )
-    attended = mask.astype(bool)
     masker = "input_ids without attention_mask" if attention_mask is None else "attention_mask"
     text = "prompt" if padding == "left" else "source"
     excess = limits.excess(ids.shape[1], int(attended.sum(axis=1).max()))
@@ -215,6 +207,23 @@ def checked_batch(
             "the left"
         )
     return ids.astype(np.int64), mask.astype(np.int64)
+
+
+def _attended(mask: npt.NDArray[Any], ids: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """A mask of tokens, bool of the shape of `ids`.
+
+    Raises:
+        GenerationError: it has another shape, or other values than 0 and 1.
+    """
+    if mask.shape != ids.shape:
+        raise GenerationError(
+            f"attention_mask has shape {list(mask.shape)}: expected that of input_ids, {list(ids.shape)}"
+        )
+    if mask.dtype.kind not in "biuf" or not ((mask == 0) | (mask == 1)).all():
+        raise GenerationError(
+            "attention_mask holds other values than 0 and 1: expected 1 for tokens and 0 for padding"
+        )
+    return mask.astype(bool)
 
 
 def checked_sources(sources: Iterable[Any], limits: TokenLimits) -> list[Tokens]:
@@ -245,8 +254,11 @@ def _token_ids(source: Any) -> Any:
         return source
     if "input_ids" not in source:
         raise GenerationError(f"expected input_ids, got the fields {', '.join(map(str, source))}")
-    mask = np.asarray(source.get("attention_mask", np.ones(len(source["input_ids"]))))
-    length = int(mask.sum())
-    if not mask[:length].all():
+    ids, mask = np.asarray(source["input_ids"]), source.get("attention_mask")
+    if mask is None or ids.ndim != 1:
+        return ids
+    attended = _attended(np.asarray(mask), ids)
+    length = int(attended.sum())
+    if not attended[:length].all():
         raise GenerationError("attention_mask has a 0 before a 1: expected padding on the right only")
-    return source["input_ids"][:length]
+    return ids[:length]

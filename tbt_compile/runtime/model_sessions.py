@@ -57,8 +57,11 @@ class SessionModel(CompiledLibrary):
             most_bytes: that they may take; what was not used for longest goes first. 0 keeps nothing.
 
         Raises:
-            GenerationError: the model has an encoder, or cannot read a prompt in parts.
+            GenerationError: the model has an encoder, or cannot read a prompt in parts; or `most_bytes` is no
+                number of bytes.
         """
+        if isinstance(most_bytes, bool) or not isinstance(most_bytes, int) or most_bytes < 0:
+            raise GenerationError(f"{most_bytes!r} as most_bytes: expected a number of bytes from 0")
         if most_bytes and not self.can_keep_prompts:
             raise GenerationError(
                 f"{self.description['class']} cannot keep prompts: expected a decoder-only model that reads "

@@ -54,7 +54,9 @@ class BodyLimit:
             if not declared.isdigit() or int(declared) <= self.most:
                 await self.app(scope, _replayed(bytes(body), receive), send)
                 return
-        refusal = error(f"the request is larger than {self.most} bytes, the limit of this service")
+        refusal = error(
+            f"the request is larger than {self.most} bytes, the limit of this service, which --max-body sets"
+        )
         await JSONResponse(refusal, 413)(scope, receive, send)
 
 
@@ -81,7 +83,10 @@ class RequiredKey:
         if scope["type"] != "http" or scope["path"] in _OPEN or known:
             await self.app(scope, receive, send)
             return
-        refusal = error("the API key is missing or wrong", code="invalid_api_key")
+        refusal = error(
+            "the API key is missing or wrong: send the header `Authorization: Bearer KEY`",
+            code="invalid_api_key",
+        )
         await JSONResponse(refusal, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
 
@@ -90,7 +95,9 @@ def refusal(problem: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(problem, FullError):
         return 429, error(str(problem), "rate_limit_error", "queue_full")
     if isinstance(problem, TimeoutError):
-        return 504, error("the answer took longer than this service allows", "server_error", "timeout")
+        return 504, error(
+            "the answer took longer than this service allows (--timeout)", "server_error", "timeout"
+        )
     return 400, error(str(problem))
 
 

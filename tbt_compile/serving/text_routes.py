@@ -135,7 +135,8 @@ class TextRoutes:
             raise ServingError(f"prompt: token {wrong}: expected ids from 0 to {size - 1}")
         if len(ids) > self.settings.most_tokens:
             raise ServingError(
-                f"a prompt of {len(ids)} tokens: this service takes at most {self.settings.most_tokens}"
+                f"a prompt of {len(ids)} tokens: this service takes at most {self.settings.most_tokens}, "
+                "which `tbt serve --max-tokens` sets"
             )
         return ids
 

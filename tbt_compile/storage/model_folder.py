@@ -259,7 +259,7 @@ def _parse(path: Path) -> tuple[bytes, dict[str, Any]]:
     file = path / MANIFEST
     with reading(file):
         if not file.is_file():
-            raise FormatError(f"{path} is not a model folder: it has no {MANIFEST}")
+            raise FormatError(f"{path} is not a model folder: {_instead(path)}")
         content = file.read_bytes()
     try:
         manifest = json.loads(content.decode())
@@ -268,6 +268,19 @@ def _parse(path: Path) -> tuple[bytes, dict[str, Any]]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise FormatError(f"{file} was not written by tbt-compile")
     return content, manifest
+
+
+def _instead(path: Path) -> str:
+    """What a folder without a manifest is, and what to do."""
+    if not path.exists():
+        return "it does not exist"
+    if (path / "config.json").is_file():
+        return (
+            f"it has no {MANIFEST}; it is a checkpoint of transformers, which `tbt lower` compiles, "
+            "`tbt_compile.load_prepared` opens if `save_pretrained` of a prepared model wrote it, and "
+            "`from_pretrained` in every case"
+        )
+    return f"it has no {MANIFEST}"
 
 
 def _listed(path: Path) -> frozenset[str] | None:

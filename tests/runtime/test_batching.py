@@ -124,11 +124,27 @@ def test_a_row_is_cut_after_its_first_end() -> None:
         ([[[3], [4, 5]]], "source 0: "),
         ([{"text": "a"}], "source 0: expected input_ids, got the fields text"),
         ([{"input_ids": [1, 3, 4], "attention_mask": [0, 1, 1]}], "source 0: attention_mask has a 0 before"),
+        ([{"input_ids": [5, 6], "attention_mask": [1]}], r"source 0: attention_mask has shape \[1\]"),
+        (
+            [{"input_ids": [5, 6], "attention_mask": [0.5, 0.5]}],
+            "source 0: attention_mask holds other values",
+        ),
+        ([{"input_ids": [5, 6], "attention_mask": [1, 2]}], "source 0: attention_mask holds other values"),
+        ([{"input_ids": [5, 6], "attention_mask": "11"}], r"source 0: attention_mask has shape \[\]"),
+        ([{"input_ids": 5}], "source 0: input_ids has shape"),
+        ([None], "source 0: input_ids has shape"),
     ],
 )
 def test_sources_that_do_not_fit(case: Case, sources: list[Any], message: str) -> None:
     with pytest.raises(GenerationError, match=message):
         case.compiled.generate_many(sources)
+
+
+def test_sources_with_masks(case: Case) -> None:
+    ids = [5, 6, 7]
+    masked = {"input_ids": [*ids, 0, 0], "attention_mask": [1, 1, 1, 0, 0]}
+    found = case.compiled.generate_many([ids, {"input_ids": ids, "attention_mask": None}, masked])
+    assert same(found, case.compiled.generate_many([ids] * 3))
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,32 @@ def test_models_that_cannot_keep_prompts(tmp_path_factory: pytest.TempPathFactor
     with pytest.raises(GenerationError, match="cannot keep prompts: expected a decoder-only model"):
         other.keep_prompts(2**20)
     other.keep_prompts(0)
+
+
+def test_prompts_with_holes_are_neither_kept_nor_found(case: Case) -> None:
+    """A token that a mask leaves out changes the keys and values of those behind it."""
+    random = np.random.default_rng(11)
+    ids, whole = np.array([drawn(random, 130)]), np.ones((1, 130), np.int64)
+    hole = whole.copy()
+    hole[:, 10:40] = 0
+    padding = np.array([[0] * 7 + ids[0, :-7].tolist()])
+    plain = case.loaded()
+    masks = {"whole": whole, "hole": hole}
+    expected = {name: plain.generate(ids, mask, max_new_tokens=6) for name, mask in masks.items()}
+    beside = plain.generate(padding, padding != 0, max_new_tokens=6)
+    for order in (("hole", "whole", "hole"), ("whole", "hole", "whole")):
+        keeping = case.loaded()
+        keeping.keep_prompts(2**26)
+        for name in order:
+            found = keeping.generate(ids, masks[name], max_new_tokens=6)
+            np.testing.assert_array_equal(found, expected[name], err_msg=name)
+        np.testing.assert_array_equal(keeping.generate(padding, padding != 0, max_new_tokens=6), beside)
+        both = keeping.generate(np.repeat(ids, 2, 0), np.concatenate([whole, hole]), max_new_tokens=6)
+        for row, alone in zip(both, expected.values(), strict=True):
+            np.testing.assert_array_equal(row[: alone.shape[1]], alone[0])
+
+
+@pytest.mark.parametrize("most_bytes", [-1, "a", float("nan"), 1.5, True])
+def test_bytes_that_are_no_number_of_bytes(case: Case, most_bytes: Any) -> None:
+    with pytest.raises(GenerationError, match="as most_bytes: expected a number of bytes from 0"):
+        case.loaded().keep_prompts(most_bytes)
