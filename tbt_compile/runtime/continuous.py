@@ -95,6 +95,24 @@ class Engine:
         self._model.check_length(writing.most_tokens)
         return writing
 
+    def check_places(self, outputs: int) -> None:
+        """Check that `submit` would take as many outputs now.
+
+        Raises:
+            FullError: too many are waiting, or the engine is stopping.
+            GenerationError: there are more than rows and places to wait in.
+        """
+        places = self.most_rows + self.most_waiting
+        if outputs > places:
+            raise GenerationError(
+                f"{outputs} outputs in one request: expected at most {places}, of which {self.most_rows} are "
+                "written at a time"
+            )
+        if self._draining:
+            raise FullError("the service is shutting down and takes no more requests")
+        if len(self._waiting) + self.running + outputs > places:
+            raise FullError(f"{len(self._waiting)} outputs are waiting, and at most {self.most_waiting} may")
+
     def submit(self, writings: Sequence[Writing]) -> None:
         """Take the outputs of a request, all or none.
 
@@ -102,19 +120,8 @@ class Engine:
             FullError: too many are waiting, or the engine is stopping.
             GenerationError: there are more than rows and places to wait in.
         """
-        places = self.most_rows + self.most_waiting
-        if len(writings) > places:
-            raise GenerationError(
-                f"{len(writings)} outputs in one request: expected at most {places}, of which "
-                f"{self.most_rows} are written at a time"
-            )
         with self._changed:
-            if self._draining:
-                raise FullError("the service is shutting down and takes no more requests")
-            if len(self._waiting) + self.running + len(writings) > places:
-                raise FullError(
-                    f"{len(self._waiting)} outputs are waiting, and at most {self.most_waiting} may"
-                )
+            self.check_places(len(writings))
             self._waiting.extend(writings)
             self._changed.notify()
 

@@ -76,12 +76,18 @@ def event(value: Any) -> str:
     return f"data: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-def error(message: str, kind: str = "invalid_request_error", code: str | None = None) -> dict[str, Any]:
+def error(
+    message: str,
+    kind: str = "invalid_request_error",
+    code: str | None = None,
+    param: str | None = None,
+) -> dict[str, Any]:
     """The body of an error.
 
     Args:
         message: what is wrong.
         kind: OpenAI's type of the error.
         code: OpenAI's code, if there is one.
+        param: the field that is wrong, if it is one.
     """
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

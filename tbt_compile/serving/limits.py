@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 from tbt_compile.errors import TbtError
 from tbt_compile.runtime.continuous import FullError
 from tbt_compile.serving.answers import error
+from tbt_compile.serving.schema import UNAVAILABLE
 
 log = logging.getLogger(__name__)
 _OPEN = ("/health", "/")
@@ -101,6 +103,31 @@ def refusal(problem: Exception) -> tuple[int, dict[str, Any]]:
     return 400, error(str(problem))
 
 
+def described(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+    """A sentence on what a request has wrong, and the field; of several fields the first.
+
+    Args:
+        problems: as pydantic lists them, one for each kind of value that a field may have.
+    """
+    first = problems[0]
+    parts = [part for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return f"the body is no JSON: {first['ctx']['error']}, at character {parts[0]}", None
+    if not parts:
+        return "the body: expected a JSON object, and the header Content-Type: application/json", None
+    field = str(parts[0])
+    if field in UNAVAILABLE:
+        return f"{field} is not available: leave it out", field
+    # Alternatives of one value have its place, and then their type, which is written with brackets or alone.
+    place = ".".join(str(part) for part in parts if not _is_type(part))
+    told = list(dict.fromkeys(each["msg"] for each in problems if field in map(str, each["loc"])))
+    return f"{place}: {'; or: '.join(told[:2])}", field
+
+
+def _is_type(part: object) -> bool:
+    return isinstance(part, str) and (part in ("str", "int") or "[" in part)
+
+
 def answer_errors(app: FastAPI) -> None:
     """Give every error the body that OpenAI's clients read."""
 
@@ -112,9 +139,8 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, problem: RequestValidationError) -> JSONResponse:
-        first = problem.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return JSONResponse(error(f"{place or 'body'}: {first['msg']}"), 400)
+        message, field = described(problem.errors())
+        return JSONResponse(error(message, param=field), 400)
 
     @app.exception_handler(HTTPException)
     async def http(_request: Request, problem: HTTPException) -> JSONResponse:

@@ -94,6 +94,7 @@ class Outputs:
         stops: Sequence[str],
         timeout: float,
     ) -> None:
+        engine.check_places(len(prompts) * copies)  # before as many are made
         self._bell = bell
         self._events: deque[tuple[int, Any]] = deque()
         self._arrived, self._woken, self._late = asyncio.Event(), False, False
@@ -168,7 +169,7 @@ class Outputs:
                     piece.finish = "stop"
             else:
                 piece.text += text.end()
-                piece.finish = _FINISH[event]
+                piece.finish = "stop" if text.stopped else _FINISH[event]
             if piece.finish:
                 open_outputs.discard(place)
         return list(pieces.values())

@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from tbt_compile.errors import ServingError
 from tbt_compile.runtime.generation import GenerationSettings
 
+UNAVAILABLE = ("best_of", "echo", "logprobs", "suffix", "tools", "tool_choice")
+"""Fields that clients send, and which may have no value that changes anything."""
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-_MOST_CHOICES, _MOST_STOPS = 16, 4
+_MOST_CHOICES, _MOST_STOPS, _MOST_BIASES = 16, 4, 1024
 
 
 class StreamOptions(BaseModel):
@@ -34,7 +36,9 @@ class Sampled(BaseModel):
     seed: int | None = None
     presence_penalty: Penalty | None = 0
     frequency_penalty: Penalty | None = 0
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=_MOST_BIASES)] | None
+    ) = None
     user: str | None = None
     # Not OpenAI's:
     top_k: Annotated[int | None, Field(ge=0)] = None
@@ -103,6 +107,7 @@ class CompletionRequest(Sampled):
     echo: Literal[False] | None = None
     logprobs: None = None
     suffix: None = None
+    tools: tuple[()] | None = None
 
     def prompts(self) -> list[str | list[int]]:
         """One text or list of token ids per prompt.
@@ -140,6 +145,13 @@ class Message(BaseModel):
         return {"role": self.role, "content": parts}
 
 
+class PlainFormat(BaseModel):
+    """The format of an answer: text, as the model writes it."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"]
+
+
 class ChatRequest(Sampled):
     """POST /v1/chat/completions."""
 
@@ -147,6 +159,9 @@ class ChatRequest(Sampled):
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: Literal[False] | None = None
+    tools: tuple[()] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    response_format: PlainFormat | None = None
 
 
 class TranslateRequest(BaseModel):
@@ -159,7 +174,6 @@ class TranslateRequest(BaseModel):
 
 
 def _token(name: str) -> int:
-    try:
-        return int(name)
-    except ValueError as error:
-        raise ServingError(f"logit_bias: {name!r} is no token id") from error
+    if not (name.isascii() and name.isdecimal() and str(int(name)) == name):
+        raise ServingError(f"logit_bias: {name!r} is no token id")
+    return int(name)

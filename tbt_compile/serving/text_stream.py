@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
 from typing import Any
 
-_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """Tokens of bytes in a vocabulary that falls back to them."""
 
 
@@ -31,7 +32,9 @@ class TextStream:
         self._tokenizer, self._stops = tokenizer, [stop for stop in stops if stop]
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._falls_back = tokenizer.token_to_id("<0x0A>") is not None
+        self._run = _Bytes()
         self._ids: list[int] = []
+        self._before = self._read = 0  # tokens: those decoded again as context, and all that were decoded
         self._decoded = self.text = ""
         self.stopped = False
 
@@ -40,23 +43,36 @@ class TextStream:
         self._ids.append(token)
         if not self._falls_back:
             self._decoded += self._decoder.step(self._tokenizer, token) or ""
-        elif not _BYTE.fullmatch(self._tokenizer.id_to_token(token) or ""):
-            # A run of bytes decodes as a whole, to a replacement character each if it is no text: until it
-            # ends, nothing of it is certain.
+            return self._give(self._certain())
+        byte = _BYTE.fullmatch(self._tokenizer.id_to_token(token) or "")
+        if byte is None:
+            self._run = _Bytes()
+            self._extend()
+        # A run of bytes decodes as a whole, to a replacement character each if it is no text: until it ends,
+        # nothing of it is certain, unless a stop string ends the text within it.
+        elif not self._run.completes(int(byte[1], 16), self._decoded, self._stops):
+            return ""
+        else:
             self._extend()
         return self._give(self._certain())
 
     def _extend(self) -> None:
-        """Decode all tokens, if that goes on from what was decoded before."""
-        whole = str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
-        if whole.startswith(self._decoded):
-            self._decoded = whole
+        """Decode the tokens that are new, behind those that came with the last piece of text."""
+        context = self._ids[self._before : self._read]
+        before = str(self._tokenizer.decode(context, skip_special_tokens=True))
+        both = str(self._tokenizer.decode(self._ids[self._before :], skip_special_tokens=True))
+        if both.startswith(before) and len(both) > len(before):
+            self._decoded += both[len(before) :]
+            self._before, self._read = self._read, len(self._ids)
 
     def end(self) -> str:
         """Return the rest of the text."""
         if self.stopped:
             return ""
-        self._extend()  # the decoder holds back the bytes of a character that the last token left incomplete
+        # The decoder holds back the bytes of a character that the last token left incomplete.
+        whole = str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
+        if whole.startswith(self._decoded):
+            self._decoded = whole
         stop = self._first_stop()
         return self._give(len(self._decoded) if stop is None else stop)
 
@@ -83,3 +99,29 @@ class TextStream:
         piece = self._decoded[len(self.text) : until]
         self.text += piece
         return piece
+
+
+class _Bytes:
+    """A run of bytes, as far as it is text."""
+
+    def __init__(self) -> None:
+        self._decoder, self._text, self._is_text = codecs.getincrementaldecoder("utf-8")(), "", True
+
+    def completes(self, byte: int, before: str, stops: Sequence[str]) -> bool:
+        """Add a byte; returns whether a stop string ends with it, and the run is text so far.
+
+        Args:
+            byte: from 0 to 255.
+            before: the text before the run.
+            stops: strings before which the text ends.
+        """
+        try:
+            new = self._decoder.decode(bytes([byte]))
+        except UnicodeDecodeError:
+            self._is_text = False
+        if not self._is_text or not new:
+            return False
+        self._text += new
+        most = max(map(len, stops), default=0)
+        tail = (before[-most:] + self._text[-most:]) if most else ""
+        return any(tail.endswith(stop) for stop in stops)
