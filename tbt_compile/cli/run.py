@@ -168,7 +168,8 @@ def _require_compiled(folder: Path) -> None:
         raise FormatError(f"{folder} holds a module that does not generate text: call it in Python")
     if stage == "float":
         raise FormatError(
-            f"{folder} is in full precision: distil it with `tbt train --teacher {folder}` first"
+            f"{folder} is in full precision: distil it with `tbt train --teacher {folder}` first, or compile "
+            f"it untrained with `tbt lower {folder} --recipe 2-2-8`"
         )
     if stage != model_folder.GENERATOR:
         done = "packed" if stage == model_folder.FROZEN else "trained"

@@ -347,7 +347,9 @@ def test_folders_without_a_feature_extractor(folder: Path, tmp_path: Path) -> No
 
 
 def test_the_card_and_the_files_of_a_compiled_folder(folder: Path, tmp_path: Path) -> None:
-    assert "tbt serve FOLDER" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "tbt serve FOLDER" in card
+    assert re.search(r"\| recipe \| `Recipe.parse\('[128-]+'\)` \|", card)
     processor = processor_of(folder, train_word_tokenizer(["w1"]))
     assert isinstance(processor, Processor)
     processor.save_pretrained(tmp_path)

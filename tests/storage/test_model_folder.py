@@ -240,8 +240,11 @@ def test_another_kind(tmp_path: Path) -> None:
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="nowhere is not a model folder"):
+    with pytest.raises(FormatError, match="nowhere is not a model folder: it does not exist"):
         model_folder.read_manifest(tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FormatError, match="it is a checkpoint of transformers, which `tbt lower` compiles"):
+        model_folder.read_manifest(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(FormatError, match="file is not a model folder"):
         model_folder.peek_kind(tmp_path / "file")
