@@ -29,7 +29,7 @@ from tbt_compile.storage.consistent_read import read_consistently
 from tbt_compile.storage.field_types import misfit
 from tbt_compile.storage.manifest_fields import FOLDER, file_names
 from tbt_compile.storage.os_errors import reading
-from tbt_compile.storage.ownership import Layout, require_nothing_else
+from tbt_compile.storage.ownership import Layout, no_model, require_nothing_else
 
 FORMAT = "tbt-compile"
 MANIFEST = "manifest.json"
@@ -259,7 +259,7 @@ def _parse(path: Path) -> tuple[bytes, dict[str, Any]]:
     file = path / MANIFEST
     with reading(file):
         if not file.is_file():
-            raise FormatError(f"{path} is not a model folder: {_instead(path)}")
+            raise no_model(path, MANIFEST)
         content = file.read_bytes()
     try:
         manifest = json.loads(content.decode())
@@ -268,19 +268,6 @@ def _parse(path: Path) -> tuple[bytes, dict[str, Any]]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise FormatError(f"{file} was not written by tbt-compile")
     return content, manifest
-
-
-def _instead(path: Path) -> str:
-    """What a folder without a manifest is, and what to do."""
-    if not path.exists():
-        return "it does not exist"
-    if (path / "config.json").is_file():
-        return (
-            f"it has no {MANIFEST}; it is a checkpoint of transformers, which `tbt lower` compiles, "
-            "`tbt_compile.load_prepared` opens if `save_pretrained` of a prepared model wrote it, and "
-            "`from_pretrained` in every case"
-        )
-    return f"it has no {MANIFEST}"
 
 
 def _listed(path: Path) -> frozenset[str] | None:

@@ -59,6 +59,23 @@ def require_ours(path: Path, layout: Layout, named: str | Path) -> None:
     raise FormatError(f"{named} exists and is not a model folder: remove it or choose another place")
 
 
+def no_model(path: Path, manifest: str) -> FormatError:
+    """The error for a path where no model of ours is, with what to do if one of transformers is there.
+
+    Args:
+        path: where one was looked for.
+        manifest: the file that is missing.
+    """
+    if not path.exists():
+        return FormatError(f"{path} is not a model folder: it does not exist")
+    if not (path / "config.json").is_file():
+        return FormatError(f"{path} is not a model folder: it has no {manifest}")
+    return FormatError(
+        f"{path} is not a model folder: it has no {manifest}; it is a checkpoint of transformers, which "
+        "`tbt lower` compiles, and `tbt_compile.load_prepared` opens if a prepared model was saved there"
+    )
+
+
 def require_nothing_else(path: Path, layout: Layout) -> None:
     """Refuse a folder with files that its manifest does not list, which nothing vouches for.
 
