@@ -119,13 +119,13 @@ def described(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     if field in UNAVAILABLE:
         return f"{field} is not available: leave it out", field
     # Alternatives of one value have its place, and then their type, which is written with brackets or alone.
-    place = ".".join(str(part) for part in parts if not _is_type(part))
+    place = ".".join([field, *(str(part) for part in parts[1:] if not _is_type(part))])
     told = list(dict.fromkeys(each["msg"] for each in problems if field in map(str, each["loc"])))
     return f"{place}: {'; or: '.join(told[:2])}", field
 
 
 def _is_type(part: object) -> bool:
-    return isinstance(part, str) and (part in ("str", "int") or "[" in part)
+    return isinstance(part, str) and (part in ("str", "int") or part.startswith("list["))
 
 
 def answer_errors(app: FastAPI) -> None:
