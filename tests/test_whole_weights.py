@@ -74,6 +74,7 @@ LOADERS = [load_generator, load_pretrained, load_teacher]
     ("fields", "message"),
     [
         ({"num_hidden_layers": 1}, r"holds layers that its config leaves out, such as model.layers.1."),
+        ({"num_hidden_layers": 0}, r"holds layers that its config leaves out, such as model.layers.0."),
         ({"num_hidden_layers": -1}, "num_hidden_layers=-1: expected a count of layers"),
         ({"num_hidden_layers": 10**9}, r"holds \d+ tensors, and its config has num_hidden_layers"),
         ({"intermediate_size": 96}, r"mlp.* has the shape \[.*, and its config describes \[.*from one model"),
@@ -81,7 +82,7 @@ LOADERS = [load_generator, load_pretrained, load_teacher]
         ({"hidden_act": "nope"}, r"cannot be read \(KeyError"),
         ({"num_key_value_heads": 0}, r"cannot be read \(ZeroDivisionError"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+    ids=lambda value: "=".join(map(str, *value.items())) if isinstance(value, dict) else None,
 )
 def test_configs_of_other_models(
     folder: Path, load: Callable[[Any], Any], fields: dict[str, Any], message: str

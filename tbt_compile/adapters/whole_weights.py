@@ -92,7 +92,8 @@ def _refuse_further_layers(model: PreTrainedModel, unread: Collection[str], path
     further = sorted(
         stored
         for stored in unread
-        if any(_NUMBER.sub(".#.", name) in kinds for name in _names(stored, model.base_model_prefix))
+        if (not kinds and _NUMBER.search(stored))
+        or any(_NUMBER.sub(".#.", name) in kinds for name in _names(stored, model.base_model_prefix))
     )
     if further:
         raise FormatError(
