@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 
 from tbt_compile.errors import TargetError
@@ -58,7 +59,7 @@ def choose(count: int | None) -> int:
     maximum, variable = limit()
     if count is None:
         return min(cores(), maximum)
-    if not isinstance(count, int) or not 1 <= count <= maximum:
+    if not isinstance(count, Integral) or not 1 <= count <= maximum:
         raise TargetError(
             f"{count!r} threads: expected 1 to {maximum}; the environment variable {variable}, read when the "
             "process starts, sets the maximum"

@@ -15,6 +15,12 @@ from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, 
 from tbt_compile.errors import FormatError
 
 
+def reason_of(error: Exception) -> str:
+    """The first line of an error of a library, with its type where the line does not speak for itself."""
+    line = str(error).strip().split("\n")[0].rstrip(".:")
+    return line if isinstance(error, OSError | ValueError) and line else f"{type(error).__name__}: {line}"
+
+
 def find_file(folder: str, name: str) -> str | None:
     """The path of a file in a folder or a cached repository, if it is there."""
     if not folder:

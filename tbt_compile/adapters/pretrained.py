@@ -24,7 +24,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from tbt_compile.adapters.auto_class import generator_class
-from tbt_compile.adapters.checkpoint_files import read_generation, saved_tensors, stored_types, weight_files
+from tbt_compile.adapters.checkpoint_files import (
+    read_generation,
+    reason_of,
+    saved_tensors,
+    stored_types,
+    weight_files,
+)
 from tbt_compile.adapters.quantization_config import TbtConfig, quantization_of, set_quantization
 from tbt_compile.adapters.whole_weights import refuse_integers, refuse_more_layers, refuse_unlike
 from tbt_compile.errors import FormatError, TbtError
@@ -137,16 +143,10 @@ def read_config(folder: str | Path) -> PreTrainedConfig:
             config = AutoConfig.from_pretrained(folder)
     except Exception as error:  # transformers raises many unrelated types for one cause
         raise FormatError(
-            f"{folder} cannot be read ({_reason(error)}): expected a model that save_pretrained wrote"
+            f"{folder} cannot be read ({reason_of(error)}): expected a model that save_pretrained wrote"
         ) from error
     assert isinstance(config, PreTrainedConfig)
     return config
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error of transformers, with its type where that is all it says."""
-    line = str(error).strip().split("\n")[0].rstrip(".:")
-    return line if isinstance(error, OSError | ValueError) and line else f"{type(error).__name__}: {line}"
 
 
 def _quantized_config(folder: str | Path) -> tuple[PreTrainedConfig, TbtConfig]:
@@ -237,7 +237,7 @@ def _reading(folder: str | Path) -> Iterator[None]:
         raise
     except Exception as error:  # transformers raises many unrelated types for one cause
         raise FormatError(
-            f"{folder} cannot be read ({_reason(error)}): expected a model that save_pretrained wrote"
+            f"{folder} cannot be read ({reason_of(error)}): expected a model that save_pretrained wrote"
         ) from error
 
 

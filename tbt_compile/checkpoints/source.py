@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
 
-from tbt_compile.adapters.checkpoint_files import read_generation, weight_files
+from tbt_compile.adapters.checkpoint_files import read_generation, reason_of, weight_files
 from tbt_compile.adapters.pretrained import read_config
 from tbt_compile.dtypes import FLOATS, dtype_name
 from tbt_compile.errors import FormatError
@@ -108,10 +108,9 @@ class SafetensorsCheckpoint(Checkpoint):
         except FormatError:
             raise
         except (AttributeError, OSError, TypeError, ValueError, KeyError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".:")
             raise FormatError(
-                f"{path} cannot be read ({reason}): expected a model that save_pretrained wrote, in "
-                "safetensors files"
+                f"{path} cannot be read ({reason_of(error)}): expected a model that save_pretrained wrote, "
+                "in safetensors files"
             ) from error
         if not handles:
             raise FormatError(

@@ -14,6 +14,7 @@ from tbt_compile.runtime.checked_session import CheckedSession
 from tbt_compile.runtime.companions import Files
 from tbt_compile.runtime.compiled_library import Array, CompiledLibrary
 from tbt_compile.runtime.generation import DecoderSession, Tokens
+from tbt_compile.runtime.generation.validation import integer
 from tbt_compile.runtime.input_checks import Limits
 from tbt_compile.runtime.prompt_cache import PromptCache
 from tbt_compile.runtime.source_input import Features, SourceInput
@@ -60,8 +61,7 @@ class SessionModel(CompiledLibrary):
             GenerationError: the model has an encoder, or cannot read a prompt in parts; or `most_bytes` is no
                 number of bytes.
         """
-        if isinstance(most_bytes, bool) or not isinstance(most_bytes, int) or most_bytes < 0:
-            raise GenerationError(f"{most_bytes!r} as most_bytes: expected a number of bytes from 0")
+        most_bytes = integer("most_bytes", most_bytes)
         if most_bytes and not self.can_keep_prompts:
             raise GenerationError(
                 f"{self.description['class']} cannot keep prompts: expected a decoder-only model that reads "

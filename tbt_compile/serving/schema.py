@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +13,7 @@ from tbt_compile.runtime.generation import GenerationSettings
 UNAVAILABLE = ("best_of", "echo", "logprobs", "suffix", "tools", "tool_choice")
 """Fields that clients send, and which may have no value that changes anything."""
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+_TOKEN = re.compile("0|[1-9][0-9]{0,17}")
 _MOST_CHOICES, _MOST_STOPS, _MOST_BIASES = 16, 4, 1024
 
 
@@ -40,6 +42,7 @@ class Sampled(BaseModel):
         Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=_MOST_BIASES)] | None
     ) = None
     user: str | None = None
+    tools: tuple[()] | None = None
     # Not OpenAI's:
     top_k: Annotated[int | None, Field(ge=0)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
@@ -107,7 +110,6 @@ class CompletionRequest(Sampled):
     echo: Literal[False] | None = None
     logprobs: None = None
     suffix: None = None
-    tools: tuple[()] | None = None
 
     def prompts(self) -> list[str | list[int]]:
         """One text or list of token ids per prompt.
@@ -159,7 +161,6 @@ class ChatRequest(Sampled):
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: Literal[False] | None = None
-    tools: tuple[()] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     response_format: PlainFormat | None = None
 
@@ -174,6 +175,6 @@ class TranslateRequest(BaseModel):
 
 
 def _token(name: str) -> int:
-    if not (name.isascii() and name.isdecimal() and str(int(name)) == name):
+    if not _TOKEN.fullmatch(name):
         raise ServingError(f"logit_bias: {name!r} is no token id")
     return int(name)

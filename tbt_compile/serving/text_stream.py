@@ -47,13 +47,11 @@ class TextStream:
         byte = _BYTE.fullmatch(self._tokenizer.id_to_token(token) or "")
         if byte is None:
             self._run = _Bytes()
-            self._extend()
         # A run of bytes decodes as a whole, to a replacement character each if it is no text: until it ends,
         # nothing of it is certain, unless a stop string ends the text within it.
         elif not self._run.completes(int(byte[1], 16), self._decoded, self._stops):
             return ""
-        else:
-            self._extend()
+        self._extend()
         return self._give(self._certain())
 
     def _extend(self) -> None:

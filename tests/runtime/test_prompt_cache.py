@@ -208,5 +208,5 @@ def test_prompts_with_holes_are_neither_kept_nor_found(case: Case) -> None:
 
 @pytest.mark.parametrize("most_bytes", [-1, "a", float("nan"), 1.5, True])
 def test_bytes_that_are_no_number_of_bytes(case: Case, most_bytes: Any) -> None:
-    with pytest.raises(GenerationError, match="as most_bytes: expected a number of bytes from 0"):
+    with pytest.raises(GenerationError, match="^most_bytes=.*: expected an integer"):
         case.loaded().keep_prompts(most_bytes)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tbt_compile.codegen.library import threads
@@ -53,10 +55,10 @@ def test_other_systems_tell_the_number_of_cpus_only(platform: str, monkeypatch: 
     assert len(threads._cpus()) == 6
 
 
-@pytest.mark.parametrize("count", (0, 5))
-def test_an_impossible_number_is_refused(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+@pytest.mark.parametrize("count", (0, 5, "a", 1.5))
+def test_an_impossible_number_is_refused(monkeypatch: pytest.MonkeyPatch, count: Any) -> None:
     monkeypatch.setenv("TVM_NUM_THREADS", "4")
-    with pytest.raises(TargetError, match=f"{count} threads: expected 1 to 4.*TVM_NUM_THREADS"):
+    with pytest.raises(TargetError, match=f"{count!r} threads: expected 1 to 4.*TVM_NUM_THREADS"):
         threads.choose(count)
 
 
@@ -67,3 +69,8 @@ def test_a_variable_without_a_number_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     with pytest.raises(TargetError, match="OMP_NUM_THREADS is 'many': expected a number"):
         threads.choose(None)
+
+
+def test_numbers_of_numpy_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TVM_NUM_THREADS", "4")
+    assert threads.choose(np.int64(3)) == 3
