@@ -26,7 +26,7 @@ from tbt_compile.progress import Progress
 from tbt_compile.reproduce.rows import Row, make_row, read_row, row_path
 from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training import OutOfTimeError, TimeLimit, TrainingRun, TrainSettings, processes
-from tbt_compile.training.precision import matmul_precision
+from tbt_compile.training.precision import PRECISIONS, matmul_precision
 from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import TrainingRecord
 
@@ -192,6 +192,8 @@ def arguments(description: str, presets: Mapping[str, Preset]) -> argparse.Argum
     parser.add_argument("--preset", choices=presets, help="sizes; without it gpu where CUDA is there")
     parser.add_argument("--minutes", type=float, help="stop after about so many; the same command goes on")
     parser.add_argument("--seed", type=int, default=1, help="of training")
+    precision = "of float32 matrix products in training; without it high on gpu, else highest"
+    parser.add_argument("--matmul-precision", choices=PRECISIONS, help=precision)
     for size in fields(Preset):
         kind = float if "rate" in size.name else int
         parser.add_argument(f"--{size.name.replace('_', '-')}", type=kind, help="in place of the preset's")
@@ -222,7 +224,8 @@ def run(
     print(f"preset {name}: {preset}")
     limit = TimeLimit(None if options.minutes is None else 60 * options.minutes)
     processes.start()
-    with progress_bar("starting") as progress, matmul_precision("high" if name == "gpu" else "highest"):
+    precision = options.matmul_precision or ("high" if name == "gpu" else "highest")
+    with progress_bar("starting") as progress, matmul_precision(precision):
         return work(options, Study(options.output, preset, options.seed, limit, progress))
 
 
@@ -235,13 +238,14 @@ def program(main: Callable[[], object]) -> None:
 
 
 def half_precision() -> Any:
-    """A context in which a teacher trains in bfloat16 on a GPU, with float32 weights.
+    """A context in which a teacher trains in bfloat16, with float32 weights: on a GPU, or if it was asked for.
 
     Casts are not cached: within one context the weights change from step to step.
     """
-    if processes.device().type != "cuda":
+    device = processes.device().type
+    if device != "cuda" and torch.get_float32_matmul_precision() != "medium":
         return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
+    return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
 
 def read_texts(folder: Path | None, name: str, train: int, test: int) -> TextData:

@@ -36,7 +36,9 @@ VARIANTS = {
     for method in (
         _variant("uncentred-weights", "weights not centred", options={"center_weights": False}),
         _variant("uncentred-activations", "activations not centred", options={"center_activations": False}),
-        _variant("identity-gradient", "gradients of weights not clipped", options={"ste": "identity"}),
+        _variant(
+            "identity-gradient", "gradients of weights not clipped", TBT.notations, options={"ste": "identity"}
+        ),
         _variant(
             "released",
             "all three, as the released code",

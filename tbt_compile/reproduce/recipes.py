@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from tbt_compile.reproduce.defaults import BOTH, VARIANTS, changed
+from tbt_compile.reproduce.defaults import VARIANTS, changed
 from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable
-from tbt_compile.training.methods.tbt import PLUS
+from tbt_compile.training.methods.tbt import PLUS, TBT
 from tbt_compile.training.settings import LossWeights
 
 BASE = VARIANTS["tbt-identity-gradient"]
 """The default recipe and loss."""
-
 
 _change = partial(changed, BASE)
 
@@ -49,7 +48,7 @@ RECIPES = PaperTable(
         PaperRow(TEACHER, "full precision", "32-32-32", None, None, {}),
         *(
             PaperRow(method.name, method.title, notation, None, None, {})
-            for notation in BOTH
+            for notation in TBT.notations
             for method in (replace(BASE, title="the default"), *CHANGES.values(), PLUS)
             if notation in method.notations
         ),
