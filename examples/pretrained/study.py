@@ -238,7 +238,7 @@ def program(main: Callable[[], object]) -> None:
 
 
 def half_precision() -> Any:
-    """A context in which a teacher trains in bfloat16, with float32 weights: on a GPU, or if it was asked for.
+    """A context in which a teacher trains in bfloat16 with float32 weights: on a GPU, or at medium precision.
 
     Casts are not cached: within one context the weights change from step to step.
     """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers.ops import QuantTensor, narrowed, widened
@@ -15,6 +15,8 @@ from tbt_compile.quantizers.relaxation import Relaxation
 from tbt_compile.quantizers.state import Float32State
 
 _SMALLEST = torch.finfo(torch.float32).tiny
+CACHED = 2**16
+"""Elements that take all steps of a quantizer before the next ones do, so that they stay in a CPU's cache."""
 
 
 def indicator(compare: Callable[..., Tensor], x: Tensor, bound: Tensor | float) -> Tensor:
@@ -38,9 +40,27 @@ def indicator(compare: Callable[..., Tensor], x: Tensor, bound: Tensor | float) 
     return compare(x, bound, out=torch.empty_like(x))
 
 
+def row_blocks(x: Tensor) -> Iterator[slice]:
+    """Slices of the first dimension with about `CACHED` elements each.
+
+    One of everything where that gains nothing: on a GPU, under a compiler, which fuses the steps, and for
+    subclasses of tensors.
+
+    >>> list(row_blocks(torch.empty(3, CACHED // 2)))
+    [slice(0, 2, None), slice(2, 4, None)]
+    """
+    plain = type(x) in (Tensor, nn.Parameter) and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not plain or x.numel() <= CACHED:
+        yield slice(None)
+        return
+    rows = max(1, CACHED * len(x) // x.numel())
+    yield from (slice(start, start + rows) for start in range(0, len(x), rows))
+
+
 def row_mean(weight: Tensor) -> Tensor:
     """Mean over the last dimension, `[..., 1]`; float64 sums hide the summation order of the engine."""
-    return weight.mean(-1, keepdim=True, dtype=torch.float64).to(weight.dtype)
+    means = [weight[part].mean(-1, keepdim=True, dtype=torch.float64) for part in row_blocks(weight)]
+    return (means[0] if len(means) == 1 else torch.cat(means)).to(weight.dtype)
 
 
 def stats_scale(centered: Tensor, encoding: Encoding) -> Tensor:
@@ -104,6 +124,28 @@ def gradient_mask(weight: Tensor, scale: Tensor, encoding: Encoding, ste: str) -
     return indicator(torch.le, weight.abs(), scale * (2.0 if encoding is Encoding.BINARY else 1.5))
 
 
+def _quantize_rows(
+    weight: Tensor, encoding: Encoding, center: bool, method: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes `[N, K]` of a float weight, its scale `[N, 1]`, and what the codes were rounded from."""
+    if encoding is Encoding.INT8:
+        scale = weight.abs().amax(-1, keepdim=True) / encoding.maximum
+        return round_weight(weight, scale, encoding), scale, weight
+    centered = weight - row_mean(weight) if center else weight
+    if method == "stats":
+        scale = stats_scale(centered, encoding)
+        codes = round_weight(centered, scale, encoding)
+    elif method == "sign":
+        # BiBERT: signs come from the centered weight, the scale from the weight itself.
+        scale = row_mean(weight.abs())
+        codes = round_weight(centered, scale, encoding)
+    else:
+        # Eq. 1 compares with Delta, round_weight with half a scale.
+        codes = round_weight(centered, 2.0 * l2_threshold(centered), encoding)
+        scale = l2_scale(centered, codes)
+    return codes, scale, centered
+
+
 class _QuantizeWeight(torch.autograd.Function):
     """Codes `[N, K]` and scale `[N, 1]` of a weight, with the straight-through estimator of `gradient_mask`.
 
@@ -114,32 +156,30 @@ class _QuantizeWeight(torch.autograd.Function):
     def forward(
         ctx: Any, weight: Tensor, encoding: Encoding, center: bool, method: str, ste: str
     ) -> tuple[Tensor, Tensor]:
-        wide = widened(weight)
-        centered = wide - row_mean(wide) if center and encoding is not Encoding.INT8 else wide
-        if encoding is Encoding.INT8:
-            scale = wide.abs().amax(-1, keepdim=True) / encoding.maximum
-            codes = round_weight(wide, scale, encoding)
-        elif method == "stats":
-            scale = stats_scale(centered, encoding)
-            codes = round_weight(centered, scale, encoding)
-        elif method == "sign":
-            # BiBERT: signs come from the centered weight, the scale from the weight itself.
-            scale = row_mean(wide.abs())
-            codes = round_weight(centered, scale, encoding)
+        parts = list(row_blocks(weight))
+        masked = ste != "identity" and encoding is not Encoding.INT8
+        if len(parts) == 1:
+            codes, scale, centered = _quantize_rows(widened(weight), encoding, center, method)
+            codes = narrowed(codes, weight)
         else:
-            # Eq. 1 compares with Delta, round_weight with half a scale.
-            codes = round_weight(centered, 2.0 * l2_threshold(centered), encoding)
-            scale = l2_scale(centered, codes)
-        ctx.save_for_backward(centered, scale)
+            wide = widened(weight[:1])
+            codes, scale = torch.empty_like(weight), wide.new_empty(len(weight), 1)
+            centered = torch.empty_like(weight, dtype=wide.dtype) if masked else wide
+            for part in parts:
+                rows = widened(weight[part])
+                codes[part], scale[part], found = _quantize_rows(rows, encoding, center, method)
+                if masked:
+                    centered[part] = found
+        ctx.save_for_backward(scale, *[centered] * masked)
         ctx.encoding, ctx.ste = encoding, ste
         ctx.mark_non_differentiable(scale)
-        return narrowed(codes, weight), scale
+        return codes, scale
 
     @staticmethod
     def backward(ctx: Any, grad_codes: Tensor, _grad_scale: Tensor) -> tuple[Tensor | None, ...]:
-        centered, scale = ctx.saved_tensors
+        scale, *centered = ctx.saved_tensors
         grad = widened(grad_codes) / scale.clamp_min(_SMALLEST)
-        mask = gradient_mask(centered, scale, ctx.encoding, ctx.ste)
+        mask = gradient_mask(centered[0], scale, ctx.encoding, ctx.ste) if centered else None
         if mask is not None:
             grad.mul_(mask)
         return grad, None, None, None, None

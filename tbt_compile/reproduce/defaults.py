@@ -37,7 +37,8 @@ VARIANTS = {
         _variant("uncentred-weights", "weights not centred", options={"center_weights": False}),
         _variant("uncentred-activations", "activations not centred", options={"center_activations": False}),
         _variant(
-            "identity-gradient", "gradients of weights not clipped", TBT.notations, options={"ste": "identity"}
+            "identity-gradient", "gradients of weights not clipped", TBT.notations,
+            options={"ste": "identity"},
         ),
         _variant(
             "released",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tbt_compile.encoding import Encoding
 from tbt_compile.quantizers import WeightQuantizer
+from tbt_compile.quantizers.weights import CACHED, row_blocks
 
 ENCODINGS = [Encoding.BINARY, Encoding.TERNARY]
 
@@ -126,3 +127,27 @@ def test_the_trust_gradient_passes_within_half_a_step_of_a_level(encoding, reach
     if method == "stats":  # the threshold of Eq. 1 is not half a scale
         assert torch.equal(weight.grad.bool()[clear], (distance <= half_step)[clear])
     assert torch.equal(weight.grad.bool(), centered.abs() <= reach * quantized.scale)
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS, Encoding.INT8])
+@pytest.mark.parametrize("method", ["stats", "l2", "sign"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_large_weights_are_quantized_in_blocks_of_rows(encoding, method, dtype):
+    weight = random_weight(3, 7, CACHED // 2 - 5).to(dtype).requires_grad_()
+    assert len(list(row_blocks(weight))) == 4
+    quantizer = WeightQuantizer(encoding, method=method, ste="clipped")
+    codes, scale = quantizer(weight)
+    (codes.float() * torch.arange(7)[:, None]).sum().backward()
+    assert codes.dtype == dtype
+    for index, row in enumerate(weight.detach()):
+        alone = row[None].clone().requires_grad_()
+        assert len(list(row_blocks(alone))) == 1
+        row_codes, row_scale = quantizer(alone)
+        (row_codes.float() * index).sum().backward()
+        assert torch.equal(codes[index], row_codes[0])
+        assert torch.equal(scale[index], row_scale[0])
+        assert torch.equal(weight.grad[index], alone.grad[0])
+
+
+def test_rows_longer_than_a_block_are_blocks_of_their_own():
+    assert list(row_blocks(torch.empty(2, 2 * CACHED))) == [slice(0, 1), slice(1, 2)]
