@@ -23,7 +23,6 @@ from study import (
     Preset,
     Study,
     arguments,
-    attend_eagerly,
     half_precision,
     program,
     read_texts,
@@ -47,8 +46,8 @@ PRESETS = {
         teacher_rate=5e-4, rate=3e-4, layers=4,
     ),
     "cpu": Preset(
-        source=64, target=24, train=60_000, test=1000, batch_size=32, teacher_steps=2000, steps=5000,
-        teacher_rate=1e-3, rate=1e-3, layers=1,
+        source=64, target=24, train=60_000, test=1000, batch_size=32, teacher_steps=2000, steps=4000,
+        teacher_rate=1e-3, rate=4e-4, layers=1,
     ),
 }  # fmt: skip
 """`teacher_steps` and `teacher_rate` are those of pre-training, `steps` and `rate` those of fine-tuning."""
@@ -91,7 +90,6 @@ def work(options: argparse.Namespace, opened: Study) -> bool:
 
     def train(name: str, model: Any, pairs: Sequence[TextPair], steps: int, rate: float) -> dict[str, Any]:
         corpus = Corpus(pairs, tokenizer(), preset.lengths)
-        attend_eagerly(model)
         with half_precision():
             train_teacher(model, corpus, study.training(name, steps, rate), callbacks=[study.limit])
         return {"outcome": read_record(study.output / name)["outcome"]}

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from study import Phase, Study, attend_eagerly, half_precision
+from study import Phase, Study, half_precision
 from transformers import PreTrainedModel
 
 import tbt_compile
@@ -43,10 +43,8 @@ def teacher_phase(
     def work() -> dict[str, Any]:
         preset = study.preset
         run = study.training(TEACHER, preset.teacher_steps, preset.teacher_rate)
-        pretrained = model()
-        attend_eagerly(pretrained)
         with half_precision():
-            trained = train_teacher(pretrained, corpus(), run, callbacks=[study.limit])
+            trained = train_teacher(model(), corpus(), run, callbacks=[study.limit])
         return {"parameters": trained.num_parameters(), **_outcome(study.output / TEACHER)}
 
     return Phase(TEACHER, work)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tbt_compile.errors import did_you_mean
 from tbt_compile.training import processes
@@ -27,6 +28,11 @@ def matmul_precision(name: str) -> Iterator[None]:
     Quantizers compute codes and scales in float32 at any precision, and saved weights are float32. Logs a
     warning if this machine has no products faster than float32.
 
+    A CPU with products in bfloat16 computes attention by whole products meanwhile: its fused attention makes
+    many small ones, each of which costs more to set up than to compute (5 to 12 times the time of a training
+    step for texts of 20 to 64 tokens, as much for 512). Memory grows with the square of the length, as it
+    does for quantized attention.
+
     Args:
         name: one of `PRECISIONS`.
 
@@ -41,13 +47,16 @@ def matmul_precision(name: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)
     try:
-        if name != "highest" and product_format() == "float32" and processes.is_first():
+        faster = product_format() if name != "highest" else "float32"
+        if name != "highest" and faster == "float32" and processes.is_first():
             log.warning(
                 "precision %r of matrix products has no effect: %s has none faster than float32",
                 name,
                 "this CPU" if processes.device().type == "cpu" else "this GPU",
             )
-        yield
+        small_products = faster == "bfloat16" and processes.device().type == "cpu"
+        with sdpa_kernel(SDPBackend.MATH) if small_products else nullcontext():
+            yield
     finally:
         torch.set_float32_matmul_precision(before)
 

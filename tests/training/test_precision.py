@@ -7,8 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.backends.cuda import flash_sdp_enabled
+from torch.nn.functional import scaled_dot_product_attention
+from torch.profiler import ProfilerActivity, profile
 
-from tbt_compile.training import TrainingError, precision
+from tbt_compile.training import TrainingError, precision, processes
 from tbt_compile.training.precision import PRECISIONS, matmul_precision, product_format
 
 
@@ -70,3 +73,20 @@ def test_a_precision_that_the_machine_does_not_have_is_said(
     with matmul_precision(name):
         pass
     assert ("precision 'medium' of matrix products has no effect" in caplog.text) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "whole"),
+    [("medium", "bfloat16", True), ("high", "tf32", False), ("highest", "float32", False)],
+)
+def test_attention_in_bfloat16_is_computed_by_whole_products_on_a_cpu(
+    name: str, found: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "product_format", lambda: found)
+    monkeypatch.setattr(processes, "device", lambda: torch.device("cpu"))
+    query = torch.ones(1, 2, 4, 8)
+    with matmul_precision(name), profile(activities=[ProfilerActivity.CPU]) as seen:
+        scaled_dot_product_attention(query, query, query)
+    operators = {event.key for event in seen.key_averages()}
+    assert ("aten::_scaled_dot_product_attention_math" in operators) == whole
+    assert flash_sdp_enabled()
