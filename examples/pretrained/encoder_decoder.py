@@ -46,13 +46,13 @@ PRESETS = {
         teacher_rate=5e-4, rate=3e-4, layers=4,
     ),
     "cpu": Preset(
-        source=64, target=24, train=60_000, test=1000, batch_size=32, teacher_steps=2000, steps=4000,
+        source=64, target=24, train=60_000, test=1000, batch_size=32, teacher_steps=8000, steps=3000,
         teacher_rate=1e-3, rate=4e-4, layers=1,
     ),
 }  # fmt: skip
 """`teacher_steps` and `teacher_rate` are those of pre-training, `steps` and `rate` those of fine-tuning."""
 SHAPES = {4: (ModelSize(width=512, layers=4, heads=8, inner=2048, dropout=0.1), 16_000)}
-WIDER = (ModelSize(width=768, layers=1, heads=12, inner=3072), 8000)
+WIDER = (ModelSize(width=768, layers=1, heads=12, inner=3072, dropout=0.1), 8000)
 DATA_SETS = ("debian-synopses", "debian-en-it")
 COPIES, DELETED = 4, 0.3
 PRETRAINED = "pretrained"

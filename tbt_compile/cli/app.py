@@ -33,6 +33,8 @@ from tbt_compile.extras import require_extra
 EPILOG = "Start with: tbt demo"
 INTERRUPTED = 130
 """Exit code after Ctrl-C, by shell convention; typer converts the interrupt to it."""
+RESUMABLE = ("demo", "train", "reproduce")
+"""Commands that go on where they were stopped, unless they are told `--no-resume`."""
 
 app = typer.Typer(
     name="tbt",
@@ -84,7 +86,9 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code != INTERRUPTED:
             raise
-        err.print("interrupted", style="red")
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+        goes_on = command in RESUMABLE and "--no-resume" not in sys.argv
+        err.print("interrupted" + "; the same command goes on from here" * goes_on, style="red")
         sys.stdout.flush()
         # An ordinary exit would wait for worker threads, which may be inside a kernel for seconds.
         os._exit(INTERRUPTED)

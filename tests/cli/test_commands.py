@@ -207,3 +207,27 @@ def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[
         progress("student: step 1 of 9", 0.5)
     lines = capsys.readouterr().err.splitlines()
     assert [line.strip() for line in lines] == ["10% teacher: step 1 of 9", "50% student: step 1 of 9"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["demo"], "interrupted; the same command goes on from here"),
+        (["--debug", "reproduce", "table3"], "interrupted; the same command goes on from here"),
+        (["train", "--no-resume"], "interrupted"),
+        (["lower", "demo"], "interrupted"),
+    ],
+)
+def test_an_interrupt_says_whether_the_command_goes_on(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        raise SystemExit(130)
+
+    app, codes = importlib.import_module("tbt_compile.cli.app"), []
+    monkeypatch.setattr(app, "app", stopped)
+    monkeypatch.setattr(app.os, "_exit", codes.append)
+    monkeypatch.setattr(app.sys, "argv", ["tbt", *arguments])
+    app.main()
+    assert capsys.readouterr().err.strip() == said
+    assert codes == [130]
