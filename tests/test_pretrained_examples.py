@@ -155,7 +155,7 @@ def test_an_encoder_decoder_becomes_a_teacher(
     from tbt_compile.training import ModelSize
 
     small = (ModelSize(width=32, layers=1, heads=2, inner=64), 300)
-    monkeypatch.setattr(encoder_decoder, "SMALLER", small)
+    monkeypatch.setattr(encoder_decoder, "WIDER", small)
     output = tmp_path / "out"
     given = ["--data", str(data), "--output", str(output), "--source", "24", "--target", "12"]
     assert encoder_decoder.main([*given, *FEW])
