@@ -26,7 +26,7 @@ from tbt_compile.progress import Progress
 from tbt_compile.reproduce.rows import Row, make_row, read_row, row_path
 from tbt_compile.storage.atomic_write import save_json
 from tbt_compile.training import OutOfTimeError, TimeLimit, TrainingRun, TrainSettings, processes
-from tbt_compile.training.precision import PRECISIONS, matmul_precision
+from tbt_compile.training.precision import PRECISIONS, matmul_precision, product_format
 from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import TrainingRecord
 
@@ -238,12 +238,12 @@ def program(main: Callable[[], object]) -> None:
 
 
 def half_precision() -> Any:
-    """A context in which a teacher trains in bfloat16 with float32 weights: on a GPU, or at medium precision.
+    """A context in which a teacher trains in bfloat16 with float32 weights: on a GPU, or if products are.
 
     Casts are not cached: within one context the weights change from step to step.
     """
     device = processes.device().type
-    if device != "cuda" and torch.get_float32_matmul_precision() != "medium":
+    if device != "cuda" and product_format() != "bfloat16":
         return nullcontext()
     return torch.autocast(device, torch.bfloat16, cache_enabled=False)
 
