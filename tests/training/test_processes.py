@@ -35,7 +35,7 @@ def test_two_processes_have_the_loss_of_one_with_the_same_batch(tmp_path: Path) 
     share_batch.train(tmp_path / "one")
     # Rounding apart they are equal; but the gradient of a learned scale depends on how far a batch is padded,
     # a share of it less far than the whole, so that from the second step on such students differ a little.
-    # The other student was found 1.1e-5 apart on a CPU with AMX, by rounding as it seems; the cause is not traced.
+    # The other student was found 1.1e-5 apart with AMX, it seems by rounding; the cause is not traced.
     exact, rounded, close = (1e-6, 1e-5), (1e-4, 1e-3), (2e-3, 1e-2)
     for name, (loss, difference) in {
         "teacher": exact,
