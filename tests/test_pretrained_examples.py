@@ -123,6 +123,7 @@ def test_whisper_from_a_ctranslate2_folder_to_a_table(
 ) -> None:
     import comparison
     import speech_data
+    import study
     import whisper
 
     def spoken(_program: str, _voice: str, _speed: int, text: str) -> np.ndarray:
@@ -132,6 +133,7 @@ def test_whisper_from_a_ctranslate2_folder_to_a_table(
     for module in (speech_data, whisper):
         monkeypatch.setattr(module, "require_espeak", lambda: "espeak-ng")
     monkeypatch.setattr(whisper, "recordings_of_people", lambda *_: [])
+    monkeypatch.setattr(study, "product_format", lambda: "bfloat16")  # the teacher trains under autocast
     _only(monkeypatch, (whisper, comparison), ("2-2-8",))
     lines = [TextPair(f"The {color} cat saw a dog.", "cat") for color in ("red", "grey", "white", "black")]
     for split in ("train", "test"):

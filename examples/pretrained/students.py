@@ -43,8 +43,9 @@ def teacher_phase(
     def work() -> dict[str, Any]:
         preset = study.preset
         run = study.training(TEACHER, preset.teacher_steps, preset.teacher_rate)
+        pretrained, examples = model(), corpus()
         with half_precision():
-            trained = train_teacher(model(), corpus(), run, callbacks=[study.limit])
+            trained = train_teacher(pretrained, examples, run, callbacks=[study.limit])
         return {"parameters": trained.num_parameters(), **_outcome(study.output / TEACHER)}
 
     return Phase(TEACHER, work)

@@ -20,14 +20,14 @@ STEPS = replace(SETTINGS, steps=6, save_every=2)
 
 
 def train(folder: Path) -> None:
-    """A teacher, and students of an untrained one: of one step, of six, of six with further terms."""
+    """A teacher, and students of an untrained one: plain and with further terms, of one step and of six."""
     teacher = new_model(PLAIN, tokenizer(), max_length=40)
     trained = copy.deepcopy(teacher)
     train_teacher(trained, corpus(), TrainingRun(folder / "teacher", STEPS))
-    for name, steps in (("first", replace(STEPS, steps=1, save_every=1)), ("student", STEPS)):
-        distill(teacher, "2-2-2", corpus(), TrainingRun(folder / name, steps))
     method = get_method("ternarybert")
-    method.train_student(teacher, "2-2-8", corpus(), TrainingRun(folder / "other", STEPS))
+    for kind, steps in (("first", replace(STEPS, steps=1, save_every=1)), ("sixth", STEPS)):
+        distill(teacher, "2-2-2", corpus(), TrainingRun(folder / f"{kind}-plain", steps))
+        method.train_student(teacher, "2-2-8", corpus(), TrainingRun(folder / f"{kind}-further", steps))
 
 
 if __name__ == "__main__":
