@@ -26,6 +26,7 @@ from study import Preset, Study, arguments, program, read_texts, run, run_phases
 from transformers import PreTrainedModel
 from weights import find_weights, hash_of
 
+from tbt_compile.bench.engines.llama_cpp import cannot_run
 from tbt_compile.checkpoints.gguf_file import tokenizer as tokenizer_of
 from tbt_compile.checkpoints.whole import load_full_precision
 from tbt_compile.data.decoder_text import PromptCorpus
@@ -75,10 +76,8 @@ def loaders(study: Study, longest: int) -> Loaders:
         return load_teacher(study.output / TEACHER)
 
     found: dict[str, Callable[[], Engine]] = {"torch float32": lambda: torch_text(teacher())}
-    try:
-        import llama_cpp  # noqa: F401
-    except ImportError:
-        study.say("llama.cpp is left out: pip install 'tbt-compile[bench-llama]' brings it")
+    if why := cannot_run():
+        study.say(f"llama.cpp is left out: {why}")
     else:
         for kind in LLAMA_CPP:
             found[f"llama.cpp {kind}"] = lambda kind=kind: llama_cpp_text(

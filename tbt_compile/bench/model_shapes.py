@@ -72,6 +72,7 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny", "bart", 1000, 64, 2, 4, 128, positions=256),
+        Shape("tiny-llama", "llama", 1000, 256, 2, 4, 256, positions=256, key_value_heads=4),
         Shape("bart-base", "bart", 50265, 768, 6, 12, 3072),
         Shape("mbart-large", "mbart", 250054, 1024, 12, 16, 4096),
         Shape("llama-134m", "llama", 32000, 768, 12, 12, 2048, positions=2048, key_value_heads=12),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,7 @@ def _run_once(job: Job, doing: str, *arguments: str) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise WorkerError(f"{doing} {job.name} failed: {done.stderr.strip()[-2000:]}")
+        raise WorkerError(f"{doing} {job.name} failed: {_why(done.returncode, done.stderr)}")
     return done.stdout
 
 
@@ -92,9 +93,9 @@ class WorkerProcess:
         if not answer:
             self._process.communicate()
             self._errors.seek(0)
-            said = self._errors.read().strip()[-2000:]
+            why = _why(self._process.returncode, self._errors.read())
             self._errors.close()
-            raise WorkerError(f"measuring {self.name} failed: {said}")
+            raise WorkerError(f"measuring {self.name} failed: {why}")
         answered: dict[str, Any] = json.loads(answer)
         return answered
 
@@ -125,6 +126,17 @@ class Worker(WorkerProcess):
         answer = self.ask(count)
         self.peak_bytes = int(answer["peak_bytes"])
         return float(answer["seconds"]), float(answer["cpu_seconds"])
+
+
+def _why(code: int, said: str) -> str:
+    """How a worker ended, and the last lines that it printed."""
+    last = said.strip()[-2000:]
+    if code != -signal.SIGILL:
+        return f"killed by {signal.Signals(-code).name}. {last}" if code < 0 else last
+    return (
+        "killed by SIGILL: a package in it was built for another CPU; build it here with "
+        f"pip install --no-cache-dir --force-reinstall --no-deps --no-binary PACKAGE PACKAGE. {last}"
+    )
 
 
 def _command(module: str) -> list[str]:

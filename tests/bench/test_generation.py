@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import platform
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tbt_compile.bench import generation, worker_process
-from tbt_compile.bench.engines import ENGINES, engines_for, get_engine
+from tbt_compile.bench.engines import ENGINES, engines_for, get_engine, llama_cpp
 from tbt_compile.bench.generation import BenchSettings, best_int8_peer
 from tbt_compile.bench.job import Job
 from tbt_compile.bench.model_shapes import SHAPES, get_shape, source_ids
@@ -142,6 +143,23 @@ def test_a_failing_process_is_an_error_with_its_last_words(monkeypatch: pytest.M
     broken = Job("tbt", "2-2-2", "no-such-shape", 1, 8, 2, "host", "/nonexistent")
     with pytest.raises(WorkerError, match=r"preparing tbt 2-2-2 failed(.|\n)*unknown shape"):
         worker_process.build(broken)
+
+
+@pytest.mark.parametrize(("name", "why"), [("SIGKILL", ""), ("SIGILL", "built for another CPU")])
+def test_a_process_that_is_killed_is_an_error_with_the_signal(
+    name: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies = [sys.executable, "-c", f"import os, signal; os.kill(os.getpid(), signal.{name})"]
+    monkeypatch.setattr(worker_process, "_command", lambda _module: dies)
+    job = Job("llama.cpp Q8_0", "", "tiny-llama", 1, 8, 2, "host", "/nonexistent")
+    with pytest.raises(WorkerError, match=rf"measuring llama.cpp Q8_0 failed: killed by {name}(.|\n)*{why}"):
+        Worker(job)
+    with pytest.raises(WorkerError, match=rf"preparing llama.cpp Q8_0 failed: killed by {name}"):
+        worker_process.build(job)
+    llama_cpp.cannot_run.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
+    assert f"killed by {name}" in llama_cpp.available(job)
+    llama_cpp.cannot_run.cache_clear()
 
 
 @pytest.mark.parametrize(

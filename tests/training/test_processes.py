@@ -33,8 +33,8 @@ def outcome(folder: Path) -> dict[str, float]:
 def test_two_processes_have_the_loss_of_one_with_the_same_batch(tmp_path: Path) -> None:
     launch(2, share_batch.__file__, str(tmp_path / "two"), "2")
     share_batch.train(tmp_path / "one")
-    # From equal weights a step is equal but for the order of sums. After it weights are 1e-7 apart, which puts a
-    # value that lies between two codes into the other one, and the gradient of a learned scale depends on how
+    # From equal weights a step is equal but for the order of sums. Then weights are 1e-7 apart, which puts a
+    # value that lies between two codes into the other one; and the gradient of a learned scale depends on how
     # far a batch is padded, a share of it less far than the whole.
     exact, rounded, padded = (1e-6, 1e-5), (1e-4, 1e-3), (2e-3, 1e-2)
     for name, (loss, difference) in {

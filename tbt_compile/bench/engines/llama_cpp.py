@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from contextlib import closing
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from tbt_compile.bench import bitnet_files
+from tbt_compile.bench import bitnet_files, worker_process
 from tbt_compile.bench.engines import check_counts
 from tbt_compile.bench.gguf_header import adjacent_pairs, close_gguf, opened_gguf
 from tbt_compile.bench.job import Job
@@ -39,7 +42,7 @@ _TENSORS = {
 
 
 def available(job: Job) -> str:
-    """The reason that the engine cannot do the job: it is not installed, or the job is of another kind."""
+    """The reason that the engine cannot do the job: it cannot run here, or the job is of another kind."""
     family = get_shape(job.shape).family
     if family == "bitnet" and not job.engine.endswith("TQ2_0"):
         return "BitNet shapes are written as TQ2_0 only"
@@ -47,10 +50,23 @@ def available(job: Job) -> str:
         return "only Llama and BitNet shapes are written as GGUF"
     if job.batch > 1 or job.beams > 1:
         return "it is measured on one text, greedily"
+    return cannot_run()
+
+
+@cache
+def cannot_run() -> str:
+    """The reason that llama.cpp cannot run here: it is not installed, or a try with a tiny model fails."""
     missing = [package for name, package in _PACKAGES.items() if importlib.util.find_spec(name) is None]
-    return (
-        f"{', '.join(missing)} not installed; run pip install 'tbt-compile[bench-llama]'" if missing else ""
-    )
+    if missing:
+        return f"{', '.join(missing)} not installed; run pip install 'tbt-compile[bench-llama]'"
+    with TemporaryDirectory() as folder:
+        job = Job("llama.cpp Q8_0", "", "tiny-llama", 1, 8, 2, "host", folder)
+        try:
+            worker_process.build(job)
+            with closing(worker_process.Worker(job)):
+                return ""
+        except worker_process.WorkerError as error:
+            return str(error)
 
 
 def build(job: Job) -> None:
