@@ -17,7 +17,8 @@ from tbt_compile.adapters import adapter_for
 from tbt_compile.adapters.decode_settings import decode_settings
 from tbt_compile.adapters.huggingface import HuggingFaceAdapter
 from tbt_compile.errors import GenerationError, LoweringError
-from tbt_compile.runtime.input_checks import Limits, checked_batch
+from tbt_compile.runtime.input_checks import Limits, TokenLimits, checked_batch
+from tbt_compile.size_bounds import SizeBound
 
 
 def limits_of(model: Any) -> Limits:
@@ -108,6 +109,14 @@ def test_padding_counts_where_the_model_counts_it() -> None:
     checked_batch(ids[:, 1:], mask[:, 1:], limits.source, "left")
     with pytest.raises(GenerationError, match="65 decoder tokens with padding are more than the model's 64"):
         limits.check_decoder(ids[:, :1], POSITIONS + 1, 20)
+
+
+def test_outputs_that_would_come_to_an_excluded_length_are_refused_before_they_begin() -> None:
+    words = TokenLimits(VOCABULARY)
+    limits = Limits(1, words, words, bounds={"step": [SizeBound("tokens", 0, False, "a branch", 8)]})
+    limits.check_output(3, 3, 8)  # the eighth token is not read
+    with pytest.raises(GenerationError, match="a sequence of 8 tokens: expected no multiple of 8: a branch"):
+        limits.check_output(3, 3, 9)
 
 
 def test_each_side_has_its_own_vocabulary() -> None:

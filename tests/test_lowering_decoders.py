@@ -99,8 +99,16 @@ def test_positions_end(pair: Pair) -> None:
     ids = np.tile(IDS[:1], 5)[:, : POSITIONS - 2]
     expected = eager_tokens(model, ids, np.ones_like(ids), max_new_tokens=3, min_new_tokens=3)
     assert np.array_equal(compiled.generate(ids, max_new_tokens=3, min_new_tokens=3), expected)
-    with pytest.raises(GenerationError, match=f"{POSITIONS + 1} decoder tokens are more than the model's"):
-        compiled.generate(ids, max_new_tokens=4, min_new_tokens=4)
+    # Before the first token: what was written until then would be lost.
+    begun: list[object] = []
+    too_long = f"{POSITIONS + 1} decoder tokens are more than the model's"
+    for short in (1, ids.shape[1]):
+        most = POSITIONS + 2 - short
+        with pytest.raises(GenerationError, match=too_long):
+            compiled.generate(ids[:, :short], max_new_tokens=most, on_tokens=begun.append)
+        with pytest.raises(GenerationError, match=too_long):
+            compiled.generate_many([[5], ids[0, :short]], max_new_tokens=most, progress=begun.append)
+    assert not begun
     with pytest.raises(GenerationError, match=f"the prompt has {POSITIONS + 1} tokens, and the model has 64"):
         compiled.generate(np.full((1, POSITIONS + 1), 3))
 

@@ -117,8 +117,9 @@ class CompiledModel(SessionModel):
             raise GenerationError(
                 f"decoder_input_ids: {self.description['class']} has no encoder, and its prompt is input_ids"
             )
-        if self.is_encoder_decoder:
-            self._limits.check_decoder(prompt, prompt.shape[1], prompt.shape[1])
+        attended = prompt.shape[1] if padding is None else int(mask.sum(axis=1).max())
+        self._limits.check_decoder(prompt, prompt.shape[1], attended)
+        self._check_output(chosen, prompt.shape[1], attended)
         return worker_threads.run(
             lambda: self._search(
                 self._open(ids, mask),
@@ -173,6 +174,9 @@ class CompiledModel(SessionModel):
         chosen = self._chosen(settings)
         num_workers = count("num_workers", num_workers)
         rows = checked_sources(sources, self._limits.source)
+        prompts = [1] if self.is_encoder_decoder else [len(row) for row in rows]
+        for prompt in (min(prompts), max(prompts)) if rows else ():
+            self._check_output(chosen, prompt, prompt)
         share = max(1, choose(self.num_threads) // num_workers)
         threads = share if num_threads is None else count("num_threads", num_threads)
         return run_batches(
@@ -206,6 +210,10 @@ class CompiledModel(SessionModel):
         """The settings of a call; one that samples does so as the model's config says."""
         recorded = self.description["sampling"] if settings.get("do_sample") else {}
         return self._settings.replace(**{**recorded, **settings})
+
+    def _check_output(self, settings: GenerationSettings, prompt: int, attended: int) -> None:
+        """Refuse outputs that could exceed the model's positions, or have no room for a new token."""
+        self._limits.check_output(prompt, attended, settings.lengths(prompt).maximum)
 
     def _search(self, *arguments: Any, **options: Any) -> Tokens:
         """Run `generation.search` with this model's compiled ranking and shortlist."""

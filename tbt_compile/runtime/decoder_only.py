@@ -54,8 +54,7 @@ class DecoderOnlySession:
             return self._logits.values
         before, new = self._mask.shape[1], tokens.shape[1]
         self._limits.check_decoder(tokens, before + new, int(self._lengths.max()) + new)
-        for length in range(before + 1, before + new + 1):
-            self._limits.check_sizes("step", rows=len(tokens), tokens=length)
+        self._limits.check_steps(before, before + new, rows=len(tokens))
         self._logits.resize(len(tokens))
         ones = np.ones((len(tokens), 1), np.int64)
         for column in range(new):

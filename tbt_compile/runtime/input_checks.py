@@ -121,6 +121,53 @@ class Limits:
             more += self.block
         return more
 
+    def check_length(self, length: int, attended: int) -> None:
+        """Check the length of decoder rows.
+
+        Args:
+            length: of every row, padding included.
+            attended: most tokens of a row that are not padding.
+
+        Raises:
+            GenerationError: a row would exceed the model's positions.
+        """
+        excess = self.decoder.excess(length, attended)
+        if excess is not None:
+            raise GenerationError(
+                f"{excess.tokens} decoder tokens{excess.counting} are more than the model's "
+                f"{excess.positions} positions: lower max_new_tokens or max_length"
+            )
+
+    def check_output(self, prompt: int, attended: int, longest: int) -> None:
+        """Check the length that outputs may reach, before they are begun.
+
+        Args:
+            prompt: tokens of every row before the new ones, padding included.
+            attended: most of a row that are not padding.
+            longest: length of the longest output, prompt included; its last token is not read again.
+
+        Raises:
+            GenerationError: an output could exceed the model's positions, or would come to a length at which
+                the forward takes another branch.
+        """
+        self.check_length(longest - 1, attended + longest - 1 - prompt)
+        self.check_steps(prompt, longest - 1)
+
+    def check_steps(self, before: int, length: int, **sizes: int) -> None:
+        """Check the sizes of the steps that take rows of `before` tokens to `length`.
+
+        Args:
+            before: tokens of every row, padding included.
+            length: tokens after the last step.
+            sizes: the others, as for `check_sizes`.
+
+        Raises:
+            GenerationError: the forward would take another branch in one of them.
+        """
+        if self.bounds.get("step"):
+            for tokens in range(before + 1, length + 1):
+                self.check_sizes("step", **sizes, tokens=tokens)
+
     def check_decoder(self, tokens: npt.NDArray[np.int64], length: int, attended: int) -> None:
         """Check decoder tokens before they are appended.
 
@@ -132,12 +179,7 @@ class Limits:
         Raises:
             GenerationError: a row would exceed the model's positions, or a token is outside the vocabulary.
         """
-        excess = self.decoder.excess(length, attended)
-        if excess is not None:
-            raise GenerationError(
-                f"{excess.tokens} decoder tokens{excess.counting} are more than the model's "
-                f"{excess.positions} positions: lower max_new_tokens or max_length"
-            )
+        self.check_length(length, attended)
         listed = tokens.ravel().tolist()  # faster than two NumPy reductions on one token per row
         least, most = min(listed), max(listed)
         if least < 0 or most >= self.decoder.vocabulary:

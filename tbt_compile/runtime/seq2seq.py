@@ -50,8 +50,7 @@ class Seq2SeqSession:
             self._limits.check_sizes("first_step", **sizes, tokens=self._length)
             self._logits = self._first_step(tokens)
             return self._logits.values
-        for length in range(before + 1, self._length + 1):
-            self._limits.check_sizes("step", **sizes, tokens=length)
+        self._limits.check_steps(before, self._length, **sizes)
         self._logits.resize(len(tokens))
         for column in range(tokens.shape[1]):
             past = [cache.tensor() for cache in self._self_caches]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from tbt_compile.errors import GenerationError
 from tbt_compile.runtime.compiled_model import CompiledModel
 from tbt_compile.runtime.generation import DecoderSession, GenerationSettings, Scores, Tokens
@@ -68,8 +66,7 @@ class ServedModel:
         Raises:
             GenerationError: it would exceed the model's positions.
         """
-        # The last token is not read again.
-        self.model._limits.check_decoder(np.zeros((1, 1), np.int64), longest - 1, longest - 1)
+        self.model._limits.check_output(0, 0, longest)
 
     @property
     def longest(self) -> int | None:
