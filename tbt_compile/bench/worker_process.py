@@ -133,10 +133,7 @@ def _why(code: int, said: str) -> str:
     last = said.strip()[-2000:]
     if code != -signal.SIGILL:
         return f"killed by {signal.Signals(-code).name}. {last}" if code < 0 else last
-    return (
-        "killed by SIGILL: a package in it was built for another CPU; build it here with "
-        f"pip install --no-cache-dir --force-reinstall --no-deps --no-binary PACKAGE PACKAGE. {last}"
-    )
+    return f"killed by SIGILL: a package in it has an instruction that fails on this CPU. {last}"
 
 
 def _command(module: str) -> list[str]:

@@ -145,7 +145,9 @@ def test_a_failing_process_is_an_error_with_its_last_words(monkeypatch: pytest.M
         worker_process.build(broken)
 
 
-@pytest.mark.parametrize(("name", "why"), [("SIGKILL", ""), ("SIGILL", "built for another CPU")])
+@pytest.mark.parametrize(
+    ("name", "why"), [("SIGKILL", ""), ("SIGILL", "an instruction that fails on this CPU")]
+)
 def test_a_process_that_is_killed_is_an_error_with_the_signal(
     name: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +160,9 @@ def test_a_process_that_is_killed_is_an_error_with_the_signal(
         worker_process.build(job)
     llama_cpp.cannot_run.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
-    assert f"killed by {name}" in llama_cpp.available(job)
+    reason = llama_cpp.available(job)
+    assert f"killed by {name}" in reason
+    assert ("without AMX" in reason) == (name == "SIGILL")
     llama_cpp.cannot_run.cache_clear()
 
 

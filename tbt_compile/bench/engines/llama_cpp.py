@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _PACKAGES = {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}
+# Its AMX kernels fail where a compiler drops their tile configuration: ggml-org/llama.cpp, pull request 26954.
+_BUILD = (
+    "Build llama.cpp here, without AMX, in which it has a fault: CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_AVX512=ON "
+    "-DGGML_AVX512_VNNI=ON' pip install --no-cache-dir --force-reinstall --no-deps --no-binary llama-cpp-python "
+    "llama-cpp-python"
+)
 _TENSORS = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -66,7 +72,7 @@ def cannot_run() -> str:
             with closing(worker_process.Worker(job)):
                 return ""
         except worker_process.WorkerError as error:
-            return str(error)
+            return f"{error}{_BUILD}" if "SIGILL" in str(error) else str(error)
 
 
 def build(job: Job) -> None:
