@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _PACKAGES = {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}
-# Its AMX kernels fail where a compiler drops their tile configuration: ggml-org/llama.cpp, pull request 26954.
+# Its AMX kernels fail where a compiler drops their tile settings: ggml-org/llama.cpp, pull request 26954.
 _BUILD = (
-    "Build llama.cpp here, without AMX, in which it has a fault: CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_AVX512=ON "
-    "-DGGML_AVX512_VNNI=ON' pip install --no-cache-dir --force-reinstall --no-deps --no-binary llama-cpp-python "
-    "llama-cpp-python"
+    "Build llama.cpp here, without AMX, in which it has a fault: "
+    "CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON' pip install --no-cache-dir "
+    "--force-reinstall --no-deps --no-binary llama-cpp-python llama-cpp-python"
 )
 _TENSORS = {
     "model.embed_tokens": "token_embd",
