@@ -210,6 +210,16 @@ def prefetch(buffer: Buffer, *index: Expr | int) -> None:
     T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, T.int32(0), T.int32(3), T.int32(1)))
 
 
+def reread(buffer: Buffer) -> Buffer:
+    """The same buffer at an address that LLVM takes for another one.
+
+    What is read from it, and what is computed of that alone, is then not hoisted out of the enclosing loop.
+    """
+    address = T.address_of(buffer[tuple(0 for _ in buffer.shape)])
+    data = T.Bind(T.call_llvm_intrin("handle", "llvm.launder.invariant.group", address))
+    return T.decl_buffer(buffer.shape, buffer.dtype, data=data, strides=buffer.strides or None)
+
+
 def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
     """Load contiguous elements across rows.
 

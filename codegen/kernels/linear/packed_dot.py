@@ -103,7 +103,7 @@ class PackedDot:
             emit.loop("part", self.spec.isa.block // (self.vectors * lanes)) as part,
         ):
             column = part * (self.vectors * lanes)
-            self._tile(row, w, block, column, epilogue)
+            self._tile(row, emit.reread(w), block, column, epilogue)
 
     def _tile(self, row: Expr, w: Buffer, block: Expr, column: Expr, epilogue: Epilogue) -> None:
         """Adjacent column vectors, half of the fields at a time to keep the accumulators in registers."""
