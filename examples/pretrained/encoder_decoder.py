@@ -46,7 +46,7 @@ PRESETS = {
         teacher_rate=5e-4, rate=3e-4, layers=4,
     ),
     "cpu": Preset(
-        source=64, target=24, train=60_000, test=1000, batch_size=32, teacher_steps=8000, steps=3000,
+        source=64, target=24, train=60_000, test=1000, batch_size=32, teacher_steps=5000, steps=2500,
         teacher_rate=1e-3, rate=4e-4, layers=1,
     ),
 }  # fmt: skip

@@ -19,7 +19,7 @@ from tbt_compile.bench.engines.llama_cpp import quantize, write_gguf
 from tbt_compile.bench.model_shapes import Shape
 
 LLAMA_CPP = ("Q8_0", "Q4_0", "TQ2_0")
-SPEED_TOKENS, TURNS = 32, 5
+SPEED_TOKENS, TURNS = 32, 15
 
 
 @dataclass(frozen=True)
