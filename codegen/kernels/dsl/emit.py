@@ -217,7 +217,8 @@ def reread(buffer: Buffer) -> Buffer:
     """
     address = T.address_of(buffer[tuple(0 for _ in buffer.shape)])
     data = T.Bind(T.call_llvm_intrin("handle", "llvm.launder.invariant.group", address))
-    return T.decl_buffer(buffer.shape, buffer.dtype, data=data, strides=buffer.strides or None)
+    strides, align = buffer.strides or None, buffer.data_alignment
+    return T.decl_buffer(buffer.shape, buffer.dtype, data=data, strides=strides, align=align)
 
 
 def load_rows(buffer: Buffer, index: Sequence[Expr], lanes: int) -> Expr:
