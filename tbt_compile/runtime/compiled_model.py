@@ -174,8 +174,7 @@ class CompiledModel(SessionModel):
         chosen = self._chosen(settings)
         num_workers = count("num_workers", num_workers)
         rows = checked_sources(sources, self._limits.source)
-        prompts = [1] if self.is_encoder_decoder else [len(row) for row in rows]
-        for prompt in (min(prompts), max(prompts)) if rows else ():
+        for prompt in {1 if self.is_encoder_decoder else len(row) for row in rows}:
             self._check_output(chosen, prompt, prompt)
         share = max(1, choose(self.num_threads) // num_workers)
         threads = share if num_threads is None else count("num_threads", num_threads)

@@ -92,7 +92,7 @@ class Engine:
         """
         ids, prompt = self._model.request(source, settings)
         writing = Writing(ids, prompt, settings, stream, self._model.vocabulary, on_token, on_end)
-        self._model.check_length(writing.most_tokens)
+        self._model.check_length(len(prompt), writing.most_tokens)
         return writing
 
     def check_places(self, outputs: int) -> None:

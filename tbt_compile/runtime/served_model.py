@@ -60,13 +60,17 @@ class ServedModel:
         prompt = decoder_prompt(settings, 1)
         return ids[0, : int(mask.sum())], prompt[0]
 
-    def check_length(self, longest: int) -> None:
-        """Check the length that an output may reach, prompt included, before it is begun.
+    def check_length(self, prompt: int, longest: int) -> None:
+        """Check the length that an output may reach, before it is begun.
+
+        Args:
+            prompt: tokens before the new ones.
+            longest: tokens of the longest output, prompt included.
 
         Raises:
-            GenerationError: it would exceed the model's positions.
+            GenerationError: see `Limits.check_output`.
         """
-        self.model._limits.check_output(0, 0, longest)
+        self.model._limits.check_output(prompt, prompt, longest)
 
     @property
     def longest(self) -> int | None:
