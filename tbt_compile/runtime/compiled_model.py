@@ -117,8 +117,10 @@ class CompiledModel(SessionModel):
             raise GenerationError(
                 f"decoder_input_ids: {self.description['class']} has no encoder, and its prompt is input_ids"
             )
-        attended = prompt.shape[1] if padding is None else int(mask.sum(axis=1).max())
-        self._limits.check_decoder(prompt, prompt.shape[1], attended)
+        attended = int(mask.sum(axis=1).max())
+        if self.is_encoder_decoder:
+            attended = prompt.shape[1]
+            self._limits.check_decoder(prompt, attended, attended)
         self._check_output(chosen, prompt.shape[1], attended)
         return worker_threads.run(
             lambda: self._search(
