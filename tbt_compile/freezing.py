@@ -31,6 +31,7 @@ from tbt_compile.ops.exact import exact
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.quantizers.pruned import BlockPruner
 from tbt_compile.quantizers.split import SplitWeightQuantizer
+from tbt_compile.quantizers.weights import StatefulWeightQuantizer
 from tbt_compile.recipe import Recipe
 from tbt_compile.storage.frozen_folder import describe_frozen, save_frozen
 
@@ -116,10 +117,11 @@ def freeze(model: nn.Module | FrozenModel) -> FrozenModel:
     """Quantize the weights of a prepared model one last time and pack them.
 
     The prepared model is not changed; one in a wrapper (DataParallel, torch.compile) is unwrapped. Tied
-    weights become one packed tensor. The frozen model is in eval mode and computes in float32. From a float32
-    model, that is exactly what the prepared model computes in eval mode. Other float parameters are converted
-    and keep their values, and codes stay the same. A model that is frozen already, such as `from_pretrained`
-    of transformers returns, is itself the module of the result; a `FrozenModel` is returned as it is.
+    weights become one packed tensor, unless each has learned scales of its own. The frozen model is in eval
+    mode and computes in float32. From a float32 model, that is exactly what the prepared model computes in
+    eval mode. Other float parameters are converted and keep their values, and codes stay the same. A model
+    that is frozen already, such as `from_pretrained` of transformers returns, is itself the module of the
+    result; a `FrozenModel` is returned as it is.
 
     Raises:
         PlanError: the model is not prepared, was never run (its activation scales are unset), or has
@@ -237,7 +239,9 @@ def _freeze_quantizers(model: nn.Module) -> None:
                 setattr(module, name, FrozenActivation.from_quantizer(quantizer))
             elif _packs(quantizer):
                 rows = module.weight_rows
-                key = (rows.data_ptr(), tuple(rows.shape), quantizer.encoding.value)
+                # Strides: a square weight may be tied to its transpose. The owner: each has learned scales.
+                owner = quantizer.leader if isinstance(quantizer, StatefulWeightQuantizer) else None
+                key = (rows.data_ptr(), rows.shape, rows.stride(), quantizer.encoding, owner)
                 if key not in packed:
                     packed[key] = FrozenWeight.from_quantizer(quantizer, rows)
                 setattr(module, name, packed[key])

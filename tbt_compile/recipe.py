@@ -65,7 +65,8 @@ class Recipe:
         activation_method: "learned" is Eq. 11-14, "statistical" applies Eq. 1-5 per token, "sign" (one bit,
             BiBERT) has no scale.
         activation_offset: learn a number that is subtracted before an activation with a learned scale is
-            rounded, in place of the token's mean (BiT, arXiv:2205.13016).
+            rounded, in place of the token's mean (BiT, arXiv:2205.13016). Not before attention weights: those
+            of masked positions stay 0.
         dead_zone: lambda of Tequila (arXiv:2509.23809): the weights of a linear layer whose ternary code is
             0 add `lambda * sum` of theirs to the bias of their row, and so keep a gradient; 0: they do not.
             Freezing folds it into the bias.

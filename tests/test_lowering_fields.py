@@ -13,6 +13,7 @@ from models import PAD, VOCABULARY, bart, llama
 
 import tbt_compile
 from tbt_compile import Recipe
+from tbt_compile.quantizers import ActivationQuantizer
 
 NEW_TOKENS = {"max_new_tokens": 8, "min_new_tokens": 4}
 FIELDS: dict[str, dict[str, Any]] = {
@@ -60,3 +61,31 @@ def test_compiled_tokens_are_those_of_the_frozen_model(make: Any, name: str, tmp
     model.save_pretrained(tmp_path / "prepared")
     again = tbt_compile.load_prepared(tmp_path / "prepared")
     assert np.array_equal(eager_tokens(tbt_compile.freeze(again), given, mask, **NEW_TOKENS), expected)
+
+
+@pytest.mark.parametrize("make", [bart, llama], ids=["bart", "llama"])
+def test_offsets_let_no_masked_position_through(make: Any) -> None:
+    model: Any = tbt_compile.prepare(make(layers=1), Recipe.parse("2-2-2", activation_offset=True))
+    ids = torch.randint(3, VOCABULARY, (4, 9), generator=torch.Generator().manual_seed(1))
+    model(input_ids=ids, labels=ids)
+    model.eval()
+    with torch.no_grad():
+        for quantizer in model.modules():
+            if (
+                isinstance(quantizer, ActivationQuantizer)
+                and quantizer.learned
+                and quantizer.offset is not None
+            ):
+                quantizer.offset.copy_(-0.6 * quantizer.scale)  # 0 is then nearer to the next level
+        changed = ids.clone()
+        changed[:, 5:] = ids[:, :4]
+        mask = torch.ones_like(ids)
+        if make is bart:
+            mask[:, 5:] = 0
+            calls = [{"input_ids": given, "attention_mask": mask} for given in (ids, changed)]
+            one, other = (model(**call, decoder_input_ids=ids).logits for call in calls)
+        else:
+            one, other = (
+                model(input_ids=given, attention_mask=mask).logits[:, :5] for given in (ids, changed)
+            )
+    assert torch.equal(one, other)

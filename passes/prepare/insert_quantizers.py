@@ -20,7 +20,7 @@ from tbt_compile.modules.products import product_name
 from tbt_compile.ops.operands import operands, set_operand
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.prepare.aten import SOFTMAX, aten, linear_operands, product_operands, search
-from tbt_compile.passes.prepare.site_plan import SitePlan, excluded_site
+from tbt_compile.passes.prepare.site_plan import Operand, SitePlan, excluded_site
 from tbt_compile.passes.prepare.sites import Call, CallSite, SiteKind
 from tbt_compile.passes.prepare.trace_attention import OPERANDS, replace_product, untranspose
 from tbt_compile.quantizers import ActivationQuantizer, quantized_embedding, quantized_linear
@@ -39,13 +39,12 @@ if TYPE_CHECKING:
 HOLDER = "quantizers"
 
 
-def build_activation_quantizer(encoding: Encoding, recipe: Recipe, hadamard: int = 0) -> ActivationQuantizer:
+def build_activation_quantizer(operand: Operand, recipe: Recipe) -> ActivationQuantizer:
     """Build the quantizer of an activation with the options of the recipe.
 
     Args:
-        encoding: encoding of the activation.
-        recipe: its other options.
-        hadamard: features that are rotated together first; 0 for no rotation.
+        operand: the activation.
+        recipe: the options.
 
     Returns:
         The quantizer.
@@ -55,11 +54,17 @@ def build_activation_quantizer(encoding: Encoding, recipe: Recipe, hadamard: int
         "method": recipe.activation_method,
         "initial_scale": recipe.initial_scale,
         "ste": recipe.activation_ste,
-        "offset": recipe.activation_offset,
+        # A masked position has the probability 0, whose code has to be 0.
+        "offset": recipe.activation_offset and operand.name != "probabilities",
     }
-    if hadamard:
-        return RotatedActivationQuantizer(encoding, hadamard, **options)
-    return ActivationQuantizer(encoding, **options)
+    if operand.hadamard:
+        quantizer: ActivationQuantizer = RotatedActivationQuantizer(
+            operand.encoding, operand.hadamard, **options
+        )
+    else:
+        quantizer = ActivationQuantizer(operand.encoding, **options)
+    quantizer.reason = operand.reason
+    return quantizer
 
 
 def build_weight_quantizer(encoding: Encoding, context: PrepareContext, site: SitePlan) -> nn.Module:
@@ -101,12 +106,11 @@ def build_quantizers(context: PrepareContext) -> dict[tuple[str, str], nn.Module
     quantizers: dict[tuple[str, str], nn.Module] = {}
     for site in context.planned:
         for operand in site.operands:
-            if operand.is_weight:
-                quantizer = build_weight_quantizer(operand.encoding, context, site)
-            else:
-                quantizer = build_activation_quantizer(operand.encoding, context.recipe, operand.hadamard)
-                quantizer.reason = operand.reason
-            quantizers[site.fqn, operand.name] = quantizer
+            quantizers[site.fqn, operand.name] = (
+                build_weight_quantizer(operand.encoding, context, site)
+                if operand.is_weight
+                else build_activation_quantizer(operand, context.recipe)
+            )
     for site in context.planned:
         follower = quantizers.get((site.fqn, "weight"))
         if site.tied_to is not None and isinstance(follower, StatefulWeightQuantizer):

@@ -168,6 +168,11 @@ class ActivationQuantizer(Float32State):
         """Whether the quantizer has a scale to train."""
         return self.encoding.quantized and not self.encoding.dynamic and self.method == "learned"
 
+    @property
+    def divided(self) -> list[nn.Parameter]:
+        """What is learned, whose gradients are divided by the root of the number of values of x."""
+        return [self.scale, *([] if self.offset is None else [self.offset])] if self.learned else []
+
     def forward(self, x: Tensor) -> QuantTensor:
         if not self.encoding.quantized:
             return QuantTensor(x, None)
@@ -192,7 +197,8 @@ class ActivationQuantizer(Float32State):
         )
         if self.relaxation is None:
             return quantized
-        return self.relaxation(x - row_mean(x) if self.center else x, quantized, self.encoding)
+        shift = self.offset if self.offset is not None else row_mean(x) if self.center else 0.0
+        return self.relaxation(x - shift, quantized, self.encoding)
 
     @property
     def effective_scale(self) -> Tensor:

@@ -16,7 +16,7 @@ from tbt_compile.data.batches import Corpus
 from tbt_compile.progress import Progress
 from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.find import find_table
-from tbt_compile.reproduce.plan import PlannedRow, plan_rows
+from tbt_compile.reproduce.plan import check_settings, plan_rows, row_settings
 from tbt_compile.reproduce.rows import read_row
 from tbt_compile.reproduce.task import Task, open_task
 from tbt_compile.reproduce.teacher import open_model
@@ -56,6 +56,7 @@ def estimate(experiment: Experiment, progress: Progress | None = None) -> list[P
         ReproduceError, MethodError, DataError: see `reproduce`.
     """
     planned = plan_rows(find_table(experiment.table), experiment.seeds, experiment.rows)
+    check_settings(experiment, planned)
     task = open_task(experiment)
     model, tokenizer = open_model(experiment, task)
     timer = _Timer(model, _batches(task, tokenizer, experiment.teacher_training.batch_size))
@@ -63,19 +64,16 @@ def estimate(experiment: Experiment, progress: Progress | None = None) -> list[P
     if experiment.teacher_steps != 0:
         settings = experiment.teacher_training
         works.append(_work(experiment, "teacher", settings, len(task.data.train), timer.teacher()))
-    times: dict[str, float] = {}
+    times: dict[tuple[str, int], float] = {}
     for row in planned:
-        if row.notation not in times:
+        settings = row_settings(experiment, row, len(task.data.train))
+        kind = row.notation, settings.batch_size
+        if kind not in times:
             if progress is not None:
                 progress(f"timing {row.notation}", len(times) / len(planned))
-            times[row.notation] = timer.student(row.notation)
-        works.append(_student(experiment, row, len(task.data.train), times[row.notation]))
+            times[kind] = timer.student(*kind)
+        works.append(_work(experiment, row.key, settings, len(task.data.train), times[kind]))
     return works
-
-
-def _student(experiment: Experiment, row: PlannedRow, examples: int, seconds: float) -> PlannedWork:
-    settings = experiment.student_training(row.notation, row.seed)
-    return _work(experiment, row.key, settings, examples, seconds)
 
 
 def _work(
@@ -109,14 +107,20 @@ class _Timer:
         model = copy.deepcopy(self.model).train()
         return self._mean(lambda batch: model(**batch).loss.backward())
 
-    def student(self, notation: str) -> float:
-        """Seconds per step of plain distillation."""
+    def student(self, notation: str, batch_size: int) -> float:
+        """Seconds per step of plain distillation.
+
+        Args:
+            notation: E-W-A bits.
+            batch_size: that of the teacher, or less.
+        """
         student = (
             tbt_compile.prepare(copy.deepcopy(self.model).cpu(), notation).to(processes.device()).train()
         )
         weights, teacher, task = LossWeights(), self.model.eval(), task_of(self.model)
 
-        def step(batch: Batch) -> None:
+        def step(whole: Batch) -> None:
+            batch = {name: tensor[:batch_size] for name, tensor in whole.items()}
             outputs, target = both_outputs(task, student, teacher, batch, weights, output_hidden_states=True)
             terms = distillation_terms(outputs, target, batch, weights, task)
             terms.weighted(weights).backward()

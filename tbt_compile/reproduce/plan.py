@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from tbt_compile.errors import MethodError, ReproduceError
+from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.find import find_method
 from tbt_compile.reproduce.paper import PaperRow, PaperTable
+from tbt_compile.training import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -68,3 +70,32 @@ def plan_rows(
             )
     planned = (PlannedRow(row.method, row.notation, seed) for seed in seeds for row in rows)
     return list(dict.fromkeys(planned))
+
+
+def row_settings(experiment: Experiment, row: PlannedRow, examples: int) -> TrainSettings:
+    """The settings with which a student is trained.
+
+    Args:
+        experiment: its settings, before those of the method.
+        row: the student.
+        examples: in the training set.
+
+    Raises:
+        MethodError, TrainingError: the seed or a size is not to be had.
+    """
+    settings = experiment.student_training(row.notation, row.seed)
+    return find_method(row.method).more_updates(settings, examples)
+
+
+def check_settings(experiment: Experiment, planned: Sequence[PlannedRow]) -> None:
+    """Refuse settings with which a student could not be trained, before the first one is.
+
+    Args:
+        experiment: the settings.
+        planned: the students.
+
+    Raises:
+        MethodError, TrainingError: see `row_settings`.
+    """
+    for row in planned:
+        row_settings(experiment, row, examples=1)

@@ -18,7 +18,7 @@ from tbt_compile.reproduce.experiment import Experiment
 from tbt_compile.reproduce.find import find_method, find_table
 from tbt_compile.reproduce.markdown import table_text
 from tbt_compile.reproduce.paper import TEACHER, PaperTable
-from tbt_compile.reproduce.plan import PlannedRow, plan_rows
+from tbt_compile.reproduce.plan import PlannedRow, check_settings, plan_rows
 from tbt_compile.reproduce.rows import Row, known_seeds, make_row, same_row, scores
 from tbt_compile.reproduce.size import float_mib, size_mib
 from tbt_compile.reproduce.task import Task, open_task
@@ -26,6 +26,7 @@ from tbt_compile.reproduce.teacher import make_teacher
 from tbt_compile.storage.atomic_write import atomic_write
 from tbt_compile.storage.os_errors import writing
 from tbt_compile.training import TrainingRun, processes
+from tbt_compile.training.precision import recorded_precision
 from tbt_compile.training.record import read_record
 from tbt_compile.training.stages import fingerprint
 
@@ -57,6 +58,7 @@ def reproduce(experiment: Experiment, progress: Progress | None = None) -> Repor
     plots.require_matplotlib()  # fail now, not after hours of training
     table = find_table(experiment.table)
     planned = plan_rows(table, experiment.seeds, experiment.rows)
+    check_settings(experiment, planned)
     steps = _Steps(progress if processes.is_first() else None, len(planned) + 1)
     if processes.is_first():
         with writing(experiment.output):
@@ -130,6 +132,7 @@ class _Work:
             "config": self.experiment.config,
             "task": self.task.description,
             "teacher": fingerprint(self.teacher),
+            **recorded_precision(),
         }
 
     def asked(self, row: PlannedRow) -> dict[str, Any]:

@@ -170,4 +170,4 @@ def _empty_quantizer(encoding: Encoding, values: dict[str, Any], recipe: Recipe,
         return FrozenActivation(encoding, values["center"], torch.ones(()), floor, module, hadamard, offset)
     if operand == "weight":
         return WeightQuantizer(encoding)  # not quantized: other weights have a packed shape
-    return build_activation_quantizer(encoding, recipe, hadamard)
+    return build_activation_quantizer(Operand(operand, encoding, "", hadamard), recipe)

@@ -132,7 +132,7 @@ class LabelTrainer(Seq2SeqTrainer):
         self._signature_columns: Any = [*self._signature_columns, "position_ids"]
 
     def _scale_gradients(self) -> None:
-        """Divide the gradients of learned scales by the root of the number of steps of an update.
+        """Divide the gradients of learned scales and offsets by the root of the number of steps of an update.
 
         LSQ divides them by the root of the number of values, of which each step counts its own.
         """
@@ -140,10 +140,9 @@ class LabelTrainer(Seq2SeqTrainer):
         if steps < 2 or not self.accelerator.sync_gradients:
             return
         for quantizer in self.model.modules():
-            if isinstance(quantizer, ActivationQuantizer) and quantizer.learned:
-                gradient = quantizer.scale.grad
-                if gradient is not None:
-                    gradient.div_(math.sqrt(steps))
+            for parameter in quantizer.divided if isinstance(quantizer, ActivationQuantizer) else ():
+                if parameter.grad is not None:
+                    parameter.grad.div_(math.sqrt(steps))
 
     def _check_labels(self, inputs: Inputs) -> None:
         """Refuse a data set of one's own whose first update has no label; ours are looked at whole."""

@@ -26,7 +26,7 @@ from tbt_compile.training.order import TrainingOrder
 from tbt_compile.training.progress import TrainerProgress, quiet, silence
 from tbt_compile.training.record import CHECKPOINTS, TrainingRecord
 from tbt_compile.training.run import TrainingRun
-from tbt_compile.training.schedules import schedules
+from tbt_compile.training.schedules import Averaged, schedules
 from tbt_compile.training.settings import TrainingError, TrainSettings
 from tbt_compile.training.shared_scales import shared_scales
 
@@ -117,8 +117,9 @@ def check_finite(model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise TrainingError(
-                f"the training diverged: {name} holds values that are no numbers; lower the learning rate, "
-                "check the weights of the losses, and remove the checkpoints in the folder of the run"
+                f"the training diverged: {name} holds values that are no numbers; lower the learning rate or "
+                "check the weights of the losses, and start over (--no-resume; in Python resume=False) or "
+                "choose another folder"
             )
 
 
@@ -164,6 +165,13 @@ def _with_order(trainer_class: type[Seq2SeqTrainer], order: TrainingOrder) -> ty
         def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
             with writing(str(self.args.output_dir)):
                 super()._save_checkpoint(*args, **kwargs)
+
+        def _save_optimizer_and_scheduler(self, output_dir: Any) -> None:
+            # Before `trainer_state.json`, which makes a checkpoint whole, and before older ones are removed.
+            super()._save_optimizer_and_scheduler(output_dir)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, Averaged) and processes.is_first():
+                    callback.save(output_dir)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002
             return order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ from tbt_compile.storage.os_errors import writing
 from tbt_compile.training.job import TrainJob
 from tbt_compile.training.job_data import JobData
 from tbt_compile.training.open_data import open_data
-from tbt_compile.training.record import read_record
+from tbt_compile.training.record import TrainingRecord, read_record
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.sizes import model_type
 from tbt_compile.training.stages import distill, load_teacher, train_teacher
@@ -122,11 +123,17 @@ def _open(folder: Path, role: str) -> PreTrainedModel:
 def _tokenizer(
     job: TrainJob, data: JobData, folder: Path, progress: Progress | None
 ) -> PreTrainedTokenizerBase:
-    if job.resume and (folder / "tokenizer.json").is_file():
-        return load_tokenizer(folder)
-    if progress is not None:
-        progress("training the tokenizer", 0.0)
-    tokenizer = train_bpe_tokenizer(data.texts(), job.vocab_size)
-    with writing(folder):
-        tokenizer.save_pretrained(folder)
-    return tokenizer
+    texts = list(data.texts())
+    record = TrainingRecord(folder, {"vocab_size": job.vocab_size, "texts": _hash(texts)})
+    if record.open(job.resume) is None:
+        if progress is not None:
+            progress("training the tokenizer", 0.0)
+        tokenizer = train_bpe_tokenizer(texts, job.vocab_size)
+        with writing(folder):
+            tokenizer.save_pretrained(folder)
+        record.finish({"tokens": len(tokenizer)})
+    return load_tokenizer(folder)
+
+
+def _hash(texts: list[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -61,6 +61,12 @@ def matmul_precision(name: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def recorded_precision() -> dict[str, str]:
+    """What a record says of the precision in force, JSON-ready: nothing of float32."""
+    name = torch.get_float32_matmul_precision()
+    return {} if name == "highest" else {"matmul_precision": name}
+
+
 def product_format() -> str:
     """The format that factors of float32 products are rounded to: "float32", "tf32" or "bfloat16".
 

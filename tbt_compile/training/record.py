@@ -96,8 +96,8 @@ class TrainingRecord:
             if asked.get(name) != known.get(name):
                 raise TrainingError(
                     f"folder {self.folder} holds a run with {name}={known.get(name)!r}, not "
-                    f"{asked.get(name)!r}: give the same settings to resume it, resume=False to start over, "
-                    "or another folder"
+                    f"{asked.get(name)!r}: give the same settings to resume it, start over (--no-resume; in "
+                    "Python resume=False), or choose another folder"
                 )
 
     def _write(self, content: dict[str, Any]) -> None:

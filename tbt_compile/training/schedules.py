@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
+from tbt_compile.quantizers.ops import widened
 from tbt_compile.quantizers.relaxation import Blend, Relaxation, SoftLevels
 from tbt_compile.training.settings import TrainingError, TrainSettings
 
@@ -119,35 +119,37 @@ class DecayEnds(TrainerCallback):
 class Averaged(TrainerCallback):
     """Leaves the exponential moving average of the parameters in the model at the end.
 
+    It is kept in float32: a step of an average is too small for half precision.
+
     Args:
         decay: the weight of the average so far in each step.
     """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
-        self.average: AveragedModel | None = None
+        self.average: dict[str, Tensor] = {}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
-        """Start an average, or take up that of the checkpoint.
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Take up the average of the checkpoint, if there is one.
 
         Args:
             args, state: of the trainer.
             control: unused.
-            model: to train.
 
         Raises:
-            TrainingError: the checkpoint has no average: the run was killed between the two.
+            TrainingError: the checkpoint has no average.
         """
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
-        file = checkpoint_folder(args.output_dir, state.global_step) / AVERAGE
-        if state.global_step and not file.is_file():
+        if not state.global_step:
+            self.average = {}
+            return
+        file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / AVERAGE
+        if not file.is_file():
             raise TrainingError(
-                f"{file.parent} has no {AVERAGE}: the run was killed while it saved; start over "
-                "(resume=False)"
+                f"{file.parent} has no {AVERAGE}: start over (--no-resume; in Python resume=False)"
             )
-        if state.global_step:
-            self._load(load_file(file))
+        self.average = load_file(file)
 
+    @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Take a step into the average.
 
@@ -155,18 +157,12 @@ class Averaged(TrainerCallback):
             args, state, control: unused.
             model: that trains.
         """
-        assert self.average is not None
-        self.average.update_parameters(model)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Save the average in the checkpoint.
-
-        Args:
-            args, state: of the trainer.
-            control: unused.
-        """
-        if state.is_world_process_zero:
-            save_file(self._tensors(), checkpoint_folder(args.output_dir, state.global_step) / AVERAGE)
+        for name, parameter in model.named_parameters():
+            now = widened(parameter.detach())
+            if name in self.average:
+                self.average[name] = self.average[name].to(now.device).lerp_(now, 1 - self.decay)
+            else:
+                self.average[name] = now.clone()
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
@@ -176,22 +172,13 @@ class Averaged(TrainerCallback):
             args, state, control: unused.
             model: that trained.
         """
-        assert self.average is not None
-        for ours, averaged in zip(model.parameters(), self.average.module.parameters(), strict=True):
-            ours.copy_(averaged)
+        for name, parameter in model.named_parameters():
+            parameter.copy_(self.average[name])
 
-    def _tensors(self) -> dict[str, Tensor]:
-        assert self.average is not None
-        return {name: tensor.contiguous() for name, tensor in self.average.module.named_parameters()}
+    def save(self, folder: str | Path) -> None:
+        """Save the average with the rest of a checkpoint.
 
-    @torch.no_grad()
-    def _load(self, tensors: dict[str, Tensor]) -> None:
-        assert self.average is not None
-        for name, parameter in self.average.module.named_parameters():
-            parameter.copy_(tensors[name])
-        self.average.n_averaged.fill_(1)
-
-
-def checkpoint_folder(output: str, step: int) -> Path:
-    """The folder in which the trainer saves a step."""
-    return Path(output) / f"checkpoint-{step}"
+        Args:
+            folder: of the checkpoint.
+        """
+        save_file({name: mean.contiguous() for name, mean in self.average.items()}, Path(folder) / AVERAGE)

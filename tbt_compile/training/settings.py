@@ -12,6 +12,8 @@ from tbt_compile.recipe import Recipe
 
 PAPER_RATE = 5e-4
 """Learning rate of BART-base and mBART-large with 1- and 2-bit activations (Liu et al. 2023, section 3.1)."""
+SEEDS = 2**32
+"""The seeds that NumPy takes, from 0 on."""
 _SMALL = ("tiny", "wide", "small")
 _LATER_SETTINGS = ("decay_share", "quantization_warmup", "soft_weights", "average")
 _LATER = ("reverse", "relations", "layers")
@@ -62,10 +64,17 @@ class TrainSettings:
     def __post_init__(self) -> None:
         positive = ("epochs", "batch_size", "learning_rate", "save_every")
         for name in positive if self.steps is None else (*positive, "steps"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(
                     f"training setting {name}={getattr(self, name)!r}: expected a number above zero"
                 )
+        for name in ("weight_decay", "max_grad_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise TrainingError(
+                    f"training setting {name}={getattr(self, name)!r}: expected a number that is not negative"
+                )
+        if not 0 <= self.seed < SEEDS:
+            raise TrainingError(f"training setting seed={self.seed!r}: expected 0 or more, below 2**32")
         for name in ("warmup_share", "quantization_warmup", "soft_weights", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(

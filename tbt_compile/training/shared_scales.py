@@ -20,9 +20,9 @@ def shared_scales(model: nn.Module, first_batch: dict[str, Tensor] | None) -> It
     """Train the scales of a quantized model as one process with the whole batch would, within the context.
 
     A scale is initialized from the first batch, so every process first runs that whole batch once. LSQ
-    divides the gradient of a scale by the square root of the number of values. A process counts only its
-    share of them, so a hook divides by the square root of the number of processes too. With one process this
-    does nothing.
+    divides the gradients of scales, and so do offsets, by the square root of the number of values. A process
+    counts only its share of them, so a hook divides by the square root of the number of processes too. With
+    one process this does nothing.
 
     Args:
         model: a prepared model.
@@ -35,9 +35,10 @@ def shared_scales(model: nn.Module, first_batch: dict[str, Tensor] | None) -> It
     if first_batch is not None and is_prepared(model):
         _run(model, first_batch)
     hooks = [
-        quantizer.scale.register_hook(lambda gradient: gradient / math.sqrt(processes.count()))
+        parameter.register_hook(lambda gradient: gradient / math.sqrt(processes.count()))
         for quantizer in model.modules()
-        if isinstance(quantizer, ActivationQuantizer) and quantizer.learned
+        if isinstance(quantizer, ActivationQuantizer)
+        for parameter in quantizer.divided
     ]
     try:
         yield

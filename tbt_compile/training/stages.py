@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +18,7 @@ from tbt_compile.preparation import load_prepared, prepare
 from tbt_compile.recipe import Recipe
 from tbt_compile.training.label_trainer import whole_model
 from tbt_compile.training.loop import fit
+from tbt_compile.training.precision import recorded_precision
 from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import TrainingRecord, fingerprint
 from tbt_compile.training.run import TrainingRun
@@ -157,11 +160,12 @@ def load_teacher(folder: str | Path) -> PreTrainedModel:
 
 
 def _common_record(corpus: Examples, run: TrainingRun) -> dict[str, Any]:
-    """The part of the record that both stages share: data and settings."""
-    return {**corpus.record(), "settings": run.settings.to_dict()}
+    """The part of the record that both stages share: data, settings and precision."""
+    return {**corpus.record(), "settings": run.settings.to_dict(), **recorded_precision()}
 
 
 def _shape(model: PreTrainedModel) -> dict[str, Any]:
+    """The sizes of a BART; of other models, which name them otherwise, the shapes of all parameters."""
     names = (
         "vocab_size",
         "d_model",
@@ -170,4 +174,8 @@ def _shape(model: PreTrainedModel) -> dict[str, Any]:
         "encoder_attention_heads",
         "encoder_ffn_dim",
     )
-    return {"class": type(model).__name__, **{name: getattr(model.config, name, None) for name in names}}
+    sizes = {name: getattr(model.config, name, None) for name in names}
+    if None in sizes.values():
+        shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+        sizes["shapes"] = hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
+    return {"class": type(model).__name__, **sizes}

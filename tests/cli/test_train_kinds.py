@@ -54,6 +54,9 @@ def test_a_decoder_only_model_from_scratch(tbt, data: Path, tmp_path: Path) -> N
     found = tbt(*arguments, "--template", template, *losses, *FEW)
     assert found.code == 0, found.err
     assert {"rouge1", "bleu"} < found.json()["student"].keys()
+    for other, name in ((("--size", "wide"), "model"), (("--vocab-size", 280), "vocab_size")):
+        refused = tbt(*arguments, "--template", template, *other, *losses, *FEW)
+        assert refused.code == 2 and f"holds a run with {name}=" in refused.err
     student = tmp_path / "out" / "student-2-2-2"
     record = json.loads((student / "training.json").read_text())["asked"]
     assert record["weights"] == {

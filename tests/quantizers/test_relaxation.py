@@ -40,6 +40,20 @@ def test_activations_blend_too() -> None:
     assert ActivationQuantizer(Encoding.INT8)(x).scale is not None
 
 
+def test_a_blend_of_an_activation_with_an_offset_starts_from_what_is_rounded() -> None:
+    quantizer = ActivationQuantizer(Encoding.TERNARY, offset=True)
+    quantizer.set_scale(1.0)
+    with torch.no_grad():
+        quantizer.offset.fill_(0.5)
+    quantizer.relaxation = Blend(0.25)
+    x = torch.tensor([[0.25, 1.5, -0.75]])  # -0.25, 1 and -1.25, with the levels 0, 1 and -1
+    found = quantizer(x).codes
+    assert found.tolist() == [[-0.1875, 1.0, -1.1875]]
+    found.sum().backward()
+    # Three values pass 0.75 of the gradient as they are; two are within the levels, the root of 3 is LSQ's.
+    assert quantizer.offset.grad.item() == pytest.approx(-(3 * 0.75 + 2 * 0.25 / 3**0.5))
+
+
 def softmax_mean(x: float, levels: tuple[int, ...], temperature: float) -> float:
     """Hestia's relaxation of one value, in units of the scale."""
     shares = [torch.exp(torch.tensor(-((x - c) ** 2) / temperature, dtype=torch.float64)) for c in levels]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tbt_compile.errors import DataError, ReproduceError
+from tbt_compile.errors import DataError, MethodError, ReproduceError
 from tbt_compile.reproduce import Experiment, reproduce
 from tbt_compile.reproduce.estimate import estimate
 from tbt_compile.reproduce.task import open_task
@@ -151,6 +151,8 @@ def test_the_plan_has_every_row_with_its_time(experiment: Make) -> None:
     ]  # fmt: skip
     assert all(work.steps == 6 and work.seconds > 0 and not work.done for work in works)
     assert not (experiment().output / "rows").exists()
+    few, many = estimate(experiment(table="recipes", rows=("tbt-identity-gradient-1-1-1", "tbt+-1-1-1")))[1:]
+    assert (few.steps, many.steps) == (6, 24)
 
 
 def test_requests_that_cannot_be_met(
@@ -164,6 +166,17 @@ def test_requests_that_cannot_be_met(
         experiment(config="tiny", teacher_steps=0)
     with pytest.raises(TrainingError, match=r"learning_rate=0\.0: expected a number above zero"):
         experiment(learning_rate=0.0)
+    for fields, match in (
+        (
+            {"table": "recipes", "rows": ("tbt+-1-1-1",), "batch_size": 6},
+            "divides batches by 4, and 6 examples",
+        ),
+        ({"seeds": (1, -1)}, r"seed=-1: expected 0 or more, below 2\*\*32"),
+    ):
+        for call in (reproduce, estimate):
+            with pytest.raises((MethodError, TrainingError), match=match):
+                call(experiment(**fields))
+        assert not (experiment().output / "teacher").exists()
     for fields in ({"data": "DEMO", "config": "tiny"}, {}):
         with pytest.raises(ReproduceError, match="--vocab-size 300: .* comes with a tokenizer"):
             experiment(vocab_size=300, **fields)

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training.small import SETTINGS, SIZE, corpus, tokenizer
 
+from tbt_compile import Recipe
 from tbt_compile.training import TrainingRun, distill, new_model, processes, train_teacher
 from tbt_compile.training.methods import get_method
 
@@ -20,14 +21,17 @@ STEPS = replace(SETTINGS, steps=6, save_every=2)
 
 
 def train(folder: Path) -> None:
-    """A teacher, and students of an untrained one: plain and with further terms, of one step and of six."""
+    """A teacher, and students of an untrained one: plain, with further terms and with learned offsets."""
     teacher = new_model(PLAIN, tokenizer(), max_length=40)
     trained = copy.deepcopy(teacher)
     train_teacher(trained, corpus(), TrainingRun(folder / "teacher", STEPS))
     method = get_method("ternarybert")
-    for kind, steps in (("first", replace(STEPS, steps=1, save_every=1)), ("sixth", STEPS)):
+    one_step = replace(STEPS, steps=1, save_every=1)
+    for kind, steps in (("first", one_step), ("sixth", STEPS)):
         distill(teacher, "2-2-2", corpus(), TrainingRun(folder / f"{kind}-plain", steps))
         method.train_student(teacher, "2-2-8", corpus(), TrainingRun(folder / f"{kind}-further", steps))
+    offsets = Recipe.parse("2-2-2", activation_offset=True)
+    distill(teacher, offsets, corpus(), TrainingRun(folder / "first-offsets", one_step))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from training.kinds import KINDS
 from training.small import SETTINGS, model, student, teacher
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tbt_compile.errors import TbtError
 from tbt_compile.modules import is_prepared
-from tbt_compile.training import TrainingError
+from tbt_compile.training import TrainingError, TrainingRun, train_teacher
+from tbt_compile.training.precision import matmul_precision
 
 
 class Killed(BaseException):
@@ -94,6 +96,21 @@ def test_other_settings_are_refused_with_what_differs(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"holds a run with settings=.*resume=False") as caught:
         teacher(tmp_path, settings=replace(SETTINGS, learning_rate=1e-4))
     assert isinstance(caught.value, TbtError)
+    with (
+        matmul_precision("medium"),
+        pytest.raises(TrainingError, match="a run with matmul_precision=None, not 'medium'"),
+    ):
+        teacher(tmp_path)
+
+
+def test_another_size_of_any_kind_of_model_is_another_run(tmp_path: Path) -> None:
+    kind = KINDS["llama"]
+    run = TrainingRun(tmp_path, replace(SETTINGS, steps=1))
+    train_teacher(kind.model(), kind.examples(), run)
+    config = kind.model().config
+    config.intermediate_size *= 2
+    with pytest.raises(TrainingError, match="holds a run with model="):
+        train_teacher(AutoModelForCausalLM.from_config(config), kind.examples(), run)
 
 
 def test_a_student_of_another_teacher_is_another_run(tmp_path: Path) -> None:

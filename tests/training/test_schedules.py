@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from training.small import SETTINGS, corpus, model, student
 from training.test_resume import Killed, kill_at, require_equal
 from transformers import TrainerCallback
 
+from tbt_compile.errors import WriteError
 from tbt_compile.quantizers import ActivationQuantizer, WeightQuantizer
 from tbt_compile.quantizers.relaxation import Blend, SoftLevels
-from tbt_compile.training import TrainingError, TrainSettings
+from tbt_compile.training import TrainingError, TrainSettings, schedules
 
 ALL = {
     "warm-up": {"quantization_warmup": 0.75},
@@ -111,6 +114,39 @@ def test_a_checkpoint_without_its_average_is_refused(tmp_path: Path) -> None:
         student(tmp_path, settings=settings)
 
 
+def test_a_checkpoint_whose_average_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, average=0.8)
+    whole = student(tmp_path / "whole", settings=settings)
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if Path(path).parent.name == "checkpoint-10":
+            Path(path).write_bytes(b"a part")
+            raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(schedules, "save_file", full)
+    with pytest.raises(WriteError, match="cannot write .*checkpoints: No space left on device; free some"):
+        student(tmp_path / "full", settings=settings)
+    monkeypatch.setattr(schedules, "save_file", save_file)
+    require_equal(whole, student(tmp_path / "full", settings=settings))
+
+
+def test_an_average_of_half_precision_moves_as_one_of_float32_does() -> None:
+    means = []
+    for dtype in (torch.float32, torch.bfloat16):
+        layer = torch.nn.Linear(4, 4, bias=False).to(dtype)
+        average = schedules.Averaged(0.99)
+        for step in range(100):
+            torch.nn.init.constant_(layer.weight, 1 + step / 128)
+            average.on_step_end(None, None, None, model=layer)
+        average.on_train_end(None, None, None, model=layer)
+        means.append(layer.weight.float())
+    torch.testing.assert_close(means[1], means[0], rtol=2**-8, atol=0)
+    assert means[0].min() > 1.2
+
+
 def test_a_relaxed_student_loads_as_it_is_saved(tmp_path: Path) -> None:
     settings = replace(SETTINGS, quantization_warmup=0.5)
     trained = student(tmp_path, settings=settings)
@@ -118,6 +154,23 @@ def test_a_relaxed_student_loads_as_it_is_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         first = trained(**batch).logits
         assert torch.equal(student(tmp_path, settings=settings)(**batch).logits, first)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", float("nan"), "above zero"),
+        ("epochs", float("inf"), "above zero"),
+        ("learning_rate", float("nan"), "above zero"),
+        ("weight_decay", -1.0, "not negative"),
+        ("max_grad_norm", float("nan"), "not negative"),
+        ("seed", -1, "0 or more, below 2\\*\\*32"),
+        ("seed", 2**32, "0 or more, below 2\\*\\*32"),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused(name: str, value: float, expected: str) -> None:
+    with pytest.raises(TrainingError, match=f"training setting {name}=.*expected .*{expected}"):
+        TrainSettings(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["quantization_warmup", "soft_weights", "average"])

@@ -11,6 +11,7 @@ from training.kinds import KINDS, Kind
 from transformers import PreTrainedModel, Seq2SeqTrainingArguments, set_seed
 
 import tbt_compile
+from tbt_compile import Recipe
 from tbt_compile.data.examples import RowDataset
 from tbt_compile.training import DistillationTrainer, LossWeights, TrainingError
 from tbt_compile.training.label_trainer import LabelTrainer
@@ -95,22 +96,29 @@ def test_a_last_update_of_fewer_steps_counts_its_own_tokens(tmp_path: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_learned_scales_get_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("offset", [False, True])
+def test_learned_scales_get_the_gradient_of_the_whole_batch(offset: bool, tmp_path: Path) -> None:
+    recipe = Recipe.parse("2-2-2", activation_offset=offset)
     blocks = KINDS["llama-text"].examples()
     full = torch.utils.data.Subset(blocks.dataset(), range(8))  # without padding
     found = []
     for rows, steps in ((8, 1), (2, 4)):
-        student = tbt_compile.prepare(untrained(KINDS["llama"]), "2-2-2")
+        student = tbt_compile.prepare(untrained(KINDS["llama"]), recipe)
         tbt_compile.set_scales(student, **blocks.collator()([full[row] for row in range(8)]))
         trainer = LabelTrainer(
             student, arguments(tmp_path, rows, steps), train_dataset=full, data_collator=blocks.collator()
         )
         trainer.train()
         found.append(student.state_dict())
-    before = tbt_compile.prepare(untrained(KINDS["llama"]), "2-2-2")
+    before = tbt_compile.prepare(untrained(KINDS["llama"]), recipe)
     tbt_compile.set_scales(before, **blocks.collator()([full[row] for row in range(8)]))
-    scales = [name for name in found[0] if name.endswith("quantizer.scale")]
-    assert any(not torch.equal(found[0][name], before.state_dict()[name]) for name in scales)
+    moved = {
+        name: weight - before.state_dict()[name]
+        for name, weight in found[0].items()
+        if weight.is_floating_point()
+    }
+    for kind in ("quantizer.scale", *["quantizer.offset"] * offset):
+        assert max(change.abs().max() for name, change in moved.items() if name.endswith(kind)) > 1e-5
     for name, weight in found[0].items():
         torch.testing.assert_close(found[1][name], weight, rtol=1e-4, atol=2e-6)
 
