@@ -7,6 +7,7 @@ from functools import partial
 
 from tbt_compile.reproduce.defaults import VARIANTS, changed
 from tbt_compile.reproduce.paper import TEACHER, PaperRow, PaperTable
+from tbt_compile.training.methods.staged import STAGED_PLUS
 from tbt_compile.training.methods.tbt import PLUS, TBT
 from tbt_compile.training.settings import LossWeights
 
@@ -49,7 +50,7 @@ RECIPES = PaperTable(
         *(
             PaperRow(method.name, method.title, notation, None, None, {})
             for notation in TBT.notations
-            for method in (replace(BASE, title="the default"), *CHANGES.values(), PLUS)
+            for method in (replace(BASE, title="the default"), *CHANGES.values(), PLUS, STAGED_PLUS)
             if notation in method.notations
         ),
     ),

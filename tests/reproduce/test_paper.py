@@ -63,7 +63,9 @@ def test_every_change_of_the_recipe_differs_from_the_default() -> None:
     for notation in ("2-2-2", "1-1-1"):
         rows = [row for row in find_table("recipes").students if row.notation == notation]
         methods = [find_method(row.method) for row in rows]
-        settings = {(repr(m.recipe(notation)), m.weights, repr(m.settings), m.updates) for m in methods}
+        settings = {
+            (type(m), repr(m.recipe(notation)), m.weights, repr(m.settings), m.updates) for m in methods
+        }
         assert methods[0].recipe(notation) == Recipe.parse(notation)
         assert len(settings) == len(methods)
 

@@ -16,7 +16,7 @@ from tbt_compile.training.methods.binarybert import BINARYBERT
 from tbt_compile.training.methods.blockpruning import BLOCKPRUNING
 from tbt_compile.training.methods.dqbart import dq_bart
 from tbt_compile.training.methods.quantbart import QUANTBART
-from tbt_compile.training.methods.staged import STAGED
+from tbt_compile.training.methods.staged import STAGED, STAGED_PLUS
 from tbt_compile.training.methods.ternarybert import TERNARYBERT
 
 METHODS: dict[str, Method] = {
@@ -29,6 +29,7 @@ METHODS: dict[str, Method] = {
         tbt.LEARNED_ACTIVATIONS,
         tbt.STATS_WEIGHTS,
         STAGED,
+        STAGED_PLUS,
         TERNARYBERT,
         BINARYBERT,
         BIBERT,

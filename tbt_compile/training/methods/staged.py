@@ -1,4 +1,4 @@
-"""TBT in two stages: a ternary student, then a binary one that starts from its weights."""
+"""TBT and TBT+ in two stages: a ternary student, then a binary one that starts from its weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tbt_compile.data.batches import Corpus
 from tbt_compile.preparation import prepare
 from tbt_compile.recipe import Recipe
 from tbt_compile.training.methods.base import Method
-from tbt_compile.training.methods.tbt import EQUATIONS, PAPER
+from tbt_compile.training.methods.tbt import EQUATIONS, PAPER, PLUS
 from tbt_compile.training.run import TrainingRun
 from tbt_compile.training.stages import distill, load_teacher
 
@@ -47,3 +47,12 @@ class StagedMethod(Method):
 
 
 STAGED = StagedMethod("tbt-staged", "TBT in two stages", PAPER, tuple(FIRST_STAGE), EQUATIONS)
+STAGED_PLUS = StagedMethod(
+    "tbt+-staged",
+    "TBT+ in two stages",
+    PLUS.citation,
+    tuple(FIRST_STAGE),
+    PLUS.options,
+    PLUS.weights,
+    updates=PLUS.updates,
+)
