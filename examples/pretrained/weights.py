@@ -18,20 +18,22 @@ def package_folder(package: str) -> Path | None:
 
 
 def find_weights(given: Path | None, packages: dict[str, str], pattern: str) -> list[Path]:
-    """The files or folders with the weights, one of each package.
+    """The files with the weights, one of each package.
 
     Args:
-        given: a path that was named instead; None: packages are looked for.
+        given: a file that was named instead, or a folder that holds one; None: packages are looked for.
         packages: names to import by names to install.
-        pattern: of the file within a package.
+        pattern: of the file within a folder or package.
 
     Raises:
-        DataError: the path does not exist, or a package is missing or has no such file.
+        DataError: there is no such file, or a package is missing or has none.
     """
     if given is not None:
-        if not given.exists():
-            raise DataError(f"weights {given} do not exist: name a file or folder that does")
-        return [given]
+        files = sorted(given.glob(pattern)) if given.is_dir() else [given]
+        fits = "*" in pattern or given.is_dir() or given.name == pattern
+        if len(files) != 1 or not files[0].is_file() or not fits:
+            raise DataError(f"weights {given}: expected a file {pattern}, or a folder that holds one")
+        return files
     found = []
     for install, package in packages.items():
         folder = package_folder(package)
@@ -64,7 +66,6 @@ def joined(parts: list[Path], folder: Path) -> Path:
     return folder
 
 
-def hash_of(path: Path) -> str:
-    """A short hash of a file, or of the `model.bin` of a folder."""
-    file = path / "model.bin" if path.is_dir() else path
+def hash_of(file: Path) -> str:
+    """A short hash of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]

@@ -35,6 +35,7 @@ from tbt_compile.checkpoints.ctranslate2_whisper import processors
 from tbt_compile.checkpoints.whole import load_full_precision
 from tbt_compile.data.recordings import Recording, SpeechCorpus
 from tbt_compile.data.text_pairs import digest
+from tbt_compile.errors import DataError
 from tbt_compile.evaluation.scores import word_error_rate
 from tbt_compile.freezing import FrozenModel
 from tbt_compile.training import LossWeights
@@ -127,7 +128,10 @@ def work(options: argparse.Namespace, opened: Study) -> bool:
     folder = find_model(options, opened.output)
     data = read_texts(options.data, "debian-synopses", 60_000, 1000)
     study = opened.started(
-        weights=hash_of(folder), train=digest(data.train), test=digest(data.test), size=options.size
+        weights=hash_of(folder / "model.bin"),
+        train=digest(data.train),
+        test=digest(data.test),
+        size=options.size,
     )
     tokenizer, extractor = read_processors(folder, preset.seconds)
     audio, normal = study.output / "audio", BasicTextNormalizer()
@@ -135,6 +139,12 @@ def work(options: argparse.Namespace, opened: Study) -> bool:
     def record() -> dict[str, Any]:
         splits = {"train": (data.train, preset.train), "test": (data.test, preset.test)}
         texts = {n: plain_sentences((p.source for p in pairs), count) for n, (pairs, count) in splits.items()}
+        for name, found in texts.items():
+            if not found:
+                raise DataError(
+                    f"the sources of {name}.jsonl have no sentence to speak: expected some of 4 to 12 words "
+                    "of letters, with a capital first and a full stop at the end"
+                )
         return {n: speak(audio, n, found, preset.seconds, study.progress) for n, found in texts.items()}
 
     @cache
@@ -178,7 +188,7 @@ def find_model(options: argparse.Namespace, output: Path) -> Path:
     require_espeak()
     if options.weights is not None or options.size == "tiny.en":
         (found,) = find_weights(options.weights, PACKAGES["tiny.en"], "model.bin")
-        return found if found.is_dir() else found.parent
+        return found.parent
     parts = find_weights(None, PACKAGES[options.size], "model.bin.part*")
     return joined(parts, output / "weights")
 
@@ -201,7 +211,7 @@ def notes(preset: Preset) -> list[str]:
 
 def main(given: Sequence[str] | None = None) -> bool:
     """Do as much as there is time for; whether all is done."""
-    parser = arguments(__doc__, PRESETS)
+    parser = arguments(__doc__, PRESETS, without=("source", "layers"))
     parser.add_argument("--size", choices=PACKAGES, default="tiny.en", help="of the model, by its package")
     parser.add_argument("--weights", type=Path, help="a folder of CTranslate2, in place of the packages'")
     return run(work, parser, PRESETS, given)

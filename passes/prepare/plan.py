@@ -24,6 +24,7 @@ from tbt_compile.passes.prepare.site_plan import (
     excluded_site,
 )
 from tbt_compile.passes.prepare.sites import FoundSite, SiteKind, caller_of
+from tbt_compile.passes.prepare.unmatched_encodings import unmatched_encodings
 from tbt_compile.passes.prepare.unquantized import Unquantized, remaining_parameters
 from tbt_compile.recipe import Recipe
 
@@ -300,6 +301,6 @@ class CheckLowering:
     name: str = "check-lowering"
 
     def apply(self, context: PrepareContext) -> PassResult:
-        refused = context.adapter.refusals(context)
+        refused = unmatched_encodings(context.planned) + context.adapter.refusals(context)
         context.plan = replace(context.planned, refused=tuple(refused))
         return PassResult(len(refused), "reasons why lower will refuse the model" if refused else "")

@@ -266,3 +266,22 @@ def test_what_stays_in_full_precision_has_the_operator_that_reads_it() -> None:
     assert kept["gains"] == "mul reads it, which is no product: it stays fp32"
     assert kept["experts"] == "index selects parts of it by an input; only rows of embeddings are quantized"
     assert kept["unused.weight"] == "the example inputs never reach it"
+
+
+@pytest.mark.parametrize("activation", (1, 2, 8, 32))
+@pytest.mark.parametrize("weight", (1, 2, 8, 32))
+def test_the_plan_refuses_the_bits_that_lower_refuses(weight: int, activation: int) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    recipe, x = f"32-{weight}-{activation}", torch.randn(3, 8)
+    if (weight, activation) == (32, 32):
+        return
+    refused = tbt_compile.plan(model, recipe, x).refused
+    prepared = tbt_compile.prepare(model, recipe, x)
+    prepared(x)
+    frozen = tbt_compile.freeze(prepared.eval())
+    if refused:
+        assert f"0, 2: weights of {weight} bits need " in refused[0]
+        with pytest.raises(LoweringError):
+            tbt_compile.lower(frozen)
+    else:
+        assert tbt_compile.lower(frozen)(x.numpy()).shape == (3, 4)
