@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from models import batch, llama
 from transformers import Trainer, TrainingArguments
 
@@ -26,6 +28,14 @@ LEVERS: dict[str, dict[str, Any]] = {
     "8-bit": {"optim": "adamw_torch_8bit"},
     "compiled": {"torch_compile": True, "torch_compile_backend": "aot_eager"},
 }
+
+
+@pytest.fixture(autouse=True)
+def _dynamo_only_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`torch_compile` sets a variable and a state of the whole process, which other tests would follow."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @functools.cache
