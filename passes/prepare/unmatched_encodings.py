@@ -36,6 +36,6 @@ def _sentence(x_bits: int, weight_bits: int, names: list[str]) -> str:
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     needed = "inputs in full precision" if weight_bits == 32 else "8-bit inputs"
     return (
-        f"{', '.join(names[:MAX_NAMES])}{more}: weights of {weight_bits} bits need {needed}, not {x_bits}-bit "
-        "ones; give the recipe other bits, or name the layers in `exclude`"
+        f"{', '.join(names[:MAX_NAMES])}{more}: weights of {weight_bits} bits need {needed}, not "
+        f"{x_bits}-bit ones; give the recipe other bits, or name the layers in `exclude`"
     )
