@@ -6,7 +6,7 @@ which code that does not know this package can catch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -67,6 +67,8 @@ class GenerationError(TbtError):
 
 
 _NEAR_MATCHES = 3
+MAX_NAMES = 4
+"""Names that an error lists."""
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
@@ -80,6 +82,16 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     matches = get_close_matches(wrong, list(known), n=4 * _NEAR_MATCHES, cutoff=0.6)
     matches = sorted(matches, key=lambda name: sorted(name) != sorted(wrong))[:_NEAR_MATCHES]
     return f" Did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def listed(names: Sequence[str], most: int = MAX_NAMES) -> str:
+    """The first names for an error about many, and how many more there are.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class ServingError(TbtError):

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from tbt_compile.errors import LoweringError
+from tbt_compile.errors import LoweringError, listed
 from tbt_compile.passes.base import PassResult
 from tbt_compile.passes.lowering.context import LoweringContext
 from tbt_compile.passes.lowering.match import TBT, is_call, module_path
 
-MAX_NAMES = 4
 # Submodules that `prepare` adds to the user's modules; messages name the user's modules only.
 _QUANTIZER = re.compile(r"(^|\.)(\w+_quantizer|tbt_attention.*)$")
 
@@ -20,9 +19,7 @@ _QUANTIZER = re.compile(r"(^|\.)(\w+_quantizer|tbt_attention.*)$")
 def module_names(nodes: list[fx.Node], root: str) -> str:
     """The user's modules that `nodes` were traced from, without duplicates, as text for a message."""
     paths = {_QUANTIZER.sub("", module_path(node).removeprefix(root)) for node in nodes}
-    names = sorted(path or "the model itself" for path in paths)
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more
+    return listed(sorted(path or "the model itself" for path in paths))
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tbt_compile.encoding import Encoding
+from tbt_compile.errors import listed
 from tbt_compile.passes.prepare.site_plan import SitePlan
-
-MAX_NAMES = 4
 
 
 def unmatched_encodings(sites: Iterable[SitePlan]) -> list[str]:
@@ -33,9 +32,8 @@ def _match(x: Encoding, weight: Encoding) -> bool:
 
 
 def _sentence(x_bits: int, weight_bits: int, names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     needed = "inputs in full precision" if weight_bits == 32 else "8-bit inputs"
     return (
-        f"{', '.join(names[:MAX_NAMES])}{more}: weights of {weight_bits} bits need {needed}, not "
+        f"{listed(names)}: weights of {weight_bits} bits need {needed}, not "
         f"{x_bits}-bit ones; give the recipe other bits, or name the layers in `exclude`"
     )

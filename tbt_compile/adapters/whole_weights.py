@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from tbt_compile.errors import FormatError
+from tbt_compile.errors import FormatError, listed
 
 _COUNTS = ("num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
 _SHOWN = 3
@@ -51,11 +51,9 @@ def refuse_missing(missing: Collection[str], path: str | Path) -> None:
         FormatError: there are some.
     """
     if missing:
-        named = ", ".join(sorted(missing)[:_SHOWN])
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise FormatError(
-            f"{path} lacks weights that its config describes: {named}{more}; save the whole model again with "
-            "save_pretrained, or mend the config"
+            f"{path} lacks weights that its config describes: {listed(sorted(missing), _SHOWN)}; save the whole "
+            "model again with save_pretrained, or mend the config"
         )
 
 

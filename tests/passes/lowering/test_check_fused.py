@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import tbt_compile
 from tbt_compile.adapters.seq2seq_units import Encoder
-from tbt_compile.errors import LoweringError
+from tbt_compile.errors import MAX_NAMES, LoweringError
 from tbt_compile.passes.lowering import LoweringContext, lowering_pipeline
-from tbt_compile.passes.lowering.check_fused import MAX_NAMES, CheckFused
+from tbt_compile.passes.lowering.check_fused import CheckFused
 
 
 class WeightOnly(nn.Module):
