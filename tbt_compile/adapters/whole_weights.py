@@ -52,8 +52,8 @@ def refuse_missing(missing: Collection[str], path: str | Path) -> None:
     """
     if missing:
         raise FormatError(
-            f"{path} lacks weights that its config describes: {listed(sorted(missing), _SHOWN)}; save the whole "
-            "model again with save_pretrained, or mend the config"
+            f"{path} lacks weights that its config describes: {listed(sorted(missing), _SHOWN)}; save the "
+            "whole model again with save_pretrained, or mend the config"
         )
 
 
