@@ -21,6 +21,7 @@ from transformers.trainer_utils import set_seed
 from tbt_compile.data.examples import Examples
 from tbt_compile.storage.os_errors import writing
 from tbt_compile.training import processes
+from tbt_compile.training.interrupt import SaveOnInterrupt
 from tbt_compile.training.label_trainer import LabelTrainer
 from tbt_compile.training.order import TrainingOrder
 from tbt_compile.training.progress import TrainerProgress, quiet, silence
@@ -48,7 +49,7 @@ def fit(
 
     A resumed run ends with the same weights as an uninterrupted one: checkpoints hold the optimizer, the
     learning-rate schedule and the random state, and the data order depends only on the lengths, the settings
-    and the seed.
+    and the seed. Ctrl-C saves one after the step and stops there.
 
     Under `torchrun` each process takes its share of every batch, and the first one writes the files.
 
@@ -81,29 +82,32 @@ def fit(
         **trainer_options,
     )
     trainer.add_callback(TrainerProgress(run.progress, run.title, trainer.tokens_per_second))
+    interrupt = SaveOnInterrupt(run.progress)
+    trainer.add_callback(interrupt)
     silence(trainer)
     checkpoint = record.latest_checkpoint()
     first = None if checkpoint else collator([dataset[index] for index in islice(order, settings.batch_size)])
-    with quiet(), shared_scales(model, first):
-        # The processes see different examples, so their dropout masks have to differ too.
-        set_seed(settings.seed + processes.rank())
-        start = time.perf_counter()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    outcome = {
-        "steps": steps,
-        "loss": _last_loss(trainer),
-        "seconds": time.perf_counter() - start,
-        "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
-        **trainer.figures(),
-    }
-    model.cpu().eval()
-    check_finite(model)
-    if processes.is_first():
-        with writing(record.folder):
-            with quiet():
-                model.save_pretrained(record.folder)
-            corpus.save(record.folder)
-        record.finish(outcome)
+    with interrupt.watching():
+        with quiet(), shared_scales(model, first):
+            # The processes see different examples, so their dropout masks have to differ too.
+            set_seed(settings.seed + processes.rank())
+            start = time.perf_counter()
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        outcome = {
+            "steps": steps,
+            "loss": _last_loss(trainer),
+            "seconds": time.perf_counter() - start,
+            "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
+            **trainer.figures(),
+        }
+        model.cpu().eval()
+        check_finite(model)
+        if processes.is_first():
+            with writing(record.folder):
+                with quiet():
+                    model.save_pretrained(record.folder)
+                corpus.save(record.folder)
+            record.finish(outcome)
     processes.wait()
     return model
 

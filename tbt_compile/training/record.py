@@ -93,10 +93,10 @@ class TrainingRecord:
     def _require_same(self, known: dict[str, Any]) -> None:
         asked = json.loads(json.dumps(self.asked))
         for name in sorted({*asked, *known}):
-            if asked.get(name) != known.get(name):
+            theirs, ours = _differing(known.get(name), asked.get(name))
+            if theirs != ours:
                 raise TrainingError(
-                    f"folder {self.folder} holds a run with {name}={known.get(name)!r}, not "
-                    f"{asked.get(name)!r}: give the same settings to resume it, start over (--no-resume; in "
+                    f"folder {self.folder} holds a run with {name}={theirs!r}, not {ours!r}: give the same settings to resume it, start over (--no-resume; in "
                     "Python resume=False), or choose another folder"
                 )
 
@@ -106,6 +106,15 @@ class TrainingRecord:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         save_json(self.path, content)
+
+
+def _differing(one: Any, other: Any) -> tuple[Any, Any]:
+    """Two values; of two dictionaries the entries that differ."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return one, other
+    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    theirs, ours = ({name: of[name] for name in names if name in of} for of in (one, other))
+    return theirs, ours
 
 
 def fingerprint(model: PreTrainedModel) -> str:

@@ -93,7 +93,9 @@ def test_starting_over_forgets_the_earlier_run(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused_with_what_differs(tmp_path: Path) -> None:
     teacher(tmp_path)
-    with pytest.raises(TrainingError, match=r"holds a run with settings=.*resume=False") as caught:
+    with pytest.raises(
+        TrainingError, match=r"settings=\{'learning_rate': 0.002\}, not \{'learning_rate': 0.0001\}: .*resume=False"
+    ) as caught:
         teacher(tmp_path, settings=replace(SETTINGS, learning_rate=1e-4))
     assert isinstance(caught.value, TbtError)
     with (
