@@ -70,6 +70,7 @@ def lower(
         A `CompiledModel` or a `CompiledModule`, ready to run if this machine supports one of the targets.
 
     Raises:
+        FormatError: the user's tile file cannot be read.
         TargetError: a target is unknown, a CPU is listed twice for one system, or `clock` is set for Windows.
         PlanError: the model is not prepared, or was never run.
         LoweringError: the model holds an operation without a compiled operator, is no function of its inputs,
@@ -80,6 +81,7 @@ def lower(
     from tbt_compile.adapters import adapter_for
     from tbt_compile.adapters.decode_settings import generation_file
     from tbt_compile.adapters.shortlist import shortlist_of
+    from tbt_compile.codegen.target import tiles
     from tbt_compile.codegen.target.parse import parse_targets
     from tbt_compile.inspection.summarize import SUMMARY, recorded_layers
     from tbt_compile.lowered_units import exported_units
@@ -87,6 +89,7 @@ def lower(
     from tbt_compile.runtime.compiled_module import CompiledModule
 
     specs = parse_targets(target)
+    tiles.read(tiles.user_path())  # refuses a broken file before the export
     module = model.module if isinstance(model, FrozenModel) else model
     adapter_for(module).check_lowering(module)
     frozen = model if isinstance(model, FrozenModel) else freeze(model)

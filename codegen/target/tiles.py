@@ -26,7 +26,7 @@ from typing import Any
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.errors import FormatError
 from tbt_compile.storage.atomic_write import atomic_write
-from tbt_compile.storage.os_errors import writing
+from tbt_compile.storage.os_errors import reading, writing
 
 PACKAGED = Path(__file__).with_name("tiles.json")
 ROWS = (1, 2, 4, 8)
@@ -118,12 +118,18 @@ def read(path: Path) -> Tiles:
     """Read a tile file; {} if it does not exist.
 
     Raises:
-        FormatError: the file is not a tile file.
+        FormatError: the file is not a tile file, or the system refuses to read it.
     """
-    try:
-        return _parse(path, path.stat().st_mtime_ns)
-    except FileNotFoundError:
-        return {}
+    with reading(path):
+        try:
+            changed = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return {}
+        except PermissionError:
+            if os.environ.get("TBT_TILES"):
+                raise
+            return {}  # a home that this user may not enter, as in a container: no file of theirs is there
+        return _parse(path, changed)
 
 
 def write(path: Path, isa: Isa, results: Mapping[str, dict[str, Any]]) -> None:
@@ -155,7 +161,9 @@ def _parse(path: Path, _changed: int) -> Tiles:
         ]
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise FormatError(wrong) from error
-    if not all(rows in ROWS and vectors in VECTORS for rows, vectors in sizes):
+    if not all(type(size) is int for pair in sizes for size in pair) or not all(
+        rows in ROWS and vectors in VECTORS for rows, vectors in sizes
+    ):
         raise FormatError(f"{wrong} (rows may be {ROWS} and vectors {VECTORS})")
     found: Tiles = tiles
     return found

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from kernel_tools import build, call, codes, floats, isa_of, powers, runnable, scalar
+from torch import nn
 
+import tbt_compile
 from tbt_compile.codegen import reference
 from tbt_compile.codegen.kernels.linear.linear import LinearSpec, linear
 from tbt_compile.codegen.target import tiles
@@ -51,7 +54,15 @@ def test_the_users_file_comes_before_the_package_and_that_before_the_rule(
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"a": {"b": {"rows": 4}}}', '{"a": {"b": {"rows": 3, "vectors": 1}}}']
+    "text",
+    [
+        "{",
+        "[]",
+        '{"a": {"b": {"rows": 4}}}',
+        '{"a": {"b": {"rows": 3, "vectors": 1}}}',
+        '{"a": {"b": {"rows": 4.0, "vectors": 1}}}',
+        '{"a": {"b": {"rows": true, "vectors": 1}}}',
+    ],
 )
 def test_a_broken_file_is_named_and_stays(user: Path, text: str) -> None:
     user.parent.mkdir()
@@ -61,6 +72,30 @@ def test_a_broken_file_is_named_and_stays(user: Path, text: str) -> None:
     with pytest.raises(FormatError, match="tbt tune"):
         tiles.write(user, PORTABLE, {})
     assert user.read_text() == text
+
+
+@pytest.mark.parametrize("place", ["", "below/tiles.json"])
+def test_a_file_that_cannot_be_read_is_named_before_anything_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "below").touch()
+    monkeypatch.setenv("TBT_TILES", str(tmp_path / place))
+    module = tbt_compile.prepare(nn.Linear(8, 4), "2-2-2", example_inputs=(torch.ones(2, 8),))
+    module(torch.ones(2, 8))
+    with pytest.raises(FormatError, match=f"cannot read {tmp_path}"):
+        tbt_compile.lower(module)
+
+
+def test_a_home_that_may_not_be_entered_holds_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **options: bool) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.delenv("TBT_TILES", raising=False)
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert tiles.read(tiles.user_path()) == {}
+    monkeypatch.setenv("TBT_TILES", "/root/tiles.json")
+    with pytest.raises(FormatError, match="cannot read /root/tiles.json: Permission denied"):
+        tiles.read(tiles.user_path())
 
 
 def test_the_packaged_file_is_one_of_tiles() -> None:
