@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tbt_compile import __version__
 from tbt_compile.cli import (
     bench,
     demo,
@@ -26,7 +27,7 @@ from tbt_compile.cli import (
     tune,
     verify,
 )
-from tbt_compile.cli.console import err, fail
+from tbt_compile.cli.console import err, fail, out
 from tbt_compile.errors import TbtError
 from tbt_compile.extras import require_extra
 
@@ -62,9 +63,18 @@ app.command()(operators.operators)
 app.command()(doctor.doctor)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(f"tbt_compile {__version__}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Train text-generation models at one or two bits, and compile them to fast CPU libraries.
 

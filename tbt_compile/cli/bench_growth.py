@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
+from tbt_compile.cli.console import JsonOption, out, progress_bar, writable, write_json
 from tbt_compile.errors import TbtError
 
 
@@ -28,7 +28,8 @@ def growth(
     repeats: Annotated[int, typer.Option(help="One-second turns of every engine; figures are medians.")] = 3,
     target: Annotated[str, typer.Option(help="CPU to compile for; it has to run on this machine.")] = "host",
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the curves to this file (png, svg, pdf).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the curves to this file (png, svg, pdf).", callback=writable),
     ] = None,
     json_path: JsonOption = None,
 ) -> None:

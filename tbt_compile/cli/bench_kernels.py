@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tbt_compile.cli import bench_remote
-from tbt_compile.cli.console import JsonOption, out, progress_bar, write_json
+from tbt_compile.cli.console import JsonOption, out, progress_bar, writable, write_json
 
 
 def kernels(
@@ -23,7 +23,10 @@ def kernels(
     rounds: Annotated[int, typer.Option(help="Turns of every engine; figures are medians.")] = 5,
     target: Annotated[str, typer.Option(help="CPU to compile for; it has to run on this machine.")] = "host",
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the roofline to this file (png, svg, pdf).")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw the roofline to this file (png, svg, pdf).", callback=writable
+        ),
     ] = None,
     rpc: bench_remote.RpcOption = None,
     key: bench_remote.KeyOption = "",

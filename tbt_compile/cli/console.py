@@ -15,11 +15,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tbt_compile.storage.atomic_write import atomic_write
+from tbt_compile.storage.atomic_write import atomic_write, require_writable
+
+
+def writable(path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written before the work; the callback of options that name one.
+
+    Raises:
+        WriteError: see `require_writable`.
+    """
+    if path is not None and str(path) != "-":
+        require_writable(path)
+    return path
+
 
 JsonOption = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", help="Write the figures to this file ('-': standard output)."),
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Write the figures to this file ('-': standard output).",
+        callback=writable,
+    ),
 ]
 
 CheckOption = Annotated[
@@ -76,8 +93,9 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
 
 @contextmanager
 def spinner(title: str) -> Iterator[None]:
-    """Show a spinner within the context, for work of unknown length."""
+    """Show a spinner within the context, for work of unknown length; without a terminal, print its title."""
     if not err.is_terminal:
+        err.print(title, markup=False, highlight=False, soft_wrap=True)
         yield
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

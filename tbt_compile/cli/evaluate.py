@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tbt_compile.cli.console import JsonOption, out, progress_bar, spinner, write_json
+from tbt_compile.cli.console import JsonOption, out, progress_bar, spinner, writable, write_json
 from tbt_compile.cli.scores import score_table
 
 if TYPE_CHECKING:
@@ -18,10 +18,17 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of a model: trained, packed or compiled.")],
     data: Annotated[str, typer.Option(help="Folder with test.jsonl, a .jsonl file, or a data set's name.")],
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
-    limit: Annotated[int, typer.Option(help="Score at most this many pairs.", min=1)] = 500,
+    limit: Annotated[
+        int, typer.Option("--test-sentences", "--limit", help="Score at most this many pairs.", min=1)
+    ] = 500,
     num_beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.", min=1)] = 1,
     max_source_length: Annotated[
-        int | None, typer.Option(help="Truncate sources to this many tokens (default: the model's limit).")
+        int | None,
+        typer.Option(
+            "--source-length",
+            "--max-source-length",
+            help="Truncate sources to this many tokens (default: the model's limit).",
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.", min=1)] = 64,
     batch_size: Annotated[int, typer.Option(help="Texts per batch.", min=1)] = 32,
@@ -43,7 +50,8 @@ def evaluate(
         typer.Option(help="Name of plain texts in the data, for the perplexity of a decoder-only model."),
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option(help="Write every source, target and generated text to this file.")
+        Path | None,
+        typer.Option(help="Write every source, target and generated text to this file.", callback=writable),
     ] = None,
     json_path: JsonOption = None,
 ) -> None:

@@ -38,11 +38,14 @@ def tune(
     from tbt_compile.codegen.target.host import check_runnable
     from tbt_compile.codegen.target.parse import parse_target
     from tbt_compile.codegen.tools import tuner
+    from tbt_compile.storage.os_errors import require_makeable, writing
 
     spec = parse_target(target)
     check_runnable(spec)
     path = output or tiles.user_path()
     tiles.read(path)
+    with writing(path):
+        require_makeable(path.parent)
     with progress_bar("starting") as progress:
         results = tuner.tune(spec, progress)
     tiles.write(path, spec.isa, results)

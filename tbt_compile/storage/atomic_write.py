@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tbt_compile.storage.os_errors import writing
+from tbt_compile.storage.os_errors import require_makeable, writing
 
 
 @contextmanager
@@ -50,6 +50,22 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 draft.unlink()
+
+
+def require_writable(path: str | Path) -> None:
+    """Refuse a file that `atomic_write` could not write, before the work whose result it is to hold.
+
+    Raises:
+        WriteError: it is a folder, its folder does not exist, or the system refuses.
+    """
+    with writing(path):
+        place = Path(os.path.realpath(path))
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
+        if not place.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
+        if place.is_file() or not place.exists():  # no device
+            require_makeable(place.parent)
 
 
 def save_json(path: Path, content: Any) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tbt_compile.storage.exchange import put_in_place
 from tbt_compile.storage.locks import held, is_abandoned, locked
-from tbt_compile.storage.os_errors import writing
+from tbt_compile.storage.os_errors import require_makeable, writing
 from tbt_compile.storage.ownership import DRAFT, OLD, Layout, belonging, drafts_in, require_ours
 
 _FIXED = (errno.EBUSY, errno.EXDEV)  # what renaming a mount point, or an image layer of a container, gives
@@ -72,14 +72,13 @@ def require_replaceable(path: str | Path, layout: Layout) -> Path:
 
     Raises:
         FormatError: something else is there.
-        WriteError: the folder may not be read or changed.
+        WriteError: the folder may not be read, changed or made.
     """
     with writing(path):
         place = Path(os.path.realpath(path))
         with locked(place):
             require_ours(place, layout, path)
-        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        require_makeable(place if place.is_dir() else place.parent)
         return place
 
 

@@ -67,6 +67,23 @@ def reading(path: str | Path) -> Iterator[None]:
         raise FormatError(f"cannot read {path}: {error.strerror or error}; {hint}") from error
 
 
+def require_makeable(folder: Path) -> None:
+    """Refuse a folder in which no file can be made, before the work whose results are to lie there.
+
+    Args:
+        folder: may not exist; then its nearest parent that does is asked.
+
+    Raises:
+        OSError: the reason.
+    """
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    os.stat(nearest)  # a loop of links says so
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
+
+
 def _system_error(error: Exception) -> OSError | None:
     """The error of the system behind an exception; safetensors, tokenizers and PyTorch have own types."""
     if isinstance(error, OSError):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import tbt_compile
 from tbt_compile.bench.job import Row
 from tbt_compile.cli import console
 from tbt_compile.errors import TbtError
@@ -53,6 +54,35 @@ def test_an_expected_error_is_one_line_and_code_2(tbt) -> None:
     assert result.out == ""
     assert result.err.startswith("error: unknown shape 'bart-bse'")
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lower", "no-model", "-o", "compiled", "--json", "missing/a.json"),
+        ("tune", "--json", "missing/a.json"),
+        ("evaluate", "no-model", "--data", "no-data", "--texts", "missing/a.json"),
+        ("bench", "kernels", "--plot", "missing/a.json"),
+        ("bench", "growth", "--plot", "missing/a.json"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tbt, arguments: tuple[str, ...]) -> None:
+    result = tbt(*arguments)
+    assert result.code == 2
+    assert result.err.startswith("error: cannot write missing/a.json: No such file or directory")
+
+
+def test_tiles_that_cannot_be_written_are_not_measured(
+    tbt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tbt_compile.codegen.tools.tuner.tune", lambda *_: pytest.fail("measured"))
+    result = tbt("tune", "-o", tmp_path / "file" / "tiles.json")
+    assert (result.code, "file/tiles.json: Not a directory" in result.err) == (2, True)
+
+
+def test_the_version(tbt) -> None:
+    assert tbt("--version").out == f"tbt_compile {tbt_compile.__version__}\n"
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ from threading import Barrier
 import pytest
 
 from tbt_compile.cli.console import write_json
-from tbt_compile.errors import TbtError
-from tbt_compile.storage.atomic_write import atomic_write, save_json
+from tbt_compile.errors import TbtError, WriteError
+from tbt_compile.storage import os_errors
+from tbt_compile.storage.atomic_write import atomic_write, require_writable, save_json
 
 
 def write_half(draft: Path) -> None:
@@ -56,6 +57,24 @@ def test_a_device_stays_a_device() -> None:
 def test_figures_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(TbtError, match="cannot write .*missing/figures.json: No such file or directory"):
         write_json({}, tmp_path / "missing" / "figures.json")
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for place in ("new", "file"):
+        require_writable(tmp_path / place)
+    require_writable(os.devnull)
+    for place in ("", "missing/new", "file/new"):
+        with pytest.raises(WriteError, match=f"cannot write {tmp_path / place}: "):
+            require_writable(tmp_path / place)
+    monkeypatch.setattr(os_errors.os, "access", lambda *_: False)
+    require_writable(os.devnull)
+    for place in ("new", "file"):
+        with pytest.raises(WriteError, match="Permission denied; choose a place that you may write to"):
+            require_writable(tmp_path / place)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_json_is_indented_and_ends_with_a_line_feed(tmp_path: Path) -> None:

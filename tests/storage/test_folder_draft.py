@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tbt_compile.errors import FormatError
-from tbt_compile.storage import exchange, folder_draft, locks, model_folder
+from tbt_compile.errors import FormatError, WriteError
+from tbt_compile.storage import exchange, folder_draft, locks, model_folder, os_errors
 from tbt_compile.storage.ownership import DRAFT
 
 
@@ -293,3 +293,16 @@ def test_parents_are_made_and_removed_again(tmp_path: Path, monkeypatch: pytest.
     assert os.listdir(tmp_path) == []
     monkeypatch.undo()
     assert value(save(place, 1)) == 1
+
+
+def test_a_new_folder_where_none_can_be_made_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    model_folder.require_replaceable(tmp_path / "new" / "model")
+    with pytest.raises(WriteError, match="Not a directory"):
+        model_folder.require_replaceable(tmp_path / "file" / "new" / "model")
+    monkeypatch.setattr(os_errors.os, "access", lambda *_: False)
+    with pytest.raises(WriteError, match="new/model: Permission denied"):
+        model_folder.require_replaceable(tmp_path / "new" / "model")
+    assert os.listdir(tmp_path) == ["file"]
