@@ -176,6 +176,9 @@ def test_nothing_reads_the_values_of_a_frozen_weight(read: Any) -> None:
     message = "of a frozen weight: its values are packed codes, and only shape, dtype and device can be read"
     with pytest.raises((PlanError, AttributeError, TypeError), match=f"{message}|unsupported operand"):
         read(head.weight)
+    assert not hasattr(head.weight, "clamp_")
+    with pytest.raises(PlanError, match=f"clamp_ {message}"):
+        head.weight.clamp_(-1, 1)
 
 
 def test_an_excluded_projection_keeps_the_weight_that_it_shares(tmp_path: Path) -> None:

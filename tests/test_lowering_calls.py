@@ -78,3 +78,17 @@ def test_attention_on_one_tensor_compiles_with_one_input() -> None:
         np.testing.assert_allclose(result[0], frozen(X, X, X)[0], rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match="'value' of .* was the same tensor as 'query'"):
         compiled(x, value=x + 1)
+
+
+@pytest.mark.parametrize("with_kwargs", [False, True])
+def test_hooks_of_the_whole_module_are_compiled_with_it(with_kwargs: bool) -> None:
+    module = nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 8))
+    if with_kwargs:
+        module.register_forward_pre_hook(lambda _, args, kwargs: ((args[0] * 2,), kwargs), with_kwargs=True)
+    else:
+        module.register_forward_pre_hook(lambda _, args: (args[0] * 2,))
+        module.register_forward_hook(lambda _, args, result: result + args[0][..., :8])
+    model = tbt_compile.prepare(module, "2-2-2", X)
+    model(X)
+    frozen = tbt_compile.freeze(model)
+    np.testing.assert_array_equal(tbt_compile.lower(frozen)(X.numpy()), frozen(X).numpy())

@@ -4,7 +4,8 @@ A record is one JSON-ready dict per argument: `{"name", "dtype", "shape"}` for a
 for a plain constant, `{"name", "type"}` for anything else, which compiled modules do not accept. The items of
 `*rest` are the arguments "rest[0]", "rest[1]" and so on. A tensor that was passed as an earlier argument too
 has its name as "is": a forward may ask whether key is query. One of an exported program has the dimensions
-that are dynamic there as "free". A constant that was left out has the value of its "default".
+that are dynamic there as "free". One that was passed by position to a module with hooks is "positional". A
+constant that was left out has the value of its "default".
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R
         if isinstance(value, Tensor):
             first.setdefault(id(value), name)
     entries = [_describe(name, value, first.get(id(value), name)) for name, value in named.items()]
+    if model._forward_pre_hooks or model._forward_hooks:
+        for entry in entries[: len(args)]:
+            entry["positional"] = True
     free = _declared(model)
     given = [
         {**entry, "free": free[entry["name"]]} if free.get(entry["name"]) else entry for entry in entries
@@ -101,7 +105,7 @@ def as_call(named: dict[str, Any], model: nn.Module | None = None) -> tuple[tupl
     """The positional and keyword arguments of a call.
 
     What precedes an item of `*args` goes by position, and what did when a program was exported: its module
-    takes no other call.
+    takes no other call. So does what did in the recorded call of a model whose hooks see the difference.
 
     Args:
         named: the arguments by name, in order.
@@ -117,7 +121,8 @@ def as_call(named: dict[str, Any], model: nn.Module | None = None) -> tuple[tupl
     last = max((index for index, (name, _) in enumerate(items) if name.endswith("]")), default=-1)
     exported: Any = getattr(model, "_in_spec", None)
     if exported is None:
-        count = last + 1
+        call = [] if model is None else recorded(model) or []
+        count = max(last + 1, sum("positional" in argument for argument in call))
     else:
         count = len(pytree.tree_unflatten([None] * exported.num_leaves, exported)[0])
     return tuple(value for _, value in items[:count]), dict(items[count:])

@@ -83,10 +83,14 @@ class PackedView:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):  # copy and pickle ask for optional methods
             raise AttributeError(name)
-        raise AttributeError(_refusal(name))
+        raise _NoAttributeError(_refusal(name))
 
     def __repr__(self) -> str:
         return f"PackedView({list(self.shape)}, {self.dtype})"
+
+
+class _NoAttributeError(PlanError, AttributeError):
+    """An attribute that reads values; `hasattr` has to see an AttributeError."""
 
 
 def stored_weight(module: nn.Module) -> Tensor | None:
