@@ -17,7 +17,7 @@ from tbt_compile.training import processes
 class SaveOnInterrupt(TrainerCallback):
     """Saves a checkpoint at the end of the step in which the first SIGINT came, and stops the run there.
 
-    Settings and schedule do not know of it: the resumed run ends with the weights of one that was not stopped.
+    Settings and schedule do not know of it: a resumed run ends with the weights of one that was not stopped.
 
     Args:
         report: told that the step is being finished; None: nothing is reported.

@@ -104,9 +104,11 @@ def fit(
         check_finite(model)
         if processes.is_first():
             with writing(record.folder):
+                # A model killed while it is saved over another must not load as half of each.
+                record.remove_weights()
+                corpus.save(record.folder)
                 with quiet():
                     model.save_pretrained(record.folder)
-                corpus.save(record.folder)
             record.finish(outcome)
     processes.wait()
     return model

@@ -17,7 +17,7 @@ from tbt_compile.progress import Progress
 
 
 class TrainerProgress(TrainerCallback):
-    """Reports to a `Progress` function after every step: the step, the latest loss, speed, memory, time left.
+    """Reports to a `Progress` function after every step: step, loss, rate, speed, memory, time left.
 
     Args:
         report: the function; None: nothing is reported.
@@ -27,7 +27,7 @@ class TrainerProgress(TrainerCallback):
 
     def __init__(self, report: Progress | None, title: str, speed: Callable[[], float]) -> None:
         self.report, self.title, self.speed = report, title, speed
-        self.loss: float | None = None
+        self.logged: dict[str, float] = {}
         self.started, self.first_step = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -40,13 +40,13 @@ class TrainerProgress(TrainerCallback):
         self.started, self.first_step = time.perf_counter(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
-        """Keep the latest loss.
+        """Keep the latest loss and learning rate.
 
         Args:
             args, state, control: unused.
-            logs: logged figures, among them "loss".
+            logs: logged figures.
         """
-        self.loss = (logs or {}).get("loss", self.loss)
+        self.logged.update(logs or {})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Report the step.
@@ -59,7 +59,9 @@ class TrainerProgress(TrainerCallback):
             return
         done = state.global_step - self.first_step
         left = (time.perf_counter() - self.started) / done * (state.max_steps - state.global_step)
-        loss = "" if self.loss is None else f", loss {self.loss:.3f}"
+        loss = ""
+        if "loss" in self.logged:
+            loss = f", loss {self.logged['loss']:.3f}, rate {self.logged['learning_rate']:.1e}"
         cost = f"{self.speed():.0f} tokens/s, {memory_gib():.1f} GiB"
         text = f"{self.title}: step {state.global_step} of {state.max_steps}{loss}, {cost}, {left:.0f} s left"
         self.report(text, state.global_step / state.max_steps)

@@ -20,6 +20,7 @@ from tbt_compile.training.settings import TrainingError
 
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
+_WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*.bin")
 _MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -72,6 +73,12 @@ class TrainingRecord:
         self._write({"asked": self.asked, "outcome": outcome})
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
+    def remove_weights(self) -> None:
+        """Remove the weights of an earlier run: without them nothing in the folder loads."""
+        for pattern in _WEIGHTS:
+            for file in self.folder.glob(pattern):
+                file.unlink()
+
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, if there is one."""
         found = [
@@ -96,8 +103,9 @@ class TrainingRecord:
             theirs, ours = _differing(known.get(name), asked.get(name))
             if theirs != ours:
                 raise TrainingError(
-                    f"folder {self.folder} holds a run with {name}={theirs!r}, not {ours!r}: give the same settings to resume it, start over (--no-resume; in "
-                    "Python resume=False), or choose another folder"
+                    f"folder {self.folder} holds a run with {name}={theirs!r}, not {ours!r}: give the same "
+                    "settings to resume it, start over (--no-resume; in Python resume=False), or choose "
+                    "another folder"
                 )
 
     def _write(self, content: dict[str, Any]) -> None:

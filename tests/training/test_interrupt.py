@@ -1,4 +1,4 @@
-"""Ctrl-C saves the step that is being done, and the run that goes on from there ends as an uninterrupted one."""
+"""Ctrl-C saves the step that is being done; what goes on from there ends as an uninterrupted run."""
 
 from __future__ import annotations
 

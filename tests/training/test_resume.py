@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from training.kinds import KINDS
 from training.small import SETTINGS, model, student, teacher
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, modeling_utils
 
 from tbt_compile.errors import TbtError
 from tbt_compile.modules import is_prepared
+from tbt_compile.preparation import load_prepared
+from tbt_compile.recipe import Recipe
 from tbt_compile.training import TrainingError, TrainingRun, train_teacher
 from tbt_compile.training.precision import matmul_precision
 
@@ -94,7 +97,8 @@ def test_starting_over_forgets_the_earlier_run(tmp_path: Path) -> None:
 def test_other_settings_are_refused_with_what_differs(tmp_path: Path) -> None:
     teacher(tmp_path)
     with pytest.raises(
-        TrainingError, match=r"settings=\{'learning_rate': 0.002\}, not \{'learning_rate': 0.0001\}: .*resume=False"
+        TrainingError,
+        match=r"settings=\{'learning_rate': 0.002\}, not \{'learning_rate': 0.0001\}: .*resume=False",
     ) as caught:
         teacher(tmp_path, settings=replace(SETTINGS, learning_rate=1e-4))
     assert isinstance(caught.value, TbtError)
@@ -122,3 +126,25 @@ def test_a_student_of_another_teacher_is_another_run(tmp_path: Path) -> None:
         other.model.shared.weight[5] += 1.0
     with pytest.raises(TrainingError, match="holds a run with teacher="):
         student(tmp_path, teacher=other)
+
+
+def test_a_kill_in_the_last_save_over_an_earlier_run_leaves_no_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student(tmp_path, recipe="2-2-2")
+    rotated = Recipe.parse("2-2-2", hadamard=("*.out_proj",))
+    save = modeling_utils.safe_save_file
+
+    def kill(state: dict[str, Tensor], path: str, **options: dict[str, str]) -> None:
+        if Path(path).parent == tmp_path:  # and not a checkpoint
+            raise Killed
+        save(state, path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(modeling_utils, "safe_save_file", kill)
+        with pytest.raises(Killed):
+            student(tmp_path, recipe=rotated, resume=False)
+    assert "hadamard" in (tmp_path / "config.json").read_text()
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        load_prepared(tmp_path)
+    require_equal(student(tmp_path / "whole", recipe=rotated), student(tmp_path, recipe=rotated))

@@ -16,7 +16,9 @@ from tbt_compile.training import LossWeights, TrainingError, TrainingRun, train_
 from tbt_compile.training.progress import memory_gib
 from tbt_compile.training.tasks import task_of
 
-WORDS = re.compile(r"step \d+ of 12(, loss \d+\.\d+)?, (\d+) tokens/s, (\d+\.\d) GiB, \d+ s left")
+WORDS = re.compile(
+    r"step \d+ of 12(, loss \d+\.\d+, rate \d\.\de-\d\d)?, (\d+) tokens/s, (\d+\.\d) GiB, \d+ s left"
+)
 
 
 def test_speed_and_memory_are_reported_with_the_first_step(tmp_path: Path) -> None:
