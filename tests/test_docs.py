@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import typer
-from models import llama
+from models import bart, llama
 
 import tbt_compile.codegen.importer.units  # noqa: F401  (registers the converters)
 from tbt_compile.cli.app import app
@@ -82,10 +82,14 @@ def _registries() -> Iterator[None]:
         registry.update(content)
 
 
-def save_llama(folder: Path) -> None:
-    """What a reader has: a decoder-only model of their own, here a small random one."""
+MODELS = {"my-llama": llama, "my-bart": bart}
+"""What readers have: models of their own, here small random ones."""
+
+
+def save_model(name: str, folder: Path) -> None:
+    """Save one of `MODELS` with a tokenizer."""
     tokenizer = train_word_tokenizer(["a steel maker rose three percent . nobody knew why summary : up"])
-    llama(vocab_size=len(tokenizer)).save_pretrained(folder)
+    MODELS[name](vocab_size=len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -93,8 +97,9 @@ def save_llama(folder: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    if '"my-llama"' in page.read_text():
-        save_llama(tmp_path / "my-llama")
+    for name in MODELS:
+        if f'"{name}"' in page.read_text():
+            save_model(name, tmp_path / name)
     module = ModuleType(page.stem)
     monkeypatch.setitem(sys.modules, page.stem, module)  # where dataclasses look their annotations up
     for number, code in enumerate(blocks(page, "python")):

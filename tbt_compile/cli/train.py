@@ -106,8 +106,8 @@ def train(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Peak learning rate of the student.  [default: 4e-3 for tiny, wide, small; else 5e-4; half "
-            "for 8 bits]",
+            help="Peak learning rate of the student.  [default: 4e-3 for --size tiny, wide, small; 5e-4 for "
+            "base and any --teacher; half for 8 bits]",
             rich_help_panel=_OPTIMIZER,
         ),
     ] = None,
@@ -204,7 +204,7 @@ def train(
     source is a .wav or .npy file. ROUGE, BLEU, perplexity, accuracy or word error rate are printed.
 
     The student is written to *student-RECIPE* in the output folder; `tbt lower` compiles it. An interrupted
-    command resumes from the last checkpoint when it is run again. A binary student learns more when it starts
+    command resumes when it is run again, from the step that Ctrl-C saved or the last checkpoint. A binary student learns more when it starts
     from a ternary student of the same teacher (--start).
 
     Examples:
