@@ -204,8 +204,8 @@ def train(
     source is a .wav or .npy file. ROUGE, BLEU, perplexity, accuracy or word error rate are printed.
 
     The student is written to *student-RECIPE* in the output folder; `tbt lower` compiles it. An interrupted
-    command resumes when it is run again, from the step that Ctrl-C saved or the last checkpoint. A binary student learns more when it starts
-    from a ternary student of the same teacher (--start).
+    command resumes when it is run again, from the step that Ctrl-C saved or the last checkpoint. A binary
+    student learns more when it starts from a ternary student of the same teacher (--start).
 
     Examples:
 
