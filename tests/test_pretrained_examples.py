@@ -226,6 +226,18 @@ def test_data_that_a_study_cannot_use_is_refused_before_it_begins(
     assert len(study.read_texts(data, "", 5, 3).train) == 5
 
 
+def test_an_interrupted_example_says_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    import study
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        study.program(interrupted)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+
+
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     from weights import find_weights
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -276,11 +277,14 @@ def run(
 
 
 def program(main: Callable[[], object]) -> None:
-    """Run an example as a program: errors of a user are one line and exit code 2."""
+    """Run an example as a program: errors of a user are one line and exit code 2, Ctrl-C one and 130."""
     try:
         main()
     except TbtError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def half_precision() -> Any:
