@@ -25,8 +25,8 @@ from typing import Any
 
 from tbt_compile.codegen.target.isa import Isa
 from tbt_compile.errors import FormatError
-from tbt_compile.storage.atomic_write import atomic_write
-from tbt_compile.storage.os_errors import reading, writing
+from tbt_compile.storage.atomic_write import atomic_write, make_parents
+from tbt_compile.storage.os_errors import reading
 
 PACKAGED = Path(__file__).with_name("tiles.json")
 ROWS = (1, 2, 4, 8)
@@ -145,8 +145,7 @@ def write(path: Path, isa: Isa, results: Mapping[str, dict[str, Any]]) -> None:
     """
     tiles = {name: dict(kernels) for name, kernels in read(path).items()}
     tiles.setdefault(isa_class(isa), {}).update(results)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(path)
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(tiles, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -21,7 +21,7 @@ from tbt_compile.bench.job import Job, Row
 from tbt_compile.bench.worker_process import Worker, build
 from tbt_compile.errors import TbtError
 from tbt_compile.progress import Progress
-from tbt_compile.storage.atomic_write import atomic_write
+from tbt_compile.storage.atomic_write import atomic_write, make_parents
 
 WORK = ("source_length", "new_tokens", "batch")
 """The varied fields of `BenchSettings`."""
@@ -151,8 +151,6 @@ def _earlier(settings: GrowthSettings, file: Path | None) -> dict[str, Any]:
 def _write(result: dict[str, Any], file: Path | None) -> None:
     if file is None:
         return
-    try:
-        with atomic_write(file) as draft:
-            draft.write_text(json.dumps(result, indent=1) + "\n")
-    except OSError as error:
-        raise TbtError(f"cannot write {file}: {error.strerror}") from error
+    make_parents(file)
+    with atomic_write(file) as draft:
+        draft.write_text(json.dumps(result, indent=1) + "\n")

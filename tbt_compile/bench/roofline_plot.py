@@ -8,7 +8,7 @@ from typing import Any
 
 from tbt_compile.bench.kernels import KernelRow
 from tbt_compile.errors import TbtError
-from tbt_compile.storage.atomic_write import atomic_write
+from tbt_compile.storage.atomic_write import atomic_write, make_parents
 
 
 def require_matplotlib() -> None:
@@ -23,6 +23,7 @@ def require_matplotlib() -> None:
 
 def save(figure: Any, path: Path) -> None:
     """Write a matplotlib figure in the format of the file's suffix; png without one."""
+    make_parents(path)
     with atomic_write(path) as draft:
         figure.savefig(draft, dpi=150, format=path.suffix.lstrip(".") or "png")
 

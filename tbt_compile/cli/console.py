@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tbt_compile.storage.atomic_write import atomic_write, require_writable
+from tbt_compile.storage.atomic_write import atomic_write, make_parents, require_writable
 
 
 def writable(path: Path | None) -> Path | None:
@@ -92,10 +92,16 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
 
 
 @contextmanager
-def spinner(title: str) -> Iterator[None]:
-    """Show a spinner within the context, for work of unknown length; without a terminal, print its title."""
+def spinner(title: str, lasting: bool = False) -> Iterator[None]:
+    """Show a spinner within the context, for work of unknown length.
+
+    Args:
+        title: shown beside it.
+        lasting: without a terminal the title is printed: the work may take a minute.
+    """
     if not err.is_terminal:
-        err.print(title, markup=False, highlight=False, soft_wrap=True)
+        if lasting:
+            err.print(title, markup=False, highlight=False, soft_wrap=True)
         yield
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -123,7 +129,7 @@ class _PlainProgress:
 
 
 def write_json(data: Any, path: Path | None) -> None:
-    """Write `data` as JSON to `path`; "-" is standard output, and None writes nothing.
+    """Write `data` as JSON to `path`, making its parents; "-" is standard output, and None writes nothing.
 
     Raises:
         WriteError: the file cannot be written.
@@ -134,5 +140,6 @@ def write_json(data: Any, path: Path | None) -> None:
     if str(path) == "-":
         sys.stdout.write(text)
         return
+    make_parents(path)
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")

@@ -98,7 +98,7 @@ def lower(
             "embedding_bits": embedding_bits,
         }
         model = open_for_lowering(source, recipe, bits)
-    with spinner(f"compiling for {cpus}"):
+    with spinner(f"compiling for {cpus}", lasting=True):
         import tbt_compile
 
         tokenizer = tokenizer_of(source)

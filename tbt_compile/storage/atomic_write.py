@@ -53,19 +53,29 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def require_writable(path: str | Path) -> None:
-    """Refuse a file that `atomic_write` could not write, before the work whose result it is to hold.
+    """Refuse a file that could not be written, before the work whose result it is to hold.
+
+    Its folder may not exist yet, if it can be made.
 
     Raises:
-        WriteError: it is a folder, its folder does not exist, or the system refuses.
+        WriteError: it is a folder, or the system refuses.
     """
     with writing(path):
         place = Path(os.path.realpath(path))
         if place.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
-        if not place.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
         if place.is_file() or not place.exists():  # no device
             require_makeable(place.parent)
+
+
+def make_parents(path: Path) -> None:
+    """Make the folder that a file is to lie in, and its parents.
+
+    Raises:
+        WriteError: the system refuses.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def save_json(path: Path, content: Any) -> None:

@@ -109,7 +109,7 @@ def test_a_file_of_something_else_is_refused(built: list[str], tmp_path: Path) -
         with pytest.raises(TbtError, match="was not written by `tbt bench growth`"):
             growth.run(SMALL, file)
     with pytest.raises(TbtError, match="cannot write"):
-        growth.run(SMALL, tmp_path / "no" / "folder.json")
+        growth.run(SMALL, file / "below.json")
 
 
 def test_exponents_are_named_where_they_are_too_large(built: list[str]) -> None:

@@ -59,17 +59,21 @@ def test_an_expected_error_is_one_line_and_code_2(tbt) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("lower", "no-model", "-o", "compiled", "--json", "missing/a.json"),
-        ("tune", "--json", "missing/a.json"),
-        ("evaluate", "no-model", "--data", "no-data", "--texts", "missing/a.json"),
-        ("bench", "kernels", "--plot", "missing/a.json"),
-        ("bench", "growth", "--plot", "missing/a.json"),
+        ("lower", "no-model", "-o", "compiled", "--json", "file/a.json"),
+        ("tune", "--json", "file/a.json"),
+        ("evaluate", "no-model", "--data", "no-data", "--texts", "file/a.json"),
+        ("bench", "kernels", "--plot", "file/a.json"),
+        ("bench", "growth", "--plot", "file/a.json"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_refused_before_the_work(tbt, arguments: tuple[str, ...]) -> None:
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    tbt, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
     result = tbt(*arguments)
     assert result.code == 2
-    assert result.err.startswith("error: cannot write missing/a.json: No such file or directory")
+    assert result.err.startswith("error: cannot write file/a.json: Not a directory")
 
 
 def test_tiles_that_cannot_be_written_are_not_measured(
@@ -160,10 +164,9 @@ def test_lower_does_not_write_over_its_source(tbt, tmp_path: Path) -> None:
     assert "is the folder of the model to compile, which would be lost" in " ".join(result.err.split())
 
 
-def test_a_file_that_cannot_be_written_is_an_error(tbt, tmp_path: Path) -> None:
-    result = tbt("targets", "--json", tmp_path / "no" / "folder.json")
-    assert result.code == 2
-    assert "cannot write" in result.err
+def test_the_folder_of_a_file_is_made(tbt, tmp_path: Path) -> None:
+    result = tbt("targets", "--json", tmp_path / "new" / "targets.json")
+    assert (result.code, bool(json.loads((tmp_path / "new" / "targets.json").read_text()))) == (0, True)
 
 
 def bench_result(settings: Any) -> dict[str, Any]:

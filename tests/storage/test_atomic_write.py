@@ -10,7 +10,7 @@ from threading import Barrier
 import pytest
 
 from tbt_compile.cli.console import write_json
-from tbt_compile.errors import TbtError, WriteError
+from tbt_compile.errors import WriteError
 from tbt_compile.storage import os_errors
 from tbt_compile.storage.atomic_write import atomic_write, require_writable, save_json
 
@@ -55,18 +55,20 @@ def test_a_device_stays_a_device() -> None:
 
 
 def test_figures_for_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(TbtError, match="cannot write .*missing/figures.json: No such file or directory"):
-        write_json({}, tmp_path / "missing" / "figures.json")
+    write_json({}, tmp_path / "missing" / "figures.json")
+    assert (tmp_path / "missing" / "figures.json").read_text() == "{}\n"
+    with pytest.raises(WriteError, match="cannot write .*figures.json/more.json: File exists"):
+        write_json({}, tmp_path / "missing" / "figures.json" / "more.json")
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    for place in ("new", "file"):
+    for place in ("new", "file", "missing/new"):
         require_writable(tmp_path / place)
     require_writable(os.devnull)
-    for place in ("", "missing/new", "file/new"):
+    for place in ("", "file/new", "file/missing/new"):
         with pytest.raises(WriteError, match=f"cannot write {tmp_path / place}: "):
             require_writable(tmp_path / place)
     monkeypatch.setattr(os_errors.os, "access", lambda *_: False)
