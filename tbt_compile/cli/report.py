@@ -68,7 +68,7 @@ def report(
             raise TbtError(f"--compiled {compiled} is not compiled: name the output folder of `tbt lower`")
         if other is not None:
             other.num_threads = 1
-    with spinner(f"looking into {folder}", lasting=True):
+    with spinner(f"looking into {folder}"):
         found = collect(model, recipe=recipe, ids=ids, compiled=other, benchmarks=bench, texts=named)
         text = page(found)
         with atomic_write(output) as draft:

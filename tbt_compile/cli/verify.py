@@ -58,7 +58,7 @@ def verify(
         model = open_for_lowering(source, recipe, {})
         tested: Any = tbt_compile.load(compiled)
         inputs = _encoded(text, source, tested) if text else None
-    with spinner("running both", lasting=True):
+    with spinner("running both"):
         found = tbt_compile.verify(
             model, tested, inputs, least=least, num_beams=num_beams, max_new_tokens=max_new_tokens
         )
