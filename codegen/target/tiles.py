@@ -160,9 +160,8 @@ def _parse(path: Path, _changed: int) -> Tiles:
         ]
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise FormatError(wrong) from error
-    if not all(type(size) is int for pair in sizes for size in pair) or not all(
-        rows in ROWS and vectors in VECTORS for rows, vectors in sizes
-    ):
+    whole = all(type(size) is int for pair in sizes for size in pair)  # 4.0 and True are in ROWS too
+    if not whole or not all(rows in ROWS and vectors in VECTORS for rows, vectors in sizes):
         raise FormatError(f"{wrong} (rows may be {ROWS} and vectors {VECTORS})")
     found: Tiles = tiles
     return found

@@ -236,9 +236,7 @@ def arguments(
     parser.add_argument("--seed", type=int, default=1, help="of training")
     precision = "of float32 matrix products in training; without it high on gpu, else highest"
     parser.add_argument("--matmul-precision", choices=PRECISIONS, help=precision)
-    for size in fields(Preset):
-        if size.name in without:
-            continue
+    for size in (each for each in fields(Preset) if each.name not in without):
         kind = float if "rate" in size.name else int
         usual = ", ".join(f"{name} {getattr(preset, size.name) or 'all'}" for name, preset in presets.items())
         option, what = f"--{size.name.replace('_', '-')}", f"{SIZES[size.name]} ({usual})"

@@ -6,18 +6,15 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from transformers import TrainerCallback
+from typing import Any, NoReturn
 
 from tbt_compile.progress import Progress
 from tbt_compile.training import processes
+from tbt_compile.training.saved_stop import SavedStop
 
 
-class SaveOnInterrupt(TrainerCallback):
-    """Saves a checkpoint at the end of the step in which the first SIGINT came, and stops the run there.
-
-    Settings and schedule do not know of it: a resumed run ends with the weights of one that was not stopped.
+class SaveOnInterrupt(SavedStop):
+    """Stops a run at the end of the step in which the first SIGINT came.
 
     Args:
         report: told that the step is being finished; None: nothing is reported.
@@ -26,34 +23,27 @@ class SaveOnInterrupt(TrainerCallback):
     def __init__(self, report: Progress | None) -> None:
         self.report, self.interrupted, self.share = report, False, 0.0
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Ask for a checkpoint if the run was interrupted and can stop here.
-
-        Args:
-            args, state, control: of the trainer.
-        """
-        self.share = state.global_step / state.max_steps
-        if self._stops_at(args, state):
-            control.should_save = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Stop, now that the step is on disk.
+    def stops(self, args: Any, state: Any) -> bool:
+        """Whether the run was interrupted, and this step does not split what is recorded.
 
         Args:
             args, state: of the trainer.
-            control: unused.
-
-        Raises:
-            KeyboardInterrupt: the run was interrupted and can stop here.
         """
-        if self._stops_at(args, state):
-            raise KeyboardInterrupt
-
-    def _stops_at(self, args: Any, state: Any) -> bool:
+        self.share = state.global_step / state.max_steps
         # The mean loss of the last logged window goes into the record, so that window is not split.
         last = state.max_steps // args.logging_steps * args.logging_steps
-        split = last - args.logging_steps < state.global_step < last
-        return self.interrupted and not split and state.global_step < state.max_steps
+        return self.interrupted and not last - args.logging_steps < state.global_step < last
+
+    def stop(self, state: Any) -> NoReturn:  # noqa: ARG002
+        """End the run as Ctrl-C does.
+
+        Args:
+            state: unused.
+
+        Raises:
+            KeyboardInterrupt: always.
+        """
+        raise KeyboardInterrupt
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NoReturn
 
-from transformers import TrainerCallback
-
+from tbt_compile.training.saved_stop import SavedStop
 from tbt_compile.training.settings import TrainingError
 
 
@@ -14,11 +13,8 @@ class OutOfTimeError(TrainingError):
     """A run was stopped by its `TimeLimit`; called again with the same settings it goes on."""
 
 
-class TimeLimit(TrainerCallback):
+class TimeLimit(SavedStop):
     """Stops a run at the first step that ends after the time is over.
-
-    The step is saved as a checkpoint first. Settings and schedule do not know of the limit, so a run in
-    several parts ends with the weights of one that was not stopped.
 
     Args:
         seconds: from now; None: no limit.
@@ -32,28 +28,24 @@ class TimeLimit(TrainerCallback):
         """Whether the time is over."""
         return self.end is not None and time.monotonic() >= self.end
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Ask for a checkpoint if the time is over and steps are left.
+    def stops(self, args: Any, state: Any) -> bool:  # noqa: ARG002
+        """Whether the time is over.
 
         Args:
-            args: unused.
-            state, control: of the trainer.
+            args, state: unused.
         """
-        if self.is_over and state.global_step < state.max_steps:
-            control.should_save = True
+        return self.is_over
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Stop, now that the step is on disk.
+    def stop(self, state: Any) -> NoReturn:
+        """Say how far the run came.
 
         Args:
-            args, control: unused.
             state: of the trainer.
 
         Raises:
-            OutOfTimeError: the time is over and steps are left.
+            OutOfTimeError: always.
         """
-        if self.is_over and state.global_step < state.max_steps:
-            raise OutOfTimeError(
-                f"the time was over after step {state.global_step} of {state.max_steps}: start the same run "
-                "again to go on from there"
-            )
+        raise OutOfTimeError(
+            f"the time was over after step {state.global_step} of {state.max_steps}: start the same run "
+            "again to go on from there"
+        )
