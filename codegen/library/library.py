@@ -14,7 +14,7 @@ from tbt_compile.codegen.library.objects import Object, compile_object
 from tbt_compile.codegen.target.spec import TargetSpec
 from tbt_compile.codegen.tvm_api import PrimFunc, Target, tvm
 from tbt_compile.errors import LoweringError
-from tbt_compile.storage.atomic_write import atomic_write
+from tbt_compile.storage.atomic_write import atomic_write, make_parents
 from tbt_compile.storage.content_cache import key_of, user_cache
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Library:
             LoweringError: the linker failed, or the code is for another architecture.
         """
         path, linked = Path(path), self._linked
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parents(path)
         with atomic_write(path) as draft:
             draft.write_bytes(linked)
         return path

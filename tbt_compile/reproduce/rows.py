@@ -15,7 +15,7 @@ from tbt_compile.evaluation import evaluate_model
 from tbt_compile.progress import Progress
 from tbt_compile.reproduce.provenance import provenance
 from tbt_compile.reproduce.task import Task
-from tbt_compile.storage.atomic_write import save_json
+from tbt_compile.storage.atomic_write import make_parents, save_json
 from tbt_compile.training import processes
 
 Row = dict[str, Any]
@@ -77,7 +77,7 @@ def make_row(
     start = time.perf_counter()
     figures = measure()
     if processes.is_first():
-        row_path(output, key).parent.mkdir(parents=True, exist_ok=True)
+        make_parents(row_path(output, key))
         whole = {"asked": asked, **figures, "provenance": provenance(time.perf_counter() - start)}
         save_json(row_path(output, key), whole)
     processes.wait()
